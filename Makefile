@@ -1,0 +1,57 @@
+# Two commands do all the set-up: `make run` and `make test`.
+# Everything lives in .venv (Python) and .cache (servers for tests, unpacked, not installed).
+
+VENV := .venv
+BIN := $(VENV)/bin
+SHELL := /bin/bash
+PYTEST_ARGS ?=
+RUN_ARGS ?=
+
+.PHONY: help setup setup-test run demo test test-long lint types bench bpf build clean
+
+help:  ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+setup: $(VENV)/.run  ## .venv with smtpguard, and the few system libraries it needs
+setup-test: $(VENV)/.test
+
+$(VENV)/.run: pyproject.toml config/setup.sh
+	@bash config/setup.sh run
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run pyproject.toml config/setup.sh
+	@bash config/setup.sh test
+	@touch $@
+
+run: setup  ## watch this host, refuse nobody: smtpguard run --dry-run
+	$(BIN)/smtpguard run --dry-run $(RUN_ARGS)
+
+demo: setup  ## a hacked site, an innocent one and the guard, in namespaces of their own
+	$(BIN)/smtpguard demo
+
+test: setup-test lint types  ## lint, types, import contract, all tests
+	$(BIN)/python -m pytest -m "not long and not bench" $(PYTEST_ARGS)
+
+test-long: setup-test  ## soak, fuzz and outages in full
+	$(BIN)/python -m pytest -m long --timeout 3600 $(PYTEST_ARGS)
+
+lint: setup-test  ## ruff, import contract, spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell
+
+types: setup-test  ## mypy --strict, tests too
+	$(BIN)/mypy
+
+bench: setup-test  ## ratios measured in one run
+	$(BIN)/python -m pytest -m bench --timeout 3600 -s $(PYTEST_ARGS)
+
+bpf: setup-test  ## rebuild the BPF object from its C source
+	bash config/setup.sh bpf
+
+build: setup-test  ## sdist, and the wheel through it
+	$(BIN)/python -m build
+
+clean:  ## remove what make made
+	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -1,0 +1,1 @@
+"""What is done on a verdict: nftables, the event log, fail2ban."""

@@ -1,0 +1,1 @@
+"""The daemon: one loop that owns all mutable state and joins sources, engine and actions."""

@@ -1,0 +1,1 @@
+"""Pure decoders: bytes in, events out. No clock, no socket, no file."""

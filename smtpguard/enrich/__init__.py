@@ -1,0 +1,1 @@
+"""What is looked up about an event: accounts, processes, reverse DNS. Off the verdict path."""

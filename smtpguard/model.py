@@ -1,0 +1,201 @@
+"""The words of the program as types: Connect, Subject, Account, Verdict, Block. No behaviour, no I/O.
+
+Times are integers in nanoseconds. `time_ns` is *event time*: CLOCK_BOOTTIME (clock_gettime(2)) for live sensors,
+nanoseconds since the epoch for replayed files; within one run there is one timeline only. None always means
+"not known", never 0 or "". Text that a tenant can write (process names, paths, PTR names) stays `bytes` until
+it is rendered, where `smtpguard.text` escapes it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Action = Literal["warn", "throttle", "block"]
+Count = Literal["connections", "destinations", "networks", "failures", "bytes", "messages", "recipients"]
+Mode = Literal["enforce", "dry-run"]
+Result = Literal["allowed", "refused"]
+RefusedBy = Literal["block", "throttle", "credit", "cap"]
+Attr = Literal["live", "slot", "guess"]
+Standing = Literal["root", "mta", "exempt", "shared", "tenant"]
+Outcome = Literal["established", "refused", "timeout", "gave-up"]
+
+NS = 1_000_000_000
+"""Nanoseconds in a second."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connect:
+    """One attempt to open an SMTP connection.
+
+    Attributes:
+        time_ns: Event time.
+        uid: The uid that the sensor saw, in the initial user namespace; None if not known.
+        netns: Network namespace cookie (SO_NETNS_COOKIE); None for the namespace the guard watches, or where the
+            sensor cannot tell namespaces apart.
+        pid: Process (thread group) id in the initial pid namespace.
+        port: Destination port before any NAT.
+        address: Destination, 4 or 16 bytes in network order; an IPv4-mapped address is given as its 4 bytes.
+        sensor: Name of the source that saw it.
+        result: What the kernel answered; None if the sensor can't know.
+        refused_by: Which of our means refused it, with result "refused"; None if not ours or not known.
+        rule: Index of the credit rule that refused it, with refused_by "credit".
+        cookie: Socket cookie, to join later reports about the same socket.
+        euid: Effective uid where it differs in meaning from uid (audit); None if not seen.
+        attr: How process and script were found; None if nobody looked or nothing was found.
+        proc, exe, cwd, script, rdns: Untrusted bytes that describe the caller and the destination.
+        user: Account name as the *record* gave it (ENRICHED audit logs); decoration, never identity.
+    """
+
+    time_ns: int
+    uid: int | None
+    port: int
+    address: bytes
+    sensor: str
+    netns: int | None = None
+    pid: int | None = None
+    result: Result | None = None
+    refused_by: RefusedBy | None = None
+    rule: int | None = None
+    cookie: int | None = None
+    euid: int | None = None
+    attr: Attr | None = None
+    proc: bytes | None = None
+    exe: bytes | None = None
+    cwd: bytes | None = None
+    script: bytes | None = None
+    rdns: bytes | None = None
+    user: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Subject:
+    """Whom windows and blocks belong to: a uid in a network namespace (THREATS: a container's 1001 is not ours).
+
+    Attributes:
+        uid: The account's uid; for a subordinate uid, its owner's.
+        netns: None for the namespace the guard watches; else the cookie of the other one.
+    """
+
+    uid: int
+    netns: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """What is known of a subject's account, from what only root can write (passwd, group, subuid, login.defs).
+
+    Attributes:
+        uid: The account's uid.
+        name: Login name as passwd has it; None if passwd has none.
+        standing: Whom a verdict may hit: "root", "mta" and "exempt" are seen and never refused; "shared" is
+            counted and told, not refused; "tenant" is refused.
+        reason: Why it has that standing, for people.
+        groups: Names of the groups the account is in.
+        ranges: Subordinate uid ranges that belong to the account, as (first, count).
+    """
+
+    uid: int
+    name: str | None
+    standing: Standing
+    reason: str = ""
+    groups: frozenset[str] = frozenset()
+    ranges: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A rule was exceeded.
+
+    Attributes:
+        time_ns: Event time of the attempt that exceeded it.
+        subject: Whose window it was.
+        account: The account at that moment.
+        rule: Name of the rule.
+        count: What the window held, this attempt included (limit + 1 for connections).
+        limit: The limit in force for this subject.
+        window_ns: Length of the window.
+        action: What the rule asks for.
+        until_ns: When the block or throttle ends (event time); None for warn.
+        mode: "enforce" if it is to be carried out, "dry-run" if it is only told.
+        why_dry: Why mode is "dry-run", for people; "" when enforced.
+        connect: The attempt.
+    """
+
+    time_ns: int
+    subject: Subject
+    account: Account
+    rule: str
+    count: int
+    limit: int
+    window_ns: int
+    action: Action
+    until_ns: int | None
+    mode: Mode
+    connect: Connect
+    why_dry: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A refusal in force (or, in dry run, one that would be): kept per (subject, source).
+
+    Attributes:
+        subject: Whom it refuses.
+        name: Account name it is bound to; None if the uid had none. A uid given to another name is not blocked.
+        source: "guard", "admin", "fail2ban:JAIL" or "fleet".
+        kind: "block" (all SMTP packets) or "throttle" (new connections).
+        since_ns: Event time it began.
+        until_ns: Event time it ends.
+        mode: Enforced, or kept only so that dry run tells the truth.
+        rule: The rule behind it; None for a person's block.
+        reason: Free text for people, untrusted.
+        level: How often the user was blocked before within the escalation's memory.
+        ranges: Subordinate ranges it covers, as (first, count).
+    """
+
+    subject: Subject
+    name: str | None
+    source: str
+    kind: Literal["block", "throttle"]
+    since_ns: int
+    until_ns: int
+    mode: Mode
+    rule: str | None = None
+    reason: str = ""
+    level: int = 0
+    ranges: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """An attempt that one of our means refused (or in dry run would have): enters no window, causes no verdict.
+
+    Attributes:
+        time_ns: Event time.
+        subject: Whose attempt.
+        account: The account at that moment.
+        connect: The attempt, with where it wanted to go.
+        by: Which means.
+    """
+
+    time_ns: int
+    subject: Subject
+    account: Account
+    connect: Connect
+    by: RefusedBy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A block's time is over, or somebody ended it.
+
+    Attributes:
+        time_ns: When.
+        block: The block as it was.
+        by: "time", or who ended it.
+        reason: Free text for people.
+    """
+
+    time_ns: int
+    block: Block
+    by: str
+    reason: str = ""

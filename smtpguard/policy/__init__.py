@@ -1,0 +1,1 @@
+"""The pure policy core: windows, rules, who may be hit. No clock, no socket, no file."""

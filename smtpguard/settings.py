@@ -1,0 +1,163 @@
+"""The configuration as typed values, after the file was read, checked and merged with the defaults.
+
+Pure: `settings_file.py` reads files, the JSON Schema in config/ checks them, `build_settings` there makes these.
+Durations are nanoseconds (`_ns`) so that they add to event times. See CONTRACT "Configuration" for every key.
+"""
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from typing import Literal
+
+from smtpguard.model import NS, Action, Count
+
+Network = IPv4Network | IPv6Network
+MINUTE_NS = 60 * NS
+HOUR_NS = 3600 * NS
+DAY_NS = 86400 * NS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A count, a limit, a window, an action.
+
+    Attributes:
+        name: Unique among the rules.
+        count: What is counted.
+        limit: How many pass within the window; 0 makes any connection a verdict.
+        window_ns: Length of the sliding window.
+        action: What is done at attempt limit + 1.
+        ports: Which destination ports count, a subset of the guarded ports; None for all of them.
+        path: Which way the mail goes.
+        block_ns: How long a block lasts before escalation.
+        novel_ns: Only users without a connection on these ports for so long; None for everybody.
+        dry_run: This rule only tells.
+    """
+
+    name: str
+    count: Count
+    limit: int
+    window_ns: int
+    action: Action = "block"
+    ports: frozenset[int] | None = None
+    path: Literal["smtp", "local", "any"] = "smtp"
+    block_ns: int = 30 * MINUTE_NS
+    novel_ns: int | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """Which accounts an entry of `users` concerns: any of its lists may match.
+
+    Attributes:
+        users: Login names or globs (fnmatch).
+        groups: Group names.
+        uids: Inclusive (first, last) ranges.
+        packages: Hosting packages, from the panel.
+    """
+
+    users: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    uids: tuple[tuple[int, int], ...] = ()
+    packages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Override:
+    """Changed rules for some accounts; the first entry that matches wins.
+
+    Attributes:
+        match: Whom it concerns.
+        rules: Rule name to the rule as it is for them, complete.
+    """
+
+    match: Match
+    rules: dict[str, Rule]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exempt:
+    """Who and what is never refused and never counted against a limit.
+
+    Attributes:
+        users, groups, uids: Accounts.
+        networks: Exempt destinations given as networks.
+        names: Exempt destinations given as host names, looked up again and again.
+    """
+
+    users: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    uids: tuple[tuple[int, int], ...] = ()
+    networks: tuple[Network, ...] = ()
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Escalation:
+    """How much longer each further block lasts."""
+
+    factor: float = 2.0
+    max_ns: int = DAY_NS
+    forget_ns: int = 7 * DAY_NS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breaker:
+    """More than `blocks` new blocks within `per_ns`: throttle only."""
+
+    blocks: int = 3
+    per_ns: int = 10 * MINUTE_NS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cap:
+    """A token bucket per user in the kernel: `burst` tokens, refilled at `rate` per `per_ns`."""
+
+    rate: int
+    per_ns: int
+    burst: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The whole configuration. Built only by settings_file; field defaults are those of CONTRACT.
+
+    Attributes:
+        path: File it came from; None for the shipped defaults.
+        overrides: CONTRACT's `users`.
+        shared_users, shared_block: Accounts that many sites share, and those of them that may be refused.
+        log_connects: Whether CONNECT lines are written.
+        control_group, control_verbs: Who else may use the control socket, and for what.
+    """
+
+    path: str | None = None
+    dry_run: bool = True
+    sources: tuple[str, ...] | Literal["auto", "none"] = "auto"
+    ports: frozenset[int] = frozenset({25, 465, 587, 2525})
+    cgroup: str = "auto"
+    audit_enable: bool = False
+    audit_uid: int | None = None
+    rules: tuple[Rule, ...] = ()
+    overrides: tuple[Override, ...] = ()
+    shared_users: frozenset[str] = frozenset()
+    shared_block: frozenset[str] = frozenset()
+    exempt: Exempt = field(default_factory=Exempt)
+    loopback: Literal["ignore", "count"] = "ignore"
+    escalation: Escalation = field(default_factory=Escalation)
+    breaker: Breaker = field(default_factory=Breaker)
+    block_verdict: Literal["reject", "drop", "tell"] = "reject"
+    block_by: Literal["guard", "fail2ban"] = "guard"
+    cap: Cap | None = None
+    log_path: str = "/var/log/smtpguard/events.log"
+    log_connects: bool = True
+    state_path: str = "/var/lib/smtpguard/state.db"
+    state_keep_ns: int = 30 * DAY_NS
+    state_max_bytes: int = 500_000_000
+    control_socket: str = "/run/smtpguard/control.sock"
+    control_group: str | None = None
+    control_verbs: tuple[str, ...] = ("status", "blocks", "why", "allow")
+    nft_table: str = "smtpguard"
+    nflog_group: int = 25
+    attribution_process: bool = True
+    attribution_php: bool = True
+    attribution_rdns: bool = True

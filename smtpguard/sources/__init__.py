@@ -1,0 +1,1 @@
+"""Sources of Connects: one thin adapter a sensor."""

@@ -1,0 +1,64 @@
+"""What a source of Connects is: a thin adapter that opens one sensor, hands over what it saw, and says what it lost.
+
+A source never decides, never counts per user and never blocks for long: `read` returns what is there. The daemon
+owns the loop; a source gives it file descriptors to wait on and the time of its next poll.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from smtpguard.model import Connect
+
+
+@dataclass(slots=True, kw_only=True)
+class SourceStats:
+    """Running totals since the source was opened, shown by `status`.
+
+    Attributes:
+        events: Connects handed over.
+        lost: Events that the kernel or the queue dropped before we saw them.
+        garbled: Records that could not be decoded.
+        notes: Counters of its own, by name.
+    """
+
+    events: int = 0
+    lost: int = 0
+    garbled: int = 0
+    notes: dict[str, int] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """One sensor.
+
+    `open` raises SourceError (with what, where, fix) if it can't be had, PrivilegeError if a capability lacks; after
+    it, `probe` proves that an own connect() comes out as an event. `close` may be called twice and leaves nothing
+    behind in the kernel.
+    """
+
+    name: str
+    stats: SourceStats
+
+    def open(self) -> None:
+        """Acquire the sensor."""
+        ...
+
+    def probe(self, timeout_s: float) -> None:
+        """Self-test: make an own connect and see it; raises SourceError when nothing comes out."""
+        ...
+
+    def filenos(self) -> Sequence[int]:
+        """Descriptors that become readable when there is something to `read`."""
+        ...
+
+    def read(self) -> list[Connect]:
+        """What is there now, without waiting. Raises SourceError if the sensor has died."""
+        ...
+
+    def next_poll_ns(self) -> int | None:
+        """When `read` wants to be called even without a readable descriptor (CLOCK_BOOTTIME); None for never."""
+        ...
+
+    def close(self) -> None:
+        """Release the sensor."""
+        ...

@@ -1,0 +1,1 @@
+"""What survives a restart: blocks, allowances and verdicts in SQLite."""

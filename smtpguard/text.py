@@ -1,0 +1,59 @@
+r"""How untrusted text and account names are written: one rule each, used by every line, report and notification.
+
+CONTRACT: quoted values keep bytes 0x21-0x7e except `"` and backslash; every other byte, space included, becomes
+`\xNN`. Names keep [A-Za-z0-9_.@+-] (first character without @+-); other bytes, `%` and `:` become `%XX`.
+"""
+
+import ipaddress
+import re
+
+_PLAIN = re.compile(rb"[\x21\x23-\x5b\x5d-\x7e]*")
+_ESCAPED = [chr(b) if 0x21 <= b <= 0x7E and b not in b'"\\' else f"\\x{b:02x}" for b in range(256)]
+_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@+-]{0,254}")
+_NAME_FIRST = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.")
+_NAME_REST = _NAME_FIRST | frozenset(b"@+-")
+MAX_FIELD_BYTES = 1024
+"""Longest untrusted value kept, in bytes before escaping; a longer one is cut and ends in `...`."""
+
+
+def render_escaped(value: bytes | None, *, max_bytes: int = MAX_FIELD_BYTES) -> str:
+    """Escape untrusted bytes into printable ASCII without spaces; `-` if not known.
+
+    Args:
+        value: The bytes as the kernel or the record gave them.
+        max_bytes: Where to cut.
+    """
+    if value is None:
+        return "-"
+    if len(value) > max_bytes:
+        value = value[:max_bytes] + b"..."
+    if _PLAIN.fullmatch(value):
+        return value.decode("ascii")
+    return "".join([_ESCAPED[b] for b in value])
+
+
+def render_quoted(value: bytes | None) -> str:
+    """Escape untrusted bytes and put them in double quotes: `"-"` if not known."""
+    return f'"{render_escaped(value)}"'
+
+
+def render_user(uid: int, name: str | None) -> str:
+    """The USER field: the account's name, percent-escaped, or `uid:N` where there is none.
+
+    Args:
+        uid: The account's uid.
+        name: Login name as passwd has it.
+    """
+    if not name:
+        return f"uid:{uid}"
+    if _NAME.fullmatch(name):
+        return name
+    raw = name.encode("utf-8", "surrogateescape")[:85]
+    return "".join(chr(b) if b in (_NAME_REST if i else _NAME_FIRST) else f"%{b:02X}" for i, b in enumerate(raw))
+
+
+def render_address(address: bytes) -> str:
+    """A packed address (4 or 16 bytes, network order) as RFC 5952 text."""
+    if len(address) == 4:
+        return ".".join(map(str, address))
+    return str(ipaddress.IPv6Address(address))
