@@ -1,0 +1,67 @@
+"""What an enforcer is: something in the kernel that refuses a user's SMTP until a time, and ends by itself.
+
+The daemon merges the blocks of all sources into one Deny per (subject, kind) and hands it to every enforcer, BPF
+first. Enforcers keep no policy: what passes in spite of a deny is told to them beforehand as `Passes`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from smtpguard.model import Subject
+from smtpguard.settings import Network
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deny:
+    """One refusal as the kernel keeps it.
+
+    Attributes:
+        subject: Whom it refuses; with `netns` set only BPF can carry it out.
+        kind: "block" refuses every SMTP packet, open sessions too; "throttle" new connections only.
+        until_ns: CLOCK_BOOTTIME at which the kernel lets go by itself.
+        ranges: Subordinate uid ranges refused with it, as (first, count).
+        comment: Short, safe ASCII note kept beside it where the kernel can (nft); source and rule.
+    """
+
+    subject: Subject
+    kind: Literal["block", "throttle"]
+    until_ns: int
+    ranges: tuple[tuple[int, int], ...] = ()
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passes:
+    """What passes in spite of any deny.
+
+    Attributes:
+        uids: Inclusive (first, last) uid ranges that are never refused: root, MTA and exempt users.
+        networks: Exempt destinations and the host's own addresses.
+        loopback: Whether 127.0.0.0/8 and ::1 pass too.
+    """
+
+    uids: tuple[tuple[int, int], ...] = ((0, 0),)
+    networks: tuple[Network, ...] = ()
+    loopback: bool = True
+
+
+class Enforcer(Protocol):
+    """One means in the kernel. All methods raise EnforceError naming what was refused and why."""
+
+    name: str
+
+    def apply_deny(self, deny: Deny) -> None:
+        """Begin or change a refusal; the later call wins, also if it ends earlier."""
+        ...
+
+    def apply_release(self, subject: Subject, kind: Literal["block", "throttle"]) -> None:
+        """End a refusal, its ranges too; nothing to end is fine."""
+        ...
+
+    def apply_passes(self, passes: Passes) -> None:
+        """Replace what passes."""
+        ...
+
+    def read_denies(self) -> list[Deny]:
+        """What the kernel holds now."""
+        ...

@@ -1,0 +1,64 @@
+"""What commands share: options, exit codes, and how errors and lists are shown.
+
+Exit codes (CONTRACT): 0 ok, 1 failed, 2 usage, 3 no daemon, 4 lacks privilege, 78 bad configuration.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from smtpguard.errors import ConfigError, GuardError, NoDaemonError, PrivilegeError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXIT_FAILED = 1
+EXIT_NO_DAEMON = 3
+EXIT_PRIVILEGE = 4
+EXIT_CONFIG = 78
+
+config_option = click.option(
+    "--config",
+    "config_path",
+    metavar="F",
+    default=None,
+    help="Configuration file; else $SMTPGUARD_CONFIG, else /etc/smtpguard/smtpguard.yaml, else the shipped defaults.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def exit_code(error: GuardError) -> int:
+    """The exit code of an error's class."""
+    if isinstance(error, ConfigError):
+        return EXIT_CONFIG
+    if isinstance(error, PrivilegeError):
+        return EXIT_PRIVILEGE
+    if isinstance(error, NoDaemonError):
+        return EXIT_NO_DAEMON
+    return EXIT_FAILED
+
+
+class GuardGroup(click.Group):
+    """A group that turns a GuardError into one line on stderr and its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
+        """Run the command; a GuardError ends it in one clear line."""
+        try:
+            return super().invoke(ctx)
+        except GuardError as error:
+            click.echo(f"smtpguard: {error}", err=True)
+            ctx.exit(exit_code(error))
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document, ASCII only so that no terminal is driven by it."""
+    click.echo(json.dumps(value, ensure_ascii=True, indent=None if not sys.stdout.isatty() else 2))
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print left-aligned columns; cells must already be escaped."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    for row in (head, *rows):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
