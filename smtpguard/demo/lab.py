@@ -1,0 +1,252 @@
+"""The laboratory: a guarded host and its peer as two network namespaces, a sub-cgroup, and accounts of its own.
+
+Nothing of it has a name in the system and nothing outlives it: the namespaces belong to holder processes that die with
+us, the accounts are files laid over /etc/passwd inside a mount namespace, and only the empty cgroup directory has to
+be removed. Needs root and iproute2.
+
+```
+   guarded host  192.0.2.1, 2001:db8:1::1  ---veth---  peer  192.0.2.2, 2001:db8:1::2
+                                                        and every address of 198.18.0.0/15 and 2001:db8:2::/48
+```
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from smtpguard.demo import namespaces
+from smtpguard.errors import GuardError
+
+HOST4, PEER4 = "192.0.2.1", "192.0.2.2"
+HOST6, PEER6 = "2001:db8:1::1", "2001:db8:1::2"
+ANY4, ANY6 = "198.18.0.0/15", "2001:db8:2::/48"
+"""Networks of which the peer answers every address, so that traffic can fan out."""
+
+_COMMAND_TIMEOUT_S = 20
+
+
+class Holder:
+    """A process that does nothing but keep a network namespace alive; it ends with us."""
+
+    def __init__(self) -> None:
+        ready, tell = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._hold(tell)
+        os.close(tell)
+        try:
+            if os.read(ready, 1) != b"+":
+                os.waitpid(self.pid, 0)
+                raise GuardError("can't make a network namespace", fix="run as root, with CAP_SYS_ADMIN")
+        finally:
+            os.close(ready)
+
+    @property
+    def path(self) -> str:
+        """Path of the namespace, for setns(2) and `nsenter --net=`."""
+        return f"/proc/{self.pid}/ns/net"
+
+    @staticmethod
+    def _hold(tell: int) -> None:
+        try:
+            namespaces.die_with_parent(signal.SIGKILL)
+            namespaces.unshare(namespaces.CLONE_NEWNET)
+            os.write(tell, b"+")
+            os.closerange(3, 256)
+            while True:
+                signal.pause()
+        finally:
+            os._exit(1)
+
+    def close(self) -> None:
+        """End the holder; the namespace goes with its last process."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+
+class Lab:
+    """A guarded host and its peer. Use as a context manager.
+
+    Args:
+        accounts: Login name to uid of the accounts that exist inside, besides the host's own below UID_MIN.
+        groups: Group name to its members.
+        subuids: Lines of /etc/subuid: login name to (first, count).
+
+    Attributes:
+        directory: A private directory of root's for configuration, log and state.
+        cgroup: The sub-cgroup to guard; None where cgroup v2 is not mounted.
+    """
+
+    def __init__(
+        self,
+        accounts: Mapping[str, int] | None = None,
+        groups: Mapping[str, Sequence[str]] | None = None,
+        subuids: Mapping[str, tuple[int, int]] | None = None,
+    ) -> None:
+        self._accounts = dict(accounts or {})
+        self._groups = dict(groups or {})
+        self._subuids = dict(subuids or {})
+        self._children: list[subprocess.Popen[Any]] = []
+        self._holders: list[Holder] = []
+        self.directory = Path()
+        self.cgroup: str | None = None
+        self.host = self.peer = ""
+
+    def __enter__(self) -> Self:
+        if os.geteuid() != 0:
+            raise GuardError("the laboratory makes network namespaces", fix="run as root")
+        if shutil.which("ip") is None:
+            raise GuardError("the command `ip` is missing", fix="install iproute2")
+        self.directory = Path(tempfile.mkdtemp(prefix="smtpguard-lab-"))
+        try:
+            self._make_cgroup()
+            self._make_network()
+            self._write_accounts()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _make_cgroup(self) -> None:
+        root = namespaces.find_cgroup2()
+        if root is not None:
+            path = Path(root, f"smtpguard-lab-{os.getpid()}-{secrets.token_hex(3)}")
+            path.mkdir()
+            self.cgroup = str(path)
+
+    def _make_network(self) -> None:
+        host, peer = Holder(), Holder()
+        self._holders = [host, peer]
+        self.host, self.peer = host.path, peer.path
+        self.ip(self.host, "link", "add", "sg0", "type", "veth", "peer", "name", "sg1", "netns", str(peer.pid))
+        for net, link, address4, address6 in ((self.host, "sg0", HOST4, HOST6), (self.peer, "sg1", PEER4, PEER6)):
+            self.ip(net, "link", "set", "lo", "up")
+            self.ip(net, "address", "add", f"{address4}/24", "dev", link)
+            self.ip(net, "address", "add", f"{address6}/64", "dev", link, "nodad")
+            self.ip(net, "link", "set", link, "up")
+        self.ip(self.host, "route", "add", ANY4, "via", PEER4)
+        self.ip(self.host, "route", "add", ANY6, "via", PEER6)
+        self.ip(self.peer, "route", "add", "local", ANY4, "dev", "lo")
+        self.ip(self.peer, "route", "add", "local", ANY6, "dev", "lo")
+
+    def _write_accounts(self) -> None:
+        def system_part(path: str) -> str:
+            lines = Path(path).read_text("utf-8", "replace").splitlines(keepends=True)
+            return "".join(line for line in lines if line.count(":") >= 2 and int(line.split(":")[2]) < 1000)
+
+        passwd = "".join(f"{n}:x:{u}:{u}:laboratory:/nonexistent:/bin/sh\n" for n, u in self._accounts.items())
+        group = "".join(f"{n}:x:{u}:\n" for n, u in self._accounts.items())
+        group += "".join(f"{n}:x:{60000 + i}:{','.join(m)}\n" for i, (n, m) in enumerate(self._groups.items()))
+        files = {
+            "/etc/passwd": system_part("/etc/passwd") + passwd,
+            "/etc/group": system_part("/etc/group") + group,
+            "/etc/subuid": "".join(f"{n}:{first}:{count}\n" for n, (first, count) in self._subuids.items()),
+        }
+        self._binds: dict[str, str] = {}
+        for target, text in files.items():
+            source = self.directory / Path(target).name
+            source.write_text(text, "utf-8")
+            if Path(target).exists():
+                self._binds[target] = str(source)
+
+    def ip(self, net: str, *words: str) -> None:
+        """Run `ip` in a namespace; raises GuardError with its words."""
+        argv = ["nsenter", f"--net={net}", "ip", *words]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S, check=False)
+        if done.returncode != 0:
+            raise GuardError(f"{' '.join(argv)}: {done.stderr.strip()}")
+
+    def argv(self, words: Sequence[str], *, net: str | None = None, inside: bool = False) -> list[str]:
+        """The argument list that runs a program in the laboratory.
+
+        Args:
+            words: Program and arguments.
+            net: Namespace, `lab.host` if None.
+            inside: Whether it joins the guarded cgroup, as tenants' processes do.
+        """
+        binds = [word for pair in self._binds.items() for word in ("--bind", "=".join(pair))]
+        cgroup = ["--cgroup", self.cgroup] if inside and self.cgroup else []
+        enter = [sys.executable, "-m", "smtpguard.demo.enter", "--net", net or self.host]
+        return [*enter, *cgroup, *binds, "--", *words]
+
+    def start(
+        self,
+        words: Sequence[str],
+        *,
+        net: str | None = None,
+        inside: bool = False,
+        stdout: int | IO[Any] | None = subprocess.PIPE,
+        stderr: int | IO[Any] | None = None,
+    ) -> "subprocess.Popen[str]":
+        """Start a program in the laboratory; it is ended with it."""
+        child = subprocess.Popen(
+            self.argv(words, net=net, inside=inside),
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            text=True,
+            cwd="/",
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+        self._children.append(child)
+        return child
+
+    def run(
+        self, words: Sequence[str], *, net: str | None = None, inside: bool = False, timeout_s: float = 60
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a program in the laboratory to its end."""
+        return subprocess.run(
+            self.argv(words, net=net, inside=inside),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            cwd="/",
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+
+    def close(self) -> None:
+        """End every process, remove cgroup and directory."""
+        for child in self._children:
+            if child.poll() is None:
+                child.terminate()
+        for child in self._children:
+            try:
+                child.wait(5)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+            if child.stdout is not None:
+                child.stdout.close()
+        for holder in self._holders:
+            holder.close()
+        self._children, self._holders = [], []
+        self._remove_cgroup()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _remove_cgroup(self) -> None:
+        if self.cgroup is None:
+            return
+        # A process that has just been reaped may stay listed for some milliseconds.
+        for _ in range(200):
+            try:
+                Path(self.cgroup).rmdir()
+                break
+            except FileNotFoundError:
+                break
+            except OSError:
+                time.sleep(0.01)
+        self.cgroup = None
