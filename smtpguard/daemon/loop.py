@@ -1,0 +1,143 @@
+"""The loop: waits for descriptors and times, calls who asked for it. One thread, no policy.
+
+Waits are on CLOCK_MONOTONIC (epoll(7)); deadlines are given in CLOCK_BOOTTIME, as event times are.
+"""
+
+import contextlib
+import logging
+import os
+import select
+import signal
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Protocol
+
+from smtpguard.model import NS
+
+log = logging.getLogger(__name__)
+
+
+class Part(Protocol):
+    """A part of the daemon that lives in the loop."""
+
+    def filenos(self) -> Sequence[int]:
+        """Descriptors to wait for; asked again before each wait, so they may change."""
+        ...
+
+    def writers(self) -> Sequence[int]:
+        """Descriptors that are to be waited for until they can be written."""
+        ...
+
+    def on_ready(self, fileno: int) -> None:
+        """A descriptor has become readable or writable."""
+        ...
+
+    def next_deadline(self) -> int | None:
+        """When `on_time` is due (CLOCK_BOOTTIME); None for never."""
+        ...
+
+    def on_time(self, now_ns: int) -> None:
+        """Called once a turn, whether or not the deadline has come."""
+        ...
+
+
+class Loop:
+    """Runs parts until `stop`.
+
+    Args:
+        now: CLOCK_BOOTTIME in nanoseconds.
+        longest_wait_ns: Upper bound of one wait.
+    """
+
+    def __init__(self, now: Callable[[], int], *, longest_wait_ns: int = 60 * NS) -> None:
+        self._now = now
+        self._longest_wait_ns = longest_wait_ns
+        self._epoll = select.epoll()
+        self._parts: list[Part] = []
+        self._owners: dict[int, Part] = {}
+        self._stopping = False
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._epoll.register(self._wake_read, select.EPOLLIN)
+
+    def add(self, part: Part) -> None:
+        """Add a part; parts are served in the order they were added."""
+        self._parts.append(part)
+
+    def remove(self, part: Part) -> None:
+        """Take a part out; its descriptors are dropped at the next turn."""
+        self._parts.remove(part)
+
+    def on_signal(self, number: signal.Signals, handler: Callable[[], None]) -> None:
+        """Call a handler in the loop's own turn when a signal has come."""
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        self._handlers[int(number)] = handler
+        signal.signal(number, self._note_signal)
+
+    def stop(self) -> None:
+        """End `run` after this turn."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Serve until `stop`; signals are served between waits."""
+        while not self._stopping:
+            self.turn()
+
+    def turn(self) -> None:
+        """One wait and what it brought."""
+        self._sync()
+        for fileno, _ in self._epoll.poll(self._wait_s()):
+            if fileno == self._wake_read:
+                self._serve_signals()
+            elif part := self._owners.get(fileno):
+                part.on_ready(fileno)
+        now_ns = self._now()
+        for part in list(self._parts):
+            part.on_time(now_ns)
+
+    def close(self) -> None:
+        """Release the descriptors; parts close themselves."""
+        if self._handlers:
+            signal.set_wakeup_fd(-1)
+        self._epoll.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _note_signal(self, number: int, frame: FrameType | None) -> None:
+        """Python's own handler: nothing to do, the wake-up descriptor carries the number."""
+
+    def _serve_signals(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            for number in os.read(self._wake_read, 256):
+                if handler := self._handlers.get(number):
+                    handler()
+
+    def _wait_s(self) -> float:
+        deadlines = [deadline for part in self._parts if (deadline := part.next_deadline()) is not None]
+        wait_ns = min(deadlines, default=self._now() + self._longest_wait_ns) - self._now()
+        return max(0, min(wait_ns, self._longest_wait_ns)) / NS
+
+    def _sync(self) -> None:
+        """Make epoll watch what the parts ask for now.
+
+        A part may close a descriptor and open another that gets the same number within one turn; the kernel has
+        forgotten it then, and only the kernel knows: so each is modified anew, and registered where that fails.
+        """
+        wanted: dict[int, int] = {}
+        owners: dict[int, Part] = {}
+        for part in self._parts:
+            for fileno in part.filenos():
+                wanted[fileno] = select.EPOLLIN
+                owners[fileno] = part
+            for fileno in part.writers():
+                wanted[fileno] = wanted.get(fileno, 0) | select.EPOLLOUT
+                owners[fileno] = part
+        for fileno in self._owners.keys() - owners.keys():
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(fileno)
+        for fileno, events in wanted.items():
+            try:
+                self._epoll.modify(fileno, events)
+            except FileNotFoundError:
+                self._epoll.register(fileno, events)
+        self._owners = owners

@@ -1,0 +1,102 @@
+"""The loop: descriptors, deadlines, signals."""
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from smtpguard.daemon.loop import Loop
+
+
+class Pipe:
+    """A part that reads a pipe."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe()
+        self.seen: list[bytes] = []
+        self.times: list[int] = []
+        self.deadline: int | None = None
+
+    def filenos(self) -> Sequence[int]:
+        return (self.reader,)
+
+    def writers(self) -> Sequence[int]:
+        return ()
+
+    def on_ready(self, fileno: int) -> None:
+        self.seen.append(os.read(fileno, 100))
+
+    def next_deadline(self) -> int | None:
+        return self.deadline
+
+    def on_time(self, now_ns: int) -> None:
+        self.times.append(now_ns)
+
+    def reopen(self) -> None:
+        """Close and open anew; the kernel gives the same number again."""
+        number = self.reader
+        os.close(self.reader)
+        os.close(self.writer)
+        self.reader, self.writer = os.pipe()
+        assert self.reader == number
+
+    def close(self) -> None:
+        os.close(self.reader)
+        os.close(self.writer)
+
+
+@pytest.fixture
+def make_loop() -> Callable[[], Loop]:
+    return lambda: Loop(lambda: 1000, longest_wait_ns=20_000_000)
+
+
+def test_reads_what_is_there_and_waits_no_longer_than_a_deadline(make_loop: Callable[[], Loop]) -> None:
+    loop, pipe = make_loop(), Pipe()
+    loop.add(pipe)
+    os.write(pipe.writer, b"a")
+    loop.turn()
+    pipe.deadline = 5
+    loop.turn()
+    assert pipe.seen == [b"a"]
+    assert pipe.times == [1000, 1000]
+    pipe.close()
+    loop.close()
+
+
+def test_a_descriptor_number_used_again_is_watched_again(make_loop: Callable[[], Loop]) -> None:
+    loop, pipe = make_loop(), Pipe()
+    loop.add(pipe)
+    loop.turn()
+    pipe.reopen()
+    os.write(pipe.writer, b"b")
+    loop.turn()
+    assert pipe.seen == [b"b"]
+    pipe.close()
+    loop.close()
+
+
+def test_a_removed_part_is_not_served(make_loop: Callable[[], Loop]) -> None:
+    loop, pipe = make_loop(), Pipe()
+    loop.add(pipe)
+    loop.turn()
+    loop.remove(pipe)
+    os.write(pipe.writer, b"c")
+    loop.turn()
+    assert pipe.seen == []
+    pipe.close()
+    loop.close()
+
+
+def test_a_signal_is_served_in_the_loop_and_can_stop_it(make_loop: Callable[[], Loop]) -> None:
+    loop = make_loop()
+    before = signal.getsignal(signal.SIGUSR1)
+    loop.on_signal(signal.SIGUSR1, loop.stop)
+    try:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        signal.raise_signal(signal.SIGUSR1)
+        # Signals that came before run() has its wake-up descriptor are served as well.
+        loop.run()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        loop.close()
