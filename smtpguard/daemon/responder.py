@@ -1,0 +1,176 @@
+"""Makes the kernel hold what the engine decided: one way for verdicts, people's commands, ends, heals and reloads.
+
+Never decides. It compares what each enforcer was last told with what the blocks in force add up to, and tells the
+difference, BPF first. A means that fails is named and tried again each second: fail open, fail visible.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+from smtpguard.actions.base import Deny, Enforcer, Passes
+from smtpguard.errors import EnforceError
+from smtpguard.model import NS, Block, Subject
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["block", "throttle"]
+KINDS: tuple[Kind, ...] = ("block", "throttle")
+_RETRY_NS = NS
+
+
+def merge_denies(subject: Subject, blocks: Iterable[Block], now_ns: int) -> dict[Kind, Deny]:
+    """What the enforced blocks of one subject add up to: for each kind the longest end and all ranges.
+
+    Args:
+        subject: Whose blocks they are.
+        blocks: Blocks of all sources, enforced or not, over or not.
+        now_ns: CLOCK_BOOTTIME.
+    """
+    denies: dict[Kind, Deny] = {}
+    for kind in KINDS:
+        held = [b for b in blocks if b.kind == kind and b.mode == "enforce" and b.until_ns > now_ns]
+        if held:
+            last = max(held, key=lambda block: block.until_ns)
+            denies[kind] = Deny(
+                subject=subject,
+                kind=kind,
+                until_ns=last.until_ns,
+                ranges=tuple(sorted({span for block in held for span in block.ranges})),
+                comment=" ".join(filter(None, (last.source, last.rule))),
+            )
+    return denies
+
+
+@dataclass(slots=True)
+class _Told:
+    """What one enforcer was told and has not refused."""
+
+    enforcer: Enforcer
+    denies: dict[tuple[Subject, Kind], Deny] = field(default_factory=dict)
+    failed: set[Subject] = field(default_factory=set)
+    trouble: str | None = None
+
+
+class Responder:
+    """Keeps enforcers in step with the blocks in force.
+
+    Args:
+        blocks_of: The blocks of a subject, from the engine.
+        subjects: All subjects that have blocks.
+        now: CLOCK_BOOTTIME in nanoseconds.
+    """
+
+    def __init__(
+        self,
+        blocks_of: Callable[[Subject], Sequence[Block]],
+        subjects: Callable[[], Iterable[Subject]],
+        now: Callable[[], int],
+    ) -> None:
+        self._blocks_of = blocks_of
+        self._subjects = subjects
+        self._now = now
+        self._means: list[_Told] = []
+        self._passes: Passes | None = None
+        self._retry_ns: int | None = None
+        self.paused = False
+        self.failures = 0
+
+    def add_enforcer(self, enforcer: Enforcer) -> None:
+        """Start to use a means, and tell it all that is in force."""
+        told = _Told(enforcer)
+        self._means.append(told)
+        if self._passes is not None:
+            self._try(told, None, partial(enforcer.apply_passes, self._passes))
+        for subject in list(self._subjects()):
+            self._tell(told, subject)
+
+    def remove_enforcer(self, enforcer: Enforcer) -> None:
+        """Stop to use a means that is gone."""
+        self._means = [told for told in self._means if told.enforcer is not enforcer]
+
+    def apply_passes(self, passes: Passes) -> None:
+        """Tell all means what passes in spite of any refusal."""
+        self._passes = passes
+        for told in self._means:
+            self._try(told, None, partial(told.enforcer.apply_passes, passes))
+
+    def apply(self, subject: Subject) -> bool:
+        """Bring all means in step for one subject; False if one of them failed."""
+        fine = True
+        for told in self._means:
+            fine &= self._tell(told, subject)
+        return fine
+
+    def apply_all(self, *, forget: bool = False) -> None:
+        """Bring all means in step for everybody.
+
+        Args:
+            forget: What the kernel held is lost (a flush): tell everything again.
+        """
+        for told in self._means:
+            known = {subject for subject, _ in told.denies}
+            if forget:
+                told.denies.clear()
+            for subject in known | set(self._subjects()):
+                self._tell(told, subject)
+
+    def trouble(self) -> list[str]:
+        """Which means fail now, for `status`."""
+        return [f"{told.enforcer.name}: {told.trouble}" for told in self._means if told.trouble]
+
+    def next_deadline(self) -> int | None:
+        """When a failed change is tried again."""
+        return self._retry_ns
+
+    def on_time(self, now_ns: int) -> None:
+        """Try again what failed; forget what the kernel has ended by itself."""
+        if self._retry_ns is not None and now_ns >= self._retry_ns:
+            self._retry_ns = None
+            for told in self._means:
+                for subject in list(told.failed):
+                    self._tell(told, subject)
+
+    def _tell(self, told: _Told, subject: Subject) -> bool:
+        now_ns = self._now()
+        wanted = {} if self.paused else merge_denies(subject, self._blocks_of(subject), now_ns)
+        fine = True
+        for kind in KINDS:
+            key = (subject, kind)
+            deny, held = wanted.get(kind), told.denies.get(key)
+            if deny == held:
+                continue
+            if deny is not None:
+                done = self._try(told, subject, partial(told.enforcer.apply_deny, deny))
+                if done:
+                    told.denies[key] = deny
+                else:
+                    told.denies.pop(key, None)  # not known to be held: told again at the next try
+            else:
+                over = held is not None and held.until_ns <= now_ns  # the kernel has ended it by itself
+                done = over or self._try(told, subject, partial(told.enforcer.apply_release, subject, kind))
+                if done:
+                    del told.denies[key]
+            fine &= done
+        if fine:
+            told.failed.discard(subject)
+        return fine
+
+    def _try(self, told: _Told, subject: Subject | None, change: Callable[[], None]) -> bool:
+        try:
+            change()
+        except EnforceError as error:
+            self.failures += 1
+            if str(error) != told.trouble:
+                log.error("%s does not do what it is told: %s", told.enforcer.name, error)  # noqa: TRY400 - no traceback for people
+            told.trouble = str(error)
+            if subject is not None:
+                told.failed.add(subject)
+            self._retry_ns = self._now() + _RETRY_NS
+            return False
+        if told.trouble is not None and not told.failed - {subject}:
+            log.warning("%s works again", told.enforcer.name)
+            told.trouble = None
+        return True

@@ -1,0 +1,214 @@
+"""Keeps a source open: chooses it, proves it, reads it, and moves on when it dies.
+
+With `auto` the best source that proves itself leads. When it dies it is reopened at once; if that fails the next one
+takes over, and the better ones are tried again with growing pauses, so that the guard comes back to the best by itself.
+With a list, the first that works leads; the others run beside it.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from smtpguard.errors import GuardError, SourceError
+from smtpguard.model import NS, Connect
+from smtpguard.settings import Settings
+from smtpguard.sources.base import Source
+from smtpguard.sources.registry import KINDS, make_source
+
+log = logging.getLogger(__name__)
+
+_PROBE_S = 1.0
+_PAUSE_NS = NS
+_LONGEST_PAUSE_NS = 60 * NS
+
+
+@dataclass(slots=True)
+class Sensor:
+    """One source and how it fares.
+
+    Attributes:
+        name: Its name.
+        source: The open source; None while it is down or not needed.
+        why: Why it is down, or "".
+        retry_ns: When it is tried again; None if it needs no try.
+        pause_ns: How long the next pause will be.
+        restarts: How often it has died.
+    """
+
+    name: str
+    source: Source | None = None
+    why: str = ""
+    retry_ns: int | None = None
+    pause_ns: int = _PAUSE_NS
+    restarts: int = 0
+
+
+class Sensing:
+    """The sources of a running guard, as a part of the loop.
+
+    Args:
+        settings: Which sources, and what they need.
+        deliver: Takes what the leading source saw.
+        on_change: Called after a source was opened (True) or has gone (False).
+        now: CLOCK_BOOTTIME in nanoseconds.
+        make: Makes a source by name.
+        beside: Takes what sources beside the leading one saw.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        deliver: Callable[[list[Connect]], None],
+        on_change: Callable[[Source, bool], None],
+        now: Callable[[], int],
+        *,
+        make: Callable[[str, Settings], Source] = make_source,
+        beside: Callable[[list[Connect]], None] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._deliver = deliver
+        self._beside = beside
+        self._on_change = on_change
+        self._now = now
+        self._make = make
+        self.auto = settings.sources == "auto"
+        if isinstance(settings.sources, tuple):
+            names = settings.sources
+        else:
+            names = tuple(KINDS) if self.auto else ()
+        self.sensors = [Sensor(name) for name in names]
+
+    def start(self) -> None:
+        """Open what is wanted; what fails is named and tried again later."""
+        for sensor in self.sensors:
+            if self.auto and self.leader() is not None:
+                break
+            self._open(sensor)
+        leader = self.leader()
+        if leader is not None:
+            log.info("source %s leads%s", leader.name, self._why_not_better(leader))
+        elif self.sensors:
+            log.error("no source works: the guard is blind; %s", "; ".join(f"{s.name}: {s.why}" for s in self.sensors))
+
+    def leader(self) -> Sensor | None:
+        """The sensor whose events count; None if the guard is blind."""
+        return next((sensor for sensor in self.sensors if sensor.source is not None), None)
+
+    def close(self) -> None:
+        """Close every source."""
+        for sensor in self.sensors:
+            if sensor.source is not None:
+                self._close(sensor)
+
+    def filenos(self) -> Sequence[int]:
+        """Descriptors of all open sources."""
+        return [fileno for sensor in self.sensors if sensor.source for fileno in sensor.source.filenos()]
+
+    def writers(self) -> Sequence[int]:
+        """Sources are only read."""
+        return ()
+
+    def on_ready(self, fileno: int) -> None:
+        """Read the source that the descriptor belongs to."""
+        for sensor in self.sensors:
+            if sensor.source is not None and fileno in sensor.source.filenos():
+                self._read(sensor)
+                return
+
+    def next_deadline(self) -> int | None:
+        """The next poll or retry."""
+        times = [sensor.retry_ns for sensor in self.sensors if sensor.retry_ns is not None]
+        for sensor in self.sensors:
+            if sensor.source is not None and (poll := sensor.source.next_poll_ns()) is not None:
+                times.append(poll)
+        return min(times, default=None)
+
+    def on_time(self, now_ns: int) -> None:
+        """Poll what wants to be polled, try again what is down."""
+        for sensor in self.sensors:
+            if sensor.source is not None:
+                poll = sensor.source.next_poll_ns()
+                if poll is not None and now_ns >= poll:
+                    self._read(sensor)
+            elif sensor.retry_ns is not None and now_ns >= sensor.retry_ns:
+                self._retry(sensor)
+
+    def _read(self, sensor: Sensor) -> None:
+        source = sensor.source
+        if source is None:
+            return
+        try:
+            connects = source.read()
+        except SourceError as error:
+            self._lost(sensor, error)
+            return
+        if not connects:
+            return
+        if sensor is self.leader():
+            self._deliver(connects)
+        elif self._beside is not None:
+            self._beside(connects)
+
+    def _lost(self, sensor: Sensor, error: SourceError) -> None:
+        """A source has died: reopen it, or let the next one take over."""
+        log.error("source %s has died: %s", sensor.name, error)  # noqa: TRY400 - one line for people
+        sensor.restarts += 1
+        self._close(sensor)
+        if self._open(sensor):
+            log.warning("source %s is back", sensor.name)
+            return
+        if self.auto and self.leader() is None:
+            for other in self.sensors:
+                if other is not sensor and self._open(other):
+                    log.warning("source %s takes over%s", other.name, self._why_not_better(other))
+                    return
+        if self.leader() is None:
+            log.error("no source works: the guard is blind; %s", "; ".join(f"{s.name}: {s.why}" for s in self.sensors))
+
+    def _retry(self, sensor: Sensor) -> None:
+        before = self.leader()
+        if self.auto and before is not None and self.sensors.index(before) < self.sensors.index(sensor):
+            sensor.retry_ns = None  # a better one leads: this one is not needed
+            return
+        if not self._open(sensor):
+            return
+        log.warning("source %s is back", sensor.name)
+        if self.auto and before is not None:
+            self._close(before)
+
+    def _open(self, sensor: Sensor) -> bool:
+        """Open and prove a source; on failure say why and plan the next try."""
+        try:
+            source = self._make(sensor.name, self._settings)
+            try:
+                source.open()
+                source.probe(_PROBE_S)
+            except BaseException:
+                with contextlib.suppress(GuardError, OSError):
+                    source.close()
+                raise
+        except (GuardError, OSError) as error:
+            if sensor.why != str(error):
+                log.warning("source %s can't be used: %s", sensor.name, error)
+            sensor.why = str(error)
+            sensor.retry_ns = self._now() + sensor.pause_ns
+            sensor.pause_ns = min(sensor.pause_ns * 2, _LONGEST_PAUSE_NS)
+            return False
+        sensor.source, sensor.why, sensor.retry_ns, sensor.pause_ns = source, "", None, _PAUSE_NS
+        self._on_change(source, True)
+        return True
+
+    def _close(self, sensor: Sensor) -> None:
+        source = sensor.source
+        if source is None:
+            return
+        sensor.source = None
+        self._on_change(source, False)
+        with contextlib.suppress(GuardError, OSError):
+            source.close()
+
+    def _why_not_better(self, leader: Sensor) -> str:
+        better = self.sensors[: self.sensors.index(leader)]
+        reasons = "; ".join(f"{sensor.name}: {sensor.why}" for sensor in better if sensor.why)
+        return f" (better ones can't be used: {reasons})" if reasons else ""

@@ -1,0 +1,40 @@
+"""Which sources there are, in the order `auto` tries them. A new source is one file and one line here."""
+
+import importlib
+from dataclasses import dataclass
+
+from smtpguard.errors import SourceError
+from smtpguard.settings import Settings
+from smtpguard.sources.base import Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceKind:
+    """A kind of sensor.
+
+    Attributes:
+        module: Module with `make_source(settings) -> Source`, imported when it is used.
+        sees: What it can't see or tell, for `status` and `doctor`; "" if it sees every way to connect.
+    """
+
+    module: str
+    sees: str = ""
+
+
+KINDS: dict[str, SourceKind] = {
+    "bpf": SourceKind(module="smtpguard.sources.bpf.source"),
+}
+"""Name to kind; the order is that of `auto`."""
+
+
+def make_source(name: str, settings: Settings) -> Source:
+    """Make a source by name, unopened.
+
+    Raises:
+        SourceError: There is no source of that name.
+    """
+    kind = KINDS.get(name)
+    if kind is None:
+        raise SourceError(f"there is no source {name!r}", fix=f"one of: {', '.join(KINDS)}")
+    source: Source = importlib.import_module(kind.module).make_source(settings)
+    return source

@@ -1,0 +1,173 @@
+"""The responder: what enforcers are told follows the blocks in force, whatever fails in between."""
+
+from typing import Literal
+
+import pytest
+
+from smtpguard.actions.base import Deny, Passes
+from smtpguard.daemon.responder import Responder, merge_denies
+from smtpguard.errors import EnforceError
+from smtpguard.model import NS, Block, Mode, Subject
+
+ALICE, BOB = Subject(uid=1001), Subject(uid=1002)
+
+
+class Kernel:
+    """An enforcer that remembers, and fails on request."""
+
+    def __init__(self, name: str = "nft") -> None:
+        self.name = name
+        self.held: dict[tuple[Subject, str], Deny] = {}
+        self.passes: Passes | None = None
+        self.broken = False
+        self.calls = 0
+
+    def _check(self) -> None:
+        self.calls += 1
+        if self.broken:
+            raise EnforceError("no", where=self.name)
+
+    def apply_deny(self, deny: Deny) -> None:
+        self._check()
+        self.held[deny.subject, deny.kind] = deny
+
+    def apply_release(self, subject: Subject, kind: Literal["block", "throttle"]) -> None:
+        self._check()
+        self.held.pop((subject, kind), None)
+
+    def apply_passes(self, passes: Passes) -> None:
+        self._check()
+        self.passes = passes
+
+    def read_denies(self) -> list[Deny]:
+        return list(self.held.values())
+
+
+class World:
+    """Blocks in force and a clock."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[Subject, list[Block]] = {}
+        self.now = 100 * NS
+        self.kernel = Kernel()
+        self.responder = Responder(lambda s: self.blocks.get(s, []), lambda: self.blocks, lambda: self.now)
+
+    def block(
+        self,
+        subject: Subject,
+        seconds: int,
+        source: str = "guard",
+        kind: Literal["block", "throttle"] = "block",
+        mode: Mode = "enforce",
+        ranges: tuple[tuple[int, int], ...] = (),
+    ) -> None:
+        self.blocks.setdefault(subject, []).append(
+            Block(
+                subject=subject,
+                name=None,
+                source=source,
+                kind=kind,
+                since_ns=self.now,
+                until_ns=self.now + seconds * NS,
+                mode=mode,
+                ranges=ranges,
+            )
+        )
+
+
+@pytest.fixture
+def world() -> World:
+    made = World()
+    made.responder.add_enforcer(made.kernel)
+    return made
+
+
+def test_the_longest_end_wins_and_ranges_add_up(world: World) -> None:
+    world.block(ALICE, 60, ranges=((100000, 65536),))
+    world.block(ALICE, 90, source="admin")
+    world.block(ALICE, 500, mode="dry-run")
+    world.block(ALICE, 30, kind="throttle")
+    denies = merge_denies(ALICE, world.blocks[ALICE], world.now)
+    assert denies["block"].until_ns == world.now + 90 * NS
+    assert denies["block"].ranges == ((100000, 65536),)
+    assert denies["block"].comment == "admin"
+    assert denies["throttle"].until_ns == world.now + 30 * NS
+
+
+def test_one_source_ending_leaves_the_other(world: World) -> None:
+    world.block(ALICE, 60)
+    world.block(ALICE, 90, source="fail2ban:a")
+    world.responder.apply(ALICE)
+    world.blocks[ALICE].pop()
+    world.responder.apply(ALICE)
+    assert world.kernel.held[ALICE, "block"].until_ns == world.now + 60 * NS
+    world.blocks.clear()
+    world.responder.apply(ALICE)
+    assert world.kernel.held == {}
+
+
+def test_what_did_not_change_is_not_told_again(world: World) -> None:
+    world.block(ALICE, 60)
+    world.responder.apply(ALICE)
+    calls = world.kernel.calls
+    world.responder.apply(ALICE)
+    world.responder.apply_all()
+    assert world.kernel.calls == calls
+
+
+def test_what_the_kernel_lost_is_told_again(world: World) -> None:
+    world.block(ALICE, 60)
+    world.responder.apply(ALICE)
+    world.kernel.held.clear()
+    world.responder.apply_all(forget=True)
+    assert (ALICE, "block") in world.kernel.held
+
+
+def test_pause_lifts_everything_and_the_end_of_it_puts_it_back(world: World) -> None:
+    world.block(ALICE, 60)
+    world.block(BOB, 60)
+    world.responder.apply_all()
+    world.responder.paused = True
+    world.responder.apply_all()
+    assert world.kernel.held == {}
+    world.responder.paused = False
+    world.responder.apply_all()
+    assert len(world.kernel.held) == 2
+
+
+@pytest.mark.parametrize("release", [False, True])
+def test_a_means_that_fails_is_named_and_tried_again(world: World, release: bool) -> None:
+    world.block(ALICE, 60)
+    if release:
+        world.responder.apply(ALICE)
+        world.blocks.clear()
+    world.kernel.broken = True
+    assert not world.responder.apply(ALICE)
+    assert world.responder.trouble() == ["nft: nft: no"]
+    deadline = world.responder.next_deadline()
+    assert deadline == world.now + NS
+    world.kernel.broken = False
+    world.now = deadline
+    world.responder.on_time(world.now)
+    assert ((ALICE, "block") in world.kernel.held) is not release
+    assert world.responder.trouble() == []
+    assert world.responder.next_deadline() is None
+
+
+def test_one_broken_means_does_not_keep_the_other_from_it(world: World) -> None:
+    second = Kernel("bpf")
+    world.responder.add_enforcer(second)
+    world.kernel.broken = True
+    world.block(ALICE, 60)
+    assert not world.responder.apply(ALICE)
+    assert (ALICE, "block") in second.held
+
+
+def test_a_means_that_comes_later_learns_everything(world: World) -> None:
+    world.responder.apply_passes(Passes(uids=((0, 0), (89, 89))))
+    world.block(ALICE, 60)
+    world.responder.apply(ALICE)
+    second = Kernel("bpf")
+    world.responder.add_enforcer(second)
+    assert second.passes == world.kernel.passes
+    assert second.held == world.kernel.held
