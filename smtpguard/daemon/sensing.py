@@ -50,7 +50,8 @@ class Sensing:
     Args:
         settings: Which sources, and what they need.
         deliver: Takes what the leading source saw.
-        on_change: Called after a source was opened (True) or has gone (False).
+        on_open: Called when a source was opened and has proved itself.
+        on_close: Called when it goes.
         now: CLOCK_BOOTTIME in nanoseconds.
         make: Makes a source by name.
         beside: Takes what sources beside the leading one saw.
@@ -60,7 +61,8 @@ class Sensing:
         self,
         settings: Settings,
         deliver: Callable[[list[Connect]], None],
-        on_change: Callable[[Source, bool], None],
+        on_open: Callable[[Source], None],
+        on_close: Callable[[Source], None],
         now: Callable[[], int],
         *,
         make: Callable[[str, Settings], Source] = make_source,
@@ -69,14 +71,13 @@ class Sensing:
         self._settings = settings
         self._deliver = deliver
         self._beside = beside
-        self._on_change = on_change
+        self._on_open = on_open
+        self._on_close = on_close
         self._now = now
         self._make = make
         self.auto = settings.sources == "auto"
-        if isinstance(settings.sources, tuple):
-            names = settings.sources
-        else:
-            names = tuple(KINDS) if self.auto else ()
+        chosen = {"auto": tuple(KINDS), "none": ()}
+        names = settings.sources if isinstance(settings.sources, tuple) else chosen[settings.sources]
         self.sensors = [Sensor(name) for name in names]
 
     def start(self) -> None:
@@ -119,9 +120,8 @@ class Sensing:
     def next_deadline(self) -> int | None:
         """The next poll or retry."""
         times = [sensor.retry_ns for sensor in self.sensors if sensor.retry_ns is not None]
-        for sensor in self.sensors:
-            if sensor.source is not None and (poll := sensor.source.next_poll_ns()) is not None:
-                times.append(poll)
+        polls = [sensor.source.next_poll_ns() for sensor in self.sensors if sensor.source is not None]
+        times.extend(poll for poll in polls if poll is not None)
         return min(times, default=None)
 
     def on_time(self, now_ns: int) -> None:
@@ -152,7 +152,7 @@ class Sensing:
 
     def _lost(self, sensor: Sensor, error: SourceError) -> None:
         """A source has died: reopen it, or let the next one take over."""
-        log.error("source %s has died: %s", sensor.name, error)  # noqa: TRY400 - one line for people
+        log.error("source %s has died: %s", sensor.name, error)
         sensor.restarts += 1
         self._close(sensor)
         if self._open(sensor):
@@ -196,7 +196,7 @@ class Sensing:
             sensor.pause_ns = min(sensor.pause_ns * 2, _LONGEST_PAUSE_NS)
             return False
         sensor.source, sensor.why, sensor.retry_ns, sensor.pause_ns = source, "", None, _PAUSE_NS
-        self._on_change(source, True)
+        self._on_open(source)
         return True
 
     def _close(self, sensor: Sensor) -> None:
@@ -204,7 +204,7 @@ class Sensing:
         if source is None:
             return
         sensor.source = None
-        self._on_change(source, False)
+        self._on_close(source)
         with contextlib.suppress(GuardError, OSError):
             source.close()
 

@@ -1,0 +1,157 @@
+"""The keeper of sources: chooses, proves, moves on, comes back."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from smtpguard.daemon.sensing import Sensing
+from smtpguard.errors import SourceError
+from smtpguard.model import NS, Connect
+from smtpguard.settings import Settings
+from smtpguard.sources import registry
+from smtpguard.sources.base import Source, SourceStats
+
+CONNECT = Connect(time_ns=1, uid=1001, port=25, address=b"\xc0\x00\x02\x01", sensor="a")
+
+
+class Fake:
+    """A source that does what the test says."""
+
+    def __init__(self, world: "World", name: str) -> None:
+        self.world, self.name, self.stats = world, name, SourceStats()
+        self.is_open = False
+
+    def open(self) -> None:
+        if self.name in self.world.closed:
+            raise SourceError("not here")
+        self.is_open = True
+
+    def probe(self, timeout_s: float) -> None:
+        if self.name in self.world.silent:
+            raise SourceError(f"nothing came out in {timeout_s} s")
+
+    def filenos(self) -> Sequence[int]:
+        return (self.world.names.index(self.name),)
+
+    def read(self) -> list[Connect]:
+        if self.name in self.world.closed:
+            raise SourceError("died")
+        return [CONNECT]
+
+    def next_poll_ns(self) -> int | None:
+        return None
+
+    def close(self) -> None:
+        self.is_open = False
+
+
+class World:
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = list(names)
+        self.closed: set[str] = set()
+        self.silent: set[str] = set()
+        self.now = 0
+        self.got: list[Connect] = []
+        self.beside: list[Connect] = []
+        self.open: list[str] = []
+        self.made: list[Fake] = []
+
+    def make(self, name: str, _settings: Settings) -> Source:
+        self.made.append(Fake(self, name))
+        return self.made[-1]
+
+    def sensing(self, settings: Settings) -> Sensing:
+        return Sensing(
+            settings,
+            self.got.extend,
+            lambda source: self.open.append(source.name),
+            lambda source: self.open.remove(source.name),
+            lambda: self.now,
+            make=self.make,
+            beside=self.beside.extend,
+        )
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    names = ["a", "b", "c"]
+    monkeypatch.setattr("smtpguard.daemon.sensing.KINDS", {n: registry.SourceKind(module=n) for n in names})
+    return World(names)
+
+
+def leader(sensing: Sensing) -> str | None:
+    found = sensing.leader()
+    return found.name if found else None
+
+
+def test_auto_takes_the_first_that_proves_itself(world: World) -> None:
+    world.closed, world.silent = {"a"}, {"b"}
+    sensing = world.sensing(Settings())
+    sensing.start()
+    assert leader(sensing) == "c"
+    assert world.open == ["c"]
+    assert [s.why for s in sensing.sensors] == ["not here", "nothing came out in 1.0 s", ""]
+    assert [f.name for f in world.made if f.is_open] == ["c"], "what failed its proof is closed"
+
+
+def test_auto_comes_back_to_the_better_one(world: World) -> None:
+    world.closed = {"a"}
+    sensing = world.sensing(Settings())
+    sensing.start()
+    assert leader(sensing) == "b"
+    world.closed = set()
+    deadline = sensing.next_deadline()
+    assert deadline is not None
+    world.now = deadline
+    sensing.on_time(world.now)
+    assert leader(sensing) == "a"
+    assert world.open == ["a"]
+
+
+def test_a_dead_source_is_reopened_at_once(world: World) -> None:
+    sensing = world.sensing(Settings())
+    sensing.start()
+    source = sensing.sensors[0].source
+    assert isinstance(source, Fake)
+    source.read = lambda: (_ for _ in ()).throw(SourceError("died"))  # type: ignore[method-assign]
+    sensing.on_ready(0)
+    assert leader(sensing) == "a"
+    assert sensing.sensors[0].restarts == 1
+    assert not source.is_open
+
+
+def test_when_it_stays_dead_the_next_takes_over_and_pauses_grow(world: World) -> None:
+    sensing = world.sensing(Settings())
+    sensing.start()
+    world.closed = {"a"}
+    sensing.on_ready(0)
+    assert leader(sensing) == "b"
+    sensing.on_ready(1)
+    assert world.got == [CONNECT]
+    pauses = []
+    for _ in range(9):
+        deadline = sensing.next_deadline()
+        assert deadline is not None
+        pauses.append((deadline - world.now) // NS)
+        world.now = deadline
+        sensing.on_time(world.now)
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert leader(sensing) == "b"
+
+
+def test_a_list_runs_all_and_the_first_leads(world: World) -> None:
+    sensing = world.sensing(Settings(sources=("b", "c")))
+    sensing.start()
+    assert world.open == ["b", "c"]
+    sensing.on_ready(1)
+    sensing.on_ready(2)
+    assert (len(world.got), len(world.beside)) == (1, 1)
+    sensing.close()
+    assert world.open == []
+
+
+def test_none_is_none(world: World) -> None:
+    sensing = world.sensing(Settings(sources="none"))
+    sensing.start()
+    assert leader(sensing) is None
+    assert sensing.next_deadline() is None
