@@ -10,7 +10,9 @@ import click
 from smtpguard import __version__
 from smtpguard.cli.common import GuardGroup
 
-_COMMANDS: dict[str, tuple[str, str]] = {}
+_COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("smtpguard.cli.demo", "Show a hacked site being stopped, in namespaces of its own."),
+}
 """Command name to (module, one-line help); the module has a click command named `command`."""
 
 

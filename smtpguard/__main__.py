@@ -1,0 +1,5 @@
+"""`python -m smtpguard` is `smtpguard`."""
+
+from smtpguard.cli import main
+
+main(prog_name="smtpguard")
