@@ -189,7 +189,7 @@ class Lab:
         inside: bool = False,
         stdout: int | IO[Any] | None = subprocess.PIPE,
         stderr: int | IO[Any] | None = None,
-    ) -> "subprocess.Popen[str]":
+    ) -> subprocess.Popen[str]:
         """Start a program in the laboratory; it is ended with it."""
         child = subprocess.Popen(
             self.argv(words, net=net, inside=inside),
@@ -205,7 +205,7 @@ class Lab:
 
     def run(
         self, words: Sequence[str], *, net: str | None = None, inside: bool = False, timeout_s: float = 60
-    ) -> "subprocess.CompletedProcess[str]":
+    ) -> subprocess.CompletedProcess[str]:
         """Run a program in the laboratory to its end."""
         return subprocess.run(
             self.argv(words, net=net, inside=inside),

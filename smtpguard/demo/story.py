@@ -43,7 +43,7 @@ def start_sink(lab: Lab) -> None:
         raise GuardError("the demonstration's mail server did not start")
 
 
-def wait_ready(lab: Lab, config: str, guard: "subprocess.Popen[str]", timeout_s: float = _READY_S) -> None:
+def wait_ready(lab: Lab, config: str, guard: subprocess.Popen[str], timeout_s: float = _READY_S) -> None:
     """Wait until `status` exits 0; raises GuardError if the guard ends or takes too long."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -56,12 +56,12 @@ def wait_ready(lab: Lab, config: str, guard: "subprocess.Popen[str]", timeout_s:
     raise GuardError(f"the guard was not ready within {timeout_s:g} s", where="smtpguard status", fix=status.stderr)
 
 
-def _connect(lab: Lab, user: tuple[str, int], count: int, rate: int) -> "subprocess.Popen[str]":
+def _connect(lab: Lab, user: tuple[str, int], count: int, rate: int) -> subprocess.Popen[str]:
     words = ["connect", "--uid", str(user[1]), "--count", str(count), "--rate", str(rate), "--deliver"]
     return lab.start([*_CLIENT, *words, *spam_targets()], inside=True)
 
 
-def _outcome(child: "subprocess.Popen[str]") -> tuple[int, int]:
+def _outcome(child: subprocess.Popen[str]) -> tuple[int, int]:
     text, _ = child.communicate(timeout=60)
     found = json.loads(text)
     return int(found["ok"]), int(found["refused"])
@@ -85,7 +85,7 @@ def tell() -> Iterator[str]:
         with (lab.directory / "guard.err").open("w") as stderr:
             guard = lab.start([*_GUARD, "run", "--config", str(config)], stderr=stderr)
         wait_ready(lab, str(config), guard)
-        yield f"\n{HACKED[0]} is hacked: {SPAM} mails at {RATE} a second. {INNOCENT[0]} sends its newsletter meanwhile."
+        yield f"\n{HACKED[0]} is hacked: {SPAM} mails at {RATE} a second. {INNOCENT[0]} sends a few meanwhile."
         innocent = _connect(lab, INNOCENT, 20, 20)
         hacked = _connect(lab, HACKED, SPAM, RATE)
         hacked_ok, hacked_refused = _outcome(hacked)
