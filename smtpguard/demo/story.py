@@ -80,7 +80,7 @@ def tell() -> Iterator[str]:
         config = lab.directory / "smtpguard.yaml"
         values = {"cgroup": lab.cgroup, "directory": lab.directory, "limit": LIMIT, "block": BLOCK_S}
         config.write_text(CONFIG.format(**values), "utf-8")
-        yield f"A web host with two sites, {HACKED[0]} and {INNOCENT[0]}, and a mail server, in namespaces of their own."
+        yield f"A web host with two sites, {HACKED[0]} and {INNOCENT[0]}, and a mail server, each in its namespace."
         yield f"The rule: more than {LIMIT} connections to port 25 in 10 minutes block the user for {BLOCK_S} s."
         with (lab.directory / "guard.err").open("w") as stderr:
             guard = lab.start([*_GUARD, "run", "--config", str(config)], stderr=stderr)

@@ -1,0 +1,171 @@
+"""A guarded host for end-to-end tests: the laboratory, a sink, the real daemon and tenants' programs."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import yaml
+
+from smtpguard.demo.lab import PEER4, Lab
+
+SMTPGUARD = [sys.executable, "-m", "smtpguard"]
+CLIENT = [sys.executable, "-m", "smtpguard.demo.client"]
+SPAMMER, INNOCENT, OTHER = ("web01", 61101), ("web02", 61102), ("web03", 61103)
+_LINE = re.compile(r'(\w+)=("[^"]*"|\S+)')
+
+
+T = TypeVar("T")
+
+
+def wait_for(look: Callable[[], T | None], seconds: float = 10) -> T:
+    """Poll until something is there; fails the test when it does not come."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"did not happen within {seconds} s"
+        time.sleep(0.01)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a tenant's connections."""
+
+    ok: int
+    refused: int
+    errors: dict[str, int]
+    first_refused: int | None
+    passed: list[int]
+
+
+class Host:
+    """The laboratory with a sink, a configuration and, once started, the daemon."""
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - YAML values
+        self.lab = Lab(
+            dict([SPAMMER, INNOCENT, OTHER]),
+            groups={"mailers": [OTHER[0]]},
+            subuids={SPAMMER[0]: (700000, 65536)},
+        )
+        self._settings = settings
+        self.daemon: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        self.lab.__enter__()
+        try:
+            self.start_sink()
+            self.configure()
+        except BaseException:
+            self.lab.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self.daemon is not None and error is not None:
+            print("--- daemon said ---\n" + self.stderr())
+            print("--- event log ---\n" + "\n".join(self.log_lines()[-40:]))
+        self.lab.close()
+
+    @property
+    def config(self) -> str:
+        return str(self.lab.directory / "smtpguard.yaml")
+
+    def configure(self, **settings: Any) -> None:  # noqa: ANN401 - YAML values
+        """Write the configuration; later calls change some keys."""
+        self._settings |= settings
+        directory = str(self.lab.directory)
+        values: dict[str, Any] = {
+            "version": 1,
+            "dry_run": False,
+            "cgroup": self.lab.cgroup,
+            "log": {"path": f"{directory}/events.log"},
+            "state": {"path": f"{directory}/state.db"},
+            "control": {"socket": f"{directory}/control.sock"},
+            **self._settings,
+        }
+        Path(self.config).write_text(yaml.safe_dump(values), "utf-8")
+
+    def start_sink(self) -> None:
+        sink = self.lab.start([sys.executable, str(Path(__file__).with_name("sink.py"))], net=self.lab.peer)
+        assert sink.stdout is not None
+        assert sink.stdout.readline() == "ready\n"
+
+    def start(self, *words: str, ready: bool = True) -> subprocess.Popen[str]:
+        """Start the daemon and wait until `status` says it is ready."""
+        with (self.lab.directory / "stderr").open("a") as stderr:
+            self.daemon = self.lab.start([*SMTPGUARD, "run", "--config", self.config, *words], stderr=stderr)
+        if ready:
+            self.wait_ready()
+        return self.daemon
+
+    def wait_ready(self, seconds: float = 6) -> None:
+        """Ready within 2 s is the bar; three times that is the deadline."""
+
+        def look() -> bool:
+            assert self.daemon is not None
+            assert self.daemon.poll() is None, f"the daemon ended: {self.daemon.returncode}\n{self.stderr()}"
+            return self.cli("status").returncode == 0
+
+        wait_for(look, seconds)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.daemon is not None
+        os.kill(self.daemon.pid, number)
+        return self.daemon.wait(10)
+
+    def stderr(self) -> str:
+        path = self.lab.directory / "stderr"
+        return path.read_text("utf-8", "replace") if path.exists() else ""
+
+    def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a smtpguard command as root in the guarded namespace."""
+        return self.lab.run([*SMTPGUARD, words[0], "--config", self.config, *words[1:]])
+
+    def nft(self, *words: str) -> str:
+        done = self.lab.run(["nft", *words])
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def log_lines(self) -> list[str]:
+        path = self.lab.directory / "events.log"
+        return path.read_text("ascii").splitlines() if path.exists() else []
+
+    def events(self, event: str | None = None) -> list[Mapping[str, str]]:
+        """The event log as dictionaries, quotes removed."""
+        rows = [{k: v.strip('"') for k, v in _LINE.findall(line)} for line in self.log_lines()]
+        return [row for row in rows if event is None or row["EVENT"] == event]
+
+    def begin(
+        self, user: tuple[str, int], count: int = 1, rate: float = 0, port: int = 25, to: Sequence[str] = (PEER4,)
+    ) -> subprocess.Popen[str]:
+        """Start a tenant's program that opens connections."""
+        words = ["connect", "--uid", str(user[1]), "--count", str(count), "--rate", str(rate), "--port", str(port)]
+        return self.lab.start([*CLIENT, *words, "--list-passed", *to], inside=True)
+
+    def outcome(self, child: subprocess.Popen[str]) -> Outcome:
+        text, _ = child.communicate(timeout=60)
+        found = json.loads(text)
+        return Outcome(found["ok"], found["refused"], found["errors"], found["first_refused"], found["passed"])
+
+    def connect(
+        self, user: tuple[str, int], count: int = 1, rate: float = 0, port: int = 25, to: Sequence[str] = (PEER4,)
+    ) -> Outcome:
+        return self.outcome(self.begin(user, count, rate, port, to))
+
+    def session(self, user: tuple[str, int], seconds: float = 10, to: str = PEER4) -> subprocess.Popen[str]:
+        """Start a tenant's program that keeps one session open; returns when it is open."""
+        words = ["session", "--uid", str(user[1]), "--seconds", str(seconds), to]
+        child = self.lab.start([*CLIENT, *words], inside=True)
+        assert child.stdout is not None
+        assert child.stdout.readline() == "open\n"
+        return child
