@@ -11,6 +11,11 @@ from smtpguard import __version__
 from smtpguard.cli.common import GuardGroup
 
 _COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("smtpguard.cli.run", "Watch, decide and respond, in the foreground."),
+    "status": ("smtpguard.cli.status", "Is it guarding, by what, and what has it lost."),
+    "blocks": ("smtpguard.cli.blocks", "Who is refused or allowed now."),
+    "block": ("smtpguard.cli.block", "Refuse a user's SMTP for a time."),
+    "unblock": ("smtpguard.cli.unblock", "Let a user send again."),
     "demo": ("smtpguard.cli.demo", "Show a hacked site being stopped, in namespaces of its own."),
 }
 """Command name to (module, one-line help); the module has a click command named `command`."""

@@ -20,6 +20,7 @@ from smtpguard.demo.lab import PEER4, Lab
 SMTPGUARD = [sys.executable, "-m", "smtpguard"]
 CLIENT = [sys.executable, "-m", "smtpguard.demo.client"]
 SPAMMER, INNOCENT, OTHER = ("web01", 61101), ("web02", 61102), ("web03", 61103)
+ROOT, POSTFIX, SHARED = ("root", 0), ("postfix", 89), ("webapps", 61104)
 _LINE = re.compile(r'(\w+)=("[^"]*"|\S+)')
 
 
@@ -53,7 +54,7 @@ class Host:
 
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - YAML values
         self.lab = Lab(
-            dict([SPAMMER, INNOCENT, OTHER]),
+            dict([SPAMMER, INNOCENT, OTHER, POSTFIX, SHARED]),
             groups={"mailers": [OTHER[0]]},
             subuids={SPAMMER[0]: (700000, 65536)},
         )

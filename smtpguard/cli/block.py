@@ -1,0 +1,47 @@
+"""`smtpguard block USER`: refuse a user's SMTP for a time; with --source, fail2ban's way in."""
+
+import click
+
+from smtpguard.cli.common import config_option
+
+
+@click.command("block")
+@config_option
+@click.argument("user", metavar="USER", required=False)
+@click.option("--for", "span", default="1h", metavar="D", show_default=True, help="How long: 30m, 2h, 1d, or seconds.")
+@click.option("--reason", default="", metavar="T", help="Kept with the block and shown to people.")
+@click.option("--force", is_flag=True, help="Even if the user is exempt.")
+@click.option("--source", metavar="fail2ban:JAIL", help="Who asks; for fail2ban's action.")
+@click.option("--uid", type=str, metavar="N", help="With --source: the uid of the user.")
+@click.option("--at", "at_s", type=float, metavar="T", help="With --source: when the ban began, seconds since 1970.")
+def command(
+    config_path: str | None,
+    user: str | None,
+    span: str,
+    reason: str,
+    force: bool,
+    source: str | None,
+    uid: str | None,
+    at_s: float | None,
+) -> None:
+    """Refuse all SMTP of USER for a time, open sessions included.
+
+    It is enforced even in dry run, and says so. Root is never blocked, an exempt user only with --force.
+    """
+    from smtpguard.cli.client import ask
+    from smtpguard.cli.source import check_source, check_uid
+    from smtpguard.cli.times import parse_span
+    from smtpguard.settings_file import load_settings
+
+    if source is None and (uid is not None or at_s is not None):
+        raise click.UsageError("--uid and --at go with --source")
+    number = check_uid(uid)
+    if user is None and number is None:
+        raise click.UsageError("whom? Give USER, a name or uid:N")
+    settings = load_settings(config_path)
+    args: dict[str, object] = {"user": user, "for_ns": parse_span(span, endless=source is not None), "reason": reason}
+    if source is None:
+        answer = ask(settings.control_socket, "block", **args, force=force)
+    else:
+        answer = ask(settings.control_socket, "block", **args, source=check_source(source), uid=number, at=at_s)
+    click.echo(answer["text"])

@@ -1,0 +1,48 @@
+"""`smtpguard blocks`: blocks, throttles and allowances in force."""
+
+from typing import Any
+
+import click
+
+from smtpguard.cli.common import config_option, json_option, print_json, print_table
+
+
+@click.command("blocks")
+@config_option
+@json_option
+def command(config_path: str | None, as_json: bool) -> None:
+    """Show who is refused or allowed now: until when, by whom, why, and how much was refused so far."""
+    import time
+
+    from smtpguard.cli.client import ask
+    from smtpguard.cli.times import render_moment, render_span
+    from smtpguard.settings_file import load_settings
+
+    settings = load_settings(config_path)
+    answer = ask(settings.control_socket, "blocks")
+    if as_json:
+        print_json(answer["blocks"])
+        return
+    rows: list[dict[str, Any]] = answer["blocks"]
+    if not rows:
+        click.echo("Nobody is blocked, throttled or allowed.")
+        return
+    now = time.time()
+    head = ("USER", "UID", "KIND", "UNTIL", "LEFT", "BY", "MODE", "REFUSED", "WHY")
+    print_table(
+        head,
+        [
+            (
+                row["user"],
+                str(row["uid"]),
+                row["kind"],
+                render_moment(row["until"]),
+                render_span(row["until"] - now),
+                row["by"],
+                row["mode"],
+                str(row["refused"]),
+                row["why"],
+            )
+            for row in rows
+        ],
+    )

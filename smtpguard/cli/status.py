@@ -1,0 +1,57 @@
+"""`smtpguard status`: is it guarding, by what, and what has it lost."""
+
+from typing import Any
+
+import click
+
+from smtpguard.cli.common import EXIT_NO_DAEMON, config_option, json_option, print_json
+
+
+@click.command("status")
+@config_option
+@json_option
+@click.pass_context
+def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
+    """Show sources, losses, enforcement, refusals and versions.
+
+    Exits 3 until sources and enforcement are in place, then 0.
+    """
+    from smtpguard.cli.client import ask
+    from smtpguard.settings_file import load_settings
+
+    settings = load_settings(config_path)
+    answer = ask(settings.control_socket, "status")
+    status: dict[str, Any] = answer["status"]
+    if as_json:
+        print_json(status)
+    else:
+        for line in render_status(status):
+            click.echo(line)
+    if not status["ready"]:
+        ctx.exit(EXIT_NO_DAEMON)
+
+
+def render_status(status: dict[str, Any]) -> list[str]:
+    """The status as lines for people; what is wrong stands first."""
+    from smtpguard.cli.times import render_moment, render_span
+
+    lines = [f"!! {text}" for text in status["troubles"]]
+    mode = {"dry-run": "dry run: nobody is refused", "enforce": "enforcing", "off": "OFF: nobody is refused"}
+    lines.append(
+        f"smtpguard {status['version']}, pid {status['pid']}, up {render_span(status['uptime'])}, {mode[status['mode']]}"
+    )
+    if status["off_until"] is not None:
+        lines.append(f"  off until    {render_moment(status['off_until'])}; `smtpguard on` ends it")
+    for source in status["sources"]:
+        tail = f": {source['why']}" if source["why"] else ""
+        lines.append(
+            f"  source       {source['name']:<9} {source['state']:<8} {source['events']} seen, {source['lost']} lost, "
+            f"{source['garbled']} garbled{tail}"
+        )
+    lines.extend(f"  enforcement  {means['name']:<9} {means['state']}" for means in status["enforcement"])
+    lines.append(
+        f"  blocks       {status['blocks']} blocked, {status['throttles']} throttled, "
+        f"{status['would']} would be; {status['refused']} attempts refused"
+    )
+    lines.extend(f"  {name:<12} {text}" for name, text in status["parts"].items())
+    return lines

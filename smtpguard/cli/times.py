@@ -1,0 +1,48 @@
+"""Durations and times as people write and read them on the command line."""
+
+import re
+from datetime import UTC, datetime
+
+import click
+
+from smtpguard.model import NS
+from smtpguard.settings_file import parse_duration
+
+_SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
+
+
+def parse_span(text: str, *, endless: bool = False) -> int | None:
+    """`30s 1m 1h 7d`, or plain seconds, as nanoseconds; a usage error (exit 2) else.
+
+    Args:
+        text: What the person, or fail2ban, wrote.
+        endless: Accept fail2ban's -1 for a ban without end, as None: the daemon has a longest block.
+    """
+    if endless and text == "-1":
+        return None
+    if _SECONDS.fullmatch(text):
+        span_ns = round(float(text) * NS)
+    else:
+        try:
+            span_ns = parse_duration(text)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--for") from None
+    if span_ns <= 0:
+        raise click.BadParameter("it must be longer than nothing", param_hint="--for")
+    return span_ns
+
+
+def render_moment(wall_s: float) -> str:
+    """A moment, local, with offset: `2026-02-18 13:39:28+01:00`."""
+    return datetime.fromtimestamp(wall_s, UTC).astimezone().isoformat(" ", "seconds")
+
+
+def render_span(seconds: float) -> str:
+    """A duration in two units at most: `1h 5m`."""
+    rest = max(0, round(seconds))
+    words = []
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, rest = divmod(rest, size)
+        if count:
+            words.append(f"{count}{unit}")
+    return " ".join(words[:2]) or "0s"

@@ -1,0 +1,42 @@
+"""`smtpguard unblock USER`: let a user send again, from empty windows."""
+
+import click
+
+from smtpguard.cli.common import config_option
+
+
+@click.command("unblock")
+@config_option
+@click.argument("user", metavar="USER", required=False)
+@click.option("--all", "everybody", is_flag=True, help="Everybody who is blocked or throttled.")
+@click.option("--reason", default="", metavar="T", help="Written to the event log.")
+@click.option("--source", metavar="fail2ban:JAIL", help="End only this source's block; for fail2ban's action.")
+@click.option("--uid", type=str, metavar="N", help="With --source: the uid of the user.")
+def command(
+    config_path: str | None, user: str | None, everybody: bool, reason: str, source: str | None, uid: str | None
+) -> None:
+    """End every block and throttle of USER, empty his windows, forget his escalation, and tell fail2ban.
+
+    Works without the daemon too: then the kernel and the state file are changed directly.
+    """
+    from smtpguard.cli.client import ask
+    from smtpguard.cli.source import check_source, check_uid
+    from smtpguard.errors import NoDaemonError
+    from smtpguard.settings_file import load_settings
+
+    number = check_uid(uid)
+    if source is None and uid is not None:
+        raise click.UsageError("--uid goes with --source")
+    if everybody == (user is not None or number is not None):
+        raise click.UsageError("whom? Give USER, a name or uid:N, or --all")
+    settings = load_settings(config_path)
+    args: dict[str, object] = {"user": user, "reason": reason, "all": everybody, "uid": number}
+    if source is not None:
+        args["source"] = check_source(source)
+    try:
+        answer = ask(settings.control_socket, "unblock", **args)
+    except NoDaemonError:
+        from smtpguard.daemon.offline import unblock
+
+        answer = {"text": unblock(settings, user=user, uid=number, everybody=everybody, source=source)}
+    click.echo(answer["text"])
