@@ -38,7 +38,8 @@ def render_status(status: dict[str, Any]) -> list[str]:
     lines = [f"!! {text}" for text in status["troubles"]]
     mode = {"dry-run": "dry run: nobody is refused", "enforce": "enforcing", "off": "OFF: nobody is refused"}
     lines.append(
-        f"smtpguard {status['version']}, pid {status['pid']}, up {render_span(status['uptime'])}, {mode[status['mode']]}"
+        f"smtpguard {status['version']}, pid {status['pid']}, "
+        f"up {render_span(status['uptime'])}, {mode[status['mode']]}"
     )
     if status["off_until"] is not None:
         lines.append(f"  off until    {render_moment(status['off_until'])}; `smtpguard on` ends it")

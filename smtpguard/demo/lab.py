@@ -30,6 +30,8 @@ HOST4, PEER4 = "192.0.2.1", "192.0.2.2"
 HOST6, PEER6 = "2001:db8:1::1", "2001:db8:1::2"
 ANY4, ANY6 = "198.18.0.0/15", "2001:db8:2::/48"
 """Networks of which the peer answers every address, so that traffic can fan out."""
+BLACKHOLE4 = "203.0.113.0/24"
+"""A network that swallows everything."""
 
 _COMMAND_TIMEOUT_S = 20
 
@@ -137,6 +139,7 @@ class Lab:
             self.ip(net, "address", "add", f"{address6}/64", "dev", link, "nodad")
             self.ip(net, "link", "set", link, "up")
         self.ip(self.host, "route", "add", ANY4, "via", PEER4)
+        self.ip(self.host, "route", "add", BLACKHOLE4, "via", PEER4)
         self.ip(self.host, "route", "add", ANY6, "via", PEER6)
         self.ip(self.peer, "route", "add", "local", ANY4, "dev", "lo")
         self.ip(self.peer, "route", "add", "local", ANY6, "dev", "lo")
