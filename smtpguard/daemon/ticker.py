@@ -1,0 +1,39 @@
+"""Chores of the loop: something to do every so often, one part for each."""
+
+from collections.abc import Callable, Sequence
+
+
+class Ticker:
+    """Calls a function at fixed pauses, as a part of the loop.
+
+    Args:
+        pause_ns: Time between two calls.
+        chore: Gets the time (CLOCK_BOOTTIME).
+        now_ns: When the first pause begins.
+    """
+
+    def __init__(self, pause_ns: int, chore: Callable[[int], None], now_ns: int) -> None:
+        self._pause_ns = pause_ns
+        self._chore = chore
+        self._due_ns = now_ns + pause_ns
+
+    def filenos(self) -> Sequence[int]:
+        """None: it only waits for time."""
+        return ()
+
+    def writers(self) -> Sequence[int]:
+        """None: it only waits for time."""
+        return ()
+
+    def on_ready(self, fileno: int) -> None:
+        """Never called."""
+
+    def next_deadline(self) -> int:
+        """When the next call is due."""
+        return self._due_ns
+
+    def on_time(self, now_ns: int) -> None:
+        """Call the chore if it is due; a late call is not made up for."""
+        if now_ns >= self._due_ns:
+            self._due_ns = now_ns + self._pause_ns
+            self._chore(now_ns)
