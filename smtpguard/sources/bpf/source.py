@@ -162,3 +162,8 @@ class BpfSource:
         if self._guard is not None:
             self._guard.close()
             self._guard = None
+
+
+def make_source(settings: Settings) -> BpfSource:
+    """The registry's way in: an unopened source."""
+    return BpfSource(settings)
