@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets up what `make run` and `make test` need. `run`: the virtual environment and the system libraries that
-# smtpguard uses. `test`: the test tools, unpacked below .cache rather than installed. Run from the project's root.
+# smtpguard uses. `test`: the test tools, unpacked below .cache rather than installed. `bpf [DIRECTORY]`: rebuilds the
+# BPF objects, in place or into a directory. Run from the project's root.
 set -euo pipefail
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -45,6 +46,55 @@ install_system() {
   fi
 }
 
+# The compiler of the committed BPF objects: clang 14, because another version writes other instructions.
+BPF_SOURCES=smtpguard/sources/bpf
+BPF_TOOLS=.cache/bpf-tools
+BPF_PACKAGES=(clang-14 libclang-cpp14 libllvm14 llvm-14 libbpf-dev linux-libc-dev
+  libedit2 libbsd0 libmd0 libxml2 libicu72 libz3-4)
+
+setup_bpf_tools() {
+  [ ! -e "$BPF_TOOLS/.complete" ] || return 0
+  if ! command -v apt-get >/dev/null; then
+    say "no apt-get, so no clang 14: the BPF objects are used as committed"
+    return 1
+  fi
+  local downloads
+  downloads=$(mktemp -d)
+  if ! (cd "$downloads" && apt-get download -q "${BPF_PACKAGES[@]}") >/dev/null 2>&1; then
+    [ "$(id -u)" != 0 ] || apt-get update -q >/dev/null
+    if ! (cd "$downloads" && apt-get download -q "${BPF_PACKAGES[@]}") >/dev/null; then
+      rm -rf "$downloads"
+      say "clang 14 can't be downloaded: the BPF objects are used as committed"
+      return 1
+    fi
+  fi
+  local package
+  mkdir -p "$BPF_TOOLS"
+  for package in "$downloads"/*.deb; do
+    dpkg -x "$package" "$BPF_TOOLS"
+  done
+  rm -rf "$downloads"
+  touch "$BPF_TOOLS/.complete"
+}
+
+build_bpf() {
+  local out machine tools source
+  machine=$(uname -m)-linux-gnu
+  tools=$PWD/$BPF_TOOLS/usr
+  out=$(realpath "${1:-$BPF_SOURCES}")
+  (
+    cd "$BPF_SOURCES"  # file names in the line information are relative, so that any checkout builds the same bytes
+    export LD_LIBRARY_PATH=$tools/lib/$machine:$tools/lib/llvm-14/lib
+    for source in *.bpf.c; do
+      "$tools/lib/llvm-14/bin/clang" -O2 -g -Wall -Wextra -Werror -target bpf -mcpu=v2 -nostdinc \
+        -fdebug-compilation-dir=. -isystem "$tools/include" -isystem "$tools/include/$machine" \
+        -c "$source" -o "$out/${source%.c}.o"
+      "$tools/lib/llvm-14/bin/llvm-strip" -g "$out/${source%.c}.o"
+    done
+    sha256sum ./*.bpf.[ch] | sed 's|\./||' >"$out/SOURCES.sha256"
+  )
+}
+
 setup_run() {
   install_system
   local python
@@ -60,10 +110,12 @@ setup_test() {
   # Dependency groups (PEP 735) need a newer pip than Debian 12 ships.
   .venv/bin/python -m pip install -q --disable-pip-version-check --upgrade 'pip>=25.1'
   .venv/bin/python -m pip install -q --disable-pip-version-check --group test -e .
+  setup_bpf_tools || true
 }
 
 case "${1:-}" in
   run) setup_run ;;
   test) setup_test ;;
-  *) say "usage: config/setup.sh run|test"; exit 2 ;;
+  bpf) setup_bpf_tools && build_bpf "${2:-}" ;;
+  *) say "usage: config/setup.sh run|test|bpf [DIRECTORY]"; exit 2 ;;
 esac

@@ -1,0 +1,275 @@
+"""One loaded and attached copy of connect.bpf.o, and its maps as operations on users, networks and times.
+
+Several guards live side by side, each with its own maps; a connect() is refused if any of them refuses it. Nothing is
+pinned: program, maps and attachment end with the process, SIGKILL included. The guard refuses nobody until
+`set_enforcing(on=True)`.
+"""
+
+import errno
+import logging
+import os
+import socket
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from smtpguard.errors import EnforceError, GuardError, SourceError
+from smtpguard.settings import Network
+from smtpguard.sources.bpf import maps
+from smtpguard.sources.bpf.libbpf import BpfError, BpfObject, Link, Map, Ring, describe
+from smtpguard.sources.bpf.ranges import RangeTable
+
+_log = logging.getLogger(__name__)
+
+_OBJECT = Path(__file__).with_name("connect.bpf.o")
+_PROGRAMS = ("smtpguard_v4", "smtpguard_v6")
+_SO_NETNS_COOKIE = 71
+RING_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """What this kernel, with these capabilities, lets the program ask.
+
+    Attributes:
+        pid: The caller's process id; refused in this program type by kernels before 6.10.
+        comm: The caller's name; needs CAP_PERFMON.
+        netns: The network namespace; without it a container's uid is taken for the host's.
+    """
+
+    pid: bool = True
+    comm: bool = True
+    netns: bool = True
+
+    def missing(self) -> list[str]:
+        """What events will lack, for people."""
+        texts = {
+            "pid": "no process ids: this kernel refuses bpf_get_current_pid_tgid here",
+            "comm": "no process names: CAP_PERFMON is lacking, or this kernel refuses bpf_get_current_comm here",
+            "netns": "network namespaces are not told apart: a container's uid counts as the host's",
+        }
+        return [text for name, text in texts.items() if not getattr(self, name)]
+
+
+_PREFERENCES = (
+    Features(),
+    Features(comm=False),
+    Features(pid=False),
+    Features(pid=False, comm=False),
+    Features(netns=False),
+    Features(comm=False, netns=False),
+    Features(pid=False, comm=False, netns=False),
+)
+
+
+def read_netns_cookie() -> int | None:
+    """SO_NETNS_COOKIE (kernel 5.14) of our own network namespace; None if the kernel does not tell."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            return int(struct.unpack("=Q", sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))[0])
+        except OSError:
+            return None
+
+
+class Guard:
+    """The program in the kernel.
+
+    Args:
+        cgroup: Directory of the cgroup v2 hierarchy to attach to.
+        ring_bytes: Size of the event ring, a power of two of pages.
+        preferences: Sets of features to try, best first.
+    """
+
+    def __init__(
+        self, cgroup: Path, *, ring_bytes: int = RING_BYTES, preferences: Iterable[Features] = _PREFERENCES
+    ) -> None:
+        self.cgroup = cgroup
+        self._links: list[Link] = []
+        self._closers: list[Ring | maps.ConfigPage | BpfObject] = []
+        try:
+            self._object, self.features = self._load(ring_bytes, preferences)
+            self._closers.append(self._object)
+            self._open_maps()
+            self._attach()
+        except BpfError as error:
+            self.close()
+            raise describe(error, "the BPF maps can't be used") from error
+        except GuardError:
+            self.close()
+            raise
+
+    @staticmethod
+    def _load(ring_bytes: int, preferences: Iterable[Features]) -> tuple[BpfObject, Features]:
+        failure: BpfError | None = None
+        for features in preferences:
+            constants = bytes([features.pid, features.comm, features.netns])
+            try:
+                return (
+                    BpfObject(_OBJECT.read_bytes(), "connect", constants=constants, sizes={"events": ring_bytes}),
+                    features,
+                )
+            except BpfError as error:
+                failure = error
+                if error.errno == errno.EPERM:
+                    break
+        if failure is None:
+            raise SourceError("no set of features to try", where="bpf")
+        for line in getattr(failure, "__notes__", [])[-1:]:
+            _log.debug("bpf: last attempt: %s", line)
+        raise describe(
+            failure,
+            "this kernel does not load the BPF program",
+            fix="it needs ring buffers (5.8, or EL 8) and cgroup/connect hooks; use another source",
+        ) from failure
+
+    def _open_maps(self) -> None:
+        self.config = maps.ConfigPage(self._object.map("config"))
+        self._closers.insert(0, self.config)
+        own = read_netns_cookie() if self.features.netns else 0
+        self.config.fields.own_netns = own or 0
+        self.knows_own_netns = own is not None
+        self._ports = self._object.map("ports")
+        self._guarded: frozenset[int] = frozenset()
+        self._lost = self._object.map("lost")
+        self._deny = self._object.map("deny")
+        self._ranges = RangeTable(self._object.map("deny_ranges"))
+        self._exempt = maps.KeySet(self._object.map("exempt_uids"))
+        self._owners = maps.KeySet(self._object.map("owners"))
+        self._pass = {4: maps.KeySet(self._object.map("pass4")), 6: maps.KeySet(self._object.map("pass6"))}
+        self.events = self._object.ring("events")
+        self._closers.insert(0, self.events)
+
+    def _attach(self) -> None:
+        try:
+            descriptor = os.open(self.cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise SourceError(
+                f"can't be opened: {error.strerror}", where=str(self.cgroup), fix="check cgroup"
+            ) from error
+        try:
+            for program in _PROGRAMS:
+                self._links.append(self._object.attach(program, descriptor))
+        except BpfError as error:
+            raise describe(
+                error,
+                f"the BPF program can't be attached to {self.cgroup}",
+                fix="it must be a directory of the cgroup v2 hierarchy; bpf links need kernel 5.7",
+            ) from error
+        finally:
+            os.close(descriptor)
+
+    def map(self, name: str) -> Map:
+        """One of the program's maps, for what has no operation here."""
+        return self._object.map(name)
+
+    def is_attached(self) -> bool:
+        """Whether both programs still are; somebody may have detached them, or removed the cgroup."""
+        return bool(self._links) and all(link.is_attached() for link in self._links)
+
+    def set_ports(self, ports: Iterable[int]) -> None:
+        """Guard exactly these destination ports."""
+        wanted = frozenset(ports)
+        for port in wanted - self._guarded:
+            self._ports.update(struct.pack("=I", port), struct.pack("=I", maps.PORT_GUARDED))
+        for port in self._guarded - wanted:
+            self._ports.update(struct.pack("=I", port), struct.pack("=I", 0))
+        self._guarded = wanted
+
+    @property
+    def ports(self) -> frozenset[int]:
+        """The ports that are guarded now."""
+        return self._guarded
+
+    def set_enforcing(self, *, on: bool) -> None:
+        """Whether what the maps say is carried out. Off at start: dry run turns it on only for a person's block."""
+        self.config.set_flag(maps.FLAG_ENFORCE, on=on)
+
+    def is_enforcing(self) -> bool:
+        """Whether refusals are carried out."""
+        return bool(self.config.fields.flags & maps.FLAG_ENFORCE)
+
+    def replace_passes(self, uids: Iterable[tuple[int, int]], networks: Iterable[Network], *, loopback: bool) -> None:
+        """Replace what passes in spite of everything. Raises EnforceError.
+
+        Args:
+            uids: Inclusive (first, last) ranges.
+            networks: Destinations.
+            loopback: Whether 127.0.0.0/8 and ::1 pass.
+        """
+        prefixes = [p for first, last in uids for p in maps.split_range(first, last - first + 1)]
+        keys: dict[int, list[bytes]] = {4: [], 6: []}
+        for network in networks:
+            version, key = maps.pack_network(network)
+            keys[version].append(key)
+        try:
+            self._exempt.replace(maps.pack_uid_prefix(*p) for p in prefixes)
+            for version, table in self._pass.items():
+                table.replace(keys[version])
+        except BpfError as error:
+            raise _refused("what passes can't be written", error) from error
+        self.config.set_flag(maps.FLAG_LOOPBACK, on=loopback)
+
+    def replace_owners(self, ranges: Iterable[tuple[int, int, int]]) -> None:
+        """Say who owns which subordinate uids, as (first, count, owner). Raises EnforceError."""
+        entries = {
+            maps.pack_uid_prefix(*prefix): struct.pack("=I", owner)
+            for first, count, owner in ranges
+            for prefix in maps.split_range(first, count)
+        }
+        try:
+            self._owners.replace(entries)
+        except BpfError as error:
+            raise _refused("the owners of subordinate uids can't be written", error) from error
+
+    def _netns_key(self, netns: int | None) -> int:
+        return 0 if netns is None or netns == self.config.fields.own_netns else netns
+
+    def put_deny(self, uid: int, netns: int | None, block_ns: int, throttle_ns: int) -> None:
+        """Refuse a uid in a network namespace (None: our own) until these ends; 0 for none. Raises EnforceError."""
+        key = maps.pack_subject(uid, self._netns_key(netns))
+        try:
+            if block_ns or throttle_ns:
+                self._deny.update(key, maps.pack_ends(block_ns, throttle_ns))
+            else:
+                self._deny.delete(key)
+        except BpfError as error:
+            raise _refused(f"a refusal of uid {uid} can't be written", error) from error
+
+    def put_deny_ranges(
+        self, holder: tuple[int, int | None, str], ranges: Iterable[tuple[int, int]], block_ns: int, throttle_ns: int
+    ) -> None:
+        """Refuse exactly these (first, count) ranges on a holder's behalf, in any namespace. Raises EnforceError."""
+        try:
+            self._ranges.put(holder, ranges, (block_ns, throttle_ns))
+        except BpfError as error:
+            raise _refused(f"a refusal of the ranges of uid {holder[0]} can't be written", error) from error
+
+    def read_denies(self) -> list[tuple[int, int | None, int, int]]:
+        """What the kernel holds: (uid, netns, block_ns, throttle_ns), ended ones too. Raises EnforceError."""
+        try:
+            items = list(self._deny.items())
+        except BpfError as error:
+            raise _refused("the refusals can't be read", error) from error
+        return [
+            (uid, netns or None, *maps.unpack_ends(v)) for k, v in items for uid, netns in (maps.unpack_subject(k),)
+        ]
+
+    def read_lost(self) -> int:
+        """Events the full ring dropped since the program was loaded. Raises BpfError."""
+        value = self._lost.lookup(struct.pack("=I", 0)) or b""
+        return sum(struct.unpack(f"={len(value) // 8}Q", value))
+
+    def close(self) -> None:
+        """Detach and unload; may be called twice."""
+        for link in self._links:
+            link.close()
+        self._links.clear()
+        for closer in self._closers:
+            closer.close()
+        self._closers.clear()
+
+
+def _refused(what: str, error: BpfError) -> EnforceError:
+    fix = "the map is full: fewer entries" if error.errno in (errno.E2BIG, errno.ENOSPC) else None
+    return EnforceError(f"{what}: {error.strerror}", where="bpf", fix=fix)

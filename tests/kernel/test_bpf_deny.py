@@ -1,0 +1,229 @@
+"""The bpf enforcer against the real kernel: who is refused, who never is, and when it ends."""
+
+import errno
+import ipaddress
+import os
+import threading
+import time
+from collections.abc import Generator
+
+import pytest
+
+from smtpguard.actions.base import Deny, Passes
+from smtpguard.actions.bpf_deny import BpfDeny
+from smtpguard.model import NS, Subject
+from smtpguard.sources.bpf.source import now_ns
+from tests.kernel.bpf_lab import (
+    ADDRESS4,
+    ADDRESS6,
+    MPTCP,
+    OTHER4,
+    Lab,
+    block,
+    dial,
+    dials,
+    open_lab,
+    random_uid,
+    run_as,
+    unshare_net,
+    unshare_user,
+)
+
+pytestmark = pytest.mark.kernel
+
+OPEN, REFUSED = errno.ECONNREFUSED, errno.EPERM
+
+
+@pytest.fixture
+def lab() -> Generator[Lab]:
+    with open_lab() as lab:
+        yield lab
+
+
+@pytest.fixture
+def enforcer(lab: Lab) -> BpfDeny:
+    lab.source.guard.set_enforcing(on=True)
+    enforcer = BpfDeny(lab.source.guard)
+    enforcer.apply_passes(Passes())
+    return enforcer
+
+
+@pytest.mark.parametrize("address", [ADDRESS4, ADDRESS6, f"::ffff:{ADDRESS4}", "0.0.0.0", "::", "::ffff:0.0.0.0"])
+def test_each_kind_of_address_is_refused(lab: Lab, enforcer: BpfDeny, address: str) -> None:
+    uid = random_uid()
+    enforcer.apply_passes(Passes(loopback=False))
+    enforcer.apply_deny(block(uid))
+    assert dials(uid, lab.cgroup, address) == [REFUSED]
+    assert [(event.result, event.refused_by) for event in lab.events()] == [("refused", "block")]
+
+
+def test_nonblocking_and_mptcp_are_refused_and_other_ports_pass(lab: Lab, enforcer: BpfDeny) -> None:
+    uid = random_uid()
+    enforcer.apply_deny(block(uid))
+    results = run_as(uid, lab.cgroup, lambda: [dial(nonblocking=True), dial(protocol=MPTCP), dial(port=80)])
+    assert results == [REFUSED, REFUSED, OPEN]
+
+
+def test_a_user_namespace_hides_no_uid(lab: Lab, enforcer: BpfDeny) -> None:
+    uid = random_uid()
+    enforcer.apply_deny(block(uid))
+
+    def client() -> tuple[int, int]:
+        unshare_user()
+        return os.getuid(), dial()
+
+    inside, result = run_as(uid, lab.cgroup, client)
+    assert inside != uid
+    assert result == REFUSED
+    assert [event.uid for event in lab.events()] == [uid]
+
+
+def test_others_go_on_and_root_is_never_refused(lab: Lab, enforcer: BpfDeny) -> None:
+    uid = random_uid()
+    enforcer.apply_passes(Passes(uids=()))
+    enforcer.apply_deny(block(uid))
+    guard, until_ns = lab.source.guard, now_ns() + 60 * NS
+    guard.put_deny(0, None, until_ns, until_ns)
+    guard.put_deny_ranges((0, None, "block"), [(0, 1)], until_ns, 0)
+    assert dials(uid, lab.cgroup, ADDRESS4) == [REFUSED]
+    assert dials(uid + 1, lab.cgroup, ADDRESS4) == [OPEN]
+    assert dials(0, lab.cgroup, ADDRESS4) == [OPEN]
+
+
+def test_exempt_users_destinations_and_loopback_pass_while_denied(lab: Lab, enforcer: BpfDeny) -> None:
+    uid = random_uid()
+    targets = (ADDRESS4, OTHER4, "127.0.0.1", "::1", f"::ffff:{OTHER4}", ADDRESS6)
+    enforcer.apply_deny(block(uid))
+    network4, network6 = ipaddress.ip_network(f"{OTHER4}/32"), ipaddress.ip_network("2001:db8::/64")
+    enforcer.apply_passes(Passes(networks=(network4, network6)))
+    assert dials(uid, lab.cgroup, *targets) == [REFUSED, OPEN, OPEN, OPEN, OPEN, OPEN]
+    enforcer.apply_passes(Passes(loopback=False))
+    assert dials(uid, lab.cgroup, *targets) == [REFUSED] * 6
+    enforcer.apply_passes(Passes(loopback=False, networks=(ipaddress.ip_network("127.0.0.1/32"),)))
+    assert dials(uid, lab.cgroup, *targets) == [REFUSED, REFUSED, OPEN, REFUSED, REFUSED, REFUSED]
+    enforcer.apply_passes(Passes(uids=((0, 0), (uid - 3, uid))))
+    assert dials(uid, lab.cgroup, *targets) == [OPEN] * 6
+    enforcer.apply_passes(Passes(uids=((0, 0), (uid + 1, uid + 9))))
+    assert dials(uid, lab.cgroup, ADDRESS4) == [REFUSED]
+
+
+def test_dry_run_refuses_nobody_whatever_the_maps_say(lab: Lab) -> None:
+    uid = random_uid()
+    BpfDeny(lab.source.guard).apply_deny(block(uid))
+    assert dials(uid, lab.cgroup, ADDRESS4) == [OPEN]
+    assert [event.result for event in lab.events()] == ["allowed"]
+    lab.source.guard.set_enforcing(on=True)  # a person's block in dry run
+    assert dials(uid, lab.cgroup, ADDRESS4) == [REFUSED]
+
+
+def test_a_deny_ends_by_itself_and_by_release(lab: Lab, enforcer: BpfDeny) -> None:
+    uid = random_uid()
+    enforcer.apply_deny(block(uid, seconds=1))
+    assert dials(uid, lab.cgroup, ADDRESS4) == [REFUSED]
+    time.sleep(1.05)
+    assert dials(uid, lab.cgroup, ADDRESS4) == [OPEN]
+    assert enforcer.read_denies() == []
+    deny = block(uid)
+    enforcer.apply_deny(deny)
+    assert enforcer.read_denies() == [deny]
+    enforcer.apply_release(deny.subject, "throttle")
+    assert dials(uid, lab.cgroup, ADDRESS4) == [REFUSED]
+    enforcer.apply_release(deny.subject, "block")
+    enforcer.apply_release(deny.subject, "block")
+    assert dials(uid, lab.cgroup, ADDRESS4) == [OPEN]
+
+
+def test_block_and_throttle_are_told_apart_and_the_later_call_wins(lab: Lab, enforcer: BpfDeny) -> None:
+    subject = Subject(uid=random_uid())
+    enforcer.apply_deny(Deny(subject=subject, kind="throttle", until_ns=now_ns() + 60 * NS))
+    dials(subject.uid, lab.cgroup, ADDRESS4)
+    enforcer.apply_deny(block(subject.uid))
+    dials(subject.uid, lab.cgroup, ADDRESS4)
+    enforcer.apply_release(subject, "block")
+    dials(subject.uid, lab.cgroup, ADDRESS4)
+    enforcer.apply_deny(Deny(subject=subject, kind="throttle", until_ns=now_ns() - 1))
+    dials(subject.uid, lab.cgroup, ADDRESS4)
+    assert [event.refused_by for event in lab.events()] == ["throttle", "block", "throttle", None]
+
+
+def test_subordinate_ranges_are_refused_with_their_owner(lab: Lab, enforcer: BpfDeny) -> None:
+    uid = random_uid()
+    enforcer.apply_deny(block(uid, ranges=((200_001, 1000), (300_000, 1))))
+    results = {n: dials(n, lab.cgroup, ADDRESS4)[0] for n in (200_000, 200_001, 201_000, 201_001, 300_000, 300_001)}
+    assert results == {
+        200_000: OPEN,
+        200_001: REFUSED,
+        201_000: REFUSED,
+        201_001: OPEN,
+        300_000: REFUSED,
+        300_001: OPEN,
+    }
+    enforcer.apply_release(Subject(uid=uid), "block")
+    assert dials(200_001, lab.cgroup, ADDRESS4) == [OPEN]
+
+
+def test_overlapping_ranges_are_refused_while_any_holder_wants_it(lab: Lab, enforcer: BpfDeny) -> None:
+    enforcer.apply_deny(block(61_101, ranges=((200_000, 64),)))
+    enforcer.apply_deny(block(61_102, ranges=((200_000, 1),), seconds=-1))  # the longer prefix, already over
+    assert dials(200_000, lab.cgroup, ADDRESS4) == [REFUSED]
+    enforcer.apply_release(Subject(uid=61_101), "block")
+    assert dials(200_000, lab.cgroup, ADDRESS4) == [OPEN]
+
+
+def test_owned_uids_share_their_owners_fate(lab: Lab, enforcer: BpfDeny) -> None:
+    uid = random_uid()
+    lab.source.guard.replace_owners([(200_000, 65_536, uid)])
+    enforcer.apply_deny(block(uid))
+    assert dials(265_535, lab.cgroup, ADDRESS4) == [REFUSED]
+    enforcer.apply_passes(Passes(uids=((uid, uid),)))
+    assert dials(265_535, lab.cgroup, ADDRESS4) == [OPEN]
+
+
+def test_a_containers_uid_is_not_the_hosts(lab: Lab, enforcer: BpfDeny) -> None:
+    uid = random_uid()
+    enforcer.apply_deny(block(uid, ranges=((200_000, 65_536),)))
+
+    def contained(who: int) -> int:
+        def client() -> int:
+            unshare_net()
+            os.setresuid(who, who, who)
+            return dial()
+
+        return run_as(0, lab.cgroup, client)
+
+    assert contained(uid) == OPEN
+    assert contained(200_005) == REFUSED  # a subordinate uid is the owner's wherever it is seen
+    first, second = lab.events()
+    assert (first.uid, second.uid) == (uid, 200_005)
+    assert first.netns is not None
+    assert first.netns != second.netns
+    assert dials(uid, lab.cgroup, ADDRESS4) == [REFUSED]
+    assert [event.netns for event in lab.events()] == [None]
+
+
+def test_a_deny_can_name_another_namespace(lab: Lab, enforcer: BpfDeny) -> None:
+    uid = random_uid()
+    ready, go = os.pipe(), os.pipe()
+
+    def client() -> list[int]:
+        unshare_net()
+        os.setresuid(uid, uid, uid)
+        first = dial()
+        os.write(ready[1], b"+")
+        os.read(go[0], 1)
+        return [first, dial()]
+
+    result: list[int] = []
+    thread = threading.Thread(target=lambda: result.extend(run_as(0, lab.cgroup, client)))
+    thread.start()
+    os.read(ready[0], 1)
+    (event,) = lab.events()
+    deny = block(uid, netns=event.netns)
+    enforcer.apply_deny(deny)
+    os.write(go[1], b"+")
+    thread.join(30)
+    for descriptor in (*ready, *go):
+        os.close(descriptor)
+    assert result == [OPEN, REFUSED]
+    assert enforcer.read_denies() == [deny]
+    assert dials(uid, lab.cgroup, ADDRESS4) == [OPEN]

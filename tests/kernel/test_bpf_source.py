@@ -1,0 +1,286 @@
+"""The bpf source against the real kernel: what is seen, what is lost, what is left behind."""
+
+import errno
+import ipaddress
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from smtpguard.actions.bpf_deny import BpfDeny
+from smtpguard.decode.bpf_event import decode
+from smtpguard.errors import PrivilegeError, SourceError
+from smtpguard.model import Connect
+from smtpguard.settings import Settings
+from smtpguard.sources.bpf.guard import Features, Guard
+from smtpguard.sources.bpf.source import BpfSource, now_ns
+from tests.kernel.bpf_lab import (
+    ADDRESS4,
+    ADDRESS6,
+    MPTCP,
+    PORTS,
+    Lab,
+    block,
+    count_programs,
+    dial,
+    dials,
+    drop_capabilities,
+    open_lab,
+    private_cgroup,
+    private_netns,
+    random_uid,
+    run_as,
+    set_comm,
+)
+
+pytestmark = pytest.mark.kernel
+
+OPEN, REFUSED = errno.ECONNREFUSED, errno.EPERM  # nobody listens: a connect that passes meets ECONNREFUSED
+CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_BPF = 1, 12, 39
+
+
+@pytest.fixture
+def lab() -> Generator[Lab]:
+    with open_lab() as lab:
+        yield lab
+
+
+def test_the_fields_of_an_event_are_exact(lab: Lab) -> None:
+    uid = random_uid()
+
+    def client() -> tuple[int, int]:
+        set_comm(b"a name\n")
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+            cookie = int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, 57, 8), "little")
+            sock.connect_ex((ADDRESS4, 587))
+            return os.getpid(), cookie
+
+    before = now_ns()
+    pid, cookie = run_as(uid, lab.cgroup, client)
+    (event,) = lab.events()
+    assert before < event.time_ns < now_ns()
+    assert event == Connect(
+        time_ns=event.time_ns,
+        uid=uid,
+        port=587,
+        address=ipaddress.ip_address(ADDRESS4).packed,
+        sensor="bpf",
+        pid=pid,
+        result="allowed",
+        cookie=cookie,
+        proc=b"a name\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "seen"),
+    [
+        (ADDRESS4, ADDRESS4),
+        (ADDRESS6, ADDRESS6),
+        (f"::ffff:{ADDRESS4}", ADDRESS4),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "::1"),
+        ("::ffff:0.0.0.0", "127.0.0.1"),
+    ],
+)
+def test_each_kind_of_address_is_seen_as_what_it_means(lab: Lab, address: str, seen: str) -> None:
+    assert dials(random_uid(), lab.cgroup, address) == [OPEN]
+    assert [event.address for event in lab.events()] == [ipaddress.ip_address(seen).packed]
+
+
+def test_nonblocking_and_mptcp_connects_are_one_event_each(lab: Lab) -> None:
+    results = run_as(random_uid(), lab.cgroup, lambda: [dial(nonblocking=True), dial(protocol=MPTCP)])
+    assert results == [errno.EINPROGRESS, OPEN]
+    assert [event.result for event in lab.events()] == ["allowed", "allowed"]
+
+
+def test_other_ports_and_udp_are_no_events(lab: Lab) -> None:
+    def client() -> list[int]:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            udp = sock.connect_ex((ADDRESS4, 25))
+        return [udp, dial(port=26), dial(port=80)]
+
+    assert run_as(random_uid(), lab.cgroup, client) == [0, OPEN, OPEN]
+    assert lab.events() == []
+
+
+def test_a_name_alone_does_not_make_a_kernel_worker(lab: Lab) -> None:
+    def client() -> int:
+        set_comm(b"kworker/0:1")
+        return dial()
+
+    run_as(random_uid(), lab.cgroup, client)
+    run_as(0, lab.cgroup, client)  # what an MPTCP subflow looks like: root, in a worker
+    assert [event.proc for event in lab.events()] == [b"kworker/0:1"]
+
+
+def test_ports_change_while_it_runs(lab: Lab) -> None:
+    lab.source.guard.set_ports({80})
+    dials(random_uid(), lab.cgroup, ADDRESS4)
+    dials(random_uid(), lab.cgroup, ADDRESS4, port=80)
+    assert [event.port for event in lab.events()] == [80]
+
+
+def test_an_event_wakes_the_loop(lab: Lab) -> None:
+    dials(random_uid(), lab.cgroup, ADDRESS4)
+    ready, _, _ = select.select(lab.source.filenos(), [], [], 5)
+    assert ready
+    assert len(lab.events()) == 1
+
+
+def test_a_flood_is_handed_over_in_bounded_parts(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smtpguard.sources.bpf.source.MAX_EVENTS", 40)
+    dials(random_uid(), lab.cgroup, *[ADDRESS4] * 100)
+    sizes: list[int] = []
+    while lab.source.next_poll_ns() == 0 or not sizes:
+        sizes.append(len(lab.events()))
+    assert sizes == [40, 40, 20]
+
+
+def test_a_full_ring_is_counted_and_enforcement_goes_on() -> None:
+    with open_lab(ring_bytes=4096) as lab:
+        uid = random_uid()
+        lab.source.guard.set_enforcing(on=True)
+        assert dials(uid, lab.cgroup, *[ADDRESS4] * 300) == [OPEN] * 300
+        BpfDeny(lab.source.guard).apply_deny(block(uid))
+        assert dials(uid, lab.cgroup, ADDRESS4) == [REFUSED]
+        lab.source._next_check_ns = 0
+        seen = len(lab.events())
+        assert 0 < seen < 100
+        assert lab.source.stats.lost == 301 - seen
+
+
+def test_the_probe_proves_the_program_without_an_event(lab: Lab) -> None:
+    dials(random_uid(), lab.cgroup, ADDRESS4)
+    lab.source.probe(timeout_s=5)
+    assert [event.address for event in lab.events()] == [ipaddress.ip_address(ADDRESS4).packed]
+
+
+def test_the_probe_works_from_inside_the_cgroup() -> None:
+    with private_netns(), private_cgroup() as cgroup:
+
+        def client() -> list[Connect]:
+            source = BpfSource(Settings(cgroup=str(cgroup), ports=PORTS))
+            source.open()
+            source.probe(timeout_s=5)
+            return source.read()
+
+        assert run_as(0, cgroup, client) == []
+
+
+def test_the_probe_fails_when_the_program_is_gone(lab: Lab) -> None:
+    for link in lab.source.guard._links:
+        link.close()
+    with pytest.raises(SourceError, match="not refused"):
+        lab.source.probe(timeout_s=1)
+
+
+def test_a_removed_cgroup_is_noticed(lab: Lab) -> None:
+    lab.cgroup.rmdir()
+    deadline = time.monotonic() + 10
+    while lab.source.guard.is_attached() and time.monotonic() < deadline:
+        time.sleep(0.01)  # the kernel releases a cgroup's programs a moment later
+    lab.cgroup.mkdir()
+    lab.source._next_check_ns = 0
+    with pytest.raises(SourceError, match="detached"):
+        lab.source.read()
+
+
+def test_two_instances_side_by_side(lab: Lab) -> None:
+    uid = random_uid()
+    lab.source.guard.set_enforcing(on=True)
+    other = BpfSource(Settings(cgroup=str(lab.cgroup), ports=PORTS))
+    other.open()
+    try:
+        other.probe(timeout_s=5)
+        assert dials(uid, lab.cgroup, ADDRESS4) == [OPEN]
+        for source in (lab.source, other):
+            assert [event.uid for event in source.read() if event.uid] == [uid]
+        BpfDeny(lab.source.guard).apply_deny(block(uid))
+        assert dials(uid, lab.cgroup, ADDRESS4) == [REFUSED]
+    finally:
+        other.close()
+    lab.source.probe(timeout_s=5)
+
+
+def test_sigkill_leaves_no_attachment() -> None:
+    with private_netns(), private_cgroup() as cgroup:
+        uid = random_uid()
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            source = BpfSource(Settings(cgroup=str(cgroup), ports=PORTS))
+            source.open()
+            source.guard.set_enforcing(on=True)
+            BpfDeny(source.guard).apply_deny(block(uid))
+            os.write(writer, b"+")
+            signal.pause()
+        try:
+            os.read(reader, 1)
+            assert dials(uid, cgroup, ADDRESS4) == [REFUSED]
+            assert count_programs(cgroup) == 2
+        finally:
+            os.close(reader)
+            os.close(writer)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        deadline = time.monotonic() + 5
+        while count_programs(cgroup) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert count_programs(cgroup) == 0
+        assert dials(uid, cgroup, ADDRESS4) == [OPEN]
+
+
+@pytest.mark.parametrize(
+    "features",
+    [Features(comm=False), Features(pid=False, comm=False), Features(netns=False)],
+    ids=["no-comm", "no-pid", "no-netns"],
+)
+def test_without_a_feature_it_loads_and_says_less(features: Features) -> None:
+    with private_netns(), private_cgroup() as cgroup:
+        guard = Guard(cgroup, preferences=(features,))
+        try:
+            guard.set_ports(PORTS)
+            uid = random_uid()
+            assert dials(uid, cgroup, ADDRESS4) == [OPEN]
+            (sample,) = guard.events.consume(10)
+            event = decode(sample)
+            assert isinstance(event, Connect)
+            assert (event.uid, event.netns) == (uid, None)
+            assert (event.pid is None) == (not features.pid)
+            assert (event.proc is None) == (not features.comm)
+            assert len(features.missing()) >= 1
+        finally:
+            guard.close()
+
+
+def test_without_perfmon_only_the_names_are_missing() -> None:
+    with private_netns(), private_cgroup() as cgroup:
+
+        def client() -> Features:
+            drop_capabilities(CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_BPF)
+            return Guard(cgroup).features
+
+        assert run_as(0, cgroup, client) == Features(comm=False)
+
+
+def test_without_capabilities_it_says_which_it_needs() -> None:
+    with private_netns(), private_cgroup() as cgroup:
+
+        def client() -> str:
+            drop_capabilities()
+            with pytest.raises(PrivilegeError) as caught:
+                BpfSource(Settings(cgroup=str(cgroup), ports=PORTS)).open()
+            return str(caught.value)
+
+        assert "CAP_BPF" in run_as(0, cgroup, client)
+
+
+def test_a_directory_that_is_no_cgroup_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="not a cgroup v2 directory"):
+        BpfSource(Settings(cgroup=str(tmp_path))).open()

@@ -1,0 +1,105 @@
+"""The decoder of the program's events: each field, each verdict, and nothing but DecodeError for what is wrong."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smtpguard.decode.bpf_event import EVENT_BYTES, Probe, decode
+from smtpguard.errors import DecodeError
+from smtpguard.model import Connect
+
+_LAYOUT = "=QQQIIIHHBBBBI16s16s"
+_FIELDS = {
+    "time_ns": 5_000_000_001,
+    "netns": 4098,
+    "cookie": 77,
+    "tgid": 1234,
+    "uid": 1001,
+    "owner": 1001,
+    "port": 587,
+    "protocol": 6,
+    "kind": 1,
+    "verdict": 0,
+    "family": 2,
+    "rule": 0,
+    "credited": 0,
+    "address": bytes([192, 0, 2, 1]),
+    "comm": b"php-fpm",
+}
+
+
+def sample(**changes: int | bytes) -> bytes:
+    return struct.pack(_LAYOUT, *(_FIELDS | changes).values())
+
+
+def connect(**changes: int | bytes) -> Connect:
+    event = decode(sample(**changes))
+    assert isinstance(event, Connect)
+    return event
+
+
+def test_every_field_arrives() -> None:
+    assert connect() == Connect(
+        time_ns=5_000_000_001,
+        uid=1001,
+        port=587,
+        address=bytes([192, 0, 2, 1]),
+        sensor="bpf",
+        netns=4098,
+        pid=1234,
+        result="allowed",
+        cookie=77,
+        proc=b"php-fpm",
+    )
+
+
+def test_an_ipv6_address_is_sixteen_bytes() -> None:
+    address = bytes(range(16))
+    assert connect(family=10, address=address).address == address
+
+
+@pytest.mark.parametrize(("field", "unknown"), [("netns", 0), ("tgid", 0), ("cookie", 0), ("uid", 0xFFFFFFFF)])
+def test_not_known_is_none(field: str, unknown: int) -> None:
+    assert getattr(connect(**{field: unknown}), {"tgid": "pid"}.get(field, field)) is None
+
+
+def test_uid_0_is_known() -> None:
+    assert connect(uid=0).uid == 0
+
+
+@pytest.mark.parametrize(
+    ("verdict", "by", "rule"), [(1, "block", None), (2, "throttle", None), (3, "credit", 5), (4, "cap", None)]
+)
+def test_each_refusal_says_by_what(verdict: int, by: str, rule: int | None) -> None:
+    event = connect(verdict=verdict, rule=5)
+    assert (event.result, event.refused_by, event.rule) == ("refused", by, rule)
+
+
+@pytest.mark.parametrize(
+    ("comm", "proc"), [(b"", None), (b"x" * 15, b"x" * 15), (b"y" * 16, b"y" * 16), (b"a\nb\0rest", b"a\nb")]
+)
+def test_comm_ends_at_its_first_nul(comm: bytes, proc: bytes | None) -> None:
+    assert connect(comm=comm).proc == proc
+
+
+def test_a_probe_is_no_connect() -> None:
+    assert decode(sample(kind=2)) == Probe(time_ns=5_000_000_001, cookie=77, netns=4098)
+    assert decode(sample(kind=2, netns=0)) == Probe(time_ns=5_000_000_001, cookie=77, netns=None)
+
+
+@pytest.mark.parametrize("changes", [{"kind": 0}, {"kind": 9}, {"family": 1}, {"verdict": 5}])
+def test_what_the_program_never_writes_is_an_error(changes: dict[str, int | bytes]) -> None:
+    with pytest.raises(DecodeError):
+        decode(sample(**changes))
+
+
+@given(st.binary(max_size=2 * EVENT_BYTES))
+def test_any_bytes_give_an_event_or_a_decode_error(data: bytes) -> None:
+    try:
+        event = decode(data)
+    except DecodeError:
+        return
+    assert isinstance(event, Connect | Probe)
+    assert len(data) >= EVENT_BYTES
