@@ -128,6 +128,9 @@ class Settings:
         shared_users, shared_block: Accounts that many sites share, and those of them that may be refused.
         log_connects: Whether CONNECT lines are written.
         control_group, control_verbs: Who else may use the control socket, and for what.
+        accounts: Who tells whose a user is: the panel, nobody, or a command as argv.
+        notify_hook: Program that gets incidents, as argv.
+        metrics_listen: Address and port as written, `127.0.0.1:9798`.
     """
 
     path: str | None = None
@@ -161,3 +164,10 @@ class Settings:
     attribution_process: bool = True
     attribution_php: bool = True
     attribution_rdns: bool = True
+    accounts: tuple[str, ...] | Literal["auto", "none"] = "auto"
+    notify_urls: tuple[str, ...] = ()
+    notify_digest: Literal["daily", "weekly", "none"] = "daily"
+    notify_hook: tuple[str, ...] | None = None
+    metrics_textfile: str | None = None
+    metrics_listen: str | None = None
+    metrics_users: bool = False

@@ -17,6 +17,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "block": ("smtpguard.cli.block", "Refuse a user's SMTP for a time."),
     "unblock": ("smtpguard.cli.unblock", "Let a user send again."),
     "demo": ("smtpguard.cli.demo", "Show a hacked site being stopped, in namespaces of its own."),
+    "check": ("smtpguard.cli.check", "Check the configuration."),
 }
 """Command name to (module, one-line help); the module has a click command named `command`."""
 

@@ -1,0 +1,143 @@
+"""The configuration file: found, read safely, checked, merged with the shipped defaults, made into `Settings`.
+
+Order: --config, $SMTPGUARD_CONFIG, /etc/smtpguard/smtpguard.yaml, the shipped defaults. A file that was named and is
+not there is an error, never a reason to go on with something else. Everything that can be wrong is a ConfigError.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from smtpguard.errors import ConfigError
+from smtpguard.resources import shipped
+from smtpguard.settings import Settings
+from smtpguard.settings_build import build_settings, merge_defaults
+from smtpguard.settings_lines import MAX_BYTES, Document, Problem, SettingsError, parse_document, show_value
+from smtpguard.trust import read_trusted
+
+ENVIRONMENT = "SMTPGUARD_CONFIG"
+SYSTEM_PATH = "/etc/smtpguard/smtpguard.yaml"
+
+_LOCAL = "counting at the local mail server is not built; use count: connections, destinations or networks"
+UNBUILT: dict[str, str] = {
+    "sources[]=postfix|exim|maillog": "it is not built; use auto or bpf",
+    "rules[].count=messages|recipients": _LOCAL,
+    "rules[].path=local|any": _LOCAL,
+    "users[].match.packages": "nobody is asked for packages; use users, groups or uids",
+    "block.verdict=tell": "the responder is not built; use reject or drop",
+    "accounts!=auto|none": "no command is asked; use auto or none",
+    "notify.urls": "nothing is sent; read the log, or `smtpguard blocks`",
+    "notify.digest!=daily|none": "nothing is sent",
+    "notify.hook": "no program is called; let one read the log",
+    "metrics.textfile": "no figures are written; use `smtpguard status --json`",
+    "metrics.listen": "no figures are served; use `smtpguard status --json`",
+    "metrics.users": "no figures are given",
+}
+"""Settings that are refused because nothing would carry them out: key to sentence, see settings_check.find_unbuilt."""
+
+
+def load_settings(path: str | None) -> Settings:
+    """The configuration, wholly checked.
+
+    Args:
+        path: What --config named; None for the usual order.
+
+    Raises:
+        ConfigError: What is wrong, with file and line, up to 20 things at once.
+    """
+    from smtpguard.settings_check import find_problems  # jsonschema costs 70 ms: not for load_part
+
+    document = read_configuration(path)
+    defaults = read_defaults()
+    if document is None:
+        return build_settings(defaults, None)
+    schema = json.loads((shipped("config") / "smtpguard.schema.json").read_text("utf-8"))
+    problems = find_problems(document.data, defaults, schema, UNBUILT)
+    if problems:
+        raise SettingsError(document, problems)
+    return build_settings(merge_defaults(document.data, defaults), document.name)
+
+
+def load_part(path: str | None, sections: Iterable[str]) -> Settings:
+    """Some sections only, for commands that must answer at once; all else has its default.
+
+    What is read is checked against the shape of the defaults, so that no value of a wrong kind is used; unknown keys
+    and everything in other sections are `load_settings`' business, without which no daemon starts.
+
+    Args:
+        path: What --config named; None for the usual order.
+        sections: Top-level keys that hold mappings.
+
+    Raises:
+        ConfigError: The file can't be read, or one of the sections is not like the default.
+    """
+    document = read_configuration(path)
+    defaults = read_defaults()
+    if document is None:
+        return build_settings(defaults, None)
+    if not isinstance(document.data, dict):
+        raise SettingsError(document, [Problem(path=(), text=f"{show_value(document.data)} is not a mapping")])
+    given: dict[str, dict[str, Any]] = {}
+    for section in sections:
+        if section in document.data:
+            given[section] = _read_section(document, section, defaults[section])
+    try:
+        return build_settings(merge_defaults(given, defaults), document.name)
+    except ValueError as error:
+        raise ConfigError(str(error), where=document.name, fix="see `smtpguard check`") from error
+
+
+def _read_section(document: Document, section: str, default: Mapping[str, Any]) -> dict[str, Any]:
+    values = document.data[section]
+    if not isinstance(values, dict):
+        problem = Problem(path=(section,), text=f"{section}: {show_value(values)} is not a mapping")
+        raise SettingsError(document, [problem])
+    problems = [
+        Problem(path=(section, key), text=f"{section}.{key}: {show_value(value)} is not what is expected here")
+        for key, value in values.items()
+        if key in default and not _is_like(value, default[key], int if key == "uids" else str)
+    ]
+    if problems:
+        raise SettingsError(document, problems)
+    return {key: value for key, value in values.items() if key in default}
+
+
+def _is_like(value: object, default: object, also: type) -> bool:
+    """Whether a value has the type of the default; null may also be text, lists hold text or what is `also` fine."""
+    if isinstance(default, list):
+        return isinstance(value, list) and all(type(item) in (str, also) for item in value)
+    return type(value) is type(default) or (default is None and isinstance(value, str))
+
+
+def read_configuration(path: str | None) -> Document | None:
+    """The content of the file that is in force, not yet checked; None where the shipped defaults are.
+
+    Args:
+        path: What --config named; None for the usual order.
+
+    Raises:
+        ConfigError: It is not there although it was named, can't be trusted or read, or is no YAML.
+    """
+    named = path if path is not None else os.environ.get(ENVIRONMENT) or None
+    where = named if named is not None else SYSTEM_PATH
+    try:
+        content = read_trusted(where, max_bytes=MAX_BYTES)
+    except FileNotFoundError:
+        if named is None:
+            return None
+        by = "--config" if path is not None else f"${ENVIRONMENT}"
+        raise ConfigError(f"no such file, but {by} names it", where=where) from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError("is not UTF-8 text", where=f"{where}:{line}") from error
+    return parse_document(text, where)
+
+
+def read_defaults() -> dict[str, Any]:
+    """The shipped configuration. Never an administrator's file of that name: that one is `read_configuration`'s."""
+    path = shipped("config") / "smtpguard.yaml"
+    data: dict[str, Any] = parse_document(path.read_text("utf-8"), str(path)).data
+    return data

@@ -1,0 +1,116 @@
+"""The small notations of the configuration: durations, uid ranges, destinations, rates. Pure; ValueError says why.
+
+The commands use them too: `--for 1h`. A text that is something else altogether raises "not a ...".
+"""
+
+import re
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from smtpguard.model import NS
+from smtpguard.settings import Network
+
+MAX_UID = 0xFFFF_FFFE
+"""4294967295 is (uid_t) -1, which means no uid."""
+MAX_DURATION_NS = 3650 * 86400 * NS
+_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_PER_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+_DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd])", re.ASCII)
+_UIDS = re.compile(r"([0-9]{1,10})(?:-([0-9]{1,10}))?", re.ASCII)
+_RATE = re.compile(r"([1-9][0-9]{0,5})/(second|minute|hour|day)", re.ASCII)
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
+_MAPPED = IPv6Network("::ffff:0:0/96")
+
+
+def parse_duration(text: str) -> int:
+    """`30s`, `1m`, `1h`, `7d` in nanoseconds; more than nothing, at most ten years.
+
+    Raises:
+        ValueError: It is none.
+    """
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError("not a duration such as 30s, 1m, 1h or 7d")
+    duration_ns = int(match[1]) * _UNIT_S[match[2]] * NS
+    if duration_ns > MAX_DURATION_NS:
+        raise ValueError("longer than ten years")
+    return duration_ns
+
+
+def parse_uids(value: str | int) -> tuple[int, int]:
+    """`2000` or `2000-2999` as the first and the last uid.
+
+    Raises:
+        ValueError: It is neither, or goes backwards.
+    """
+    if isinstance(value, int):
+        return value, value
+    match = _UIDS.fullmatch(value)
+    if match is None:
+        raise ValueError("not a uid or a range such as 2000-2999")
+    first = int(match[1])
+    last = int(match[2] or match[1])
+    if first > last:
+        raise ValueError("the first is greater than the last")
+    if last > MAX_UID:
+        raise ValueError(f"there is no uid above {MAX_UID}")
+    return first, last
+
+
+def parse_destination(text: str) -> Network | str:
+    """An address, a network or a host name.
+
+    An IPv4-mapped IPv6 network comes back as the IPv4 one: that is how sensors and kernel name such a destination.
+
+    Raises:
+        ValueError: It is none of them; a network with host bits set is none either.
+    """
+    if ":" in text or "/" in text or text.replace(".", "").isdigit():
+        try:
+            network = ip_network(text)
+        except ValueError as error:
+            raise ValueError(_find_network_fault(text)) from error
+        if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+            return IPv4Network((int(network.network_address) & 0xFFFF_FFFF, network.prefixlen - 96))
+        return network
+    name = text.removesuffix(".")
+    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in name.split(".")):
+        raise ValueError("not an address, a network or a host name")
+    return name.lower()
+
+
+def _find_network_fault(text: str) -> str:
+    try:
+        return f"host bits are set: {ip_network(text, strict=False)} would be the network"
+    except ValueError:
+        return "not an address or a network"
+
+
+def parse_rate(text: str) -> tuple[int, int]:
+    """`60/minute` as so many per so many nanoseconds.
+
+    Raises:
+        ValueError: It is no rate.
+    """
+    match = _RATE.fullmatch(text)
+    if match is None:
+        raise ValueError("not a rate such as 60/minute (second, minute, hour, day)")
+    return int(match[1]), _PER_S[match[2]] * NS
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """`127.0.0.1:9798` or `[::1]:9798` as address and port. No names: nothing is looked up to listen.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    host, _, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        address = ip_address(host[1:-1] if bracketed else host)
+    except ValueError as error:
+        raise ValueError("not an address and a port such as 127.0.0.1:9798") from error
+    if bracketed != isinstance(address, IPv6Address) or "%" in host:
+        raise ValueError("an IPv6 address goes in brackets, an IPv4 address does not")
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
+        raise ValueError("no port from 1 to 65535")
+    return str(address), int(port)

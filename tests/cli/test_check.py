@@ -1,0 +1,82 @@
+"""smtpguard check."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from smtpguard.cli import main
+
+
+@pytest.fixture(autouse=True)
+def _no_other_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("SMTPGUARD_CONFIG", raising=False)
+    monkeypatch.setattr("smtpguard.settings_file.SYSTEM_PATH", str(tmp_path / "none.yaml"))
+
+
+def write(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "g.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_shipped_defaults() -> None:
+    result = CliRunner().invoke(main, ["check"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == [
+        "shipped defaults: ok: dry run; sources auto; ports 25 465 587 2525; 7 rules",
+        "warning: dry_run is true: everything is counted and told, nobody is refused",
+    ]
+
+
+def test_warnings_leave_the_code_alone(tmp_path: Path) -> None:
+    path = write(tmp_path, "dry_run: false\nexempt: {users: ['a*']}\nsources: [bpf]\nports: [25]")
+    result = CliRunner().invoke(main, ["check", "--config", path])
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"{path}: ok: enforcing; sources [bpf]; ports 25; 5 rules\nwarning: exempt.users: ")
+
+
+def test_errors(tmp_path: Path) -> None:
+    path = write(tmp_path, "dryrun: true\nports: [0]")
+    result = CliRunner().invoke(main, ["check", "--config", path])
+    assert (result.exit_code, result.stdout) == (78, "")
+    assert result.stderr.splitlines() == [
+        f"{path}:1: unknown key 'dryrun'; did you mean 'dry_run'?",
+        f"{path}:2: ports[0]: 0 is not a port from 1 to 65535",
+        "smtpguard: 2 errors",
+    ]
+
+
+def test_one_error_that_is_about_the_file(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["check", "--config", str(tmp_path / "x")])
+    assert result.exit_code == 78
+    assert result.stderr.splitlines() == [f"{tmp_path}/x: no such file, but --config names it", "smtpguard: 1 error"]
+
+
+def test_all_errors_are_counted(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["check", "--config", write(tmp_path, "exempt: {users: [" + "5, " * 50 + "]}")])
+    assert result.stderr.splitlines()[-1] == "smtpguard: 50 errors"
+
+
+def test_json(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["check", "--json"])
+    assert result.exit_code == 0
+    shown = json.loads(result.stdout)
+    assert (shown["ok"], shown["file"], shown["errors"], shown["dry_run"]) == (True, None, [], True)
+    assert shown["rules"][0] == "mx-fanout"
+    assert len(shown["warnings"]) == 1
+    result = CliRunner().invoke(main, ["check", "--json", "--config", write(tmp_path, "ports: [0]")])
+    assert result.exit_code == 78
+    assert json.loads(result.stdout) == {
+        "ok": False,
+        "errors": [f"{tmp_path}/g.yaml:1: ports[0]: 0 is not a port from 1 to 65535"],
+        "warnings": [],
+    }
+
+
+def test_hostile_text_does_not_reach_the_terminal(tmp_path: Path) -> None:
+    path = write(tmp_path, '"\\e[2J\\u2028": 1\ncgroup: "\\e]0;x\\a"')
+    result = CliRunner().invoke(main, ["check", "--config", path])
+    assert result.exit_code == 78
+    assert all(line.isascii() and line.isprintable() for line in result.stderr.splitlines())
