@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fail2ban_samples import Sample, read_samples
-from tests.fail2ban_server import Fail2ban, fail2ban_below, recording_stub, wait_for
+from tests.support.fail2ban import START_S, Fail2ban, fail2ban_below, recording_stub
+from tests.support.fail2ban_samples import Sample, read_samples
+from tests.support.host import wait_for
 
 Calls = Callable[[], list[Sequence[str]]]
 
@@ -99,7 +100,7 @@ def test_verdict_becomes_a_ban_and_an_unban(server: Fail2ban, calls: Calls) -> N
     with server:
         server.append(verdict("web01", 61001))
         server.wait_banned("web01")
-        wait_for(lambda: len(calls()) == 2, "the ban reaches smtpguard")
+        wait_for(lambda: len(calls()) == 2, START_S)
         start, ban = calls()
         assert start == ("nft", "ensure")
         assert ban[:4] == ("block", "--source", "fail2ban:smtpguard", "--at")
@@ -131,7 +132,7 @@ def test_odd_names_reach_smtpguard_as_one_argument(server: Fail2ban, calls: Call
     with server:
         server.append(*(verdict(name, 61010 + number) for number, name in enumerate(names)))
         server.wait_banned(*names)
-        wait_for(lambda: len(calls()) == 1 + len(names), "all bans reach smtpguard")
+        wait_for(lambda: len(calls()) == 1 + len(names), START_S)
         assert {call[-1]: call[-3] for call in calls()[1:]} == {n: str(61010 + i) for i, n in enumerate(names)}
         for left in range(len(names) - 1, -1, -1):
             server.client("set", "smtpguard", "unbanip", names[left])
@@ -143,7 +144,7 @@ def test_offset_of_the_timestamp_counts(server: Fail2ban, calls: Calls) -> None:
     moment = datetime.now(timezone(timedelta(hours=5, minutes=30))) - timedelta(seconds=20)
     with server:
         server.append(verdict("web01", 61001, at=moment))
-        wait_for(lambda: len(calls()) == 2, "the ban reaches smtpguard")
+        wait_for(lambda: len(calls()) == 2, START_S)
         assert float(calls()[1][4]) == pytest.approx(moment.timestamp(), abs=1)
 
 
@@ -160,12 +161,12 @@ def test_restart_of_fail2ban_frees_nobody_and_keeps_the_original_end(server: Fai
     with server:
         server.append(verdict("web01", 61001), verdict("uid:61002", 61002))
         server.wait_banned("uid:61002", "web01")
-        wait_for(lambda: len(calls()) == 3, "both bans reach smtpguard")
+        wait_for(lambda: len(calls()) == 3, START_S)
         first = calls()
     assert calls() == first, "stopping fail2ban undid something"
     with server:
         server.wait_banned("uid:61002", "web01")
-        wait_for(lambda: len(calls()) >= 6, "restored bans reach smtpguard")
+        wait_for(lambda: len(calls()) >= 6, START_S)
         start, *again = calls()[3:]
         assert start == ("nft", "ensure")
         for ban in again:
@@ -177,24 +178,24 @@ def test_restart_of_fail2ban_frees_nobody_and_keeps_the_original_end(server: Fai
 
 
 def test_second_ban_lasts_longer(server: Fail2ban, calls: Calls) -> None:
-    server.configure({"smtpguard": {"bantime": "2"}})
+    server.configure({"smtpguard": {"bantime": "4"}})
 
     def told(verb: str) -> list[Sequence[str]]:
         return [call for call in calls() if call[0] == verb]
 
     with server:
         server.append(verdict("web01", 61001))
-        wait_for(lambda: len(told("unblock")) == 1, "the first ban has ended by itself")
-        assert [ban[6] for ban in told("block")] == ["2"]
+        wait_for(lambda: len(told("unblock")) == 1, START_S)
+        assert [ban[6] for ban in told("block")] == ["4"]
         server.append(verdict("web01", 61001))
-        wait_for(lambda: told("block")[-1][6] == "4", "the second ban was made longer")
+        wait_for(lambda: told("block")[-1][6] == "8", START_S)
         assert {ban[2] for ban in told("block")} == {"fail2ban:smtpguard"}
 
 
 def test_manual_ban_has_no_uid(server: Fail2ban, calls: Calls) -> None:
     with server:
         server.client("set", "smtpguard", "banip", "web09")
-        wait_for(lambda: len(calls()) == 2, "the ban reaches smtpguard")
+        wait_for(lambda: len(calls()) == 2, START_S)
         assert calls()[1][5:] == ("--for", "1800", "--uid", "", "--", "web09")
 
 

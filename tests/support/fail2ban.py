@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,19 +17,11 @@ from typing import Self
 import pytest
 
 from tests.servers import UnavailableError, Unpacked, require
+from tests.support.host import wait_for
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parent.parent.parent
 START_S = 20.0
 """How long a server may take to answer: it imports a lot, and machines in CI are slow."""
-
-
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = START_S) -> None:
-    """Poll until something holds; fails the test with what was waited for."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {timeout_s:.0f} s: {what}")
-        time.sleep(0.05)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,7 +89,7 @@ class Fail2ban:
         out = (self.home / "stdout").open("ab")
         with out:
             self._process = subprocess.Popen(argv, env=self.environment(), stdout=out, stderr=out)
-        wait_for(self._answers, "fail2ban-server answers")
+        wait_for(self._answers, START_S)
 
     def _answers(self) -> bool:
         process = self._process
@@ -144,7 +135,7 @@ class Fail2ban:
 
     def wait_banned(self, *names: str, jail: str = "smtpguard") -> None:
         """Wait until exactly these are banned."""
-        wait_for(lambda: self.banned(jail) == sorted(names), f"banned in {jail}: {sorted(names)}")
+        wait_for(lambda: self.banned(jail) == sorted(names), START_S)
 
     def journal(self) -> str:
         """The server's own log."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-DATA = Path(__file__).resolve().parent / "golden" / "data" / "fail2ban"
+DATA = Path(__file__).resolve().parent.parent / "golden" / "data" / "fail2ban"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

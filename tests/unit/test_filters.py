@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpguard.text import render_quoted, render_user
-from tests.fail2ban_samples import Sample, read_samples
+from tests.support.fail2ban_samples import Sample, read_samples
 
 FILTERS = Path(__file__).resolve().parent.parent.parent / "filters"
 DATE = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|[+-]\d\d:?\d\d)")
