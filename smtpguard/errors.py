@@ -45,6 +45,10 @@ class StateError(GuardError):
     """The state file can't be used; the guard goes on without it."""
 
 
+class LogError(GuardError):
+    """The event log can't be opened or written; the guard goes on and counts what it could not write."""
+
+
 class PrivilegeError(GuardError):
     """A capability is lacking: exit 4. `fix` names it."""
 

@@ -66,6 +66,34 @@ class Connect:
     user: bytes | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One mail handed to the local mail server (sendmail, mail(), submission over loopback).
+
+    Attributes:
+        time_ns: Event time.
+        uid: Who submitted it; None if not known.
+        mta: Which server took it: "postfix" or "exim".
+        queue_id: Its id in the server's queue; untrusted, as log text may be forged.
+        recipients: How many it names, before aliases are expanded.
+        size_bytes: Its size.
+        pid, attr, proc, exe, cwd, script: As in Connect.
+    """
+
+    time_ns: int
+    uid: int | None
+    mta: str
+    queue_id: bytes | None = None
+    recipients: int | None = None
+    size_bytes: int | None = None
+    pid: int | None = None
+    attr: Attr | None = None
+    proc: bytes | None = None
+    exe: bytes | None = None
+    cwd: bytes | None = None
+    script: bytes | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Subject:
     """Whom windows and blocks belong to: a uid in a network namespace (THREATS: a container's 1001 is not ours).

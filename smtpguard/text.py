@@ -16,6 +16,17 @@ MAX_FIELD_BYTES = 1024
 """Longest untrusted value kept, in bytes before escaping; a longer one is cut and ends in `...`."""
 
 
+def to_bytes(text: str) -> bytes:
+    """Text from argv, passwd or JSON as the bytes it stands for (PEP 383).
+
+    A surrogate that stands for no byte, as JSON may hold, becomes a backslash escape: never an error.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace")
+
+
 def render_escaped(value: bytes | None, *, max_bytes: int = MAX_FIELD_BYTES) -> str:
     """Escape untrusted bytes into printable ASCII without spaces; `-` if not known.
 
@@ -48,7 +59,7 @@ def render_user(uid: int, name: str | None) -> str:
         return f"uid:{uid}"
     if _NAME.fullmatch(name):
         return name
-    raw = name.encode("utf-8", "surrogateescape")[:85]
+    raw = to_bytes(name)[:85]
     return "".join(chr(b) if b in (_NAME_REST if i else _NAME_FIRST) else f"%{b:02X}" for i, b in enumerate(raw))
 
 
