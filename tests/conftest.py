@@ -1,7 +1,8 @@
-"""Shared by all tests: the --require-kernel switch, and skips that name the capability they lack."""
+"""Shared by all tests: --require-kernel, --update-golden, and skips that name the capability they lack."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--require-kernel",
         action="store_true",
         help="a kernel test that can't run here fails instead of being skipped (CI)",
+    )
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="write what the code makes now into tests/golden instead of comparing; look at the diff before committing",
     )
 
 
@@ -27,3 +33,17 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def _kernel_needs_root(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("kernel") and os.geteuid() != 0:
         pytest.skip("lacks root (CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF)")
+
+
+@pytest.fixture
+def check_golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compares a text with the file of that name below tests/golden, or writes it there with --update-golden."""
+
+    def check(name: str, text: str) -> None:
+        path = Path(__file__).parent / "golden" / name
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, "utf-8")
+        assert text == path.read_text("utf-8"), f"differs from {path}; --update-golden if that is meant"
+
+    return check

@@ -1,0 +1,216 @@
+"""The enforcer by nftables: keeps our table in the kernel, and who is refused in its sets. Decides about nobody.
+
+It touches the table it was given and no other. A refusal in another network namespace (`Subject.netns`) is not its
+business: the output hook of this namespace never sees those packets, only BPF does. The kernel ends every element by
+itself. Not thread safe: one thread calls it (the daemon's loop, or a command).
+"""
+
+import time
+from collections.abc import Callable, Iterable
+
+from smtpguard.actions.base import Deny, Passes
+from smtpguard.actions.nft.elements import flatten
+from smtpguard.actions.nft.parse import parse_counters, parse_counts
+from smtpguard.actions.nft.render import TEMPLATE_NAMES, TableSpec, render_add, render_remove, render_ruleset
+from smtpguard.actions.nft.run import Nft, NftError, open_nft
+from smtpguard.actions.nft.sets import Kind, SetFullError, UidSet
+from smtpguard.errors import ConfigError, EnforceError
+from smtpguard.model import Subject
+from smtpguard.resources import read_resource
+
+SETS: dict[Kind, str] = {"block": "blocked", "throttle": "throttled"}
+
+
+def read_templates() -> dict[str, str]:
+    """The ruleset's templates: an administrator's below /etc/smtpguard/nft, else the shipped ones."""
+    return {name: read_resource("nft", name) for name in TEMPLATE_NAMES}
+
+
+def boottime_ns() -> int:
+    """CLOCK_BOOTTIME now."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+class NftEnforcer:
+    """One table, in force from `ensure` to `remove`. Every method may raise EnforceError or PrivilegeError.
+
+    Args:
+        spec: The table.
+        nft: The way to nft; None for the best there is.
+        templates: Text of the templates; None to read them.
+        passes: What passes in spite of any refusal, until `apply_passes`.
+        now_ns: CLOCK_BOOTTIME.
+
+    Attributes:
+        active: Whether the table ought to be there; then a lost one is put back by the next change.
+    """
+
+    name = "nft"
+
+    def __init__(
+        self,
+        spec: TableSpec,
+        *,
+        nft: Nft | None = None,
+        templates: dict[str, str] | None = None,
+        passes: Passes | None = None,
+        now_ns: Callable[[], int] = boottime_ns,
+    ) -> None:
+        self.spec = spec
+        self.active = False
+        self._nft = nft if nft is not None else open_nft()[0]
+        self._templates = templates if templates is not None else read_templates()
+        self._passes = passes or Passes()
+        self._now_ns = now_ns
+        self._restoring = False
+        self._sets: dict[Kind, UidSet] = {
+            kind: UidSet(
+                kind, table=spec.table, name=name, nft=self._nft, now_ns=now_ns, on_missing=self._restore_if_lost
+            )
+            for kind, name in SETS.items()
+        }
+
+    # -- the table ---------------------------------------------------------------------------------------------------
+
+    def render(self) -> str:
+        """The ruleset as `ensure` loads it.
+
+        Raises:
+            ConfigError: An administrator's template asks for a value that does not exist.
+        """
+        try:
+            return render_ruleset(self.spec, self._passes, self._templates)
+        except (KeyError, ValueError) as error:
+            raise ConfigError(f"a ruleset template has an unknown placeholder: {error}", where="nft/*.nft") from error
+
+    def ensure(self) -> None:
+        """Put the table there as it ought to be, in one transaction; elements in force stay. May be repeated."""
+        text = self.render()
+        try:
+            self._nft.run(text)
+        except NftError as error:
+            if not (error.present or error.unsupported):
+                raise EnforceError(f"the ruleset was refused: {error.what}", where=self._where()) from error
+            # A set or chain of another shape is in the way (an older version's): all new, with what is in force.
+            now_ns = self._now_ns()
+            kept = [(SETS[kind], flatten(uids.read())) for kind, uids in self._sets.items()]
+            adds = [render_add("add", self.spec.table, name, elements, now_ns) for name, elements in kept]
+            self._run(render_remove(self.spec.table) + text + "".join(adds))
+        self.active = True
+
+    def restore(self) -> None:
+        """Put a lost table back, with every refusal that was asked for and what is left of its time."""
+        self.ensure()
+        for uids in self._sets.values():
+            uids.put_many(uids.list_asked())
+
+    def remove(self) -> None:
+        """Delete the table and forget what was asked for; nothing there is fine. Other tables stay as they are."""
+        self.active = False
+        for uids in self._sets.values():
+            uids.forget_all()
+        self._run(render_remove(self.spec.table))
+
+    def exists(self) -> bool:
+        """Whether the table and its chain are in the kernel."""
+        return self._list(f"list chain inet {self.spec.table} output") is not None
+
+    def read_ruleset(self) -> str | None:
+        """Our table as nft lists it; None if it is not there."""
+        return self._list(f"list table inet {self.spec.table}")
+
+    # -- who is refused ----------------------------------------------------------------------------------------------
+
+    def apply_deny(self, deny: Deny) -> None:
+        """Begin or change a refusal; one that is over already is a release. Root: EnforceError, whoever asks."""
+        if deny.subject.netns is not None:
+            return
+        _refuse_root(deny)
+        if deny.until_ns <= self._now_ns():
+            self._sets[deny.kind].take(deny.subject)
+        else:
+            self._sets[deny.kind].put(deny)
+
+    def apply_many(self, denies: Iterable[Deny]) -> None:
+        """Begin or change many refusals, those of a kind in one transaction.
+
+        Raises:
+            SetFullError: Some are not carried out; as many as the set has room for are, those ending last first.
+        """
+        now_ns = self._now_ns()
+        ours = [deny for deny in denies if deny.subject.netns is None and deny.until_ns > now_ns]
+        for deny in ours:
+            _refuse_root(deny)
+        ours.sort(key=lambda deny: -deny.until_ns)
+        full: SetFullError | None = None
+        for kind, uids in self._sets.items():
+            try:
+                uids.put_many([deny for deny in ours if deny.kind == kind])
+            except SetFullError as error:  # the other set may have room
+                full = error
+        if full is not None:
+            raise full
+
+    def apply_release(self, subject: Subject, kind: Kind) -> None:
+        """End a refusal with its ranges; nothing to end is fine."""
+        if subject.netns is None:
+            self._sets[kind].take(subject)
+
+    def apply_passes(self, passes: Passes) -> None:
+        """Replace what passes, rules and sets at once; without a table in force it waits for `ensure`."""
+        self._passes = passes
+        if self.active:
+            self.ensure()
+
+    def read_denies(self) -> list[Deny]:
+        """What the kernel holds now, elements of others included (adopted from then on); [] without a table."""
+        return [deny for uids in self._sets.values() for deny in uids.read_denies()]
+
+    def forget(self, subject: Subject, kind: Kind) -> None:
+        """Somebody took the element out by hand: do not put it back with a lost table."""
+        self._sets[kind].forget(subject)
+
+    # -- what was counted --------------------------------------------------------------------------------------------
+
+    def read_counters(self) -> dict[str, int]:
+        """Packets by rule since the table is there: `refused_blocked`, `passed_root` ...; {} without a table."""
+        return parse_counters(self._list(f"list counters table inet {self.spec.table}") or "")
+
+    def read_capped(self) -> dict[int, int]:
+        """Connections that the cap refused, by uid, of the last day."""
+        return parse_counts(self._list(f"list set inet {self.spec.table} capped") or "")
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _where(self) -> str:
+        return f"table inet {self.spec.table}"
+
+    def _run(self, text: str) -> str:
+        try:
+            return self._nft.run(text)
+        except NftError as error:
+            raise EnforceError(error.what, where=self._where()) from error
+
+    def _list(self, command: str) -> str | None:
+        try:
+            return self._nft.run(command)
+        except NftError as error:
+            if error.missing:
+                return None
+            raise EnforceError(error.what, where=self._where()) from error
+
+    def _restore_if_lost(self) -> bool:
+        """Put the table back if it ought to be there and is not; whether it did."""
+        if self._restoring or not self.active or self.exists():
+            return False
+        self._restoring = True  # somebody who flushes all the time must not drive us into recursion
+        try:
+            self.restore()
+        finally:
+            self._restoring = False
+        return True
+
+
+def _refuse_root(deny: Deny) -> None:
+    if deny.subject.uid == 0:
+        raise EnforceError("root is never refused", where="uid 0", fix="look who asked for it")

@@ -1,0 +1,182 @@
+"""Elements of a uid set as intervals: who claims which uids until when, and what to change so that the set says so.
+
+Pure. nft's interval sets refuse overlapping elements, while accounts may share subordinate uids (/etc/subuid does not
+forbid it) and an administrator may add ranges by hand. So a change that overlaps is carved: what is in the way is cut
+out, what lies beside it stays with its own end. Intervals are inclusive, times CLOCK_BOOTTIME nanoseconds.
+"""
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush
+from itertools import pairwise
+
+from smtpguard.actions.base import Deny
+from smtpguard.model import Subject
+
+MAX_UID = 0xFFFF_FFFE
+"""4294967295 is "no uid" in every kernel interface."""
+PERMANENT_NS = (1 << 63) - 1
+"""End of an element without a timeout: somebody added it by hand."""
+MAX_COMMENT_BYTES = 120
+"""Longest comment; nft's own limit is 128 with its NUL."""
+_UNSAFE = re.compile(r"[^A-Za-z0-9 _.:;@%+=,/()-]")
+_OWNER = re.compile(r"uid (\d{1,10})(?:; (.*))?")
+
+Interval = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Element:
+    """One element of a uid set.
+
+    Attributes:
+        first, last: The uids, inclusive.
+        until_ns: CLOCK_BOOTTIME at which the kernel drops it; PERMANENT_NS for never.
+        comment: As in the set, safe ASCII.
+    """
+
+    first: int
+    last: int
+    until_ns: int
+    comment: str = ""
+
+
+def render_comment(deny: Deny) -> str:
+    """The comment of a deny's elements: its account, so that ranges find their owner again, and the deny's own."""
+    text = f"uid {deny.subject.uid}" + (f"; {deny.comment}" if deny.comment else "")
+    return _UNSAFE.sub("_", text)[:MAX_COMMENT_BYTES]
+
+
+def list_claims(deny: Deny) -> list[Element]:
+    """The elements that a deny wants, never one with uid 0: root is not refused, whoever claims him.
+
+    Ranges are clipped to real uids; the result is in order and disjoint.
+    """
+    comment = render_comment(deny)
+    wanted = [(deny.subject.uid, deny.subject.uid)]
+    wanted += [(first, first + count - 1) for first, count in deny.ranges if count > 0]
+    clipped = [(max(first, 1), min(last, MAX_UID)) for first, last in wanted]
+    claims = [Element(first=a, last=b, until_ns=deny.until_ns, comment=comment) for a, b in clipped if a <= b]
+    return flatten(claims)
+
+
+def flatten(elements: Iterable[Element]) -> list[Element]:
+    """Disjoint elements, in order, that cover the same uids; of several claims on a uid the one that ends last wins."""
+    ordered = sorted(elements, key=lambda e: (e.first, e.last))
+    if all(left.last < right.first for left, right in pairwise(ordered)):
+        return ordered
+    bounds = sorted({e.first for e in ordered} | {e.last + 1 for e in ordered})
+    result: list[Element] = []
+    open_claims: list[tuple[int, int]] = []  # a heap of (-until, index): the longest claim on top
+    index = 0
+    for start, end in pairwise(bounds):
+        while index < len(ordered) and ordered[index].first == start:
+            heappush(open_claims, (-ordered[index].until_ns, index))
+            index += 1
+        while open_claims and ordered[open_claims[0][1]].last < start:
+            heappop(open_claims)
+        if not open_claims:
+            continue
+        winner = ordered[open_claims[0][1]]
+        before = result[-1] if result else None
+        if (
+            before
+            and before.last == start - 1
+            and (before.until_ns, before.comment) == (winner.until_ns, winner.comment)
+        ):
+            result[-1] = replace(before, last=end - 1)
+        else:
+            result.append(replace(winner, first=start, last=end - 1))
+    return result
+
+
+def merge_intervals(intervals: Iterable[Interval]) -> list[Interval]:
+    """The same uids as sorted intervals that neither overlap nor touch."""
+    merged: list[Interval] = []
+    for first, last in sorted(intervals):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], last))
+        else:
+            merged.append((first, last))
+    return merged
+
+
+def clip(elements: Iterable[Element], region: Sequence[Interval]) -> list[Element]:
+    """The parts of the elements that lie inside the region (as `merge_intervals` makes it)."""
+    return [
+        replace(element, first=max(element.first, a), last=min(element.last, b))
+        for element in elements
+        for a, b in _find_holes(element, region)
+    ]
+
+
+def carve(existing: Iterable[Element], region: Sequence[Interval]) -> tuple[list[Element], list[Element]]:
+    """What to delete so that the region is empty, and what of it to add again because it lies outside.
+
+    Args:
+        existing: The set's elements.
+        region: As `merge_intervals` makes it.
+
+    Returns:
+        The elements that touch the region, as they are; and their parts outside of it.
+    """
+    touched: list[Element] = []
+    outside: list[Element] = []
+    for element in existing:
+        holes = _find_holes(element, region)
+        if not holes:
+            continue
+        touched.append(element)
+        start = element.first
+        for first, last in holes:
+            if start < first:
+                outside.append(replace(element, first=start, last=first - 1))
+            start = last + 1
+        if start <= element.last:
+            outside.append(replace(element, first=start))
+    return touched, outside
+
+
+def build_denies(kind: str, elements: Iterable[Element]) -> list[Deny]:
+    """Denies from a set's elements: ranges join the account that their comment names.
+
+    An element of somebody else's making is a deny of its own; a range of that kind has its first uid as subject.
+    """
+    own: dict[int, list[Element]] = {}
+    denies: list[Deny] = []
+    for element in elements:
+        match = _OWNER.fullmatch(element.comment)
+        if match:
+            own.setdefault(int(match[1]), []).append(element)
+        else:
+            denies.append(_build_deny(kind, element.first, [element], element.comment))
+    for uid, group in own.items():
+        match = _OWNER.fullmatch(group[0].comment)
+        denies.append(_build_deny(kind, uid, group, (match and match[2]) or ""))
+    return sorted(denies, key=lambda deny: deny.subject)
+
+
+def _build_deny(kind: str, uid: int, elements: Sequence[Element], comment: str) -> Deny:
+    return Deny(
+        subject=Subject(uid=uid),
+        kind="block" if kind == "block" else "throttle",
+        until_ns=max(element.until_ns for element in elements),
+        ranges=tuple(
+            (element.first, element.last - element.first + 1)
+            for element in elements
+            if (element.first, element.last) != (uid, uid)
+        ),
+        comment=comment,
+    )
+
+
+def _find_holes(element: Element, region: Sequence[Interval]) -> list[Interval]:
+    """The intervals of a region that an element touches."""
+    index = bisect_left(region, element.first, key=lambda interval: interval[1])
+    holes = []
+    while index < len(region) and region[index][0] <= element.last:
+        holes.append(region[index])
+        index += 1
+    return holes

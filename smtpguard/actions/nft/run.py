@@ -1,0 +1,135 @@
+"""Hands nft's language to the kernel: by libnftables in this process, else by the `nft` program. Decides nothing.
+
+libnftables answers in text only, so failures are told apart by their words; those were read off nft 1.0.6 and the
+kernel's errno texts, which do not change with the locale here (no setlocale in process, LC_ALL=C for the program).
+The contexts of libnftables are not thread safe (shared by four threads one crashed): each thread has its own.
+"""
+
+import os
+import subprocess
+import threading
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from smtpguard.errors import EnforceError, PrivilegeError
+
+COMMAND_TIMEOUT_S = 20.0
+_MAX_ANSWER = 300
+
+
+class NftError(EnforceError):
+    """nft or the kernel refused a transaction; nothing of it was done.
+
+    Attributes:
+        missing: A table, set, chain or element is not there.
+        present: It is there already, or in another shape.
+        overlap: An interval overlaps with one that is there.
+        full: The set has no room.
+    """
+
+    def __init__(self, answer: str, *, where: str | None = None, fix: str | None = None) -> None:
+        lines = [line.strip() for line in answer.strip().splitlines()]
+        first = next((line for line in lines if "Error:" in line), lines[0] if lines else "nft failed without a word")
+        super().__init__(first[:_MAX_ANSWER], where=where, fix=fix)
+        self.missing = "No such file" in answer or "element does not exist" in answer
+        self.overlap = "interval overlaps" in answer
+        self.present = "File exists" in answer
+        self.full = "Too many open files in system" in answer
+        self.unsupported = "not supported" in answer or "Device or resource busy" in answer
+
+
+class Nft(Protocol):
+    """Something that runs commands of nft's language, all or nothing."""
+
+    def run(self, text: str) -> str:
+        """Run one transaction, or one `list` command; its output.
+
+        Raises:
+            NftError: It was refused.
+            PrivilegeError: CAP_NET_ADMIN is lacking.
+        """
+        ...
+
+
+class LibraryNft:
+    """libnftables in this process, one context per thread. Network namespace: the thread's at its first call."""
+
+    def __init__(self) -> None:
+        try:
+            import nftables
+        except ImportError as error:
+            raise EnforceError(
+                "the Python binding of libnftables is missing", fix="pip install oxl-libnftables"
+            ) from error
+        self._factory = nftables.Nftables
+        self._threads = threading.local()
+        try:
+            self._context()
+        except (OSError, AttributeError) as error:
+            raise EnforceError(
+                f"libnftables.so.1 can't be loaded: {error}", fix="apt-get install libnftables1, or nftables on EL"
+            ) from error
+
+    def run(self, text: str) -> str:
+        """Run it in this thread's context."""
+        code, output, answer = self._context().cmd(text)
+        if code != 0:
+            raise _refused(answer)
+        return str(output)
+
+    def _context(self) -> Any:  # noqa: ANN401 - the binding has no types
+        context = getattr(self._threads, "context", None)
+        if context is None:
+            context = self._threads.context = self._factory()
+        return context
+
+
+class CommandNft:
+    """The `nft` program: some 1 ms a call, for hosts without the library.
+
+    Args:
+        argv: The program; a prefix such as nsenter(1)'s takes it into another network namespace.
+    """
+
+    def __init__(self, argv: Sequence[str] = ("nft",)) -> None:
+        self._argv = tuple(argv)
+
+    def run(self, text: str) -> str:
+        """Run it as `nft -f -`."""
+        command = [*self._argv, "-f", "-"]
+        try:
+            done = subprocess.run(
+                command,
+                input=text,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=COMMAND_TIMEOUT_S,
+                check=False,
+                env={**os.environ, "LC_ALL": "C"},
+            )
+        except FileNotFoundError:
+            raise EnforceError(f"there is no program {command[0]}", fix="install the package nftables") from None
+        except subprocess.TimeoutExpired:
+            raise EnforceError(f"nft gave no answer within {COMMAND_TIMEOUT_S:.0f} s") from None
+        if done.returncode != 0:
+            raise _refused(done.stderr or done.stdout)
+        return done.stdout
+
+
+def open_nft() -> tuple[Nft, str | None]:
+    """The best way to nft on this host, and what is lacking for a better one (for `doctor`).
+
+    Raises:
+        EnforceError: Neither the library nor the program is there. (The program's absence shows at its first use.)
+    """
+    try:
+        return LibraryNft(), None
+    except EnforceError as error:
+        return CommandNft(), f"{error}; each change costs an nft process, some 2 ms"
+
+
+def _refused(answer: str) -> NftError | PrivilegeError:
+    if "Operation not permitted" in answer:
+        return PrivilegeError("nftables may not be changed or read", fix="run as root, or with CAP_NET_ADMIN")
+    return NftError(answer)

@@ -1,0 +1,388 @@
+"""The enforcer against the real kernel: who is refused, who is not, and what is left behind."""
+
+import random
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from ipaddress import ip_network
+
+import pytest
+
+from smtpguard.actions.base import Deny, Passes
+from smtpguard.actions.nft.apply import NftEnforcer, boottime_ns
+from smtpguard.actions.nft.render import TableSpec
+from smtpguard.actions.nft.run import CommandNft, LibraryNft, Nft
+from smtpguard.actions.nft.sets import Kind, SetFullError
+from smtpguard.errors import EnforceError
+from smtpguard.model import NS, Subject
+from smtpguard.settings import Cap
+from tests.support.netlab import Lab, call_as, inside
+
+pytestmark = pytest.mark.kernel
+
+BAD, GOOD, *_ = random.sample(range(61001, 61099), 4)
+NEAR, FAR6 = Lab.ADDRESSES4[0], Lab.ADDRESSES6[0]
+
+
+class NetnsNft:
+    """libnftables that works inside a namespace: each call enters it, whatever the library opens again."""
+
+    def __init__(self, netns: str) -> None:
+        self._netns = netns
+        with inside(netns):
+            self._nft = LibraryNft()
+
+    def run(self, text: str) -> str:
+        with inside(self._netns):
+            return self._nft.run(text)
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    lab = Lab()
+    try:
+        lab.open()
+        lab.sink(25, 465, 587, 2525, 8025)
+        lab.sink(25, netns=lab.client)
+        yield lab
+    finally:
+        lab.close()
+
+
+@pytest.fixture(params=["library", "command"])
+def nft(request: pytest.FixtureRequest, lab: Lab) -> Nft:
+    if request.param == "library":
+        return NetnsNft(lab.client)
+    return CommandNft(("nsenter", f"--net=/run/netns/{lab.client}", "nft"))
+
+
+@pytest.fixture
+def library(lab: Lab) -> Nft:
+    return NetnsNft(lab.client)
+
+
+@pytest.fixture
+def guard(library: Nft) -> Iterator[NftEnforcer]:
+    enforcer = NftEnforcer(TableSpec(), nft=library)
+    enforcer.ensure()
+    yield enforcer
+    enforcer.remove()
+
+
+def ruleset(lab: Lab) -> str:
+    command = ["nsenter", f"--net=/run/netns/{lab.client}", "nft", "list", "ruleset"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+
+
+def deny(uid: int = BAD, kind: Kind = "block", seconds: float = 60, ranges: tuple[tuple[int, int], ...] = ()) -> Deny:
+    until_ns = boottime_ns() + int(seconds * NS)
+    return Deny(subject=Subject(uid=uid), kind=kind, until_ns=until_ns, ranges=ranges, comment="guard mx-fanout")
+
+
+def passes(lab: Lab, uid: int, address: str = NEAR, port: int = 25) -> bool:
+    """Whether a connection comes about; a refusal must be ECONNREFUSED, and at once."""
+    began = time.monotonic()
+    try:
+        lab.connect(uid, address, port).close()
+    except ConnectionRefusedError:
+        assert time.monotonic() - began < 0.5
+        return False
+    return True
+
+
+def test_blocked_user_is_refused_at_once_and_his_neighbour_is_not(lab: Lab, nft: Nft) -> None:
+    enforcer = NftEnforcer(TableSpec(), nft=nft)
+    enforcer.ensure()
+    try:
+        assert passes(lab, BAD)
+        enforcer.apply_deny(deny())
+        for address in (NEAR, FAR6, f"::ffff:{NEAR}"):
+            for port in (25, 465, 587, 2525):
+                assert not passes(lab, BAD, address, port)
+                assert passes(lab, GOOD, address, port)
+        assert passes(lab, BAD, NEAR, 8025)
+        assert enforcer.read_counters()["refused_blocked"] == 12
+        enforcer.apply_release(Subject(uid=BAD), "block")
+        assert passes(lab, BAD)
+    finally:
+        enforcer.remove()
+
+
+def test_a_process_of_the_blocked_user_meets_econnrefused(lab: Lab, guard: NftEnforcer) -> None:
+    def attempt() -> bytes:
+        with socket.socket() as sock:
+            return str(sock.connect_ex((NEAR, 25))).encode()
+
+    assert call_as(BAD, lab.client, attempt) == b"0"
+    guard.apply_deny(deny())
+    assert call_as(BAD, lab.client, attempt) == b"111"
+
+
+def test_open_session_of_a_blocked_user_is_reset(lab: Lab, guard: NftEnforcer) -> None:
+    session, other = lab.connect(BAD, NEAR), lab.connect(GOOD, NEAR)
+    assert lab.echoes(session)
+    guard.apply_deny(deny())
+    with pytest.raises(ConnectionResetError):
+        lab.echoes(session)
+    assert lab.echoes(other)
+
+
+def test_open_session_of_a_throttled_user_lives_on(lab: Lab, guard: NftEnforcer) -> None:
+    session = lab.connect(BAD, NEAR)
+    guard.apply_deny(deny(kind="throttle"))
+    assert not passes(lab, BAD)
+    assert not passes(lab, BAD, FAR6)
+    assert lab.echoes(session)
+    assert passes(lab, GOOD)
+    assert guard.read_counters()["refused_throttled"] == 2
+
+
+def test_drop_answers_with_silence(lab: Lab, library: Nft) -> None:
+    enforcer = NftEnforcer(TableSpec(verdict="drop"), nft=library)
+    enforcer.ensure()
+    try:
+        enforcer.apply_deny(deny())
+        with pytest.raises(TimeoutError):
+            lab.connect(BAD, NEAR, timeout_s=0.4)
+    finally:
+        enforcer.remove()
+
+
+def test_passes_hold_for_a_blocked_user(lab: Lab, guard: NftEnforcer) -> None:
+    for kind in ("block", "throttle"):
+        guard.apply_deny(deny(kind=kind))
+    assert passes(lab, BAD, "127.0.0.1")
+    assert passes(lab, BAD, "::1")
+    assert passes(lab, BAD, Lab.OWN4)
+    assert passes(lab, BAD, "fd66::1")
+    assert not passes(lab, BAD, Lab.ADDRESSES4[1])
+    guard.apply_passes(Passes(networks=(ip_network("10.66.0.3/32"), ip_network("fd66::3/128"))))
+    assert passes(lab, BAD, Lab.ADDRESSES4[1])
+    assert passes(lab, BAD, f"::ffff:{Lab.ADDRESSES4[1]}")
+    assert passes(lab, BAD, Lab.ADDRESSES6[1])
+    assert not passes(lab, BAD, NEAR)
+    guard.apply_passes(Passes(uids=((0, 0), (BAD, BAD))))
+    assert passes(lab, BAD, NEAR)
+    guard.apply_passes(Passes())
+    assert not passes(lab, BAD, NEAR)
+    assert not passes(lab, BAD, Lab.ADDRESSES4[1])
+
+
+def test_loopback_is_refused_only_when_it_counts(lab: Lab, guard: NftEnforcer) -> None:
+    guard.apply_passes(Passes(loopback=False))
+    guard.apply_deny(deny())
+    assert not passes(lab, BAD, "127.0.0.1")
+    assert not passes(lab, BAD, "::1")
+    assert passes(lab, BAD, Lab.OWN4)
+    assert passes(lab, GOOD, "127.0.0.1")
+
+
+def test_root_passes_even_when_somebody_puts_uid_0_into_the_set(lab: Lab, guard: NftEnforcer, library: Nft) -> None:
+    with pytest.raises(EnforceError, match="root is never refused"):
+        guard.apply_deny(deny(uid=0))
+    guard.apply_deny(deny(uid=BAD, ranges=((0, 61000),)))
+    assert "0-" not in library.run("list set inet smtpguard blocked").replace("1-", "")
+    library.run("flush set inet smtpguard blocked")
+    library.run("add element inet smtpguard blocked { 0-70000 }")
+    assert passes(lab, 0)
+    assert not passes(lab, GOOD)
+
+
+def test_subordinate_ranges_are_refused_and_freed_with_their_owner(lab: Lab, guard: NftEnforcer) -> None:
+    guard.apply_deny(deny(ranges=((100000, 65536),)))
+    assert [passes(lab, uid) for uid in (BAD, 99999, 100000, 131072, 165535, 165536)] == [
+        False, True, False, False, False, True,
+    ]  # fmt: skip
+    [held] = guard.read_denies()
+    assert (held.subject, held.ranges, held.comment) == (Subject(uid=BAD), ((100000, 65536),), "guard mx-fanout")
+    guard.apply_release(Subject(uid=BAD), "block")
+    assert passes(lab, 131072)
+    assert guard.read_denies() == []
+
+
+def test_shared_subordinate_uids_stay_refused_while_one_owner_is(lab: Lab, guard: NftEnforcer) -> None:
+    guard.apply_deny(deny(uid=BAD, ranges=((100000, 1000),)))
+    guard.apply_deny(deny(uid=GOOD, ranges=((100500, 1000),), seconds=30))
+    assert not passes(lab, 100999)
+    guard.apply_release(Subject(uid=BAD), "block")
+    assert [passes(lab, uid) for uid in (100000, 100499, 100500, 100999, 101499)] == [True, True, False, False, False]
+    guard.apply_release(Subject(uid=GOOD), "block")
+    assert guard.read_denies() == []
+
+
+def test_the_kernel_ends_a_block_by_itself(lab: Lab, guard: NftEnforcer) -> None:
+    until_ns = boottime_ns() + NS // 2
+    guard.apply_deny(Deny(subject=Subject(uid=BAD), kind="block", until_ns=until_ns))
+    assert not passes(lab, BAD)
+    deadline_ns = boottime_ns() + 10 * NS
+    while not passes(lab, BAD):
+        assert boottime_ns() < deadline_ns
+        time.sleep(0.01)
+    assert -NS // 50 < boottime_ns() - until_ns < 3 * NS
+
+
+def test_times_are_kept_to_the_millisecond_and_changed_by_the_later_call(guard: NftEnforcer) -> None:
+    for seconds in (600.25, 3.5, 86_400 * 3, 7):
+        asked = deny(seconds=seconds)
+        guard.apply_deny(asked)
+        [held] = guard.read_denies()
+        assert abs(held.until_ns - asked.until_ns) < NS // 10
+
+
+def test_a_deny_that_is_over_frees(lab: Lab, guard: NftEnforcer) -> None:
+    guard.apply_deny(deny())
+    guard.apply_deny(deny(seconds=-1))
+    assert passes(lab, BAD)
+
+
+def test_another_network_namespace_is_not_the_business_of_nft(guard: NftEnforcer) -> None:
+    guard.apply_deny(Deny(subject=Subject(uid=BAD, netns=7), kind="block", until_ns=boottime_ns() + NS * 60))
+    guard.apply_release(Subject(uid=BAD, netns=7), "block")
+    assert guard.read_denies() == []
+
+
+def test_elements_of_others_are_read_with_their_ends(guard: NftEnforcer, library: Nft) -> None:
+    library.run(
+        f"add element inet smtpguard blocked {{ {BAD} timeout 90s, 2000-2009 }}\n"
+        f'add element inet smtpguard throttled {{ {GOOD} timeout 5m comment "by hand" }}\n'
+    )
+    held = {deny.subject.uid: deny for deny in guard.read_denies()}
+    assert held[BAD].kind == "block"
+    assert 80 * NS < held[BAD].until_ns - boottime_ns() <= 90 * NS
+    assert held[2000].ranges == ((2000, 10),)
+    assert held[2000].until_ns > boottime_ns() + 86_400 * 365 * NS
+    assert (held[GOOD].kind, held[GOOD].comment) == ("throttle", "by hand")
+    for deny_ in held.values():
+        guard.apply_deny(deny_)
+        guard.apply_release(deny_.subject, deny_.kind)
+    assert guard.read_denies() == []
+
+
+def test_cap_refuses_beyond_the_burst_and_nobody_else(lab: Lab, library: Nft) -> None:
+    enforcer = NftEnforcer(TableSpec(cap=Cap(rate=1, per_ns=3600 * NS, burst=5)), nft=library)
+    enforcer.apply_passes(Passes(uids=((0, 0), (61100, 61100))))
+    enforcer.ensure()
+    try:
+        assert [passes(lab, BAD) for _ in range(8)] == [True] * 5 + [False] * 3
+        assert passes(lab, GOOD)
+        assert all(passes(lab, 61100) for _ in range(8))
+        assert passes(lab, BAD, "127.0.0.1")
+        assert enforcer.read_counters()["refused_capped"] == 3
+        assert enforcer.read_capped() == {BAD: 3}
+    finally:
+        enforcer.remove()
+
+
+def test_remove_leaves_the_ruleset_byte_identical(lab: Lab, nft: Nft) -> None:
+    nft.run(
+        "table inet filter { chain output { type filter hook output priority 0; counter; }; }\n"
+        "table ip smtpguard { set blocked { type uid; elements = { 5 }; } ; }\n"
+        "table inet smtpguard2 { }\n"
+    )
+    try:
+        before = ruleset(lab)
+        enforcer = NftEnforcer(TableSpec(), nft=nft)
+        enforcer.ensure()
+        enforcer.apply_deny(deny(ranges=((100000, 65536),)))
+        enforcer.ensure()
+        assert ruleset(lab) != before
+        enforcer.remove()
+        assert not enforcer.exists()
+        assert ruleset(lab).split("counter packets")[0] == before.split("counter packets")[0]
+        assert ruleset(lab).count("\n") == before.count("\n")
+        enforcer.remove()
+    finally:
+        nft.run("delete table inet filter\ndelete table ip smtpguard\ndelete table inet smtpguard2\n")
+
+
+def test_ensure_again_changes_nothing_and_keeps_what_is_in_force(lab: Lab, guard: NftEnforcer) -> None:
+    guard.apply_deny(deny())
+    assert not passes(lab, BAD)
+
+    def shape() -> str:
+        return "\n".join(line for line in ruleset(lab).splitlines() if "expires" not in line)
+
+    before = shape()
+    for _ in range(3):
+        guard.ensure()
+    assert shape() == before
+    assert "refused_blocked {\n\t\tpackets 1 " in before
+    assert not passes(lab, BAD)
+
+
+def test_ensure_replaces_an_older_shape_and_keeps_its_elements(lab: Lab, library: Nft) -> None:
+    library.run(
+        "table inet smtpguard { set blocked { type uid; flags timeout; }\n"
+        "chain output { type filter hook output priority 0; }\n}\n"
+        f"add element inet smtpguard blocked {{ {BAD} timeout 100s }}\n"
+    )
+    enforcer = NftEnforcer(TableSpec(), nft=library)
+    enforcer.ensure()
+    try:
+        assert not passes(lab, BAD)
+        [held] = enforcer.read_denies()
+        assert 90 * NS < held.until_ns - boottime_ns() <= 100 * NS
+    finally:
+        enforcer.remove()
+
+
+def test_a_flushed_ruleset_is_put_back_by_the_next_change_and_by_restore(
+    lab: Lab, guard: NftEnforcer, library: Nft
+) -> None:
+    first, second = deny(ranges=((100000, 10),)), deny(uid=GOOD, kind="throttle", seconds=50)
+    guard.apply_deny(first)
+    library.run("flush ruleset")
+    assert not guard.exists()
+    guard.apply_deny(second)
+    assert not passes(lab, BAD)
+    assert not passes(lab, 100005)
+    assert not passes(lab, GOOD)
+    library.run("flush ruleset")
+    guard.restore()
+    held = guard.read_denies()
+    assert [d.subject for d in held] == [first.subject, second.subject]
+    assert abs(held[0].until_ns - first.until_ns) < NS // 10
+
+
+def test_after_remove_a_change_does_not_bring_the_table_back(lab: Lab, guard: NftEnforcer) -> None:
+    guard.remove()
+    with pytest.raises(EnforceError, match="No such file"):
+        guard.apply_deny(deny())
+    guard.apply_release(Subject(uid=BAD), "block")
+    assert guard.read_denies() == []
+    assert guard.read_counters() == {}
+    assert passes(lab, BAD)
+
+
+def test_thousands_are_restored_in_one_transaction(lab: Lab, guard: NftEnforcer) -> None:
+    denies = [deny(uid=200_000 + 2 * i, ranges=((1_000_000 + 100 * i, 99),)) for i in range(5_000)]
+    began = time.monotonic()
+    guard.apply_many(denies)
+    assert time.monotonic() - began < 10
+    held = guard.read_denies()
+    assert [(d.subject, d.ranges) for d in held] == [(d.subject, d.ranges) for d in denies]
+    assert all(abs(d.until_ns - asked.until_ns) < NS for d, asked in zip(held, denies, strict=True))
+    assert not passes(lab, 1_000_050)
+    guard.apply_many(denies)
+    guard.apply_release(Subject(uid=200_000), "block")
+    assert len(guard.read_denies()) == 4_999
+
+
+def test_a_full_set_says_so_and_keeps_those_that_end_last(library: Nft) -> None:
+    enforcer = NftEnforcer(TableSpec(size=8), nft=library)
+    enforcer.ensure()
+    try:
+        with pytest.raises(SetFullError, match="of 40 refusals are not carried out"):
+            enforcer.apply_many([deny(uid=1000 + 2 * i, seconds=100 + i) for i in range(40)])
+        held = enforcer.read_denies()
+        assert 4 <= len(held) < 20
+        assert [d.subject.uid for d in held] == [1000 + 2 * i for i in range(40 - len(held), 40)]
+        with pytest.raises(SetFullError, match="the set blocked is full"):
+            enforcer.apply_deny(deny(uid=5000))
+        enforcer.apply_deny(deny(uid=1078, seconds=500))  # one that is in it can be changed all the same
+        assert max(d.until_ns for d in enforcer.read_denies()) > boottime_ns() + 400 * NS
+        enforcer.apply_release(Subject(uid=1078), "block")
+        enforcer.apply_deny(deny(uid=5000))
+    finally:
+        enforcer.remove()
