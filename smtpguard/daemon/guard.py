@@ -6,12 +6,12 @@ policy of its own, and does nothing slow.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from smtpguard.daemon.arms import Arms
 from smtpguard.daemon.clock import WallMap
 from smtpguard.daemon.journal import Entry, Journal
-from smtpguard.daemon.keeper import Keeper
 from smtpguard.daemon.responder import Responder
 from smtpguard.enrich.accounts import Accounts
 from smtpguard.model import (
@@ -20,6 +20,7 @@ from smtpguard.model import (
     Block,
     BreakerChange,
     Connect,
+    Decision,
     Ended,
     Refusal,
     Subject,
@@ -27,6 +28,8 @@ from smtpguard.model import (
 )
 from smtpguard.policy.engine import Engine
 from smtpguard.settings import Settings
+from smtpguard.state.rows import VerdictRow
+from smtpguard.state.writer import StateWriter
 from smtpguard.text import render_user
 
 log = logging.getLogger(__name__)
@@ -35,21 +38,22 @@ _MAX_REFUSED_USERS = 65_536
 
 
 class Guard:
-    """What happens when something is seen, or a person asks.
+    """What happens when something is seen, when time passes, and when a person asks; a part of the loop.
 
     Args:
         settings: The configuration in force.
         engine: Decides.
         responder: Tells the kernel.
+        arms: Whether the kernel may be told at all.
         journal: Writes.
-        keeper: Keeps what survives a restart.
+        state: Keeps what survives a restart.
         accounts: Who is who.
         wall: Event time to wall time.
         now: CLOCK_BOOTTIME in nanoseconds.
 
     Attributes:
         refused: Attempts refused since the start, by subject.
-        seen: Connects judged since the start.
+        seen: Connects taken since the start.
     """
 
     def __init__(
@@ -58,8 +62,9 @@ class Guard:
         *,
         engine: Engine,
         responder: Responder,
+        arms: Arms,
         journal: Journal,
-        keeper: Keeper,
+        state: StateWriter,
         accounts: Accounts,
         wall: WallMap,
         now: Callable[[], int],
@@ -67,8 +72,9 @@ class Guard:
         self.settings = settings
         self.engine = engine
         self.responder = responder
+        self.arms = arms
         self.journal = journal
-        self.keeper = keeper
+        self.state = state
         self.accounts = accounts
         self.wall = wall
         self.now = now
@@ -80,14 +86,14 @@ class Guard:
     def take(self, connects: Iterable[Connect]) -> None:
         """Judge what a source saw, respond, and note it."""
         for connect in connects:
+            decisions = self.engine.feed(connect)
+            self._act(decisions)
             if connect.uid is None:
                 continue
             self.seen += 1
-            decisions = self.engine.feed(connect)
-            self._act(decisions)
-            if self.engine.ignores(connect):
+            if self.settings.loopback == "ignore" and self.engine.passed(connect.address) == "loopback":
                 continue
-            account = self.accounts.account(self.accounts.owner(connect.uid))
+            account = self.account_of(Subject(uid=self.accounts.owner(connect.uid), netns=connect.netns))
             self.journal.add(
                 Entry(
                     time_ns=connect.time_ns,
@@ -99,47 +105,52 @@ class Guard:
                 )
             )
 
-    def _act(self, decisions: Iterable[Verdict | Block | Refusal | Ended | BreakerChange]) -> None:
+    def noted(self, entry: Entry) -> None:
+        """An attempt and all that was found out about it is written: keep its verdicts."""
+        for verdict in entry.verdicts:
+            self.state.add_verdict(VerdictRow.of(verdict, self.wall.offset_ns))
+
+    def _act(self, decisions: Iterable[Decision]) -> None:
         for decision in decisions:
             match decision:
                 case Block():
-                    if decision.mode == "enforce":
-                        self.responder.apply(decision.subject)
-                    self.keeper.save_block(decision)
+                    self._begin(decision)
                 case Refusal():
                     if len(self.refused) < _MAX_REFUSED_USERS or decision.subject in self.refused:
                         self.refused[decision.subject] += 1
                 case Ended():
                     self._ended(decision)
                 case BreakerChange():
-                    self._tell_breaker(decision)
+                    _tell_breaker(decision)
                 case Verdict():
-                    log.info(
-                        "%s exceeded %s: %d in %d s, limit %d: %s (%s)",
-                        render_user(decision.account.uid, decision.account.name),
-                        decision.rule,
-                        decision.count,
-                        decision.window_ns // NS,
-                        decision.limit,
-                        decision.action,
-                        decision.mode,
-                    )
+                    _tell_verdict(decision)
+
+    def _begin(self, block: Block) -> bool:
+        fine = True
+        if block.mode == "enforce":
+            fine = self.arms.sync() and self.responder.apply(block.subject)
+        if not block.renewed:
+            self.state.put_block(block, self.wall.offset_ns)
+        return fine
 
     def _ended(self, ended: Ended) -> None:
         self.responder.apply(ended.block.subject)
-        self.keeper.end_block(ended)
+        self.state.delete_block(ended.block)
         if ended.block.mode == "enforce":
-            account = self.account_of(ended.block.subject)
-            wall_ns = self.wall.to_wall_ns(ended.time_ns)
-            self.journal.add_unblock(account, wall_ns=wall_ns, by=ended.by, reason=ended.reason)
-
-    def _tell_breaker(self, change: BreakerChange) -> None:
-        if change.tripped:
-            log.warning("the breaker: %d new blocks: from here blocks are throttles (%s)", change.blocks, change.mode)
-        else:
-            log.warning("the breaker: calm again: blocks are blocks (%s)", change.mode)
+            self.journal.add_unblock(self.account_of(ended.block.subject), by=ended.by, reason=ended.reason)
 
     # -- time --------------------------------------------------------------------------------------------------------
+
+    def filenos(self) -> Sequence[int]:
+        """None: it lives on time and on what others hand it."""
+        return ()
+
+    def writers(self) -> Sequence[int]:
+        """None."""
+        return ()
+
+    def on_ready(self, fileno: int) -> None:
+        """Never called."""
 
     def next_deadline(self) -> int | None:
         """When the engine or the responder want their turn."""
@@ -153,27 +164,57 @@ class Guard:
 
     # -- what people ask ---------------------------------------------------------------------------------------------
 
-    def begin(self, block: Block) -> bool:
-        """Begin a block that a person or fail2ban asked for; False if a means of enforcement failed."""
-        self.engine.add_block(block)
-        fine = self.responder.apply(block.subject) if block.mode == "enforce" else True
-        self.keeper.save_block(block)
-        self.journal.add_block(self.account_of(block.subject), block)
+    def begin(self, block: Block, *, force: bool = False) -> bool:
+        """Begin a block that a person or fail2ban asked for; False if a means of enforcement failed.
+
+        Raises:
+            PolicyError: Whom nothing may hit was to be hit.
+        """
+        fine = True
+        for decision in self.engine.add_block(block, force=force):
+            if isinstance(decision, Block):
+                fine = self._begin(decision)
+                self.journal.add_block(self.account_of(decision.subject), decision)
+            else:
+                self._act([decision])
         return fine
 
-    def end(self, subject: Subject, source: str | None, *, by: str, reason: str) -> list[Ended]:
-        """End a subject's blocks of one source, or of all."""
-        ended = self.engine.end(subject, source, by=by, reason=reason, now_ns=self.now())
+    def end(self, subject: Subject, source: str, *, by: str, reason: str = "") -> list[Ended]:
+        """End a subject's blocks of one source; windows and memory stay."""
+        ended = self.engine.end(subject, source=source, by=by, reason=reason, now_ns=self.now())
         self._act(ended)
         return ended
 
-    def forgive(self, subject: Subject) -> None:
-        """A person's unblock: empty windows, no memory of earlier blocks."""
-        self.engine.reset(subject, self.now())
+    def unblock(self, subject: Subject, *, by: str, reason: str = "") -> list[Ended]:
+        """A person's unblock: all sources end, windows are empty, earlier blocks forgotten."""
+        ended = self.engine.unblock(subject, by=by, reason=reason, now_ns=self.now())
+        self._act(ended)
         self.refused.pop(subject, None)
-        self.keeper.forget(subject)
+        self.state.delete_escalation(subject.uid, self.account_of(subject).name)
+        return ended
 
     def account_of(self, subject: Subject) -> Account:
         """The account of a subject; a container's has no name here, whatever its number."""
         account = self.accounts.account(subject.uid)
         return account if subject.netns is None else replace(account, name=None)
+
+
+def _tell_verdict(verdict: Verdict) -> None:
+    log.info(
+        "%s exceeded %s: %d in %d s, limit %d: %s (%s%s)",
+        render_user(verdict.account.uid, verdict.account.name),
+        verdict.rule,
+        verdict.count,
+        verdict.window_ns // NS,
+        verdict.limit,
+        verdict.action,
+        verdict.mode,
+        f": {verdict.why_dry}" if verdict.why_dry else "",
+    )
+
+
+def _tell_breaker(change: BreakerChange) -> None:
+    if change.tripped:
+        log.warning("the breaker: %d new blocks: from here blocks are throttles (%s)", change.blocks, change.mode)
+    else:
+        log.warning("the breaker: it is calm again: blocks are blocks (%s)", change.mode)

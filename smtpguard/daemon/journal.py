@@ -7,17 +7,18 @@ BLOCK of the same attempt stand together and say the same.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from smtpguard.actions.eventlog import EventLog
 from smtpguard.daemon.clock import WallMap
 from smtpguard.enrich.looker import Attribution, Looker
 from smtpguard.enrich.pending import Pending
-from smtpguard.enrich.rdns import ReverseDns
+from smtpguard.enrich.rdns import Name, Rdns
 from smtpguard.model import Account, Block, Connect, Verdict
 
 log = logging.getLogger(__name__)
 
-Found = Attribution | bytes | None
+Found = Attribution | Name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,7 @@ class Journal:
         now: Callable[[], int],
         *,
         looker: Looker | None,
-        rdns: ReverseDns | None,
+        rdns: Rdns | None,
         on_written: Callable[[Entry], None],
     ) -> None:
         self._events = events
@@ -79,18 +80,32 @@ class Journal:
         connect = entry.connect
         if connect is not None:
             if self._looker is not None and connect.pid is not None:
-                look = self._looker.ask(connect)
+                look = self._looker.ask(connect, self._now(), owner=entry.account.uid)
             if self._rdns is not None and connect.rdns is None:
-                answer = self._rdns.ask(connect.address)
-                if isinstance(answer, int):
+                answer = self._rdns.ask(connect.address, entry.account.uid, self._now())
+                if isinstance(answer, Name):
+                    entry = replace(entry, connect=replace(connect, rdns=answer.value))
+                else:
                     name = answer
-                elif answer is not None:
-                    entry = replace(entry, connect=replace(connect, rdns=answer))
         self._pending.add((entry, look, name), [t for t in (look, name) if t is not None], self._now())
 
-    def add_line(self, account: Account, write: Callable[[], None]) -> None:
+    def add_block(self, account: Account, block: Block) -> None:
+        """A block that a person or another program began."""
+        wall_ns = self._wall.to_wall_ns(self._now())
+        self._add_line(account, partial(self._write_block, account, block, wall_ns))
+
+    def add_unblock(self, account: Account, *, by: str, reason: str) -> None:
+        """The end of a block."""
+        wall_ns = self._wall.to_wall_ns(self._now())
+        self._add_line(account, partial(self._events.write_unblock, account, wall_ns=wall_ns, by=by, reason=reason))
+
+    def _add_line(self, account: Account, write: Callable[[], None]) -> None:
         """Put a line that is about no attempt into the order."""
         self._pending.add((Entry(time_ns=self._now(), account=account, write=write), None, None), (), self._now())
+
+    def _write_block(self, account: Account, block: Block, wall_ns: int) -> None:
+        until_wall_ns = block.until_ns + self._wall.offset_ns
+        self._events.write_block(block, account, wall_ns=wall_ns, until_wall_ns=until_wall_ns)
 
     def filenos(self) -> Sequence[int]:
         """Descriptors of the enrichers."""
@@ -112,11 +127,10 @@ class Journal:
     def on_time(self, now_ns: int) -> None:
         """Take answers, write what is ready."""
         if self._looker is not None:
-            self._looker.tick(now_ns)
-            for ticket, attribution in self._looker.read(now_ns):
+            for ticket, attribution in (*self._looker.read(now_ns), *self._looker.tick(now_ns)):
                 self._pending.resolve(ticket, attribution)
         if self._rdns is not None:
-            for ticket, name in self._rdns.read():
+            for ticket, name in self._rdns.read(now_ns):
                 self._pending.resolve(ticket, name)
         for ready in self._pending.due(now_ns):
             self._write(*ready.item, ready.values)
@@ -142,8 +156,8 @@ class Journal:
         if isinstance(attribution, Attribution):
             connect = describe(connect, attribution)
         rdns = values.get(name) if name is not None else None
-        if isinstance(rdns, bytes):
-            connect = replace(connect, rdns=rdns)
+        if isinstance(rdns, Name):
+            connect = replace(connect, rdns=rdns.value)
         verdicts = [replace(verdict, connect=connect) for verdict in entry.verdicts]
         entry = replace(entry, connect=connect, verdicts=verdicts)
         wall_ns = self._wall.to_wall_ns(entry.time_ns)
@@ -154,8 +168,7 @@ class Journal:
         for verdict in verdicts:
             self._events.write_exceeded(verdict, wall_ns=wall_ns)
         for block in entry.blocks:
-            until_ns = self._wall.to_deadline_wall_ns(block.until_ns)
-            self._events.write_block(block, entry.account, wall_ns=wall_ns, until_wall_ns=until_ns)
+            self._write_block(entry.account, block, wall_ns)
         self._on_written(entry)
 
 

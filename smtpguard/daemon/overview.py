@@ -1,0 +1,149 @@
+"""What `status` shows: collected from the parts, decided by nobody else."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from smtpguard import __version__
+from smtpguard.actions.eventlog import EventLog
+from smtpguard.daemon.guard import Guard
+from smtpguard.daemon.sensing import Sensing
+from smtpguard.enrich.looker import Looker
+from smtpguard.enrich.rdns import Rdns
+from smtpguard.model import NS
+
+Figures = dict[str, Any]
+
+
+class Overview:
+    """Collects the state of a running guard.
+
+    Args:
+        guard, sensing, events, looker, rdns: The parts; None for enrichers that are off.
+        since_ns: When the guard started (CLOCK_BOOTTIME).
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        sensing: Sensing,
+        events: EventLog,
+        *,
+        looker: Looker | None,
+        rdns: Rdns | None,
+        since_ns: int,
+    ) -> None:
+        self._guard = guard
+        self._sensing = sensing
+        self._events = events
+        self._looker = looker
+        self._rdns = rdns
+        self._since_ns = since_ns
+        self.extra: Callable[[], Figures] = dict
+
+    def collect(self) -> Figures:
+        """All of it, as JSON values."""
+        guard = self._guard
+        now_ns = guard.now()
+        blocks = [block for block in guard.engine.blocks() if block.until_ns > now_ns]
+        earnest = [block for block in blocks if block.mode == "enforce"]
+        troubles = self.troubles()
+        return {
+            "ready": self.is_ready(),
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime": (now_ns - self._since_ns) / NS,
+            "mode": "dry-run" if guard.settings.dry_run else "enforce",
+            "off_until": None,
+            "config": guard.settings.path or "shipped defaults",
+            "troubles": troubles,
+            "sources": self._sources(),
+            "enforcement": self._enforcement(),
+            "seen": guard.seen,
+            "blocks": sum(block.kind == "block" for block in earnest),
+            "throttles": sum(block.kind == "throttle" for block in earnest),
+            "would": len(blocks) - len(earnest),
+            "refused": guard.refused.total(),
+            "parts": self._parts(),
+            **self.extra(),
+        }
+
+    def is_ready(self) -> bool:
+        """Whether a source is open and proven, and enforcement is in place where it is wanted."""
+        guard = self._guard
+        sees = self._sensing.leader() is not None or guard.settings.sources == "none"
+        acts = guard.settings.dry_run or (guard.arms.up and guard.arms.trouble is None)
+        return sees and acts
+
+    def troubles(self) -> list[str]:
+        """What is wrong now, worst first."""
+        guard = self._guard
+        found: list[str] = []
+        if self._sensing.leader() is None and guard.settings.sources != "none":
+            found.append("BLIND: no source works; nothing is seen and nobody is stopped")
+        if guard.arms.trouble:
+            found.append(f"NOT ENFORCING: nft: {guard.arms.trouble}")
+        found += [f"not in step: {text}" for text in guard.responder.trouble()]
+        if error := self._events.stats().error:
+            found.append(f"the event log can't be written: {error}")
+        if error := guard.state.stats().error:
+            found.append(f"the state can't be written: {error}")
+        return found
+
+    def _sources(self) -> list[Figures]:
+        leader = self._sensing.leader()
+        rows = []
+        for sensor in self._sensing.sensors:
+            stats = sensor.source.stats if sensor.source is not None else None
+            down = "down" if sensor.why else "standby"
+            rows.append(
+                {
+                    "name": sensor.name,
+                    "state": down if stats is None else "leads" if sensor is leader else "beside",
+                    "why": sensor.why,
+                    "restarts": sensor.restarts,
+                    "events": stats.events if stats else 0,
+                    "lost": stats.lost if stats else 0,
+                    "garbled": stats.garbled if stats else 0,
+                    "notes": dict(stats.notes) if stats else {},
+                }
+            )
+        return rows
+
+    def _enforcement(self) -> list[Figures]:
+        guard = self._guard
+        table = f"table inet {guard.settings.nft_table}"
+        if guard.arms.trouble:
+            nft = f"{table}: {guard.arms.trouble}"
+        elif guard.arms.up:
+            nft = f"{table} is in place"
+        else:
+            nft = f"{table} is not there: dry run needs none"
+        rows = [{"name": "nft", "state": nft}]
+        if guard.arms.has_switch:
+            rows.append({"name": "bpf", "state": "refuses" if guard.arms.up else "only watches"})
+        return rows
+
+    def _parts(self) -> dict[str, str]:
+        """One line a part, for people."""
+        log, state, engine = self._events.stats(), self._guard.state.stats(), self._guard.engine.stats()
+        parts = {
+            "event log": f"{log.path}: {log.written} lines, {log.waiting} waiting, {log.dropped} dropped, "
+            f"{log.suppressed} suppressed",
+            "state": f"{state.path or 'none'}: {state.size_bytes} bytes, {state.waiting} waiting, "
+            f"{sum(state.dropped.values())} dropped",
+            "windows": f"{engine.subjects} users, {engine.times} times, {engine.keys} destinations, "
+            f"{engine.dropped} dropped, {engine.evicted} users forgotten",
+            "journal": ", ".join(f"{value} {name}" for name, value in self._guard.journal.stats().items()),
+        }
+        if self._looker is not None:
+            parts["attribution"] = _render_stats(self._looker.stats())
+        if self._rdns is not None:
+            parts["rdns"] = _render_stats(self._rdns.stats())
+        return parts
+
+
+def _render_stats(stats: object) -> str:
+    """The counters of a frozen dataclass as `3 asked, 2 answered`."""
+    names = getattr(stats, "__dataclass_fields__", {})
+    return ", ".join(f"{getattr(stats, name)} {name.replace('_', ' ')}" for name in names)

@@ -1,0 +1,206 @@
+"""What people may ask of a running guard through the control socket: one method a verb, plain values in and out.
+
+Arguments come from root or from a group's members and are checked here all the same. Whatever changes something is
+logged with who asked.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from smtpguard import __version__
+from smtpguard.daemon.guard import Guard
+from smtpguard.daemon.overview import Overview
+from smtpguard.errors import GuardError, PolicyError
+from smtpguard.logline import render_time
+from smtpguard.model import NS, Account, Block, Subject
+from smtpguard.text import render_escaped, render_user, to_bytes
+
+log = logging.getLogger(__name__)
+
+_MAX_REASON = 500
+_MAX_SPAN_NS = 3650 * 86400 * NS
+Args = dict[str, Any]
+
+
+class Verbs:
+    """Answers requests.
+
+    Args:
+        guard: The guard.
+        overview: What `status` shows.
+        tell_fail2ban: Called with the sources of blocks that a person ended, and the user as the log writes him.
+        reload: Reads the configuration again; raises ConfigError and changes nothing if it is bad.
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        overview: Overview,
+        *,
+        tell_fail2ban: Callable[[list[str], str], int],
+        reload: Callable[[], str],
+    ) -> None:
+        self._guard = guard
+        self._overview = overview
+        self._tell_fail2ban = tell_fail2ban
+        self._reload = reload
+        self._verbs: dict[str, Callable[[Args, str], dict[str, Any]]] = {
+            "status": self._status,
+            "blocks": self._blocks,
+            "block": self._block,
+            "unblock": self._unblock,
+            "reload": self._do_reload,
+        }
+
+    def handle(self, verb: str, args: Args, who: str) -> dict[str, Any]:
+        """Answer one request.
+
+        Args:
+            verb: What is asked.
+            args: Its arguments.
+            who: The peer, for the log.
+
+        Raises:
+            GuardError: It can't be done; says why.
+        """
+        answer = self._verbs.get(verb)
+        if answer is None:
+            raise GuardError(f"this guard has no verb {verb!r}", fix=f"it is smtpguard {__version__}: restart it?")
+        return answer(args, who)
+
+    def _status(self, args: Args, who: str) -> dict[str, Any]:
+        del args, who
+        return {"status": self._overview.collect()}
+
+    def _blocks(self, args: Args, who: str) -> dict[str, Any]:
+        del args, who
+        guard = self._guard
+        now_ns = guard.now()
+        rows = [
+            {
+                "user": render_user(block.subject.uid, guard.account_of(block.subject).name),
+                "uid": block.subject.uid,
+                "netns": block.subject.netns,
+                "kind": block.kind,
+                "since": (block.since_ns + guard.wall.offset_ns) / NS,
+                "until": (block.until_ns + guard.wall.offset_ns) / NS,
+                "by": block.source,
+                "rule": block.rule,
+                "why": render_escaped(to_bytes(block.reason)) if block.reason else block.rule or "-",
+                "mode": block.mode,
+                "level": block.level,
+                "refused": guard.refused[block.subject],
+            }
+            for block in guard.engine.blocks()
+            if block.until_ns > now_ns
+        ]
+        return {"blocks": rows}
+
+    def _block(self, args: Args, who: str) -> dict[str, Any]:
+        guard = self._guard
+        source = _text(args, "source") or "admin"
+        account = self._find(args, from_fail2ban=source != "admin")
+        user = render_user(account.uid, account.name)
+        subject = Subject(uid=account.uid)
+        now_ns = guard.now()
+        span_ns = _number(args, "for_ns")
+        length_ns = min(span_ns if span_ns is not None else guard.settings.escalation.max_ns, _MAX_SPAN_NS)
+        since_ns = now_ns
+        if source != "admin":
+            at = args.get("at")
+            if isinstance(at, int | float) and not isinstance(at, bool):
+                since_ns = min(now_ns, round(at * NS) - guard.wall.offset_ns)
+            if account.standing != "tenant":
+                raise PolicyError(f"{user} is not blocked: {account.standing}: {account.reason}")
+            if since_ns + length_ns <= now_ns:
+                return {"text": f"{user}: that ban is over already, nothing is blocked"}
+            if guard.settings.dry_run:
+                return {"text": f"{user}: would block until {self._moment(since_ns + length_ns)} (dry run)"}
+        block = Block(
+            subject=subject,
+            name=account.name,
+            source=source,
+            kind="block",
+            since_ns=now_ns,
+            until_ns=since_ns + length_ns,
+            mode="enforce",
+            reason=_text(args, "reason")[:_MAX_REASON],
+        )
+        fine = guard.begin(block, force=args.get("force") is True)
+        log.warning("block %s by %s, asked by %s", user, source, who)
+        text = f"{user} is blocked until {self._moment(block.until_ns)}"
+        if guard.settings.dry_run:
+            text += " (enforced, although this is a dry run)"
+        if account.standing == "shared":
+            text += f"; note: {account.reason}: every site that runs as {user} is blocked"
+        if not fine:
+            troubles = "; ".join(filter(None, [guard.arms.trouble, *guard.responder.trouble()]))
+            raise GuardError(f"{text}, but the kernel does not carry it out yet: {troubles}", fix="it is tried again")
+        return {"text": text, "until": (block.until_ns + guard.wall.offset_ns) / NS}
+
+    def _unblock(self, args: Args, who: str) -> dict[str, Any]:
+        guard = self._guard
+        source = _text(args, "source")
+        reason = _text(args, "reason")[:_MAX_REASON]
+        if source:
+            account = self._find(args, from_fail2ban=True)
+            ended = guard.end(Subject(uid=account.uid), source, by=source, reason=reason)
+            user = render_user(account.uid, account.name)
+            return {"text": f"{user}: {'the block' if ended else 'no block'} of {source} {'ended' if ended else 'is in force'}"}
+        if args.get("all") is True:
+            subjects = guard.engine.blocked_subjects()
+        else:
+            account = self._find(args)
+            numbers = {subject for subject in guard.engine.blocked_subjects() if subject.uid == account.uid}
+            subjects = sorted(numbers | {Subject(uid=account.uid)}, key=lambda s: (s.uid, s.netns or 0))
+        freed: list[str] = []
+        for subject in subjects:
+            account = guard.account_of(subject)
+            user = render_user(subject.uid, account.name)
+            ended = guard.unblock(subject, by=who.split("(")[0], reason=reason)
+            if ended:
+                freed.append(user)
+                self._tell_fail2ban([end.block.source for end in ended], user)
+        if freed:
+            log.warning("unblock %s, asked by %s", ", ".join(freed[:20]), who)
+            return {"text": f"{', '.join(freed[:20])}: free, from empty windows", "freed": freed}
+        return {"text": "nobody to unblock: no block or throttle is in force", "freed": []}
+
+    def _do_reload(self, args: Args, who: str) -> dict[str, Any]:
+        del args
+        log.warning("reload asked by %s", who)
+        return {"text": self._reload()}
+
+    def _find(self, args: Args, *, from_fail2ban: bool = False) -> Account:
+        """The account that a request is about."""
+        accounts = self._guard.accounts
+        name, uid = _text(args, "user"), _number(args, "uid")
+        if from_fail2ban and uid is not None:
+            account = accounts.account(accounts.owner(uid))
+            if name and name != render_user(account.uid, account.name) and name != f"uid:{uid}":
+                raise GuardError(f"uid {uid} is {render_user(account.uid, account.name)} now, not {_shown(name)}")
+            return account
+        found = accounts.by_name(name) if name else None
+        if found is None:
+            raise GuardError(f"there is no user {_shown(name)}", fix="give a login name, or uid:N")
+        return found
+
+    def _moment(self, time_ns: int) -> str:
+        return render_time(time_ns + self._guard.wall.offset_ns)
+
+
+def _text(args: Args, key: str) -> str:
+    value = args.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _number(args: Args, key: str) -> int | None:
+    value = args.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _shown(name: str) -> str:
+    return render_escaped(to_bytes(name), max_bytes=64)
