@@ -48,8 +48,8 @@ def wait(looker: Looker, tickets: set[int | None], *, limit_s: float = 5) -> dic
         due = looker.next_deadline()
         timeout = 0.05 if due is None else max(0.0, (due - time.monotonic_ns()) / NS)
         select.select(looker.filenos(), [], [], timeout)
+        looker.tick(time.monotonic_ns())
         found |= dict(looker.read(time.monotonic_ns()))
-        found |= dict(looker.tick(time.monotonic_ns()))
     return found
 
 

@@ -7,3 +7,8 @@ The fork-server is forked early, while the daemon is small and has no threads; i
 neither interpreter nor modules are opened again. A worker has two capabilities, no user's uid, and answers one
 question at a time. One that is late is abandoned: nobody waits for it, and its place is taken by a fresh one.
 """
+
+from smtpguard.enrich.looker.client import Looker, LookerStats
+from smtpguard.enrich.looker.protocol import Ancestor, Attribution
+
+__all__ = ["Ancestor", "Attribution", "Looker", "LookerStats"]

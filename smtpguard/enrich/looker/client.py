@@ -101,6 +101,7 @@ class Looker:
         self._asked: dict[int, _Asked] = {}
         self._hanging: Counter[int] = Counter()
         self._counts: Counter[str] = Counter()
+        self._found: Found = []
 
     def start(self) -> None:
         """Fork the fork-server. Call it early, from the main thread, before there are others.
@@ -115,6 +116,7 @@ class Looker:
         """End the helpers without waiting for any that hangs; may be called twice."""
         self._crew.close()
         self._asked.clear()
+        self._found.clear()
 
     def filenos(self) -> list[int]:
         """One descriptor, always the same, readable when `read` has something to do."""
@@ -130,7 +132,7 @@ class Looker:
                 given, or one tenant has as many budgets as uids.
 
         Returns:
-            A ticket, which `read` or `tick` will return once; None if nobody will be asked (counted).
+            A ticket, which `read` will return once; None if nobody will be asked (counted).
         """
         if self._crew.off or connect.pid is None or connect.uid is None:
             return None
@@ -150,26 +152,23 @@ class Looker:
         return ticket
 
     def read(self, now_ns: int) -> Found:
-        """The answers that have come, without waiting.
+        """The answers there are, without waiting: those that have come, and those that `tick` has given up.
 
         Args:
             now_ns: The clock of `ask`.
         """
-        found: Found = []
-        for helper in self._crew.ready():
-            self._receive(helper, found)
-        self._dispatch(now_ns)
+        self._take(now_ns)
+        found, self._found = self._found, []
         return found
 
-    def tick(self, now_ns: int) -> Found:
-        """Give up what is late: the questions, and the helpers that hang.
+    def tick(self, now_ns: int) -> None:
+        """Give up what is late, the questions and the helpers that hang; `read` then returns what is known.
 
         Args:
             now_ns: The clock of `ask`.
         """
-        found: Found = []
         if any(helper.late(now_ns) for helper in self._helpers):
-            found += self.read(now_ns)  # we may be the late ones: what has come by now counts
+            self._take(now_ns)  # we may be the late ones: what has come by now counts
         for helper in self._helpers:
             if helper.late(now_ns):
                 helper.abandoned = True
@@ -181,9 +180,8 @@ class Looker:
                 break
             self._counts["late"] += 1
             self._queue.discard(asked.owner, ticket)
-            self._finish(ticket, asked.known or Attribution(why="late"), found)
+            self._finish(ticket, asked.known or Attribution(why="late"))
         self._dispatch(now_ns)
-        return found
 
     def next_deadline(self) -> int | None:
         """When `tick` has something to do even if nothing comes; None for never."""
@@ -210,6 +208,11 @@ class Looker:
     def _helpers(self) -> list[Helper]:
         return list(self._crew.helpers.values())
 
+    def _take(self, now_ns: int) -> None:
+        for helper in self._crew.ready():
+            self._receive(helper)
+        self._dispatch(now_ns)
+
     def _dispatch(self, now_ns: int) -> None:
         """Hand waiting questions to idle helpers, adding helpers while they are few."""
         busy = {helper.owner for helper in self._helpers if helper.ticket and not helper.abandoned}
@@ -235,7 +238,7 @@ class Looker:
         there = len(self._crew.helpers)
         return there - self._hanging.total() < WORKERS and there < WORKERS + ABANDONED
 
-    def _receive(self, helper: Helper, found: Found) -> None:
+    def _receive(self, helper: Helper) -> None:
         """Take what one helper has sent."""
         while (packet := helper.receive()) is not None:
             try:
@@ -249,7 +252,7 @@ class Looker:
             if final:
                 if asked is not None:
                     self._counts["answered" if packet else "died"] += 1
-                    self._finish(helper.ticket, answer if packet else asked.known or answer, found)
+                    self._finish(helper.ticket, answer if packet else asked.known or answer)
                 self._rest(helper, ended=not packet)
                 return
 
@@ -263,6 +266,6 @@ class Looker:
         if ended or len(self._crew.helpers) - self._hanging.total() > WORKERS:
             self._crew.remove(helper)
 
-    def _finish(self, ticket: int, answer: Attribution, found: Found) -> None:
+    def _finish(self, ticket: int, answer: Attribution) -> None:
         del self._asked[ticket]
-        found.append((ticket, answer))
+        self._found.append((ticket, answer))
