@@ -32,17 +32,6 @@ Resolve = Callable[[str], bytes | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Name:
-    """What the resolver said of an address.
-
-    Attributes:
-        value: The name, untrusted; None if there is none, or none could be had.
-    """
-
-    value: bytes | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RdnsStats:
     """Totals since the start, and what is the case now.
 
@@ -72,7 +61,7 @@ def resolve_name(address: str) -> bytes | None:
     return name.encode("utf-8", "surrogateescape")[:MAX_NAME]
 
 
-class Rdns:
+class ReverseDns:
     """Looks names up beside the main thread.
 
     Args:
@@ -95,7 +84,7 @@ class Rdns:
         self._threads = threads
         self._remembered = remembered
         self._resolve = resolve
-        self._names: OrderedDict[bytes, tuple[int, Name]] = OrderedDict()
+        self._names: OrderedDict[bytes, tuple[int, bytes | None]] = OrderedDict()
         self._tickets: dict[bytes, list[int]] = {}
         self._hits = self._asked = self._answered = self._crowded = 0
         # Shared with the threads, under the lock:
@@ -128,8 +117,11 @@ class Rdns:
         """One descriptor, always the same, readable when `read` has something."""
         return [self._event]
 
-    def ask(self, address: bytes, owner: int, now_ns: int) -> Name | int | None:
-        """The name if it is remembered; else a ticket that `read` will return; None if nobody will look (counted).
+    def ask(self, address: bytes, owner: int, now_ns: int) -> int | bytes | None:
+        """The name if it is remembered; else a ticket that `read` will return.
+
+        None means that there is nothing to wait for: it is remembered that there is no name, or too many look-ups are
+        waiting (counted).
 
         Args:
             address: 4 or 16 bytes in network order.
@@ -157,7 +149,7 @@ class Rdns:
         waiting.append(ticket)
         return ticket
 
-    def read(self, now_ns: int) -> list[tuple[int, Name]]:
+    def read(self, now_ns: int) -> list[tuple[int, bytes | None]]:
         """What the threads have found out, by ticket, without waiting.
 
         Args:
@@ -167,15 +159,14 @@ class Rdns:
             if self._done and not self._closed:
                 os.eventfd_read(self._event)
             done, self._done = self._done, []
-        found: list[tuple[int, Name]] = []
+        found: list[tuple[int, bytes | None]] = []
         for address, value in done:
             self._answered += 1
-            name = Name(value=value)
-            self._names[address] = (now_ns + (MISSING_NS if value is None else FOUND_NS), name)
+            self._names[address] = (now_ns + (MISSING_NS if value is None else FOUND_NS), value)
             self._names.move_to_end(address)
             if len(self._names) > self._remembered:
                 self._names.popitem(last=False)
-            found += [(ticket, name) for ticket in self._tickets.pop(address, [])]
+            found += [(ticket, value) for ticket in self._tickets.pop(address, [])]
         return found
 
     def stats(self) -> RdnsStats:

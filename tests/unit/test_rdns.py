@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from smtpguard.enrich.rdns import FOUND_NS, MAX_NAME, MAX_TICKETS, MISSING_NS, Name, Rdns, resolve_name
+from smtpguard.enrich.rdns import FOUND_NS, MAX_NAME, MAX_TICKETS, MISSING_NS, ReverseDns, resolve_name
 
 A, B, C = bytes([192, 0, 2, 1]), bytes([192, 0, 2, 2]), bytes([192, 0, 2, 3])
 V6 = bytes.fromhex("20010db8000000000000000000000001")
@@ -36,7 +36,7 @@ class Resolver:
 
 
 @contextmanager
-def running(rdns: Rdns, resolver: Resolver) -> Iterator[None]:
+def running(rdns: ReverseDns, resolver: Resolver) -> Iterator[None]:
     rdns.start()
     try:
         yield
@@ -46,22 +46,22 @@ def running(rdns: Rdns, resolver: Resolver) -> Iterator[None]:
         rdns.close()
 
 
-def answers(rdns: Rdns, count: int, now_ns: int = 0) -> dict[int, bytes | None]:
+def answers(rdns: ReverseDns, count: int, now_ns: int = 0) -> dict[int, bytes | None]:
     found: dict[int, bytes | None] = {}
     while len(found) < count:
         assert select.select(rdns.filenos(), [], [], 5)[0], "no answer"
-        found |= {ticket: name.value for ticket, name in rdns.read(now_ns)}
+        found |= dict(rdns.read(now_ns))
     return found
 
 
 def test_asked_once_then_remembered_for_its_time() -> None:
     resolver = Resolver({"192.0.2.1": b"mx.example"})
-    rdns = Rdns(resolve=resolver)
+    rdns = ReverseDns(resolve=resolver)
     with running(rdns, resolver):
         ticket = rdns.ask(A, 1001, 0)
         assert isinstance(ticket, int)
         assert answers(rdns, 1) == {ticket: b"mx.example"}
-        assert rdns.ask(A, 1001, FOUND_NS - 1) == Name(value=b"mx.example")
+        assert rdns.ask(A, 1001, FOUND_NS - 1) == b"mx.example"
         again = rdns.ask(A, 1001, FOUND_NS)
         assert isinstance(again, int)
         answers(rdns, 1)
@@ -71,18 +71,18 @@ def test_asked_once_then_remembered_for_its_time() -> None:
 
 def test_the_lack_of_a_name_is_remembered_too() -> None:
     resolver = Resolver({})
-    rdns = Rdns(resolve=resolver)
+    rdns = ReverseDns(resolve=resolver)
     with running(rdns, resolver):
         ticket = rdns.ask(V6, 1001, 0)
         assert answers(rdns, 1) == {ticket: None}
         assert resolver.asked == ["2001:db8::1"]
-        assert rdns.ask(V6, 1001, MISSING_NS - 1) == Name(value=None)
+        assert rdns.ask(V6, 1001, MISSING_NS - 1) is None
         assert isinstance(rdns.ask(V6, 1001, MISSING_NS), int)
 
 
 def test_the_same_address_is_looked_up_once_for_all_that_wait() -> None:
     resolver = Resolver({"192.0.2.1": b"mx.example"}, {"192.0.2.1"})
-    rdns = Rdns(resolve=resolver)
+    rdns = ReverseDns(resolve=resolver)
     with running(rdns, resolver):
         tickets = {rdns.ask(A, 1000 + n, 0) for n in range(MAX_TICKETS)}
         assert rdns.ask(A, 1, 0) is None
@@ -94,7 +94,7 @@ def test_the_same_address_is_looked_up_once_for_all_that_wait() -> None:
 def test_a_user_with_dead_name_servers_delays_nobody_else() -> None:
     dead = {f"198.51.100.{n}" for n in range(20)}
     resolver = Resolver({"192.0.2.2": b"fine.example"}, dead)
-    rdns = Rdns(threads=2, per_user=10, resolve=resolver)
+    rdns = ReverseDns(threads=2, per_user=10, resolve=resolver)
     with running(rdns, resolver):
         for n in range(20):
             rdns.ask(bytes([198, 51, 100, n]), 1001, 0)
@@ -108,7 +108,7 @@ def test_a_user_with_dead_name_servers_delays_nobody_else() -> None:
 
 def test_the_queue_is_bounded_in_all() -> None:
     resolver = Resolver({})
-    rdns = Rdns(waiting=2, resolve=resolver)  # not started: nobody takes anything
+    rdns = ReverseDns(waiting=2, resolve=resolver)  # not started: nobody takes anything
     assert isinstance(rdns.ask(A, 1, 0), int)
     assert isinstance(rdns.ask(B, 2, 0), int)
     assert rdns.ask(C, 3, 0) is None
@@ -117,8 +117,8 @@ def test_the_queue_is_bounded_in_all() -> None:
 
 
 def test_the_memory_is_bounded_and_the_least_used_goes() -> None:
-    resolver = Resolver({})
-    rdns = Rdns(remembered=2, resolve=resolver)
+    resolver = Resolver({"192.0.2.1": b"a"})
+    rdns = ReverseDns(remembered=2, resolve=resolver)
     with running(rdns, resolver):
         for address in (A, B):
             rdns.ask(address, 1, 0)
@@ -126,13 +126,13 @@ def test_the_memory_is_bounded_and_the_least_used_goes() -> None:
         rdns.ask(A, 1, 0)
         rdns.ask(C, 1, 0)
         answers(rdns, 1)
-        assert isinstance(rdns.ask(A, 1, 0), Name)
+        assert rdns.ask(A, 1, 0) == b"a"
         assert isinstance(rdns.ask(B, 1, 0), int)
 
 
 def test_closing_does_not_wait_and_a_late_answer_touches_nothing() -> None:
     resolver = Resolver({"192.0.2.1": b"late"}, {"192.0.2.1"})
-    rdns = Rdns(resolve=resolver)
+    rdns = ReverseDns(resolve=resolver)
     rdns.start()
     rdns.ask(A, 1, 0)
     assert resolver.entered.acquire(timeout=5)
@@ -147,12 +147,12 @@ def test_closing_does_not_wait_and_a_late_answer_touches_nothing() -> None:
 def test_the_process_ends_though_a_thread_is_with_a_dead_resolver() -> None:
     code = """
         import threading
-        from smtpguard.enrich.rdns import Rdns
+        from smtpguard.enrich.rdns import ReverseDns
         entered = threading.Event()
         def dead(address):
             entered.set()
             threading.Event().wait(60)
-        rdns = Rdns(resolve=dead)
+        rdns = ReverseDns(resolve=dead)
         rdns.start()
         rdns.ask(bytes(4), 1, 0)
         entered.wait(5)

@@ -1,0 +1,161 @@
+"""The helper processes as the daemon holds them: one socket each, and the fork-server that makes more of them.
+
+Knows nothing of questions and never waits. A helper's process has ended when its socket has: nobody else holds the
+other end. So no pid is kept, and a helper that hangs in the kernel is simply a socket that stays silent.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import time
+from dataclasses import dataclass
+
+from smtpguard.enrich.looker.protocol import MAX_PACKET
+from smtpguard.enrich.looker.spawner import fork_spawner
+from smtpguard.enrich.looker.worker import Answer
+from smtpguard.errors import SourceError
+
+_CLOSE_S = 0.5
+
+
+@dataclass(slots=True, eq=False)
+class Helper:
+    """Our end of a worker: idle, busy with a ticket, or abandoned.
+
+    Attributes:
+        channel: SOCK_SEQPACKET, non-blocking.
+        owner: Uid that is charged for the ticket.
+        ticket: Question it works on; 0 when it has none.
+        due_ns: When it is abandoned.
+        abandoned: Nobody waits for it; it may come back.
+    """
+
+    channel: socket.socket
+    owner: int = -1
+    ticket: int = 0
+    due_ns: int = 0
+    abandoned: bool = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether it can take a question."""
+        return not self.ticket and not self.abandoned
+
+    def late(self, now_ns: int) -> bool:
+        """Whether it is to be abandoned now."""
+        return bool(self.ticket) and not self.abandoned and self.due_ns <= now_ns
+
+    def send(self, packet: bytes) -> None:
+        """Hand it a question; if its process has just ended, `Crew.receive` will say so."""
+        with contextlib.suppress(OSError):
+            self.channel.send(packet)
+
+    def receive(self) -> bytes | None:
+        """What it sent: a packet, empty bytes if its process has ended, None if there is nothing (yet)."""
+        try:
+            return self.channel.recv(MAX_PACKET)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+
+class Crew:
+    """All helpers.
+
+    Args:
+        answer: What a worker does.
+        limit_s: A worker's own alarm clock.
+
+    Attributes:
+        helpers: The helpers there are, by descriptor.
+        off: Why there can't be helpers; "" while there can.
+    """
+
+    def __init__(self, answer: Answer, *, limit_s: float) -> None:
+        self.helpers: dict[int, Helper] = {}
+        self.off = "not started"
+        self._answer = answer
+        self._limit_s = limit_s
+        self._control: socket.socket | None = None
+        self._spawner = 0
+        self._poll = select.epoll()
+
+    def start(self) -> None:
+        """Fork the fork-server; raises SourceError if the kernel refuses."""
+        try:
+            self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._spawner = fork_spawner(theirs, self._answer, limit_s=self._limit_s)
+        except OSError as error:
+            raise SourceError(
+                f"no helper to look at processes: {error}", fix="look at free memory, ulimit -u"
+            ) from error
+        theirs.close()
+        self._control.settimeout(0)
+        self._poll.register(self._control, select.EPOLLIN)
+        self.off = ""
+
+    def close(self) -> None:
+        """End all helpers without waiting for any that hangs; may be called twice."""
+        for helper in list(self.helpers.values()):
+            self.remove(helper)
+        self._drop_spawner(self.off or "closed")
+        self._poll.close()
+
+    def fileno(self) -> int:
+        """One descriptor for all, readable when `ready` has something."""
+        return self._poll.fileno()
+
+    def add(self) -> Helper | None:
+        """One more helper; the fork-server forks it while we go on. None if there can be none."""
+        if self._control is None:
+            return None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                socket.send_fds(self._control, [b"w"], [theirs.fileno()])
+            except OSError:
+                ours.close()
+                self._drop_spawner("the fork-server has ended")
+                return None
+        ours.settimeout(0)
+        helper = self.helpers[ours.fileno()] = Helper(ours)
+        self._poll.register(ours, select.EPOLLIN)
+        return helper
+
+    def remove(self, helper: Helper) -> None:
+        """Let a helper go: it ends when it next looks at its socket."""
+        fd = helper.channel.fileno()
+        del self.helpers[fd]
+        self._poll.unregister(fd)
+        helper.channel.close()
+
+    def ready(self) -> list[Helper]:
+        """The helpers that have something to `receive`."""
+        fds = [fd for fd, _events in self._poll.poll(0)]
+        if self._control is not None and self._control.fileno() in fds:
+            self._drop_spawner("the fork-server has ended")  # it never sends: its end is all there is to read
+        return [self.helpers[fd] for fd in fds if fd in self.helpers]
+
+    def _drop_spawner(self, why: str) -> None:
+        """No fork-server any more: its children end with it, and everybody can see why."""
+        self.off = why
+        if self._control is not None:
+            self._poll.unregister(self._control)
+            self._control.close()
+            self._control = None
+            self._reap()
+
+    def _reap(self) -> None:
+        """Wait for the fork-server, which never looks at anything and so ends at once; kill it if it should not."""
+        for kill in (False, True):
+            with contextlib.suppress(OSError):  # reaped by somebody else, or no right to kill
+                if kill:
+                    os.kill(self._spawner, signal.SIGKILL)
+                deadline = time.monotonic() + _CLOSE_S
+                while time.monotonic() < deadline:
+                    if os.waitpid(self._spawner, os.WNOHANG)[0]:
+                        return
+                    time.sleep(0.001)

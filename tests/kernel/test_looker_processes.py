@@ -1,0 +1,263 @@
+"""The looker against real processes, some of which hang whoever looks at them."""
+
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from smtpguard.enrich.looker.client import ABANDONED_PER_USER, DEADLINE_NS, Looker
+from smtpguard.enrich.looker.crew import Crew
+from smtpguard.enrich.looker.look import SLACK_NS
+from smtpguard.enrich.looker.privilege import NO_UID
+from smtpguard.enrich.looker.protocol import Attribution, render_answer
+from smtpguard.model import NS, Connect
+from tests.victims import forge_cmdline, hang_cwd, hang_script, random_uid, victim
+
+pytestmark = pytest.mark.kernel
+
+OUR_EXE = bytes(Path("/proc/self/exe").readlink())
+BAR_S = 3 * DEADLINE_NS / NS
+
+
+@pytest.fixture
+def looker() -> Iterator[Looker]:
+    looker = Looker()
+    looker.start()
+    yield looker
+    began = time.monotonic()
+    looker.close()
+    looker.close()
+    assert time.monotonic() - began < 1, "closing waited for a helper that hangs"
+
+
+def connect(uid: int, pid: int, *, later_ns: int = 0) -> Connect:
+    now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return Connect(time_ns=now + later_ns, uid=uid, pid=pid, port=25, address=b"\x01\x02\x03\x04", sensor="bpf")
+
+
+def wait(looker: Looker, tickets: set[int | None], *, limit_s: float = 5) -> dict[int | None, Attribution]:
+    """What the daemon's loop does, until all tickets are answered; others' answers come along."""
+    found: dict[int | None, Attribution] = {}
+    end = time.monotonic() + limit_s
+    while not tickets <= set(found):
+        assert time.monotonic() < end, f"no answer for {tickets - set(found)}"
+        due = looker.next_deadline()
+        timeout = 0.05 if due is None else max(0.0, (due - time.monotonic_ns()) / NS)
+        select.select(looker.filenos(), [], [], timeout)
+        looker.tick(time.monotonic_ns())
+        found |= dict(looker.read(time.monotonic_ns()))
+    return found
+
+
+def ask(looker: Looker, event: Connect) -> Attribution:
+    ticket = looker.ask(event, time.monotonic_ns())
+    assert ticket is not None
+    return wait(looker, {ticket})[ticket]
+
+
+def settle(looker: Looker, *, hanging: int) -> None:
+    end = time.monotonic() + 5
+    while looker.stats().hanging != hanging:
+        assert time.monotonic() < end, looker.stats()
+        select.select(looker.filenos(), [], [], 0.05)
+        looker.read(time.monotonic_ns())
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def spawner_and_helpers() -> tuple[int, list[int]]:
+    end = time.monotonic() + 3
+    while True:
+        assert time.monotonic() < end
+        names = {pid: Path(f"/proc/{pid}/comm").read_text() for pid in children(os.getpid())}
+        for pid, name in names.items():
+            if name == "sg-look-server\n" and children(pid):
+                return pid, children(pid)
+        time.sleep(0.005)
+
+
+def test_who_he_is(looker: Looker) -> None:
+    uid = random_uid()
+    with victim(uid) as (pid, _):
+        found = ask(looker, connect(uid, pid))
+        assert found.attr == "live"
+        assert found.proc == Path("/proc/self/comm").read_bytes().rstrip(b"\n")
+        assert found.exe == OUR_EXE
+        assert found.cwd == bytes(Path.cwd())
+        assert found.cmdline == Path("/proc/self/cmdline").read_bytes()[:4096]
+        assert (found.chain[0].pid, found.chain[0].uid) == (os.getpid(), 0)
+        assert found.start_ns is not None
+        assert 0 <= time.clock_gettime_ns(time.CLOCK_BOOTTIME) - found.start_ns < 10 * NS
+
+
+def test_a_pid_that_is_somebody_elses_says_nothing(looker: Looker) -> None:
+    uid = random_uid()
+    with victim(uid) as (pid, _):
+        assert ask(looker, connect(uid + 1, pid)) == Attribution(why="foreign")
+        assert ask(looker, connect(uid, pid, later_ns=-SLACK_NS - NS)) == Attribution(why="foreign")
+    assert ask(looker, connect(uid, pid)) == Attribution(why="gone")
+
+
+def test_helpers_have_two_capabilities_and_nothing_else(looker: Looker) -> None:
+    ask(looker, connect(0, os.getpid()))
+    spawner, helpers = spawner_and_helpers()
+    assert helpers
+    for pid in [spawner, *helpers]:
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        assert status["Uid"].split() == [str(NO_UID)] * 4
+        assert status["Gid"].split() == [str(NO_UID)] * 4
+        assert status["Groups"].split() == []
+        for name in ("CapPrm", "CapEff"):
+            assert int(status[name], 16) == 1 << 2 | 1 << 19
+        for name in ("CapInh", "CapAmb"):
+            assert int(status[name], 16) == 0
+        assert status["NoNewPrivs"] == "1"
+        links = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}  # noqa: PTH115, PTH208
+        assert len(links) == 2, links
+        assert "/dev/null" in links
+        assert Path(f"/proc/{pid}/environ").stat().st_uid == 0, "dumpable: other processes of that uid could attach"
+
+
+def test_a_file_system_that_never_answers_is_not_known_and_delays_nobody(looker: Looker, tmp_path: Path) -> None:
+    hostile, other = 61001, 61002
+    with victim(hostile, lambda: hang_script(tmp_path)) as (bad, server), victim(other) as (good, _):
+        began = time.monotonic()
+        first = looker.ask(connect(hostile, bad), time.monotonic_ns())
+        innocent = [looker.ask(connect(other, good), time.monotonic_ns()) for _ in range(5)]
+        found = wait(looker, set(innocent))
+        assert time.monotonic() - began < BAR_S
+        assert {found[ticket].attr for ticket in innocent} == {"live"}
+        hung = found.get(first) or wait(looker, {first})[first]
+        assert time.monotonic() - began < BAR_S
+        assert (hung.attr, hung.cmdline, hung.why) == (None, None, "late")
+        assert hung.exe == OUR_EXE, "name and binary can't be hidden that way"
+        stats = looker.stats()
+        assert (stats.abandoned, stats.hanging, stats.late) == (1, 1, 1)
+
+        for _ in range(3):
+            ask(looker, connect(hostile, bad))
+        stats = looker.stats()
+        assert stats.hanging == ABANDONED_PER_USER
+        assert stats.off_users == (hostile,)
+        assert ask(looker, connect(hostile, bad)).why == "off"
+        began = time.monotonic()
+        assert ask(looker, connect(other, good)).attr == "live"
+        assert time.monotonic() - began < BAR_S
+
+        _, helpers = spawner_and_helpers()
+        states = [Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] for pid in helpers]
+        assert b"D" in states, "they should hang in the kernel, or this test shows nothing"
+
+        os.kill(server, signal.SIGKILL)  # the file system lets go
+        settle(looker, hanging=0)
+        assert looker.stats().off_users == ()
+        assert ask(looker, connect(hostile, bad)).attr == "live"
+
+
+def test_one_that_works_too_long_ends_itself() -> None:
+    def sleep(_packet: bytes, tell: Callable[[bytes], None]) -> bytes:
+        tell(render_answer(Attribution(proc=b"x", why="late"), final=False))
+        time.sleep(60)
+        return b""
+
+    looker = Looker(crew=Crew(sleep, limit_s=0.2))
+    looker.start()
+    try:
+        assert ask(looker, connect(0, os.getpid())) == Attribution(proc=b"x", why="late")
+        assert looker.stats().hanging == 1
+        settle(looker, hanging=0)
+    finally:
+        looker.close()
+
+
+def test_closing_does_not_wait_for_helpers_that_hang(tmp_path: Path) -> None:
+    with victim(61003, lambda: hang_script(tmp_path)) as (pid, _):
+        looker = Looker()
+        looker.start()
+        spawner, _ = spawner_and_helpers()
+        assert ask(looker, connect(61003, pid)).attr is None
+        began = time.monotonic()
+        looker.close()
+        assert time.monotonic() - began < 1
+        assert not Path(f"/proc/{spawner}").exists()
+
+
+def test_the_script_of_an_interpreter_is_a_guess_and_must_be_there(looker: Looker, tmp_path: Path) -> None:
+    (tmp_path / "x.py").touch()
+
+    def claim(name: bytes) -> Callable[[], int]:
+        def prepare() -> int:
+            os.chdir(tmp_path)
+            forge_cmdline(b"python", name)
+            return 0
+
+        return prepare
+
+    uid = random_uid()
+    with victim(uid, claim(b"x.py")) as (honest, _), victim(uid, claim(b"y.py")) as (forger, _):
+        found = ask(looker, connect(uid, honest))
+        assert (found.attr, found.script) == ("guess", bytes(tmp_path / "x.py"))
+        found = ask(looker, connect(uid, forger))
+        assert (found.attr, found.script) == ("live", None)
+
+
+def test_paths_are_those_of_the_processs_own_root(looker: Looker, tmp_path: Path) -> None:
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "x.py").touch()
+    (tmp_path / "absolute").symlink_to("/inside")
+
+    def prepare() -> int:
+        forge_cmdline(b"python", b"/absolute/x.py")
+        os.chroot(tmp_path)
+        return 0
+
+    with victim(61006, prepare) as (pid, _):
+        assert ask(looker, connect(61006, pid)).script == b"/absolute/x.py"
+
+
+def test_a_directory_on_a_hanging_file_system_is_still_named(looker: Looker, tmp_path: Path) -> None:
+    with victim(61004, lambda: hang_cwd(tmp_path)) as (pid, _):
+        found = ask(looker, connect(61004, pid))
+        assert (found.attr, found.cwd) == ("live", bytes(tmp_path))
+
+
+def test_helpers_end_when_the_daemon_is_killed() -> None:
+    reader, writer = os.pipe()
+    daemon = os.fork()
+    if daemon == 0:
+        looker = Looker()
+        looker.start()
+        ask(looker, connect(0, os.getpid()))
+        spawner, helpers = spawner_and_helpers()
+        os.write(writer, f"{spawner} {helpers[0]}".encode())
+        signal.pause()
+        os._exit(0)
+    os.close(writer)
+    pids = [int(pid) for pid in os.read(reader, 100).split()]
+    os.close(reader)
+    assert len(pids) == 2
+    os.kill(daemon, signal.SIGKILL)
+    os.waitpid(daemon, 0)
+    end = time.monotonic() + 3
+    while any(Path(f"/proc/{pid}").exists() and b") Z " not in Path(f"/proc/{pid}/stat").read_bytes() for pid in pids):
+        assert time.monotonic() < end, "helpers outlived the daemon"
+        time.sleep(0.01)
+
+
+def test_when_the_fork_server_is_killed_it_is_off_and_says_so(looker: Looker) -> None:
+    spawner, _ = spawner_and_helpers()
+    ticket = looker.ask(connect(0, os.getpid()), time.monotonic_ns())
+    os.kill(spawner, signal.SIGKILL)
+    wait(looker, {ticket})
+    end = time.monotonic() + 3
+    while not looker.stats().off:
+        assert time.monotonic() < end
+        looker.read(time.monotonic_ns())
+    assert looker.ask(connect(0, os.getpid()), time.monotonic_ns()) is None
+    assert looker.stats().off == "the fork-server has ended"
