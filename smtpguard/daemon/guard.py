@@ -179,6 +179,14 @@ class Guard:
                 self._act([decision])
         return fine
 
+    def restore(self, block: Block) -> None:
+        """A block from before this run: nothing new, so nothing is written to the event log."""
+        for decision in self.engine.add_block(block, force=True):
+            if isinstance(decision, Block):
+                self.state.put_block(decision, self.wall.offset_ns)
+            else:
+                self._act([decision])
+
     def end(self, subject: Subject, source: str, *, by: str, reason: str = "") -> list[Ended]:
         """End a subject's blocks of one source; windows and memory stay."""
         ended = self.engine.end(subject, source=source, by=by, reason=reason, now_ns=self.now())

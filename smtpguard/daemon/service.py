@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 from smtpguard import __version__
 from smtpguard.actions.base import Passes
@@ -75,3 +75,183 @@ def serve(config_path: str | None, *, dry_run: bool, sources: tuple[str, ...]) -
         )
     with contextlib.ExitStack() as stack:
         Service(settings, read, stack).run()
+
+
+class Service:
+    """The parts of a running guard.
+
+    Args:
+        settings: The configuration.
+        read: Reads the configuration again.
+        stack: What has to be undone at the end, in reverse order.
+    """
+
+    def __init__(self, settings: Settings, read: Callable[[], Settings], stack: contextlib.ExitStack) -> None:
+        self.settings = settings
+        self._read = read
+        self._stack = stack
+        clock = SystemClock()
+        self.now = clock.boot_ns
+        self.wall = WallMap(clock)
+        self._started_ns = self.now()
+        self._had_terminal = sys.stdin is not None and sys.stdin.isatty()
+        stack.enter_context(InstanceLock(settings))
+        self.loop = Loop(self.now)
+        stack.callback(self.loop.close)
+        self._make_enrichers()
+        self._make_core()
+        self._make_doors()
+
+    # -- parts -------------------------------------------------------------------------------------------------------
+
+    def _make_enrichers(self) -> None:
+        """The looker's helpers are forked first: before any thread, and while the process is small."""
+        settings = self.settings
+        self.looker: Looker | None = None
+        if settings.attribution_process:
+            looker = Looker(php=settings.attribution_php)
+            try:
+                looker.start()
+                self.looker = looker
+                self._stack.callback(looker.close)
+            except SourceError as error:
+                log.warning("processes are not looked at: %s", error)
+        self.rdns: Rdns | None = None
+        if settings.attribution_rdns:
+            self.rdns = Rdns()
+            self.rdns.start()
+            self._stack.callback(self.rdns.close)
+        self.events = EventLog(settings.log_path, connects=settings.log_connects)
+        self._stack.callback(lambda: self.events.close(wall_ns=self.wall.to_wall_ns(self.now())))
+        try:
+            self.events.open()
+        except LogError as error:
+            log.error("events are not logged, the guard goes on: %s", error)  # noqa: TRY400 - one line for people
+
+    def _make_core(self) -> None:
+        settings = self.settings
+        self.accounts = Accounts(settings)
+        self.destinations = Destinations(settings, own=self.accounts.read_own_networks())
+        boot_id = read_boot_id()
+        paths = Paths(
+            path=settings.state_path,
+            keep_ns=settings.state_keep_ns,
+            max_bytes=settings.state_max_bytes,
+            boot_id=boot_id,
+        )
+        state = StateWriter(paths)
+        loaded = state.start()
+        self._stack.callback(state.close)
+        for note in loaded.notes:
+            log.warning("state: %s", note)
+        self.engine = Engine(settings=settings, directory=self.accounts, passes=self.destinations.passed)
+        self.nft = NftEnforcer(build_spec(settings), passes=self._passes(), now_ns=self.now)
+        arms = Arms(self.nft, always=not settings.dry_run, needed=self._needs_enforcement)
+        responder = Responder(self.engine.blocks_of, self.engine.blocked_subjects, self.now)
+        self.journal = Journal(
+            self.events, self.wall, self.now, looker=self.looker, rdns=self.rdns, on_written=lambda e: self.guard.noted(e)
+        )
+        self._stack.callback(self.journal.close)
+        self.guard = Guard(
+            settings,
+            engine=self.engine,
+            responder=responder,
+            arms=arms,
+            journal=self.journal,
+            state=state,
+            accounts=self.accounts,
+            wall=self.wall,
+            now=self.now,
+        )
+        self.engine.tick(self.now())
+        restore(self.guard, loaded, self.nft)
+        arms.sync()
+        responder.add_enforcer(self.nft)
+        responder.apply_passes(self._passes())
+        responder.apply_all()
+
+    def _make_doors(self) -> None:
+        settings = self.settings
+        self.sensing = Sensing(settings, self.guard.take, self._source_opened, self._source_closed, self.now)
+        self._stack.callback(self.sensing.close)
+        self.unbanner = Unbanner(self.now)
+        overview = Overview(
+            self.guard, self.sensing, self.events, looker=self.looker, rdns=self.rdns, since_ns=self._started_ns
+        )
+        verbs = Verbs(self.guard, overview, tell_fail2ban=self.unbanner.tell, reload=self.reload)
+        self.control = ControlServer(
+            settings.control_socket, group=settings.control_group, verbs=settings.control_verbs, handler=verbs.handle
+        )
+        self._stack.callback(self.control.close)
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Open the doors, then serve until a signal."""
+        self.loop.on_signal(signal.SIGINT, self.loop.stop)
+        self.loop.on_signal(signal.SIGTERM, self.loop.stop)
+        self.loop.on_signal(signal.SIGHUP, self._hang_up)
+        self.control.open()
+        for part in (self.sensing, self.guard, self.journal, self.unbanner, self.control):
+            self.loop.add(part)
+        self.loop.add(Ticker(_CHORE_NS, self._chores, self.now()))
+        self.sensing.start()
+        mode = "dry run: nobody is refused" if self.settings.dry_run else "enforcing"
+        log.info("smtpguard %s, %s, pid %d", __version__, mode, os.getpid())
+        self.loop.run()
+        log.info("stopped")
+
+    def reload(self) -> str:
+        """Read the configuration again; whole or not at all.
+
+        Raises:
+            ConfigError: It is bad; the old one goes on.
+        """
+        return apply_settings(self, self._read())
+
+    def _hang_up(self) -> None:
+        """SIGHUP: the terminal we were started from is gone, or an administrator wants a reload."""
+        if self._had_terminal and not _is_terminal(0):
+            self.loop.stop()
+            return
+        self.events.reopen()
+        try:
+            log.info("%s", self.reload())
+        except ConfigError as error:
+            log.error("not reloaded, the old configuration goes on: %s", error)  # noqa: TRY400 - one line for people
+
+    def _chores(self, now_ns: int) -> None:
+        """Once a second."""
+        self.wall.refresh()
+        self.guard.arms.sync()
+
+    def _passes(self) -> Passes:
+        return Passes(
+            uids=self.accounts.never_refused(),
+            networks=self.destinations.networks(),
+            loopback=self.settings.loopback == "ignore",
+        )
+
+    def _needs_enforcement(self) -> bool:
+        now_ns = self.now()
+        return any(block.mode == "enforce" and block.until_ns > now_ns for block in self.engine.blocks())
+
+    def _source_opened(self, source: Source) -> None:
+        if isinstance(source, BpfSource):
+            source.guard.replace_owners(self.accounts.owners())
+            self._bpf = BpfDeny(source.guard)
+            self.guard.responder.add_enforcer(self._bpf)
+            self.guard.arms.attach(source.guard)
+
+    def _source_closed(self, source: Source) -> None:
+        if isinstance(source, BpfSource):
+            self.guard.arms.detach()
+            self.guard.responder.remove_enforcer(self._bpf)
+
+
+def _is_terminal(descriptor: int) -> bool:
+    """Whether a descriptor is a terminal that is still there."""
+    try:
+        return os.isatty(descriptor) and bool(os.ttyname(descriptor))
+    except OSError:
+        return False
