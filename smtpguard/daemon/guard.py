@@ -201,6 +201,11 @@ class Guard:
         self.state.delete_escalation(subject.uid, self.account_of(subject).name)
         return ended
 
+    def reconfigure(self, settings: Settings) -> None:
+        """Take a new configuration: windows go on; who is exempt now is free."""
+        self.settings = settings
+        self._act(self.engine.reconfigure(settings, self.accounts, self.now()))
+
     def account_of(self, subject: Subject) -> Account:
         """The account of a subject; a container's has no name here, whatever its number."""
         account = self.accounts.account(subject.uid)

@@ -13,12 +13,12 @@ from smtpguard.actions.eventlog import EventLog
 from smtpguard.daemon.clock import WallMap
 from smtpguard.enrich.looker import Attribution, Looker
 from smtpguard.enrich.pending import Pending
-from smtpguard.enrich.rdns import Name, Rdns
+from smtpguard.enrich.rdns import ReverseDns
 from smtpguard.model import Account, Block, Connect, Verdict
 
 log = logging.getLogger(__name__)
 
-Found = Attribution | Name
+Found = Attribution | bytes | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class Journal:
         now: Callable[[], int],
         *,
         looker: Looker | None,
-        rdns: Rdns | None,
+        rdns: ReverseDns | None,
         on_written: Callable[[Entry], None],
     ) -> None:
         self._events = events
@@ -83,10 +83,10 @@ class Journal:
                 look = self._looker.ask(connect, self._now(), owner=entry.account.uid)
             if self._rdns is not None and connect.rdns is None:
                 answer = self._rdns.ask(connect.address, entry.account.uid, self._now())
-                if isinstance(answer, Name):
-                    entry = replace(entry, connect=replace(connect, rdns=answer.value))
-                else:
+                if isinstance(answer, int):
                     name = answer
+                elif answer is not None:
+                    entry = replace(entry, connect=replace(connect, rdns=answer))
         self._pending.add((entry, look, name), [t for t in (look, name) if t is not None], self._now())
 
     def add_block(self, account: Account, block: Block) -> None:
@@ -127,11 +127,12 @@ class Journal:
     def on_time(self, now_ns: int) -> None:
         """Take answers, write what is ready."""
         if self._looker is not None:
-            for ticket, attribution in (*self._looker.read(now_ns), *self._looker.tick(now_ns)):
+            self._looker.tick(now_ns)
+            for ticket, attribution in self._looker.read(now_ns):
                 self._pending.resolve(ticket, attribution)
         if self._rdns is not None:
-            for ticket, name in self._rdns.read(now_ns):
-                self._pending.resolve(ticket, name)
+            for ticket, found in self._rdns.read(now_ns):
+                self._pending.resolve(ticket, found)
         for ready in self._pending.due(now_ns):
             self._write(*ready.item, ready.values)
         self._events.tick(now_ns=now_ns, wall_ns=self._wall.to_wall_ns(now_ns))
@@ -156,8 +157,8 @@ class Journal:
         if isinstance(attribution, Attribution):
             connect = describe(connect, attribution)
         rdns = values.get(name) if name is not None else None
-        if isinstance(rdns, Name):
-            connect = replace(connect, rdns=rdns.value)
+        if isinstance(rdns, bytes):
+            connect = replace(connect, rdns=rdns)
         verdicts = [replace(verdict, connect=connect) for verdict in entry.verdicts]
         entry = replace(entry, connect=connect, verdicts=verdicts)
         wall_ns = self._wall.to_wall_ns(entry.time_ns)

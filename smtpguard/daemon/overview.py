@@ -1,7 +1,6 @@
 """What `status` shows: collected from the parts, decided by nobody else."""
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 from smtpguard import __version__
@@ -9,7 +8,7 @@ from smtpguard.actions.eventlog import EventLog
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.sensing import Sensing
 from smtpguard.enrich.looker import Looker
-from smtpguard.enrich.rdns import Rdns
+from smtpguard.enrich.rdns import ReverseDns
 from smtpguard.model import NS
 
 Figures = dict[str, Any]
@@ -30,7 +29,7 @@ class Overview:
         events: EventLog,
         *,
         looker: Looker | None,
-        rdns: Rdns | None,
+        rdns: ReverseDns | None,
         since_ns: int,
     ) -> None:
         self._guard = guard
@@ -39,7 +38,6 @@ class Overview:
         self._looker = looker
         self._rdns = rdns
         self._since_ns = since_ns
-        self.extra: Callable[[], Figures] = dict
 
     def collect(self) -> Figures:
         """All of it, as JSON values."""
@@ -65,7 +63,6 @@ class Overview:
             "would": len(blocks) - len(earnest),
             "refused": guard.refused.total(),
             "parts": self._parts(),
-            **self.extra(),
         }
 
     def is_ready(self) -> bool:

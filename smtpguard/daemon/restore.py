@@ -5,7 +5,6 @@ guard or fail2ban made in earnest is not carried on in dry run: there nobody is 
 """
 
 import logging
-from dataclasses import replace
 
 from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.daemon.guard import Guard

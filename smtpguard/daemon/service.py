@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from smtpguard import __version__
 from smtpguard.actions.base import Passes
@@ -22,21 +23,22 @@ from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.actions.nft.render import build_spec
 from smtpguard.daemon.arms import Arms
 from smtpguard.daemon.clock import SystemClock, WallMap
-from smtpguard.daemon.control import ControlServer, Peer
+from smtpguard.daemon.control import ControlServer
 from smtpguard.daemon.guard import Guard
-from smtpguard.daemon.journal import Journal
+from smtpguard.daemon.journal import Entry, Journal
 from smtpguard.daemon.lock import InstanceLock
 from smtpguard.daemon.loop import Loop
 from smtpguard.daemon.overview import Overview
 from smtpguard.daemon.responder import Responder
+from smtpguard.daemon.restore import restore
 from smtpguard.daemon.sensing import Sensing
 from smtpguard.daemon.ticker import Ticker
 from smtpguard.daemon.verbs import Verbs
 from smtpguard.enrich.accounts import Accounts
 from smtpguard.enrich.looker import Looker
-from smtpguard.enrich.rdns import Rdns
-from smtpguard.errors import ConfigError, GuardError, LogError, PrivilegeError, SourceError
-from smtpguard.model import NS, Block, Subject
+from smtpguard.enrich.rdns import ReverseDns
+from smtpguard.errors import ConfigError, LogError, PrivilegeError, SourceError
+from smtpguard.model import NS
 from smtpguard.policy.destinations import Destinations
 from smtpguard.policy.engine import Engine
 from smtpguard.settings import Settings
@@ -49,6 +51,26 @@ from smtpguard.state.writer import StateWriter
 log = logging.getLogger(__name__)
 
 _CHORE_NS = NS
+_NEED_RESTART = (
+    "sources",
+    "cgroup",
+    "log_path",
+    "log_connects",
+    "state_path",
+    "state_keep_ns",
+    "state_max_bytes",
+    "control_socket",
+    "control_group",
+    "control_verbs",
+    "nft_table",
+    "nflog_group",
+    "audit_enable",
+    "audit_uid",
+    "attribution_process",
+    "attribution_php",
+    "attribution_rdns",
+)
+"""What a running guard can't change under itself; a reload says so and keeps the old value."""
 
 
 def read_settings(config_path: str | None, *, dry_run: bool, sources: tuple[str, ...]) -> Settings:
@@ -94,6 +116,8 @@ class Service:
         self.now = clock.boot_ns
         self.wall = WallMap(clock)
         self._started_ns = self.now()
+        self._bpf_source: BpfSource | None = None
+        self._bpf: BpfDeny | None = None
         self._had_terminal = sys.stdin is not None and sys.stdin.isatty()
         stack.enter_context(InstanceLock(settings))
         self.loop = Loop(self.now)
@@ -116,9 +140,9 @@ class Service:
                 self._stack.callback(looker.close)
             except SourceError as error:
                 log.warning("processes are not looked at: %s", error)
-        self.rdns: Rdns | None = None
+        self.rdns: ReverseDns | None = None
         if settings.attribution_rdns:
-            self.rdns = Rdns()
+            self.rdns = ReverseDns()
             self.rdns.start()
             self._stack.callback(self.rdns.close)
         self.events = EventLog(settings.log_path, connects=settings.log_connects)
@@ -132,12 +156,11 @@ class Service:
         settings = self.settings
         self.accounts = Accounts(settings)
         self.destinations = Destinations(settings, own=self.accounts.read_own_networks())
-        boot_id = read_boot_id()
         paths = Paths(
             path=settings.state_path,
             keep_ns=settings.state_keep_ns,
             max_bytes=settings.state_max_bytes,
-            boot_id=boot_id,
+            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip(),
         )
         state = StateWriter(paths)
         loaded = state.start()
@@ -149,7 +172,12 @@ class Service:
         arms = Arms(self.nft, always=not settings.dry_run, needed=self._needs_enforcement)
         responder = Responder(self.engine.blocks_of, self.engine.blocked_subjects, self.now)
         self.journal = Journal(
-            self.events, self.wall, self.now, looker=self.looker, rdns=self.rdns, on_written=lambda e: self.guard.noted(e)
+            self.events,
+            self.wall,
+            self.now,
+            looker=self.looker,
+            rdns=self.rdns,
+            on_written=lambda e: self.guard.noted(e),
         )
         self._stack.callback(self.journal.close)
         self.guard = Guard(
@@ -207,7 +235,23 @@ class Service:
         Raises:
             ConfigError: It is bad; the old one goes on.
         """
-        return apply_settings(self, self._read())
+        new = self._read()
+        stuck = [key for key in _NEED_RESTART if getattr(new, key) != getattr(self.settings, key)]
+        new = replace(new, **{key: getattr(self.settings, key) for key in stuck})
+        self.accounts.reconfigure(new)
+        self.destinations.reconfigure(new)
+        self.settings = new
+        self.guard.reconfigure(new)
+        self.nft.spec = build_spec(new)
+        self.guard.arms.always = not new.dry_run
+        self.guard.arms.sync()
+        self.guard.responder.apply_passes(self._passes())
+        self.guard.responder.apply_all()
+        if self._bpf_source is not None:
+            self._bpf_source.guard.set_ports(new.ports)
+            self._bpf_source.guard.replace_owners(self.accounts.owners())
+        text = f"reloaded {new.path or 'the shipped defaults'}"
+        return f"{text}; to change {', '.join(stuck)}, restart" if stuck else text
 
     def _hang_up(self) -> None:
         """SIGHUP: the terminal we were started from is gone, or an administrator wants a reload."""
@@ -220,8 +264,12 @@ class Service:
         except ConfigError as error:
             log.error("not reloaded, the old configuration goes on: %s", error)  # noqa: TRY400 - one line for people
 
+    def _note(self, entry: Entry) -> None:
+        self.guard.noted(entry)
+
     def _chores(self, now_ns: int) -> None:
         """Once a second."""
+        del now_ns
         self.wall.refresh()
         self.guard.arms.sync()
 
@@ -239,14 +287,16 @@ class Service:
     def _source_opened(self, source: Source) -> None:
         if isinstance(source, BpfSource):
             source.guard.replace_owners(self.accounts.owners())
-            self._bpf = BpfDeny(source.guard)
+            self._bpf_source, self._bpf = source, BpfDeny(source.guard)
             self.guard.responder.add_enforcer(self._bpf)
             self.guard.arms.attach(source.guard)
 
     def _source_closed(self, source: Source) -> None:
         if isinstance(source, BpfSource):
             self.guard.arms.detach()
-            self.guard.responder.remove_enforcer(self._bpf)
+            if self._bpf is not None:
+                self.guard.responder.remove_enforcer(self._bpf)
+            self._bpf_source = self._bpf = None
 
 
 def _is_terminal(descriptor: int) -> bool:
