@@ -177,7 +177,7 @@ class Service:
             self.now,
             looker=self.looker,
             rdns=self.rdns,
-            on_written=lambda e: self.guard.noted(e),
+            on_written=self._note,
         )
         self._stack.callback(self.journal.close)
         self.guard = Guard(

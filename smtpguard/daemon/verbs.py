@@ -147,9 +147,7 @@ class Verbs:
             account = self._find(args, from_fail2ban=True)
             ended = guard.end(Subject(uid=account.uid), source, by=source, reason=reason)
             user = render_user(account.uid, account.name)
-            return {
-                "text": f"{user}: {'the block' if ended else 'no block'} of {source} {'ended' if ended else 'is in force'}"
-            }
+            return {"text": f"{user}: the block of {source} ended" if ended else f"{user}: no block of {source}"}
         if args.get("all") is True:
             subjects = guard.engine.blocked_subjects()
         else:
