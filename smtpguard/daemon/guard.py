@@ -26,6 +26,7 @@ from smtpguard.model import (
     Subject,
     Verdict,
 )
+from smtpguard.policy.destinations import Destinations
 from smtpguard.policy.engine import Engine
 from smtpguard.settings import Settings
 from smtpguard.state.rows import VerdictRow
@@ -48,6 +49,7 @@ class Guard:
         journal: Writes.
         state: Keeps what survives a restart.
         accounts: Who is who.
+        destinations: What never counts.
         wall: Event time to wall time.
         now: CLOCK_BOOTTIME in nanoseconds.
 
@@ -66,6 +68,7 @@ class Guard:
         journal: Journal,
         state: StateWriter,
         accounts: Accounts,
+        destinations: Destinations,
         wall: WallMap,
         now: Callable[[], int],
     ) -> None:
@@ -76,6 +79,7 @@ class Guard:
         self.journal = journal
         self.state = state
         self.accounts = accounts
+        self._destinations = destinations
         self.wall = wall
         self.now = now
         self.refused: Counter[Subject] = Counter()
@@ -91,7 +95,7 @@ class Guard:
             if connect.uid is None:
                 continue
             self.seen += 1
-            if self.settings.loopback == "ignore" and self.engine.passed(connect.address) == "loopback":
+            if self.settings.loopback == "ignore" and self._destinations.passed(connect.address) == "loopback":
                 continue
             account = self.account_of(Subject(uid=self.accounts.owner(connect.uid), netns=connect.netns))
             self.journal.add(

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 
 from smtpguard import __version__
-from smtpguard.actions.base import Passes
 from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.actions.eventlog import EventLog
 from smtpguard.actions.fail2ban import Unbanner
@@ -32,14 +31,13 @@ from smtpguard.daemon.overview import Overview
 from smtpguard.daemon.responder import Responder
 from smtpguard.daemon.restore import restore
 from smtpguard.daemon.sensing import Sensing
+from smtpguard.daemon.surroundings import Surroundings
 from smtpguard.daemon.ticker import Ticker
 from smtpguard.daemon.verbs import Verbs
-from smtpguard.enrich.accounts import Accounts
 from smtpguard.enrich.looker import Looker
 from smtpguard.enrich.rdns import ReverseDns
 from smtpguard.errors import ConfigError, LogError, PrivilegeError, SourceError
 from smtpguard.model import NS
-from smtpguard.policy.destinations import Destinations
 from smtpguard.policy.engine import Engine
 from smtpguard.settings import Settings
 from smtpguard.settings_file import load_settings
@@ -154,8 +152,10 @@ class Service:
 
     def _make_core(self) -> None:
         settings = self.settings
-        self.accounts = Accounts(settings)
-        self.destinations = Destinations(settings, own=self.accounts.read_own_networks())
+        self.around = Surroundings(settings, self.now)
+        self._stack.callback(self.around.close)
+        self.around.open()
+        accounts, destinations = self.around.accounts, self.around.destinations
         paths = Paths(
             path=settings.state_path,
             keep_ns=settings.state_keep_ns,
@@ -167,8 +167,8 @@ class Service:
         self._stack.callback(state.close)
         for note in loaded.notes:
             log.warning("state: %s", note)
-        self.engine = Engine(settings=settings, directory=self.accounts, passes=self.destinations.passed)
-        self.nft = NftEnforcer(build_spec(settings), passes=self._passes(), now_ns=self.now)
+        self.engine = Engine(settings=settings, directory=accounts, passes=destinations.passed)
+        self.nft = NftEnforcer(build_spec(settings), passes=self.around.passes(), now_ns=self.now)
         arms = Arms(self.nft, always=not settings.dry_run, needed=self._needs_enforcement)
         responder = Responder(self.engine.blocks_of, self.engine.blocked_subjects, self.now)
         self.journal = Journal(
@@ -187,15 +187,17 @@ class Service:
             arms=arms,
             journal=self.journal,
             state=state,
-            accounts=self.accounts,
+            accounts=accounts,
+            destinations=destinations,
             wall=self.wall,
             now=self.now,
         )
+        self.around.on_change = self._surroundings_changed
         self.engine.tick(self.now())
         restore(self.guard, loaded, self.nft)
         arms.sync()
         responder.add_enforcer(self.nft)
-        responder.apply_passes(self._passes())
+        responder.apply_passes(self.around.passes())
         responder.apply_all()
 
     def _make_doors(self) -> None:
@@ -220,7 +222,7 @@ class Service:
         self.loop.on_signal(signal.SIGTERM, self.loop.stop)
         self.loop.on_signal(signal.SIGHUP, self._hang_up)
         self.control.open()
-        for part in (self.sensing, self.guard, self.journal, self.unbanner, self.control):
+        for part in (self.sensing, self.guard, self.around, self.journal, self.unbanner, self.control):
             self.loop.add(part)
         self.loop.add(Ticker(_CHORE_NS, self._chores, self.now()))
         self.sensing.start()
@@ -245,13 +247,23 @@ class Service:
         self.nft.spec = build_spec(new)
         self.guard.arms.always = not new.dry_run
         self.guard.arms.sync()
-        self.guard.responder.apply_passes(self._passes())
+        self.guard.responder.apply_passes(self.around.passes())
         self.guard.responder.apply_all()
         if self._bpf_source is not None:
             self._bpf_source.guard.set_ports(new.ports)
-            self._bpf_source.guard.replace_owners(self.accounts.owners())
+            self._bpf_source.guard.replace_owners(self.around.accounts.ranges())
         text = f"reloaded {new.path or 'the shipped defaults'}"
         return f"{text}; to change {', '.join(stuck)}, restart" if stuck else text
+
+    def _surroundings_changed(self, accounts: bool) -> None:
+        """Accounts, own addresses or exempt destinations are others: kernel and engine learn it at once."""
+        self.guard.responder.apply_passes(self.around.passes())
+        if accounts:
+            self.guard.reconfigure(self.settings)
+            if self._bpf_source is not None:
+                self._bpf_source.guard.replace_owners(self.around.accounts.ranges())
+            self.guard.arms.sync()
+            self.guard.responder.apply_all()
 
     def _hang_up(self) -> None:
         """SIGHUP: the terminal we were started from is gone, or an administrator wants a reload."""
@@ -273,20 +285,13 @@ class Service:
         self.wall.refresh()
         self.guard.arms.sync()
 
-    def _passes(self) -> Passes:
-        return Passes(
-            uids=self.accounts.never_refused(),
-            networks=self.destinations.networks(),
-            loopback=self.settings.loopback == "ignore",
-        )
-
     def _needs_enforcement(self) -> bool:
         now_ns = self.now()
         return any(block.mode == "enforce" and block.until_ns > now_ns for block in self.engine.blocks())
 
     def _source_opened(self, source: Source) -> None:
         if isinstance(source, BpfSource):
-            source.guard.replace_owners(self.accounts.owners())
+            source.guard.replace_owners(self.around.accounts.ranges())
             self._bpf_source, self._bpf = source, BpfDeny(source.guard)
             self.guard.responder.add_enforcer(self._bpf)
             self.guard.arms.attach(source.guard)

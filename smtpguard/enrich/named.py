@@ -1,7 +1,7 @@
 """Exempt destinations that are given as host names: looked up again and again, the last good answer kept.
 
-In a thread of its own, because a resolver may hang; whoever asks `networks` gets what is known now. A name that can't be
-looked up keeps its addresses: a broken resolver must not stop legitimate mail.
+In a thread of its own, because a resolver may hang; whoever asks `networks` gets what is known now. A name that can
+not be looked up keeps its addresses: a broken resolver must not stop legitimate mail.
 """
 
 import logging

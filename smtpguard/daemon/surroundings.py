@@ -1,0 +1,127 @@
+"""What changes around a running guard: accounts, own addresses, addresses of exempt names. Watched, and told on.
+
+Accounts are looked at every two seconds (a handful of stat(2) calls), addresses when the kernel says so.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from smtpguard.actions.base import Passes
+from smtpguard.enrich.accounts import Accounts
+from smtpguard.enrich.addresses import OwnAddresses
+from smtpguard.enrich.named import NamedDestinations
+from smtpguard.errors import SourceError
+from smtpguard.model import NS
+from smtpguard.policy.destinations import Destinations
+from smtpguard.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_LOOK_NS = 2 * NS
+
+
+class Surroundings:
+    """Accounts and destinations as they are now, as a part of the loop.
+
+    Args:
+        settings: The configuration.
+        now: CLOCK_BOOTTIME in nanoseconds.
+
+    Attributes:
+        accounts: Who is who.
+        destinations: What never counts.
+        on_change: Called when either has changed; says whether accounts have.
+    """
+
+    def __init__(self, settings: Settings, now: Callable[[], int]) -> None:
+        self._settings = settings
+        self._now = now
+        self._own = OwnAddresses()
+        self._named = NamedDestinations(settings.exempt.names)
+        self._due_ns = now() + _LOOK_NS
+        self._problems: tuple[str, ...] = ()
+        self.accounts = Accounts(settings)
+        self.destinations = Destinations()
+        self.on_change: Callable[[bool], None] | None = None
+
+    def open(self) -> None:
+        """Read what there is, and watch it from then on."""
+        try:
+            self._own.open()
+        except SourceError as error:
+            log.warning("%s: connections to own addresses count", error)
+        self._named.start()
+        self._replace_destinations()
+        self._tell_problems()
+
+    def passes(self) -> Passes:
+        """What passes in spite of any refusal, for the kernel."""
+        return Passes(
+            uids=self.accounts.passing_uids(),
+            networks=self.destinations.networks(),
+            loopback=self._settings.loopback == "ignore",
+        )
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Take a new configuration."""
+        self._settings = settings
+        self.accounts.reconfigure(settings)
+        self._named.replace(settings.exempt.names)
+        self._replace_destinations()
+
+    def filenos(self) -> Sequence[int]:
+        """Descriptors that tell of changed addresses."""
+        own = self._own.fileno()
+        return (self._named.fileno(), own) if own >= 0 else (self._named.fileno(),)
+
+    def writers(self) -> Sequence[int]:
+        """None."""
+        return ()
+
+    def on_ready(self, fileno: int) -> None:
+        """Addresses have changed."""
+        if fileno == self._named.fileno():
+            self._named.take_news()
+        else:
+            try:
+                self._own.read()
+            except SourceError as error:
+                log.warning("%s: the last known ones hold", error)
+        if self._replace_destinations():
+            self._tell(accounts=False)
+
+    def next_deadline(self) -> int:
+        """When accounts are looked at again."""
+        return self._due_ns
+
+    def on_time(self, now_ns: int) -> None:
+        """Look whether accounts have changed."""
+        if now_ns < self._due_ns:
+            return
+        self._due_ns = now_ns + _LOOK_NS
+        if self.accounts.refresh():
+            self._tell_problems()
+            self._tell(accounts=True)
+
+    def troubles(self) -> list[str]:
+        """What is not as it should be, for `status`."""
+        return [f"exempt destination {name} can't be looked up" for name in self._named.failed()]
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._own.close()
+        self._named.close()
+
+    def _replace_destinations(self) -> bool:
+        exempt = (*self._settings.exempt.networks, *self._named.networks())
+        return self.destinations.replace(own=self._own.networks, exempt=exempt)
+
+    def _tell(self, *, accounts: bool) -> None:
+        if self.on_change is not None:
+            self.on_change(accounts)
+
+    def _tell_problems(self) -> None:
+        if self.accounts.problems != self._problems:
+            self._problems = self.accounts.problems
+            for problem in self._problems:
+                log.warning("accounts: %s", problem)
