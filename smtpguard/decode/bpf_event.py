@@ -59,7 +59,7 @@ def decode(data: bytes, *, sensor: str = "bpf") -> Connect | Probe:
         verdict,
         family,
         rule,
-        _credited,
+        credited,
         address,
         comm,
     ) = _EVENT.unpack_from(data)
@@ -85,5 +85,6 @@ def decode(data: bytes, *, sensor: str = "bpf") -> Connect | Probe:
         refused_by=_REFUSED[verdict],
         rule=rule if verdict == _CREDIT else None,
         cookie=cookie or None,
+        credits=credited,
         proc=comm.partition(b"\0")[0] or None,
     )

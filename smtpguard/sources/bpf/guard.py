@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,8 +130,9 @@ class Guard:
         self.config.fields.own_netns = own or 0
         self.knows_own_netns = own is not None
         self._ports = self._object.map("ports")
-        self._guarded: frozenset[int] = frozenset()
-        self._lost = self._object.map("lost")
+        self._guarded: dict[int, int] = {}
+        self._port_rules: dict[int, int] = {}
+        self._counts = self._object.map("counts")
         self._deny = self._object.map("deny")
         self._ranges = RangeTable(self._object.map("deny_ranges"))
         self._exempt = maps.KeySet(self._object.map("exempt_uids"))
@@ -167,19 +168,30 @@ class Guard:
         """Whether both programs still are; somebody may have detached them, or removed the cgroup."""
         return bool(self._links) and all(link.is_attached() for link in self._links)
 
-    def set_ports(self, ports: Iterable[int]) -> None:
-        """Guard exactly these destination ports."""
-        wanted = frozenset(ports)
-        for port in wanted - self._guarded:
-            self._ports.update(struct.pack("=I", port), struct.pack("=I", maps.PORT_GUARDED))
-        for port in self._guarded - wanted:
-            self._ports.update(struct.pack("=I", port), struct.pack("=I", 0))
+    def set_ports(self, ports: Iterable[int], rules: Mapping[int, int] | None = None) -> None:
+        """Guard exactly these destination ports. Raises EnforceError.
+
+        Args:
+            ports: The ports.
+            rules: Bits of the credit rules that count a port, by port; None keeps those there are.
+        """
+        if rules is not None:
+            self._port_rules = dict(rules)
+        wanted = {port: maps.PORT_GUARDED | self._port_rules.get(port, 0) for port in ports}
+        try:
+            for port, value in wanted.items():
+                if self._guarded.get(port) != value:
+                    self._ports.update(struct.pack("=I", port), struct.pack("=I", value))
+            for port in self._guarded.keys() - wanted.keys():
+                self._ports.update(struct.pack("=I", port), struct.pack("=I", 0))
+        except BpfError as error:
+            raise refused("the guarded ports can't be written", error) from error
         self._guarded = wanted
 
     @property
     def ports(self) -> frozenset[int]:
         """The ports that are guarded now."""
-        return self._guarded
+        return frozenset(self._guarded)
 
     def set_enforcing(self, *, on: bool) -> None:
         """Whether what the maps say is carried out. Off at start: dry run turns it on only for a person's block."""
@@ -207,7 +219,7 @@ class Guard:
             for version, table in self._pass.items():
                 table.replace(keys[version])
         except BpfError as error:
-            raise _refused("what passes can't be written", error) from error
+            raise refused("what passes can't be written", error) from error
         self.config.set_flag(maps.FLAG_LOOPBACK, on=loopback)
 
     def replace_owners(self, ranges: Iterable[tuple[int, int, int]]) -> None:
@@ -220,7 +232,7 @@ class Guard:
         try:
             self._owners.replace(entries)
         except BpfError as error:
-            raise _refused("the owners of subordinate uids can't be written", error) from error
+            raise refused("the owners of subordinate uids can't be written", error) from error
 
     def _netns_key(self, netns: int | None) -> int:
         return 0 if netns is None or netns == self.config.fields.own_netns else netns
@@ -234,7 +246,7 @@ class Guard:
             else:
                 self._deny.delete(key)
         except BpfError as error:
-            raise _refused(f"a refusal of uid {uid} can't be written", error) from error
+            raise refused(f"a refusal of uid {uid} can't be written", error) from error
 
     def put_deny_ranges(
         self, holder: tuple[int, int | None, str], ranges: Iterable[tuple[int, int]], block_ns: int, throttle_ns: int
@@ -243,21 +255,21 @@ class Guard:
         try:
             self._ranges.put(holder, ranges, (block_ns, throttle_ns))
         except BpfError as error:
-            raise _refused(f"a refusal of the ranges of uid {holder[0]} can't be written", error) from error
+            raise refused(f"a refusal of the ranges of uid {holder[0]} can't be written", error) from error
 
     def read_denies(self) -> list[tuple[int, int | None, int, int]]:
         """What the kernel holds: (uid, netns, block_ns, throttle_ns), ended ones too. Raises EnforceError."""
         try:
             items = list(self._deny.items())
         except BpfError as error:
-            raise _refused("the refusals can't be read", error) from error
+            raise refused("the refusals can't be read", error) from error
         return [
             (uid, netns or None, *maps.unpack_ends(v)) for k, v in items for uid, netns in (maps.unpack_subject(k),)
         ]
 
-    def read_lost(self) -> int:
-        """Events the full ring dropped since the program was loaded. Raises BpfError."""
-        value = self._lost.lookup(struct.pack("=I", 0)) or b""
+    def read_count(self, which: int) -> int:
+        """One of the program's COUNT_ counters since it was loaded. Raises BpfError."""
+        value = self._counts.lookup(struct.pack("=I", which)) or b""
         return sum(struct.unpack(f"={len(value) // 8}Q", value))
 
     def close(self) -> None:
@@ -270,6 +282,7 @@ class Guard:
         self._closers.clear()
 
 
-def _refused(what: str, error: BpfError) -> EnforceError:
+def refused(what: str, error: BpfError) -> EnforceError:
+    """A map that could not be written, as the error a person reads."""
     fix = "the map is full: fewer entries" if error.errno in (errno.E2BIG, errno.ENOSPC) else None
     return EnforceError(f"{what}: {error.strerror}", where="bpf", fix=fix)

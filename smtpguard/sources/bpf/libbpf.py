@@ -17,7 +17,7 @@ _NO_EXIST, _LOCK = 1, 4
 _PER_CPU_TYPES = (5, 6)  # BPF_MAP_TYPE_PERCPU_HASH, BPF_MAP_TYPE_PERCPU_ARRAY
 _STRICT_ALL = 0xFFFFFFFF
 _MAX_ERRNO = 4095
-_KEPT_LINES = 200
+_KEPT_LINES, _KEPT_BYTES, _MAX_MESSAGE = 200, 2000, 1 << 20
 
 _PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 _SAMPLE = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
@@ -75,9 +75,10 @@ class Library:
         vsnprintf.argtypes = [c_char_p, c_size_t, c_char_p, c_void_p]
 
         def keep(_level: int, text: bytes, arguments: int) -> int:
-            buffer = ctypes.create_string_buffer(2048)
+            # The verifier's whole log is one message, and what it says last is what matters.
+            buffer = ctypes.create_string_buffer(_MAX_MESSAGE)
             vsnprintf(buffer, len(buffer), text, arguments)
-            self._lines.append(buffer.value.decode("ascii", "backslashreplace").rstrip())
+            self._lines.append(buffer.value[-_KEPT_BYTES:].decode("ascii", "backslashreplace").rstrip())
             return 0
 
         self._print = _PRINT(keep)  # C keeps the pointer: the object must live as long as the library
@@ -123,7 +124,7 @@ class Library:
         getattr(self._dll, name)(*args)
 
     def take_log(self) -> list[str]:
-        """What libbpf and the verifier said since the last call, at most 200 lines."""
+        """What libbpf and the verifier said since the last call: the ends of its last messages."""
         lines = list(self._lines)
         self._lines.clear()
         return lines

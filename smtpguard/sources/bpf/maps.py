@@ -13,8 +13,10 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from smtpguard.settings import Network
 from smtpguard.sources.bpf.libbpf import Map
 
-FLAG_ENFORCE, FLAG_LOOPBACK = 1, 2
+FLAG_ENFORCE, FLAG_LOOPBACK, FLAG_CREDITS, FLAG_CAP = 1, 2, 4, 8
+COUNT_LOST, COUNT_UNCREDITED = 0, 1
 PORT_GUARDED = 1 << 31
+MAX_RULES = 16
 
 _UID_BITS = 32
 _PRESENT = struct.pack("=I", 1)
@@ -97,6 +99,9 @@ class _ConfigLayout(ctypes.Structure):
     _fields_ = (
         ("own_netns", ctypes.c_uint64),
         ("probe_cookie", ctypes.c_uint64),
+        ("heartbeat_ns", ctypes.c_uint64),
+        ("cap_interval_ns", ctypes.c_uint64),
+        ("cap_depth_ns", ctypes.c_uint64),
         ("flags", ctypes.c_uint32),
         ("reserved", ctypes.c_uint32),
     )

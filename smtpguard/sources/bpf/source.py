@@ -10,14 +10,15 @@ import time
 from collections.abc import Sequence
 
 from smtpguard.decode.bpf_event import Probe, decode
-from smtpguard.errors import DecodeError, SourceError
+from smtpguard.errors import DecodeError, EnforceError, SourceError
 from smtpguard.model import NS, Connect
 from smtpguard.settings import Settings
 from smtpguard.sources.base import SourceStats
 from smtpguard.sources.bpf import probe
 from smtpguard.sources.bpf.cgroup import read_cgroup
 from smtpguard.sources.bpf.guard import RING_BYTES, Guard
-from smtpguard.sources.bpf.libbpf import BpfError, describe
+from smtpguard.sources.bpf.libbpf import BpfError
+from smtpguard.sources.bpf.maps import COUNT_LOST
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +40,9 @@ class BpfSource:
     Args:
         settings: `cgroup` and `ports` are used.
         ring_bytes: Size of the event ring.
+
+    Attributes:
+        drained_ns: CLOCK_BOOTTIME: what was reported before then has been handed over.
     """
 
     name = "bpf"
@@ -52,6 +56,7 @@ class BpfSource:
         self._waiting: list[Connect] = []
         self._next_check_ns = 0
         self._more = False
+        self.drained_ns = 0
 
     @property
     def guard(self) -> Guard:
@@ -65,9 +70,9 @@ class BpfSource:
         guard = Guard(read_cgroup(self._settings.cgroup), ring_bytes=self._ring_bytes)
         try:
             guard.set_ports(self._settings.ports)
-        except BpfError as error:
+        except EnforceError as error:
             guard.close()
-            raise describe(error, "the guarded ports can't be written") from error
+            raise SourceError(error.what, where=error.where, fix=error.fix) from error
         self._guard = guard
         for text in guard.features.missing():
             _log.warning("bpf: %s", text)
@@ -122,11 +127,14 @@ class BpfSource:
         return connects
 
     def _consume(self) -> list[Connect]:
+        begun_ns = now_ns()
         try:
             samples = self.guard.events.consume(MAX_EVENTS)
         except BpfError as error:
             raise SourceError(f"the event ring can't be read: {os.strerror(error.errno or 0)}", where="bpf") from error
         self._more = len(samples) >= MAX_EVENTS
+        if not self._more:
+            self.drained_ns = begun_ns
         connects: list[Connect] = []
         for sample in samples:
             try:
@@ -146,7 +154,7 @@ class BpfSource:
     def _check(self) -> None:
         self._next_check_ns = now_ns() + _CHECK_NS
         try:
-            self.stats.lost = self.guard.read_lost()
+            self.stats.lost = self.guard.read_count(COUNT_LOST)
             attached = self.guard.is_attached()
         except BpfError as error:
             raise SourceError(f"the program can't be asked: {error.strerror}", where="bpf") from error

@@ -1,0 +1,287 @@
+"""How many credits each user may have taken of each connections rule: the userspace half of exact limits. Pure.
+
+With bpf a connections rule is enforced where connect() happens. The kernel counts `used`, credits taken so far; we say
+`allowed`, and attempt `used >= allowed` is refused. For N in any window of length W
+
+    allowed = limit + (credited attempts told of so far) - (attempts that are in the window)
+
+which is "limit + connects that have left the window": an attempt just told of raises both terms and changes nothing,
+one that leaves the window gives its credit back. An attempt that entered the window without a credit (the daemon had
+been stopped, or the window was restored from state) lowers it; one that took a credit and entered no window (another
+rule's verdict) gives it back at once. Attempts still in the ring have raised `used` only, so they are covered too.
+
+Every `Grant` says as of which time it holds, and the program makes an attempt that is older claim the present: with it
+no window of event times ever holds more than N. Credits come back late by at most the pause between two `tick`s, which
+can refuse an attempt early, never let one through.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+from smtpguard.settings import Rule
+
+MAX_RULES = 16
+"""How many rules the kernel can count credits for."""
+
+NO_LIMIT = 1 << 62
+"""More credits than anybody can use."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditRule:
+    """What the kernel has to know of a connections rule.
+
+    Attributes:
+        ports: Destination ports that it counts.
+        limit: How many pass in a window, for users without a limit of their own.
+        window_ns: Length of the window.
+    """
+
+    ports: frozenset[int]
+    limit: int
+    window_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What the kernel shall be told about one user.
+
+    Attributes:
+        uid: The user.
+        allowed: Credits he may have taken in all, by rule.
+        as_of_ns: Event time from which on that is right.
+    """
+
+    uid: int
+    allowed: tuple[int, ...]
+    as_of_ns: int
+
+
+def choose_credit_rules(rules: Iterable[Rule], guarded: frozenset[int]) -> list[Rule]:
+    """The rules that the kernel can enforce, at most MAX_RULES, in the order of the configuration.
+
+    Those that count connections, refuse, are in earnest and concern everybody: `novel` is for the engine to judge.
+
+    Args:
+        rules: All rules.
+        guarded: The guarded ports.
+    """
+    chosen = [
+        rule
+        for rule in rules
+        if rule.count == "connections"
+        and rule.action != "warn"
+        and rule.path != "local"
+        and rule.novel_ns is None
+        and not rule.dry_run
+        and (rule.ports is None or rule.ports & guarded)
+    ]
+    return chosen[:MAX_RULES]
+
+
+class _Lane:
+    """One user's attempts under one rule.
+
+    Attributes:
+        limit: His limit.
+        told: Credited attempts told of so far, those given up for lost included.
+        times: Event times of the attempts in the window, ascending.
+        lost: (when they may be forgotten, how many) of credits whose attempts never arrived.
+        due_ns: When the first of them leaves the window, as the heap of departures has it; None if it is not in there.
+    """
+
+    __slots__ = ("due_ns", "limit", "lost", "times", "told")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.told = 0
+        self.times: list[int] = []
+        self.lost: list[tuple[int, int]] = []
+        self.due_ns: int | None = None
+
+    def allowed(self) -> int:
+        return max(0, self.limit + self.told - len(self.times))
+
+
+class CreditLedger:
+    """All users' attempts under the credit rules. Users are uids of accounts in the guard's own namespace.
+
+    Args:
+        rules: The rules, by index.
+    """
+
+    def __init__(self, rules: Sequence[CreditRule]) -> None:
+        if len(rules) > MAX_RULES:
+            raise ValueError(f"{len(rules)} credit rules, at most {MAX_RULES}")
+        self.rules = tuple(rules)
+        self._lanes: dict[int, dict[int, _Lane]] = {}
+        self._limits: dict[int, dict[int, int]] = {}
+        self._departures: list[tuple[int, int, int]] = []
+        self._dirty: set[int] = set()
+
+    def set_limits(self, uid: int, limits: Mapping[int, int]) -> None:
+        """Give a user limits of his own, by rule index; the others are the rules' own.
+
+        With NO_LIMIT his attempts are not kept: `restore` his windows when that ends.
+        """
+        if limits:
+            self._limits[uid] = dict(limits)
+        else:
+            self._limits.pop(uid, None)
+        for index, lane in self._lanes.get(uid, {}).items():
+            lane.limit = self._limit(uid, index)
+        self._dirty.add(uid)
+
+    def note(self, uid: int, port: int, time_ns: int, credits_taken: int, *, entered: bool) -> None:
+        """Tell of an attempt that the kernel let through.
+
+        Args:
+            uid: The account it counts for.
+            port: Its destination port.
+            time_ns: Its event time.
+            credits_taken: Connect.credits.
+            entered: Whether it entered the windows.
+        """
+        for index, rule in enumerate(self.rules):
+            credited = credits_taken >> index & 1
+            if not credited and not (entered and port in rule.ports):
+                continue
+            lane = self._lane(uid, index)
+            lane.told += credited
+            if entered:
+                self._enter(uid, index, lane, time_ns)
+            if not (credited and entered):
+                self._dirty.add(uid)
+
+    def adopt(self, uid: int, used: Sequence[int]) -> None:
+        """Take over an account that the kernel already keeps: what it has used so far is no longer of interest."""
+        for index in range(len(self.rules)):
+            self._lane(uid, index).told = used[index]
+        self._dirty.add(uid)
+
+    def restore(self, uid: int, index: int, times_ns: Iterable[int]) -> None:
+        """Put attempts of an earlier run back into a window."""
+        lane = self._lane(uid, index)
+        for time_ns in sorted(times_ns):
+            self._enter(uid, index, lane, time_ns)
+        self._dirty.add(uid)
+
+    def reset(self, uid: int, index: int | None = None) -> None:
+        """Empty a user's window of one rule, as a block verdict does, or all, as a person's unblock does."""
+        lanes = self._lanes.get(uid, {})
+        for lane in [lane for number, lane in lanes.items() if index in (None, number)]:
+            lane.times.clear()
+            lane.told += sum(count for _, count in lane.lost)
+            lane.lost.clear()
+        self._dirty.add(uid)
+
+    def reconcile(self, uid: int, used: Sequence[int], now_ns: int) -> int:
+        """Make up for attempts that a full ring lost: they count as if they had come now.
+
+        Returns:
+            How many there were.
+
+        Args:
+            uid: The user.
+            used: What the kernel counted, read *before* the ring was emptied for the last time.
+            now_ns: Event time.
+        """
+        total = 0
+        for index in range(len(self.rules)):
+            lane = self._lanes.get(uid, {}).get(index)
+            known = lane.told + sum(count for _, count in lane.lost) if lane else 0
+            missing = used[index] - known
+            if missing > 0:
+                lane = self._lane(uid, index)
+                lane.lost.append((now_ns + self.rules[index].window_ns, missing))
+                self._schedule(uid, index, lane)
+                total += missing
+            elif missing < 0 and lane:  # an account removed between an attempt and its report
+                lane.told += missing
+                self._dirty.add(uid)
+        return total
+
+    def tick(self, now_ns: int) -> list[Grant]:
+        """Let leave what is no longer in a window, and say what has changed for the kernel since the last tick."""
+        while self._departures and self._departures[0][0] <= now_ns:
+            due_ns, uid, index = heappop(self._departures)
+            lane = self._lanes.get(uid, {}).get(index)
+            if lane is not None and lane.due_ns == due_ns:
+                lane.due_ns = None
+                self._leave(uid, index, lane, now_ns)
+        grants = [
+            Grant(uid=uid, allowed=tuple(self._allowed(uid, n) for n in range(len(self.rules))), as_of_ns=now_ns)
+            for uid in self._dirty
+        ]
+        self._dirty.clear()
+        return grants
+
+    def next_deadline(self) -> int | None:
+        """Event time at which the next credit comes back; None if none is out. Past if something has changed."""
+        if self._dirty:
+            return 0
+        return self._departures[0][0] if self._departures else None
+
+    def users(self) -> list[int]:
+        """Users with anything noted."""
+        return list(self._lanes)
+
+    def idle(self) -> list[int]:
+        """Users without anything in a window: they need no entry in the kernel, unless they have their own limits."""
+        return [
+            uid
+            for uid, lanes in self._lanes.items()
+            if uid not in self._limits and not any(lane.times or lane.lost for lane in lanes.values())
+        ]
+
+    def forget(self, uid: int) -> None:
+        """Drop a user whose entries in the kernel were removed: both begin anew."""
+        self._lanes.pop(uid, None)
+        self._dirty.discard(uid)
+
+    def _limit(self, uid: int, index: int) -> int:
+        return self._limits.get(uid, {}).get(index, self.rules[index].limit)
+
+    def _lane(self, uid: int, index: int) -> _Lane:
+        lanes = self._lanes.setdefault(uid, {})
+        lane = lanes.get(index)
+        if lane is None:
+            lane = lanes[index] = _Lane(self._limit(uid, index))
+        return lane
+
+    def _allowed(self, uid: int, index: int) -> int:
+        lane = self._lanes.get(uid, {}).get(index)
+        return lane.allowed() if lane else self._limit(uid, index)
+
+    def _enter(self, uid: int, index: int, lane: _Lane, time_ns: int) -> None:
+        if lane.limit >= NO_LIMIT:
+            return
+        times = lane.times
+        if times and time_ns < times[-1]:
+            times.insert(bisect_right(times, time_ns), time_ns)
+        else:
+            times.append(time_ns)
+        if len(times) > lane.limit + 1:
+            # Only the newest can matter: while they are in the window nobody passes, and the others leave before them.
+            del times[0]
+        if len(times) == 1:
+            self._schedule(uid, index, lane)
+
+    def _leave(self, uid: int, index: int, lane: _Lane, now_ns: int) -> None:
+        del lane.times[: bisect_right(lane.times, now_ns - self.rules[index].window_ns)]
+        lane.told += sum(count for until_ns, count in lane.lost if until_ns <= now_ns)
+        lane.lost = [(until_ns, count) for until_ns, count in lane.lost if until_ns > now_ns]
+        self._dirty.add(uid)
+        self._schedule(uid, index, lane)
+
+    def _schedule(self, uid: int, index: int, lane: _Lane) -> None:
+        """Have the lane looked at when the first of it leaves: one entry in the heap that counts, stale ones do not."""
+        ends = [until_ns for until_ns, _ in lane.lost]
+        if lane.times:
+            ends.append(lane.times[0] + self.rules[index].window_ns)
+        due_ns = min(ends, default=None)
+        if due_ns is not None and (lane.due_ns is None or due_ns < lane.due_ns):
+            lane.due_ns = due_ns
+            heappush(self._departures, (due_ns, uid, index))

@@ -1,0 +1,311 @@
+"""Credits and the cap against the real kernel: exactly N, on all CPUs, for the right people, while the daemon lives."""
+
+import errno
+import ipaddress
+import os
+import time
+from collections.abc import Callable, Generator
+
+import pytest
+
+from smtpguard.actions.base import Passes
+from smtpguard.actions.bpf_deny import BpfDeny
+from smtpguard.model import NS
+from smtpguard.policy.credits import CreditRule
+from smtpguard.settings import Cap
+from smtpguard.sources.bpf.credits import Credits
+from smtpguard.sources.bpf.maps import COUNT_UNCREDITED
+from smtpguard.sources.bpf.source import now_ns
+from tests.kernel.bpf_lab import ADDRESS4, OTHER4, Lab, dial, dials, open_lab, random_uid, run_as, unshare_net
+
+pytestmark = pytest.mark.kernel
+
+OPEN, REFUSED = errno.ECONNREFUSED, errno.EPERM
+LIMIT = 5
+RULE = CreditRule(ports=frozenset({25}), limit=LIMIT, window_ns=60 * NS)
+
+
+@pytest.fixture
+def lab() -> Generator[Lab]:
+    with open_lab() as lab:
+        lab.source.guard.set_enforcing(on=True)
+        BpfDeny(lab.source.guard).apply_passes(Passes())
+        yield lab
+
+
+@pytest.fixture
+def credits_(lab: Lab) -> Credits:
+    credits_ = Credits(lab.source.guard, now_ns())
+    credits_.start([RULE], now_ns())
+    return credits_
+
+
+def passed(results: list[int]) -> int:
+    assert set(results) <= {OPEN, REFUSED}
+    return results.count(OPEN)
+
+
+def turn(lab: Lab, credits_: Credits) -> int:
+    """One turn of a daemon's loop: reads, notes, beats. Returns how many attempts were read."""
+    events = lab.events()
+    for event in events:
+        if event.result == "allowed" and event.uid:
+            credits_.note(event.uid, event, entered=True)
+    credits_.on_time(now_ns(), lab.source.stats.lost, lab.source.drained_ns)
+    return len(events)
+
+
+def start_clients(lab: Lab, uid: int, many: int, each: int) -> Callable[[], list[int]]:
+    """Start so many processes with so many connects each; the returned function collects how many passed in each."""
+    readers = []
+    for _ in range(many):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            count = -1
+            try:
+                (lab.cgroup / "cgroup.procs").write_text(str(os.getpid()))
+                os.setresuid(uid, uid, uid)
+                count = sum(dial(nonblocking=True) != REFUSED for _ in range(each))
+            finally:
+                os.write(writer, count.to_bytes(4, "little", signed=True))
+                os._exit(0)
+        os.close(writer)
+        readers.append((reader, child))
+
+    def collect() -> list[int]:
+        counts = []
+        for reader, child in readers:
+            counts.append(int.from_bytes(os.read(reader, 4), "little", signed=True))
+            os.close(reader)
+            os.waitpid(child, 0)
+        return counts
+
+    return collect
+
+
+def test_attempt_n_plus_1_is_refused_and_says_by_which_rule(lab: Lab, credits_: Credits) -> None:
+    del credits_
+    uid = random_uid()
+    assert dials(uid, lab.cgroup, *[ADDRESS4] * 8) == [OPEN] * LIMIT + [REFUSED] * 3
+    events = lab.events()
+    assert [event.credits for event in events] == [1] * LIMIT + [0] * 3
+    assert [(event.refused_by, event.rule) for event in events[LIMIT:]] == [("credit", 0)] * 3
+    assert dials(uid, lab.cgroup, ADDRESS4, port=587) == [OPEN]
+    assert dials(uid + 1, lab.cgroup, ADDRESS4) == [OPEN]
+
+
+def test_six_processes_get_exactly_n_and_again_when_the_window_has_slid(lab: Lab) -> None:
+    limit, window_ns = 50, 4 * NS
+    credits_ = Credits(lab.source.guard, now_ns())
+    credits_.start([CreditRule(ports=frozenset({25}), limit=limit, window_ns=window_ns)], now_ns())
+    uid = random_uid()
+    for _ in range(2):
+        begun_ns = now_ns()
+        collect = start_clients(lab, uid, 6, 2000)
+        seen = 0
+        while seen + lab.source.stats.lost < 12_000 and now_ns() < begun_ns + 60 * NS:
+            seen += turn(lab, credits_)
+            time.sleep(0.0005)
+        counts = collect()
+        assert now_ns() - begun_ns < window_ns, "too slow to tell: the window slid meanwhile"
+        assert sum(counts) == limit
+        while credits_.ledger.next_deadline() is not None:
+            turn(lab, credits_)
+            time.sleep(0.02)
+
+
+def test_no_window_of_event_times_holds_more_than_n_while_it_slides(lab: Lab) -> None:
+    limit, window_ns = 40, NS // 2
+    credits_ = Credits(lab.source.guard, now_ns())
+    credits_.start([CreditRule(ports=frozenset({25}), limit=limit, window_ns=window_ns)], now_ns())
+    uid = random_uid()
+    collect = start_clients(lab, uid, 4, 5000)
+    times: list[int] = []
+    seen = 0
+    deadline = time.monotonic() + 60
+    while seen + lab.source.stats.lost < 20_000 and time.monotonic() < deadline:
+        for event in lab.events():
+            seen += 1
+            if event.result == "allowed":
+                times.append(event.time_ns)
+                credits_.note(uid, event, entered=True)
+        credits_.on_time(now_ns(), lab.source.stats.lost, lab.source.drained_ns)
+        time.sleep(0.0005)
+    collect()
+    times.sort()
+    assert len(times) >= limit
+    assert all(later - earlier >= window_ns for earlier, later in zip(times, times[limit:], strict=False))
+    time.sleep(window_ns / NS)
+    turn(lab, credits_)
+    assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * (limit + 9))) == limit  # all credits have come back
+
+
+def test_a_refusal_by_one_rule_takes_no_credit_of_another(lab: Lab) -> None:
+    rules = [
+        CreditRule(ports=frozenset({25, 587}), limit=6, window_ns=60 * NS),
+        CreditRule(ports=frozenset({25}), limit=2, window_ns=60 * NS),
+    ]
+    Credits(lab.source.guard, now_ns()).start(rules, now_ns())
+    uid = random_uid()
+    assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == 2
+    assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9, port=587)) == 4
+    refused = [event.rule for event in lab.events() if event.result == "refused"]
+    assert refused == [1] * 7 + [0] * 5
+
+
+def test_limit_0_refuses_the_first(lab: Lab) -> None:
+    credits_ = Credits(lab.source.guard, now_ns())
+    credits_.start([CreditRule(ports=frozenset({25}), limit=0, window_ns=NS)], now_ns())
+    assert dials(random_uid(), lab.cgroup, ADDRESS4) == [REFUSED]
+
+
+def test_a_daemon_that_is_silent_for_2_s_refuses_nobody(lab: Lab, credits_: Credits) -> None:
+    uid = random_uid()
+    assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == LIMIT
+    credits_.maps.beat(now_ns() - 2 * NS - 1)
+    assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == 9
+    credits_.maps.beat(now_ns())
+    assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == 0
+
+
+def test_dry_run_takes_no_credits(lab: Lab, credits_: Credits) -> None:
+    uid = random_uid()
+    lab.source.guard.set_enforcing(on=False)
+    assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == 9
+    assert credits_.maps.read_usage(uid) is None
+
+
+def test_exempt_people_and_places_take_no_credits(lab: Lab, credits_: Credits) -> None:
+    uid = random_uid()
+    enforcer = BpfDeny(lab.source.guard)
+    enforcer.apply_passes(Passes(uids=((uid + 1, uid + 1),), networks=(ipaddress.ip_network(f"{OTHER4}/32"),)))
+    credits_.maps.replace_told([(uid + 2, uid + 5)])
+    assert passed(dials(uid, lab.cgroup, *[OTHER4] * 9)) == 9
+    assert passed(dials(uid, lab.cgroup, *["127.0.0.1"] * 9)) == 9
+    assert passed(dials(uid + 1, lab.cgroup, *[ADDRESS4] * 9)) == 9
+    assert passed(dials(uid + 3, lab.cgroup, *[ADDRESS4] * 9)) == 9
+    assert passed(dials(0, lab.cgroup, *[ADDRESS4] * 9)) == 9
+    assert credits_.maps.read_uids() == []
+    assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == LIMIT
+    assert credits_.maps.read_uids() == [uid]
+
+
+def test_subordinate_uids_share_their_owners_credits(lab: Lab, credits_: Credits) -> None:
+    uid = random_uid()
+    lab.source.guard.replace_owners([(200_000, 65_536, uid)])
+    assert sum(passed(dials(200_000 + n, lab.cgroup, ADDRESS4, ADDRESS4)) for n in range(6)) == LIMIT
+    assert dials(uid, lab.cgroup, ADDRESS4) == [REFUSED]
+    assert credits_.maps.read_uids() == [uid]
+
+
+def test_another_namespaces_uid_has_no_account_and_a_subordinate_one_has_its_owners(
+    lab: Lab, credits_: Credits
+) -> None:
+    uid = random_uid()
+    lab.source.guard.replace_owners([(200_000, 65_536, uid)])
+
+    def contained(who: int) -> int:
+        def client() -> list[int]:
+            unshare_net()
+            os.setresuid(who, who, who)
+            return [dial() for _ in range(9)]
+
+        return passed(run_as(0, lab.cgroup, client))
+
+    assert contained(uid) == 9
+    assert contained(200_001) == LIMIT
+    assert credits_.maps.read_uids() == [uid]
+
+
+def test_a_reset_and_limits_of_ones_own_hold_at_once(lab: Lab, credits_: Credits) -> None:
+    uid = random_uid()
+    assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == LIMIT
+    turn(lab, credits_)
+    credits_.reset(uid, None, now_ns())
+    assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == LIMIT
+    turn(lab, credits_)
+    credits_.set_limits(uid, {0: 8}, now_ns())
+    assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == 3
+    credits_.set_limits(uid + 1, {0: 2}, now_ns())  # before the user was ever seen
+    assert passed(dials(uid + 1, lab.cgroup, *[ADDRESS4] * 9)) == 2
+
+
+def test_a_new_set_of_rules_keeps_the_windows(lab: Lab, credits_: Credits) -> None:
+    uid = random_uid()
+    assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == LIMIT
+    turn(lab, credits_)
+    other = CreditRule(ports=frozenset({587}), limit=2, window_ns=60 * NS)
+    wider = CreditRule(ports=frozenset({25}), limit=LIMIT + 2, window_ns=60 * NS)
+    times = list(credits_.ledger._lanes[uid][0].times)
+    credits_.start([other, wider], now_ns(), windows=[(uid, 1, times)])
+    assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == 2
+    assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9, port=587)) == 2
+    credits_.stop()
+    assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == 9
+
+
+def test_credits_of_lost_events_come_back() -> None:
+    with open_lab(ring_bytes=4096) as lab:
+        lab.source.guard.set_enforcing(on=True)
+        BpfDeny(lab.source.guard).apply_passes(Passes())
+        credits_ = Credits(lab.source.guard, now_ns())
+        credits_.start([CreditRule(ports=frozenset({25}), limit=200, window_ns=NS // 2)], now_ns())
+        uid = random_uid()
+        assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 300)) == 200
+        lab.source._next_check_ns = 0
+        deadline = time.monotonic() + 20
+        while credits_.missed == 0 and time.monotonic() < deadline:
+            turn(lab, credits_)
+            time.sleep(0.01)
+        assert 100 < credits_.missed < 200
+        while credits_.ledger.next_deadline() is not None and time.monotonic() < deadline:
+            turn(lab, credits_)
+            time.sleep(0.01)
+        assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 201)) == 200
+
+
+def test_the_cap_is_exactly_the_bucket_on_all_cpus(lab: Lab, credits_: Credits) -> None:
+    credits_.stop()
+    credits_.maps.set_cap(Cap(rate=1, per_ns=3600 * NS, burst=30))
+    uid = random_uid()
+    assert sum(start_clients(lab, uid, 6, 500)()) == 30
+    usage = credits_.maps.read_usage(uid)
+    assert usage is not None
+    assert (usage.by_cap, usage.by_credit) == (2970, 0)
+    assert {event.refused_by for event in lab.events()} == {None, "cap"}
+    assert dials(0, lab.cgroup, ADDRESS4) == [OPEN]
+    assert dials(uid + 1, lab.cgroup, ADDRESS4) == [OPEN]
+
+
+def test_the_cap_refills_at_its_rate_and_holds_without_a_daemon(lab: Lab, credits_: Credits) -> None:
+    credits_.maps.set_cap(Cap(rate=4, per_ns=2 * NS, burst=3))
+    credits_.stop()
+    credits_.maps.beat(0)
+    uid = random_uid()
+    assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == 3
+    time.sleep(1.1)
+    assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) in (2, 3)
+    credits_.maps.set_cap(None)
+    assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == 9
+
+
+def test_a_refusal_by_credit_takes_no_token_and_one_by_cap_no_credit(lab: Lab, credits_: Credits) -> None:
+    credits_.maps.set_cap(Cap(rate=1, per_ns=3600 * NS, burst=LIMIT + 1))
+    uid = random_uid()
+    assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == LIMIT
+    assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9, port=587)) == 1
+    credits_.set_limits(uid, {0: 99}, now_ns())
+    assert dials(uid, lab.cgroup, ADDRESS4) == [REFUSED]
+    usage = credits_.maps.read_usage(uid)
+    assert usage is not None
+    assert (usage.used[0], usage.by_credit, usage.by_cap) == (LIMIT, 4, 9)
+
+
+def test_a_removed_account_begins_anew(lab: Lab, credits_: Credits) -> None:
+    uid = random_uid()
+    assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == LIMIT
+    credits_.maps.remove(uid)
+    assert credits_.maps.read_usage(uid) is None
+    assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == LIMIT
+    assert lab.source.guard.read_count(COUNT_UNCREDITED) == 0
