@@ -185,6 +185,7 @@ def test_root_passes_even_when_somebody_puts_uid_0_into_the_set(lab: Lab, guard:
     assert "0-" not in library.run("list set inet smtpguard blocked").replace("1-", "")
     library.run("flush set inet smtpguard blocked")
     library.run("add element inet smtpguard blocked { 0-70000 }")
+    guard.apply_passes(Passes(uids=()))
     assert passes(lab, 0)
     assert not passes(lab, GOOD)
 
@@ -209,6 +210,13 @@ def test_shared_subordinate_uids_stay_refused_while_one_owner_is(lab: Lab, guard
     assert [passes(lab, uid) for uid in (100000, 100499, 100500, 100999, 101499)] == [True, True, False, False, False]
     guard.apply_release(Subject(uid=GOOD), "block")
     assert guard.read_denies() == []
+
+
+def test_the_same_subordinate_uids_stay_refused_while_one_owner_is(lab: Lab, guard: NftEnforcer) -> None:
+    guard.apply_deny(deny(uid=BAD, ranges=((100000, 1000),)))
+    guard.apply_deny(deny(uid=GOOD, ranges=((100000, 1000),), seconds=30))
+    guard.apply_release(Subject(uid=GOOD), "block")
+    assert [passes(lab, uid) for uid in (BAD, GOOD, 100000)] == [False, True, False]
 
 
 def test_the_kernel_ends_a_block_by_itself(lab: Lab, guard: NftEnforcer) -> None:
