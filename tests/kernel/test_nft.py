@@ -12,30 +12,17 @@ import pytest
 from smtpguard.actions.base import Deny, Passes
 from smtpguard.actions.nft.apply import NftEnforcer, boottime_ns
 from smtpguard.actions.nft.render import TableSpec
-from smtpguard.actions.nft.run import CommandNft, LibraryNft, Nft
+from smtpguard.actions.nft.run import CommandNft, Nft
 from smtpguard.actions.nft.sets import Kind, SetFullError
 from smtpguard.errors import EnforceError
 from smtpguard.model import NS, Subject
 from smtpguard.settings import Cap
-from tests.support.netlab import Lab, call_as, inside
+from tests.support.netlab import Lab, NetnsNft, call_as
 
 pytestmark = pytest.mark.kernel
 
 BAD, GOOD, *_ = random.sample(range(61001, 61099), 4)
 NEAR, FAR6 = Lab.ADDRESSES4[0], Lab.ADDRESSES6[0]
-
-
-class NetnsNft:
-    """libnftables that works inside a namespace: each call enters it, whatever the library opens again."""
-
-    def __init__(self, netns: str) -> None:
-        self._netns = netns
-        with inside(netns):
-            self._nft = LibraryNft()
-
-    def run(self, text: str) -> str:
-        with inside(self._netns):
-            return self._nft.run(text)
 
 
 @pytest.fixture(scope="module")
