@@ -12,30 +12,17 @@ import pytest
 from smtpguard.actions.base import Deny, Passes
 from smtpguard.actions.nft.apply import NftEnforcer, boottime_ns
 from smtpguard.actions.nft.render import TableSpec
-from smtpguard.actions.nft.run import CommandNft, LibraryNft, Nft
+from smtpguard.actions.nft.run import CommandNft, Nft
 from smtpguard.actions.nft.sets import Kind, SetFullError
 from smtpguard.errors import EnforceError
 from smtpguard.model import NS, Subject
 from smtpguard.settings import Cap
-from tests.support.netlab import Lab, call_as, inside
+from tests.support.netlab import Lab, NetnsNft, call_as
 
 pytestmark = pytest.mark.kernel
 
 BAD, GOOD, *_ = random.sample(range(61001, 61099), 4)
 NEAR, FAR6 = Lab.ADDRESSES4[0], Lab.ADDRESSES6[0]
-
-
-class NetnsNft:
-    """libnftables that works inside a namespace: each call enters it, whatever the library opens again."""
-
-    def __init__(self, netns: str) -> None:
-        self._netns = netns
-        with inside(netns):
-            self._nft = LibraryNft()
-
-    def run(self, text: str) -> str:
-        with inside(self._netns):
-            return self._nft.run(text)
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +172,7 @@ def test_root_passes_even_when_somebody_puts_uid_0_into_the_set(lab: Lab, guard:
     assert "0-" not in library.run("list set inet smtpguard blocked").replace("1-", "")
     library.run("flush set inet smtpguard blocked")
     library.run("add element inet smtpguard blocked { 0-70000 }")
+    guard.apply_passes(Passes(uids=()))
     assert passes(lab, 0)
     assert not passes(lab, GOOD)
 
@@ -209,6 +197,13 @@ def test_shared_subordinate_uids_stay_refused_while_one_owner_is(lab: Lab, guard
     assert [passes(lab, uid) for uid in (100000, 100499, 100500, 100999, 101499)] == [True, True, False, False, False]
     guard.apply_release(Subject(uid=GOOD), "block")
     assert guard.read_denies() == []
+
+
+def test_the_same_subordinate_uids_stay_refused_while_one_owner_is(lab: Lab, guard: NftEnforcer) -> None:
+    guard.apply_deny(deny(uid=BAD, ranges=((100000, 1000),)))
+    guard.apply_deny(deny(uid=GOOD, ranges=((100000, 1000),), seconds=30))
+    guard.apply_release(Subject(uid=GOOD), "block")
+    assert [passes(lab, uid) for uid in (BAD, GOOD, 100000)] == [False, True, False]
 
 
 def test_the_kernel_ends_a_block_by_itself(lab: Lab, guard: NftEnforcer) -> None:

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from smtpguard.actions.nft.run import LibraryNft
+
 CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -67,6 +69,19 @@ def call_as(uid: int, netns: str, work: Callable[[], bytes]) -> bytes:
     _, status = os.waitpid(pid, 0)
     assert status == 0, f"the child of uid {uid} failed"
     return result
+
+
+class NetnsNft:
+    """libnftables that works inside a namespace: each call enters it, whatever the library opens again."""
+
+    def __init__(self, netns: str) -> None:
+        self._netns = netns
+        with inside(netns):
+            self._nft = LibraryNft()
+
+    def run(self, text: str) -> str:
+        with inside(self._netns):
+            return self._nft.run(text)
 
 
 class Sink:

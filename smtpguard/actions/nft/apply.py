@@ -170,6 +170,16 @@ class NftEnforcer:
         """Somebody took the element out by hand: do not put it back with a lost table."""
         self._sets[kind].forget(subject)
 
+    def find_owners(self, set_name: str, ranges: Iterable[tuple[int, int]]) -> list[tuple[Kind, Subject]]:
+        """Whose refusals lie in these uid ranges of a set: for whom a deletion by hand was meant.
+
+        Args:
+            set_name: As a watch names it.
+            ranges: Inclusive.
+        """
+        kind = next(kind for kind, name in SETS.items() if name == set_name)
+        return [(kind, subject) for subject in self._sets[kind].find_owners(ranges)]
+
     # -- what was counted --------------------------------------------------------------------------------------------
 
     def read_counters(self) -> dict[str, int]:

@@ -8,6 +8,7 @@ The contexts of libnftables are not thread safe (shared by four threads one cras
 import os
 import subprocess
 import threading
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from smtpguard.errors import EnforceError, PrivilegeError
 
 COMMAND_TIMEOUT_S = 20.0
 _MAX_ANSWER = 300
+_MAX_OWN_PIDS = 64
 
 
 class NftError(EnforceError):
@@ -89,32 +91,40 @@ class CommandNft:
 
     Args:
         argv: The program; a prefix such as nsenter(1)'s takes it into another network namespace.
+
+    Attributes:
+        own_pids: Of the last calls, to tell our own changes from others' when the kernel tells them.
     """
 
     def __init__(self, argv: Sequence[str] = ("nft",)) -> None:
         self._argv = tuple(argv)
+        self.own_pids: deque[int] = deque(maxlen=_MAX_OWN_PIDS)
 
     def run(self, text: str) -> str:
         """Run it as `nft -f -`."""
         command = [*self._argv, "-f", "-"]
         try:
-            done = subprocess.run(
+            child = subprocess.Popen(
                 command,
-                input=text,
-                capture_output=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 text=True,
                 errors="replace",
-                timeout=COMMAND_TIMEOUT_S,
-                check=False,
                 env={**os.environ, "LC_ALL": "C"},
             )
         except FileNotFoundError:
             raise EnforceError(f"there is no program {command[0]}", fix="install the package nftables") from None
-        except subprocess.TimeoutExpired:
-            raise EnforceError(f"nft gave no answer within {COMMAND_TIMEOUT_S:.0f} s") from None
-        if done.returncode != 0:
-            raise _refused(done.stderr or done.stdout)
-        return done.stdout
+        self.own_pids.append(child.pid)
+        with child:
+            try:
+                output, answer = child.communicate(text, timeout=COMMAND_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                raise EnforceError(f"nft gave no answer within {COMMAND_TIMEOUT_S:.0f} s") from None
+        if child.returncode != 0:
+            raise _refused(answer or output)
+        return output
 
 
 def open_nft() -> tuple[Nft, str | None]:

@@ -90,6 +90,11 @@ class UidSet:
         now_ns = self._now_ns()
         return [deny for deny in self._asked.values() if deny.until_ns > now_ns]
 
+    def find_owners(self, ranges: Iterable[Interval]) -> list[Subject]:
+        """Who asked for any of these uids."""
+        region = merge_intervals(ranges)
+        return [subject for subject, deny in self._asked.items() if clip(list_claims(deny), region)]
+
     def forget(self, subject: Subject) -> None:
         """Ask no longer, and leave the kernel alone."""
         self._asked.pop(subject, None)

@@ -1,0 +1,91 @@
+"""Notifications as kernel 6.18 sent them: nft changed a table that holds 1001 and 100000-165535 in `blocked`."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smtpguard.decode.nft_notify import MAX_PENDING, NftEvent, NotifyDecoder, _Transaction
+from smtpguard.errors import DecodeError
+
+RECORDS = Path(__file__).parent.parent / "golden" / "nft_notify"
+RANGE = (100000, 165535)
+EXPECTED: dict[str, list[tuple[str, str | None, tuple[tuple[int, int], ...]]]] = {
+    "flush-ruleset": [("lost", None, ())],
+    "delete-table": [("lost", None, ())],
+    "reload": [("lost", None, ())],
+    "flush-chain": [("damaged", None, ())],
+    "dormant": [("damaged", None, ())],
+    "delete-element": [("deleted", "blocked", ((1001, 1001),))],
+    "delete-range": [("deleted", "blocked", (RANGE,))],
+    "flush-set": [("deleted", "blocked", ((1001, 1001), RANGE))],
+    "refresh": [("changed", "blocked", ())],
+    "touch": [("changed", "blocked", ())],
+    "cut-a-hole": [("deleted", "blocked", ((150000, 159999),)), ("changed", "blocked", ())],
+    "last-uid": [("deleted", "throttled", ((4294967000, 4294967295),))],
+    "neighbours": [("changed", "throttled", ())],
+    "delete-between-neighbours": [("deleted", "throttled", ((2, 2),))],
+    "insert-rule": [("altered", None, ())],
+    "other-tables": [],
+}
+
+
+def datagrams(name: str) -> list[bytes]:
+    return [bytes.fromhex(line) for line in (RECORDS / f"{name}.hex").read_text("ascii").splitlines()]
+
+
+def test_every_record_is_expected() -> None:
+    assert {path.stem for path in RECORDS.glob("*.hex")} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_record(name: str) -> None:
+    decoder = NotifyDecoder("smtpguard")
+    events = [event for datagram in datagrams(name) for event in decoder.feed(datagram)]
+    assert [(event.kind, event.set, event.ranges) for event in events] == EXPECTED[name]
+    assert all(event.comm == b"nft" and event.pid for event in events)
+
+
+@pytest.mark.parametrize("name", ["delete-element", "flush-ruleset", "cut-a-hole"])
+def test_nothing_is_said_before_the_transaction_ends(name: str) -> None:
+    decoder = NotifyDecoder("smtpguard")
+    *parts, last = datagrams(name)
+    assert [event for part in parts for event in decoder.feed(part)] == []
+    assert decoder.feed(last)
+
+
+def test_lost_notifications_drop_what_was_collected() -> None:
+    decoder = NotifyDecoder("smtpguard")
+    *parts, last = datagrams("delete-element")
+    for part in parts:
+        decoder.feed(part)
+    assert decoder.lose() == NftEvent(kind="unknown")
+    assert decoder.feed(last) == []
+
+
+def test_an_endless_transaction_is_bounded_and_unknown() -> None:
+    decoder = NotifyDecoder("smtpguard")
+    first, last = datagrams("delete-element")
+    decoder.feed(first)
+    decoder._transaction.gone.update({(b"blocked", uid, False) for uid in range(2000, 2000 + MAX_PENDING)})
+    size = len(decoder._transaction.gone)
+    decoder.feed(first)
+    assert len(decoder._transaction.gone) == size
+    assert [event.kind for event in decoder.feed(last)] == ["unknown"]
+    assert isinstance(decoder._transaction, _Transaction)
+
+
+@given(st.sampled_from(sorted(EXPECTED)), st.data())
+@settings(max_examples=300)
+def test_broken_bytes_raise_nothing_but_decode_error(name: str, data: st.DataObject) -> None:
+    decoder = NotifyDecoder("smtpguard")
+    for datagram in datagrams(name):
+        raw = bytearray(datagram)
+        for _ in range(data.draw(st.integers(0, 4))):
+            raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+        cut = data.draw(st.integers(0, len(raw)))
+        try:
+            decoder.feed(bytes(raw[:cut]))
+        except DecodeError:
+            decoder.lose()
