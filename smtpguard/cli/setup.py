@@ -9,21 +9,26 @@ from typing import TYPE_CHECKING
 
 import click
 
+from smtpguard.cli.common import config_option
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from smtpguard.setup.catalogue import Site
     from smtpguard.setup.plan import Step
 
 
 @click.command("setup")
+@config_option
 @click.option("--root", default="/", metavar="DIR", help="Install into the root of an image instead of this system.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--remove", is_flag=True, help="Take away what setup wrote, as far as nobody has changed it.")
-def command(root: str, yes: bool, remove: bool) -> None:
+def command(config_path: str | None, root: str, yes: bool, remove: bool) -> None:
     """Install the systemd unit, fail2ban's filters, jails and action, logrotate's rules and a first configuration.
 
     Shows what would change as a diff and asks. A configuration that is there is never touched; another file that
     somebody has changed is shown, and kept beside the new one with a ~ at the end of its name. Nothing is started.
+    Where the configuration names another event log or table, so do the installed files.
     """
     from smtpguard.setup.catalogue import MANIFEST, list_wanted
     from smtpguard.setup.files import Tree
@@ -41,11 +46,11 @@ def command(root: str, yes: bool, remove: bool) -> None:
     else:
         # An image gets everything; a living system no folder of a program that it does not have.
         fail2ban = not live or Path("/etc/fail2ban").is_dir()
-        program = find_program(tree.root)
-        wanted = list_wanted(program, fail2ban=fail2ban)
+        site = read_site(tree.root, config_path)
+        wanted = list_wanted(site, fail2ban=fail2ban)
         steps = plan_install(wanted, tree.read(file.path for file in wanted), manifest)
         if live:
-            warn_of_writers(program)
+            warn_of_writers(site.program)
         if not fail2ban:
             click.echo("fail2ban is not installed: its files are left out. Run setup again when it is.")
     changes = print_steps(steps)
@@ -73,6 +78,19 @@ def check_root(root: str) -> None:
         raise click.BadParameter(f"there is no folder {shlex.quote(root)}", param_hint="--root")
     if os.geteuid() != 0 and (Path(root).resolve() == Path("/") or not os.access(root, os.W_OK | os.X_OK)):
         raise PrivilegeError("may not write there", where=root, fix="run it as root, or give --root DIR")
+
+
+def read_site(root: Path, config_path: str | None) -> "Site":
+    """What is this installation's own; the configuration of this host says nothing about an image."""
+    from smtpguard.settings_file import load_settings
+    from smtpguard.setup.catalogue import CONFIG, Site
+
+    program = find_program(root)
+    if root != Path("/") and config_path is None:
+        return Site(program=program)
+    settings = load_settings(config_path)
+    config = str(Path(settings.path).absolute()) if settings.path else CONFIG
+    return Site(program=program, config=config, log=settings.log_path, table=settings.nft_table)
 
 
 def find_program(root: Path) -> str:

@@ -4,16 +4,19 @@ systemd.unit(5): /etc/systemd/system; jail.conf(5): filter.d, action.d and jail.
 /etc/logrotate.d. The event log is made, empty, because a fail2ban jail wants its file to be there when it starts.
 """
 
-import os
 import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from smtpguard.errors import ConfigError
 from smtpguard.resources import Kind, shipped
+from smtpguard.settings import Settings
 from smtpguard.setup.plan import Wanted
 
 MANIFEST = "/var/lib/smtpguard/setup.json"
-EVENT_LOG = "/var/log/smtpguard/events.log"
+CONFIG = "/etc/smtpguard/smtpguard.yaml"
 _SHIPPED_PROGRAM = "/usr/bin/smtpguard"
+_SHIPPED_LOGS = "/var/log/smtpguard/*.log"
 _DEFAULT_PATH = frozenset({"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"})
 _PLAIN_PATH = re.compile(r"/[A-Za-z0-9_./+-]+")
 _FAIL2BAN: tuple[tuple[Kind, str, str], ...] = (
@@ -25,46 +28,80 @@ _FAIL2BAN: tuple[tuple[Kind, str, str], ...] = (
 """Kind, name and folder; the jail comes last, so that it never stands without what it needs."""
 
 
-def list_wanted(program: str, *, fail2ban: bool = True) -> list[Wanted]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What an installation has of its own.
+
+    Attributes:
+        program: Absolute path of the `smtpguard` that the unit and fail2ban shall run.
+        config: Configuration file that both shall use.
+        log: The event log.
+        table: The nftables table.
+    """
+
+    program: str = _SHIPPED_PROGRAM
+    config: str = CONFIG
+    log: str = Settings().log_path
+    table: str = Settings().nft_table
+
+
+def list_wanted(site: Site, *, fail2ban: bool = True) -> list[Wanted]:
     """The files of an installation.
 
     Args:
-        program: Absolute path of the `smtpguard` that the unit and fail2ban shall run.
+        site: What it has of its own.
         fail2ban: Whether fail2ban's files are among them.
 
     Raises:
-        ConfigError: The program's path can't be written into a unit, or a shipped file is missing.
+        ConfigError: A path can't be written into a unit or jail, or a shipped file is missing.
     """
-    if not _PLAIN_PATH.fullmatch(program):
-        raise ConfigError(
-            "has characters that systemd or fail2ban would take for something else",
-            where=ascii(program),
-            fix="install smtpguard into a folder with a plain name",
-        )
-    unit = _read("config", "smtpguard.service").replace(_SHIPPED_PROGRAM.encode(), program.encode())
-    wanted = [
-        Wanted(path="/etc/smtpguard/smtpguard.yaml", content=_read("config", "smtpguard.yaml"), mode=0o640, seed=True),
-        Wanted(path="/etc/systemd/system/smtpguard.service", content=unit),
-        Wanted(path="/etc/logrotate.d/smtpguard", content=_read("config", "smtpguard.logrotate")),
+    for path in (site.program, site.config, site.log):
+        if not _PLAIN_PATH.fullmatch(path):
+            raise ConfigError(
+                "has characters that systemd or fail2ban would take for something else",
+                where=ascii(path),
+                fix="use a plain path",
+            )
+    wanted = [] if site.config != CONFIG else [_config()]
+    wanted += [
+        Wanted(path="/etc/systemd/system/smtpguard.service", content=_unit(site)),
+        Wanted(path="/etc/logrotate.d/smtpguard", content=_logrotate(site)),
     ]
     if fail2ban:
-        wanted.append(Wanted(path=EVENT_LOG, content=b"", mode=0o640, seed=True))
+        wanted.append(Wanted(path=site.log, content=b"", mode=0o640, seed=True))
         for kind, name, folder in _FAIL2BAN:
-            content = _read(kind, name)
-            if folder == "jail.d" and os.path.dirname(program) not in _DEFAULT_PATH:  # noqa: PTH120 - a string will do
-                content = _set_command(content, program)
-            wanted.append(Wanted(path=f"/etc/fail2ban/{folder}/{os.path.basename(name)}", content=content))  # noqa: PTH119
+            target = PurePosixPath("/etc/fail2ban", folder, PurePosixPath(name).name)
+            wanted.append(Wanted(path=str(target), content=_fit(_read(kind, name), site)))
     return wanted
 
 
-def _read(kind: Kind, name: str) -> bytes:
+def _config() -> Wanted:
+    # It may come to hold the addresses and tokens of those to be notified.
+    return Wanted(path=CONFIG, content=_read("config", "smtpguard.yaml").encode(), mode=0o640, seed=True)
+
+
+def _unit(site: Site) -> bytes:
+    words = f"{site.program} run" if site.config == CONFIG else f"{site.program} run --config {site.config}"
+    return _read("config", "smtpguard.service").replace(f"{_SHIPPED_PROGRAM} run", words).encode()
+
+
+def _logrotate(site: Site) -> bytes:
+    text = _read("config", "smtpguard.logrotate")
+    return (text if site.log == Site().log else text.replace(_SHIPPED_LOGS, site.log)).encode()
+
+
+def _fit(text: str, site: Site) -> bytes:
+    """A file for fail2ban: the program where its PATH does not lead to it, the configuration, the log, the table."""
+    program = "smtpguard" if str(PurePosixPath(site.program).parent) in _DEFAULT_PATH else site.program
+    command = program if site.config == CONFIG else f"env SMTPGUARD_CONFIG={site.config} {program}"
+    text = re.sub(r"(?m)^(command\s*=\s*)smtpguard$", rf"\g<1>{command}", text)
+    text = re.sub(r"(?m)^(table\s*=\s*)smtpguard$", rf"\g<1>{site.table}", text)
+    return text.replace(Site().log, site.log).encode()
+
+
+def _read(kind: Kind, name: str) -> str:
     path = shipped(kind) / name
     try:
-        return path.read_bytes()
+        return path.read_text("utf-8")
     except OSError as error:
         raise ConfigError(f"can't be read: {error.strerror}", where=str(path), fix="install smtpguard again") from error
-
-
-def _set_command(jail: bytes, program: str) -> bytes:
-    """The jail file for a program that is not on fail2ban's PATH."""
-    return re.sub(rb"(?m)^(command\s*=\s*)smtpguard$", lambda line: line[1] + program.encode(), jail)

@@ -10,9 +10,10 @@ from click.testing import CliRunner, Result
 
 from smtpguard.cli import main
 from smtpguard.cli import setup as setup_command
-from smtpguard.setup.catalogue import EVENT_LOG, MANIFEST
+from smtpguard.setup.catalogue import MANIFEST
 from smtpguard.setup.plan import compute_digest
 
+EVENT_LOG = "/var/log/smtpguard/events.log"
 JAIL = "etc/fail2ban/jail.d/smtpguard.conf"
 UNIT = "etc/systemd/system/smtpguard.service"
 CONFIG = "etc/smtpguard/smtpguard.yaml"
@@ -285,7 +286,39 @@ def test_path_that_systemd_would_misread_is_refused(image: Path, monkeypatch: py
     before = snapshot(image)
     result = setup(image, "--yes")
     assert result.exit_code == 78
-    assert "install smtpguard into a folder with a plain name" in result.output
+    assert "(use a plain path)" in result.output
+    assert snapshot(image) == before
+
+
+def test_installed_files_follow_the_configuration(image: Path, tmp_path: Path) -> None:
+    config = tmp_path / "second.yaml"
+    config.write_text("log: {path: /srv/log/second.log}\nnft: {table: second}\n")
+    assert setup(image, "--config", str(config), "--yes").exit_code == 0
+    assert f"smtpguard run --config {config}\n" in (image / UNIT).read_text()
+    assert "\nlogpath        = /srv/log/second.log\n" in (image / JAIL).read_text()
+    assert f"env SMTPGUARD_CONFIG={config} " in (image / JAIL).read_text()
+    assert "\ntable   = second\n" in (image / "etc/fail2ban/action.d/smtpguard.conf").read_text()
+    assert "\n/srv/log/second.log {\n" in (image / "etc/logrotate.d/smtpguard").read_text()
+    assert (image / "srv/log/second.log").read_text() == ""
+    assert "/var/log/smtpguard" not in "".join(snapshot(image / "etc").values())
+    assert not (image / CONFIG).exists()
+
+
+def test_configuration_of_this_host_says_nothing_about_an_image(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "host.yaml").write_text("nft: {table: host}\n")
+    monkeypatch.setenv("SMTPGUARD_CONFIG", str(tmp_path / "host.yaml"))
+    setup(image, "--yes")
+    assert "\ntable   = smtpguard\n" in (image / "etc/fail2ban/action.d/smtpguard.conf").read_text()
+
+
+def test_bad_configuration_stops_it(image: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("nft: {bogus: x}\n")
+    before = snapshot(image)
+    result = setup(image, "--config", str(tmp_path / "bad.yaml"), "--yes")
+    assert result.exit_code == 78
+    assert "bogus" in result.output
     assert snapshot(image) == before
 
 
