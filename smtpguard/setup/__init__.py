@@ -1,0 +1,1 @@
+"""Puts smtpguard's files where the system looks for them, and takes them away again: `smtpguard setup`."""
