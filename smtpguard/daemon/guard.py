@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from smtpguard.actions.suppression import highest_limit
 from smtpguard.daemon.arms import Arms
 from smtpguard.daemon.clock import WallMap
 from smtpguard.daemon.journal import Entry, Journal
@@ -28,6 +29,7 @@ from smtpguard.model import (
 )
 from smtpguard.policy.destinations import Destinations
 from smtpguard.policy.engine import Engine
+from smtpguard.policy.rules import compile_terms, override_index
 from smtpguard.settings import Settings
 from smtpguard.state.rows import VerdictRow
 from smtpguard.state.writer import StateWriter
@@ -82,6 +84,7 @@ class Guard:
         self._destinations = destinations
         self.wall = wall
         self.now = now
+        self._limits: dict[int | None, int] = {}
         self.refused: Counter[Subject] = Counter()
         self.seen = 0
 
@@ -103,7 +106,7 @@ class Guard:
                     time_ns=connect.time_ns,
                     account=account,
                     connect=connect,
-                    highest_limit=self.engine.highest_limit(account),
+                    highest_limit=self._highest_limit(account),
                     verdicts=[d for d in decisions if isinstance(d, Verdict)],
                     blocks=[d for d in decisions if isinstance(d, Block) and not d.renewed],
                 )
@@ -128,6 +131,15 @@ class Guard:
                     _tell_breaker(decision)
                 case Verdict():
                     _tell_verdict(decision)
+
+    def _highest_limit(self, account: Account) -> int:
+        """The highest limit of a user's rules: so many of his CONNECT lines are always written."""
+        index = override_index(self.settings, account)
+        known = self._limits.get(index)
+        if known is None:
+            rules = compile_terms(self.settings, index, "").of("enforce")
+            known = self._limits[index] = highest_limit(rules)
+        return known
 
     def _begin(self, block: Block) -> bool:
         fine = True
@@ -208,6 +220,7 @@ class Guard:
     def reconfigure(self, settings: Settings) -> None:
         """Take a new configuration: windows go on; who is exempt now is free."""
         self.settings = settings
+        self._limits.clear()
         self._act(self.engine.reconfigure(settings, self.accounts, self.now()))
 
     def account_of(self, subject: Subject) -> Account:
