@@ -1,5 +1,7 @@
 """`smtpguard block USER`: refuse a user's SMTP for a time; with --source, fail2ban's way in."""
 
+from typing import Any
+
 import click
 
 from smtpguard.cli.common import config_option
@@ -39,7 +41,7 @@ def command(
     if user is None and number is None:
         raise click.UsageError("whom? Give USER, a name or uid:N")
     settings = load_settings(config_path)
-    args: dict[str, object] = {"user": user, "for_ns": parse_span(span, endless=source is not None), "reason": reason}
+    args: dict[str, Any] = {"user": user, "for_ns": parse_span(span, endless=source is not None), "reason": reason}
     if source is None:
         answer = ask(settings.control_socket, "block", **args, force=force)
     else:

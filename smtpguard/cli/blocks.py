@@ -16,14 +16,14 @@ def command(config_path: str | None, as_json: bool) -> None:
 
     from smtpguard.cli.client import ask
     from smtpguard.cli.times import render_moment, render_span
-    from smtpguard.settings_file import load_settings
+    from smtpguard.settings_file import load_part
 
-    settings = load_settings(config_path)
+    settings = load_part(config_path, ["control"])
     answer = ask(settings.control_socket, "blocks")
     if as_json:
-        print_json(answer["blocks"])
+        print_json(answer["items"])
         return
-    rows: list[dict[str, Any]] = answer["blocks"]
+    rows: list[dict[str, Any]] = answer["items"]
     if not rows:
         click.echo("Nobody is blocked, throttled or allowed.")
         return

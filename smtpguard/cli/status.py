@@ -17,9 +17,9 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
     Exits 3 until sources and enforcement are in place, then 0.
     """
     from smtpguard.cli.client import ask
-    from smtpguard.settings_file import load_settings
+    from smtpguard.settings_file import load_part
 
-    settings = load_settings(config_path)
+    settings = load_part(config_path, ["control"])
     answer = ask(settings.control_socket, "status")
     status: dict[str, Any] = answer["status"]
     if as_json:

@@ -1,5 +1,7 @@
 """`smtpguard unblock USER`: let a user send again, from empty windows."""
 
+from typing import Any
+
 import click
 
 from smtpguard.cli.common import config_option
@@ -30,7 +32,7 @@ def command(
     if everybody == (user is not None or number is not None):
         raise click.UsageError("whom? Give USER, a name or uid:N, or --all")
     settings = load_settings(config_path)
-    args: dict[str, object] = {"user": user, "reason": reason, "all": everybody, "uid": number}
+    args: dict[str, Any] = {"user": user, "reason": reason, "all": everybody, "uid": number}
     if source is not None:
         args["source"] = check_source(source)
     try:

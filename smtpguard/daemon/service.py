@@ -23,6 +23,7 @@ from smtpguard.actions.nft.render import build_spec
 from smtpguard.daemon.arms import Arms
 from smtpguard.daemon.clock import SystemClock, WallMap
 from smtpguard.daemon.control import ControlServer
+from smtpguard.daemon.doors import Doors
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.journal import Entry, Journal
 from smtpguard.daemon.lock import InstanceLock
@@ -209,10 +210,15 @@ class Service:
             self.guard, self.sensing, self.events, looker=self.looker, rdns=self.rdns, since_ns=self._started_ns
         )
         verbs = Verbs(self.guard, overview, tell_fail2ban=self.unbanner.tell, reload=self.reload)
-        self.control = ControlServer(
-            settings.control_socket, group=settings.control_group, verbs=settings.control_verbs, handler=verbs.handle
+        server = ControlServer(
+            settings.control_socket,
+            group=settings.control_group,
+            verbs=settings.control_verbs,
+            handler=verbs.handle,
+            names=lambda uid: self.around.accounts.account(uid).name,
         )
-        self._stack.callback(self.control.close)
+        self.control = Doors(server)
+        self._stack.callback(server.close)
 
     # -- running -----------------------------------------------------------------------------------------------------
 
@@ -221,7 +227,7 @@ class Service:
         self.loop.on_signal(signal.SIGINT, self.loop.stop)
         self.loop.on_signal(signal.SIGTERM, self.loop.stop)
         self.loop.on_signal(signal.SIGHUP, self._hang_up)
-        self.control.open()
+        self.control.server.open()
         for part in (self.sensing, self.guard, self.around, self.journal, self.unbanner, self.control):
             self.loop.add(part)
         self.loop.add(Ticker(_CHORE_NS, self._chores, self.now()))
@@ -240,22 +246,17 @@ class Service:
         new = self._read()
         stuck = [key for key in _NEED_RESTART if getattr(new, key) != getattr(self.settings, key)]
         new = replace(new, **{key: getattr(self.settings, key) for key in stuck})
-        self.accounts.reconfigure(new)
-        self.destinations.reconfigure(new)
         self.settings = new
-        self.guard.reconfigure(new)
         self.nft.spec = build_spec(new)
         self.guard.arms.always = not new.dry_run
-        self.guard.arms.sync()
-        self.guard.responder.apply_passes(self.around.passes())
-        self.guard.responder.apply_all()
+        self.around.reconfigure(new)
+        self._surroundings_changed(accounts=True)
         if self._bpf_source is not None:
             self._bpf_source.guard.set_ports(new.ports)
-            self._bpf_source.guard.replace_owners(self.around.accounts.ranges())
         text = f"reloaded {new.path or 'the shipped defaults'}"
         return f"{text}; to change {', '.join(stuck)}, restart" if stuck else text
 
-    def _surroundings_changed(self, accounts: bool) -> None:
+    def _surroundings_changed(self, *, accounts: bool) -> None:
         """Accounts, own addresses or exempt destinations are others: kernel and engine learn it at once."""
         self.guard.responder.apply_passes(self.around.passes())
         if accounts:

@@ -42,7 +42,7 @@ class Surroundings:
         self._problems: tuple[str, ...] = ()
         self.accounts = Accounts(settings)
         self.destinations = Destinations()
-        self.on_change: Callable[[bool], None] | None = None
+        self.on_change: Callable[..., None] | None = None
 
     def open(self) -> None:
         """Read what there is, and watch it from then on."""

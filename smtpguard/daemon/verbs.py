@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from smtpguard import __version__
+from smtpguard.daemon.control import Answer
+from smtpguard.daemon.control_client import Pages, Peer
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.overview import Overview
 from smtpguard.errors import GuardError, PolicyError
@@ -45,7 +47,7 @@ class Verbs:
         self._overview = overview
         self._tell_fail2ban = tell_fail2ban
         self._reload = reload
-        self._verbs: dict[str, Callable[[Args, str], dict[str, Any]]] = {
+        self._verbs: dict[str, Callable[[Args, str], Answer]] = {
             "status": self._status,
             "blocks": self._blocks,
             "block": self._block,
@@ -53,13 +55,13 @@ class Verbs:
             "reload": self._do_reload,
         }
 
-    def handle(self, verb: str, args: Args, who: str) -> dict[str, Any]:
+    def handle(self, peer: Peer, verb: str, args: Args) -> Answer:
         """Answer one request.
 
         Args:
+            peer: Who asks.
             verb: What is asked.
             args: Its arguments.
-            who: The peer, for the log.
 
         Raises:
             GuardError: It can't be done; says why.
@@ -67,13 +69,13 @@ class Verbs:
         answer = self._verbs.get(verb)
         if answer is None:
             raise GuardError(f"this guard has no verb {verb!r}", fix=f"it is smtpguard {__version__}: restart it?")
-        return answer(args, who)
+        return answer(args, f"{render_user(peer.uid, peer.name)} (pid {peer.pid})")
 
-    def _status(self, args: Args, who: str) -> dict[str, Any]:
+    def _status(self, args: Args, who: str) -> Answer:
         del args, who
         return {"status": self._overview.collect()}
 
-    def _blocks(self, args: Args, who: str) -> dict[str, Any]:
+    def _blocks(self, args: Args, who: str) -> Answer:
         del args, who
         guard = self._guard
         now_ns = guard.now()
@@ -95,9 +97,9 @@ class Verbs:
             for block in guard.engine.blocks()
             if block.until_ns > now_ns
         ]
-        return {"blocks": rows}
+        return Pages(head={}, items=rows)
 
-    def _block(self, args: Args, who: str) -> dict[str, Any]:
+    def _block(self, args: Args, who: str) -> Answer:
         guard = self._guard
         source = _text(args, "source") or "admin"
         account = self._find(args, from_fail2ban=source != "admin")
@@ -139,7 +141,7 @@ class Verbs:
             raise GuardError(f"{text}, but the kernel does not carry it out yet: {troubles}", fix="it is tried again")
         return {"text": text, "until": (block.until_ns + guard.wall.offset_ns) / NS}
 
-    def _unblock(self, args: Args, who: str) -> dict[str, Any]:
+    def _unblock(self, args: Args, who: str) -> Answer:
         guard = self._guard
         source = _text(args, "source")
         reason = _text(args, "reason")[:_MAX_REASON]
@@ -167,7 +169,7 @@ class Verbs:
             return {"text": f"{', '.join(freed[:20])}: free, from empty windows", "freed": freed}
         return {"text": "nobody to unblock: no block or throttle is in force", "freed": []}
 
-    def _do_reload(self, args: Args, who: str) -> dict[str, Any]:
+    def _do_reload(self, args: Args, who: str) -> Answer:
         del args
         log.warning("reload asked by %s", who)
         return {"text": self._reload()}

@@ -1,0 +1,42 @@
+"""The control socket as a part of the loop."""
+
+import time
+from collections.abc import Sequence
+
+from smtpguard.daemon.control import ControlServer
+from smtpguard.model import NS
+
+
+class Doors:
+    """Serves the control socket in the loop's turns.
+
+    Args:
+        server: The socket; it counts in CLOCK_MONOTONIC.
+    """
+
+    def __init__(self, server: ControlServer) -> None:
+        self.server = server
+        self._due_ns = 0
+
+    def filenos(self) -> Sequence[int]:
+        """The server's own epoll descriptor."""
+        return (self.server.fileno(),)
+
+    def writers(self) -> Sequence[int]:
+        """The server waits for its writers itself."""
+        return ()
+
+    def on_ready(self, fileno: int) -> None:
+        """A client has come, asked, or read."""
+        del fileno
+        self.server.serve(time.monotonic_ns())
+
+    def next_deadline(self) -> int:
+        """Slow clients are looked at once a second."""
+        return self._due_ns
+
+    def on_time(self, now_ns: int) -> None:
+        """Cut who is too slow."""
+        if now_ns >= self._due_ns:
+            self._due_ns = now_ns + NS
+            self.server.tick(time.monotonic_ns())
