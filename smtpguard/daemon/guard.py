@@ -123,14 +123,20 @@ class Guard:
                 case Block():
                     self._begin(decision)
                 case Refusal():
-                    if len(self.refused) < _MAX_REFUSED_USERS or decision.subject in self.refused:
-                        self.refused[decision.subject] += 1
+                    self._count_refusal(decision)
                 case Ended():
                     self._ended(decision)
                 case BreakerChange():
                     _tell_breaker(decision)
                 case Verdict():
                     _tell_verdict(decision)
+
+    def _count_refusal(self, refusal: Refusal) -> None:
+        """Count what was refused: what slipped through before the kernel knew, or in dry run, was not."""
+        if refusal.mode != "enforce" or refusal.connect.result == "allowed":
+            return
+        if len(self.refused) < _MAX_REFUSED_USERS or refusal.subject in self.refused:
+            self.refused[refusal.subject] += 1
 
     def _highest_limit(self, account: Account) -> int:
         """The highest limit of a user's rules: so many of his CONNECT lines are always written."""

@@ -89,7 +89,7 @@ class Verbs:
                 "until": (block.until_ns + guard.wall.offset_ns) / NS,
                 "by": block.source,
                 "rule": block.rule,
-                "why": render_escaped(to_bytes(block.reason)) if block.reason else block.rule or "-",
+                "why": _shown(block.reason, _MAX_REASON) if block.reason else block.rule or "-",
                 "mode": block.mode,
                 "level": block.level,
                 "refused": guard.refused[block.subject],
@@ -202,5 +202,6 @@ def _number(args: Args, key: str) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _shown(name: str) -> str:
-    return render_escaped(to_bytes(name), max_bytes=64)
+def _shown(text: str, max_bytes: int = 64) -> str:
+    """Text as people may see it: escaped, its plain spaces kept."""
+    return " ".join(render_escaped(to_bytes(word)) for word in text[:max_bytes].split(" "))
