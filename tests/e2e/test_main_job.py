@@ -134,7 +134,7 @@ def test_dry_run_changes_nothing_and_says_the_same() -> None:
         host.connect(SPAMMER, 80, 800)
         host.connect(INNOCENT, 20, 800, port=587)
         host.connect(SPAMMER, 10, 800, port=465)
-        wait_for(lambda: len(host.events("EXCEEDED")) >= 1)
+        wait_for(lambda: len(host.events("EXCEEDED")) >= 3)
         fields = ("USER", "RULE", "COUNT", "LIMIT", "WINDOW", "ACTION", "BLOCK")
         return [tuple(row[name] for name in fields) for row in host.events("EXCEEDED")]
 
