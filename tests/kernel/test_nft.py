@@ -12,9 +12,9 @@ import pytest
 from smtpguard.actions.base import Deny, Passes
 from smtpguard.actions.nft.apply import NftEnforcer, boottime_ns
 from smtpguard.actions.nft.render import TableSpec
-from smtpguard.actions.nft.run import CommandNft, Nft
 from smtpguard.actions.nft.sets import Kind, SetFullError
 from smtpguard.errors import EnforceError
+from smtpguard.kernel.nft import CommandNft, Nft
 from smtpguard.model import NS, Subject
 from smtpguard.settings import Cap
 from tests.support.netlab import Lab, NetnsNft, call_as

@@ -11,10 +11,10 @@ import pytest
 from smtpguard.actions.base import Deny
 from smtpguard.actions.nft.apply import NftEnforcer, boottime_ns
 from smtpguard.actions.nft.render import TableSpec
-from smtpguard.actions.nft.run import CommandNft
-from smtpguard.actions.nft.watch import NftWatch
 from smtpguard.decode.nft_notify import NftEvent
 from smtpguard.errors import EnforceError
+from smtpguard.kernel.nft import CommandNft
+from smtpguard.kernel.nft_watch import NftWatch
 from smtpguard.model import NS, Subject
 from tests.support.netlab import NetnsNft, inside, run
 

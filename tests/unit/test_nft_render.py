@@ -17,11 +17,11 @@ from smtpguard.actions.nft.render import (
     render_delete,
     render_rate,
     render_refresh,
-    render_remove,
     render_ruleset,
     split_networks,
 )
 from smtpguard.errors import ConfigError
+from smtpguard.kernel.nft import render_remove
 from smtpguard.model import NS
 from smtpguard.settings import Cap, Settings
 

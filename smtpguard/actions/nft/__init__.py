@@ -1,5 +1,5 @@
 """Refusal by nftables: one table of ours, uid sets with kernel timeouts, one output chain before NAT.
 
-`render` and `elements` and `parse` are pure (data in, text out and back); `run` hands text to the kernel; `apply`
-is the enforcer; `watch` tells what others did to our table.
+`render`, `elements` and `parse` are pure (data in, text out and back), `heal` too; `sets` changes one set, `apply` is
+the enforcer. `smtpguard.kernel.nft` hands text to the kernel, `smtpguard.kernel.nft_watch` tells what others did.
 """

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable
 from smtpguard.actions.base import Deny, Passes
 from smtpguard.actions.nft.elements import flatten
 from smtpguard.actions.nft.parse import parse_counters, parse_counts
-from smtpguard.actions.nft.render import TEMPLATE_NAMES, TableSpec, render_add, render_remove, render_ruleset
-from smtpguard.actions.nft.run import Nft, NftError, open_nft
+from smtpguard.actions.nft.render import TEMPLATE_NAMES, TableSpec, render_add, render_ruleset
 from smtpguard.actions.nft.sets import Kind, SetFullError, UidSet
 from smtpguard.errors import ConfigError, EnforceError
+from smtpguard.kernel.nft import Nft, NftError, open_nft, render_remove
 from smtpguard.model import Subject
 from smtpguard.resources import read_resource
 

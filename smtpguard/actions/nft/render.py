@@ -164,11 +164,6 @@ def render_refresh(table: str, name: str, elements: Sequence[Element], now_ns: i
     )
 
 
-def render_remove(table: str) -> str:
-    """Commands that delete a table, whether or not it is there, and nothing else."""
-    return f"table inet {table} {{ }}\ndelete table inet {table}\n"
-
-
 def _render_passes(spec: TableSpec, passes: Passes) -> str:
     v4, v6 = split_networks(passes.networks)
     ranges = merge_intervals((max(a, 0), min(b, MAX_UID)) for a, b in passes.uids if a <= b)

@@ -21,8 +21,8 @@ from smtpguard.actions.nft.elements import (
 )
 from smtpguard.actions.nft.parse import parse_set
 from smtpguard.actions.nft.render import render_add, render_delete, render_refresh
-from smtpguard.actions.nft.run import Nft, NftError
 from smtpguard.errors import EnforceError, GuardError
+from smtpguard.kernel.nft import Nft, NftError
 from smtpguard.model import Subject
 
 Kind = Literal["block", "throttle"]

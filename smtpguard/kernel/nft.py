@@ -139,6 +139,11 @@ def open_nft() -> tuple[Nft, str | None]:
         return CommandNft(), f"{error}; each change costs an nft process, some 2 ms"
 
 
+def render_remove(table: str) -> str:
+    """Commands that delete a table, whether or not it is there, and nothing else."""
+    return f"table inet {table} {{ }}\ndelete table inet {table}\n"
+
+
 def _refused(answer: str) -> NftError | PrivilegeError:
     if "Operation not permitted" in answer:
         return PrivilegeError("nftables may not be changed or read", fix="run as root, or with CAP_NET_ADMIN")

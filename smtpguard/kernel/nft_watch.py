@@ -11,10 +11,9 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from smtpguard.actions.nft.render import render_remove
-from smtpguard.actions.nft.run import Nft
 from smtpguard.decode.nft_notify import NftEvent, NotifyDecoder
 from smtpguard.errors import DecodeError, EnforceError, PrivilegeError
+from smtpguard.kernel.nft import Nft, render_remove
 
 _NETLINK_NETFILTER = 12
 _NFNLGRP_NFTABLES = 7
