@@ -1,0 +1,183 @@
+"""Exact limits: keeps the kernel's credits in step with engine, accounts and configuration, while BPF is there.
+
+Credits stand before the engine: the program refuses attempt N+1 itself, and its report is the verdict. They are used
+only where a refusal would be in earnest: never in dry run, never while switched off, never for shared users, and block
+rules not while fail2ban does the blocking.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+from smtpguard.enrich.accounts import Accounts
+from smtpguard.errors import EnforceError
+from smtpguard.model import Connect, Decision, Refusal, Verdict
+from smtpguard.policy.credits import CreditRule, choose_credit_rules
+from smtpguard.policy.rules import override_index
+from smtpguard.settings import Rule, Settings
+from smtpguard.sources.bpf.credits import Credits
+from smtpguard.sources.bpf.source import BpfSource
+
+log = logging.getLogger(__name__)
+
+Windows = Iterable[tuple[int, str, Iterable[int]]]
+"""(uid, rule name, event times): what the windows of connections rules hold."""
+
+
+class Crediting:
+    """Credits of the running guard, as a part of the loop.
+
+    Args:
+        settings: The configuration.
+        accounts: Who is who.
+        windows: What the engine's windows hold now.
+        now: CLOCK_BOOTTIME in nanoseconds.
+
+    Attributes:
+        off: The panic switch: no credits are demanded.
+        trouble: Why credits are not in step; None when all is well.
+    """
+
+    def __init__(
+        self, settings: Settings, accounts: Accounts, windows: Callable[[], Windows], now: Callable[[], int]
+    ) -> None:
+        self._settings = settings
+        self._accounts = accounts
+        self._windows = windows
+        self._now = now
+        self._source: BpfSource | None = None
+        self._credits: Credits | None = None
+        self._rules: list[Rule] = []
+        self._index: dict[str, int] = {}
+        self.off = False
+        self.trouble: str | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the kernel demands credits for some rule."""
+        return self._credits is not None and bool(self._rules)
+
+    def attach(self, source: BpfSource) -> None:
+        """A BPF program has come."""
+        self._source = source
+        self._credits = Credits(source.guard, self._now())
+        self.restart()
+
+    def detach(self) -> None:
+        """It is gone, and its credits with it."""
+        self._source = self._credits = None
+        self.trouble = None
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Take a new configuration, or changed accounts."""
+        self._settings = settings
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew from what the windows hold."""
+        book = self._credits
+        if book is None:
+            return
+        settings = self._settings
+        rules: Sequence[Rule] = () if settings.dry_run or self.off else settings.rules
+        if settings.block_by == "fail2ban":
+            rules = [rule for rule in rules if rule.action != "block"]
+        self._rules = choose_credit_rules(rules, settings.ports)
+        self._index = {rule.name: number for number, rule in enumerate(self._rules)}
+        wanted = [
+            CreditRule(
+                ports=settings.ports if rule.ports is None else rule.ports & settings.ports,
+                limit=rule.limit,
+                window_ns=rule.window_ns,
+            )
+            for rule in self._rules
+        ]
+        windows = ((uid, self._index[name], times) for uid, name, times in self._windows() if name in self._index)
+        self._try(
+            lambda: (
+                book.maps.replace_told(self._find_told()),
+                book.maps.set_cap(None if settings.dry_run or self.off else settings.cap),
+                book.start(wanted, self._now(), limits=self._find_limits(), windows=windows),
+            )
+        )
+
+    def note(self, connect: Connect, uid: int, decisions: Iterable[Decision]) -> None:
+        """Tell of an attempt that was judged, and of the windows that its verdicts emptied.
+
+        Args:
+            connect: The attempt.
+            uid: The account it counts for.
+            decisions: What the engine said.
+        """
+        book = self._credits
+        if book is None or not self._rules or connect.netns is not None:
+            return
+        entered = connect.result != "refused"
+        emptied: list[int] = []
+        for decision in decisions:
+            if isinstance(decision, Refusal):
+                entered = False
+            elif isinstance(decision, Verdict) and decision.mode == "enforce" and decision.action != "warn":
+                entered = False
+                if decision.action == "block" and decision.rule in self._index:
+                    emptied.append(self._index[decision.rule])
+        if connect.result != "refused":
+            book.note(uid, connect, entered=entered)
+        for index in emptied:
+            self._try(lambda index=index: book.reset(uid, index, self._now()))  # type: ignore[misc]
+
+    def reset(self, uid: int) -> None:
+        """A person let the user go: his windows are empty."""
+        book = self._credits
+        if book is not None and self._rules:
+            self._try(lambda: book.reset(uid, None, self._now()))
+
+    def next_deadline(self) -> int | None:
+        """The next heartbeat, or when a credit comes back."""
+        return None if self._credits is None else self._credits.next_deadline()
+
+    def on_time(self, now_ns: int) -> None:
+        """Beat, and give back what has left the windows."""
+        book, source = self._credits, self._source
+        if book is not None and source is not None and now_ns >= book.next_deadline():
+            self._try(lambda: book.on_time(now_ns, source.stats.lost, source.drained_ns))
+
+    def _find_limits(self) -> dict[int, dict[int, int]]:
+        """Limits of accounts that have their own, by uid and rule index."""
+        found: dict[int, dict[int, int]] = {}
+        settings = self._settings
+        if not settings.overrides:
+            return found
+        for uid in self._accounts.listed_uids():
+            entry = override_index(settings, self._accounts.account(uid))
+            if entry is not None:
+                changed = settings.overrides[entry].rules
+                own = {self._index[name]: rule.limit for name, rule in changed.items() if name in self._index}
+                if own:
+                    found[uid] = own
+        return found
+
+    def _find_told(self) -> list[tuple[int, int]]:
+        """Uid ranges that are counted and never refused: shared users."""
+        last = self._accounts.facts.uid_min - 1
+        may = {uid for uid in self._accounts.listed_uids() if self._accounts.account(uid).standing == "tenant"}
+        ranges: list[tuple[int, int]] = []
+        first = 1
+        for uid in sorted(uid for uid in may if 0 < uid <= last):
+            if first < uid:
+                ranges.append((first, uid - 1))
+            first = uid + 1
+        if first <= last:
+            ranges.append((first, last))
+        shared = (uid for uid in self._accounts.listed_uids() if uid > last)
+        ranges.extend((uid, uid) for uid in shared if self._accounts.account(uid).standing == "shared")
+        return ranges
+
+    def _try(self, change: Callable[[], object]) -> None:
+        try:
+            change()
+        except EnforceError as error:
+            if str(error) != self.trouble:
+                log.error("limits are not exact, the engine enforces them: %s", error)  # noqa: TRY400
+            self.trouble = str(error)
+        else:
+            self.trouble = None
