@@ -1,0 +1,98 @@
+"""Keeping the state file small: old history goes, and when room is short, the least telling history first.
+
+In steps of a few thousand rows, so that no step holds the file for long. Running blocks, allowances and switches are
+never touched. What one user does never costs another his history: the rows of each user are bounded per day.
+"""
+
+import sqlite3
+
+from smtpguard.settings import DAY_NS, MINUTE_NS
+
+STEP_ROWS = 2000
+"""At most so many rows of one table are deleted in one step: some 10 ms."""
+MAX_DESTINATIONS_PER_DAY = 2000
+"""Rows per user and day that are kept of where he went: the busiest ones."""
+
+_AGES: tuple[tuple[str, str, str, int], ...] = (
+    # table, its key, the column that says how old a row is, that column's unit in nanoseconds
+    ("blocks", "uid, netns, name, source, kind", "until_ns", 1),
+    ("allowances", "uid, name", "until_ns", 1),
+    ("escalation", "uid, name", "last_ns", 1),
+    ("seen", "uid, port", "last_ns", 1),
+    ("verdicts", "id", "time_ns", 1),
+    ("changes", "id", "time_ns", 1),
+    ("incidents", "uid, netns, first_ns", "last_ns", 1),
+    ("minutes", "minute, uid", "minute", MINUTE_NS),
+    ("destinations", "day, uid, address, port, script", "day", DAY_NS),
+)
+_ROOM = ("destinations", "minutes", "verdicts", "incidents", "changes")
+"""Whose oldest rows go when room is short, in this order."""
+
+
+def delete_old(connection: sqlite3.Connection, *, now_ns: int, keep_ns: int) -> int:
+    """Delete what is older than it is kept, and where users went beyond their share; in a transaction of the caller.
+
+    Args:
+        connection: The file.
+        now_ns: Wall time.
+        keep_ns: How long history is kept.
+
+    Returns:
+        How many rows were deleted.
+    """
+    deleted = sum(
+        _delete_before(connection, table, key, column, (now_ns - keep_ns) // unit_ns)
+        for table, key, column, unit_ns in _AGES
+    )
+    return deleted + _delete_rare(connection, now_ns // DAY_NS, MAX_DESTINATIONS_PER_DAY)
+
+
+def delete_for_room(connection: sqlite3.Connection, *, now_ns: int) -> int:
+    """Delete some of the oldest history; today's is thinned out evenly, user by user.
+
+    Args:
+        connection: The file.
+        now_ns: Wall time.
+
+    Returns:
+        How many rows were deleted; 0 if there is nothing left to delete.
+    """
+    ages = {table: (key, column, unit_ns) for table, key, column, unit_ns in _AGES}
+    today = now_ns // DAY_NS
+    for table in _ROOM:
+        key, column, unit_ns = ages[table]
+        deleted = _delete_before(connection, table, key, column, today * DAY_NS // unit_ns)
+        if deleted:
+            return deleted
+    share = MAX_DESTINATIONS_PER_DAY
+    while share := share // 2:
+        deleted = _delete_rare(connection, today, share)
+        if deleted:
+            return deleted
+    return sum(_delete_before(connection, table, *ages[table][:2], now_ns) for table in _ROOM)
+
+
+def _delete_before(connection: sqlite3.Connection, table: str, key: str, column: str, bound: int) -> int:
+    sql = (
+        f"DELETE FROM {table} WHERE ({key}) IN"  # noqa: S608 - names are constants of this module
+        f" (SELECT {key} FROM {table} WHERE {column} < ? ORDER BY {column} LIMIT ?)"
+    )
+    return connection.execute(sql, (bound, STEP_ROWS)).rowcount
+
+
+def _delete_rare(connection: sqlite3.Connection, today: int, share: int) -> int:
+    """Thin out where users went today and yesterday, to `share` rows a user and day."""
+    crowded = connection.execute(
+        "SELECT day, uid, count(*) FROM destinations WHERE day >= ? GROUP BY day, uid HAVING count(*) > ?",
+        (today - 1, share),
+    ).fetchall()
+    deleted = 0
+    for day, uid, rows in crowded:
+        if deleted >= STEP_ROWS:
+            break
+        deleted += connection.execute(
+            "DELETE FROM destinations WHERE day = ? AND uid = ? AND (address, port, script) IN (SELECT address, port,"
+            " script FROM destinations WHERE day = ? AND uid = ? ORDER BY connects, last_ns LIMIT ?)",
+            (day, uid, day, uid, min(rows - share, STEP_ROWS)),
+        ).rowcount
+    return deleted

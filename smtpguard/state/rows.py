@@ -1,0 +1,302 @@
+"""What the state file holds, as types with wall times, and the statements that put it there.
+
+Blocks and windows live on event time, which a reboot resets; `offset_ns` (wall time minus event time) turns one into
+the other. A `Statement` has a key where the latest one for that key is all that matters.
+"""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from smtpguard.model import Action, Block, Mode, Subject, Verdict
+from smtpguard.text import render_address, render_escaped, to_bytes
+
+MAX_EVIDENCE_BYTES = 16_384
+_SIGN = 1 << 63
+
+Parameters = tuple[int | str | bytes | None, ...]
+Key = tuple[str | bytes | int | None, ...]
+"""Table, uid (0 where it concerns nobody), and what else names a row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """One change of the file: SQL with its parameters."""
+
+    sql: str
+    parameters: Parameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockRow:
+    """A block or throttle as stored; see model.Block. Times are wall time."""
+
+    uid: int
+    netns: int | None
+    name: str | None
+    source: str
+    kind: Literal["block", "throttle"]
+    since_ns: int
+    until_ns: int
+    mode: Mode
+    rule: str | None
+    reason: str
+    level: int
+    ranges: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, block: Block, offset_ns: int) -> "BlockRow":
+        """The row of a block.
+
+        Args:
+            block: In event time.
+            offset_ns: Wall time minus event time.
+        """
+        return cls(
+            uid=block.subject.uid,
+            netns=block.subject.netns,
+            name=block.name,
+            source=block.source,
+            kind=block.kind,
+            since_ns=block.since_ns + offset_ns,
+            until_ns=block.until_ns + offset_ns,
+            mode=block.mode,
+            rule=block.rule,
+            reason=block.reason,
+            level=block.level,
+            ranges=block.ranges,
+        )
+
+    def to_block(self, offset_ns: int, now_ns: int) -> Block:
+        """The block in event time, never longer than it was meant to be.
+
+        Args:
+            offset_ns: Wall time minus event time.
+            now_ns: Wall time now; before `since_ns` if the clock was set back.
+        """
+        length_ns = self.until_ns - self.since_ns
+        until_ns = min(self.until_ns, now_ns + length_ns)
+        return Block(
+            subject=Subject(uid=self.uid, netns=self.netns),
+            name=self.name,
+            source=self.source,
+            kind=self.kind,
+            since_ns=min(self.since_ns, now_ns) - offset_ns,
+            until_ns=until_ns - offset_ns,
+            mode=self.mode,
+            rule=self.rule,
+            reason=self.reason,
+            level=self.level,
+            ranges=self.ranges,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllowanceRow:
+    """A pass: this user is not judged by the rules, or by one limit only, until a time.
+
+    Attributes:
+        uid, name: Whose.
+        since_ns, until_ns: Wall time.
+        max_count, window_ns: The limit that holds instead; None for no limit.
+        by: Who gave it.
+        reason: Free text for people, untrusted.
+    """
+
+    uid: int
+    name: str | None
+    since_ns: int
+    until_ns: int
+    by: str
+    max_count: int | None = None
+    window_ns: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwitchRow:
+    """A switch of the whole guard that survives a restart; its presence means that it is set.
+
+    Attributes:
+        name: "off" is the panic switch.
+        since_ns: Wall time.
+        until_ns: Wall time it ends by itself; None for until somebody ends it.
+        by: Who set it.
+    """
+
+    name: str
+    since_ns: int
+    until_ns: int | None
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EscalationRow:
+    """How often a user was blocked: `level` times, the last time at `last_ns` (wall time)."""
+
+    uid: int
+    name: str | None
+    level: int
+    last_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowRow:
+    """The window of one rule and subject, in the engine's own bytes; None for `data` says it is empty.
+
+    Attributes:
+        offset_ns: Wall time minus event time when it was taken: a later run shifts event times in `data` by
+            `offset_ns` minus its own offset.
+    """
+
+    uid: int
+    netns: int | None
+    rule: str
+    data: bytes | None
+    offset_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictRow:
+    """A verdict as history: see model.Verdict. Times are wall time.
+
+    Attributes:
+        id: The file's number for it; None before it is stored.
+        evidence: What `why` shows; JSON values only.
+    """
+
+    time_ns: int
+    uid: int
+    netns: int | None
+    name: str | None
+    rule: str
+    count: int
+    limit: int
+    window_ns: int
+    action: Action
+    until_ns: int | None
+    mode: Mode
+    why_dry: str = ""
+    evidence: dict[str, Any] = field(default_factory=dict)
+    id: int | None = None
+
+    @classmethod
+    def of(cls, verdict: Verdict, offset_ns: int, evidence: dict[str, Any] | None = None) -> "VerdictRow":
+        """The row of a verdict.
+
+        Args:
+            verdict: In event time.
+            offset_ns: Wall time minus event time.
+            evidence: What else is known (scripts, stacks, destinations); the attempt itself is always kept.
+        """
+        return cls(
+            time_ns=verdict.time_ns + offset_ns,
+            uid=verdict.subject.uid,
+            netns=verdict.subject.netns,
+            name=verdict.account.name,
+            rule=verdict.rule,
+            count=verdict.count,
+            limit=verdict.limit,
+            window_ns=verdict.window_ns,
+            action=verdict.action,
+            until_ns=None if verdict.until_ns is None else verdict.until_ns + offset_ns,
+            mode=verdict.mode,
+            why_dry=verdict.why_dry,
+            evidence={"connect": render_evidence(verdict)} | (evidence or {}),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeRow:
+    """What a person or another program did, or a block's end: the history that `events` shows.
+
+    Attributes:
+        time_ns: Wall time.
+        uid, name: Whom it concerns; None for all (`off`).
+        event: "block", "unblock", "allow", "allow-end", "off", "on", "reload", "heal", ...
+        by: Who.
+        until_ns: Wall time it lasts to; None if it has no end or is one.
+        reason: Free text for people, untrusted.
+    """
+
+    time_ns: int
+    uid: int | None
+    name: str | None
+    event: str
+    by: str
+    until_ns: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IncidentRow:
+    """One user's verdicts, merged while gaps stay short.
+
+    Attributes:
+        first_ns, last_ns: Wall time; with uid and netns, `first_ns` names the incident.
+        verdicts, connects, refused, peak_per_minute, destinations: Figures so far.
+        rules: Names of the rules exceeded.
+        told_ns: When people were told; None if not yet.
+    """
+
+    uid: int
+    netns: int | None
+    name: str | None
+    first_ns: int
+    last_ns: int
+    verdicts: int
+    connects: int
+    refused: int
+    peak_per_minute: int
+    destinations: int
+    rules: tuple[str, ...] = ()
+    told_ns: int | None = None
+
+
+def render_evidence(verdict: Verdict) -> dict[str, Any]:
+    """The attempt behind a verdict as JSON values, untrusted bytes escaped."""
+    connect = verdict.connect
+    texts = {
+        key: render_escaped(value)
+        for key in ("proc", "exe", "cwd", "script", "rdns")
+        if (value := getattr(connect, key)) is not None
+    }
+    known = {"pid": connect.pid, "uid": connect.uid, "result": connect.result, "attr": connect.attr}
+    return {
+        "port": connect.port,
+        "address": render_address(connect.address),
+        "sensor": connect.sensor,
+        **{key: value for key, value in known.items() if value is not None},
+        **texts,
+    }
+
+
+def to_signed(value: int | None) -> int:
+    """A namespace cookie as SQLite keeps integers; 0 for the watched namespace."""
+    return 0 if value is None else value - 2 * _SIGN if value >= _SIGN else value
+
+
+def from_signed(value: int) -> int | None:
+    """The reverse of `to_signed`."""
+    return None if value == 0 else value + 2 * _SIGN if value < 0 else value
+
+
+def from_bytes(value: bytes) -> str:
+    """The reverse of text.to_bytes."""
+    return value.decode("utf-8", "surrogateescape")
+
+
+def to_name(name: str | None) -> bytes:
+    """An account name as stored: b"" for none."""
+    return to_bytes(name or "")
+
+
+def from_name(value: bytes) -> str | None:
+    """The reverse of `to_name`."""
+    return from_bytes(value) or None
+
+
+def render_json(value: object, max_bytes: int = MAX_EVIDENCE_BYTES) -> str:
+    """JSON in ASCII; what is too long is replaced by a note of its size, as half a document is none."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+    return text if len(text) <= max_bytes else json.dumps({"omitted_bytes": len(text)})

@@ -1,0 +1,274 @@
+"""The state file as one thread uses it: change it, load it at start, keep it small.
+
+SQLite in WAL mode. Ordinary commits survive the process's death; durable ones (blocks, allowances, switches) are
+synced and survive a power failure too (sqlite.org/pragma.html#pragma_synchronous). Errors of SQLite pass through to
+the writer, which knows what to do about each.
+"""
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from smtpguard.model import NS, Block
+from smtpguard.state import pruning, statements
+from smtpguard.state.opening import Opened, is_damage, open_state, read_identity
+from smtpguard.state.rows import (
+    AllowanceRow,
+    BlockRow,
+    EscalationRow,
+    IncidentRow,
+    Key,
+    Statement,
+    SwitchRow,
+    WindowRow,
+    from_bytes,
+    from_name,
+    from_signed,
+)
+
+OPEN_INCIDENT_NS = 15 * 60 * NS
+"""Incidents whose last verdict is younger are loaded: they may go on."""
+_PRECIOUS = frozenset({"blocks", "allowances", "switches", "escalation"})
+"""Small tables that are checked whole; the big ones show their damage when they are read."""
+_CAN_CHECK_ONE_TABLE = sqlite3.sqlite_version_info >= (3, 33)
+Row = tuple[Any, ...]
+FULL_SHARE = 0.9
+"""Pruning by size begins at this share of the bound, and ends below it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """What was in the file at start. Wall times; what has ended is left out.
+
+    Attributes:
+        blocks, allowances, switches, escalation, windows, incidents: See rows.py.
+        seen: (uid, port) to the wall time of the last connection.
+        now_ns: Wall time at which it was read.
+        damage: What could not be read; None if all could. What is here is sound all the same.
+        notes: What a person must know about the file.
+    """
+
+    blocks: tuple[BlockRow, ...] = ()
+    allowances: tuple[AllowanceRow, ...] = ()
+    switches: tuple[SwitchRow, ...] = ()
+    escalation: tuple[EscalationRow, ...] = ()
+    windows: tuple[WindowRow, ...] = ()
+    incidents: tuple[IncidentRow, ...] = ()
+    seen: dict[tuple[int, int], int] = field(default_factory=dict)
+    now_ns: int
+    damage: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def kept(self, boot_id: str) -> Iterator[tuple[Key, Statement]]:
+        """What must not be lost, with the statements that would put it there again."""
+        for block in self.blocks:
+            yield statements.block_key(block), statements.put_block(block, boot_id)
+        for allowance in self.allowances:
+            yield ("allowances", allowance.uid, allowance.name), statements.put_allowance(allowance)
+        for switch in self.switches:
+            yield ("switches", 0, switch.name), statements.put_switch(switch)
+        for escalation in self.escalation:
+            yield ("escalation", escalation.uid, escalation.name), statements.put_escalation(escalation)
+
+    def live_blocks(self, offset_ns: int) -> list[Block]:
+        """The blocks in event time.
+
+        Args:
+            offset_ns: Wall time minus event time.
+        """
+        return [row.to_block(offset_ns, self.now_ns) for row in self.blocks]
+
+
+class Store:
+    """An open state file. For one thread at a time.
+
+    Args:
+        opened: From `open_state`.
+        boot_id: This boot (/proc/sys/kernel/random/boot_id).
+        max_bytes: Bound of the file's size.
+    """
+
+    __slots__ = ("_connection", "_identity", "boot_id", "max_bytes", "notes", "path")
+
+    def __init__(self, opened: Opened, *, boot_id: str, max_bytes: int) -> None:
+        self._connection = opened.connection
+        self._identity = opened.identity
+        self.path = opened.path
+        self.notes = opened.notes
+        self.boot_id = boot_id
+        self.max_bytes = max_bytes
+
+    @classmethod
+    def open(cls, path: str, *, boot_id: str, wall_ns: int, max_bytes: int, busy_s: float = 1.0) -> "Store":
+        """Open the file; see `open_state` for arguments and errors."""
+        opened = open_state(path, wall_ns=wall_ns, max_bytes=max_bytes, busy_s=busy_s)
+        return cls(opened, boot_id=boot_id, max_bytes=max_bytes)
+
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to the open file."""
+        return read_identity(self.path) == self._identity
+
+    def run(self, changes: Iterable[Statement], *, durable: bool) -> None:
+        """Make all changes in one transaction, or none of them.
+
+        Args:
+            changes: In their order.
+            durable: Sync the file before returning.
+        """
+        connection = self._connection
+        connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        with self._transaction():
+            for statement in changes:
+                connection.execute(statement.sql, statement.parameters)
+
+    def load(self, now_ns: int) -> Loaded:
+        """Read what a start needs, table by table, so that damage to one costs no other.
+
+        Args:
+            now_ns: Wall time; what ended before it is left out.
+        """
+        damage: list[str] = []
+        here = "(netns = 0 OR boot = ?)"
+
+        def read(table: str, where: str = "1", *parameters: int | str) -> list[Row]:
+            try:
+                if _CAN_CHECK_ONE_TABLE and table in _PRECIOUS:
+                    found = self._connection.execute(f"PRAGMA quick_check('{table}')").fetchone()[0]
+                    if found != "ok":
+                        damage.append(found)
+                        return []
+                sql = f"SELECT * FROM {table} WHERE {where}"  # noqa: S608 - both are constants of this method
+                return self._connection.execute(sql, parameters).fetchall()
+            except sqlite3.DatabaseError as failure:
+                if not is_damage(failure):
+                    raise
+                damage.append(f"{table}: {failure}")
+                return []
+
+        loaded = Loaded(
+            blocks=tuple(map(_parse_block, read("blocks", f"until_ns > ? AND {here}", now_ns, self.boot_id))),
+            allowances=tuple(map(_parse_allowance, read("allowances", "until_ns > ?", now_ns))),
+            switches=tuple(map(_parse_switch, read("switches", "until_ns IS NULL OR until_ns > ?", now_ns))),
+            escalation=tuple(map(_parse_escalation, read("escalation"))),
+            windows=tuple(map(_parse_window, read("windows", here, self.boot_id))),
+            incidents=tuple(map(parse_incident, read("incidents", "last_ns > ?", now_ns - OPEN_INCIDENT_NS))),
+            seen={(uid, port): last_ns for uid, port, last_ns in read("seen")},
+            now_ns=now_ns,
+            notes=self.notes,
+        )
+        return replace(loaded, damage="; ".join(damage)) if damage else loaded
+
+    def size_bytes(self) -> int:
+        """What the file holds, without pages that are free."""
+        pages, free, page_bytes = (
+            self._connection.execute(f"PRAGMA {what}").fetchone()[0]
+            for what in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - free) * page_bytes)
+
+    def prune(self, now_ns: int, keep_ns: int) -> int:
+        """One small step of keeping the file within `keep` and `max_mb`; see `pruning`.
+
+        Args:
+            now_ns: Wall time.
+            keep_ns: How long history is kept.
+
+        Returns:
+            How many rows were deleted; 0 when there is nothing to do.
+        """
+        connection = self._connection
+        connection.execute("PRAGMA synchronous = NORMAL")
+        with self._transaction():
+            deleted = pruning.delete_old(connection, now_ns=now_ns, keep_ns=keep_ns)
+            if not deleted and self.size_bytes() > self.max_bytes * FULL_SHARE:
+                deleted = pruning.delete_for_room(connection, now_ns=now_ns)
+        if deleted:
+            connection.execute(f"PRAGMA incremental_vacuum({pruning.STEP_ROWS})").fetchall()
+        return deleted
+
+    def close(self) -> None:
+        """Close; the write-ahead log is folded into the file where the disk lets us."""
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            connection.execute("COMMIT")
+        except BaseException:
+            # SQLite rolls back by itself on some errors (full disk), and then has no transaction to end.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+def _parse_block(row: Row) -> BlockRow:
+    uid, netns, name, source, kind, since_ns, until_ns, mode, rule, reason, level, ranges, _ = row
+    return BlockRow(
+        uid=uid,
+        netns=from_signed(netns),
+        name=from_name(name),
+        source=from_bytes(source),
+        kind=kind,
+        since_ns=since_ns,
+        until_ns=until_ns,
+        mode=mode,
+        rule=None if rule is None else from_bytes(rule),
+        reason=from_bytes(reason),
+        level=level,
+        ranges=tuple((first, count) for first, count in json.loads(ranges)),
+    )
+
+
+def _parse_allowance(row: Row) -> AllowanceRow:
+    uid, name, since_ns, until_ns, max_count, window_ns, by, reason = row
+    return AllowanceRow(
+        uid=uid,
+        name=from_name(name),
+        since_ns=since_ns,
+        until_ns=until_ns,
+        max_count=max_count,
+        window_ns=window_ns,
+        by=from_bytes(by),
+        reason=from_bytes(reason),
+    )
+
+
+def _parse_switch(row: Row) -> SwitchRow:
+    name, since_ns, until_ns, by = row
+    return SwitchRow(name=name, since_ns=since_ns, until_ns=until_ns, by=from_bytes(by))
+
+
+def _parse_escalation(row: Row) -> EscalationRow:
+    uid, name, level, last_ns = row
+    return EscalationRow(uid=uid, name=from_name(name), level=level, last_ns=last_ns)
+
+
+def _parse_window(row: Row) -> WindowRow:
+    uid, netns, rule, data, offset_ns, _ = row
+    return WindowRow(uid=uid, netns=from_signed(netns), rule=from_bytes(rule), data=data, offset_ns=offset_ns)
+
+
+def parse_incident(row: Row) -> IncidentRow:
+    """A row of `incidents`, all columns."""
+    uid, netns, name, first_ns, last_ns, verdicts, connects, refused, peak, destinations, rules, told_ns = row
+    return IncidentRow(
+        uid=uid,
+        netns=from_signed(netns),
+        name=from_name(name),
+        first_ns=first_ns,
+        last_ns=last_ns,
+        verdicts=verdicts,
+        connects=connects,
+        refused=refused,
+        peak_per_minute=peak,
+        destinations=destinations,
+        rules=tuple(json.loads(rules)),
+        told_ns=told_ns,
+    )

@@ -1,0 +1,335 @@
+"""The thread that owns the state file: the daemon hands over and never waits for the disk.
+
+What must not be lost is committed at once and synced, the rest once a second. `keeper.py` knows what to do when the
+file fails; until it can be written again, `pending.py` holds what waits, within bounds.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from smtpguard.model import NS, Block
+from smtpguard.state import statements
+from smtpguard.state.keeper import Keeper, Paths
+from smtpguard.state.pending import Pending
+from smtpguard.state.rows import (
+    AllowanceRow,
+    BlockRow,
+    ChangeRow,
+    EscalationRow,
+    IncidentRow,
+    Key,
+    Statement,
+    SwitchRow,
+    VerdictRow,
+    WindowRow,
+    to_signed,
+)
+from smtpguard.state.store import Loaded
+from smtpguard.text import to_bytes
+
+COMMIT_NS = NS
+"""At most one second of counting is lost when the process is killed."""
+MAX_BACKOFF_NS = 30 * NS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateStats:
+    """The state as `status` shows it.
+
+    Attributes:
+        path: The file in use; None while there is none.
+        size_bytes: What it holds.
+        waiting: Rows on their way to it.
+        commits, failures: Since the start.
+        dropped: Rows given up, by class.
+        error: The failure that lasts; None when all is well.
+        notes: Files set aside, begun anew and so on, newest last.
+        fresh: How often a file was begun in place of a lost one; when it rises, windows want to be put in full.
+    """
+
+    path: str | None
+    size_bytes: int
+    waiting: int
+    commits: int
+    failures: int
+    dropped: dict[str, int]
+    error: str | None
+    notes: tuple[str, ...]
+    fresh: int
+
+
+class StateWriter:
+    """State, from the daemon's side. No method waits for the disk but `start`, `flush` and `close`.
+
+    Args:
+        paths: Where the file is and how large it may grow.
+        wall: Wall clock, nanoseconds since the epoch.
+        monotonic: Clock that never goes back, nanoseconds.
+    """
+
+    def __init__(
+        self,
+        paths: Paths,
+        *,
+        wall: Callable[[], int] = time.time_ns,
+        monotonic: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._boot_id = paths.boot_id
+        self._monotonic = monotonic
+        self._wall = wall
+        self._keeper = Keeper(paths, wall=wall, monotonic=monotonic)
+        self._pending = Pending()
+        self._condition = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._given = 0  # changes handed over, and how many of them are in the file
+        self._written = 0
+        self._due_ns: int | None = None
+        self._retry_ns = 0
+        self._backoff_ns = NS
+        self._fresh = 0
+        self._is_loaded = False
+        self._in_flight = 0
+        self._late: Loaded | None = None
+
+    def start(self) -> Loaded:
+        """Open the file, read it, and begin the thread.
+
+        Returns:
+            What it held; nothing, with a note, where it can't be had now. See `take_late`.
+        """
+        loaded = self._open()
+        self._thread = threading.Thread(target=self._run, name="state", daemon=True)
+        self._thread.start()
+        if loaded is not None:
+            return loaded
+        return Loaded(now_ns=self._wall(), notes=(self._keeper.error or "the state can't be read",))
+
+    def take_late(self) -> Loaded | None:
+        """What a file held that could not be read at the start and could be later; once."""
+        with self._condition:
+            late, self._late = self._late, None
+        return late
+
+    def put_block(self, block: Block, offset_ns: int) -> None:
+        """Keep a block; `offset_ns` is wall time minus event time."""
+        row = BlockRow.of(block, offset_ns)
+        self._keep(statements.block_key(row), statements.put_block(row, self._boot_id))
+
+    def delete_block(self, block: Block) -> None:
+        """A block ended."""
+        key = statements.block_key(BlockRow.of(block, 0))
+        self._forget(key, statements.delete_block(key))
+
+    def delete_blocks(self, uid: int, netns: int | None = None, source: str | None = None) -> int:
+        """End all blocks and throttles of a user, whatever name they are bound to.
+
+        Args:
+            uid: Whose.
+            netns: In which network namespace; None for the watched one.
+            source: Only those of this source; None for all.
+
+        Returns:
+            How many there were.
+        """
+        with self._condition:
+            keys = [
+                key
+                for key in self._pending.owned("blocks", uid)
+                if key[2] == to_signed(netns) and (source is None or key[4] == to_bytes(source))
+            ]
+            for key in keys:
+                self._pending.forget(key, statements.delete_block(key))
+            self._touch()
+        return len(keys)
+
+    def put_allowance(self, row: AllowanceRow) -> None:
+        """Keep an allowance."""
+        self._keep(("allowances", row.uid, row.name), statements.put_allowance(row))
+
+    def delete_allowance(self, uid: int, name: str | None) -> None:
+        """An allowance ended."""
+        self._forget(("allowances", uid, name), statements.delete_allowance(uid, name))
+
+    def put_switch(self, row: SwitchRow) -> None:
+        """Set a switch."""
+        self._keep(("switches", 0, row.name), statements.put_switch(row))
+
+    def delete_switch(self, name: str) -> None:
+        """Clear a switch."""
+        self._forget(("switches", 0, name), statements.delete_switch(name))
+
+    def put_escalation(self, row: EscalationRow) -> None:
+        """Remember how often somebody was blocked."""
+        self._keep(("escalation", row.uid, row.name), statements.put_escalation(row))
+
+    def delete_escalation(self, uid: int, name: str | None) -> None:
+        """Forget it."""
+        self._forget(("escalation", uid, name), statements.delete_escalation(uid, name))
+
+    def put_incident(self, row: IncidentRow) -> None:
+        """Keep an incident as it is now."""
+        with self._condition:
+            self._pending.put_latest(("incidents", row.uid, row.netns, row.first_ns), statements.put_incident(row))
+            self._touch()
+
+    def put_windows(self, rows: Iterable[WindowRow]) -> None:
+        """Keep windows that changed since the last call."""
+        with self._condition:
+            for row in rows:
+                key = ("windows", row.uid, row.netns, row.rule)
+                self._pending.put_latest(key, statements.put_window(row, self._boot_id))
+            self._touch()
+
+    def add_verdict(self, row: VerdictRow) -> None:
+        """Add to the history of verdicts."""
+        self._add(statements.add_verdict(row))
+
+    def add_change(self, row: ChangeRow) -> None:
+        """Add to the history of what was done."""
+        self._add(statements.add_change(row))
+
+    def add_activity(self, rows: Iterable[Statement]) -> None:
+        """Add figures (activity.py); the first to be dropped."""
+        with self._condition:
+            self._pending.add_activity(rows)
+            self._touch()
+
+    def stats(self) -> StateStats:
+        """The figures for `status`."""
+        keeper = self._keeper
+        with self._condition:
+            return StateStats(
+                path=keeper.path,
+                size_bytes=keeper.size_bytes,
+                waiting=len(self._pending) + self._in_flight,
+                commits=keeper.commits,
+                failures=keeper.failures,
+                dropped=dict(self._pending.dropped),
+                error=keeper.error,
+                notes=keeper.notes,
+                fresh=keeper.fresh,
+            )
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all that was handed over is in the file.
+
+        Returns:
+            Whether it is, in time.
+        """
+        with self._condition:
+            target = self._given
+            self._due_ns = self._retry_ns = 0
+            self._condition.notify_all()
+            return self._condition.wait_for(lambda: self._written >= target, timeout_s)
+
+    def close(self, timeout_s: float = 2.0) -> bool:
+        """Write what waits, close the file, end the thread.
+
+        Returns:
+            Whether all was written in time; if the disk hangs, the thread ends with the process.
+        """
+        with self._condition:
+            self._closing = True
+            self._retry_ns = 0
+            self._condition.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+            if self._thread.is_alive():
+                return False
+        return not len(self._pending)
+
+    def _keep(self, key: Key, statement: Statement) -> None:
+        with self._condition:
+            self._pending.keep(key, statement)
+            self._touch()
+
+    def _forget(self, key: Key, statement: Statement) -> None:
+        with self._condition:
+            self._pending.forget(key, statement)
+            self._touch()
+
+    def _add(self, statement: Statement) -> None:
+        with self._condition:
+            self._pending.add_history(statement)
+            self._touch()
+
+    def _touch(self) -> None:
+        """Note that there is something to write; wakes the thread only if that changes when it is due."""
+        self._given += 1
+        if self._pending.is_urgent:
+            if self._due_ns != 0:
+                self._due_ns = 0
+                self._condition.notify_all()
+        elif self._due_ns is None:
+            self._due_ns = self._monotonic() + COMMIT_NS
+            self._condition.notify_all()
+
+    def _open(self) -> Loaded | None:
+        loaded = self._keeper.open()
+        with self._condition:
+            if loaded is not None and not self._is_loaded:
+                self._is_loaded = True
+                for key, statement in loaded.kept(self._boot_id):
+                    self._pending.recall(key, statement)
+                if self._thread is not None:
+                    self._late = loaded
+            if self._keeper.fresh != self._fresh:
+                self._due_ns = 0
+        return loaded
+
+    def _run(self) -> None:
+        """The thread: sleeps until something is due; once a minute it looks whether history is to be deleted."""
+        while True:
+            with self._condition:
+                while not self._closing and (wait_ns := self._wait_ns()) != 0:
+                    self._condition.wait(None if wait_ns is None else wait_ns / NS)
+                closing = self._closing
+            is_done = self._cycle()
+            if closing:
+                if not is_done:
+                    self._cycle()  # a file that was just set aside can be begun anew
+                break
+        self._keeper.close()
+
+    def _wait_ns(self) -> int | None:
+        """How long there is nothing to do; None for until somebody calls."""
+        deadline_ns = self._keeper.prune_deadline_ns
+        if self._keeper.path is None:
+            deadline_ns = self._retry_ns
+        elif self._due_ns is not None:
+            deadline_ns = min(deadline_ns or 0, max(self._due_ns, self._retry_ns))
+        return None if deadline_ns is None else max(0, deadline_ns - self._monotonic())
+
+    def _cycle(self) -> bool:
+        """Write all that waits; False if it could not be, and is to be tried again later."""
+        keeper = self._keeper
+        if keeper.path is None:
+            self._open()
+        else:
+            keeper.ensure()
+        with self._condition:
+            if keeper.fresh != self._fresh:
+                self._fresh = keeper.fresh
+                self._pending.renew()
+            batch = self._pending.take()
+            given = self._given
+            self._due_ns = None
+            self._in_flight = len(batch)
+        is_done = keeper.path is not None and (not len(batch) or keeper.commit(batch))
+        with self._condition:
+            self._in_flight = 0
+            if is_done:
+                self._written = given
+                self._retry_ns, self._backoff_ns = 0, NS
+            else:
+                self._pending.put_back(batch)
+                self._due_ns = 0
+                self._retry_ns = self._monotonic() + self._backoff_ns
+                self._backoff_ns = min(2 * self._backoff_ns, MAX_BACKOFF_NS)
+            self._condition.notify_all()
+        if is_done:
+            keeper.prune()
+        return is_done

@@ -1,0 +1,387 @@
+"""The state file: every row comes back as it was put, damage is set aside, history is bounded."""
+
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from smtpguard.errors import StateError
+from smtpguard.model import NS, Account, Block, Connect, Subject, Verdict
+from smtpguard.settings import DAY_NS
+from smtpguard.state import pruning, statements
+from smtpguard.state.activity import MAX_PLACES_PER_USER, Tally
+from smtpguard.state.migrations import MIGRATIONS, VERSION, check_version, migrate
+from smtpguard.state.opening import MAX_SET_ASIDE, open_state, set_aside
+from smtpguard.state.rows import (
+    AllowanceRow,
+    BlockRow,
+    ChangeRow,
+    EscalationRow,
+    IncidentRow,
+    Statement,
+    SwitchRow,
+    VerdictRow,
+    WindowRow,
+)
+from smtpguard.state.store import Store
+
+NOW_NS = 1_771_418_368 * NS
+HOSTILE = "we\udcff\n'; DROP TABLE blocks; --"
+
+
+def open_store(path: Path, *, max_bytes: int = 100_000_000, boot_id: str = "boot-1") -> Store:
+    return Store.open(str(path), boot_id=boot_id, wall_ns=NOW_NS, max_bytes=max_bytes, busy_s=0.05)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "state.db"
+
+
+def block_row(**changes: object) -> BlockRow:
+    fields: dict[str, object] = {
+        "uid": 1001, "netns": None, "name": "web01", "source": "guard", "kind": "block",
+        "since_ns": NOW_NS - 60 * NS, "until_ns": NOW_NS + 1740 * NS, "mode": "enforce", "rule": "mx-fanout",
+        "reason": "", "level": 0, "ranges": (),
+    }  # fmt: skip
+    return BlockRow(**(fields | changes))  # type: ignore[arg-type]
+
+
+def test_the_file_is_ours_alone(path: Path) -> None:
+    open_store(path).close()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    store = open_store(path)
+    store.run([statements.put_block(block_row(), "b")], durable=True)
+    assert {p.name: oct(p.stat().st_mode & 0o777) for p in path.parent.iterdir()} == {
+        "state.db": "0o600", "state.db-wal": "0o600", "state.db-shm": "0o600",
+    }  # fmt: skip
+
+
+def test_every_row_comes_back(path: Path) -> None:
+    blocks = (
+        block_row(),
+        block_row(kind="throttle"),
+        block_row(source="fail2ban:x"),
+        block_row(name=None, rule=None, mode="dry-run"),
+        block_row(name=HOSTILE, reason=HOSTILE, rule=HOSTILE, level=7, ranges=((100_000, 65_536), (200_000, 5))),
+        block_row(netns=2**64 - 5),
+    )
+    allowance = AllowanceRow(
+        uid=1, name=HOSTILE, since_ns=1, until_ns=NOW_NS + 1, by="admin", max_count=5, window_ns=9, reason=HOSTILE
+    )
+    switch = SwitchRow(name="off", since_ns=5, until_ns=None, by=HOSTILE)
+    escalation = EscalationRow(uid=7, name=None, level=3, last_ns=99)
+    window = WindowRow(uid=7, netns=None, rule=HOSTILE, data=b"\0\xff", offset_ns=-5)
+    incident = IncidentRow(
+        uid=7, netns=None, name=HOSTILE, first_ns=NOW_NS - 5, last_ns=NOW_NS, verdicts=1, connects=2, refused=3,
+        peak_per_minute=4, destinations=5, rules=("a", HOSTILE), told_ns=6,
+    )  # fmt: skip
+    store = open_store(path)
+    store.run(
+        [
+            *(statements.put_block(row, "boot-1") for row in blocks),
+            statements.put_allowance(allowance),
+            statements.put_switch(switch),
+            statements.put_escalation(escalation),
+            statements.put_window(window, "boot-1"),
+            statements.put_incident(incident),
+            statements.put_seen(7, 25, 100),
+            statements.put_seen(7, 25, 50),
+        ],
+        durable=True,
+    )
+    store.close()
+    loaded = open_store(path).load(NOW_NS)
+    assert set(loaded.blocks) == set(blocks)
+    assert loaded.allowances == (allowance,)
+    assert loaded.switches == (switch,)
+    assert loaded.escalation == (escalation,)
+    assert loaded.windows == (window,)
+    assert loaded.incidents == (incident,)
+    assert loaded.seen == {(7, 25): 100}
+    assert loaded.damage is None
+
+
+def test_what_ended_is_not_loaded(path: Path) -> None:
+    store = open_store(path)
+    store.run(
+        [
+            statements.put_block(block_row(until_ns=NOW_NS), ""),
+            statements.put_allowance(AllowanceRow(uid=1, name="a", since_ns=0, until_ns=NOW_NS, by="x")),
+            statements.put_switch(SwitchRow(name="off", since_ns=0, until_ns=NOW_NS, by="x")),
+        ],
+        durable=True,
+    )
+    loaded = store.load(NOW_NS)
+    assert (loaded.blocks, loaded.allowances, loaded.switches) == ((), (), ())
+    assert len(store.load(NOW_NS - 1).blocks) == 1
+
+
+def test_another_namespace_is_another_one_after_a_reboot(path: Path) -> None:
+    store = open_store(path)
+    row = block_row(netns=42)
+    store.run([statements.put_block(row, "boot-1"), statements.put_block(block_row(), "boot-1")], durable=True)
+    store.close()
+    assert len(open_store(path, boot_id="boot-1").load(NOW_NS).blocks) == 2
+    assert [r.netns for r in open_store(path, boot_id="boot-2").load(NOW_NS).blocks] == [None]
+
+
+def test_blocks_keep_their_end_over_a_reboot_and_never_grow() -> None:
+    block = Block(
+        subject=Subject(uid=1001), name="web01", source="guard", kind="block", since_ns=100 * NS, until_ns=1900 * NS,
+        mode="enforce", rule="r", reason="x", level=2, ranges=((1, 2),),
+    )  # fmt: skip
+    row = BlockRow.of(block, NOW_NS)
+    assert row.to_block(NOW_NS, NOW_NS + 200 * NS) == block
+    # Rebooted 300 s after it began: event time starts anew, the end on the wall stays.
+    assert row.to_block(NOW_NS + 400 * NS, NOW_NS + 400 * NS).until_ns == 1500 * NS
+    # A clock set back by a year must not make a block of 30 minutes last a year.
+    past_ns = NOW_NS - 365 * DAY_NS
+    assert row.to_block(past_ns, past_ns).until_ns == 1800 * NS
+
+
+def test_one_bad_statement_leaves_nothing_of_its_transaction(path: Path) -> None:
+    store = open_store(path)
+    bad = Statement(sql="INSERT INTO nowhere VALUES (1)", parameters=())
+    with pytest.raises(sqlite3.OperationalError):
+        store.run([statements.put_block(block_row(), ""), bad], durable=True)
+    assert store.load(NOW_NS).blocks == ()
+    store.run([statements.put_block(block_row(), "")], durable=True)
+    assert len(store.load(NOW_NS).blocks) == 1
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"not a database at all" * 500, os.urandom(20_000), b"SQLite format 3\0" + b"x" * 5000]
+)
+def test_what_is_no_database_is_set_aside_and_named(path: Path, garbage: bytes) -> None:
+    path.parent.mkdir(mode=0o700)
+    path.write_bytes(garbage)
+    store = open_store(path)
+    aside = path.with_name("state.db.corrupt-20260218T123928Z")
+    assert aside.read_bytes() == garbage
+    assert len(store.notes) == 1
+    assert str(aside) in store.notes[0]
+    store.run([statements.put_block(block_row(), "")], durable=True)
+    assert len(store.load(NOW_NS).blocks) == 1
+
+
+def test_damage_in_one_table_costs_no_other(path: Path) -> None:
+    store = open_store(path)
+    store.run(
+        [
+            statements.put_block(block_row(), ""),
+            statements.put_switch(SwitchRow(name="off", since_ns=0, until_ns=None, by="x")),
+            *(statements.put_escalation(EscalationRow(uid=n, name=f"u{n}", level=1, last_ns=1)) for n in range(500)),
+        ],
+        durable=True,
+    )
+    store.close()
+    with sqlite3.connect(path) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'escalation'").fetchone()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xa5" * 4096)
+    loaded = open_store(path).load(NOW_NS)
+    assert loaded.damage is not None
+    assert "scalation" in loaded.damage or "page" in loaded.damage.lower()
+    assert loaded.blocks == (block_row(),)
+    assert [s.name for s in loaded.switches] == ["off"]
+    assert loaded.escalation == ()
+
+
+def test_set_aside_files_are_bounded_and_keep_their_journals(path: Path) -> None:
+    path.parent.mkdir(mode=0o700)
+    for n in range(MAX_SET_ASIDE + 3):
+        path.write_bytes(b"%d" % n)
+        Path(f"{path}-wal").write_bytes(b"w%d" % n)
+        os.utime(path, ns=(n, n))
+        set_aside(str(path), wall_ns=NOW_NS, why="test")
+    mains = sorted(p.read_bytes() for p in path.parent.iterdir() if not p.name.endswith("-wal"))
+    journals = sorted(p.read_bytes() for p in path.parent.iterdir() if p.name.endswith("-wal"))
+    assert mains == [b"3", b"4", b"5", b"6", b"7"]
+    assert journals == [b"w3", b"w4", b"w5", b"w6", b"w7"]
+
+
+def test_a_newer_file_is_left_alone(path: Path) -> None:
+    store = open_store(path)
+    store.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    before = path.read_bytes()
+    store = open_store(path)
+    store.run([statements.put_block(block_row(), "")], durable=True)
+    store.close()
+    assert path.read_bytes() == before
+    assert store.path == f"{path}.v{VERSION}"
+    assert "newer smtpguard" in store.notes[0]
+    assert len(open_store(path).load(NOW_NS).blocks) == 1
+
+
+def test_migrations_run_once_and_whole(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
+    assert migrate(connection) == len(MIGRATIONS)
+    assert migrate(connection) == 0
+    broken = (*MIGRATIONS, "CREATE TABLE extra (x); CREATE TABLE blocks (x)")
+    with pytest.raises(sqlite3.OperationalError):
+        migrate(connection, broken)
+    assert check_version(connection) == len(MIGRATIONS)
+    assert connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'extra'").fetchone() == (0,)
+    assert migrate(connection, (*MIGRATIONS, "ALTER TABLE blocks ADD COLUMN note BLOB")) == 1
+
+
+def test_a_lock_is_waited_for_and_named(path: Path) -> None:
+    open_store(path).close()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA locking_mode = EXCLUSIVE")
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StateError, match="locked") as caught:
+        open_store(path)
+    assert caught.value.fix is not None
+    other.close()
+    open_store(path).close()
+
+
+@pytest.mark.parametrize("kind", ["link", "directory", "fifo"])
+def test_a_path_that_is_no_plain_file_is_refused_untouched(path: Path, kind: str) -> None:
+    path.parent.mkdir(mode=0o700)
+    target = path.with_name("target")
+    target.write_bytes(b"precious")
+    if kind == "link":
+        path.symlink_to(target)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+    with pytest.raises(StateError):
+        open_state(str(path), wall_ns=NOW_NS, max_bytes=10**8)
+    assert target.read_bytes() == b"precious"
+
+
+def test_a_directory_that_others_write_is_refused(path: Path) -> None:
+    path.parent.mkdir()
+    path.parent.chmod(0o1777)
+    with pytest.raises(StateError, match="everybody may write"):
+        open_state(str(path), wall_ns=NOW_NS, max_bytes=10**8)
+
+
+def history(store: Store, table: str) -> int:
+    return int(store._connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608
+
+
+def prune_all(store: Store, keep_ns: int, now_ns: int = NOW_NS) -> int:
+    steps = 0
+    while store.prune(now_ns, keep_ns):
+        steps += 1
+        assert steps < 10_000
+    return steps
+
+
+def test_old_history_goes_in_small_steps_and_running_blocks_stay(path: Path) -> None:
+    store = open_store(path)
+    old_ns = NOW_NS - 31 * DAY_NS
+    rows = [statements.put_block(block_row(since_ns=old_ns), "")]
+    for n in range(5000):
+        wall_ns = old_ns if n % 2 else NOW_NS - DAY_NS
+        verdict = Verdict(
+            time_ns=wall_ns, subject=Subject(uid=n), account=Account(uid=n, name="x", standing="tenant"), rule="r",
+            count=1, limit=0, window_ns=1, action="warn", until_ns=None, mode="enforce",
+            connect=Connect(time_ns=0, uid=n, port=25, address=b"\0\0\0\0", sensor="bpf"),
+        )  # fmt: skip
+        rows += [
+            statements.add_verdict(VerdictRow.of(verdict, 0)),
+            statements.add_change(ChangeRow(time_ns=wall_ns, uid=n, name="x", event="block", by="y")),
+            statements.put_seen(n, 25, wall_ns),
+        ]
+        tally = Tally()
+        tally.add_connect(n, wall_ns=wall_ns, address=b"\1\2\3\4", port=25, script=None, refused=False)
+        rows += tally.take()
+    store.run(rows, durable=False)
+    assert prune_all(store, 30 * DAY_NS) == 2
+    tables = ("verdicts", "changes", "seen", "minutes", "destinations")
+    assert [history(store, table) for table in tables] == [2500] * 5
+    assert history(store, "blocks") == 1
+
+
+def test_the_file_stays_within_its_bound_and_keeps_what_matters(path: Path) -> None:
+    bound = 2_000_000
+    store = open_store(path, max_bytes=bound)
+    store.run([statements.put_block(block_row(), "")], durable=True)
+    stored = 0
+    for n in range(60):
+        changes = [
+            statements.add_change(
+                ChangeRow(time_ns=NOW_NS - DAY_NS + n, uid=n, name="x", event="block", by="y", reason="r" * 500)
+            )
+            for _ in range(200)
+        ]
+        try:
+            store.run(changes, durable=False)
+            stored += 200
+        except sqlite3.OperationalError as full:
+            assert "full" in str(full)  # noqa: PT017 - most rounds pass
+            prune_all(store, 30 * DAY_NS)
+        else:
+            store.prune(NOW_NS, 30 * DAY_NS)
+    prune_all(store, 30 * DAY_NS)
+    assert stored > 8000
+    assert 0 < history(store, "changes") < stored
+    assert store.size_bytes() <= bound * 0.9
+    assert path.stat().st_size <= bound + 4096
+    assert len(store.load(NOW_NS).blocks) == 1
+    newest = store._connection.execute("SELECT max(uid), min(uid) FROM changes").fetchone()
+    assert newest[0] == 59
+    assert newest[1] > 0
+
+
+def test_one_users_places_cost_no_other_user_his(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning, "MAX_DESTINATIONS_PER_DAY", 50)
+    store = open_store(path)
+    rows = [
+        statements.add_destination(
+            NOW_NS // DAY_NS, uid, n.to_bytes(4, "big"), 25, b"", first_ns=n, last_ns=n, connects=n, refused=0
+        )
+        for uid, places in ((1, 3000), (2, 40))
+        for n in range(places)
+    ]
+    store.run(rows, durable=False)
+    prune_all(store, 30 * DAY_NS)
+    found = store._connection.execute("SELECT uid, count(*), min(connects) FROM destinations GROUP BY uid").fetchall()
+    assert found == [(1, 50, 2950), (2, 40, 0)]
+
+
+def test_the_tally_sums_up_and_is_bounded(path: Path) -> None:
+    tally = Tally()
+    for n in range(2000):
+        tally.add_connect(
+            1, wall_ns=NOW_NS + n, address=(n % 1000).to_bytes(4, "big"), port=25, script=b"/a" * 999, refused=n >= 1500
+        )
+    tally.add_connect(2, wall_ns=NOW_NS, address=b"\1\2\3\4", port=587, script=b"/x", refused=False)
+    tally.add_message(2, wall_ns=NOW_NS, recipients=30)
+    rows = tally.take()
+    assert tally.take() == []
+    assert tally.dropped == 1000
+    store = open_store(path)
+    store.run([*rows, *rows], durable=False)
+    read = store._connection.execute
+    assert read("SELECT uid, connects, refused, messages, recipients FROM minutes ORDER BY uid").fetchall() == [
+        (1, 4000, 1000, 0, 0), (2, 2, 0, 2, 60),
+    ]  # fmt: skip
+    assert read("SELECT uid, count(*), max(length(script)) FROM destinations GROUP BY uid").fetchall() == [
+        (1, MAX_PLACES_PER_USER, 512), (2, 1, 2),
+    ]  # fmt: skip
+    assert store.load(NOW_NS).seen == {(1, 25): NOW_NS + 1999, (2, 587): NOW_NS}
+
+
+def test_evidence_is_json_and_bounded() -> None:
+    verdict = Verdict(
+        time_ns=0, subject=Subject(uid=1), account=Account(uid=1, name=None, standing="tenant"), rule="r", count=1,
+        limit=0, window_ns=1, action="warn", until_ns=None, mode="enforce",
+        connect=Connect(time_ns=0, uid=1, port=25, address=b"\0\0\0\0", sensor="bpf", script=b'/x\n"\xff'),
+    )  # fmt: skip
+    row = VerdictRow.of(verdict, 0, {"scripts": {"a": 1}})
+    assert row.evidence["connect"]["script"] == r"/x\x0a\x22\xff"
+    huge = VerdictRow.of(verdict, 0, {"stack": "x" * 100_000})
+    assert len(str(statements.add_verdict(huge).parameters[-1])) < 100
