@@ -17,6 +17,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "block": ("smtpguard.cli.block", "Refuse a user's SMTP for a time."),
     "unblock": ("smtpguard.cli.unblock", "Let a user send again."),
     "demo": ("smtpguard.cli.demo", "Show a hacked site being stopped, in namespaces of its own."),
+    "exempt": ("smtpguard.cli.exempt", "Say by the exit code whether a user is never refused."),
     "check": ("smtpguard.cli.check", "Check the configuration."),
     "setup": ("smtpguard.cli.setup", "Install the unit, fail2ban's files, logrotate and a configuration."),
 }

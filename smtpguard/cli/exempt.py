@@ -1,0 +1,32 @@
+"""`smtpguard exempt -- USER`: fail2ban's ignorecommand. Asked before each ban, so it answers in 0.15 s."""
+
+import click
+
+from smtpguard.cli.common import EXIT_FAILED, config_option
+
+
+@click.command("exempt")
+@config_option
+@click.argument("user", metavar="USER")
+@click.pass_context
+def command(ctx: click.Context, config_path: str | None, user: str) -> None:
+    """Say by the exit code whether USER is never refused: 0 yes, 1 no, or there is no such user.
+
+    Never refused are root, mail servers' users and who is exempt by configuration. Put -- before a USER that may be
+    anything.
+    """
+    from smtpguard.enrich.accounts import Accounts
+    from smtpguard.settings_file import load_part
+    from smtpguard.text import render_user
+
+    accounts = Accounts(load_part(config_path, ["exempt", "shared_users"]))
+    account = accounts.by_name(user)
+    if account is None:
+        click.echo("no: there is no such user")
+        ctx.exit(EXIT_FAILED)
+    shown = render_user(account.uid, account.name)
+    if account.standing in ("root", "mta", "exempt"):
+        click.echo(f"yes: {shown}: {account.reason}")
+        return
+    click.echo(f"no: {shown}: {account.standing}")
+    ctx.exit(EXIT_FAILED)

@@ -1,0 +1,353 @@
+"""Who is who on this host: the accounts behind uids, as policy asks for them (policy/directory.py).
+
+A snapshot of passwd, group, subuid, login.defs and what tells mail servers' users; answers come from memory.
+/etc/passwd is read as the file it is: getpwent(3) would ask every directory server for everybody. Whom it does not
+hold is asked of the C library in the background (names.py). `refresh` notices changed files by their inode, size and
+times, so that a uid given to another name is another account from then on (THREATS 5).
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from smtpguard.enrich.account_files import (
+    DEFAULT_UID_MIN,
+    MAX_UID,
+    Groups,
+    Passwd,
+    parse_group,
+    parse_passwd,
+    parse_subuid,
+    parse_uid_min,
+)
+from smtpguard.enrich.mta_users import find_mta_uids, list_sources
+from smtpguard.enrich.names import NamedAccount, NameService
+from smtpguard.errors import ConfigError
+from smtpguard.model import Account
+from smtpguard.policy.standing import HostFacts, Identity, decide_standing
+from smtpguard.policy.subuids import RangeMap, resolve_ranges
+from smtpguard.settings import Settings
+from smtpguard.trust import read_trusted
+
+MAX_FILE_BYTES = 64 << 20
+"""Longest account file read: 250,000 accounts are 20 MB."""
+MAX_CACHED = 250_000
+MAX_FOREIGN = 2000
+"""Accounts outside /etc/passwd whose answers are kept fresh."""
+ANSWER_TIMEOUT_S = 1.0
+"""How long a person's command waits for the C library to know a name."""
+_FILES = ("etc/passwd", "etc/group", "etc/subuid", "etc/login.defs")
+Signature = tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The host's account files as they were read together.
+
+    Attributes:
+        signatures: What each file looked like just before.
+        passwd, groups, ranges, facts: Their content.
+        problems: What of them was left out and why, for people.
+    """
+
+    signatures: dict[str, Signature] = field(default_factory=dict)
+    passwd: Passwd = field(default_factory=Passwd)
+    groups: Groups = field(default_factory=Groups)
+    ranges: RangeMap = field(default_factory=RangeMap)
+    facts: HostFacts = field(default_factory=HostFacts)
+    problems: tuple[str, ...] = ()
+
+
+class Accounts:
+    """All accounts of the host; a `policy.directory.Directory`.
+
+    Args:
+        settings: The configuration, for who is exempt and shared.
+        root: Where the host's file system is; "/" but in tests.
+        names: Who knows accounts that /etc/passwd does not hold; by default the C library, and nobody in tests that
+            give a root of their own.
+        document_roots: How many sites run under a uid, from files that only root can write; 0 if nobody knows.
+
+    Attributes:
+        settings: The configuration in force.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        root: str | os.PathLike[str] = "/",
+        names: NameService | None = None,
+        document_roots: Callable[[int], int] | None = None,
+    ) -> None:
+        self.settings = settings
+        self._root = Path(root)
+        self._names = names if names is not None else NameService() if self._root == Path("/") else None
+        self._document_roots = document_roots
+        self._snapshot = Snapshot()
+        self._accounts: dict[int, Account] = {}
+        self._foreign: set[int] = set()
+        self.refresh(force=True)
+
+    # -- what policy asks ----------------------------------------------------------------------------------------------
+
+    def owner(self, uid: int) -> int:
+        """The uid that a uid counts for: the owner of the subordinate range it lies in, else itself."""
+        return self._snapshot.ranges.owner(uid)
+
+    def account(self, uid: int) -> Account:
+        """The account of an owner uid; one without a name if nobody knows it (yet)."""
+        account = self._accounts.get(uid)
+        if account is None:
+            account = self._build(uid)
+            if len(self._accounts) < MAX_CACHED:
+                self._accounts[uid] = account
+        return account
+
+    # -- what the daemon asks ------------------------------------------------------------------------------------------
+
+    @property
+    def facts(self) -> HostFacts:
+        """What the host's files say: UID_MIN, mail servers' uids."""
+        return self._snapshot.facts
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What of the host's files was left out, and why."""
+        return self._snapshot.problems
+
+    def ranges(self) -> tuple[tuple[int, int, int], ...]:
+        """Subordinate ranges as (first, count, owner), ascending; root's are not among them: those are containers."""
+        return tuple((r.first, r.count, r.owner) for r in self._snapshot.ranges.ranges if r.owner != 0)
+
+    def passing_uids(self) -> tuple[tuple[int, int], ...]:
+        """Inclusive uid ranges that are never refused: root, mail servers, the exempt and their subordinate uids."""
+        passing = [(0, 0), *self.settings.exempt.uids]
+        for uid in sorted(self._find_passing()):
+            if self.account(uid).standing in ("root", "mta", "exempt"):
+                passing.append((uid, uid))
+                if uid != 0:
+                    passing += [(first, first + count - 1) for first, count in self._snapshot.ranges.of(uid)]
+        return tuple(_merge(sorted(passing)))
+
+    def refresh(self, *, force: bool = False) -> frozenset[int]:
+        """Look whether files have changed, and read them again if so.
+
+        Args:
+            force: Read them anyway.
+
+        Returns:
+            Uids whose account is another than was known before.
+        """
+        signatures = self._snapshot.signatures
+        if force or any(_read_signature(path) != signature for path, signature in signatures.items()):
+            self._snapshot = self._read_snapshot()
+            return self._rebuild()
+        return self._take_news()
+
+    def _take_news(self) -> frozenset[int]:
+        """What the C library has said meanwhile; old answers are asked for again."""
+        if self._names is None:
+            return frozenset()
+        changed = set()
+        for key in self._names.take_news():
+            known = self._names.find(key)
+            uid = key if isinstance(key, int) else known.uid if known else None
+            if uid is not None and uid not in self._snapshot.passwd.names:
+                old = self._accounts.pop(uid, None)
+                if old != self.account(uid):
+                    changed.add(uid)
+        for uid in self._foreign:
+            self._names.find(uid)
+        return frozenset(changed)
+
+    def reconfigure(self, settings: Settings) -> frozenset[int]:
+        """Take a new configuration; the uids whose account is another by it.
+
+        Args:
+            settings: The whole new configuration.
+        """
+        self.settings = settings
+        return self._rebuild()
+
+    # -- what people ask -----------------------------------------------------------------------------------------------
+
+    def by_name(self, text: str) -> Account | None:
+        """The account a person means: a login name; digits or `uid:N` are a uid. None if there is no such name.
+
+        A name as the log writes it (`%2Dx`) is understood too, where nobody has exactly that name. A subordinate uid
+        means its owner. May wait a second for the C library.
+
+        Args:
+            text: What the person wrote; may be anything.
+        """
+        number = text.removeprefix("uid:")
+        if number.isascii() and number.isdigit():
+            significant = number.lstrip("0") or "0"
+            uid = int(significant) if len(significant) <= 10 else MAX_UID + 1
+            return self.account(self.owner(uid) or uid) if uid <= MAX_UID else None
+        uid_or_none = self._find_uid(text)
+        if uid_or_none is None and "%" in text:
+            uid_or_none = self._find_uid(_unescape(text))
+        return None if uid_or_none is None else self.account(uid_or_none)
+
+    def _find_uid(self, name: str) -> int | None:
+        uid = self._snapshot.passwd.uids.get(name)
+        if uid is not None or self._names is None or not _may_be_name(name):
+            return uid
+        found = self._names.wait_for(name, ANSWER_TIMEOUT_S)
+        if found is None:
+            return None
+        if found.uid not in self._snapshot.passwd.names:
+            self._names.wait_for(found.uid, ANSWER_TIMEOUT_S)
+            self._accounts.pop(found.uid, None)
+        return found.uid
+
+    # -- building ------------------------------------------------------------------------------------------------------
+
+    def _build(self, uid: int) -> Account:
+        snapshot = self._snapshot
+        names = snapshot.passwd.names.get(uid, ())
+        if names:
+            groups = self._groups_of(uid, names)
+        else:
+            known = self._ask(uid)
+            names = (known.name,) if known else ()
+            groups = known.groups if known else frozenset()
+        identity = Identity(
+            uid=uid,
+            names=names,
+            groups=groups,
+            document_roots=self._document_roots(uid) if self._document_roots else 0,
+        )
+        standing, reason = decide_standing(identity, self.settings, snapshot.facts)
+        return Account(
+            uid=uid,
+            name=names[0] if names else None,
+            standing=standing,
+            reason=reason,
+            groups=groups,
+            ranges=snapshot.ranges.of(uid) if uid != 0 else (),
+        )
+
+    def _ask(self, uid: int) -> NamedAccount | None:
+        """What the C library is known to say of a uid; a subordinate uid is nobody's login."""
+        if self._names is None or self._snapshot.ranges.owner(uid) != uid:
+            return None
+        if len(self._foreign) < MAX_FOREIGN:
+            self._foreign.add(uid)
+        known = self._names.find(uid)
+        return known if known is not None and known.uid == uid else None
+
+    def _groups_of(self, uid: int, names: tuple[str, ...]) -> frozenset[str]:
+        groups = self._snapshot.groups
+        found = {group for name in names for group in groups.of.get(name, ())}
+        primary = groups.names.get(self._snapshot.passwd.gids[uid])
+        if primary is not None:
+            found.add(primary)
+        return frozenset(found)
+
+    def _find_passing(self) -> Iterator[int]:
+        """Uids that may be exempt or a mail server's: all that are, and not many more."""
+        snapshot = self._snapshot
+        yield from snapshot.facts.mta_uids
+        yield from {r.owner for r in snapshot.ranges.ranges}
+        exempt = self.settings.exempt
+        plain = {pattern for pattern in exempt.users if not any(c in pattern for c in "*?[")}
+        patterns = [pattern for pattern in exempt.users if pattern not in plain]
+        for uid, names in snapshot.passwd.names.items():
+            if (
+                uid < snapshot.facts.uid_min
+                or not plain.isdisjoint(names)
+                or any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+                or (exempt.groups and not self._groups_of(uid, names).isdisjoint(exempt.groups))
+            ):
+                yield uid
+        for uid, account in list(self._accounts.items()):
+            if account.standing in ("mta", "exempt"):
+                yield uid
+        if self._names is not None:
+            for name in plain.difference(snapshot.passwd.uids):
+                known = self._names.find(name) if _may_be_name(name) else None
+                if known is not None:
+                    yield known.uid
+
+    def _rebuild(self) -> frozenset[int]:
+        old, self._accounts = self._accounts, {}
+        self._foreign.clear()
+        return frozenset(uid for uid, account in old.items() if self.account(uid) != account)
+
+    def _read_snapshot(self) -> Snapshot:
+        problems: list[str] = []
+        sources = [*(self._root / name for name in _FILES), *list_sources(self._root)]
+        signatures = {str(path): _read_signature(str(path)) for path in sources}
+        passwd = parse_passwd(self._read("etc/passwd", problems))
+        if 0 not in passwd.names and self._snapshot.passwd.names:
+            # Somebody writes it in place, and we came in between. No name would mean nobody is exempt.
+            problems.append("/etc/passwd has no root: the accounts known before are kept")
+            signatures[str(self._root / "etc/passwd")] = None
+            passwd = self._snapshot.passwd
+        groups = parse_group(self._read("etc/group", problems))
+        uid_min = parse_uid_min(self._read("etc/login.defs", problems))
+        claims = parse_subuid(self._read("etc/subuid", problems), passwd.uids)
+        ranges, oddities = resolve_ranges(claims, sorted(passwd.names), uid_min)
+        problems += oddities
+        if passwd.dropped or groups.dropped:
+            problems.append(f"{passwd.dropped} accounts and {groups.dropped} groups are too many and not known")
+        mta_uids = find_mta_uids(self._root, passwd.uids.get, problems)
+        return Snapshot(
+            signatures=signatures,
+            passwd=passwd,
+            groups=groups,
+            ranges=ranges,
+            facts=HostFacts(uid_min=uid_min, mta_uids=mta_uids),
+            problems=tuple(problems),
+        )
+
+    def _read(self, name: str, problems: list[str]) -> bytes:
+        """A file; empty where it is missing or can't be trusted, which is told."""
+        try:
+            return read_trusted(os.path.realpath(self._root / name), max_bytes=MAX_FILE_BYTES)
+        except FileNotFoundError:
+            if name == "etc/login.defs":
+                problems.append(f"there is no /{name}: UID_MIN is taken to be {DEFAULT_UID_MIN}")
+        except ConfigError as error:
+            problems.append(f"{error}; nothing of it was used")
+        return b""
+
+
+def _read_signature(path: str) -> Signature:
+    """What changes when a file does: replaced, written, or its owner or mode set."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - some 20 paths every few seconds: no Path for each
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _merge(ranges: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Sorted inclusive ranges, those that touch as one."""
+    current: tuple[int, int] | None = None
+    for first, last in ranges:
+        if current is not None and first <= current[1] + 1:
+            current = (current[0], max(current[1], last))
+        else:
+            if current is not None:
+                yield current
+            current = (first, last)
+    if current is not None:
+        yield current
+
+
+def _may_be_name(text: str) -> bool:
+    """Whether to bother the C library with it: what it hands on to directory servers is a tenant's text at times."""
+    return 0 < len(text) <= 255 and text.isprintable() and not any(c in text for c in ":/,")
+
+
+def _unescape(text: str) -> str:
+    """A name as smtpguard.text.render_user wrote it, back to what it was."""
+    from urllib.parse import unquote_to_bytes  # 5 ms; hardly ever needed
+
+    return unquote_to_bytes(text).decode("utf-8", "surrogateescape")

@@ -1,0 +1,313 @@
+"""The accounts of a host, on files of a root of our own."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from smtpguard.enrich.accounts import Accounts
+from smtpguard.enrich.names import NamedAccount, NameService
+from smtpguard.settings import Exempt, Settings
+
+ACCOUNTS = """\
+root:x:0:0:root:/root:/bin/sh
+mail:x:8:8:mail:/var/mail:/bin/false
+www-data:x:33:33::/var/www:/bin/false
+postfix:x:107:115::/var/spool/postfix:/bin/false
+web01:x:1001:1001::/home/web01:/bin/false
+web02:x:1002:1002::/home/web02:/bin/false
+news:x:1003:100::/home/news:/bin/false
+alias01:x:1001:1001::/home/web01:/bin/false
+a%41:x:1004:1004::/:/bin/false
+b c:x:1005:1005::/:/bin/false
+"""
+GROUP = "users:x:100:\nweb01:x:1001:\nmailers:x:200:web02,web09\n"
+SUBUID = "web01:100000:65536\nweb02:165536:65536\nroot:300000:65536\n"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name, text in (
+        ("etc/passwd", ACCOUNTS),
+        ("etc/group", GROUP),
+        ("etc/subuid", SUBUID),
+        ("etc/login.defs", "UID_MIN 1000\n"),
+    ):
+        put(tmp_path, name, text)
+    return tmp_path
+
+
+def put(root: Path, name: str, text: str) -> None:
+    """Write as useradd does: a new file, renamed over the old one."""
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(path.name + ".new")
+    new.write_text(text)
+    new.chmod(0o644)
+    new.rename(path)
+
+
+SETTINGS = Settings(shared_users=frozenset({"www-data"}), exempt=Exempt(users=("news",), groups=("mailers",)))
+
+
+def standings(accounts: Accounts, *uids: int) -> list[str]:
+    return [accounts.account(uid).standing for uid in uids]
+
+
+def test_who_is_who(root: Path) -> None:
+    accounts = Accounts(SETTINGS, root=root)
+    assert standings(accounts, 0, 8, 33, 107, 1001, 1002, 1003, 5000, 70) == [
+        "root",
+        "mta",
+        "shared",
+        "mta",
+        "tenant",
+        "exempt",
+        "exempt",
+        "tenant",
+        "shared",
+    ]
+    web01 = accounts.account(1001)
+    assert (web01.name, web01.groups, web01.ranges) == ("web01", frozenset({"web01"}), ((100000, 65536),))
+    assert accounts.account(1002).groups == frozenset({"mailers"})
+    assert accounts.account(1003).groups == frozenset({"users"})
+    assert accounts.account(5000).name is None
+    assert accounts.problems == ()
+
+
+def test_subordinate_uids_count_for_their_owner(root: Path) -> None:
+    accounts = Accounts(SETTINGS, root=root)
+    assert [accounts.owner(uid) for uid in (1001, 100000, 165535, 165536, 231072, 300000)] == [
+        1001,
+        1001,
+        1001,
+        1002,
+        231072,
+        0,
+    ]
+    assert accounts.ranges() == ((100000, 65536, 1001), (165536, 65536, 1002))
+    assert accounts.account(0).ranges == ()
+
+
+def test_who_passes(root: Path) -> None:
+    accounts = Accounts(SETTINGS, root=root)
+    assert accounts.passing_uids() == ((0, 0), (8, 8), (107, 107), (1002, 1003), (165536, 231071))
+
+
+def test_exempt_uids_pass_with_their_ranges_named_or_not(root: Path) -> None:
+    accounts = Accounts(Settings(exempt=Exempt(uids=((1001, 1001), (5000, 5009)), users=("w*2",))), root=root)
+    assert accounts.passing_uids() == (
+        (0, 0),
+        (8, 8),
+        (107, 107),
+        (1001, 1002),
+        (5000, 5009),
+        (100000, 231071),
+    )
+
+
+def test_names_people_write(root: Path) -> None:
+    accounts = Accounts(SETTINGS, root=root)
+
+    def uid(text: str) -> int | None:
+        account = accounts.by_name(text)
+        return account.uid if account else None
+
+    assert uid("web01") == 1001
+    assert uid("alias01") == 1001
+    assert uid("1001") == 1001
+    assert uid("uid:1001") == 1001
+    assert uid("uid:0001001") == 1001
+    assert uid("000000000000000001001") == 1001
+    assert uid("0") == 0
+    assert uid("5000") == 5000
+    assert uid("100005") == 1001
+    assert uid("300005") == 300005
+    assert uid("4294967294") == 4294967294
+    assert uid("b%20c") == 1005
+    assert uid("a%41") == 1004
+    for text in ("", "nobody-here", "uid:", "uid:x", "uid:-1", "-1", "4294967295", "9" * 5000, "\u0661", "a\0b", "%00"):
+        assert uid(text) is None, text
+
+
+def test_a_number_given_to_another_name_is_another_account(root: Path) -> None:
+    accounts = Accounts(SETTINGS, root=root)
+    accounts.account(1001)
+    accounts.account(1002)
+    assert accounts.refresh() == frozenset()
+    put(root, "etc/passwd", ACCOUNTS.replace("web01", "shop7"))
+    put(root, "etc/subuid", SUBUID.replace("web01", "shop7"))
+    assert accounts.refresh() == {1001}
+    assert accounts.account(1001).name == "shop7"
+    assert accounts.refresh() == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "changed"),
+    [
+        ("etc/group", GROUP.replace("web02", "web01"), {1001, 1002}),
+        ("etc/subuid", "", {1001, 1002}),
+        ("etc/login.defs", "UID_MIN 2000\n", {1001}),
+        ("etc/postfix/main.cf", "mail_owner = web01\n", {1001}),
+        ("usr/lib/systemd/system/haraka.service", "[Service]\nUser=web01\n", {1001}),
+        ("etc/systemd/system/haraka.service.d/user.conf", "[Service]\nUser=web01\n", {1001}),
+    ],
+)
+def test_every_file_is_noticed(root: Path, name: str, text: str, changed: set[int]) -> None:
+    accounts = Accounts(SETTINGS, root=root)
+    standings(accounts, 0, 8, 1001, 1002, 1003)
+    put(root, name, text)
+    assert accounts.refresh() == changed
+
+
+def test_a_change_in_place_is_noticed_at_the_same_size(root: Path) -> None:
+    accounts = Accounts(SETTINGS, root=root)
+    accounts.account(1001)
+    path = root / "etc" / "passwd"
+    path.write_text(ACCOUNTS.replace("web01", "web03"))
+    os.utime(path, ns=(0, time.time_ns() + 10**9))
+    assert accounts.refresh() == {1001}
+
+
+def test_a_half_written_passwd_is_not_believed(root: Path) -> None:
+    accounts = Accounts(SETTINGS, root=root)
+    assert accounts.account(1003).standing == "exempt"
+    (root / "etc" / "passwd").write_text("")
+    assert accounts.refresh() == frozenset()
+    assert accounts.account(1003).standing == "exempt"
+    assert "no root" in accounts.problems[0]
+    (root / "etc" / "passwd").write_text(ACCOUNTS.replace("news", "olds"))
+    assert accounts.refresh() == {1003}
+    assert accounts.problems == ()
+
+
+def test_a_new_configuration(root: Path) -> None:
+    accounts = Accounts(SETTINGS, root=root)
+    standings(accounts, 0, 33, 1001, 1002, 1003)
+    assert accounts.reconfigure(Settings(exempt=Exempt(users=("web01",)))) == {33, 1001, 1002, 1003}
+    assert standings(accounts, 1001, 1003) == ["exempt", "tenant"]
+
+
+def test_many_sites_under_one_uid(root: Path) -> None:
+    accounts = Accounts(SETTINGS, root=root, document_roots=lambda uid: 3 if uid == 1001 else 2)
+    assert standings(accounts, 1001, 5000) == ["shared", "tenant"]
+
+
+def test_mail_servers_users_come_from_what_root_owns(root: Path) -> None:
+    put(root, "etc/postfix/main.cf", "mail_owner = web01\n")
+    accounts = Accounts(Settings(), root=root)
+    assert accounts.account(1001).reason == "mail_owner in /etc/postfix/main.cf"
+    (root / "etc" / "postfix" / "main.cf").chmod(0o666)
+    accounts.refresh()
+    assert accounts.account(1001).standing == "tenant"
+    assert "can be written by others" in accounts.problems[0]
+
+
+def test_an_untrusted_subuid_or_login_defs_is_not_used_and_told(root: Path) -> None:
+    for name in ("subuid", "login.defs"):
+        (root / "etc" / name).chmod(0o666)
+    accounts = Accounts(SETTINGS, root=root)
+    assert accounts.owner(100000) == 100000
+    assert len(accounts.problems) == 2
+
+
+def test_links_to_the_files_are_followed(root: Path) -> None:
+    """Whole distributions keep /etc as links into a store of root's."""
+    (root / "etc" / "login.defs").rename(root / "stored")
+    (root / "etc" / "login.defs").symlink_to(root / "stored")
+    put(root, "stored", "UID_MIN 1002\n")
+    assert Accounts(SETTINGS, root=root).facts.uid_min == 1002
+
+
+def test_masked_units_and_aliases_name_nobody(root: Path) -> None:
+    units = root / "etc" / "systemd" / "system"
+    units.mkdir(parents=True)
+    put(root, "else.service", "[Service]\nUser=web01\n")
+    (units / "exim4.service").symlink_to("/dev/null")
+    (units / "postfix.service").symlink_to(root / "else.service")
+    put(root, "etc/systemd/system/tenants-own.service", "[Service]\nUser=web02\n")
+    accounts = Accounts(Settings(), root=root)
+    assert standings(accounts, 1001, 1002) == ["tenant", "tenant"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="lacks root (CAP_CHOWN)")
+def test_owner_of_exims_spool(root: Path) -> None:
+    spool = root / "var" / "spool" / "exim4"
+    spool.mkdir(parents=True)
+    os.chown(spool, 1001, 1001)
+    accounts = Accounts(Settings(), root=root)
+    assert accounts.account(1001).reason == "owner of /var/spool/exim4"
+    # Who could have made the directory himself proves nothing by owning it.
+    (root / "var" / "spool").chmod(0o1777)
+    accounts.refresh(force=True)
+    assert accounts.account(1001).standing == "tenant"
+
+
+def test_host_without_any_file(tmp_path: Path) -> None:
+    accounts = Accounts(SETTINGS, root=tmp_path)
+    assert standings(accounts, 0, 999, 1000) == ["root", "shared", "tenant"]
+    assert accounts.passing_uids() == ((0, 0),)
+    assert "UID_MIN is taken to be 1000" in accounts.problems[0]
+
+
+# Accounts that /etc/passwd does not hold
+
+LDAP = NamedAccount(uid=70_000, name="news", groups=frozenset({"mailers"}))
+
+
+def service() -> NameService:
+    return NameService(ask=lambda key: LDAP if key in (70_000, "news") else None)
+
+
+def test_a_name_from_elsewhere_comes_later(root: Path) -> None:
+    put(root, "etc/passwd", ACCOUNTS.replace("news", "olds"))
+    names = service()
+    accounts = Accounts(SETTINGS, root=root, names=names)
+    assert accounts.account(70_000).name is None
+    names.wait_for(70_000, 10)
+    assert accounts.refresh() == {70_000}
+    account = accounts.account(70_000)
+    assert (account.name, account.standing, account.groups) == ("news", "exempt", frozenset({"mailers"}))
+    assert (70_000, 70_000) in accounts.passing_uids()
+
+
+def test_an_exempt_name_from_elsewhere_passes_before_it_was_seen(root: Path) -> None:
+    put(root, "etc/passwd", ACCOUNTS.replace("news", "olds"))
+    names = service()
+    accounts = Accounts(SETTINGS, root=root, names=names)
+    accounts.passing_uids()
+    names.wait_for("news", 10)
+    assert accounts.refresh() == {70_000}
+    names.wait_for(70_000, 10)
+    accounts.refresh()
+    assert (70_000, 70_000) in accounts.passing_uids()
+
+
+def test_a_person_may_name_such_an_account(root: Path) -> None:
+    put(root, "etc/passwd", ACCOUNTS.replace("news", "olds"))
+    accounts = Accounts(SETTINGS, root=root, names=service())
+    account = accounts.by_name("news")
+    assert account is not None
+    assert (account.uid, account.name, account.standing) == (70_000, "news", "exempt")
+    assert accounts.by_name("eve") is None
+
+
+def test_the_file_wins_over_the_directory_server(root: Path) -> None:
+    """Who can write to LDAP must not rename the accounts of this host."""
+    evil = NamedAccount(uid=1001, name="news", groups=frozenset({"mailers"}))
+    accounts = Accounts(SETTINGS, root=root, names=NameService(ask=lambda _: evil))
+    assert accounts.account(1001).standing == "tenant"
+    by_name = accounts.by_name("somebody")
+    assert by_name is not None
+    assert (by_name.name, by_name.standing) == ("web01", "tenant")
+
+
+def test_subordinate_uids_are_never_asked_for(root: Path) -> None:
+    asked: list[int | str] = []
+    accounts = Accounts(SETTINGS, root=root, names=NameService(ask=asked.append))
+    accounts.account(300_005)
+    accounts.account(100_005)
+    assert accounts._names is not None
+    accounts._names.wait_for("end", 10)
+    assert asked == ["end"]

@@ -1,0 +1,60 @@
+"""Own addresses: rtnetlink messages by hand, hostile ones too."""
+
+import socket
+import struct
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smtpguard.enrich.addresses import parse_address, parse_messages
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    padded = value + bytes(-len(value) % 4)
+    return struct.pack("=HH", 4 + len(value), kind) + padded
+
+
+def ifaddrmsg(family: int, *attributes: bytes) -> bytes:
+    return struct.pack("=BBBBI", family, 24, 0, 0, 1) + b"".join(attributes)
+
+
+V4 = socket.inet_pton(socket.AF_INET, "192.0.2.1")
+OTHER = socket.inet_pton(socket.AF_INET, "192.0.2.9")
+V6 = socket.inet_pton(socket.AF_INET6, "2001:db8::1")
+
+
+@pytest.mark.parametrize(
+    ("payload", "address"),
+    [
+        (ifaddrmsg(socket.AF_INET, attribute(1, V4)), "192.0.2.1"),
+        (ifaddrmsg(socket.AF_INET, attribute(1, OTHER), attribute(2, V4)), "192.0.2.1"),
+        (ifaddrmsg(socket.AF_INET, attribute(3, b"eth0\0"), attribute(2, V4)), "192.0.2.1"),
+        (ifaddrmsg(socket.AF_INET6, attribute(1, V6)), "2001:db8::1"),
+        (ifaddrmsg(socket.AF_INET6, attribute(1, V4)), None),
+        (ifaddrmsg(socket.AF_INET), None),
+        (ifaddrmsg(7, attribute(1, V4)), None),
+        (b"\x02", None),
+        (b"", None),
+        (ifaddrmsg(socket.AF_INET, struct.pack("=HH", 0, 1)), None),
+        (ifaddrmsg(socket.AF_INET, struct.pack("=HH", 60000, 1)), None),
+    ],
+)
+def test_address(payload: bytes, address: str | None) -> None:
+    assert parse_address(payload) == (None if address is None else ip_address(address))
+
+
+def test_messages() -> None:
+    first = struct.pack("=IHHII", 16 + 5, 20, 2, 1, 0) + b"abcde"
+    second = struct.pack("=IHHII", 16, 3, 0, 1, 0)
+    assert list(parse_messages(first + bytes(3) + second)) == [(20, 2, b"abcde"), (3, 0, b"")]
+    assert list(parse_messages(first[:-1])) == []
+    assert list(parse_messages(struct.pack("=IHHII", 3, 3, 0, 0, 0))) == []
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes(data: bytes) -> None:
+    for _, _, payload in parse_messages(data):
+        parse_address(payload)
+    parse_address(data)
