@@ -12,6 +12,7 @@ from dataclasses import replace
 from smtpguard.actions.suppression import highest_limit
 from smtpguard.daemon.arms import Arms
 from smtpguard.daemon.clock import WallMap
+from smtpguard.daemon.crediting import Crediting
 from smtpguard.daemon.journal import Entry, Journal
 from smtpguard.daemon.responder import Responder
 from smtpguard.enrich.accounts import Accounts
@@ -48,6 +49,7 @@ class Guard:
         engine: Decides.
         responder: Tells the kernel.
         arms: Whether the kernel may be told at all.
+        crediting: Exact limits in the kernel.
         journal: Writes.
         state: Keeps what survives a restart.
         accounts: Who is who.
@@ -67,6 +69,7 @@ class Guard:
         engine: Engine,
         responder: Responder,
         arms: Arms,
+        crediting: Crediting,
         journal: Journal,
         state: StateWriter,
         accounts: Accounts,
@@ -78,6 +81,7 @@ class Guard:
         self.engine = engine
         self.responder = responder
         self.arms = arms
+        self.crediting = crediting
         self.journal = journal
         self.state = state
         self.accounts = accounts
@@ -97,10 +101,12 @@ class Guard:
             self._act(decisions)
             if connect.uid is None:
                 continue
+            uid = self.accounts.owner(connect.uid)
+            self.crediting.note(connect, uid, decisions)
             self.seen += 1
             if self.settings.loopback == "ignore" and self._destinations.passed(connect.address) == "loopback":
                 continue
-            account = self.account_of(Subject(uid=self.accounts.owner(connect.uid), netns=connect.netns))
+            account = self.account_of(Subject(uid=uid, netns=connect.netns))
             self.journal.add(
                 Entry(
                     time_ns=connect.time_ns,
@@ -176,13 +182,14 @@ class Guard:
 
     def next_deadline(self) -> int | None:
         """When the engine or the responder want their turn."""
-        times = [t for t in (self.engine.next_deadline(), self.responder.next_deadline()) if t is not None]
-        return min(times, default=None)
+        parts = (self.engine, self.responder, self.crediting)
+        return min((time for part in parts if (time := part.next_deadline()) is not None), default=None)
 
     def on_time(self, now_ns: int) -> None:
         """Let time pass."""
         self._act(self.engine.tick(now_ns))
         self.responder.on_time(now_ns)
+        self.crediting.on_time(now_ns)
 
     # -- what people ask ---------------------------------------------------------------------------------------------
 
@@ -220,8 +227,20 @@ class Guard:
         ended = self.engine.unblock(subject, by=by, reason=reason, now_ns=self.now())
         self._act(ended)
         self.refused.pop(subject, None)
+        if subject.netns is None:
+            self.crediting.reset(subject.uid)
         self.state.delete_escalation(subject.uid, self.account_of(subject).name)
         return ended
+
+    def freed_by_hand(self, ranges: tuple[tuple[int, int], ...], kind: str, who: str) -> None:
+        """Somebody took elements out of our sets: the wish to unblock, done and recorded as such."""
+        for subject in self.engine.blocked_subjects():
+            held = [block for block in self.engine.blocks_of(subject) if block.kind == kind]
+            spans = [(subject.uid, 1), *(span for block in held for span in block.ranges)]
+            hit = any(first <= low + count - 1 and low <= last for first, last in ranges for low, count in spans)
+            if held and subject.netns is None and hit:
+                log.warning("uid %d was taken out of the set by %s: unblocked", subject.uid, who)
+                self.unblock(subject, by="admin", reason=f"deleted from the nft set by {who}")
 
     def reconfigure(self, settings: Settings) -> None:
         """Take a new configuration: windows go on; who is exempt now is free."""

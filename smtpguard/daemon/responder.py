@@ -117,6 +117,12 @@ class Responder:
             for subject in known | set(self._subjects()):
                 self._tell(told, subject)
 
+    def forget(self, enforcer: Enforcer, subject: Subject, kind: Kind) -> None:
+        """Somebody ended a refusal by hand: it is not there any more."""
+        for told in self._means:
+            if told.enforcer is enforcer:
+                told.denies.pop((subject, kind), None)
+
     def trouble(self) -> list[str]:
         """Which means fail now, for `status`."""
         return [f"{told.enforcer.name}: {told.trouble}" for told in self._means if told.trouble]

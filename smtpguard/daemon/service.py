@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from smtpguard import __version__
 from smtpguard.actions.bpf_deny import BpfDeny
@@ -23,12 +22,15 @@ from smtpguard.actions.nft.render import build_spec
 from smtpguard.daemon.arms import Arms
 from smtpguard.daemon.clock import SystemClock, WallMap
 from smtpguard.daemon.control import ControlServer
+from smtpguard.daemon.crediting import Crediting
 from smtpguard.daemon.doors import Doors
 from smtpguard.daemon.guard import Guard
+from smtpguard.daemon.healing import Healing
 from smtpguard.daemon.journal import Entry, Journal
 from smtpguard.daemon.lock import InstanceLock
 from smtpguard.daemon.loop import Loop
 from smtpguard.daemon.overview import Overview
+from smtpguard.daemon.places import state_paths
 from smtpguard.daemon.responder import Responder
 from smtpguard.daemon.restore import restore
 from smtpguard.daemon.sensing import Sensing
@@ -38,13 +40,14 @@ from smtpguard.daemon.verbs import Verbs
 from smtpguard.enrich.looker import Looker
 from smtpguard.enrich.rdns import ReverseDns
 from smtpguard.errors import ConfigError, LogError, PrivilegeError, SourceError
+from smtpguard.kernel.nft import open_nft
+from smtpguard.kernel.nft_watch import NftWatch
 from smtpguard.model import NS
 from smtpguard.policy.engine import Engine
 from smtpguard.settings import Settings
 from smtpguard.settings_file import load_settings
 from smtpguard.sources.base import Source
 from smtpguard.sources.bpf.source import BpfSource
-from smtpguard.state.keeper import Paths
 from smtpguard.state.writer import StateWriter
 
 log = logging.getLogger(__name__)
@@ -157,19 +160,14 @@ class Service:
         self._stack.callback(self.around.close)
         self.around.open()
         accounts, destinations = self.around.accounts, self.around.destinations
-        paths = Paths(
-            path=settings.state_path,
-            keep_ns=settings.state_keep_ns,
-            max_bytes=settings.state_max_bytes,
-            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip(),
-        )
-        state = StateWriter(paths)
+        state = StateWriter(state_paths(settings))
         loaded = state.start()
         self._stack.callback(state.close)
         for note in loaded.notes:
             log.warning("state: %s", note)
         self.engine = Engine(settings=settings, directory=accounts, passes=destinations.passed)
-        self.nft = NftEnforcer(build_spec(settings), passes=self.around.passes(), now_ns=self.now)
+        way, _ = open_nft()
+        self.nft = NftEnforcer(build_spec(settings), nft=way, passes=self.around.passes(), now_ns=self.now)
         arms = Arms(self.nft, always=not settings.dry_run, needed=self._needs_enforcement)
         responder = Responder(self.engine.blocks_of, self.engine.blocked_subjects, self.now)
         self.journal = Journal(
@@ -181,11 +179,13 @@ class Service:
             on_written=self._note,
         )
         self._stack.callback(self.journal.close)
+        self.crediting = Crediting(settings, accounts, tuple, self.now)
         self.guard = Guard(
             settings,
             engine=self.engine,
             responder=responder,
             arms=arms,
+            crediting=self.crediting,
             journal=self.journal,
             state=state,
             accounts=accounts,
@@ -200,6 +200,15 @@ class Service:
         responder.add_enforcer(self.nft)
         responder.apply_passes(self.around.passes())
         responder.apply_all()
+        self.healing = Healing(
+            NftWatch(settings.nft_table, way),
+            nft=self.nft,
+            arms=arms,
+            freed=self.guard.freed_by_hand,
+            now=self.now,
+        )
+        self._stack.callback(self.healing.close)
+        self.healing.open()
 
     def _make_doors(self) -> None:
         settings = self.settings
@@ -228,7 +237,7 @@ class Service:
         self.loop.on_signal(signal.SIGTERM, self.loop.stop)
         self.loop.on_signal(signal.SIGHUP, self._hang_up)
         self.control.server.open()
-        for part in (self.sensing, self.guard, self.around, self.journal, self.unbanner, self.control):
+        for part in (self.sensing, self.guard, self.around, self.healing, self.journal, self.unbanner, self.control):
             self.loop.add(part)
         self.loop.add(Ticker(_CHORE_NS, self._chores, self.now()))
         self.sensing.start()
@@ -261,6 +270,7 @@ class Service:
         self.guard.responder.apply_passes(self.around.passes())
         if accounts:
             self.guard.reconfigure(self.settings)
+            self.crediting.reconfigure(self.settings)
             if self._bpf_source is not None:
                 self._bpf_source.guard.replace_owners(self.around.accounts.ranges())
             self.guard.arms.sync()
@@ -296,9 +306,11 @@ class Service:
             self._bpf_source, self._bpf = source, BpfDeny(source.guard)
             self.guard.responder.add_enforcer(self._bpf)
             self.guard.arms.attach(source.guard)
+            self.crediting.attach(source)
 
     def _source_closed(self, source: Source) -> None:
         if isinstance(source, BpfSource):
+            self.crediting.detach()
             self.guard.arms.detach()
             if self._bpf is not None:
                 self.guard.responder.remove_enforcer(self._bpf)

@@ -132,6 +132,10 @@ class Accounts:
                     passing += [(first, first + count - 1) for first, count in self._snapshot.ranges.of(uid)]
         return tuple(_merge(sorted(passing)))
 
+    def listed_uids(self) -> tuple[int, ...]:
+        """Uids of /etc/passwd, ascending."""
+        return tuple(sorted(self._snapshot.passwd.names))
+
     def refresh(self, *, force: bool = False) -> frozenset[int]:
         """Look whether files have changed, and read them again if so.
 

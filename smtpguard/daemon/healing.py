@@ -1,0 +1,143 @@
+"""Puts the table back when somebody flushes the ruleset, and takes an element deleted by hand as the wish to unblock.
+
+nftables' own notifications tell the two apart (kernel/nft_watch.py). A heal is logged once, with the process that made
+it necessary. A hand that will not stop is told, and healing slows to one a second.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from smtpguard.actions.nft.apply import SETS, NftEnforcer
+from smtpguard.actions.nft.heal import HealLimiter
+from smtpguard.daemon.arms import Arms
+from smtpguard.decode.nft_notify import NftEvent
+from smtpguard.errors import EnforceError
+from smtpguard.kernel.nft_watch import NftWatch
+from smtpguard.model import NS
+from smtpguard.text import render_escaped
+
+log = logging.getLogger(__name__)
+
+_KINDS = {name: kind for kind, name in SETS.items()}
+_REOPEN_NS = 10 * NS
+_CHECK_NS = 10 * NS
+
+
+class Healing:
+    """Watches the table, as a part of the loop.
+
+    Args:
+        watch: Notifications about the table.
+        nft: The table.
+        arms: Whether it ought to be there.
+        freed: Called with (uid ranges, kind, who) when somebody deleted elements by hand.
+        now: CLOCK_BOOTTIME in nanoseconds.
+
+    Attributes:
+        heals: How often the table was put back.
+        trouble: Why nobody watches; None when all is well.
+    """
+
+    def __init__(
+        self,
+        watch: NftWatch,
+        *,
+        nft: NftEnforcer,
+        arms: Arms,
+        freed: Callable[[tuple[tuple[int, int], ...], str, str], None],
+        now: Callable[[], int],
+    ) -> None:
+        self._watch = watch
+        self._nft = nft
+        self._arms = arms
+        self._freed = freed
+        self._now = now
+        self._limiter = HealLimiter()
+        self._due_ns: int | None = None
+        self._check_ns = now() + _CHECK_NS
+        self._by = ""
+        self.heals = 0
+        self.trouble: str | None = None
+
+    def open(self) -> None:
+        """Begin to watch; without it the table is looked at every ten seconds."""
+        try:
+            self._watch.open()
+            self.trouble = None
+        except EnforceError as error:
+            self.trouble = str(error)
+            log.warning("%s: a lost table is noticed within 10 s only", error)
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._watch.close()
+
+    def filenos(self) -> Sequence[int]:
+        """The notification socket."""
+        fileno = self._watch.fileno()
+        return (fileno,) if fileno >= 0 else ()
+
+    def writers(self) -> Sequence[int]:
+        """None."""
+        return ()
+
+    def on_ready(self, fileno: int) -> None:
+        """Somebody has changed nftables."""
+        del fileno
+        try:
+            events = self._watch.read()
+        except EnforceError as error:
+            log.error("%s", error)  # noqa: TRY400 - one line for people
+            self.trouble = str(error)
+            self._watch.close()
+            return
+        for event in events:
+            if event.kind == "deleted":
+                kind = _KINDS.get(event.set or "")
+                if kind is not None and self._due_ns is None:
+                    self._freed(event.ranges, kind, _name(event))
+            elif event.kind in ("lost", "damaged", "altered", "unknown") and self._due_ns is None:
+                self._by = _name(event)
+                self._due_ns = self._limiter.next_heal_ns(self._now())
+        self.on_time(self._now())
+
+    def next_deadline(self) -> int:
+        """When a heal is due, or the next look."""
+        return self._check_ns if self._due_ns is None else min(self._due_ns, self._check_ns)
+
+    def on_time(self, now_ns: int) -> None:
+        """Heal what is due; look by ourselves now and then, in case notifications fail."""
+        if now_ns >= self._check_ns:
+            self._check_ns = now_ns + _CHECK_NS
+            if self._watch.fileno() < 0:
+                self.open()
+            if self._due_ns is None and self._arms.up and not self._is_there():
+                self._by, self._due_ns = "somebody", now_ns
+        if self._due_ns is not None and now_ns >= self._due_ns:
+            self._due_ns = None
+            self._heal(now_ns)
+
+    def _heal(self, now_ns: int) -> None:
+        if not self._arms.up:
+            return
+        if self._limiter.record(now_ns):
+            log.error("%s deletes the table again and again: it is put back once a second from here", self._by)
+        try:
+            self._nft.restore()
+        except EnforceError as error:
+            log.error("the table was deleted by %s and can't be put back: %s", self._by, error)  # noqa: TRY400
+            self._due_ns = now_ns + NS
+            return
+        self.heals += 1
+        log.warning("the table was deleted by %s: put back, with every block and what is left of its time", self._by)
+
+    def _is_there(self) -> bool:
+        try:
+            return self._nft.exists()
+        except EnforceError:
+            return False
+
+
+def _name(event: NftEvent) -> str:
+    comm = render_escaped(event.comm) if event.comm else "somebody"
+    return f"{comm} (pid {event.pid})" if event.pid is not None else comm
