@@ -92,13 +92,14 @@ class Crediting:
             for rule in self._rules
         ]
         windows = ((uid, self._index[name], times) for uid, name, times in self._windows() if name in self._index)
-        self._try(
-            lambda: (
-                book.maps.replace_told(self._find_told()),
-                book.maps.set_cap(None if settings.dry_run or self.off else settings.cap),
-                book.start(wanted, self._now(), limits=self._find_limits(), windows=windows),
-            )
-        )
+        cap = None if settings.dry_run or self.off else settings.cap
+
+        def begin() -> None:
+            book.maps.replace_told(self._find_told())
+            book.maps.set_cap(cap)
+            book.start(wanted, self._now(), limits=self._find_limits(), windows=windows)
+
+        self._try(begin)
 
     def note(self, connect: Connect, uid: int, decisions: Iterable[Decision]) -> None:
         """Tell of an attempt that was judged, and of the windows that its verdicts emptied.
