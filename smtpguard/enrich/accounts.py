@@ -39,6 +39,7 @@ MAX_FOREIGN = 2000
 ANSWER_TIMEOUT_S = 1.0
 """How long a person's command waits for the C library to know a name."""
 _FILES = ("etc/passwd", "etc/group", "etc/subuid", "etc/login.defs")
+_PASSING = frozenset({"root", "mta", "exempt"})
 Signature = tuple[int, ...] | None
 
 
@@ -89,6 +90,7 @@ class Accounts:
         self._snapshot = Snapshot()
         self._accounts: dict[int, Account] = {}
         self._foreign: set[int] = set()
+        self._passing: frozenset[int] = frozenset()
         self.refresh(force=True)
 
     # -- what policy asks ----------------------------------------------------------------------------------------------
@@ -125,11 +127,9 @@ class Accounts:
     def passing_uids(self) -> tuple[tuple[int, int], ...]:
         """Inclusive uid ranges that are never refused: root, mail servers, the exempt and their subordinate uids."""
         passing = [(0, 0), *self.settings.exempt.uids]
-        for uid in sorted(self._find_passing()):
-            if self.account(uid).standing in ("root", "mta", "exempt"):
-                passing.append((uid, uid))
-                if uid != 0:
-                    passing += [(first, first + count - 1) for first, count in self._snapshot.ranges.of(uid)]
+        for uid in self._list_passing():
+            passing.append((uid, uid))
+            passing += [(first, first + count - 1) for first, count in self.account(uid).ranges]
         return tuple(_merge(sorted(passing)))
 
     def refresh(self, *, force: bool = False) -> frozenset[int]:
@@ -139,12 +139,17 @@ class Accounts:
             force: Read them anyway.
 
         Returns:
-            Uids whose account is another than was known before.
+            Uids whose account is another than was known before; empty if there is nothing to tell to anybody.
         """
         signatures = self._snapshot.signatures
         if force or any(_read_signature(path) != signature for path, signature in signatures.items()):
+            passing, ranges = self._passing, set(self.ranges())
             self._snapshot = self._read_snapshot()
-            return self._rebuild()
+            changed = self._rebuild()
+            # Accounts nobody has asked for yet matter too: they are in what the kernel is told.
+            self._passing = self._list_passing()
+            changed |= passing ^ self._passing
+            return changed | {owner for _, _, owner in ranges.symmetric_difference(self.ranges())}
         return self._take_news()
 
     def _take_news(self) -> frozenset[int]:
@@ -248,6 +253,10 @@ class Accounts:
         if primary is not None:
             found.add(primary)
         return frozenset(found)
+
+    def _list_passing(self) -> frozenset[int]:
+        """Uids of accounts that are never refused, but for those that only exempt.uids names."""
+        return frozenset(uid for uid in self._find_passing() if self.account(uid).standing in _PASSING)
 
     def _find_passing(self) -> Iterator[int]:
         """Uids that may be exempt or a mail server's: all that are, and not many more."""
