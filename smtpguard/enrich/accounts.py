@@ -23,7 +23,7 @@ from smtpguard.enrich.account_files import (
     parse_uid_min,
 )
 from smtpguard.enrich.mta_users import find_mta_uids, list_sources
-from smtpguard.enrich.names import NamedAccount, NameService
+from smtpguard.enrich.names import NamedAccount, NameService, is_group
 from smtpguard.errors import ConfigError
 from smtpguard.model import Account
 from smtpguard.policy.standing import HostFacts, Identity, decide_standing
@@ -193,12 +193,27 @@ class Accounts:
             significant = number.lstrip("0") or "0"
             uid = int(significant) if len(significant) <= 10 else MAX_UID + 1
             return self.account(self.owner(uid) or uid) if uid <= MAX_UID else None
-        uid_or_none = self._find_uid(text)
+        uid_or_none = self.find_uid(text)
         if uid_or_none is None and "%" in text:
-            uid_or_none = self._find_uid(_unescape(text))
+            uid_or_none = self.find_uid(_unescape(text))
         return None if uid_or_none is None else self.account(uid_or_none)
 
-    def _find_uid(self, name: str) -> int | None:
+    def has_group(self, name: str) -> bool:
+        """Whether there is a group of that name; asks the C library, which may wait.
+
+        Args:
+            name: Group name.
+        """
+        if name in self._snapshot.groups.names.values():
+            return True
+        return self._names is not None and is_group(name)
+
+    def find_uid(self, name: str) -> int | None:
+        """The uid of a login name, and of nothing else; may wait a second for the C library. None if there is none.
+
+        Args:
+            name: Login name.
+        """
         uid = self._snapshot.passwd.uids.get(name)
         if uid is not None or self._names is None or not _may_be_name(name):
             return uid
