@@ -1,9 +1,16 @@
 """`smtpguard check`: is the configuration right, and is it meant so? Reads files only; needs no daemon and no root."""
 
+from collections.abc import Iterator
+
 import click
 
 from smtpguard.cli.common import EXIT_CONFIG, config_option, json_option, print_json
+from smtpguard.enrich.accounts import Accounts
 from smtpguard.errors import ConfigError
+from smtpguard.settings import Settings
+
+MAX_NAMES = 100
+"""Names that are looked up on the host; each may wait for a directory server."""
 
 
 @click.command()
@@ -31,7 +38,8 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
             click.echo(str(error), err=True)
             click.echo(f"smtpguard: {len(errors)} {'error' if len(errors) == 1 else 'errors'}", err=True)
         ctx.exit(EXIT_CONFIG)
-    warnings = find_doubts(settings)
+    accounts = Accounts(settings)
+    warnings = [*find_doubts(settings, uid_min=accounts.facts.uid_min), *find_absent(settings, accounts)]
     summary = {
         "ok": True,
         "file": settings.path,
@@ -52,3 +60,26 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
     )
     for warning in warnings:
         click.echo(f"warning: {warning}")
+
+
+def find_absent(settings: Settings, accounts: Accounts) -> Iterator[str]:
+    """Warnings about users and groups that are named and not there: a typing error exempts nobody.
+
+    Args:
+        settings: The whole configuration.
+        accounts: Who is who on this host.
+    """
+    users = [("exempt.users", name) for name in settings.exempt.users]
+    users += [("shared_users.block", name) for name in sorted(settings.shared_block)]
+    groups = [("exempt.groups", name) for name in settings.exempt.groups]
+    for index, override in enumerate(settings.overrides):
+        users += [(f"users[{index}].match.users", name) for name in override.match.users]
+        groups += [(f"users[{index}].match.groups", name) for name in override.match.groups]
+    if settings.control_group is not None:
+        groups.append(("control.group", settings.control_group))
+    for place, name in users[:MAX_NAMES]:
+        if not any(c in name for c in "*?[") and accounts.find_uid(name) is None:
+            yield f"{place}: there is no user {name!a} on this host"
+    for place, name in groups[:MAX_NAMES]:
+        if not accounts.has_group(name):
+            yield f"{place}: there is no group {name!a} on this host"

@@ -23,7 +23,7 @@ from smtpguard.enrich.account_files import (
     parse_uid_min,
 )
 from smtpguard.enrich.mta_users import find_mta_uids, list_sources
-from smtpguard.enrich.names import NamedAccount, NameService
+from smtpguard.enrich.names import NamedAccount, NameService, is_group
 from smtpguard.errors import ConfigError
 from smtpguard.model import Account
 from smtpguard.policy.standing import HostFacts, Identity, decide_standing
@@ -39,6 +39,7 @@ MAX_FOREIGN = 2000
 ANSWER_TIMEOUT_S = 1.0
 """How long a person's command waits for the C library to know a name."""
 _FILES = ("etc/passwd", "etc/group", "etc/subuid", "etc/login.defs")
+_PASSING = frozenset({"root", "mta", "exempt"})
 Signature = tuple[int, ...] | None
 
 
@@ -89,6 +90,7 @@ class Accounts:
         self._snapshot = Snapshot()
         self._accounts: dict[int, Account] = {}
         self._foreign: set[int] = set()
+        self._passing: frozenset[int] = frozenset()
         self.refresh(force=True)
 
     # -- what policy asks ----------------------------------------------------------------------------------------------
@@ -125,11 +127,9 @@ class Accounts:
     def passing_uids(self) -> tuple[tuple[int, int], ...]:
         """Inclusive uid ranges that are never refused: root, mail servers, the exempt and their subordinate uids."""
         passing = [(0, 0), *self.settings.exempt.uids]
-        for uid in sorted(self._find_passing()):
-            if self.account(uid).standing in ("root", "mta", "exempt"):
-                passing.append((uid, uid))
-                if uid != 0:
-                    passing += [(first, first + count - 1) for first, count in self._snapshot.ranges.of(uid)]
+        for uid in self._list_passing():
+            passing.append((uid, uid))
+            passing += [(first, first + count - 1) for first, count in self.account(uid).ranges]
         return tuple(_merge(sorted(passing)))
 
     def listed_uids(self) -> tuple[int, ...]:
@@ -143,12 +143,17 @@ class Accounts:
             force: Read them anyway.
 
         Returns:
-            Uids whose account is another than was known before.
+            Uids whose account is another than was known before; empty if there is nothing to tell to anybody.
         """
         signatures = self._snapshot.signatures
         if force or any(_read_signature(path) != signature for path, signature in signatures.items()):
+            passing, ranges = self._passing, set(self.ranges())
             self._snapshot = self._read_snapshot()
-            return self._rebuild()
+            changed = self._rebuild()
+            # Accounts nobody has asked for yet matter too: they are in what the kernel is told.
+            self._passing = self._list_passing()
+            changed |= passing ^ self._passing
+            return changed | {owner for _, _, owner in ranges.symmetric_difference(self.ranges())}
         return self._take_news()
 
     def _take_news(self) -> frozenset[int]:
@@ -192,12 +197,27 @@ class Accounts:
             significant = number.lstrip("0") or "0"
             uid = int(significant) if len(significant) <= 10 else MAX_UID + 1
             return self.account(self.owner(uid) or uid) if uid <= MAX_UID else None
-        uid_or_none = self._find_uid(text)
+        uid_or_none = self.find_uid(text)
         if uid_or_none is None and "%" in text:
-            uid_or_none = self._find_uid(_unescape(text))
+            uid_or_none = self.find_uid(_unescape(text))
         return None if uid_or_none is None else self.account(uid_or_none)
 
-    def _find_uid(self, name: str) -> int | None:
+    def has_group(self, name: str) -> bool:
+        """Whether there is a group of that name; asks the C library, which may wait.
+
+        Args:
+            name: Group name.
+        """
+        if name in self._snapshot.groups.names.values():
+            return True
+        return self._names is not None and is_group(name)
+
+    def find_uid(self, name: str) -> int | None:
+        """The uid of a login name, and of nothing else; may wait a second for the C library. None if there is none.
+
+        Args:
+            name: Login name.
+        """
         uid = self._snapshot.passwd.uids.get(name)
         if uid is not None or self._names is None or not _may_be_name(name):
             return uid
@@ -252,6 +272,10 @@ class Accounts:
         if primary is not None:
             found.add(primary)
         return frozenset(found)
+
+    def _list_passing(self) -> frozenset[int]:
+        """Uids of accounts that are never refused, but for those that only exempt.uids names."""
+        return frozenset(uid for uid in self._find_passing() if self.account(uid).standing in _PASSING)
 
     def _find_passing(self) -> Iterator[int]:
         """Uids that may be exempt or a mail server's: all that are, and not many more."""

@@ -5,19 +5,18 @@ opened in. Asks the kernel only; needs no privilege and changes nothing.
 """
 
 import contextlib
+import os
 import socket
 import struct
-from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from smtpguard.errors import SourceError
+from smtpguard.decode.netlink import HEADER, NLMSG_DONE, NLMSG_ERROR, split_attributes, split_messages
+from smtpguard.errors import DecodeError, SourceError
 
 MAX_ADDRESSES = 20_000
 """Own addresses that are known; a host with more has them in whole networks, which `exempt.destinations` can name."""
-_HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
-_RTATTR = struct.Struct("=HH")  # length, type
-_NLMSG_ERROR, _NLMSG_DONE, _RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 2, 3, 20, 21, 22
+_RTM_NEWADDR, _RTM_GETADDR = 20, 22
 _NLM_F_REQUEST, _NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
 _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x10, 0x100
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
@@ -49,9 +48,9 @@ class OwnAddresses:
         try:
             self._socket = _open_netlink(_RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR)
             self._read_all()
-        except OSError as error:
+        except (OSError, DecodeError) as error:
             self.close()
-            raise SourceError(f"own addresses can't be read: {error.strerror}", where="rtnetlink") from error
+            raise SourceError(f"own addresses can't be read: {error}", where="rtnetlink") from error
 
     def fileno(self) -> int:
         """Readable when addresses have changed; call `read` then. -1 while it is not open."""
@@ -72,8 +71,8 @@ class OwnAddresses:
         before = self.networks
         try:
             self._read_all()
-        except OSError as error:
-            raise SourceError(f"own addresses can't be read: {error.strerror}", where="rtnetlink") from error
+        except (OSError, DecodeError) as error:
+            raise SourceError(f"own addresses can't be read: {error}", where="rtnetlink") from error
         return self.networks != before
 
     def close(self) -> None:
@@ -114,54 +113,35 @@ def _read_dump() -> set[IPv4Address | IPv6Address] | None:
     with _open_netlink(0) as asking:
         body = _IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
         flags = _NLM_F_REQUEST | _NLM_F_DUMP
-        asking.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETADDR, flags, 1, 0) + body)
+        asking.send(HEADER.pack(HEADER.size + len(body), _RTM_GETADDR, flags, 1, 0) + body)
         torn = False
         while True:
-            for kind, flags, payload in parse_messages(asking.recv(_BUFFER_BYTES)):
-                torn = torn or bool(flags & _NLM_F_DUMP_INTR)
-                if kind == _NLMSG_DONE:
+            for message in split_messages(asking.recv(_BUFFER_BYTES)):
+                torn = torn or bool(message.flags & _NLM_F_DUMP_INTR)
+                if message.type == NLMSG_DONE:
                     return None if torn else found
-                if kind == _NLMSG_ERROR:
-                    code = struct.unpack_from("=i", payload)[0]
-                    raise OSError(-code, "the kernel refused")
-                address = parse_address(payload) if kind == _RTM_NEWADDR else None
+                if message.type == NLMSG_ERROR:
+                    code = -struct.unpack_from("=i", message.body)[0]
+                    raise OSError(code, os.strerror(code))
+                address = parse_address(message.body) if message.type == _RTM_NEWADDR else None
                 if address is not None:
                     found.add(address)
 
 
-def parse_messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Netlink messages of a datagram as (type, flags, payload); what is cut off at the end is passed over.
+def parse_address(body: bytes | memoryview) -> IPv4Address | IPv6Address | None:
+    """The local address of an ifaddrmsg: IFA_LOCAL where there is one, since IFA_ADDRESS is then the other end.
 
     Args:
-        data: The datagram.
+        body: What follows the netlink header.
+
+    Raises:
+        DecodeError: It is shorter than it says.
     """
-    offset = 0
-    while offset + _HEADER.size <= len(data):
-        length, kind, flags, _, _ = _HEADER.unpack_from(data, offset)
-        if length < _HEADER.size or offset + length > len(data):
-            return
-        yield kind, flags, data[offset + _HEADER.size : offset + length]
-        offset += (length + 3) & ~3
-
-
-def parse_address(payload: bytes) -> IPv4Address | IPv6Address | None:
-    """The local address of an ifaddrmsg; IFA_LOCAL where there is one (IFA_ADDRESS is then the other end).
-
-    Args:
-        payload: What follows the netlink header.
-    """
-    if len(payload) < _IFADDRMSG.size:
-        return None
-    size = 4 if payload[0] == socket.AF_INET else 16 if payload[0] == socket.AF_INET6 else None
-    attributes: dict[int, bytes] = {}
-    offset = _IFADDRMSG.size
-    while offset + _RTATTR.size <= len(payload):
-        length, kind = _RTATTR.unpack_from(payload, offset)
-        if length < _RTATTR.size or offset + length > len(payload):
-            break
-        attributes[kind] = payload[offset + _RTATTR.size : offset + length]
-        offset += (length + 3) & ~3
+    if len(body) < _IFADDRMSG.size:
+        raise DecodeError(f"an ifaddrmsg of {len(body)} bytes")
+    size = 4 if body[0] == socket.AF_INET else 16 if body[0] == socket.AF_INET6 else None
+    attributes = split_attributes(memoryview(body)[_IFADDRMSG.size :])
     packed = attributes.get(_IFA_LOCAL, attributes.get(_IFA_ADDRESS))
     if packed is None or len(packed) != size:
         return None
-    return IPv4Address(packed) if size == 4 else IPv6Address(packed)
+    return IPv4Address(bytes(packed)) if size == 4 else IPv6Address(bytes(packed))

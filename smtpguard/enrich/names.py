@@ -54,6 +54,19 @@ def ask_system(key: int | str) -> NamedAccount | None:
     return NamedAccount(uid=entry.pw_uid, name=entry.pw_name, groups=frozenset(groups))
 
 
+def is_group(name: str) -> bool:
+    """Whether the C library knows a group; may wait long.
+
+    Args:
+        name: Group name.
+    """
+    try:
+        grp.getgrnam(name)
+    except (KeyError, ValueError, OSError):
+        return False
+    return True
+
+
 class NameService:
     """Answers from memory, and asks in the background.
 

@@ -37,6 +37,24 @@ def test_warnings_leave_the_code_alone(tmp_path: Path) -> None:
     assert result.stdout.startswith(f"{path}: ok: enforcing; sources [bpf]; ports 25; 5 rules\nwarning: exempt.users: ")
 
 
+def test_names_that_are_not_there(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "dry_run: false\nexempt: {users: [root, nowhere], groups: [daemon, nogroup-here]}\n"
+        "users: [{match: {users: [nobody-x], groups: [g-x]}, rules: {hourly: {limit: 1}}}]\n"
+        "control: {group: ops-x}\nshared_users: {users: [not-here]}",
+    )
+    result = CliRunner().invoke(main, ["check", "--config", path])
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[1:] == [
+        "warning: exempt.users: there is no user 'nowhere' on this host",
+        "warning: users[0].match.users: there is no user 'nobody-x' on this host",
+        "warning: exempt.groups: there is no group 'nogroup-here' on this host",
+        "warning: users[0].match.groups: there is no group 'g-x' on this host",
+        "warning: control.group: there is no group 'ops-x' on this host",
+    ]
+
+
 def test_errors(tmp_path: Path) -> None:
     path = write(tmp_path, "dryrun: true\nports: [0]")
     result = CliRunner().invoke(main, ["check", "--config", path])

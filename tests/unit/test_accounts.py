@@ -161,6 +161,18 @@ def test_every_file_is_noticed(root: Path, name: str, text: str, changed: set[in
     assert accounts.refresh() == changed
 
 
+def test_what_the_kernel_is_told_is_noticed_before_the_account_was_seen(root: Path) -> None:
+    accounts = Accounts(Settings(exempt=Exempt(users=("later",))), root=root)
+    put(root, "etc/passwd", ACCOUNTS + "later:x:1009:1009::/:/bin/false\n")
+    assert accounts.refresh() == {1009}
+    assert (1009, 1009) in accounts.passing_uids()
+    put(root, "etc/passwd", ACCOUNTS + "later:x:1009:1009::/:/bin/false\nsub:x:1010:1010::/:/bin/false\n")
+    put(root, "etc/subuid", SUBUID + "sub:400000:5\n")
+    assert accounts.refresh() == {1010}
+    put(root, "etc/passwd", ACCOUNTS + "later:x:1009:1009::/:/bin/false\nsub:x:1010:1010::/:/x\nnobody:x:1011:1::/:\n")
+    assert accounts.refresh() == frozenset()
+
+
 def test_a_change_in_place_is_noticed_at_the_same_size(root: Path) -> None:
     accounts = Accounts(SETTINGS, root=root)
     accounts.account(1001)
