@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PYTEST_ARGS ?=
 RUN_ARGS ?=
 
-.PHONY: help setup setup-test run demo test test-long lint types bench bpf build clean
+.PHONY: help setup setup-test run demo test test-long lint types bench bpf build deb rpm clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -52,6 +52,12 @@ bpf: setup-test  ## rebuild the BPF object from its C source
 
 build: setup-test  ## sdist, and the wheel through it
 	$(BIN)/python -m build
+
+deb: build  ## a Debian package in dist/
+	$(BIN)/python packaging/deb.py "$$(ls -t dist/*.whl | head -n 1)" dist
+
+rpm: build  ## an rpm in dist/ (needs rpmbuild)
+	bash packaging/rpm.sh "$$(ls -t dist/*.whl | head -n 1)" dist
 
 clean:  ## remove what make made
 	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .hypothesis .benchmarks

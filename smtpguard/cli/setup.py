@@ -30,7 +30,7 @@ def command(config_path: str | None, root: str, yes: bool, remove: bool) -> None
     somebody has changed is shown, and kept beside the new one with a ~ at the end of its name. Nothing is started.
     Where the configuration names another event log or table, so do the installed files.
     """
-    from smtpguard.setup.catalogue import MANIFEST, list_wanted
+    from smtpguard.setup.catalogue import MANIFEST, PACKAGED_UNITS, list_wanted
     from smtpguard.setup.files import Tree
     from smtpguard.setup.plan import merge_manifest, plan_install, plan_remove
 
@@ -47,10 +47,13 @@ def command(config_path: str | None, root: str, yes: bool, remove: bool) -> None
         # An image gets everything; a living system no folder of a program that it does not have.
         fail2ban = not live or Path("/etc/fail2ban").is_dir()
         site = read_site(tree.root, config_path)
-        wanted = list_wanted(site, fail2ban=fail2ban)
+        packaged = [path for path in PACKAGED_UNITS if (tree.root / path[1:]).exists()]
+        wanted = list_wanted(site, unit=not packaged, fail2ban=fail2ban)
         steps = plan_install(wanted, tree.read(file.path for file in wanted), manifest)
         if live:
             warn_of_writers(site.program)
+        if packaged:
+            click.echo(f"{packaged[0]} is the unit of a package: setup writes none.")
         if not fail2ban:
             click.echo("fail2ban is not installed: its files are left out. Run setup again when it is.")
     changes = print_steps(steps)

@@ -15,6 +15,8 @@ from smtpguard.setup.plan import Wanted
 
 MANIFEST = "/var/lib/smtpguard/setup.json"
 CONFIG = "/etc/smtpguard/smtpguard.yaml"
+PACKAGED_UNITS = ("/usr/lib/systemd/system/smtpguard.service", "/lib/systemd/system/smtpguard.service")
+"""Where a distribution's package has the unit; one below /etc would hide it, and its updates."""
 _SHIPPED_PROGRAM = "/usr/bin/smtpguard"
 _SHIPPED_LOGS = "/var/log/smtpguard/*.log"
 _DEFAULT_PATH = frozenset({"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"})
@@ -45,11 +47,12 @@ class Site:
     table: str = Settings().nft_table
 
 
-def list_wanted(site: Site, *, fail2ban: bool = True) -> list[Wanted]:
+def list_wanted(site: Site, *, unit: bool = True, fail2ban: bool = True) -> list[Wanted]:
     """The files of an installation.
 
     Args:
         site: What it has of its own.
+        unit: Whether the systemd unit is among them.
         fail2ban: Whether fail2ban's files are among them.
 
     Raises:
@@ -63,10 +66,9 @@ def list_wanted(site: Site, *, fail2ban: bool = True) -> list[Wanted]:
                 fix="use a plain path",
             )
     wanted = [] if site.config != CONFIG else [_config()]
-    wanted += [
-        Wanted(path="/etc/systemd/system/smtpguard.service", content=_unit(site)),
-        Wanted(path="/etc/logrotate.d/smtpguard", content=_logrotate(site)),
-    ]
+    if unit:
+        wanted.append(Wanted(path="/etc/systemd/system/smtpguard.service", content=_unit(site)))
+    wanted.append(Wanted(path="/etc/logrotate.d/smtpguard", content=_logrotate(site)))
     if fail2ban:
         wanted.append(Wanted(path=site.log, content=b"", mode=0o640, seed=True))
         for kind, name, folder in _FAIL2BAN:

@@ -281,6 +281,16 @@ def test_program_of_the_image_is_the_one_to_run(image: Path) -> None:
     assert "\ncommand        = smtpguard\n" in (image / JAIL).read_text()
 
 
+def test_unit_of_a_package_is_not_hidden(image: Path) -> None:
+    unit = image / "usr/lib/systemd/system/smtpguard.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text("[Unit]\n")
+    result = setup(image, "--yes")
+    assert "/usr/lib/systemd/system/smtpguard.service is the unit of a package: setup writes none.\n" in result.output
+    assert not (image / UNIT).exists()
+    assert (image / JAIL).exists()
+
+
 def test_path_that_systemd_would_misread_is_refused(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup_command, "find_program", lambda _root: "/opt/my guard/$x/smtpguard")
     before = snapshot(image)

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Builds an rpm from a wheel: packaging/rpm.sh WHEEL FOLDER [rpmbuild options]. Needs rpmbuild, and no root.
+# GUARD_PYTHON is the interpreter it is built for (default /usr/bin/python3.11).
+set -euo pipefail
+
+if [ $# -lt 2 ] || [ ! -f "$1" ]; then
+  echo "usage: packaging/rpm.sh WHEEL FOLDER [rpmbuild options]" >&2
+  exit 2
+fi
+if ! command -v rpmbuild >/dev/null; then
+  echo "rpmbuild is lacking: dnf install rpm-build" >&2
+  exit 1
+fi
+project=$(cd "$(dirname "$0")/.." && pwd)
+wheel=$1 folder=$2
+shift 2
+version=$(basename "$wheel" | cut -d- -f2)
+python=${GUARD_PYTHON:-/usr/bin/python3.11}
+top=$(mktemp -d)
+trap 'rm -rf "$top"' EXIT
+mkdir "$top/SOURCES"
+cp "$wheel" "$project/README.md" "$project/CHANGELOG.md" "$top/SOURCES"
+rpmbuild -bb --quiet --define "_topdir $top" --define "_tmppath $top" \
+  --define "guard_version $version" --define "guard_python $python" "$@" "$project/packaging/smtpguard.spec" >&2
+find "$top/RPMS" -name '*.rpm' -exec cp {} "$folder" \;
+find "$top/RPMS" -name '*.rpm' -exec basename {} \; | sed "s|^|$folder/|"

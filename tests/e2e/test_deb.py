@@ -1,0 +1,170 @@
+"""The Debian package: its contents, and its life in a copy of this system that nothing outlives.
+
+The copy is an overlay of the running system in a mount namespace of its own, so dpkg and the maintainer scripts run for
+real, and the machine stays as it is.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.servers import require
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+LIBRARIES = ("python3-click", "python3-yaml", "python3-jsonschema", "python3-rich", "python3-nftables")
+CONFFILES = {
+    "/etc/smtpguard/smtpguard.yaml",
+    "/etc/logrotate.d/smtpguard",
+    "/etc/fail2ban/filter.d/smtpguard.conf",
+    "/etc/fail2ban/filter.d/smtpguard-connect.conf",
+    "/etc/fail2ban/action.d/smtpguard.conf",
+    "/etc/fail2ban/jail.d/smtpguard.conf",
+}
+
+
+def run(*argv: str, env: dict[str, str] | None = None, timeout_s: float = 120) -> str:
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
+    assert done.returncode == 0, f"{argv}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(PROJECT))
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def package(wheel: Path) -> Path:
+    if shutil.which("dpkg-deb") is None:
+        pytest.skip("lacks dpkg-deb")
+    return Path(run(sys.executable, str(PROJECT / "packaging/deb.py"), str(wheel), str(wheel.parent)).strip())
+
+
+@pytest.fixture(scope="module")
+def unpacked(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("unpacked")
+    run("dpkg-deb", "-x", str(package), str(root))
+    run("dpkg-deb", "-e", str(package), str(root / "DEBIAN"))
+    return root
+
+
+def test_same_wheel_same_package(wheel: Path, package: Path, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        again = run(sys.executable, str(PROJECT / "packaging/deb.py"), str(wheel), str(tmp_path)).strip()
+    finally:
+        os.umask(before)
+    assert Path(again).read_bytes() == package.read_bytes()
+
+
+def test_unpacked_program_runs_with_debians_libraries(unpacked: Path) -> None:
+    libraries = require(*LIBRARIES)
+    env = libraries.environment()
+    env["PYTHONPATH"] = f"{unpacked}/usr/lib/python3/dist-packages:{env['PYTHONPATH']}"
+    python = libraries.python("click", "yaml", "jsonschema", "rich")
+    program = str(unpacked / "usr/bin/smtpguard")
+    version = re.search(r"(?m)^Version: (.+)$", (unpacked / "DEBIAN/control").read_text())
+    assert version is not None
+    assert run(python, program, "--version", env=env).strip() == f"smtpguard, version {version[1]}"
+    assert ": ok: dry run;" in run(
+        python, program, "check", "--config", str(PROJECT / "config/smtpguard.yaml"), env=env
+    )
+
+
+def test_every_file_below_etc_is_a_conffile(unpacked: Path) -> None:
+    there = {"/" + str(path.relative_to(unpacked)) for path in (unpacked / "etc").rglob("*") if path.is_file()}
+    assert set((unpacked / "DEBIAN/conffiles").read_text().split()) == there == CONFFILES
+
+
+def test_files_belong_to_root_and_nobody_else_may_write_them(package: Path) -> None:
+    for line in run("dpkg-deb", "-c", str(package)).splitlines():
+        mode, owner = line.split()[:2]
+        assert owner == "root/root", line
+        assert mode[5] == mode[8] == "-", line
+
+
+def test_unit_runs_the_program_of_the_package(unpacked: Path) -> None:
+    unit = (unpacked / "usr/lib/systemd/system/smtpguard.service").read_text()
+    assert "\nExecStart=/usr/bin/smtpguard run\n" in unit
+    assert os.access(unpacked / "usr/bin/smtpguard", os.X_OK)
+
+
+def test_checksums_are_those_of_the_files(unpacked: Path) -> None:
+    if shutil.which("md5sum") is None:
+        pytest.skip("lacks md5sum")
+    subprocess.run(["md5sum", "--quiet", "-c", "DEBIAN/md5sums"], cwd=unpacked, timeout=60, check=True)
+
+
+@pytest.mark.parametrize("script", ["postinst", "prerm", "postrm"])
+def test_maintainer_scripts_parse(unpacked: Path, script: str) -> None:
+    run("sh", "-n", str(unpacked / "DEBIAN" / script))
+    assert os.access(unpacked / "DEBIAN" / script, os.X_OK)
+
+
+@pytest.mark.parametrize("words", [(), ("x.whl", "."), ("smtpguard-1.whl",)])
+def test_wrong_words_are_answered_with_the_usage(words: tuple[str, ...]) -> None:
+    argv = [sys.executable, str(PROJECT / "packaging/deb.py"), *words]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("usage: ")
+
+
+LIFE = r"""
+set -eu
+mount -t tmpfs tmpfs "$1"
+mkdir "$1/up" "$1/work" "$1/root"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$1/up,workdir=$1/work" "$1/root"
+root=$1/root
+mkdir -p "$root/proc" "$root/dev"
+mount -t proc proc "$root/proc"
+mount --rbind /dev "$root/dev"
+cp "$2" "$root/package.deb"
+cp -a "$3/usr" "$root/"
+within() { chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 "$@"; }
+files() { within find /etc /usr /var -xdev \( -ipath '*smtpguard*' \) ! -path '*/dpkg/info/*' | sort; }
+within dpkg --force-depends -i /package.deb >&2
+echo "== version"; within smtpguard --version
+echo "== check"; within smtpguard check
+echo "== log"; within stat -c '%a %U %F' /var/log/smtpguard /var/log/smtpguard/events.log
+echo "== enabled"; within readlink /etc/systemd/system/multi-user.target.wants/smtpguard.service
+echo "dry_run: false" > "$root/etc/smtpguard/smtpguard.yaml"
+within dpkg --force-depends --force-confold -i /package.deb >&2
+echo "== kept"; cat "$root/etc/smtpguard/smtpguard.yaml"
+within smtpguard --version >/dev/null
+within dpkg -r smtpguard >&2
+echo "== removed"; files
+within dpkg -P smtpguard >&2
+echo "== purged"; files
+"""
+
+
+@pytest.mark.kernel
+def test_life_of_the_package(package: Path, tmp_path: Path) -> None:
+    """Installed, installed again over an administrator's change, removed, purged: by dpkg, in an overlay."""
+    if not Path("/var/lib/dpkg/status").exists() or shutil.which("unshare") is None:
+        pytest.skip("lacks dpkg's database, or unshare")
+    if Path("/usr/bin/smtpguard").exists():
+        pytest.skip("smtpguard is installed here")
+    libraries = require(*LIBRARIES)
+    stage = tmp_path / "stage"
+    stage.mkdir()
+    argv = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", LIFE, "life"]
+    said = run(*argv, str(stage), str(package), str(libraries.root))
+    parts = {name: text.strip() for name, text in re.findall(r"== (\w+)\n((?:(?!== ).*\n)*)", said)}
+    assert parts["version"].startswith("smtpguard, version ")
+    assert parts["check"].startswith("/etc/smtpguard/smtpguard.yaml: ok: dry run;")
+    assert parts["log"].splitlines() == ["750 root directory", "640 root regular empty file"]
+    assert parts["enabled"].endswith("/systemd/system/smtpguard.service")
+    assert parts["kept"] == "dry_run: false", "an administrator's change survives an upgrade"
+    left = set(parts["removed"].splitlines())
+    assert {name for name in left if not name.startswith(("/etc/", "/var/"))} == set()
+    assert left >= CONFFILES
+    assert parts["purged"] == ""
