@@ -1,15 +1,17 @@
-"""Which script an interpreter was started with, from its binary's name and its arguments: a guess. Pure.
+"""Which script a program was started for, from its binary's name, its arguments or its environment. Pure.
 
-A process can write what it likes over its own arguments, so a guess is labelled as one and must name a file that is
-there. Options follow php(1), python(1), perlrun(1), node(1), ruby(1), bash(1); LiteSpeed's PHP writes the script into
-its own title (lsapi).
+A process can write what it likes over its own arguments, so that is a guess, labelled as one, and must name a file
+that is there. Options follow php(1), python(1), perlrun(1), node(1), ruby(1), bash(1); LiteSpeed's PHP writes the
+script into its own title (lsapi).
 """
 
 import re
 from dataclasses import dataclass
 
 MAX_ARGUMENTS = 256
+MAX_VARIABLES = 512
 _NAME = re.compile(rb"(php|python|perl|node|nodejs|ruby|bash|dash|sh)(?:-cli)?[0-9.]*")
+_CGI = re.compile(rb"php[0-9.]*-cgi[0-9.]*|cgi-php[0-9.]*")
 _LSPHP = re.compile(rb"lsphp[0-9.]*")
 
 
@@ -65,7 +67,7 @@ def parse_script(exe: bytes, cmdline: bytes) -> bytes | None:
         exe: Path of the binary, as the kernel names it.
         cmdline: /proc/PID/cmdline.
     """
-    name = exe.removesuffix(b" (deleted)").rpartition(b"/")[2]
+    name = _base(exe)
     if _LSPHP.fullmatch(name):
         title = cmdline.partition(b"\0")[0].rstrip()
         return title[6:] if title.startswith(b"lsphp:") else None
@@ -78,6 +80,29 @@ def parse_script(exe: bytes, cmdline: bytes) -> bytes | None:
         _ATTACHED.get(interpreter, b""),
         cmdline.removesuffix(b"\0").split(b"\0")[1:MAX_ARGUMENTS],
     )
+
+
+def is_cgi(exe: bytes) -> bool:
+    """Whether a binary is called like PHP's CGI program."""
+    return _CGI.fullmatch(_base(exe)) is not None
+
+
+def parse_environment(environ: bytes) -> list[bytes]:
+    """The scripts that a web server may have named to a CGI program, best first.
+
+    Where an Action handler starts PHP, SCRIPT_FILENAME is PHP itself and PATH_TRANSLATED the script.
+
+    Args:
+        environ: /proc/PID/environ.
+    """
+    variables = dict(entry.partition(b"=")[::2] for entry in environ.split(b"\0")[:MAX_VARIABLES])
+    if not variables.get(b"GATEWAY_INTERFACE", b"").startswith(b"CGI/"):
+        return []
+    return [variables[key] for key in (b"SCRIPT_FILENAME", b"PATH_TRANSLATED") if variables.get(key)]
+
+
+def _base(exe: bytes) -> bytes:
+    return exe.removesuffix(b" (deleted)").rpartition(b"/")[2]
 
 
 def _parse_arguments(options: _Options, attached: bytes, arguments: list[bytes]) -> bytes | None:

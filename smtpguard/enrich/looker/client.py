@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from smtpguard.enrich.fair import Budget, FairQueue
 from smtpguard.enrich.looker.crew import Crew, Helper
-from smtpguard.enrich.looker.look import answer_packet
+from smtpguard.enrich.looker.look import Answerer
 from smtpguard.enrich.looker.protocol import Attribution, Question, parse_answer, render_question
 from smtpguard.enrich.looker.worker import LIMIT_S
 from smtpguard.enrich.pending import next_ticket
@@ -95,7 +95,7 @@ class Looker:
     ) -> None:
         self._php = php
         self._deadline_ns = deadline_ns
-        self._crew = crew or Crew(answer_packet, limit_s=LIMIT_S)
+        self._crew = crew or Crew(Answerer(), limit_s=LIMIT_S)
         self._budget = Budget(per_key=PER_USER_PER_S, total=PER_S)
         self._queue: FairQueue[int] = FairQueue(per_key=WAITING_PER_USER, total=WAITING)
         self._asked: dict[int, _Asked] = {}

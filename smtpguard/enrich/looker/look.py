@@ -7,8 +7,9 @@ the answer has its name and binary by then.
 from collections.abc import Callable
 from dataclasses import replace
 
-from smtpguard.enrich.looker.cli import parse_script
+from smtpguard.enrich.looker.cli import is_cgi, parse_environment, parse_script
 from smtpguard.enrich.looker.files import exists, join_path
+from smtpguard.enrich.looker.php_fpm import FpmReader, PhpScript, is_fpm, is_genuine
 from smtpguard.enrich.looker.procfs import Process, Stat
 from smtpguard.enrich.looker.protocol import (
     MAX_CHAIN,
@@ -24,23 +25,30 @@ SLACK_NS = 50_000_000
 than any pid space takes to come round."""
 
 
-def answer_packet(packet: bytes, tell: Callable[[bytes], None]) -> bytes:
-    """A question's packet to its last answer's.
+class Answerer:
+    """Answers questions about processes; what it learns about binaries it keeps."""
 
-    Args:
-        packet: As `render_question` made it.
-        tell: Takes the packet of an answer that is not the last one.
-    """
-    answer = look(parse_question(packet), lambda known: tell(render_answer(known, final=False)))
-    return render_answer(answer, final=True)
+    def __init__(self) -> None:
+        self._fpm = FpmReader()
+
+    def __call__(self, packet: bytes, tell: Callable[[bytes], None]) -> bytes:
+        """A question's packet to its last answer's.
+
+        Args:
+            packet: As `render_question` made it.
+            tell: Takes the packet of an answer that is not the last one.
+        """
+        answer = look(parse_question(packet), lambda known: tell(render_answer(known, final=False)), self._fpm)
+        return render_answer(answer, final=True)
 
 
-def look(question: Question, tell: Callable[[Attribution], None]) -> Attribution:
+def look(question: Question, tell: Callable[[Attribution], None], fpm: FpmReader) -> Attribution:
     """What can be said about the process of an event.
 
     Args:
         question: Which process, and when.
         tell: Is given the identity before the first read that may hang.
+        fpm: Reads workers of PHP-FPM.
     """
     try:
         process = Process(question.pid)
@@ -63,16 +71,63 @@ def look(question: Question, tell: Callable[[Attribution], None]) -> Attribution
         if not question.deep:
             return replace(known, why="off")
         tell(replace(known, why="late"))
-        cmdline = process.cmdline()
-        script = guess_script(process, known, cmdline)
-        return replace(known, attr="guess" if script else "live", script=script, cmdline=cmdline)
+        known = replace(known, attr="live", cmdline=process.cmdline())
+        if question.php and (php := read_php(question, process, known, fpm)) is not None:
+            if php.script is None:
+                return replace(known, cwd=None, why="gone")
+            return replace(
+                known, attr=php.attr, script=php.script, stack=php.stack, request=php.request, client=php.client
+            )
+        return read_script(process, known)
 
 
-def guess_script(process: Process, known: Attribution, cmdline: bytes) -> bytes | None:
-    """The script that an interpreter's arguments name, if there is such a file. Can hang for ever."""
-    name = parse_script(known.exe or b"", cmdline)
-    path = join_path(known.cwd, name) if name is not None else None
-    return path if path is not None and exists(process, path) else None
+def read_php(question: Question, process: Process, known: Attribution, fpm: FpmReader) -> PhpScript | None:
+    """The script of the PHP-FPM worker that the process is, or that it was started by. Can hang for ever.
+
+    Only a worker of the same user's: what another user runs is none of this event's business.
+    """
+    line = [known.exe, *(ancestor.exe for ancestor in known.chain)]
+    place = next((number for number, exe in enumerate(line) if is_fpm(exe)), None)
+    if place is None or place >= len(known.chain):  # a worker has a parent
+        return None
+    if place == 0:
+        return _read_worker(process, known.exe or b"", known.chain[0], question.time_ns, fpm)
+    above = known.chain[place - 1]
+    if above.uid not in question.uids:
+        return None
+    try:
+        worker = Process(above.pid)
+    except OSError:
+        return None
+    with worker:
+        stat = worker.stat()
+        if stat is None or stat.start_ns != above.start_ns:
+            return None
+        return _read_worker(worker, above.exe or b"", known.chain[place], question.time_ns, fpm)
+
+
+def _read_worker(worker: Process, exe: bytes, master: Ancestor, event_ns: int, fpm: FpmReader) -> PhpScript | None:
+    try:
+        parent = Process(master.pid)
+    except OSError:
+        return None
+    with parent:
+        return fpm.read(worker, exe, event_ns) if is_genuine(worker, parent) else None
+
+
+def read_script(process: Process, known: Attribution) -> Attribution:
+    """The script that the web server or the command line named, if there is such a file. Can hang for ever."""
+    exe = known.exe or b""
+    if is_cgi(exe):
+        for name in parse_environment(process.environ()):
+            path = join_path(None, name)
+            if path is not None and path != exe and exists(process, path):
+                return replace(known, script=path)
+    named = parse_script(exe, known.cmdline or b"")
+    path = join_path(known.cwd, named) if named is not None else None
+    if path is not None and exists(process, path):
+        return replace(known, attr="guess", script=path)
+    return known
 
 
 def read_chain(stat: Stat) -> tuple[Ancestor, ...]:

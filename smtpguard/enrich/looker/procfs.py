@@ -20,6 +20,7 @@ MAX_CMDLINE = 4096
 MAX_ENVIRON = 65_536
 MAX_MAPS = 1 << 20
 _MAX_STATUS = 16_384
+_NSPID = re.compile(rb"^NSpid:[\t0-9]*\t(\d+)$", re.MULTILINE)
 _UID = re.compile(rb"^Uid:\t(\d+)\t(\d+)\t(\d+)\t(\d+)$", re.MULTILINE)
 
 
@@ -115,6 +116,19 @@ class Process:
             os.close(fd)
         return b"".join(parts)
 
+    def _read_once(self, name: bytes) -> bytes:
+        """A file that the kernel hands over in one piece; empty if it can't be read."""
+        try:
+            fd = self.open(name)
+        except OSError:
+            return b""
+        try:
+            return os.read(fd, _MAX_STATUS)
+        except OSError:
+            return b""
+        finally:
+            os.close(fd)
+
     def link(self, name: bytes) -> bytes | None:
         """Where one of its links points, as the kernel renders it; asks no file system, so it can't hang."""
         try:
@@ -122,19 +136,31 @@ class Process:
         except OSError:
             return None
 
+    def file(self, name: bytes) -> os.stat_result | None:
+        """The file behind one of its links. Asks its file system: can hang for ever."""
+        try:
+            return os.stat(name, dir_fd=self._fd)
+        except OSError:
+            return None
+
     def stat(self) -> Stat | None:
         """Its stat; None if it is gone. Can't hang."""
         try:
-            return parse_stat(self.read(b"stat", _MAX_STATUS))
+            return parse_stat(self._read_once(b"stat"))
         except DecodeError:
             return None
 
     def uids(self) -> tuple[int, int, int, int] | None:
         """Its uids; None if it is gone. Can't hang."""
         try:
-            return parse_uids(self.read(b"status", _MAX_STATUS))
+            return parse_uids(self._read_once(b"status"))
         except DecodeError:
             return None
+
+    def inner_pid(self) -> int | None:
+        """Its pid as it knows it itself, in its own pid namespace; None if it is gone. Can't hang."""
+        found = _NSPID.search(self._read_once(b"status"))
+        return int(found[1]) if found is not None else None
 
     def cmdline(self) -> bytes:
         """Its arguments, NUL-terminated, cut. Reads its memory: can hang for ever."""

@@ -59,7 +59,7 @@ class Attribution:
         stack: Frames of the script, innermost first, `FUNCTION PATH:LINE`; untrusted.
         request: What the script was asked for, without the query string; untrusted.
         client: Address of the visitor whose request it was; untrusted.
-        why: Why nothing or not all was found: "gone" (process or request over), "foreign" (the pid is somebody
+        why: Why nothing or not all was found: "gone" (process over, or the PHP request), "foreign" (the pid is somebody
             else's now), "late" (no answer in time), "died" (the worker did), "off" (this user's processes made
             helpers hang).
     """
