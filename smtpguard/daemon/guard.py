@@ -13,8 +13,9 @@ from smtpguard.actions.suppression import highest_limit
 from smtpguard.daemon.arms import Arms
 from smtpguard.daemon.clock import WallMap
 from smtpguard.daemon.crediting import Crediting
-from smtpguard.daemon.journal import Entry, Journal
+from smtpguard.daemon.journal import Journal
 from smtpguard.daemon.responder import Responder
+from smtpguard.daemon.waiting import Entry
 from smtpguard.enrich.accounts import Accounts
 from smtpguard.model import (
     NS,
@@ -32,7 +33,6 @@ from smtpguard.policy.destinations import Destinations
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.rules import compile_terms, override_index
 from smtpguard.settings import Settings
-from smtpguard.state.rows import VerdictRow
 from smtpguard.state.writer import StateWriter
 from smtpguard.text import render_user
 
@@ -109,19 +109,13 @@ class Guard:
             account = self.account_of(Subject(uid=uid, netns=connect.netns))
             self.journal.add(
                 Entry(
-                    time_ns=connect.time_ns,
-                    account=account,
                     connect=connect,
+                    account=account,
                     highest_limit=self._highest_limit(account),
                     verdicts=[d for d in decisions if isinstance(d, Verdict)],
                     blocks=[d for d in decisions if isinstance(d, Block) and not d.renewed],
                 )
             )
-
-    def noted(self, entry: Entry) -> None:
-        """An attempt and all that was found out about it is written: keep its verdicts."""
-        for verdict in entry.verdicts:
-            self.state.add_verdict(VerdictRow.of(verdict, self.wall.offset_ns))
 
     def _act(self, decisions: Iterable[Decision]) -> None:
         for decision in decisions:
@@ -182,7 +176,7 @@ class Guard:
 
     def next_deadline(self) -> int | None:
         """When the engine or the responder want their turn."""
-        parts = (self.engine, self.responder, self.crediting)
+        parts = (self.engine, self.responder, self.crediting, self.journal)
         return min((time for part in parts if (time := part.next_deadline()) is not None), default=None)
 
     def on_time(self, now_ns: int) -> None:
@@ -190,6 +184,7 @@ class Guard:
         self._act(self.engine.tick(now_ns))
         self.responder.on_time(now_ns)
         self.crediting.on_time(now_ns)
+        self.journal.on_time(now_ns)
 
     # -- what people ask ---------------------------------------------------------------------------------------------
 

@@ -131,7 +131,7 @@ class Overview:
             f"{sum(state.dropped.values())} dropped",
             "windows": f"{engine.subjects} users, {engine.times} times, {engine.keys} destinations, "
             f"{engine.dropped} dropped, {engine.evicted} users forgotten",
-            "journal": ", ".join(f"{value} {name}" for name, value in self._guard.journal.stats().items()),
+            "journal": ", ".join(f"{value} {name}" for name, value in self._guard.journal.waiting.stats().items()),
         }
         if self._looker is not None:
             parts["attribution"] = _render_stats(self._looker.stats())

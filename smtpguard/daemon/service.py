@@ -26,7 +26,7 @@ from smtpguard.daemon.crediting import Crediting
 from smtpguard.daemon.doors import Doors
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.healing import Healing
-from smtpguard.daemon.journal import Entry, Journal
+from smtpguard.daemon.journal import Journal
 from smtpguard.daemon.lock import InstanceLock
 from smtpguard.daemon.loop import Loop
 from smtpguard.daemon.overview import Overview
@@ -170,15 +170,8 @@ class Service:
         self.nft = NftEnforcer(build_spec(settings), nft=way, passes=self.around.passes(), now_ns=self.now)
         arms = Arms(self.nft, always=not settings.dry_run, needed=self._needs_enforcement)
         responder = Responder(self.engine.blocks_of, self.engine.blocked_subjects, self.now)
-        self.journal = Journal(
-            self.events,
-            self.wall,
-            self.now,
-            looker=self.looker,
-            rdns=self.rdns,
-            on_written=self._note,
-        )
-        self._stack.callback(self.journal.close)
+        self.journal = Journal(self.events, state, self.wall, self.now, looker=self.looker, rdns=self.rdns)
+        self._stack.callback(self.journal.waiting.close)
         self.crediting = Crediting(settings, accounts, tuple, self.now)
         self.guard = Guard(
             settings,
@@ -237,7 +230,15 @@ class Service:
         self.loop.on_signal(signal.SIGTERM, self.loop.stop)
         self.loop.on_signal(signal.SIGHUP, self._hang_up)
         self.control.server.open()
-        for part in (self.sensing, self.guard, self.around, self.healing, self.journal, self.unbanner, self.control):
+        for part in (
+            self.sensing,
+            self.guard,
+            self.around,
+            self.healing,
+            self.journal.waiting,
+            self.unbanner,
+            self.control,
+        ):
             self.loop.add(part)
         self.loop.add(Ticker(_CHORE_NS, self._chores, self.now()))
         self.sensing.start()
@@ -286,9 +287,6 @@ class Service:
             log.info("%s", self.reload())
         except ConfigError as error:
             log.error("not reloaded, the old configuration goes on: %s", error)  # noqa: TRY400 - one line for people
-
-    def _note(self, entry: Entry) -> None:
-        self.guard.noted(entry)
 
     def _chores(self, now_ns: int) -> None:
         """Once a second."""

@@ -1,0 +1,151 @@
+"""Attempts wait a little for what enrichers find out about them, then go on in order. Decides and writes nothing.
+
+The kernel was told long before: nothing here is on the verdict path. The daemon's journal and `watch` use it alike.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from smtpguard.enrich.looker import Attribution, Looker
+from smtpguard.enrich.pending import Pending
+from smtpguard.enrich.rdns import ReverseDns
+from smtpguard.model import Account, Block, Connect, Verdict
+
+Found = Attribution | bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """An attempt and what came of it.
+
+    Attributes:
+        connect: The attempt.
+        account: Whose it is.
+        highest_limit: The highest limit of this user's rules.
+        verdicts: Rules it exceeded.
+        blocks: Blocks and throttles that began with it.
+    """
+
+    connect: Connect
+    account: Account
+    highest_limit: int = 0
+    verdicts: Sequence[Verdict] = ()
+    blocks: Sequence[Block] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """An item of the line, with the tickets of what was asked for it."""
+
+    item: Entry | Callable[[], None]
+    look: int | None = None
+    name: int | None = None
+
+
+class Waiting:
+    """The line, as a part of the loop.
+
+    Args:
+        now: CLOCK_BOOTTIME in nanoseconds.
+        deliver: Takes each attempt when it is complete, or its time is over.
+        looker: Looks at processes; None if nobody does.
+        rdns: Asks for names of destinations; None if nobody does.
+    """
+
+    def __init__(
+        self,
+        now: Callable[[], int],
+        deliver: Callable[[Entry], None],
+        *,
+        looker: Looker | None,
+        rdns: ReverseDns | None,
+    ) -> None:
+        self._now = now
+        self._deliver = deliver
+        self._looker = looker
+        self._rdns = rdns
+        self._pending: Pending[_Asked, Found] = Pending()
+
+    def add(self, entry: Entry) -> None:
+        """Put an attempt at the end of the line, and ask about it."""
+        look = name = None
+        connect = entry.connect
+        if self._looker is not None and connect.pid is not None:
+            look = self._looker.ask(connect, self._now(), owner=entry.account.uid)
+        if self._rdns is not None and connect.rdns is None:
+            answer = self._rdns.ask(connect.address, entry.account.uid, self._now())
+            if isinstance(answer, int):
+                name = answer
+            elif answer is not None:
+                entry = replace(entry, connect=replace(connect, rdns=answer))
+        tickets = [ticket for ticket in (look, name) if ticket is not None]
+        self._pending.add(_Asked(entry, look, name), tickets, self._now())
+
+    def add_call(self, call: Callable[[], None]) -> None:
+        """Call something when all that came before it has left: a line that is about no attempt keeps its place."""
+        self._pending.add(_Asked(call), (), self._now())
+
+    def filenos(self) -> Sequence[int]:
+        """Descriptors of the enrichers."""
+        return [fileno for part in (self._looker, self._rdns) if part is not None for fileno in part.filenos()]
+
+    def writers(self) -> Sequence[int]:
+        """Nothing here waits to write."""
+        return ()
+
+    def on_ready(self, fileno: int) -> None:
+        """Answers have come: `on_time` takes them."""
+
+    def next_deadline(self) -> int | None:
+        """When something leaves, or the looker wants its turn."""
+        parts = (self._pending, self._looker)
+        times = [deadline for part in parts if part is not None and (deadline := part.next_deadline()) is not None]
+        return min(times, default=None)
+
+    def on_time(self, now_ns: int) -> None:
+        """Take answers, let go what is ready."""
+        if self._looker is not None:
+            self._looker.tick(now_ns)
+            for ticket, attribution in self._looker.read(now_ns):
+                self._pending.resolve(ticket, attribution)
+        if self._rdns is not None:
+            for ticket, found in self._rdns.read(now_ns):
+                self._pending.resolve(ticket, found)
+        for ready in self._pending.due(now_ns):
+            self._let_go(ready.item, ready.values)
+
+    def close(self) -> None:
+        """Let everything go, without its answers if they have not come."""
+        for ready in self._pending.flush():
+            self._let_go(ready.item, ready.values)
+
+    def stats(self) -> dict[str, int]:
+        """Figures for `status`."""
+        return {"waiting": len(self._pending), "early": self._pending.early, "late": self._pending.late}
+
+    def _let_go(self, asked: _Asked, values: dict[int, Found]) -> None:
+        if not isinstance(asked.item, Entry):
+            asked.item()
+            return
+        entry = asked.item
+        connect = entry.connect
+        attribution = values.get(asked.look) if asked.look is not None else None
+        if isinstance(attribution, Attribution):
+            connect = describe(connect, attribution)
+        name = values.get(asked.name) if asked.name is not None else None
+        if isinstance(name, bytes):
+            connect = replace(connect, rdns=name)
+        verdicts = [replace(verdict, connect=connect) for verdict in entry.verdicts]
+        self._deliver(replace(entry, connect=connect, verdicts=verdicts))
+
+
+def describe(connect: Connect, attribution: Attribution) -> Connect:
+    """A Connect with what was found out about its process; what the sensor itself told stays."""
+    return replace(
+        connect,
+        attr=attribution.attr,
+        proc=attribution.proc if attribution.proc is not None else connect.proc,
+        exe=attribution.exe if attribution.exe is not None else connect.exe,
+        cwd=attribution.cwd if attribution.cwd is not None else connect.cwd,
+        script=attribution.script if attribution.script is not None else connect.script,
+    )
