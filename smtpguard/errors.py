@@ -49,6 +49,10 @@ class LogError(GuardError):
     """The event log can't be opened or written; the guard goes on and counts what it could not write."""
 
 
+class PolicyError(GuardError):
+    """What was asked for would hit whom nothing may hit: root, or an exempt account without force."""
+
+
 class PrivilegeError(GuardError):
     """A capability is lacking: exit 4. `fix` names it."""
 

@@ -120,6 +120,7 @@ class Account:
             counted and told, not refused; "tenant" is refused.
         reason: Why it has that standing, for people.
         groups: Names of the groups the account is in.
+        packages: Hosting packages the account has, from the panel.
         ranges: Subordinate uid ranges that belong to the account, as (first, count).
     """
 
@@ -128,6 +129,7 @@ class Account:
     standing: Standing
     reason: str = ""
     groups: frozenset[str] = frozenset()
+    packages: frozenset[str] = frozenset()
     ranges: tuple[tuple[int, int], ...] = ()
 
 
@@ -180,6 +182,7 @@ class Block:
         reason: Free text for people, untrusted.
         level: How often the user was blocked before within the escalation's memory.
         ranges: Subordinate ranges it covers, as (first, count).
+        renewed: A throttle that only goes on: to be enforced, but nothing new to tell (no verdict comes with it).
     """
 
     subject: Subject
@@ -193,6 +196,7 @@ class Block:
     reason: str = ""
     level: int = 0
     ranges: tuple[tuple[int, int], ...] = ()
+    renewed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +209,7 @@ class Refusal:
         account: The account at that moment.
         connect: The attempt, with where it wanted to go.
         by: Which means.
+        mode: "dry-run" if nobody refused it and only a block that would be stands against it.
     """
 
     time_ns: int
@@ -212,6 +217,7 @@ class Refusal:
     account: Account
     connect: Connect
     by: RefusedBy
+    mode: Mode = "enforce"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,3 +235,24 @@ class Ended:
     block: Block
     by: str
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerChange:
+    """There are suddenly many blocks: from here blocks are throttles; or it is calm again.
+
+    Attributes:
+        time_ns: When.
+        tripped: Whether blocks become throttles from here; False when it is calm again.
+        blocks: How many blocks were begun within the breaker's time.
+        mode: "dry-run" if it is the breaker of blocks that would be.
+    """
+
+    time_ns: int
+    tripped: bool
+    blocks: int
+    mode: Mode
+
+
+Decision = Verdict | Block | Refusal | Ended | BreakerChange
+"""What the engine says, in the order to be acted upon."""

@@ -1,0 +1,186 @@
+"""Blocks and throttles in force, of all sources, and whether an attempt fell inside one. No clock, no kernel.
+
+Kept per (subject, source, kind, reach): the end of one never ends another. Ends are event times.
+"""
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Literal
+
+from smtpguard.model import NS, Block, Ended, Mode, Subject
+from smtpguard.policy.windows import NEVER
+
+LATE_NS = 60 * NS
+"""How long after its end a block is remembered for attempts that are reported late (audit backlogs: seconds)."""
+
+Key = tuple[str, str, bool]
+
+
+@dataclass(slots=True)
+class Span:
+    """A time in which attempts are refused, or would be.
+
+    Attributes:
+        since_ns, until_ns: From, and up to but not including.
+        kind: Block or throttle.
+        mode: "enforce" if the kernel refuses.
+        hides: Whether attempts inside are hidden from enforced rules too; else only from those that are only told.
+    """
+
+    since_ns: int
+    until_ns: int
+    kind: Literal["block", "throttle"]
+    mode: Mode
+    hides: bool
+
+
+class _Entry:
+    """What is kept of one subject."""
+
+    __slots__ = ("held", "spans")
+
+    def __init__(self) -> None:
+        self.held: dict[Key, tuple[Block, Span]] = {}
+        self.spans: list[Span] = []
+
+    def prune(self, newest_ns: int) -> None:
+        self.spans = [span for span in self.spans if span.until_ns > newest_ns - LATE_NS]
+
+
+class BlockTable:
+    """All blocks. Every method takes and gives event times."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Subject, _Entry] = {}
+        self._ends: list[tuple[int, int, Subject, Key]] = []
+        self._tick = count()
+
+    def put(self, block: Block, *, hides: bool) -> list[Ended] | None:
+        """Take a block in.
+
+        A guard's block never shortens one of the same kind; any other source's later word wins, also if it ends
+        earlier.
+
+        Args:
+            block: The block.
+            hides: See Span.
+
+        Returns:
+            The block of the same key that it follows, if that was over; None if the block brings nothing new.
+        """
+        entry = self._entries.setdefault(block.subject, _Entry())
+        key = (block.source, block.kind, hides)
+        ended: list[Ended] = []
+        if held := entry.held.get(key):
+            old, span = held
+            if old.until_ns <= block.since_ns:
+                if not block.renewed:
+                    ended.append(Ended(time_ns=old.until_ns, block=old, by="time"))
+            elif block.source == "guard" and old.until_ns >= block.until_ns:
+                return None
+            else:
+                span.until_ns = block.since_ns
+        entry.prune(block.since_ns)
+        span = self._span(entry, block.since_ns, block.until_ns, block.kind, mode=block.mode, hides=hides)
+        entry.held[key] = (block, span)
+        heapq.heappush(self._ends, (block.until_ns, next(self._tick), block.subject, key))
+        return ended
+
+    def hide(self, subject: Subject, since_ns: int, until_ns: int) -> None:
+        """Hide attempts for a short time without a block: somebody else is about to block (block.by: fail2ban)."""
+        entry = self._entries.setdefault(subject, _Entry())
+        entry.prune(since_ns)
+        self._span(entry, since_ns, until_ns, "block", mode="dry-run", hides=True)
+
+    @staticmethod
+    def _span(
+        entry: _Entry, since_ns: int, until_ns: int, kind: Literal["block", "throttle"], *, mode: Mode, hides: bool
+    ) -> Span:
+        span = Span(since_ns, until_ns, kind, mode, hides)
+        entry.spans.append(span)
+        return span
+
+    def cover(self, subject: Subject, time_ns: int) -> Span | None:
+        """What an attempt at a time ran into: the strongest, or None."""
+        entry = self._entries.get(subject)
+        if entry is None:
+            return None
+        inside = [span for span in entry.spans if span.since_ns <= time_ns < span.until_ns]
+        return max(inside, key=lambda span: (span.hides, span.mode == "enforce", span.kind == "block"), default=None)
+
+    def clear_ns(self, subject: Subject) -> int:
+        """From when on no attempt can be inside a block that is known now; NEVER if there is none."""
+        entry = self._entries.get(subject)
+        return max((span.until_ns for span in entry.spans), default=NEVER) if entry else NEVER
+
+    def end(self, subject: Subject, *, source: str | None, by: str, reason: str, now_ns: int) -> list[Ended]:
+        """End a subject's blocks.
+
+        Args:
+            subject: Whose.
+            source: Of this source only; None for all.
+            by: Who ends them.
+            reason: Free text for people.
+            now_ns: When.
+        """
+        entry = self._entries.get(subject)
+        if entry is None:
+            return []
+        ended: list[Ended] = []
+        for key, (block, span) in list(entry.held.items()):
+            if source in {None, block.source}:
+                del entry.held[key]
+                span.until_ns = min(span.until_ns, now_ns)
+                ended.append(Ended(time_ns=now_ns, block=block, by=by, reason=reason))
+        if source is None:
+            for span in entry.spans:
+                span.until_ns = min(span.until_ns, now_ns)
+        self._forget_if_empty(subject, entry, now_ns)
+        return ended
+
+    def expire(self, now_ns: int) -> list[Ended]:
+        """The blocks whose time is over."""
+        ended: list[Ended] = []
+        while self._ends and self._ends[0][0] <= now_ns:
+            until_ns, _, subject, key = heapq.heappop(self._ends)
+            entry = self._entries.get(subject)
+            if entry is None or (held := entry.held.get(key)) is None or held[0].until_ns != until_ns:
+                continue  # ended by somebody, or replaced
+            del entry.held[key]
+            ended.append(Ended(time_ns=until_ns, block=held[0], by="time"))
+            self._forget_if_empty(subject, entry, now_ns)
+        return ended
+
+    def next_deadline(self) -> int | None:
+        """When the next block ends, at the earliest."""
+        return self._ends[0][0] if self._ends else None
+
+    def of(self, subject: Subject) -> list[Block]:
+        """The blocks of one subject."""
+        entry = self._entries.get(subject)
+        return [block for block, _ in entry.held.values()] if entry else []
+
+    def subjects(self) -> list[Subject]:
+        """Who has blocks."""
+        return [subject for subject, entry in self._entries.items() if entry.held]
+
+    def __iter__(self) -> Iterator[Block]:
+        for entry in self._entries.values():
+            for block, _ in entry.held.values():
+                yield block
+
+    def update_ranges(self, subject: Subject, ranges: tuple[tuple[int, int], ...]) -> None:
+        """Make all blocks of a subject cover its subordinate ranges as they are now."""
+        if entry := self._entries.get(subject):
+            entry.held = {k: (replace(block, ranges=ranges), span) for k, (block, span) in entry.held.items()}
+
+    def drop_idle(self, now_ns: int) -> None:
+        """Forget what nothing late can concern any more."""
+        for subject, entry in list(self._entries.items()):
+            self._forget_if_empty(subject, entry, now_ns)
+
+    def _forget_if_empty(self, subject: Subject, entry: _Entry, now_ns: int) -> None:
+        if not entry.held and all(span.until_ns <= now_ns - LATE_NS for span in entry.spans):
+            del self._entries[subject]

@@ -1,0 +1,268 @@
+"""The windows of one subject for those of its rules that share a fate: judges an attempt, and takes it in.
+
+A subject has one book, or two where some of its rules are enforced and others only told: a block that would be must
+not hide attempts from the rules that are in earnest.
+
+An exact count of every rule at every attempt costs microseconds, so each look leaves behind how many attempts may
+follow before a rule *can* be exceeded (`Book.room`, `Table.room`) and until when that holds; the engine's fast path
+counts it down and skips the look. Counts only fall as time goes on, so what was safe stays safe.
+"""
+
+from collections.abc import Iterable
+from itertools import chain
+
+from smtpguard.model import Mode
+from smtpguard.policy.counters import Counter, Excess, Ports
+from smtpguard.policy.windows import FOREVER, NEVER, Bounds, Lane, Table
+from smtpguard.settings import DAY_NS, Rule
+
+NEWCOMER_NS = DAY_NS
+"""A user is a newcomer for a day from his first attempt after the silence that `novel` asks for: one test connection
+must not make him an old hand, and a month of it would be noise."""
+
+NEAR = 32
+"""A rule this near to its limit is counted anew at each look: what has left its window gives room again."""
+MAX_ROOM = 256
+"""Attempts between two looks at most: CPython keeps the integers up to here, so counting down allocates nothing."""
+
+
+class Book:
+    """Windows of one subject for rules of one mode.
+
+    Args:
+        rules: Rules that attempts are counted for.
+        ports: The guarded ports, for rules that name none.
+        mode: Whether these rules are carried out.
+        seen: When the subject was last seen on a set of ports, from before these windows; shared and never changed.
+        bounds: What all windows together may hold.
+
+    Attributes:
+        room, granted: No connections rule can be exceeded by this many further attempts (and were so at the last
+            look) ...
+        recheck_ns: ... before this event time.
+        ready_ns: From this event time on an attempt is neither late nor inside a block: the fast path may judge it.
+    """
+
+    __slots__ = (
+        "_bounds",
+        "_lane_parts",
+        "counters",
+        "granted",
+        "lanes",
+        "mode",
+        "ready_ns",
+        "recheck_ns",
+        "room",
+        "seen",
+        "tables",
+    )
+
+    def __init__(self, rules: Iterable[Rule], ports: Ports, mode: Mode, seen: dict[Ports, int], bounds: Bounds) -> None:
+        self.mode = mode
+        self.seen = seen
+        self.room = self.granted = 0
+        self.recheck_ns = NEVER
+        self.ready_ns = NEVER
+        self.lanes: dict[int, Lane] = {}
+        self.tables: dict[tuple[bool, Ports], Table] = {}
+        self._bounds = bounds
+        self.counters = [self._counter(rule, ports) for rule in rules]
+        self._lane_parts: dict[int, tuple[tuple[Counter, ...], tuple[Table, ...]]] = {}
+
+    def _counter(self, rule: Rule, guarded: Ports) -> Counter:
+        ports = guarded if rule.ports is None else rule.ports & guarded
+        if rule.count == "connections":
+            return Counter(rule, ports, None)
+        key = (rule.count == "destinations", ports)
+        table = self.tables.get(key)
+        if table is None:
+            table = self.tables[key] = Table(
+                whole=key[0], need=1, reach_ns=0, shortest_ns=rule.window_ns, bounds=self._bounds
+            )
+        table.need = max(table.need, rule.limit + 1)
+        table.reach_ns = max(table.reach_ns, rule.window_ns)
+        table.shortest_ns = min(table.shortest_ns, rule.window_ns)
+        return Counter(rule, ports, table)
+
+    def open_lane(self, port: int) -> Lane:
+        """The lane of a port, made if it is not there yet."""
+        lane = self.lanes.get(port)
+        if lane is None:
+            here = [counter for counter in self.counters if port in counter.ports]
+            counting = [counter.rule for counter in here if counter.table is None]
+            lane = self.lanes[port] = Lane(
+                need=max((rule.limit + 1 for rule in counting), default=1),
+                reach_ns=max((rule.window_ns for rule in counting), default=1),
+                bounds=self._bounds,
+            )
+            tables = tuple({id(counter.table): counter.table for counter in here if counter.table}.values())
+            self._lane_parts[port] = (tuple(here), tables)
+            for counter in here:
+                counter.lanes.append(lane)
+        return lane
+
+    def tables_of(self, port: int) -> tuple[Table, ...]:
+        """The tables that attempts on a port go into."""
+        return self._lane_parts[port][1]
+
+    def newest_ns(self) -> int:
+        """The newest attempt that was taken in; NEVER if none."""
+        return max((lane.times[-1] for lane in self.lanes.values() if lane.times), default=NEVER)
+
+    def touched_ns(self) -> int:
+        """When something last happened to the windows: taken in or emptied; NEVER if nothing did."""
+        return max(self.newest_ns(), max((counter.floor_ns for counter in self.counters), default=NEVER))
+
+    def judge(self, time_ns: int, port: int, address: bytes) -> list[Excess]:
+        """Which rules the attempt would exceed, in the order of the configuration. Takes nothing in.
+
+        A late attempt is judged in the windows as they are at the newest one.
+        """
+        lane = self.open_lane(port)
+        at_ns = time_ns if time_ns >= self.ready_ns else max(time_ns, self.newest_ns())
+        found: list[Excess] = []
+        for counter in self._lane_parts[port][0]:
+            rule = counter.rule
+            if rule.novel_ns is not None and not self._is_newcomer(counter, lane, rule.novel_ns, at_ns):
+                continue
+            table = counter.table
+            if counter.left > (self if table is None else table).spent() or at_ns < counter.over_until_ns:
+                continue  # far from its limit, or known to be over and only told: nothing rises
+            edge_ns = max(at_ns - rule.window_ns, counter.floor_ns)
+            before = counter.held(edge_ns)
+            count = before
+            # An attempt at or before the edge came so late that it is in no window, or before the window was emptied.
+            if time_ns > edge_ns and (table is None or table.keys.get(table.key(address), NEVER) <= edge_ns):
+                count += 1
+            if count > rule.limit and time_ns > edge_ns:
+                found.append(Excess(counter, count, before <= rule.limit))
+        return found
+
+    def enter(self, time_ns: int, port: int, address: bytes) -> None:
+        """Take an attempt in that was just judged, and work out how many may follow unseen."""
+        lane = self.open_lane(port)
+        at_ns = time_ns if time_ns >= self.ready_ns else max(time_ns, self.newest_ns())
+        lane.insert(time_ns, at_ns, self._bounds)
+        self.ready_ns = max(self.ready_ns, at_ns)
+        for table in self._lane_parts[port][1]:
+            table.insert(table.key(address), time_ns, at_ns, self._bounds)
+        self.look(at_ns)
+
+    def spent(self) -> int:
+        """How many attempts were taken in since the last look."""
+        return self.granted - self.room
+
+    def look(self, at_ns: int) -> None:
+        """Work out how many attempts may follow, and until when, before a rule can be exceeded.
+
+        Only rules that have come near their limit are counted anew. One that is over it already (then it only warns)
+        can't rise over it before enough has left.
+        """
+        spent = self.spent() + 1
+        room = min([MAX_ROOM, *[lane.cap - len(lane.times) for lane in self.lanes.values()]])
+        recheck_ns = FOREVER
+        rooms = {id(table): (table, table.spent() + 1) for table in self.tables.values()}
+        for table, _ in rooms.values():
+            table.room = min(MAX_ROOM, table.cap - len(table.keys))
+            table.recheck_ns = FOREVER
+        for counter in self.counters:
+            if not counter.lanes:
+                continue  # the first attempt on one of its ports is looked at anyway
+            rule = counter.rule
+            if rule.novel_ns is not None:
+                recheck_ns = min(recheck_ns, at_ns + rule.novel_ns)
+                if at_ns - NEWCOMER_NS >= counter.fresh_ns:
+                    counter.left = 0
+                    continue
+            until_ns, left = counter.over_until_ns, MAX_ROOM
+            if at_ns >= until_ns:
+                until_ns = FOREVER
+                left = counter.left - (spent if counter.table is None else rooms[id(counter.table)][1])
+                if left < NEAR:
+                    left = rule.limit - counter.held(max(at_ns - rule.window_ns, counter.floor_ns))
+                if left < 0:
+                    left = MAX_ROOM
+                    until_ns = counter.over_until_ns = counter.newest(rule.limit + 1) + rule.window_ns
+            counter.left = left if until_ns == FOREVER else 0
+            if counter.table is None:
+                room = min(room, left)
+                recheck_ns = min(recheck_ns, until_ns)
+            else:
+                counter.table.room = min(counter.table.room, left)
+                counter.table.recheck_ns = min(counter.table.recheck_ns, until_ns)
+        self.room = self.granted = room
+        self.recheck_ns = recheck_ns
+        for table, _ in rooms.values():
+            table.granted = table.room
+
+    def empty(self, counter: Counter, at_ns: int) -> None:
+        """Empty the window of one rule: nothing up to the time counts any more."""
+        counter.floor_ns = max(counter.floor_ns, at_ns)
+        counter.over_until_ns = NEVER
+        if counter.table is not None:
+            counter.table.floor_ns = max(counter.table.floor_ns, at_ns)
+
+    def reset(self, at_ns: int) -> None:
+        """Empty all windows, and forget what was told."""
+        for counter in self.counters:
+            self.empty(counter, at_ns)
+            counter.told_ns = NEVER
+        self.distrust()
+
+    def distrust(self) -> None:
+        """Make the next attempt of every lane be looked at."""
+        self.room = self.granted = 0
+        for table in self.tables.values():
+            table.room = table.granted = 0
+        for counter in self.counters:
+            counter.left = 0
+
+    def adopt(self, others: Iterable["Book"]) -> None:
+        """Take over the windows of books that this one replaces, nearest first.
+
+        A rule goes on where one of its name, count and window was; any other begins with an empty window.
+        """
+        olds: dict[tuple[str, str, int], Counter] = {}
+        newest_ns = NEVER
+        for other in others:
+            newest_ns = max(newest_ns, other.newest_ns())
+            for port, lane in other.lanes.items():
+                if not self.open_lane(port).times:
+                    self.lanes[port].take_over(lane, self._bounds)
+            for key, table in other.tables.items():
+                if key in self.tables and not self.tables[key].keys:
+                    self.tables[key].take_over(table, self._bounds)
+            for counter in other.counters:
+                olds.setdefault((counter.rule.name, counter.rule.count, counter.rule.window_ns), counter)
+        for counter in self.counters:
+            rule = counter.rule
+            if old := olds.get((rule.name, rule.count, rule.window_ns)):
+                counter.floor_ns, counter.told_ns, counter.fresh_ns = old.floor_ns, old.told_ns, old.fresh_ns
+                if counter.table is not None:
+                    counter.table.floor_ns = max(counter.table.floor_ns, counter.floor_ns)
+            else:
+                self.empty(counter, newest_ns)
+
+    def note_seen(self) -> None:
+        """Remember when the subject was last on the ports of `novel` rules, for when the windows are gone."""
+        for counter in self.counters:
+            if counter.rule.novel_ns is not None and (last_ns := self.last_seen(counter)) != NEVER:
+                self.seen[counter.ports] = max(last_ns, self.seen.get(counter.ports, NEVER))
+
+    def release(self) -> None:
+        """Give back what was taken from the bounds; the book is not used any more."""
+        for holder in chain[Lane | Table](self.lanes.values(), self.tables.values()):
+            holder.release(self._bounds)
+
+    def last_seen(self, counter: Counter) -> int:
+        """When the subject last was on the ports of a rule; NEVER if it was not."""
+        return max(
+            (lane.times[-1] for lane in counter.lanes if lane.times), default=self.seen.get(counter.ports, NEVER)
+        )
+
+    def _is_newcomer(self, counter: Counter, lane: Lane, novel_ns: int, at_ns: int) -> bool:
+        if not (lane.times and at_ns - lane.times[-1] < novel_ns):
+            last_ns = self.last_seen(counter)
+            if last_ns == NEVER or at_ns - last_ns >= novel_ns:
+                counter.fresh_ns = at_ns
+        return at_ns - NEWCOMER_NS < counter.fresh_ns

@@ -1,0 +1,78 @@
+"""One rule as one subject stands to it: where its window is, from when on it counts, what was told of it."""
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import chain
+
+from smtpguard.policy.windows import NEVER, Lane, Table
+from smtpguard.settings import Rule
+
+Ports = frozenset[int]
+
+
+class Counter:
+    """One rule as one subject stands to it.
+
+    Attributes:
+        rule: The rule, its ports narrowed to the guarded ones.
+        lanes: The lanes of its ports that exist by now.
+        table: Where its keys are, for `destinations` and `networks`.
+        floor_ns: Attempts up to here do not count: the window was emptied then.
+        told_ns: When a warn or throttle verdict was last told.
+        over_until_ns: Known to be over its limit until then, whatever comes.
+        fresh_ns: Since when the subject is a newcomer, with `novel`.
+        left: It could not be exceeded by fewer attempts (or keys) than this when it was last looked at.
+    """
+
+    __slots__ = ("floor_ns", "fresh_ns", "lanes", "left", "over_until_ns", "ports", "rule", "table", "told_ns")
+
+    def __init__(self, rule: Rule, ports: Ports, table: Table | None) -> None:
+        self.rule = rule
+        self.ports = ports
+        self.table = table
+        self.lanes: list[Lane] = []
+        self.floor_ns = NEVER
+        self.told_ns = NEVER
+        self.over_until_ns = NEVER
+        self.fresh_ns = NEVER
+        self.left = 0
+
+    def held(self, edge_ns: int) -> int:
+        """How many are later than the edge."""
+        if self.table is not None:
+            return sum([last_ns > edge_ns for last_ns in self.table.keys.values()])
+        held = 0
+        for lane in self.lanes:
+            times = lane.times
+            held += len(times)
+            if times and times[0] <= edge_ns:
+                held -= bisect_right(times, edge_ns)
+        return held
+
+    def newest(self, nth: int) -> int:
+        """The time of the nth newest entry (1 is the newest). At least as many must be held."""
+        if self.table is not None:
+            return self.table.ordered()[-nth]
+        if len(self.lanes) == 1:
+            return self.lanes[0].times[-nth]
+        return sorted(chain.from_iterable(lane.times[-nth:] for lane in self.lanes))[-nth]
+
+    def release_ns(self, at_ns: int) -> int:
+        """When one more attempt would pass again: the limit-th newest entry leaves the window then."""
+        rule = self.rule
+        return (self.newest(rule.limit) if rule.limit else at_ns) + rule.window_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """A rule that an attempt exceeds.
+
+    Attributes:
+        counter: The rule as the subject stands to it.
+        count: What the window holds with the attempt.
+        rises: Whether the count was not over the limit without it.
+    """
+
+    counter: Counter
+    count: int
+    rises: bool

@@ -1,0 +1,279 @@
+"""Who is watched: finds the subject of an attempt, compiles its rules once, and bounds how many there are.
+
+Tenants can't make accounts, but they can make network namespaces, and a container's root can take any uid. So there
+are three pools that never take from one another: accounts with a name, uids without one, and other namespaces; in
+the last, each namespace and each uid has a share of its own.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from smtpguard.model import Account, Mode, Subject
+from smtpguard.policy.blocks import LATE_NS
+from smtpguard.policy.book import Book
+from smtpguard.policy.counters import Ports
+from smtpguard.policy.directory import Directory
+from smtpguard.policy.rules import Terms, compile_terms, override_index
+from smtpguard.policy.windows import NEVER, Bounds, Table
+from smtpguard.settings import Settings
+
+if TYPE_CHECKING:
+    from array import array
+
+    from smtpguard.policy.escalation import Record
+
+MODES: tuple[Mode, ...] = ("enforce", "dry-run")
+CONTAINER = "container"
+SHARED = "shared user"
+SWEEP = 1024
+"""Subjects looked at in one sweep: well under a millisecond of work."""
+Fast = tuple[Book, "array[int]", Table | None, tuple[Table, ...], "Watched"]
+"""A lane's times, and its only table if that holds networks, else all of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much the engine may hold; not configurable, but smaller in tests.
+
+    Attributes:
+        accounts: Subjects with an account name; root alone makes those.
+        nameless: Subjects without one, on the host's network.
+        foreign: Subjects in other network namespaces.
+        per_netns, per_uid: Of these, how many may share a namespace, or a uid.
+        times: Attempts in all windows, 8 bytes each.
+        keys: Addresses and networks in all windows, about 200 bytes each.
+    """
+
+    accounts: int = 131_072
+    nameless: int = 16_384
+    foreign: int = 16_384
+    per_netns: int = 1024
+    per_uid: int = 64
+    times: int = 8_000_000
+    keys: int = 1_000_000
+
+
+class Watched:
+    """One subject and its windows.
+
+    Attributes:
+        account: The account as it was when the rules were compiled.
+        books: Its windows, for rules in earnest and rules that are only told; empty for whom nothing counts.
+        why: Why none of its rules is carried out; "" if not so.
+        seen: When it was last seen on a set of ports, from before its windows.
+        records: What is remembered of its blocks, per mode.
+        generation: Of the configuration its rules were compiled from.
+        groups: What it counts against: its pool; its namespace and uid in another one.
+    """
+
+    __slots__ = ("account", "books", "generation", "groups", "records", "seen", "subject", "why")
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.account = Account(uid=subject.uid, name=None, standing="tenant")
+        self.books: tuple[Book, ...] = ()
+        self.why = ""
+        self.seen: dict[Ports, int] = {}
+        self.records: dict[Mode, Record] = {}
+        self.generation = -1
+        self.groups: tuple[str, ...] = ()
+
+    def touched_ns(self) -> int:
+        """When something last happened to its windows; NEVER if nothing did."""
+        return max((book.touched_ns() for book in self.books), default=NEVER)
+
+
+class Roster:
+    """All subjects.
+
+    Args:
+        settings: The configuration.
+        directory: Accounts.
+        limits: How much may be held.
+        held: Whether a subject must not be dropped, because a block stands against it.
+
+    Attributes:
+        bounds: What all windows together hold.
+        fast: The lanes that the engine may use without a further look, by port and uid.
+        evicted: How many subjects were dropped with their windows because a pool was full.
+    """
+
+    def __init__(
+        self, settings: Settings, directory: Directory, limits: Limits, held: Callable[[Subject], bool]
+    ) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._held = held
+        self._watched: dict[tuple[int, int | None], Watched] = {}
+        self._to_sweep: list[Watched] = []
+        self._sizes: Counter[str] = Counter()
+        self._maxima = {"accounts": limits.accounts, "nameless": limits.nameless, "foreign": limits.foreign}
+        self._per_netns = limits.per_netns
+        self._per_uid = limits.per_uid
+        self._terms: dict[tuple[int | None, str], Terms] = {}
+        self._generation = 0
+        self._off = False
+        self.bounds = Bounds(times_max=limits.times, keys_max=limits.keys)
+        self.fast: dict[int, dict[int | None, Fast]] = {}
+        self.evicted = 0
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    def __iter__(self) -> Iterator[Watched]:
+        return iter(list(self._watched.values()))
+
+    def reconfigure(self, settings: Settings, directory: Directory) -> None:
+        """Take a new configuration or new accounts; each subject's rules are compiled anew when it is next seen."""
+        self._settings = settings
+        self._directory = directory
+        self._terms.clear()
+        self._generation += 1
+        self.fast.clear()
+
+    def find(self, uid: int, netns: int | None) -> Watched:
+        """The subject of an attempt, its rules up to date. A subordinate uid counts for its owner wherever it is.
+
+        Root's own subordinate ranges are containers (Proxmox, LXD): each uid counts for itself there.
+        """
+        owner = self._directory.owner(uid)
+        if owner not in {uid, 0}:
+            uid, netns = owner, None
+        watched = self._watched.get((uid, netns))
+        if watched is None:
+            watched = Watched(Subject(uid=uid, netns=netns))
+            self._compile(watched, rooted=owner == 0)
+            self._add(watched)
+        elif watched.generation != self._generation:
+            self._compile(watched, rooted=owner == 0)
+        return watched
+
+    def of(self, subject: Subject) -> Watched:
+        """A subject by its own name, its rules up to date."""
+        return self.find(subject.uid, subject.netns)
+
+    def register(self, watched: Watched, port: int) -> None:
+        """Let the engine's fast path use a lane: of one book, on the host's network, seen under its own uid."""
+        if len(watched.books) == 1 and watched.subject.netns is None:
+            book = watched.books[0]
+            lanes = self.fast.setdefault(port, {})
+            if watched.subject.uid not in lanes:
+                lane, tables = book.open_lane(port), book.tables_of(port)
+                single = len(tables) == 1 and not tables[0].whole
+                lanes[watched.subject.uid] = (
+                    book,
+                    lane.times,
+                    tables[0] if single else None,
+                    () if single else tables,
+                    watched,
+                )
+
+    def reset(self, watched: Watched, now_ns: int) -> None:
+        """Empty a subject's windows and forget its blocks."""
+        watched.records.clear()
+        for book in watched.books:
+            book.reset(now_ns)
+
+    def _compile(self, watched: Watched, *, rooted: bool) -> None:
+        subject = watched.subject
+        old = watched.account
+        account = self._directory.account(subject.uid)
+        why = "off" if self._off else "dry_run" if self._settings.dry_run else ""
+        if subject.uid != 0 and (subject.netns is not None or rooted):
+            # The number says nothing about the host's account of that number (THREATS 4).
+            account = Account(uid=subject.uid, name=None, standing="tenant", reason=CONTAINER)
+            why = CONTAINER
+        elif account.standing == "shared" and account.name not in self._settings.shared_block:
+            why = SHARED
+        if old.name is not None and account.name is not None and old.name != account.name:
+            self._drop_books(watched)  # the number was given to somebody else
+            watched.seen, watched.records = {}, {}
+        watched.account, watched.why, watched.generation = account, why, self._generation
+        if account.standing in {"root", "mta", "exempt"}:
+            self._drop_books(watched)
+            return
+        terms = self._terms_of(account, why)
+        books = tuple(
+            Book(rules, self._settings.ports, mode, watched.seen, self.bounds)
+            for mode in MODES
+            if (rules := terms.of(mode))
+        )
+        for book in books:
+            book.adopt(sorted(watched.books, key=lambda other: other.mode != book.mode))
+        self._drop_books(watched)
+        watched.books = books
+
+    def _terms_of(self, account: Account, why: str) -> Terms:
+        override = None if account.reason == CONTAINER else override_index(self._settings, account)
+        terms = self._terms.get((override, why))
+        if terms is None:
+            terms = self._terms[override, why] = compile_terms(self._settings, override, why)
+        return terms
+
+    def _drop_books(self, watched: Watched) -> None:
+        for book in watched.books:
+            book.release()
+        watched.books = ()
+        if watched.subject.netns is None:
+            for lanes in self.fast.values():
+                lanes.pop(watched.subject.uid, None)
+
+    def _add(self, watched: Watched) -> None:
+        subject = watched.subject
+        if subject.netns is not None:
+            watched.groups = ("foreign", f"netns {subject.netns}", f"uid {subject.uid}")
+        else:
+            watched.groups = ("nameless" if watched.account.name is None else "accounts",)
+        for group in watched.groups:
+            if self._sizes[group] >= self._maximum(group):
+                self._evict(group)
+            self._sizes[group] += 1
+        self._watched[subject.uid, subject.netns] = watched
+
+    def _maximum(self, group: str) -> int:
+        if group in self._maxima:
+            return self._maxima[group]
+        return self._per_netns if group.startswith("netns") else self._per_uid
+
+    def _evict(self, group: str) -> None:
+        """Make room in a full group: a quarter goes, those first that were longest silent."""
+        members = [w for w in self._watched.values() if group in w.groups and not self._held(w.subject)]
+        members.sort(key=Watched.touched_ns)
+        for watched in members[: len(members) // 4 + 1]:
+            self.drop(watched)
+            self.evicted += 1
+
+    def drop(self, watched: Watched) -> None:
+        """Forget a subject and its windows."""
+        self._drop_books(watched)
+        del self._watched[watched.subject.uid, watched.subject.netns]
+        for group in watched.groups:
+            self._sizes[group] -= 1
+            if not self._sizes[group]:
+                del self._sizes[group]
+
+    def sweep(self, now_ns: int) -> None:
+        """Forget windows in which nothing is left, and subjects of whom nothing else is remembered: some each call."""
+        if not self._to_sweep:
+            self._to_sweep = list(self._watched.values())
+        batch, self._to_sweep = self._to_sweep[-SWEEP:], self._to_sweep[:-SWEEP]
+        settings = self._settings
+        rules = [*settings.rules, *(rule for entry in settings.overrides for rule in entry.rules.values())]
+        quiet_ns = now_ns - LATE_NS - max((rule.window_ns for rule in rules), default=0)
+        novel_ns = max((rule.novel_ns or 0 for rule in rules), default=0)
+        for watched in batch:
+            known = self._watched.get((watched.subject.uid, watched.subject.netns))
+            if known is not watched or watched.touched_ns() > quiet_ns:
+                continue
+            for book in watched.books:
+                book.note_seen()
+            self._drop_books(watched)
+            watched.generation = -1
+            if not (
+                any(last_ns > now_ns - novel_ns for last_ns in watched.seen.values())
+                or any(record.until_ns > now_ns - settings.escalation.forget_ns for record in watched.records.values())
+                or self._held(watched.subject)
+            ):
+                self.drop(watched)

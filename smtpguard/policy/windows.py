@@ -1,0 +1,216 @@
+"""What one subject did, as sorted times: the substance of sliding windows. Holds and counts, decides nothing.
+
+A window of length W at time t holds what came in (t - W, t]. Times are event times in nanoseconds. Nothing here
+asks for the clock; "now" is the newest time that was put in.
+"""
+
+from array import array
+from bisect import bisect_right, insort_right
+
+NEVER = -(1 << 63)
+"""Before every event time."""
+FOREVER = (1 << 63) - 1
+"""After every event time."""
+FIRST_CAP = 64
+"""How many entries a lane or table may take before its size is looked at: most users never fill it."""
+SHORT_ADDRESS = 4
+IPV4_NETWORK_BYTES = 3
+IPV6_NETWORK_BYTES = 6
+
+
+def network_of(address: bytes) -> bytes:
+    """The network an address counts for: its /24 or its /48, as 3 or 6 bytes."""
+    return address[:IPV4_NETWORK_BYTES] if len(address) == SHORT_ADDRESS else address[:IPV6_NETWORK_BYTES]
+
+
+class Bounds:
+    """How much all windows together may hold, and what was dropped to keep to it.
+
+    A holder that grows while the whole is full drops its own oldest entries down to its fair share, never another's:
+    so a tenant can shorten no window but his own.
+
+    Args:
+        times_max: Times in all lanes; 8 bytes each.
+        keys_max: Addresses and networks in all tables; about 200 bytes each.
+    """
+
+    __slots__ = ("dropped", "holders", "keys", "keys_max", "times", "times_max")
+
+    def __init__(self, *, times_max: int, keys_max: int) -> None:
+        self.times_max = times_max
+        self.keys_max = keys_max
+        self.times = 0
+        self.keys = 0
+        self.holders = 0
+        self.dropped = 0
+
+    def times_share(self) -> int:
+        """How many times a lane may hold while all lanes together are full."""
+        return max(self.times_max // max(1, self.holders), FIRST_CAP)
+
+    def keys_share(self) -> int:
+        """How many keys a table may hold while all tables together are full."""
+        return max(self.keys_max // max(1, self.holders), FIRST_CAP)
+
+
+class Lane:
+    """Times of one subject's attempts on one port, sorted.
+
+    Only what a rule can still ask for is kept: the newest `need` of those younger than `reach_ns`.
+
+    Attributes:
+        times: Event times, ascending.
+        base: How many entries were dropped from the front since the beginning; `base + len(times)` is the total.
+        cap: Size at which `trim` is due.
+        need: The largest limit of the rules that count here, plus one.
+        reach_ns: The longest of their windows.
+        safe: No rule of this lane can be exceeded before its book has taken this many attempts in all ...
+    """
+
+    __slots__ = ("base", "cap", "need", "reach_ns", "recheck_ns", "safe", "times")
+
+    def __init__(self, *, need: int, reach_ns: int, bounds: Bounds) -> None:
+        self.times = array("q")
+        self.base = 0
+        self.cap = FIRST_CAP
+        self.need = need
+        self.reach_ns = reach_ns
+        bounds.times += FIRST_CAP
+        bounds.holders += 1
+
+    def release(self, bounds: Bounds) -> None:
+        """Give back what was taken from the bounds; the lane is not used any more."""
+        bounds.times -= self.cap
+        bounds.holders -= 1
+
+    def insert(self, time_ns: int, newest_ns: int, bounds: Bounds) -> None:
+        """Put a time where it belongs; one that no window reaches any more is left out."""
+        times = self.times
+        if not times or time_ns >= times[-1]:
+            times.append(time_ns)
+        elif time_ns > newest_ns - self.reach_ns:
+            insort_right(times, time_ns)
+        if len(times) >= self.cap:
+            self.trim(newest_ns, bounds)
+
+    def take_over(self, other: "Lane", bounds: Bounds) -> None:
+        """Begin with what another lane held."""
+        self.times.extend(other.times)
+        self.base = other.base
+        if self.times:
+            self.trim(self.times[-1], bounds)
+
+    def trim(self, newest_ns: int, bounds: Bounds) -> None:
+        """Drop what no rule can ask for, then make room for as many again as are left."""
+        times = self.times
+        self._drop(max(bisect_right(times, newest_ns - self.reach_ns), len(times) - self.need))
+        cap = max(2 * len(times), FIRST_CAP)
+        if bounds.times + cap - self.cap > bounds.times_max and cap > (share := bounds.times_share()):
+            bounds.dropped += self._drop(len(times) - share // 2)
+            cap = share
+        bounds.times += cap - self.cap
+        self.cap = cap
+
+    def _drop(self, many: int) -> int:
+        many = max(0, many)
+        if many:
+            del self.times[:many]
+            self.base += many
+        return many
+
+
+class Table:
+    """Distinct addresses or networks of one subject on a set of ports, each with the time of its last attempt.
+
+    Attributes:
+        keys: Key to the event time of its last attempt.
+        whole: Whether keys are whole addresses; else networks.
+        cap: Number of keys at which `trim` is due.
+        need: The largest limit of the rules that count here, plus one.
+        reach_ns, shortest_ns: The longest and the shortest of their windows.
+        floor_ns: The latest time at which a window of these rules was emptied.
+        room, granted: No rule of this table can be exceeded by this many further keys (and were so at the last
+            look) ...
+        recheck_ns: ... before this event time.
+    """
+
+    __slots__ = ("cap", "floor_ns", "granted", "keys", "need", "reach_ns", "recheck_ns", "room", "shortest_ns", "whole")
+
+    def __init__(self, *, whole: bool, need: int, reach_ns: int, shortest_ns: int, bounds: Bounds) -> None:
+        self.keys: dict[bytes, int] = {}
+        self.whole = whole
+        self.cap = FIRST_CAP
+        self.need = need
+        self.reach_ns = reach_ns
+        self.shortest_ns = shortest_ns
+        self.floor_ns = NEVER
+        self.room = self.granted = 0
+        self.recheck_ns = NEVER
+        bounds.keys += FIRST_CAP
+        bounds.holders += 1
+
+    def release(self, bounds: Bounds) -> None:
+        """Give back what was taken from the bounds; the table is not used any more."""
+        bounds.keys -= self.cap
+        bounds.holders -= 1
+
+    def spent(self) -> int:
+        """How many keys came in since the last look."""
+        return self.granted - self.room
+
+    def key(self, address: bytes) -> bytes:
+        """What an address counts as."""
+        return address if self.whole else network_of(address)
+
+    def take_over(self, other: "Table", bounds: Bounds) -> None:
+        """Begin with what another table held."""
+        self.keys = dict(other.keys)
+        if self.keys:
+            self.trim(max(self.keys.values()), bounds)
+
+    def ordered(self) -> list[int]:
+        """The times of all keys, ascending."""
+        return sorted(self.keys.values())
+
+    def insert(self, key: bytes, time_ns: int, newest_ns: int, bounds: Bounds) -> None:
+        """Note an attempt; a late one never makes a key older."""
+        last = self.keys.get(key)
+        if last is None or time_ns > last:
+            self.keys[key] = time_ns
+            if last is None and len(self.keys) >= self.cap:
+                self.trim(newest_ns, bounds)
+
+    def trim(self, newest_ns: int, bounds: Bounds) -> None:
+        """Drop what no rule can ask for, then make room for as many again as are left."""
+        self._keep(newest_ns - self.reach_ns, self.need)
+        cap = max(2 * len(self.keys), FIRST_CAP)
+        if bounds.keys + cap - self.cap > bounds.keys_max and cap > (share := bounds.keys_share()):
+            before = len(self.keys)
+            self._keep(NEVER, share // 2)
+            bounds.dropped += before - len(self.keys)
+            cap = share
+        bounds.keys += cap - self.cap
+        self.cap = cap
+
+    def _keep(self, edge_ns: int, newest: int) -> None:
+        """Keep the keys later than the edge, and of these the newest ones (all of the last equal time)."""
+        if len(self.keys) > newest:
+            edge_ns = max(edge_ns, self.ordered()[-newest] - 1)
+        self.keys = {key: last for key, last in self.keys.items() if last > edge_ns}
+
+
+def note_keys(tables: tuple[Table, ...], address: bytes, time_ns: int) -> bool:
+    """Note an attempt that came in order in all tables, if none of their rules can be exceeded by it; else in none."""
+    keyed = [(table, table.key(address)) for table in tables]
+    fresh: list[Table] = []
+    for table, key in keyed:
+        last_ns = table.keys.get(key, NEVER)
+        if last_ns <= time_ns - table.shortest_ns or last_ns <= table.floor_ns:
+            if table.room <= 0 or time_ns >= table.recheck_ns:
+                return False
+            fresh.append(table)
+    for table in fresh:
+        table.room -= 1
+    for table, key in keyed:
+        table.keys[key] = time_ns
+    return True
