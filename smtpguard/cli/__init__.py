@@ -16,6 +16,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "blocks": ("smtpguard.cli.blocks", "Who is refused or allowed now."),
     "block": ("smtpguard.cli.block", "Refuse a user's SMTP for a time."),
     "unblock": ("smtpguard.cli.unblock", "Let a user send again."),
+    "watch": ("smtpguard.cli.watch", "Every SMTP connection as it happens."),
     "demo": ("smtpguard.cli.demo", "Show a hacked site being stopped, in namespaces of its own."),
     "exempt": ("smtpguard.cli.exempt", "Say by the exit code whether a user is never refused."),
     "check": ("smtpguard.cli.check", "Check the configuration."),

@@ -4,6 +4,8 @@ import time
 from collections.abc import Sequence
 
 from smtpguard.daemon.control import ControlServer
+from smtpguard.daemon.live import TOPIC, render_item
+from smtpguard.daemon.waiting import Entry
 from smtpguard.model import NS
 
 
@@ -17,6 +19,12 @@ class Doors:
     def __init__(self, server: ControlServer) -> None:
         self.server = server
         self._due_ns = 0
+
+    def publish(self, entry: Entry, wall_ns: int) -> None:
+        """Hand an attempt to whoever watches."""
+        if self.server.has_readers(TOPIC):
+            item = render_item(entry.connect, entry.account, wall_ns)
+            self.server.publish(TOPIC, item, time.monotonic_ns())
 
     def filenos(self) -> Sequence[int]:
         """The server's own epoll descriptor."""

@@ -220,6 +220,7 @@ class Service:
             names=lambda uid: self.around.accounts.account(uid).name,
         )
         self.control = Doors(server)
+        self.journal.publish = self.control.publish
         self._stack.callback(server.close)
 
     # -- running -----------------------------------------------------------------------------------------------------

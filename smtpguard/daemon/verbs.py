@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from smtpguard import __version__
-from smtpguard.daemon.control import Answer
+from smtpguard.daemon.control import Answer, Stream
 from smtpguard.daemon.control_client import Pages, Peer
 from smtpguard.daemon.guard import Guard
+from smtpguard.daemon.live import TOPIC
 from smtpguard.daemon.overview import Overview
 from smtpguard.errors import GuardError, PolicyError
 from smtpguard.logline import render_time
@@ -53,6 +54,7 @@ class Verbs:
             "block": self._block,
             "unblock": self._unblock,
             "reload": self._do_reload,
+            TOPIC: self._watch,
         }
 
     def handle(self, peer: Peer, verb: str, args: Args) -> Answer:
@@ -173,6 +175,10 @@ class Verbs:
         del args
         log.warning("reload asked by %s", who)
         return {"text": self._reload()}
+
+    def _watch(self, args: Args, who: str) -> Answer:
+        del args, who
+        return Stream(topic=TOPIC, head={})
 
     def _find(self, args: Args, *, from_fail2ban: bool = False) -> Account:
         """The account that a request is about."""

@@ -53,7 +53,7 @@ def test_the_offender_is_stopped_and_nobody_else(freed: Host) -> None:
     assert verdicts[-1]["COUNT"] == "31"
     assert (verdicts[-1]["ACTION"], verdicts[-1]["MODE"], verdicts[-1]["LIMIT"]) == ("block", "enforce", "30")
     assert {row["USER"] for row in freed.events("BLOCK") if row["MODE"] == "enforce"} == {SPAMMER[0]}
-    shared = [row for row in freed.events("EXCEEDED") if row["USER"] == SHARED[0]]
+    shared = wait_for(lambda: [row for row in freed.events("EXCEEDED") if row["USER"] == SHARED[0]])
     assert [row["MODE"] for row in shared] == ["dry-run"], "a shared user is told about, not refused"
 
 

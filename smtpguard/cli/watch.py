@@ -1,0 +1,84 @@
+"""`smtpguard watch`: every SMTP connection as it happens, one line each. Observes only."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from smtpguard.cli.common import config_option
+
+
+@click.command("watch")
+@config_option
+@click.option("-l", "lines", is_flag=True, help="One line a connection to stdout; this is the default.")
+@click.option("-f", "path", metavar="FILE", help="Append the lines to FILE instead.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["guard", "classic", "json"]),
+    default="guard",
+    show_default=True,
+    help="guard: as in the event log; classic: the columns of a known monitor; json: one object a line.",
+)
+@click.option("--source", "sources", metavar="S", multiple=True, help="Use this source, not the running daemon's.")
+def command(config_path: str | None, lines: bool, path: str | None, form: str, sources: tuple[str, ...]) -> None:
+    """Show every SMTP connection as it happens, one line each.
+
+    With a running daemon it shows what that sees; without one it opens a source of its own. It decides nothing and
+    refuses nobody. Ends quietly when its reader goes away.
+    """
+    import os
+    import sys
+    from dataclasses import replace
+    from typing import cast
+
+    from smtpguard.cli.formats import Format, render_watch
+    from smtpguard.errors import GuardError, NoDaemonError
+    from smtpguard.model import Account, Connect
+    from smtpguard.settings_file import load_settings
+
+    if lines and path is not None:
+        raise click.UsageError("-l and -f: choose one")
+    settings = load_settings(config_path)
+    if path is None:
+        descriptor = sys.stdout.fileno()
+    else:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            descriptor = os.open(path, flags, 0o640)
+        except OSError as error:
+            raise GuardError(f"can't be opened: {error.strerror}", where=path) from error
+
+    def show(connect: Connect, account: Account, wall_ns: int) -> None:
+        line = render_watch(cast("Format", form), connect, account, wall_ns)
+        os.write(descriptor, line.encode("ascii") + b"\n")
+
+    if not sources:
+        try:
+            _follow(settings.control_socket, show)
+        except NoDaemonError:
+            pass
+        else:
+            return
+    from smtpguard.daemon.observer import observe
+
+    observe(replace(settings, sources=sources) if sources else settings, show)
+
+
+def _follow(socket_path: str, show: Callable[[Any, Any, int], None]) -> None:
+    """Show what the daemon sees, until it ends or nobody reads."""
+    from smtpguard.cli.client import subscribe
+    from smtpguard.daemon.live import TOPIC, parse_item
+
+    try:
+        for item in subscribe(socket_path, TOPIC):
+            if "dropped" in item:
+                click.echo(f"smtpguard: {item['dropped']} connections were too fast to be shown", err=True)
+                continue
+            show(*parse_item(item))
+    except (BrokenPipeError, KeyboardInterrupt):
+        import os
+        import sys
+
+        # Python would complain about the closed pipe once more when it flushes stdout at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,98 @@
+"""`watch` without a daemon: a source of its own, looked at and shown, nothing decided and nobody refused."""
+
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+
+from smtpguard.daemon.clock import SystemClock, WallMap
+from smtpguard.daemon.loop import Loop
+from smtpguard.daemon.sensing import Sensing
+from smtpguard.daemon.ticker import Ticker
+from smtpguard.daemon.waiting import Entry, Waiting
+from smtpguard.enrich.accounts import Accounts
+from smtpguard.enrich.looker import Looker
+from smtpguard.enrich.rdns import ReverseDns
+from smtpguard.errors import PrivilegeError, SourceError
+from smtpguard.model import NS, Account, Connect
+from smtpguard.policy.destinations import Destinations
+from smtpguard.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Show = Callable[[Connect, Account, int], None]
+"""Takes an attempt, whose it is, and its wall time in nanoseconds; raises OSError when nobody reads any more."""
+
+
+def observe(settings: Settings, show: Show) -> None:
+    """Show every connection until a signal, or until nobody reads.
+
+    Args:
+        settings: Which sources, ports and enrichers.
+        show: Shows one.
+
+    Raises:
+        SourceError: No source works.
+        PrivilegeError: Not root.
+    """
+    if os.geteuid() != 0:
+        raise PrivilegeError("no daemon answers, and a source of its own needs root", fix="run it as root")
+    with contextlib.ExitStack() as stack:
+        _observe(settings, show, stack)
+
+
+def _observe(settings: Settings, show: Show, stack: contextlib.ExitStack) -> None:
+    clock = SystemClock()
+    wall = WallMap(clock)
+    loop = Loop(clock.boot_ns)
+    stack.callback(loop.close)
+    looker = rdns = None
+    if settings.attribution_process:
+        looker = Looker(php=settings.attribution_php)
+        looker.start()
+        stack.callback(looker.close)
+    if settings.attribution_rdns:
+        rdns = ReverseDns()
+        rdns.start()
+        stack.callback(rdns.close)
+    accounts = Accounts(settings)
+    destinations = Destinations()
+
+    def deliver(entry: Entry) -> None:
+        try:
+            show(entry.connect, entry.account, wall.to_wall_ns(entry.connect.time_ns))
+        except OSError:
+            loop.stop()
+
+    waiting = Waiting(clock.boot_ns, deliver, looker=looker, rdns=rdns)
+
+    def take(connects: list[Connect]) -> None:
+        for connect in connects:
+            if connect.uid is None:
+                continue
+            if settings.loopback == "ignore" and destinations.passed(connect.address) == "loopback":
+                continue
+            account = accounts.account(accounts.owner(connect.uid))
+            if connect.netns is not None:
+                account = replace(account, name=None)
+            waiting.add(Entry(connect=connect, account=account))
+
+    sensing = Sensing(settings, take, lambda _: None, lambda _: None, clock.boot_ns)
+    stack.callback(sensing.close)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+        loop.on_signal(number, loop.stop)
+    sensing.start()
+    if sensing.leader() is None:
+        reasons = "; ".join(f"{sensor.name}: {sensor.why}" for sensor in sensing.sensors)
+        raise SourceError(f"no source works: {reasons or 'sources: none'}", fix="smtpguard doctor")
+
+    def chores(_now_ns: int) -> None:
+        wall.refresh()
+        accounts.refresh()
+
+    for part in (sensing, waiting, Ticker(2 * NS, chores, clock.boot_ns())):
+        loop.add(part)
+    loop.run()
+    waiting.close()
