@@ -30,8 +30,8 @@ def parse_item(item: dict[str, Any]) -> tuple[Connect, Account, int]:
     """
     try:
         uid, name, standing = item["account"]
-        texts = {key: None if item[key] is None else item[key].encode("latin-1") for key in _BYTES}
-        plain = {key: item[key] for key in _PLAIN}
+        texts: dict[str, Any] = {key: None if item[key] is None else item[key].encode("latin-1") for key in _BYTES}
+        plain: dict[str, Any] = {key: item[key] for key in _PLAIN}
         connect = Connect(time_ns=int(item["wall_ns"]), address=bytes.fromhex(item["address"]), **plain, **texts)
         return connect, Account(uid=int(uid), name=name, standing=standing), int(item["wall_ns"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
