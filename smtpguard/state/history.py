@@ -4,100 +4,25 @@ A connection of its own beside the writer's (WAL lets both go on), so that a lon
 values are parameters of the SQL; what comes back is as untrusted as it went in.
 """
 
+import contextlib
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 from urllib.parse import quote
 
 from smtpguard.errors import StateError
 from smtpguard.settings import DAY_NS, MINUTE_NS
 from smtpguard.state.migrations import VERSION, NewerVersionError, check_version
-from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow, from_bytes, from_name, from_signed, to_name
+from smtpguard.state.opening import primary_code
+from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow, from_bytes, from_name, from_signed
+from smtpguard.state.span import By, Span, Total, Why
 from smtpguard.state.store import Row, parse_incident
 
-MAX_ROWS = 10_000
-"""No answer has more rows, whatever is asked for."""
 _BUSY_S = 2.0
-_FOREVER_NS = 2**63 - 1
-
-By = Literal["address", "port", "script"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    """Which part of the history: `since_ns <= time < until_ns`, wall time; of one account or of all.
-
-    Attributes:
-        since_ns: Begin.
-        until_ns: End.
-        uid: Whose; None for everybody's.
-        name: With `uid`: only what happened while the uid had this name, as numbers are used again.
-        limit: At most so many rows, the newest or largest ones.
-    """
-
-    since_ns: int = 0
-    until_ns: int = _FOREVER_NS
-    uid: int | None = None
-    name: str | None = None
-    limit: int = 1000
-
-    def where(self, column: str, *, has_name: bool = True, unit_ns: int = 1) -> tuple[str, list[int | bytes]]:
-        """The condition and its parameters.
-
-        Args:
-            column: The column that holds the time; a constant.
-            has_name: Whether the table has names.
-            unit_ns: The column's unit in nanoseconds.
-        """
-        sql = f"{column} >= ? AND {column} < ?"
-        parameters: list[int | bytes] = [self.since_ns // unit_ns, -(-self.until_ns // unit_ns)]
-        if self.uid is not None:
-            sql += " AND uid = ?"
-            parameters.append(self.uid)
-            if has_name and self.name is not None:
-                sql += " AND name = ?"
-                parameters.append(to_name(self.name))
-        return sql, parameters
-
-    @property
-    def rows(self) -> int:
-        """The limit, within bounds."""
-        return max(0, min(self.limit, MAX_ROWS))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Total:
-    """Figures summed up.
-
-    Attributes:
-        key: What they are for: a uid, an address, a port, a script, or a minute since the epoch.
-        connects, refused: Attempts, and how many of them were refused.
-        messages, recipients: Mail handed to the local server; 0 where it is not kept.
-        users: How many accounts they come from; 0 where it was not asked.
-    """
-
-    key: int | bytes
-    connects: int
-    refused: int
-    messages: int = 0
-    recipients: int = 0
-    users: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Why:
-    """All that is known about one user, newest or largest first."""
-
-    verdicts: tuple[VerdictRow, ...]
-    changes: tuple[ChangeRow, ...]
-    incidents: tuple[IncidentRow, ...]
-    addresses: tuple[Total, ...]
-    ports: tuple[Total, ...]
-    scripts: tuple[Total, ...]
-    minutes: tuple[Total, ...]
+_STEPS = 10_000  # of SQLite's machine between two looks at the clock: some 0.1 ms
 
 
 class History:
@@ -105,17 +30,22 @@ class History:
 
     Args:
         path: Absolute path of the state file, as configured.
+        timeout_s: Longest time for one look; None for any.
 
     Raises:
         StateError: It is not there, or can't be read.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, timeout_s: float | None = None) -> None:
         try:
             self._connection = _open(path)
         except NewerVersionError:
             self._connection = _open(f"{path}.v{VERSION}")
         self._path = path
+        self._timeout_s = timeout_s
+        self._deadline: float | None = None
+        if timeout_s is not None:
+            self._connection.set_progress_handler(self._is_late, _STEPS)
 
     def __enter__(self) -> Self:
         return self
@@ -207,10 +137,8 @@ class History:
         """
         where, parameters = span.where("minute", has_name=False, unit_ns=MINUTE_NS)
         sql = f"SELECT uid, minute, connects - refused FROM minutes WHERE {where} ORDER BY uid, minute"  # noqa: S608
-        try:
+        with self._look():
             return dict(_find_peaks(self._connection.execute(sql, parameters), window_minutes))
-        except sqlite3.Error as failure:
-            raise StateError(f"can't be read: {failure}", where=self._path) from failure
 
     def why(self, span: Span) -> Why:
         """All that is known about one user.
@@ -232,10 +160,21 @@ class History:
         )
 
     def _read(self, sql: str, *parameters: int | bytes) -> list[Row]:
-        try:
+        with self._look():
             return self._connection.execute(sql, parameters).fetchall()
+
+    @contextlib.contextmanager
+    def _look(self) -> Iterator[None]:
+        self._deadline = None if self._timeout_s is None else time.monotonic() + self._timeout_s
+        try:
+            yield
         except sqlite3.Error as failure:
+            if primary_code(failure) == sqlite3.SQLITE_INTERRUPT:
+                raise StateError(f"took longer than {self._timeout_s:g} s", where=self._path) from failure
             raise StateError(f"can't be read: {failure}", where=self._path) from failure
+
+    def _is_late(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline
 
 
 def _open(path: str) -> sqlite3.Connection:

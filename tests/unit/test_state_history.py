@@ -1,18 +1,25 @@
 """The history as commands ask for it: right, bounded, and harmless whatever names it holds."""
 
+import queue
 import sqlite3
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from smtpguard.errors import StateError
 from smtpguard.model import NS
 from smtpguard.settings import DAY_NS, MINUTE_NS
-from smtpguard.state import history, statements
+from smtpguard.state import desk as desk_module
+from smtpguard.state import span as span_module
+from smtpguard.state import statements
 from smtpguard.state.activity import Tally
-from smtpguard.state.history import History, Span, Total
+from smtpguard.state.desk import HistoryDesk
+from smtpguard.state.history import History
 from smtpguard.state.migrations import VERSION
 from smtpguard.state.rows import ChangeRow, IncidentRow, Statement, VerdictRow
+from smtpguard.state.span import Span, Total
 from smtpguard.state.store import Store
 
 NOW_NS = 20_000 * DAY_NS + 12 * 3600 * NS
@@ -143,7 +150,7 @@ def test_why_is_bounded_whatever_there_is(store: Store, path: Path, monkeypatch:
         assert [len(part) for part in parts] == [100] * 7
         assert why.scripts[0].key == b"299"
         assert past.why(Span(uid=2)).verdicts == ()
-        monkeypatch.setattr(history, "MAX_ROWS", 50)
+        monkeypatch.setattr(span_module, "MAX_ROWS", 50)
         assert len(past.verdicts(Span(limit=10**9))) == 50
 
 
@@ -183,3 +190,62 @@ def test_a_newer_file_is_passed_by_for_the_one_beside_it(store: Store, path: Pat
     beside.run([statements.add_change(change(1, NOW_NS))], durable=True)
     with History(str(path)) as past:
         assert len(past.changes(Span())) == 1
+
+
+def test_a_look_that_takes_too_long_is_given_up(store: Store, path: Path) -> None:
+    rows: list[Statement] = []
+    for n in range(5000):
+        rows += [
+            statements.add_change(change(n, NOW_NS)),
+            statements.add_minute(n, n, connects=1, refused=0, messages=0, recipients=0),
+        ]
+    run(store, *rows)
+    with History(str(path), timeout_s=0) as past:
+        with pytest.raises(StateError, match="took longer than 0 s"):
+            past.changes(Span())
+        with pytest.raises(StateError, match="took longer than 0 s"):
+            past.peaks(Span(), 5)
+
+
+def test_the_desk_answers_without_anybody_waiting(store: Store, path: Path) -> None:
+    run(store, statements.add_change(change(1, NOW_NS)))
+    desk = HistoryDesk(str(path))
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    begun, free = threading.Event(), threading.Event()
+
+    def hang(past: History) -> int:
+        begun.set()
+        assert free.wait(60)
+        return len(past.changes(Span()))
+
+    desk.ask(hang, answers.put)
+    assert begun.wait(60)
+    for _ in range(desk_module.MAX_WAITING):
+        desk.ask(lambda past: past.changes(Span())[0].uid, answers.put)
+    with pytest.raises(StateError, match="too many"):
+        desk.ask(hang, answers.put)
+    free.set()
+    assert [answers.get(timeout=60) for _ in range(desk_module.MAX_WAITING + 1)] == [1] * (desk_module.MAX_WAITING + 1)
+
+    def fail(past: History) -> None:
+        raise StateError("no", where=str(past))
+
+    desk.ask(fail, answers.put)
+    assert isinstance(answers.get(timeout=60), StateError)
+    desk.ask(lambda past: len(past.changes(Span())), answers.put)
+    assert answers.get(timeout=60) == 1
+    desk.close(60)
+    assert not any(thread.name == "history" for thread in threading.enumerate())
+
+
+def test_the_desk_without_a_file_says_so_and_sees_a_new_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk_module, "IDLE_S", 0.001)
+    desk = HistoryDesk(str(path))
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    desk.ask(lambda past: past.changes(Span()), answers.put)
+    assert isinstance(answers.get(timeout=60), StateError)
+    made = Store.open(str(path), boot_id="b", wall_ns=NOW_NS, max_bytes=10**8)
+    desk.ask(lambda past: past.changes(Span()), answers.put)
+    assert answers.get(timeout=60) == []
+    made.close()
+    desk.close(60)
