@@ -10,13 +10,14 @@ import contextlib
 import logging
 import os
 import selectors
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smtpguard.daemon.control_bind import bind_listener, check_free, read_gid, read_identity, set_access
-from smtpguard.daemon.control_client import Client, Pages, Peer, read_peer, render_pages
+from smtpguard.daemon.control_client import Client, Later, Pages, Peer, read_peer, render_pages
 from smtpguard.daemon.wire import Json, parse_request, render_error, render_line
 from smtpguard.errors import BusyError, ConfigError, DecodeError, GuardError, PrivilegeError
 from smtpguard.model import NS
@@ -45,7 +46,7 @@ class Stream:
     head: Json
 
 
-Answer = Json | Pages | Stream
+Answer = Json | Pages | Stream | Later
 Handler = Callable[[Peer, str, Json], Answer]
 """Called with who asks, the verb and its arguments; raises GuardError to refuse. It logs each change, and for whom."""
 
@@ -102,6 +103,9 @@ class ControlServer:
         self._listener: socket.socket | None = None
         self._identity: tuple[int, int] | None = None
         self._checked_ns = 0
+        self._wake_lock = threading.Lock()
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._selector.register(self._wake_fd, selectors.EVENT_READ)
 
     def open(self) -> None:
         """Bind the socket; a stale one is replaced, one that answers is not.
@@ -139,6 +143,8 @@ class ControlServer:
             client = self._clients.get(key.fd)
             if key.fileobj is self._listener:
                 self._accept(now_ns)
+            elif key.fd == self._wake_fd:
+                self._take_answers(now_ns)
             elif client is None:
                 continue  # dropped a moment ago
             elif events & selectors.EVENT_WRITE:
@@ -182,6 +188,10 @@ class ControlServer:
             self._listener.close()
             self._listener = None
         self._selector.close()
+        with self._wake_lock:
+            if self._wake_fd >= 0:
+                os.close(self._wake_fd)
+            self._wake_fd = -1
 
     def _bind(self) -> None:
         self._listener, self._identity = bind_listener(self.path, self._gid)
@@ -237,6 +247,10 @@ class ControlServer:
         if not is_there:
             self._drop(client)
             return
+        if client.later is not None:
+            self._selector.unregister(client.connection)  # what it sends meanwhile stays in the kernel
+            client.later.notify(self._wake)
+            return
         wanted = selectors.EVENT_READ
         if client.wants_write or client.has_request:
             wanted = selectors.EVENT_WRITE | (selectors.EVENT_READ if client.topic else 0)
@@ -254,17 +268,37 @@ class ControlServer:
             client.answer([render_line(render_error(error))], now_ns, is_last=True)
             return
         try:
-            answer = self._ask(client.peer, verb, args)
+            self._begin(client, self._ask(client.peer, verb, args), now_ns)
         except GuardError as error:
             client.answer([render_line(render_error(error))], now_ns)
-            return
-        if isinstance(answer, Pages):
+
+    def _begin(self, client: Client, answer: Answer, now_ns: int) -> None:
+        if isinstance(answer, Later):
+            client.later = answer
+        elif isinstance(answer, Pages):
             client.answer(render_pages(answer), now_ns)
         elif isinstance(answer, Stream):
             client.answer([render_line({"ok": True, "stream": True, **answer.head})], now_ns)
             client.topic = answer.topic
         else:
             client.answer([render_line({"ok": True, **answer})], now_ns)
+
+    def _wake(self) -> None:
+        """From any thread: an answer that was waited for is there."""
+        with self._wake_lock:
+            if self._wake_fd >= 0:
+                os.eventfd_write(self._wake_fd, 1)
+
+    def _take_answers(self, now_ns: int) -> None:
+        os.eventfd_read(self._wake_fd)
+        for client in [client for client in self._clients.values() if client.is_answered]:
+            answer = client.take_later()
+            self._selector.register(client.connection, selectors.EVENT_READ)
+            if isinstance(answer, GuardError):
+                client.answer([render_line(render_error(answer))], now_ns)
+            else:
+                self._begin(client, answer, now_ns)
+            self._settle(client, now_ns, is_there=client.send(now_ns))
 
     def _ask(self, peer: Peer, verb: str, args: Json) -> Answer:
         if not _is_owner(peer) and not (self._gid in peer.groups and verb in self._verbs):
@@ -274,7 +308,8 @@ class ControlServer:
         return self._handler(peer, verb, args)
 
     def _drop(self, client: Client) -> None:
-        self._selector.unregister(client.connection)
+        if client.later is None:
+            self._selector.unregister(client.connection)
         del self._clients[client.connection.fileno()]
         client.connection.close()
 

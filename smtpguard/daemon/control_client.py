@@ -2,12 +2,13 @@
 
 import socket
 import struct
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from smtpguard.daemon.wire import MAX_REQUEST_BYTES, Json, render_line
-from smtpguard.errors import DecodeError
+from smtpguard.errors import DecodeError, GuardError
 from smtpguard.model import NS
 
 IDLE_NS = 5 * NS
@@ -45,6 +46,38 @@ class Pages:
 
     head: Json
     items: Sequence[Json]
+
+
+class Later:
+    """An answer that another thread is looking for; `resolve` may be called from there, once, at any time."""
+
+    __slots__ = ("_answer", "_lock", "_wake")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._answer: Json | Pages | GuardError | None = None
+        self._wake: Callable[[], None] | None = None
+
+    @property
+    def answer(self) -> Json | Pages | GuardError | None:
+        """The answer; None while there is none."""
+        return self._answer
+
+    def resolve(self, answer: Json | Pages | GuardError) -> None:
+        """Here it is."""
+        with self._lock:
+            self._answer = answer
+            wake = self._wake
+        if wake is not None:
+            wake()
+
+    def notify(self, wake: Callable[[], None]) -> None:
+        """Have something called when the answer is there, at once if it is."""
+        with self._lock:
+            self._wake = wake
+            is_there = self._answer is not None
+        if is_there:
+            wake()
 
 
 def read_peer(connection: socket.socket, names: Callable[[int], str | None]) -> Peer:
@@ -87,6 +120,7 @@ class Client:
 
     Attributes:
         topic: The stream it reads; None if it asks and is answered.
+        later: The answer it waits for; nothing is read from it meanwhile.
         dropped: Lines of its stream that it was too slow for.
     """
 
@@ -94,6 +128,7 @@ class Client:
         self.connection = connection
         self.peer = peer
         self.topic: str | None = None
+        self.later: Later | None = None
         self.dropped = 0
         self._untold = 0
         self._request = bytearray()
@@ -112,6 +147,17 @@ class Client:
     def has_request(self) -> bool:
         """Whether another request is there already."""
         return self.topic is None and b"\n" in self._request
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the answer that it waited for is there."""
+        return self.later is not None and self.later.answer is not None
+
+    def take_later(self) -> Json | Pages | GuardError:
+        """That answer."""
+        answer = None if self.later is None else self.later.answer
+        self.later = None
+        return GuardError("there is no answer") if answer is None else answer
 
     def is_overdue(self, now_ns: int) -> bool:
         """Whether it is to be cut. A stream's reader may be idle, and may be slow."""

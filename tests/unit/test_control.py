@@ -13,7 +13,7 @@ import pytest
 from smtpguard.cli.client import ask, subscribe
 from smtpguard.daemon import control, control_client
 from smtpguard.daemon.control import Answer, ControlServer, Stream
-from smtpguard.daemon.control_client import Pages, Peer
+from smtpguard.daemon.control_client import Later, Pages, Peer
 from smtpguard.daemon.wire import MAX_REQUEST_BYTES, Json, parse_error, render_error
 from smtpguard.errors import (
     BusyError,
@@ -306,7 +306,90 @@ def test_a_thousand_at_once_are_harmless(server: ControlServer, path: str, clock
         connection.close()
     turns(server, clock)
     assert server._clients == {}
-    assert len(server._selector.get_map()) == 1
+    assert len(server._selector.get_map()) == 2  # the listener, and what wakes it for answers
+
+
+class Desk:
+    """A handler whose answers come from elsewhere."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Later] = []
+
+    def handle(self, peer: Peer, verb: str, args: Json) -> Answer:
+        if verb != "later":
+            return handle(peer, verb, args)
+        later = Later()
+        self.waiting.append(later)
+        return later
+
+
+@pytest.fixture
+def desk(path: str) -> Iterator[tuple[Desk, ControlServer]]:
+    desk = Desk()
+    server = make(path, handler=desk.handle)
+    server.open()
+    yield desk, server
+    server.close()
+
+
+def test_answers_that_come_later_hold_up_nobody(desk: tuple[Desk, ControlServer], path: str, clock: FakeClock) -> None:
+    handler, server = desk
+    first, second, other = connect(path), connect(path), connect(path)
+    first.send(b'{"verb":"later"}\n{"verb":"who"}\n')
+    second.send(b'{"verb":"later"}\n')
+    turns(server, clock)
+    first.send(b'{"verb":"who"}\n' * 5)
+    other.send(b'{"verb":"who"}\n')
+    turns(server, clock)
+    assert server.stats.requests == 3
+    assert received(other)[0]["ok"] is True
+    threading.Thread(target=handler.waiting[1].resolve, args=(StateError("no", fix="do"),)).start()
+    with selectors.DefaultSelector() as selector:
+        selector.register(server, selectors.EVENT_READ)
+        assert selector.select(30)
+    turns(server, clock)
+    assert received(second)[0]["error"]["code"] == "state"
+    handler.waiting[0].resolve(Pages(head={"n": 1}, items=[{"x": 1}]))
+    turns(server, clock)
+    assert [answer.get("items") for answer in received(first)] == [[{"x": 1}]] + [None] * 6
+
+
+def test_an_answer_that_is_there_at_once(desk: tuple[Desk, ControlServer], path: str, clock: FakeClock) -> None:
+    handler, server = desk
+    connection = connect(path)
+    connection.send(b'{"verb":"later"}\n')
+    real = handler.handle
+
+    def handle_at_once(peer: Peer, verb: str, args: Json) -> Answer:
+        answer = real(peer, verb, args)
+        handler.waiting[0].resolve({"x": 1})
+        return answer
+
+    server._handler = handle_at_once
+    turns(server, clock)
+    assert received(connection) == [{"ok": True, "x": 1}]
+
+
+def test_who_waits_too_long_or_leaves_is_forgotten(
+    desk: tuple[Desk, ControlServer], path: str, clock: FakeClock
+) -> None:
+    handler, server = desk
+    patient, gone = connect(path), connect(path)
+    for connection in (patient, gone):
+        connection.send(b'{"verb":"later"}\n')
+    turns(server, clock)
+    gone.close()
+    handler.waiting[1].resolve({"x": 1})
+    turns(server, clock)
+    assert len(server._clients) == 1
+    clock.advance(6)
+    server.tick(clock.boot)
+    assert is_cut(patient)
+    assert server._clients == {}
+    handler.waiting[0].resolve({"x": 1})
+    turns(server, clock)
+    server.close()
+    handler.waiting[0].resolve({"x": 2})
 
 
 def test_streams(server: ControlServer, path: str, clock: FakeClock) -> None:

@@ -1,0 +1,80 @@
+"""Questions about the history, answered by a thread of its own: the daemon's loop never waits for the disk.
+
+Few wait at a time, each has a time limit, and the file is let go soon after the last, so that one that was replaced is
+noticed.
+"""
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from smtpguard.errors import StateError
+from smtpguard.state.history import History
+
+MAX_WAITING = 16
+ANSWER_S = 4.0
+"""Below the time that a client waits."""
+IDLE_S = 10.0
+
+Question = Callable[[History], Any]
+Done = Callable[[Any], None]
+
+
+class HistoryDesk:
+    """Answers questions one by one.
+
+    Args:
+        path: Absolute path of the state file, as configured.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._questions: queue.SimpleQueue[tuple[Question, Done] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def ask(self, question: Question, done: Done) -> None:
+        """Have something looked up.
+
+        Args:
+            question: Gets the history, returns the answer; raises StateError if it can't.
+            done: Gets the answer or the StateError, in the desk's thread.
+
+        Raises:
+            StateError: Too many wait already.
+        """
+        if self._questions.qsize() >= MAX_WAITING:
+            raise StateError("too many questions about the history wait already", fix="try again")
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="history", daemon=True)
+            self._thread.start()
+        self._questions.put((question, done))
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """End the thread; one that hangs ends with the process."""
+        if self._thread is not None:
+            self._questions.put(None)
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while (item := self._questions.get()) is not None:
+            try:
+                with History(self._path, timeout_s=ANSWER_S) as history:
+                    while item is not None:
+                        _answer(history, *item)
+                        item = self._questions.get(timeout=IDLE_S)
+            except queue.Empty:
+                continue
+            except StateError as failure:
+                if item is not None:
+                    item[1](failure)
+                continue
+            return
+
+
+def _answer(history: History, question: Question, done: Done) -> None:
+    try:
+        answer = question(history)
+    except StateError as failure:
+        answer = failure
+    done(answer)

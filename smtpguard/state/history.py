@@ -1,0 +1,253 @@
+"""What happened, read back: for `events`, `report`, `why` and `tune`. Never writes, and every answer is bounded.
+
+A connection of its own beside the writer's (WAL lets both go on), so that a long look never holds up the daemon. All
+values are parameters of the SQL; what comes back is as untrusted as it went in.
+"""
+
+import contextlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+from smtpguard.errors import StateError
+from smtpguard.settings import DAY_NS, MINUTE_NS
+from smtpguard.state.migrations import VERSION, NewerVersionError, check_version
+from smtpguard.state.opening import primary_code
+from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow, from_bytes, from_name, from_signed
+from smtpguard.state.span import By, Span, Total, Why
+from smtpguard.state.store import Row, parse_incident
+
+_BUSY_S = 2.0
+_STEPS = 10_000  # of SQLite's machine between two looks at the clock: some 0.1 ms
+
+
+class History:
+    """The state file, for reading.
+
+    Args:
+        path: Absolute path of the state file, as configured.
+        timeout_s: Longest time for one look; None for any.
+
+    Raises:
+        StateError: It is not there, or can't be read.
+    """
+
+    def __init__(self, path: str, *, timeout_s: float | None = None) -> None:
+        try:
+            self._connection = _open(path)
+        except NewerVersionError:
+            self._connection = _open(f"{path}.v{VERSION}")
+        self._path = path
+        self._timeout_s = timeout_s
+        self._deadline: float | None = None
+        if timeout_s is not None:
+            self._connection.set_progress_handler(self._is_late, _STEPS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close."""
+        self._connection.close()
+
+    def verdicts(self, span: Span) -> list[VerdictRow]:
+        """Verdicts, the newest first."""
+        where, parameters = span.where("time_ns")
+        sql = f"SELECT * FROM verdicts WHERE {where} ORDER BY time_ns DESC, id DESC LIMIT ?"  # noqa: S608 - constants
+        return [_parse_verdict(row) for row in self._read(sql, *parameters, span.rows)]
+
+    def changes(self, span: Span) -> list[ChangeRow]:
+        """What was done, the newest first; what concerns everybody (`off`) only without a uid."""
+        where, parameters = span.where("time_ns")
+        sql = f"SELECT * FROM changes WHERE {where} ORDER BY time_ns DESC, id DESC LIMIT ?"  # noqa: S608 - constants
+        return [_parse_change(row) for row in self._read(sql, *parameters, span.rows)]
+
+    def events(self, span: Span) -> list[VerdictRow | ChangeRow]:
+        """Both together, the newest first."""
+        both: list[VerdictRow | ChangeRow] = [*self.verdicts(span), *self.changes(span)]
+        both.sort(key=lambda row: row.time_ns, reverse=True)
+        return both[: span.rows]
+
+    def incidents(self, span: Span) -> list[IncidentRow]:
+        """Incidents by their last verdict, the newest first."""
+        where, parameters = span.where("last_ns")
+        sql = f"SELECT * FROM incidents WHERE {where} ORDER BY last_ns DESC LIMIT ?"  # noqa: S608 - constants
+        return [parse_incident(row) for row in self._read(sql, *parameters, span.rows)]
+
+    def top_users(self, span: Span) -> list[Total]:
+        """Who connected most."""
+        where, parameters = span.where("minute", has_name=False, unit_ns=MINUTE_NS)
+        rows = self._read(
+            "SELECT uid, sum(connects), sum(refused), sum(messages), sum(recipients) FROM minutes"  # noqa: S608
+            f" WHERE {where} GROUP BY uid ORDER BY sum(connects) + sum(recipients) DESC, uid LIMIT ?",
+            *parameters,
+            span.rows,
+        )
+        return [
+            Total(key=uid, connects=connects, refused=refused, messages=messages, recipients=recipients)
+            for uid, connects, refused, messages, recipients in rows
+        ]
+
+    def top_places(self, span: Span, by: By) -> list[Total]:
+        """Where connections went, or which scripts made them, by whole days (UTC); the busiest first.
+
+        Args:
+            span: Which part; days that it touches count whole.
+            by: What is summed up.
+        """
+        column = {"address": "address", "port": "port", "script": "script"}[by]
+        where, parameters = span.where("day", has_name=False, unit_ns=DAY_NS)
+        rows = self._read(
+            f"SELECT {column}, sum(connects), sum(refused), count(DISTINCT uid) FROM destinations"  # noqa: S608
+            f" WHERE {where} GROUP BY {column} ORDER BY sum(connects) DESC, {column} LIMIT ?",
+            *parameters,
+            span.rows,
+        )
+        return [
+            Total(key=key, connects=connects, refused=refused, users=users) for key, connects, refused, users in rows
+        ]
+
+    def by_minute(self, span: Span) -> list[Total]:
+        """Figures of each minute in which there were any, the newest first."""
+        where, parameters = span.where("minute", has_name=False, unit_ns=MINUTE_NS)
+        rows = self._read(
+            "SELECT minute, sum(connects), sum(refused), sum(messages), sum(recipients), count(*)"  # noqa: S608
+            f" FROM minutes WHERE {where} GROUP BY minute ORDER BY minute DESC LIMIT ?",
+            *parameters,
+            span.rows,
+        )
+        return [
+            Total(key=key, connects=connects, refused=refused, messages=messages, recipients=recipients, users=users)
+            for key, connects, refused, messages, recipients, users in rows
+        ]
+
+    def peaks(self, span: Span, window_minutes: int) -> dict[int, int]:
+        """The most connections that each user made within any window of whole minutes (`tune`).
+
+        Args:
+            span: Which part; its limit does not apply, the answer has one number a user.
+            window_minutes: Length of the window.
+        """
+        where, parameters = span.where("minute", has_name=False, unit_ns=MINUTE_NS)
+        sql = f"SELECT uid, minute, connects - refused FROM minutes WHERE {where} ORDER BY uid, minute"  # noqa: S608
+        with self._look():
+            return dict(_find_peaks(self._connection.execute(sql, parameters), window_minutes))
+
+    def why(self, span: Span) -> Why:
+        """All that is known about one user.
+
+        Args:
+            span: With `uid`; its limit holds for each list, and is at most 100.
+        """
+        few = Span(
+            since_ns=span.since_ns, until_ns=span.until_ns, uid=span.uid, name=span.name, limit=min(span.limit, 100)
+        )
+        return Why(
+            verdicts=tuple(self.verdicts(few)),
+            changes=tuple(self.changes(few)),
+            incidents=tuple(self.incidents(few)),
+            addresses=tuple(self.top_places(few, "address")),
+            ports=tuple(self.top_places(few, "port")),
+            scripts=tuple(self.top_places(few, "script")),
+            minutes=tuple(self.by_minute(few)),
+        )
+
+    def _read(self, sql: str, *parameters: int | bytes) -> list[Row]:
+        with self._look():
+            return self._connection.execute(sql, parameters).fetchall()
+
+    @contextlib.contextmanager
+    def _look(self) -> Iterator[None]:
+        self._deadline = None if self._timeout_s is None else time.monotonic() + self._timeout_s
+        try:
+            yield
+        except sqlite3.Error as failure:
+            if primary_code(failure) == sqlite3.SQLITE_INTERRUPT:
+                raise StateError(f"took longer than {self._timeout_s:g} s", where=self._path) from failure
+            raise StateError(f"can't be read: {failure}", where=self._path) from failure
+
+    def _is_late(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+
+def _open(path: str) -> sqlite3.Connection:
+    if not Path(path).is_file():
+        raise StateError("there is no history yet", where=path, fix="it begins with the first run of the daemon")
+    # mode=rw: never creates the file; a reader of a write-ahead log needs to write its index all the same.
+    try:
+        connection = sqlite3.connect(
+            f"file:{quote(path)}?mode=rw", uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+        )
+        connection.execute("PRAGMA query_only = ON")
+        connection.execute("PRAGMA trusted_schema = OFF")
+        version = check_version(connection)
+    except sqlite3.Error as failure:
+        raise StateError(f"can't be read: {failure}", where=path) from failure
+    if version < VERSION:
+        connection.close()
+        raise StateError("was written by an older smtpguard", where=path, fix="start the daemon once: it migrates it")
+    return connection
+
+
+def _find_peaks(rows: Iterator[Row], window_minutes: int) -> Iterator[tuple[int, int]]:
+    user: int | None = None
+    inside: list[tuple[int, int]] = []
+    begin = total = peak = 0
+    for uid, minute, connects in rows:
+        if uid != user:
+            if user is not None:
+                yield user, peak
+            user, inside, begin, total, peak = uid, [], 0, 0, 0
+        inside.append((minute, connects))
+        total += connects
+        while inside[begin][0] <= minute - window_minutes:
+            total -= inside[begin][1]
+            begin += 1
+        peak = max(peak, total)
+    if user is not None:
+        yield user, peak
+
+
+def _parse_verdict(row: Row) -> VerdictRow:
+    (number, time_ns, uid, netns, name, rule, count, limit, window_ns, action, until_ns, mode, why_dry, evidence) = row
+    return VerdictRow(
+        id=number,
+        time_ns=time_ns,
+        uid=uid,
+        netns=from_signed(netns),
+        name=from_name(name),
+        rule=from_bytes(rule),
+        count=count,
+        limit=limit,
+        window_ns=window_ns,
+        action=action,
+        until_ns=until_ns,
+        mode=mode,
+        why_dry=from_bytes(why_dry),
+        evidence=_parse_evidence(evidence),
+    )
+
+
+def _parse_evidence(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    return value if isinstance(value, dict) else {}
+
+
+def _parse_change(row: Row) -> ChangeRow:
+    _, time_ns, uid, name, event, by, until_ns, reason = row
+    return ChangeRow(
+        time_ns=time_ns,
+        uid=uid,
+        name=from_name(name),
+        event=event,
+        by=from_bytes(by),
+        until_ns=until_ns,
+        reason=from_bytes(reason),
+    )

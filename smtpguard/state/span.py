@@ -1,0 +1,86 @@
+"""Which part of the history is asked for, and what comes back of it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow, to_name
+
+MAX_ROWS = 10_000
+"""No answer has more rows, whatever is asked for."""
+_FOREVER_NS = 2**63 - 1
+
+By = Literal["address", "port", "script"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """Which part of the history: `since_ns <= time < until_ns`, wall time; of one account or of all.
+
+    Attributes:
+        since_ns: Begin.
+        until_ns: End.
+        uid: Whose; None for everybody's.
+        name: With `uid`: only what happened while the uid had this name, as numbers are used again.
+        limit: At most so many rows, the newest or largest ones.
+    """
+
+    since_ns: int = 0
+    until_ns: int = _FOREVER_NS
+    uid: int | None = None
+    name: str | None = None
+    limit: int = 1000
+
+    def where(self, column: str, *, has_name: bool = True, unit_ns: int = 1) -> tuple[str, list[int | bytes]]:
+        """The condition and its parameters.
+
+        Args:
+            column: The column that holds the time; a constant.
+            has_name: Whether the table has names.
+            unit_ns: The column's unit in nanoseconds.
+        """
+        sql = f"{column} >= ? AND {column} < ?"
+        parameters: list[int | bytes] = [self.since_ns // unit_ns, -(-self.until_ns // unit_ns)]
+        if self.uid is not None:
+            sql += " AND uid = ?"
+            parameters.append(self.uid)
+            if has_name and self.name is not None:
+                sql += " AND name = ?"
+                parameters.append(to_name(self.name))
+        return sql, parameters
+
+    @property
+    def rows(self) -> int:
+        """The limit, within bounds."""
+        return max(0, min(self.limit, MAX_ROWS))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Total:
+    """Figures summed up.
+
+    Attributes:
+        key: What they are for: a uid, an address, a port, a script, or a minute since the epoch.
+        connects, refused: Attempts, and how many of them were refused.
+        messages, recipients: Mail handed to the local server; 0 where it is not kept.
+        users: How many accounts they come from; 0 where it was not asked.
+    """
+
+    key: int | bytes
+    connects: int
+    refused: int
+    messages: int = 0
+    recipients: int = 0
+    users: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Why:
+    """All that is known about one user, newest or largest first."""
+
+    verdicts: tuple[VerdictRow, ...]
+    changes: tuple[ChangeRow, ...]
+    incidents: tuple[IncidentRow, ...]
+    addresses: tuple[Total, ...]
+    ports: tuple[Total, ...]
+    scripts: tuple[Total, ...]
+    minutes: tuple[Total, ...]
