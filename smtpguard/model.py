@@ -39,6 +39,7 @@ class Connect:
         refused_by: Which of our means refused it, with result "refused"; None if not ours or not known.
         rule: Index of the credit rule that refused it, with refused_by "credit".
         cookie: Socket cookie, to join later reports about the same socket.
+        inode: Of the socket in sockfs, to look for the process that holds it where the sensor names none.
         credits: Bits of the credit rules of which the kernel took a credit for this attempt.
         euid: Effective uid where it differs in meaning from uid (audit); None if not seen.
         attr: How process and script were found; None if nobody looked or nothing was found.
@@ -57,6 +58,7 @@ class Connect:
     refused_by: RefusedBy | None = None
     rule: int | None = None
     cookie: int | None = None
+    inode: int | None = None
     credits: int = 0
     euid: int | None = None
     attr: Attr | None = None

@@ -10,11 +10,13 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from smtpguard.errors import EnforceError, PrivilegeError
 
 COMMAND_TIMEOUT_S = 20.0
+_CAP_NET_ADMIN = 12
 _MAX_ANSWER = 300
 _MAX_OWN_PIDS = 64
 
@@ -65,6 +67,7 @@ class LibraryNft:
             ) from error
         self._factory = nftables.Nftables
         self._threads = threading.local()
+        self._checked = False
         try:
             self._context()
         except (OSError, AttributeError) as error:
@@ -74,6 +77,11 @@ class LibraryNft:
 
     def run(self, text: str) -> str:
         """Run it in this thread's context."""
+        if not self._checked:
+            # Without the capability libnftables itself writes to stderr, where a command's one line is to be.
+            if not _has_net_admin():
+                raise _refused("Operation not permitted")
+            self._checked = True
         code, output, answer = self._context().cmd(text)
         if code != 0:
             raise _refused(answer)
@@ -142,6 +150,16 @@ def open_nft() -> tuple[Nft, str | None]:
 def render_remove(table: str) -> str:
     """Commands that delete a table, whether or not it is there, and nothing else."""
     return f"table inet {table} {{ }}\ndelete table inet {table}\n"
+
+
+def _has_net_admin() -> bool:
+    """Whether this process may try; capabilities(7), CapEff in proc_pid_status(5)."""
+    try:
+        status = Path("/proc/self/status").read_text("ascii", "replace")
+    except OSError:
+        return True
+    mask = next((line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), "ffffffff")
+    return bool(int(mask, 16) >> _CAP_NET_ADMIN & 1)
 
 
 def _refused(answer: str) -> NftError | PrivilegeError:

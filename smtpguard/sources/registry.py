@@ -23,6 +23,11 @@ class SourceKind:
 
 KINDS: dict[str, SourceKind] = {
     "bpf": SourceKind(module="smtpguard.sources.bpf.source"),
+    "nflog": SourceKind(
+        module="smtpguard.sources.nflog",
+        sees="not what containers with a network of their own send; setuid programs and sockets that root handed on "
+        "count as root; not whether an attempt was refused",
+    ),
 }
 """Name to kind; the order is that of `auto`."""
 

@@ -1,0 +1,105 @@
+"""`smtpguard nft show|ensure|remove`: the ruleset, as it is or as it would be; there again; gone."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from smtpguard.cli.common import config_option
+
+if TYPE_CHECKING:
+    from smtpguard.actions.nft.apply import NftEnforcer
+    from smtpguard.settings import Settings
+
+
+@click.group("nft")
+@config_option
+@click.pass_context
+def command(ctx: click.Context, config_path: str | None) -> None:
+    """Show, load or delete the nftables table that refuses users. No other table is ever touched."""
+    ctx.obj = config_path
+
+
+@command.command("show")
+@config_option
+@click.option("--would", is_flag=True, help="Not what is in the kernel, but what `ensure` would load. Needs no root.")
+@click.pass_obj
+def show(outer: str | None, config_path: str | None, would: bool) -> None:
+    """Print the table as it is in the kernel; where there is none, say so, and print what would be loaded."""
+    settings = _load(config_path or outer)
+    enforcer = make_enforcer(settings)
+    installed = None if would else enforcer.read_ruleset()
+    if installed is None and not would:
+        click.echo(f"table inet {settings.nft_table} is not there; this would be loaded:", err=True)
+    click.echo(installed if installed is not None else enforcer.render(), nl=False)
+
+
+@command.command("ensure")
+@config_option
+@click.pass_obj
+def ensure(outer: str | None, config_path: str | None) -> None:
+    """Load the table as it ought to be; whoever is refused stays refused, and other tables stay as they are."""
+    settings = _load(config_path or outer)
+    text = ask_guard(settings, "ensure")
+    if text is None:
+        make_enforcer(settings).ensure()
+        text = f"table inet {settings.nft_table} is in place (no guard is running)"
+    click.echo(text)
+
+
+@command.command("remove")
+@config_option
+@click.pass_obj
+def remove(outer: str | None, config_path: str | None) -> None:
+    """Delete the table, and with it every refusal by nftables; a running guard does not put it back."""
+    settings = _load(config_path or outer)
+    text = ask_guard(settings, "remove")
+    if text is None:
+        from smtpguard.kernel.nft import open_nft, render_remove
+
+        # The second one is the nflog source's, if its guard was killed.
+        tables = (settings.nft_table, f"{settings.nft_table}_watch")
+        open_nft()[0].run("".join(map(render_remove, tables)))
+        text = f"table inet {settings.nft_table} is gone (no guard is running)"
+    click.echo(text)
+
+
+def ask_guard(settings: "Settings", do: str) -> str | None:
+    """Let a running guard do it, which then knows whether a lost table is to be healed.
+
+    Args:
+        settings: Where its socket is.
+        do: "ensure" or "remove", argument `do` of the verb `nft`.
+
+    Returns:
+        What it did, for people; None if no guard is running.
+    """
+    from smtpguard.cli.client import ask
+    from smtpguard.errors import NoDaemonError
+
+    try:
+        return str(ask(settings.control_socket, "nft", do=do)["text"])
+    except NoDaemonError:
+        return None
+
+
+def make_enforcer(settings: "Settings") -> "NftEnforcer":
+    """An enforcer as the daemon's, with who passes as it is now. Exempt names are looked up by the daemon only."""
+    import time
+
+    from smtpguard.actions.nft.apply import NftEnforcer
+    from smtpguard.actions.nft.render import build_spec
+    from smtpguard.daemon.surroundings import Surroundings
+
+    around = Surroundings(settings, lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+    try:
+        around.open()
+        passes = around.passes()
+    finally:
+        around.close()
+    return NftEnforcer(build_spec(settings), passes=passes)
+
+
+def _load(path: str | None) -> "Settings":
+    from smtpguard.settings_file import load_settings
+
+    return load_settings(path)

@@ -1,0 +1,166 @@
+"""sock_diag's requests and answers for TCP sockets. Pure.
+
+Layouts: <linux/inet_diag.h> inet_diag_req_v2, inet_diag_msg, inet_diag_bc_op; states are the kernel's
+<net/tcp_states.h>. Numbers are host byte order, but ports and addresses, which are as on the wire.
+"""
+
+import struct
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from smtpguard.decode.netlink import ATTRIBUTE, HEADER, Message
+from smtpguard.errors import DecodeError
+
+AF_INET, AF_INET6 = 2, 10
+SOCK_DIAG_BY_FAMILY = 20
+SOCK_DESTROY = 21
+ESTABLISHED, SYN_SENT, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING = 1, 2, 4, 5, 8, 9, 11
+SPEAKING = frozenset({ESTABLISHED, SYN_SENT, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING})
+"""States in which a socket may still send or hear, and names its uid. TIME_WAIT (6) and NEW_SYN_RECV (12) say 0."""
+
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 1, 4, 0x300
+_IPPROTO_TCP = 6
+_REQUEST = struct.Struct("=BBBBI")
+_ID = struct.Struct("=2s2s16s16sI8s")
+_MESSAGE = struct.Struct("=BBBB2s2s16s16sI8sIIIII")
+_BYTECODE = 1
+_OP = struct.Struct("=BBH")
+_JMP, _D_GE, _D_LE = 1, 4, 5
+_NO_COOKIE = b"\xff" * 8
+_NO_UID = 0xFFFF_FFFF
+_MAPPED = bytes(10) + b"\xff\xff"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One TCP socket that has, or wants, a peer.
+
+    Attributes:
+        family: AF_INET or AF_INET6, of the socket.
+        state: See SPEAKING.
+        source, source_port: Our end; 4 or 16 bytes, an IPv4-mapped address as its 4.
+        address, port: The peer.
+        interface: Index of the interface it is bound to; 0 for none.
+        cookie: Socket cookie, never used again in this boot.
+        uid: Of its creator; None where the kernel does not say (no file, older kernels).
+        inode: In sockfs; None for an orphan, whose process has closed it or ended.
+    """
+
+    family: int
+    state: int
+    source: bytes
+    source_port: int
+    address: bytes
+    port: int
+    interface: int
+    cookie: int
+    uid: int | None
+    inode: int | None
+
+
+def render_dump(family: int, states: Iterable[int], ports: Collection[int], sequence: int) -> bytes:
+    """A request for all TCP sockets of a family.
+
+    Args:
+        family: AF_INET or AF_INET6.
+        states: Which states.
+        ports: Destination ports, filtered in the kernel; none for all.
+        sequence: nlmsg_seq.
+    """
+    mask = sum(1 << state for state in states)
+    body = _REQUEST.pack(family, _IPPROTO_TCP, 0, 0, mask) + _ID.pack(b"", b"", b"", b"", 0, _NO_COOKIE)
+    if ports:
+        code = render_port_filter(ports)
+        body += ATTRIBUTE.pack(ATTRIBUTE.size + len(code), _BYTECODE) + code
+    return _frame(SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, sequence, body)
+
+
+def render_find(source: tuple[bytes, int], destination: tuple[bytes, int], interface: int, sequence: int) -> bytes:
+    """A request for the one socket between two ends.
+
+    Args:
+        source: Address (4 or 16 bytes) and port of our end.
+        destination: Of the peer.
+        interface: Index of the interface the packet left by; sockets bound to another don't match.
+        sequence: nlmsg_seq.
+    """
+    family = AF_INET if len(destination[0]) == 4 else AF_INET6
+    body = _REQUEST.pack(family, _IPPROTO_TCP, 0, 0, 0xFFFF) + _ID.pack(
+        source[1].to_bytes(2, "big"),
+        destination[1].to_bytes(2, "big"),
+        source[0],
+        destination[0],
+        interface,
+        _NO_COOKIE,
+    )
+    return _frame(SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, sequence, body)
+
+
+def render_destroy(session: Session, sequence: int) -> bytes:
+    """A request to end a socket: its process gets ECONNABORTED, the peer a reset."""
+    source, address = session.source, session.address
+    if session.family == AF_INET6:
+        source, address = (_MAPPED + end if len(end) == 4 else end for end in (source, address))
+    body = _REQUEST.pack(session.family, _IPPROTO_TCP, 0, 0, 1 << session.state) + _ID.pack(
+        session.source_port.to_bytes(2, "big"),
+        session.port.to_bytes(2, "big"),
+        source,
+        address,
+        session.interface,
+        session.cookie.to_bytes(8, "little" if struct.pack("=H", 1)[0] else "big"),
+    )
+    return _frame(SOCK_DESTROY, _NLM_F_REQUEST | _NLM_F_ACK, sequence, body)
+
+
+def render_port_filter(ports: Collection[int]) -> bytes:
+    """The kernel's bytecode for "the destination port is one of these".
+
+    A program accepts by ending exactly at its end, and refuses by jumping 4 bytes beyond. GE and LE, for EQ came late.
+    """
+    ordered = sorted(ports)
+    code = b""
+    for rest in range(len(ordered) - 1, -1, -1):
+        port = ordered[rest]
+        # Each test is 8 bytes with its operand; where it fails the next port's tests follow, 4 bytes of JMP later.
+        tests = _OP.pack(_D_GE, 8, 20) + _OP.pack(0, 0, port) + _OP.pack(_D_LE, 8, 12) + _OP.pack(0, 0, port)
+        jump = _OP.pack(_JMP, _OP.size, _OP.size + len(code)) if code else b""
+        code = tests + jump + code
+    return code
+
+
+def parse_session(message: Message) -> Session:
+    """One answer.
+
+    Raises:
+        DecodeError: It is too short, or of another family.
+    """
+    if message.type != SOCK_DIAG_BY_FAMILY or len(message.body) < _MESSAGE.size:
+        raise DecodeError("not an inet_diag_msg")
+    family, state, _, _, sport, dport, source, address, interface, cookie, *_, uid, inode = _MESSAGE.unpack_from(
+        message.body
+    )
+    if family not in (AF_INET, AF_INET6):
+        raise DecodeError(f"a socket of family {family}")
+    return Session(
+        family=family,
+        state=state,
+        source=_trim(family, source),
+        source_port=int.from_bytes(sport, "big"),
+        address=_trim(family, address),
+        port=int.from_bytes(dport, "big"),
+        interface=interface,
+        cookie=struct.unpack("=Q", cookie)[0],
+        # Kernels before 6.16 say 0 for a socket without a file, and all for what is nearly over.
+        uid=None if uid == _NO_UID or (uid == 0 and inode == 0) else uid,
+        inode=inode or None,
+    )
+
+
+def _trim(family: int, address: bytes) -> bytes:
+    if family == AF_INET:
+        return address[:4]
+    return address[12:] if address.startswith(_MAPPED) else address
+
+
+def _frame(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
+    return HEADER.pack(HEADER.size + len(body), kind, flags, sequence, 0) + body
