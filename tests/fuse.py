@@ -40,6 +40,8 @@ def mount_hanging(path: Path, *, hang: Collection[int] = (READ,)) -> int:
     server = os.fork()
     if server == 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.closerange(3, fd)  # not ours to hold open
+        os.closerange(fd + 1, 1024)
         with contextlib.suppress(BaseException):
             _serve(fd, frozenset(hang))
         os._exit(0)

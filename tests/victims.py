@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import mmap
 import os
 import random
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 from tests.fuse import LOOKUP, mount_hanging
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_kept: list[mmap.mmap] = []
 _CLONE_NEWNS = 0x20000
 _MS_REC_PRIVATE = 0x4000 | 0x40000
 
@@ -78,6 +80,15 @@ def hang_script(folder: Path) -> int:
     server = mount_hanging(folder, hang=(LOOKUP,))
     os.chdir(folder)
     forge_cmdline(b"python", b"page")
+    return server
+
+
+def map_hanging(folder: Path) -> int:
+    """Map a page that never comes, under a name like that of shared anonymous memory; returns the server's pid."""
+    enter_mount_namespace()
+    server = mount_hanging(folder)
+    page = os.open(folder / "page", os.O_RDONLY)
+    _kept.append(mmap.mmap(page, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ))
     return server
 
 

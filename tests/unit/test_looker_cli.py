@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpguard.enrich.looker.cli import parse_script
+from smtpguard.enrich.looker.cli import is_cgi, parse_environment, parse_script
 from smtpguard.enrich.looker.files import is_path, join_path
 
 
@@ -72,3 +72,29 @@ def test_names_become_paths(folder: bytes | None, name: bytes, path: bytes | Non
 @pytest.mark.parametrize("text", [b"", b"/", b"relative", b"/a\x00b", b"/a\x1b[0m", b"/a\x7f", b"/" + b"a" * 4096])
 def test_what_is_no_path(text: bytes) -> None:
     assert not is_path(text)
+
+
+@pytest.mark.parametrize(
+    ("environ", "scripts"),
+    [
+        (b"GATEWAY_INTERFACE=CGI/1.1\0SCRIPT_FILENAME=/a.php\0", [b"/a.php"]),
+        (b"PATH_TRANSLATED=/b.php\0SCRIPT_FILENAME=/cgi/php\0GATEWAY_INTERFACE=CGI/1.1", [b"/cgi/php", b"/b.php"]),
+        (b"SCRIPT_FILENAME=/a.php\0", []),
+        (b"GATEWAY_INTERFACE=CGI/1.1\0SCRIPT_FILENAME=\0", []),
+        (b"", []),
+        (b"A=1\0" * 600 + b"GATEWAY_INTERFACE=CGI/1.1\0SCRIPT_FILENAME=/late.php\0", []),
+    ],
+)
+def test_environments_of_cgi_programs(environ: bytes, scripts: list[bytes]) -> None:
+    assert parse_environment(environ) == scripts
+
+
+@pytest.mark.parametrize(
+    ("exe", "cgi"),
+    [
+        (b"/usr/bin/php-cgi8.2", True), (b"/usr/bin/php8.2-cgi", True), (b"/opt/x/php-cgi", True),
+        (b"/usr/bin/php8.2", False), (b"/home/a/php-cgi/x", False), (b"", False),
+    ],
+)  # fmt: skip
+def test_what_is_called_like_phps_cgi_program(exe: bytes, cgi: bool) -> None:
+    assert is_cgi(exe) is cgi

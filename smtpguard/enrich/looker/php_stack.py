@@ -19,7 +19,7 @@ MAX_VARIABLES = 256
 _MAX_LINE = 10_000_000
 _PLAIN = re.compile(rb"[\x21-\x7e\x80-\xff]+")
 _EVALUATED = re.compile(rb"(.+?)\((\d{1,8})\) : (?:eval\(\)'d code|runtime-created function|assert code)")
-_USER_FUNCTION = 2
+_USER_CODE = (2, 4)  # ZEND_USER_FUNCTION, also what include runs; ZEND_EVAL_CODE
 _WANTED = (b"REQUEST_URI", b"REQUEST_METHOD", b"HTTP_HOST", b"REMOTE_ADDR")
 
 
@@ -123,7 +123,7 @@ def _read_frames(memory: Memory, layout: Layout, executor_globals: int) -> Itera
 def _read_frame(memory: Memory, layout: Layout, function: int, opline: int) -> Frame | None:
     size = layout.filename + 8
     data = memory.read(function, size)
-    if len(data) < size or data[0] != _USER_FUNCTION or not opline:
+    if len(data) < size or data[0] not in _USER_CODE or not opline:
         return None
     name, scope = struct.unpack_from("<QQ", data, 8)
     (filename,) = struct.unpack_from("<Q", data, layout.filename)
