@@ -18,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import itemgetter
+from typing import NamedTuple
 
 from smtpguard.decode.audit_index import CallIndex, Key, find_line
 from smtpguard.decode.audit_record import (
@@ -78,6 +79,14 @@ _Saddr = tuple[bytes, bytes | None]
 """What a SOCKADDR says: hex digits, and what stands behind 0x1d (None in RAW format)."""
 
 
+class _Waiting(NamedTuple):
+    """A SOCKADDR whose call has not come."""
+
+    end: int  # where its line ends in the stream
+    saddr: _Saddr
+    garbled: bool  # there is a call of that serial which can't be read
+
+
 class AuditDecoder:
     """Bytes in, Connects out, in the order in which their last record came.
 
@@ -111,7 +120,7 @@ class AuditDecoder:
         self._hold = hold_bytes
         self._sieve = SockaddrSieve(ports)
         self._index = CallIndex(self._buffer)
-        self._waiting: OrderedDict[Key, list[tuple[int, _Saddr]]] = OrderedDict()
+        self._waiting: OrderedDict[Key, list[_Waiting]] = OrderedDict()
         self._recent: dict[Key, _Held | None] = {}
         self._older: dict[Key, _Held | None] = {}
         self._held: list[_Held] = []
@@ -151,8 +160,8 @@ class AuditDecoder:
         start, stop = self._buffer.finish()
         out = self._scan(start, stop) if start < stop else []
         out += self._let_go([], None)
-        self.counters.unpaired += sum(map(len, self._waiting.values()))
-        self._waiting.clear()
+        while self._waiting:
+            self._give_up(self._waiting.popitem()[1])
         return out
 
     def _scan(self, start: int, stop: int) -> list[Connect]:
@@ -192,26 +201,15 @@ class AuditDecoder:
             held = self._recent.get(key) or self._older.get(key)
             self._take_double(held, self._buffer.base + begin, saddr)
             return
-        try:
-            call = self._index.find_near(key, begin)
-        except DecodeError:
-            self.counters.garbled += 1
-            return
+        call, garbled = self._index.find_near(key, begin)
         if call is None:
             self._catch_up(begin, found)
             call = self._index.find_far(key)
         end = self._buffer.base + record.end()
         if call is None:
-            self._wait(key, end, saddr)
-        elif call[call.re.groups] is not None and self._has_other_address(key, call.end(), begin):
-            self.counters.doubled += 1
-            self._remember(key, None)
+            self._wait(key, _Waiting(end, saddr, garbled))
         else:
             self._join(key, end, call.groups(), saddr, found)
-
-    def _has_other_address(self, key: Key, other: int, begin: int) -> bool:
-        """Whether a SOCKADDR of the same serial, of whatever family, stands where a call ends, beside that at `begin`."""
-        return other != begin and self._buffer.data.startswith(b"type=SOCKADDR msg=audit(%s): " % key[1], other)
 
     def _take_double(self, held: _Held | None, begin: int, saddr: _Saddr) -> None:
         """A second SOCKADDR of one serial drops the event if it is still here."""
@@ -222,15 +220,21 @@ class AuditDecoder:
         if held is not None and begin < held.until:
             held.found = None
 
-    def _wait(self, key: Key, end: int, saddr: _Saddr) -> None:
-        """Keep a SOCKADDR, whose line ends at a place in the stream, until its call comes."""
-        self._waiting.setdefault(key, []).append((end, saddr))
-        base = self._buffer.base
-        while self._waiting:
-            oldest = next(iter(self._waiting.values()))
-            if oldest[0][0] >= base and len(oldest) <= _MAX_WAITING and len(self._waiting) <= _MAX_WAITING:
+    def _wait(self, key: Key, record: _Waiting) -> None:
+        """Keep a SOCKADDR until its call comes; forget those for which it can't be found any more."""
+        waiting = self._waiting
+        waiting.setdefault(key, []).append(record)
+        oldest = next(iter(waiting.values()))
+        while oldest[0].end < self._buffer.base or len(waiting) > _MAX_WAITING or len(oldest) > _MAX_WAITING:
+            self._give_up(waiting.popitem(last=False)[1])
+            if not waiting:
                 break
-            self.counters.unpaired += len(self._waiting.popitem(last=False)[1])
+            oldest = next(iter(waiting.values()))
+
+    def _give_up(self, records: list[_Waiting]) -> None:
+        garbled = sum(record.garbled for record in records)
+        self.counters.garbled += garbled
+        self.counters.unpaired += len(records) - garbled
 
     def _catch_up(self, stop: int, found: list[_Found]) -> None:
         """Join what waits with the calls up to an offset."""
@@ -239,7 +243,7 @@ class AuditDecoder:
             if waiting is None:
                 continue
             groups = call.groups()
-            records = [saddr for _, saddr in waiting]
+            records = [record.saddr for record in waiting]
             if groups[-1] is not None:
                 records = [saddr for saddr in records if _is_whole(saddr)]
                 self.counters.forged += len(waiting) - len(records)

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 from smtpguard.decode.audit_record import match_syscall, match_uringop
 from smtpguard.decode.sieve import LineBuffer
-from smtpguard.errors import DecodeError
 
 Key = tuple[bytes | None, bytes]
 """Node (None without a node= prefix) and serial with its time stamp: what the records of one event share."""
@@ -45,12 +44,8 @@ class CallIndex:
         self._done = 0  # how far in the stream the index reaches
         self._purged = 0  # what the base was when old places were last thrown out
 
-    def find_near(self, key: Key, begin: int) -> "re.Match[bytes] | None":
-        """The call of a serial within some lines before an offset.
-
-        Raises:
-            DecodeError: There is one, and it can't be read.
-        """
+    def find_near(self, key: Key, begin: int) -> tuple["re.Match[bytes] | None", bool]:
+        """The call of a serial within some lines before an offset, and whether there are some that can't be read."""
         data = self._buffer.data
         needle = b" msg=audit(%s): " % key[1]
         garbled = False
@@ -64,11 +59,9 @@ class CallIndex:
                     continue
                 call = match_call(data, line, begin)
                 if call:
-                    return call
+                    return call, garbled
                 garbled = True
-        if garbled:
-            raise DecodeError("SYSCALL record is not what the kernel writes")
-        return None
+        return None, garbled
 
     def find_far(self, key: Key) -> "re.Match[bytes] | None":
         """The call of a serial, if it lies in what `advance` has gone through and the buffer still holds."""
