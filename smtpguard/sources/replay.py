@@ -124,7 +124,8 @@ class ReplaySource:
         if path == "-":
             file = _buffered(self._stdin or sys.stdin.buffer)
         else:
-            file = _buffered(self._stack.enter_context(Path(path).open("rb", buffering=_HEAD_BYTES)))
+            opened = Path(path).open("rb", buffering=_HEAD_BYTES)  # noqa: SIM115 - close() closes it
+            file = _buffered(self._stack.enter_context(opened))
         start = file.peek(8)
         for magic, unpack in _COMPRESSED:
             if start.startswith(magic):

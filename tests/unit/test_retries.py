@@ -94,4 +94,4 @@ def test_tables_are_bounded_and_forget_the_oldest() -> None:
         for time, exit_value in ((0, -115), (1, 0), (2, 0), (3, -115)):
             counted((time, 3, bytes([1, 2, 3, time]), exit_value), pid=pid, retries=table)
     for kept in (table._once, table._once_before, table._under_way, table._zeros, table._paired, table._latest):
-        assert len(kept) <= 100  # type: ignore[arg-type]
+        assert len(kept) <= 100
