@@ -30,6 +30,7 @@ from smtpguard.decode.audit_record import (
     read_uring_call,
 )
 from smtpguard.decode.audit_sieve import SockaddrSieve
+from smtpguard.decode.quick import Draft, seal
 from smtpguard.decode.retries import Retries
 from smtpguard.decode.sieve import LineBuffer
 from smtpguard.decode.sockaddr import parse_sockaddr_hex
@@ -269,23 +270,19 @@ class AuditDecoder:
         if enriched is not None and (tail is None or not is_same_address(tail, port, address)):
             self.counters.forged += 1
             return
-        event = (
-            end,
-            fd,
-            exit_value,
-            Connect(
-                time_ns=time_ns + self.offset_ns,
-                uid=uid,
-                port=port,
-                address=address,
-                sensor=self._sensor,
-                pid=pid,
-                euid=euid,
-                proc=comm,
-                exe=exe,
-                user=None if enriched is None else parse_user(enriched),
-            ),
+        draft = Draft(
+            time_ns=time_ns + self.offset_ns,
+            uid=uid,
+            port=port,
+            address=address,
+            sensor=self._sensor,
+            pid=pid,
+            euid=euid,
+            proc=comm,
+            exe=exe,
+            user=None if enriched is None else parse_user(enriched),
         )
+        event = (end, fd, exit_value, seal(draft))
         held = None
         if enriched is None:
             found.append(event)
