@@ -1,0 +1,320 @@
+r"""Linux audit records to Connects: joins SYSCALL (or URINGOP) and SOCKADDR records of one serial, from bytes.
+
+Feed it an audit.log, or the same lines made from netlink messages, in chunks of any size. It takes RAW and ENRICHED
+format, `node=` prefixes, CRLF, NUL bytes, lines of any length, records of different events interleaved, the SOCKADDR
+before its SYSCALL, and thousands of records in between. Reads no clock and no file, and lets no error out: what can't
+be read is counted and passed.
+
+It is a sieve: it stops only at SOCKADDR records on the ports asked for, and only for those is the SYSCALL looked up,
+nearly always in the line before. Everything else is never looked at, so a garbled record that is no such SOCKADDR
+goes unnoticed.
+
+In ENRICHED format auditd writes the path of an AF_UNIX address raw, so a tenant can put whole lines into the log. A
+forged SYSCALL does not fit into a path (107 bytes), nor does a forged SOCKADDR with the part that auditd adds behind
+0x1d; without that part none is taken for an event whose SYSCALL has one, and two for one serial drop the event.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import NamedTuple
+
+from smtpguard.decode.audit_index import CallIndex, Key, find_line
+from smtpguard.decode.audit_record import (
+    is_same_address,
+    match_pair,
+    match_sockaddr,
+    parse_user,
+    read_call,
+    read_uring_call,
+)
+from smtpguard.decode.audit_sieve import SockaddrSieve
+from smtpguard.decode.quick import Draft, seal
+from smtpguard.decode.retries import Retries
+from smtpguard.decode.sieve import LineBuffer
+from smtpguard.decode.sockaddr import parse_sockaddr_hex
+from smtpguard.errors import DecodeError
+from smtpguard.model import Connect
+
+_MAX_WAITING = 4096
+"""SOCKADDR records kept while their SYSCALL has not come."""
+_MAX_RECENT = 4096
+"""Serials kept, in each of two generations, to notice a second SOCKADDR."""
+
+
+@dataclass(slots=True, kw_only=True)
+class AuditCounters:
+    """What the decoder did not make a Connect of, since it was made.
+
+    Attributes:
+        garbled: Records on a mail port that can't be read, or whose SYSCALL can't.
+        unpaired: SOCKADDR records whose SYSCALL never came, or came too late.
+        forged: SOCKADDR records in an ENRICHED log without the whole part that auditd adds.
+        doubled: Further SOCKADDR records of a serial; an event not yet gone out was dropped for them.
+        repeats: Second sights of one attempt (see retries).
+        others: Calls that are no connect: bind, getpeername, sendto without MSG_FASTOPEN, EISCONN, EALREADY.
+    """
+
+    garbled: int = 0
+    unpaired: int = 0
+    forged: int = 0
+    doubled: int = 0
+    repeats: int = 0
+    others: int = 0
+
+
+_Found = tuple[int, bytes | None, bytes | None, Connect]
+"""A joined event: where in the stream it is complete, the call's descriptor and exit value, the Connect."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """An ENRICHED event that may still be dropped."""
+
+    until: int  # how far the stream must have come
+    found: _Found | None  # None: dropped
+
+
+_Saddr = tuple[bytes, bytes | None]
+"""What a SOCKADDR says: hex digits, and what stands behind 0x1d (None in RAW format)."""
+
+
+class _Waiting(NamedTuple):
+    """A SOCKADDR whose call has not come."""
+
+    end: int  # where its line ends in the stream
+    saddr: _Saddr
+    garbled: bool  # there is a call of that serial which can't be read
+
+
+class AuditDecoder:
+    """Bytes in, Connects out, in the order in which their last record came.
+
+    Args:
+        ports: Ports that matter.
+        sensor: What the Connects call their sensor.
+        retries: Where repeats are recognised; None counts every call.
+        buffer: Where the bytes are kept; None makes one with its defaults.
+        hold_bytes: How much more of the stream must have come before an ENRICHED event goes out, so that a second
+            SOCKADDR of its serial can still drop it. 1 waits for the next line.
+
+    Attributes:
+        counters: What was not made a Connect.
+        offset_ns: Added to the records' wall time; a live source sets what leads to CLOCK_BOOTTIME.
+    """
+
+    def __init__(
+        self,
+        *,
+        ports: Iterable[int],
+        sensor: str,
+        retries: Retries | None = None,
+        buffer: LineBuffer | None = None,
+        hold_bytes: int = 1,
+    ) -> None:
+        self.counters = AuditCounters()
+        self.offset_ns = 0
+        self._sensor = sensor
+        self._retries = retries
+        self._buffer = buffer or LineBuffer()
+        self._hold = hold_bytes
+        self._sieve = SockaddrSieve(ports)
+        self._index = CallIndex(self._buffer)
+        self._waiting: OrderedDict[Key, list[_Waiting]] = OrderedDict()
+        self._recent: dict[Key, _Held | None] = {}
+        self._older: dict[Key, _Held | None] = {}
+        self._held: list[_Held] = []
+
+    @property
+    def overlong(self) -> int:
+        """Lines dropped for their length."""
+        return self._buffer.overlong
+
+    def feed(self, data: bytes) -> list[Connect]:
+        """Take the next bytes of the stream, cut anywhere."""
+        out: list[Connect] = []
+        start = 0
+        while start < len(data):
+            room = self._buffer.room()
+            count = min(len(room), len(data) - start)
+            room[:count] = data[start : start + count]
+            out += self.commit(count)
+            start += count
+        return out
+
+    def room(self) -> memoryview:
+        """Where a reader may put the next bytes itself, to save a copy; `commit` must follow."""
+        return self._buffer.room()
+
+    def commit(self, count: int) -> list[Connect]:
+        """Take `count` bytes that were put into `room()`."""
+        start, stop = self._buffer.commit(count)
+        return self._scan(start, stop) if start < stop else []
+
+    def settle(self) -> list[Connect]:
+        """Let go what is held back: nothing more has come for a while."""
+        return self._let_go([], None)
+
+    def finish(self) -> list[Connect]:
+        """The stream has ended: its last line counts without a newline. Another stream may follow."""
+        start, stop = self._buffer.finish()
+        out = self._scan(start, stop) if start < stop else []
+        out += self._let_go([], None)
+        while self._waiting:
+            self._give_up(self._waiting.popitem()[1])
+        return out
+
+    def _scan(self, start: int, stop: int) -> list[Connect]:
+        """Look through a region of whole lines."""
+        found: list[_Found] = []
+        data, base = self._buffer.data, self._buffer.base
+        for at in self._sieve.find(data, start, stop):
+            begin, node = at - 8, None
+            if data[begin - 1] != 0x0A:
+                begin, node = find_line(data, begin)
+            if begin < 0 or not data.startswith(b"type=SOCKADDR msg=", at - 8):
+                self.counters.garbled += data.startswith(b"KADDR msg=audit(", at)
+                continue
+            if self._waiting:
+                self._catch_up(begin, found)
+            pair = match_pair(data, data.rfind(b"\n", 0, begin - 1) + 1, stop) if begin else None
+            if pair and pair[1] == node:
+                groups = pair.groups()
+                key = (node, groups[1])
+                if key not in self._recent and key not in self._older:
+                    self._join(key, base + pair.end(), groups, (groups[15], groups[16]), found)
+                    continue
+            self._take(begin, node, stop, found)
+        if self._waiting:
+            self._catch_up(stop, found)
+        return self._let_go(found, base + stop)
+
+    def _take(self, begin: int, node: bytes | None, stop: int, found: list[_Found]) -> None:
+        """Join a SOCKADDR record, at an offset, with a call that is not just before it; or let it wait."""
+        record = match_sockaddr(self._buffer.data, begin, stop)
+        if record is None:
+            self.counters.garbled += 1
+            return
+        key = (node, record[2])
+        saddr = (record[5], record[6])
+        if key in self._recent or key in self._older:
+            held = self._recent.get(key) or self._older.get(key)
+            self._take_double(held, self._buffer.base + begin, saddr)
+            return
+        call, garbled = self._index.find_near(key, begin)
+        if call is None:
+            self._catch_up(begin, found)
+            call = self._index.find_far(key)
+        end = self._buffer.base + record.end()
+        if call is None:
+            self._wait(key, _Waiting(end, saddr, garbled))
+        else:
+            self._join(key, end, call.groups(), saddr, found)
+
+    def _take_double(self, held: _Held | None, begin: int, saddr: _Saddr) -> None:
+        """A second SOCKADDR of one serial drops the event if it is still here."""
+        if held is not None and not _is_whole(saddr):
+            self.counters.forged += 1
+            return
+        self.counters.doubled += 1
+        if held is not None and begin < held.until:
+            held.found = None
+
+    def _wait(self, key: Key, record: _Waiting) -> None:
+        """Keep a SOCKADDR until its call comes; forget those for which it can't be found any more."""
+        waiting = self._waiting
+        waiting.setdefault(key, []).append(record)
+        oldest = next(iter(waiting.values()))
+        while oldest[0].end < self._buffer.base or len(waiting) > _MAX_WAITING or len(oldest) > _MAX_WAITING:
+            self._give_up(waiting.popitem(last=False)[1])
+            if not waiting:
+                break
+            oldest = next(iter(waiting.values()))
+
+    def _give_up(self, records: list[_Waiting]) -> None:
+        garbled = sum(record.garbled for record in records)
+        self.counters.garbled += garbled
+        self.counters.unpaired += len(records) - garbled
+
+    def _catch_up(self, stop: int, found: list[_Found]) -> None:
+        """Join what waits with the calls up to an offset."""
+        for key, call in self._index.advance(stop):
+            waiting = self._waiting.pop(key, None)
+            if waiting is None:
+                continue
+            groups = call.groups()
+            records = [record.saddr for record in waiting]
+            if groups[-1] is not None:
+                records = [saddr for saddr in records if _is_whole(saddr)]
+                self.counters.forged += len(waiting) - len(records)
+            if len(records) > 1:
+                self.counters.doubled += len(records) - 1
+                self._remember(key, None)
+            elif records:
+                self._join(key, self._buffer.base + call.end(), groups, records[0], found)
+
+    def _join(self, key: Key, end: int, groups: tuple[bytes, ...], saddr: _Saddr, found: list[_Found]) -> None:
+        """Make an event of a call and an address; `end` says where in the stream the later record ends."""
+        digits, tail = saddr
+        try:
+            call = read_uring_call(groups) if len(groups) == 10 else read_call(groups)
+            port, address = parse_sockaddr_hex(digits)
+        except DecodeError:
+            self.counters.garbled += 1
+            return
+        if call is None:
+            self.counters.others += 1
+            return
+        time_ns, pid, uid, euid, comm, exe, fd, exit_value, enriched = call
+        if enriched is not None and (tail is None or not is_same_address(tail, port, address)):
+            self.counters.forged += 1
+            return
+        draft = Draft(
+            time_ns=time_ns + self.offset_ns,
+            uid=uid,
+            port=port,
+            address=address,
+            sensor=self._sensor,
+            pid=pid,
+            euid=euid,
+            proc=comm,
+            exe=exe,
+            user=None if enriched is None else parse_user(enriched),
+        )
+        event = (end, fd, exit_value, seal(draft))
+        held = None
+        if enriched is None:
+            found.append(event)
+        else:
+            held = _Held(end + self._hold, event)
+            self._held.append(held)
+        self._remember(key, held)
+
+    def _remember(self, key: Key, held: _Held | None) -> None:
+        """Keep a serial in mind, for a while."""
+        self._recent[key] = held
+        if len(self._recent) >= _MAX_RECENT:
+            self._older, self._recent = self._recent, {}
+
+    def _let_go(self, found: list[_Found], limit: int | None) -> list[Connect]:
+        """The Connects of what was found and of what need not be held beyond a place in the stream (None: all)."""
+        if self._held:
+            free = [held for held in self._held if limit is None or held.until <= limit]
+            self._held = [held for held in self._held if limit is not None and held.until > limit]
+            found = sorted(found + [held.found for held in free if held.found], key=itemgetter(0))
+        if self._retries is None:
+            return [connect for _, _, _, connect in found]
+        is_repeat = self._retries.is_repeat
+        out = [connect for _, fd, exit_value, connect in found if not is_repeat(connect, fd, exit_value)]
+        self.counters.repeats += len(found) - len(out)
+        return out
+
+
+def _is_whole(saddr: _Saddr) -> bool:
+    """Whether a SOCKADDR has the whole part that auditd adds in ENRICHED format, saying the same address."""
+    digits, tail = saddr
+    try:
+        return tail is not None and is_same_address(tail, *parse_sockaddr_hex(digits))
+    except DecodeError:
+        return False

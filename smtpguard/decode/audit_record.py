@@ -1,0 +1,210 @@
+"""Single audit records as text: SYSCALL, URINGOP and SOCKADDR lines to what they say. One line in, one value out.
+
+The order of the fields is the kernel's (audit_log_exit and audit_log_uring in kernel/auditsc.c) and is required in
+full, because a log in ENRICHED format can hold whole forged lines (auditd writes the path of an AF_UNIX address raw).
+Values are in hex where they could hold a space or a quote (audit_log_untrustedstring). Never joins records.
+"""
+
+import re
+from functools import lru_cache
+from ipaddress import AddressValueError, IPv6Address
+from typing import Final
+
+from smtpguard.errors import DecodeError
+from smtpguard.model import NS
+
+UNSET_UID = 4294967295
+"""(uid_t)-1: no uid was set."""
+MSG_FASTOPEN = 0x20000000
+"""include/linux/socket.h: send data in the SYN, so the send is a connect."""
+_IORING_OP_CONNECT = b"16"
+"""include/uapi/linux/io_uring.h."""
+_REPEATS: Final = frozenset({b"-106", b"-114"})
+"""EISCONN and EALREADY: a further connect() on a socket that is connected or about to be, so no new attempt."""
+
+# How a call says that it is a connect: always, or by a flag or a sub-call in one of its arguments.
+_ALWAYS, _FLAG_A2, _FLAG_A3, _SOCKETCALL = range(4)
+_SUBCALLS = frozenset({b"3", b"b", b"10", b"14"})
+"""socketcall(2), in hex: connect, and sendto, sendmsg, sendmmsg, whose flags are not in the record: an address on a
+mail port in one of those is a fast open (or UDP, which nobody sends there)."""
+_ARCHES: dict[bytes, tuple[dict[int, int], int | None]] = {
+    # AUDIT_ARCH_* of include/uapi/linux/audit.h: numbers of connect, sendto, sendmsg, sendmmsg; and of socketcall.
+    b"c000003e": ({42: _ALWAYS, 44: _FLAG_A3, 46: _FLAG_A2, 307: _FLAG_A3}, None),  # x86_64
+    b"40000003": ({362: _ALWAYS, 369: _FLAG_A3, 370: _FLAG_A2, 345: _FLAG_A3}, 102),  # i386
+    b"c00000b7": ({203: _ALWAYS, 206: _FLAG_A3, 211: _FLAG_A2, 269: _FLAG_A3}, None),  # aarch64
+    b"c00000f3": ({203: _ALWAYS, 206: _FLAG_A3, 211: _FLAG_A2, 269: _FLAG_A3}, None),  # riscv64
+    b"c0000102": ({203: _ALWAYS, 206: _FLAG_A3, 211: _FLAG_A2, 269: _FLAG_A3}, None),  # loongarch64
+    b"40000028": ({283: _ALWAYS, 290: _FLAG_A3, 296: _FLAG_A2, 374: _FLAG_A3}, 102),  # arm
+    b"c0000015": ({328: _ALWAYS, 335: _FLAG_A3, 341: _FLAG_A2, 349: _FLAG_A3}, 102),  # ppc64le
+}
+_X32_BIT = 0x40000000
+_X32 = {42: _ALWAYS, 44: _FLAG_A3, 518: _FLAG_A2, 538: _FLAG_A3}
+"""x32 programs: AUDIT_ARCH_X86_64 with this bit in the number."""
+
+
+def _call_table() -> dict[bytes, int]:
+    """The text `ARCH syscall=NUMBER` to how such a call is judged."""
+    table: dict[bytes, int] = {}
+    for arch, (calls, socketcall) in _ARCHES.items():
+        numbers = dict(calls)
+        if socketcall is not None:
+            numbers[socketcall] = _SOCKETCALL
+        if arch == b"c000003e":
+            numbers |= {number | _X32_BIT: how for number, how in _X32.items()}
+        table |= {b"%s syscall=%d" % (arch, number): how for number, how in numbers.items()}
+    return table
+
+
+_CALLS = _call_table()
+
+# Possessive throughout: no field's bytes can be another field's, so a hostile line costs one pass.
+_NODE = rb"(?:node=([^ \n]++) )?"
+_STAMP = rb" msg=audit\((([0-9]{1,11}+)\.([0-9]{1,9}+):[0-9]{1,20}+)\): "
+_RESULT = rb"(?: success=(?:yes|no) exit=(-?[0-9]{1,19}+))?+"
+_IDS = (
+    rb" uid=([0-9]{1,10}+) gid=[0-9]++ euid=([0-9]{1,10}+) suid=[0-9]++ fsuid=[0-9]++"
+    rb" egid=[0-9]++ sgid=[0-9]++ fsgid=[0-9]++"
+)
+_ENRICHED = rb"(?:\x1d([^\n]*+))?+"
+_SYSCALL = (
+    _NODE
+    + rb"type=SYSCALL"
+    + _STAMP
+    + rb"arch=([0-9a-f]++ syscall=[0-9]++)(?: per=[0-9a-f]++)?+"
+    + _RESULT
+    + rb" a0=([0-9a-f]{1,16}+) a1=[0-9a-f]++ a2=([0-9a-f]{1,16}+) a3=([0-9a-f]{1,16}+) items=[0-9]++"
+    + rb" ppid=[0-9]++ pid=([0-9]{1,10}+) auid=[0-9]++"
+    + _IDS
+    + rb" tty=[^ \n]++ ses=[0-9]++ comm=([^ \n]++) exe=([^ \x1d\r\n]++)(?=[ \x1d\r\n])[^\x1d\n]*+"
+    + _ENRICHED
+    + rb"\n"
+)
+_URINGOP = (
+    _NODE
+    + rb"type=(?:URINGOP|UNKNOWN\[1336\])"
+    + _STAMP
+    + rb"uring_op=([0-9]++)"
+    + _RESULT
+    + rb" items=[0-9]++ ppid=[0-9]++ pid=([0-9]{1,10}+)"
+    + _IDS
+    + rb"(?=[ \x1d\r\n])[^\x1d\n]*+"
+    + _ENRICHED
+    + rb"\n"
+)
+_SOCKADDR = rb"saddr=([0-9A-Fa-f]++)" + _ENRICHED + rb"\r?\n"
+match_syscall = re.compile(_SYSCALL).match
+match_uringop = re.compile(_URINGOP).match
+match_pair = re.compile(_SYSCALL + rb"(?(1)node=\1 )type=SOCKADDR msg=audit\(\2\): " + _SOCKADDR).match
+"""A SYSCALL and the SOCKADDR of the same serial in the next line: how nearly all of them come."""
+match_sockaddr = re.compile(_NODE + rb"type=SOCKADDR" + _STAMP + _SOCKADDR).match
+_SADDR_TAIL = re.compile(rb"SADDR=\{ saddr_fam=inet6? laddr=([0-9A-Fa-f.:]{2,45}+) lport=([0-9]{1,5}+) \}\r?").fullmatch
+_UID_NAME = re.compile(rb'(?:\A| )UID="([^"]++)"').search
+
+
+Call = tuple[int, int, int | None, int | None, bytes | None, bytes | None, bytes | None, bytes | None, bytes | None]
+"""A system call that opens a connection: time_ns (since the epoch), pid, uid, euid (None if unset), comm, exe
+(untrusted; None where the record has none), descriptor and exit value as the record writes them (None if it doesn't
+say), and the part that auditd adds in ENRICHED format (None in RAW). A bare tuple: a named one costs a tenth more of
+the whole pipeline."""
+
+
+def read_call(groups: tuple[bytes, ...]) -> Call | None:
+    """What a SYSCALL record says; None if it opens no connection.
+
+    Args:
+        groups: The first 15 groups of its match.
+
+    Raises:
+        DecodeError: A text in it is neither quoted nor hex.
+    """
+    seconds, fraction, call, exit_value, a0, a2, a3, pid, uid, euid, comm, exe, tail = groups[2:15]
+    how = _CALLS.get(call)
+    if how is None or exit_value in _REPEATS:
+        return None
+    fd: bytes | None = a0
+    if how == _SOCKETCALL:
+        if a0 not in _SUBCALLS:
+            return None
+        fd = None
+    elif how != _ALWAYS and not int(a3 if how == _FLAG_A3 else a2, 16) & MSG_FASTOPEN:
+        return None
+    time_ns = parse_stamp(seconds, fraction)
+    return time_ns, int(pid), parse_uid(uid), parse_uid(euid), parse_text(comm), parse_text(exe), fd, exit_value, tail
+
+
+def read_uring_call(groups: tuple[bytes, ...]) -> Call | None:
+    """What a URINGOP record says, which has neither comm nor exe; None if it is no IORING_OP_CONNECT.
+
+    Args:
+        groups: All groups of its match.
+    """
+    _, _, seconds, fraction, op, exit_value, pid, uid, euid, tail = groups
+    if op != _IORING_OP_CONNECT or exit_value in _REPEATS:
+        return None
+    time_ns = parse_stamp(seconds, fraction)
+    return time_ns, int(pid), parse_uid(uid), parse_uid(euid), None, None, None, exit_value, tail
+
+
+@lru_cache(maxsize=512)
+def parse_uid(digits: bytes) -> int | None:
+    """A uid; None for (uid_t)-1."""
+    uid = int(digits)
+    return None if uid == UNSET_UID else uid
+
+
+def parse_stamp(seconds: bytes, fraction: bytes) -> int:
+    """Nanoseconds since the epoch from the two parts of a record's time stamp."""
+    if len(fraction) == 3:
+        return int(seconds) * NS + int(fraction) * 1_000_000
+    return int(seconds) * NS + int(fraction.ljust(9, b"0"))
+
+
+@lru_cache(maxsize=512)
+def parse_text(field: bytes) -> bytes | None:
+    """An untrusted field (comm, exe): quoted as it is, hex decoded, `(null)` and `?` as not known.
+
+    Raises:
+        DecodeError: Neither quoted nor hex.
+    """
+    if field[0] == 0x22:
+        if len(field) > 1 and field[-1] == 0x22:
+            return field[1:-1]
+    elif field in {b"(null)", b"?"}:
+        return None
+    else:
+        try:
+            return bytes.fromhex(field.decode("ascii"))
+        except ValueError:
+            pass
+    raise DecodeError("audit text field is neither quoted nor hex")
+
+
+def parse_user(tail: bytes) -> bytes | None:
+    """The name that the ENRICHED part of a call's record gives for uid; None if it gives none."""
+    found = _UID_NAME(tail)
+    if found is None or found[1] == b"unset" or found[1].startswith(b"unknown("):
+        return None
+    name: bytes = found[1]
+    return name
+
+
+def is_same_address(tail: bytes, port: int, address: bytes) -> bool:
+    """Whether the ENRICHED part of a SOCKADDR record is whole and says the same as its hex digits.
+
+    Args:
+        tail: What follows 0x1d.
+        port: Port from the hex digits.
+        address: Address from the hex digits, mapped ones as 4 bytes.
+    """
+    found = _SADDR_TAIL(tail)
+    if not found or int(found[2]) != port:
+        return False
+    text = found[1].decode("ascii")
+    if len(address) == 4 and ":" not in text:
+        return text == ".".join(map(str, address))
+    try:
+        named = IPv6Address(text)
+    except AddressValueError:
+        return False
+    packed = named.ipv4_mapped.packed if named.ipv4_mapped else named.packed
+    return packed == address

@@ -1,0 +1,55 @@
+"""Socket addresses as the kernel logs them: `struct sockaddr_in` and `sockaddr_in6` to a port and a packed address.
+
+Never resolves, never judges: loopback and 0.0.0.0 are decoded like any other. Layouts from ip(7) and ipv6(7); the
+family is in the byte order of the host that logged it, and only little-endian hosts are read.
+"""
+
+from binascii import Error, unhexlify
+
+from smtpguard.errors import DecodeError
+
+AF_INET = 2
+AF_INET6 = 10
+_MAPPED = bytes(10) + b"\xff\xff"
+_V4_BYTES = 8
+"""Family, port and address of sockaddr_in; its 8 bytes of padding say nothing."""
+_V6_BYTES = 24
+"""sockaddr_in6 without its scope id, as RFC 2133 had it and as the kernel still takes it (SIN6_LEN_RFC2133)."""
+
+
+def parse_sockaddr(raw: bytes) -> tuple[int, bytes]:
+    """Read an AF_INET or AF_INET6 address.
+
+    Args:
+        raw: The bytes of the sockaddr; longer than needed is fine, callers pass a whole sockaddr_storage.
+
+    Returns:
+        The port, and the address as 4 or 16 bytes; an IPv4-mapped IPv6 address becomes its 4 bytes.
+
+    Raises:
+        DecodeError: Another family, or too short.
+    """
+    family = raw[:2]
+    if family == b"\x02\x00":
+        if len(raw) >= _V4_BYTES:
+            return raw[2] << 8 | raw[3], raw[4:8]
+    elif family == b"\x0a\x00":
+        if len(raw) >= _V6_BYTES:
+            address = raw[8:24]
+            return raw[2] << 8 | raw[3], address[12:] if address.startswith(_MAPPED) else address
+    else:
+        raise DecodeError(f"socket address of family {family.hex() or 'nothing'} is neither IPv4 nor IPv6")
+    raise DecodeError(f"socket address of {len(raw)} bytes is cut short")
+
+
+def parse_sockaddr_hex(text: bytes) -> tuple[int, bytes]:
+    """Read an address written as hex digits in either case, as audit's SOCKADDR record has it.
+
+    Raises:
+        DecodeError: Not hex, another family, or too short.
+    """
+    try:
+        raw = unhexlify(text)
+    except (Error, ValueError):
+        raise DecodeError("socket address is not pairs of hex digits") from None
+    return parse_sockaddr(raw)
