@@ -123,8 +123,9 @@ def _unpack_once(names: tuple[str, ...], folder: Path) -> Unpacked | Unavailable
 
 def _unpack(names: tuple[str, ...], folder: Path) -> Unpacked:
     home = folder / "+".join(names)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / ".lock"):
+    if (cached := _read_manifest(home)) is not None:
+        return cached
+    with _locked(folder):
         if (cached := _read_manifest(home)) is not None:
             return cached
         if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
@@ -241,8 +242,13 @@ def _run(
 
 
 @contextlib.contextmanager
-def _locked(file: Path) -> Generator[None]:
+def _locked(folder: Path) -> Generator[None]:
     """One process at a time: several test runs may share a cache."""
-    with file.open("w") as handle:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UnavailableError(f"it is not unpacked yet, and {folder} can't be written: {error.strerror}") from error
+    with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -34,18 +34,11 @@ def run(*argv: str, env: dict[str, str] | None = None, timeout_s: float = 120) -
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(PROJECT))
-    (built,) = out.glob("*.whl")
-    return built
-
-
-@pytest.fixture(scope="module")
-def package(wheel: Path) -> Path:
+def package(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("dpkg-deb") is None:
         pytest.skip("lacks dpkg-deb")
-    return Path(run(sys.executable, str(PROJECT / "packaging/deb.py"), str(wheel), str(wheel.parent)).strip())
+    out = tmp_path_factory.mktemp("deb")
+    return Path(run(sys.executable, str(PROJECT / "packaging/deb.py"), str(wheel), str(out)).strip())
 
 
 @pytest.fixture(scope="module")

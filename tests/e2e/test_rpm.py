@@ -34,10 +34,8 @@ def rpm_env() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def package(rpm_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def package(rpm_env: dict[str, str], wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("rpm")
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(PROJECT), env=rpm_env)
-    (wheel,) = out.glob("*.whl")
     options = ["--nodeps", "--define", f"_dbpath {out}/db", "--define", "guard_pip_options --no-index --no-deps"]
     env = rpm_env | {"GUARD_PYTHON": sys.executable}
     return Path(run("bash", str(PROJECT / "packaging/rpm.sh"), str(wheel), str(out), *options, env=env).strip())

@@ -26,19 +26,10 @@ def run(*argv: str, cwd: Path, timeout_s: float = 120) -> str:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sdist and the wheel that was built from it."""
-    out = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(PROJECT), cwd=out)
-    return out
-
-
-@pytest.fixture(scope="module")
-def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh environment with the wheel; its dependencies are those of the tests, so no network is needed."""
     home = tmp_path_factory.mktemp("fresh")
     run(sys.executable, "-m", "venv", "--without-pip", str(home), cwd=home)
-    (wheel,) = built.glob("*.whl")
     pip = [
         sys.executable,
         "-m",
@@ -92,9 +83,8 @@ def test_installed_command_runs_from_elsewhere(installed: Path, tmp_path: Path) 
     assert where.startswith(str(installed))
 
 
-def test_nothing_of_the_workplace_is_packed(built: Path) -> None:
-    (wheel,) = built.glob("*.whl")
-    (sdist,) = built.glob("*.tar.gz")
+def test_nothing_of_the_workplace_is_packed(dist: Path, wheel: Path) -> None:
+    (sdist,) = dist.glob("*.tar.gz")
     names = zipfile.ZipFile(wheel).namelist()
     with tarfile.open(sdist) as archive:
         names += ["/".join(name.split("/")[1:]) for name in archive.getnames()]

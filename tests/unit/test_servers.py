@@ -42,6 +42,15 @@ def test_without_apt_and_cache_the_reason_names_both(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_programs")
+def test_cache_that_can_not_be_written_still_serves_what_it_holds(tmp_path: Path) -> None:
+    put_manifest(tmp_path, "tool")
+    (tmp_path / ".lock").mkdir()
+    assert unpack("tool", folder=tmp_path).packages == {"tool": "1.0"}
+    with pytest.raises(UnavailableError, match=r"not unpacked yet, and .* can't be written: Is a directory"):
+        unpack("other", folder=tmp_path)
+
+
+@pytest.mark.usefixtures("no_programs")
 def test_half_written_tree_is_not_believed(tmp_path: Path) -> None:
     (put_manifest(tmp_path, "tool") / "manifest.json").write_text('{"packages": {"to')
     with pytest.raises(UnavailableError):
