@@ -112,6 +112,8 @@ class Overview:
         table = f"table inet {guard.settings.nft_table}"
         if guard.arms.trouble:
             nft = f"{table}: {guard.arms.trouble}"
+        elif not guard.arms.healing:
+            nft = f"{table} was taken away by `nft remove`; `smtpguard nft ensure` puts it back"
         elif guard.arms.up:
             nft = f"{table} is in place"
         else:

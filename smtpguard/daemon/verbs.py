@@ -55,6 +55,7 @@ class Verbs:
             "unblock": self._unblock,
             "reload": self._do_reload,
             TOPIC: self._watch,
+            "nft": self._nft,
         }
 
     def handle(self, peer: Peer, verb: str, args: Args) -> Answer:
@@ -175,6 +176,23 @@ class Verbs:
         del args
         log.warning("reload asked by %s", who)
         return {"text": self._reload()}
+
+    def _nft(self, args: Args, who: str) -> Answer:
+        """`nft ensure` and `nft remove`: what was removed so is not healed."""
+        guard, do = self._guard, _text(args, "do")
+        table = f"table inet {guard.settings.nft_table}"
+        if do not in ("ensure", "remove"):
+            raise GuardError("nft ensure, or nft remove")
+        log.warning("nft %s asked by %s", do, who)
+        guard.arms.healing = do == "ensure"
+        if not guard.arms.sync():
+            raise GuardError(f"{table}: {guard.arms.trouble}", fix="it is tried again every second")
+        if do == "remove":
+            return {"text": f"{table} is gone, and is not put back until `smtpguard nft ensure`"}
+        guard.responder.apply_all(forget=True)
+        if not guard.arms.up:
+            return {"text": f"{table} is not needed: this is a dry run, and nobody is blocked by a person"}
+        return {"text": f"{table} is in place"}
 
     def _watch(self, args: Args, who: str) -> Answer:
         del args, who

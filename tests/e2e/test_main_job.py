@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from smtpguard.demo.lab import HOST4, HOST6, PEER4, PEER6
-from tests.support.host import INNOCENT, OTHER, POSTFIX, ROOT, SHARED, SPAMMER, Host, wait_for
+from tests.support.host import INNOCENT, OTHER, POSTFIX, ROOT, SHARED, SMTPGUARD, SPAMMER, Host, wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -186,3 +186,48 @@ def test_a_restart_keeps_blocks_and_their_end() -> None:
         host.start()
         assert host.connect(SPAMMER).refused == 1
         assert until[0] in host.cli("blocks").stdout
+
+
+def test_nft_remove_is_not_healed_and_ensure_puts_it_back(freed: Host) -> None:
+    assert freed.cli("block", SPAMMER[0]).returncode == 0
+    removed = freed.lab.run([*SMTPGUARD, "nft", "remove", "--config", freed.config])
+    assert removed.returncode == 0, removed.stderr
+    time.sleep(1.2)
+    assert freed.nft("list", "ruleset") == ""
+    shown = freed.cli("status")
+    assert "nft remove" in shown.stdout
+    assert freed.connect(SPAMMER).ok == 1, "nothing refuses any more, BPF neither"
+    assert freed.lab.run([*SMTPGUARD, "nft", "ensure", "--config", freed.config]).returncode == 0
+    assert blocked(freed)
+    assert freed.connect(SPAMMER).refused == 1
+
+
+def test_a_second_daemon_on_the_same_table_is_refused(freed: Host) -> None:
+    second = freed.lab.run([*SMTPGUARD, "run", "--config", freed.config])
+    assert second.returncode == 1
+    assert "another smtpguard" in second.stderr
+
+
+@pytest.mark.parametrize(
+    "how",
+    [["flush", "ruleset"], ["delete", "table", "inet", "smtpguard"], ["flush", "chain", "inet", "smtpguard", "output"]],
+)
+def test_a_lost_table_is_put_back_with_what_is_left_of_the_time(freed: Host, how: list[str]) -> None:
+    assert freed.cli("block", SPAMMER[0], "--for", "10m").returncode == 0
+    before = len(freed.stderr())
+    freed.nft(*how)
+    wait_for(lambda: "reject" in freed.nft("list", "ruleset") and blocked(freed), 0.3)
+    left = re.search(r"61101 timeout \S+ expires (\d+)m", freed.nft("list", "set", "inet", "smtpguard", "blocked"))
+    assert left is not None
+    assert int(left[1]) == 9
+    told = [line for line in freed.stderr()[before:].splitlines() if "put back" in line]
+    assert len(told) == 1
+    assert "nft (pid" in told[0]
+
+
+def test_an_element_deleted_by_hand_is_a_wish_to_unblock(freed: Host) -> None:
+    assert freed.cli("block", SPAMMER[0], "--for", "10m").returncode == 0
+    freed.nft("delete", "element", "inet", "smtpguard", "blocked", "{ 61101 }")
+    wait_for(lambda: freed.connect(SPAMMER).ok == 1, 2)
+    assert "web01" not in freed.cli("blocks").stdout
+    assert any("nft" in row["REASON"] for row in freed.events("UNBLOCK") if row["USER"] == SPAMMER[0])
