@@ -269,6 +269,7 @@ class Service:
 
     def _surroundings_changed(self, *, accounts: bool) -> None:
         """Accounts, own addresses or exempt destinations are others: kernel and engine learn it at once."""
+        self.engine.forget_destinations()
         self.guard.responder.apply_passes(self.around.passes())
         if accounts:
             self.guard.reconfigure(self.settings)

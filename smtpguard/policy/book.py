@@ -33,7 +33,7 @@ class Book:
         rules: Rules that attempts are counted for.
         ports: The guarded ports, for rules that name none.
         mode: Whether these rules are carried out.
-        seen: When the subject was last seen on a set of ports, from before these windows; shared and never changed.
+        seen: When the subject was last seen on a port, from before these windows; shared by its books.
         bounds: What all windows together may hold.
 
     Attributes:
@@ -57,7 +57,7 @@ class Book:
         "tables",
     )
 
-    def __init__(self, rules: Iterable[Rule], ports: Ports, mode: Mode, seen: dict[Ports, int], bounds: Bounds) -> None:
+    def __init__(self, rules: Iterable[Rule], ports: Ports, mode: Mode, seen: dict[int, int], bounds: Bounds) -> None:
         self.mode = mode
         self.seen = seen
         self.room = self.granted = 0
@@ -245,9 +245,10 @@ class Book:
 
     def note_seen(self) -> None:
         """Remember when the subject was last on the ports of `novel` rules, for when the windows are gone."""
-        for counter in self.counters:
-            if counter.rule.novel_ns is not None and (last_ns := self.last_seen(counter)) != NEVER:
-                self.seen[counter.ports] = max(last_ns, self.seen.get(counter.ports, NEVER))
+        novel = {port for counter in self.counters if counter.rule.novel_ns is not None for port in counter.ports}
+        for port in novel & self.lanes.keys():
+            if times := self.lanes[port].times:
+                self.seen[port] = max(times[-1], self.seen.get(port, NEVER))
 
     def release(self) -> None:
         """Give back what was taken from the bounds; the book is not used any more."""
@@ -256,9 +257,8 @@ class Book:
 
     def last_seen(self, counter: Counter) -> int:
         """When the subject last was on the ports of a rule; NEVER if it was not."""
-        return max(
-            (lane.times[-1] for lane in counter.lanes if lane.times), default=self.seen.get(counter.ports, NEVER)
-        )
+        taken = max((lane.times[-1] for lane in counter.lanes if lane.times), default=NEVER)
+        return max(taken, max((self.seen.get(port, NEVER) for port in counter.ports), default=NEVER))
 
     def _is_newcomer(self, counter: Counter, lane: Lane, novel_ns: int, at_ns: int) -> bool:
         if not (lane.times and at_ns - lane.times[-1] < novel_ns):

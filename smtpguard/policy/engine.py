@@ -277,6 +277,15 @@ class Engine:
             self._settle(watched)
         return ended
 
+    def restore_seen(self, subject: Subject, port: int, last_ns: int) -> None:
+        """Tell when a subject was last seen on a port, from before this run: `novel` rules ask."""
+        seen = self._roster.of(subject).seen
+        seen[port] = max(last_ns, seen.get(port, NEVER))
+
+    def is_tripped(self, mode: Mode) -> bool:
+        """Whether the breaker makes blocks of a mode throttles now."""
+        return self._verdicts.tripped(mode)
+
     def forget_destinations(self) -> None:
         """Ask about every destination anew: the exempt ones or the host's own addresses have changed."""
         self._networks.clear()

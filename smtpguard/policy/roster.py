@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from smtpguard.model import Account, Mode, Subject
 from smtpguard.policy.blocks import LATE_NS
 from smtpguard.policy.book import Book
-from smtpguard.policy.counters import Ports
 from smtpguard.policy.directory import Directory
 from smtpguard.policy.rules import Terms, compile_terms, override_index
 from smtpguard.policy.windows import NEVER, Bounds, Table
@@ -51,7 +50,7 @@ class Limits:
     foreign: int = 16_384
     per_netns: int = 1024
     per_uid: int = 64
-    times: int = 8_000_000
+    times: int = 16_000_000
     keys: int = 1_000_000
 
 
@@ -62,7 +61,7 @@ class Watched:
         account: The account as it was when the rules were compiled.
         books: Its windows, for rules in earnest and rules that are only told; empty for whom nothing counts.
         why: Why none of its rules is carried out; "" if not so.
-        seen: When it was last seen on a set of ports, from before its windows.
+        seen: When it was last seen on a port, from before its windows.
         records: What is remembered of its blocks, per mode.
         generation: Of the configuration its rules were compiled from.
         groups: What it counts against: its pool; its namespace and uid in another one.
@@ -75,7 +74,7 @@ class Watched:
         self.account = Account(uid=subject.uid, name=None, standing="tenant")
         self.books: tuple[Book, ...] = ()
         self.why = ""
-        self.seen: dict[Ports, int] = {}
+        self.seen: dict[int, int] = {}
         self.records: dict[Mode, Record] = {}
         self.generation = -1
         self.groups: tuple[str, ...] = ()

@@ -97,7 +97,7 @@ class Lane:
         """Begin with what another lane held."""
         self.times.extend(other.times)
         self.base = other.base
-        if self.times:
+        if len(self.times) >= self.cap:
             self.trim(self.times[-1], bounds)
 
     def trim(self, newest_ns: int, bounds: Bounds) -> None:
@@ -165,7 +165,7 @@ class Table:
     def take_over(self, other: "Table", bounds: Bounds) -> None:
         """Begin with what another table held."""
         self.keys = dict(other.keys)
-        if self.keys:
+        if len(self.keys) >= self.cap:
             self.trim(max(self.keys.values()), bounds)
 
     def ordered(self) -> list[int]:

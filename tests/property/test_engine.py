@@ -1,10 +1,8 @@
 """The engine equals an oracle that reads the semantics literally, for any rules and traffic, in and out of order."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.property.engine_oracle import Oracle, Said
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +10,7 @@ from smtpguard.model import NS, Account, BreakerChange, Connect, Decision, Refus
 from smtpguard.policy import book
 from smtpguard.policy.engine import Engine
 from smtpguard.settings import Breaker, Escalation, Rule, Settings
+from tests.property.engine_oracle import Oracle, Said
 
 NEWCOMER_NS = 40 * NS
 PORTS = (25, 587)
