@@ -28,6 +28,11 @@ KINDS: dict[str, SourceKind] = {
         sees="not what containers with a network of their own send; setuid programs and sockets that root handed on "
         "count as root; not whether an attempt was refused",
     ),
+    "proc": SourceKind(
+        module="smtpguard.sources.proc",
+        sees="only sessions that last from one look to the next (0.1 s while there are any, else 1 s): most of a fast "
+        "burst goes unseen, and so does what was refused; nothing of containers with a network of their own",
+    ),
 }
 """Name to kind; the order is that of `auto`."""
 

@@ -1,0 +1,240 @@
+"""Ends open SMTP sessions of blocked users, by sock_diag. Refuses nothing new: that is nft's and BPF's business.
+
+nft resets a session with its next packet, but not what has no file any more: data that a process left in its send
+buffer when it ended goes on without it. And nft here sees no container with a network of its own. So a block also
+destroys the user's sockets, half-closed and orphaned ones too; in other network namespaces those of his subordinate
+uids, or of the namespace that the block is about, by a thread that goes there. A uid of the same number in somebody
+else's container is somebody else.
+
+What passes in spite of a block is left alone: root, exempt uids, exempt and own destinations, loopback.
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from smtpguard.actions.base import Deny, Passes
+from smtpguard.decode.sockdiag import Session
+from smtpguard.errors import EnforceError, GuardError, PrivilegeError, SourceError
+from smtpguard.kernel.netns import Namespaces, enter_namespace, open_namespaces, read_cookie
+from smtpguard.kernel.sockdiag import SockDiag
+from smtpguard.model import Subject
+from smtpguard.settings import Network
+
+_log = logging.getLogger(__name__)
+
+MAX_WAITING = 64
+"""Blocks whose containers are still to be looked at; a guard that blocks so many at once has its breaker."""
+_JOIN_S = 2.0
+
+Interval = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Errand:
+    """Sessions to end in other namespaces: of these uids, in all of them or in the one with the cookie."""
+
+    uids: tuple[Interval, ...]
+    cookie: int | None
+    who: int
+
+
+class SessionEnder:
+    """An enforcer for sessions that are open when a block begins.
+
+    Args:
+        ports: Whose sessions.
+        find_namespaces: Opens the other network namespaces of some uids; the ender closes them.
+
+    Attributes:
+        ended: Sessions ended here and in containers.
+        trouble: Why some could not be ended, of the last time; None when all were.
+    """
+
+    name = "sessions"
+
+    def __init__(
+        self,
+        ports: frozenset[int],
+        *,
+        find_namespaces: Callable[[Callable[[int], bool]], Namespaces] = open_namespaces,
+    ) -> None:
+        self.ports = ports
+        self.ended = 0
+        self.trouble: str | None = None
+        self._find_namespaces = find_namespaces
+        self._passes = Passes()
+        self._matcher = _Matcher(self._passes)
+        self._diag: SockDiag | None = None
+        self._errands: queue.Queue[_Errand | None] = queue.Queue(MAX_WAITING)
+        self._thread: threading.Thread | None = None
+
+    def apply_deny(self, deny: Deny) -> None:
+        """End what a blocked user has open. A throttle leaves sessions alone.
+
+        Raises:
+            EnforceError: Some could not be ended.
+        """
+        if deny.kind != "block" or deny.subject.uid == 0:
+            return
+        ranges = tuple((first, first + count - 1) for first, count in deny.ranges if count > 0)
+        if deny.subject.netns is None:
+            self._end_here(((deny.subject.uid, deny.subject.uid), *ranges))
+        if ranges or deny.subject.netns is not None:
+            uids = ranges if deny.subject.netns is None else ((deny.subject.uid, deny.subject.uid), *ranges)
+            self._send(_Errand(uids=uids, cookie=deny.subject.netns, who=deny.subject.uid))
+
+    def apply_release(self, subject: Subject, kind: Literal["block", "throttle"]) -> None:
+        """Nothing to do: what is ended is ended."""
+
+    def apply_passes(self, passes: Passes) -> None:
+        """Take what is left alone."""
+        self._passes = passes
+        self._matcher = _Matcher(passes)
+
+    def read_denies(self) -> list[Deny]:
+        """Nothing: it keeps nobody out."""
+        return []
+
+    def wait(self) -> None:
+        """Until every errand so far is done; for tests and for the end of a command."""
+        self._errands.join()
+
+    def close(self) -> None:
+        """Stop; errands under way are not waited for longer than 2 s. May be called twice."""
+        if self._thread is not None:
+            with contextlib.suppress(queue.Full):  # then it ends with the process
+                self._errands.put_nowait(None)
+            self._thread.join(_JOIN_S)
+            self._thread = None
+        if self._diag is not None:
+            self._diag.close()
+            self._diag = None
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _end_here(self, uids: Sequence[Interval]) -> None:
+        try:
+            self._diag = self._diag or SockDiag()
+            self.ended += end_sessions(self._diag, uids, self.ports, self._matcher.passes)
+        except (SourceError, PrivilegeError) as error:
+            self.trouble = str(error)
+            raise EnforceError(error.what, where=error.where, fix=error.fix) from error
+        self.trouble = None
+
+    def _send(self, errand: _Errand) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="session-ender", daemon=True)
+            self._thread.start()
+        try:
+            self._errands.put_nowait(errand)
+        except queue.Full:
+            self.trouble = "open sessions in containers: too many blocks at once"
+            raise EnforceError(self.trouble, fix="restart the container") from None
+
+    def _serve(self) -> None:
+        while True:
+            errand = self._errands.get()
+            try:
+                if errand is None:
+                    return
+                self._run(errand)
+            finally:
+                self._errands.task_done()
+
+    def _run(self, errand: _Errand) -> None:
+        """One errand, in this thread, which may never have left its namespace: it goes nowhere itself."""
+        ended = 0
+        spaces = self._find_namespaces(lambda uid: any(first <= uid <= last for first, last in errand.uids))
+        if spaces.missed:
+            self._complain(errand, f"{spaces.missed} processes whose network can't be entered")
+        for fd in spaces.fds:
+            outcome: list[int | GuardError] = []
+            # A thread that has gone into a container is not fit for anything else: each visit has its own.
+            visitor = threading.Thread(target=self._visit, args=(fd, errand, outcome), daemon=True)
+            visitor.start()
+            visitor.join()
+            os.close(fd)
+            for result in outcome:
+                if isinstance(result, int):
+                    ended += result
+                else:
+                    self._complain(errand, str(result))
+        self.ended += ended
+        if ended:
+            _log.info("uid %d is blocked: %d open sessions ended in containers", errand.who, ended)
+
+    def _complain(self, errand: _Errand, what: str) -> None:
+        self.trouble = f"open sessions in containers: {what}"
+        _log.warning("uid %d is blocked; %s", errand.who, self.trouble)
+
+    def _visit(self, fd: int, errand: _Errand, outcome: list[int | GuardError]) -> None:
+        try:
+            enter_namespace(fd)
+            if errand.cookie is not None and read_cookie() != errand.cookie:
+                return
+            with SockDiag() as diag:
+                outcome.append(end_sessions(diag, errand.uids, self.ports, self._matcher.passes))
+        except GuardError as error:
+            outcome.append(error)
+
+
+def end_sessions(
+    diag: SockDiag, uids: Sequence[Interval], ports: frozenset[int], passes: Callable[[Session], bool]
+) -> int:
+    """End the sessions of some uids to some ports in the namespace that `diag` was opened in.
+
+    Args:
+        diag: Open sock_diag.
+        uids: Inclusive ranges; 0 is never meant.
+        ports: Destination ports.
+        passes: Whether a session is left alone.
+
+    Returns:
+        How many were ended.
+
+    Raises:
+        SourceError: The kernel can't.
+        PrivilegeError: CAP_NET_ADMIN is lacking.
+    """
+    ended = 0
+    for session in diag.read_sessions(ports):
+        uid = session.uid
+        if uid and any(first <= uid <= last for first, last in uids) and not passes(session):
+            ended += diag.destroy(session)
+    return ended
+
+
+class _Matcher:
+    """What passes, made ready for many sessions: a set look-up per prefix length in use."""
+
+    def __init__(self, passes: Passes) -> None:
+        self._uids = passes.uids
+        self._loopback = passes.loopback
+        self._prefixes: dict[tuple[int, int], set[int]] = {}
+        for network in passes.networks:
+            self._add(network)
+
+    def passes(self, session: Session) -> bool:
+        """Whether it is left alone."""
+        address, uid = session.address, session.uid
+        if uid is None or any(first <= uid <= last for first, last in self._uids):
+            return True
+        if self._loopback and (address[:1] == b"\x7f" if len(address) == 4 else address == bytes(15) + b"\1"):
+            return True
+        number = int.from_bytes(address, "big")
+        return any(
+            size == len(address) and number >> shift in networks for (size, shift), networks in self._prefixes.items()
+        )
+
+    def _add(self, network: Network) -> None:
+        size, shift = network.max_prefixlen // 8, network.max_prefixlen - network.prefixlen
+        number = int(network.network_address)
+        if size == 16 and shift <= 32 and number >> 32 == 0xFFFF:  # IPv4-mapped: sessions have plain IPv4
+            size, number = 4, number & 0xFFFF_FFFF
+        self._prefixes.setdefault((size, shift), set()).add(number >> shift)

@@ -1,0 +1,161 @@
+"""The `proc` source: looks at the kernel's TCP sockets every so often, by sock_diag. The coarsest sensor.
+
+It needs no capability, no rule and no program in the kernel, and costs nobody's connect() anything. But a session that
+is opened and over between two looks was never there for it, and so is most of a fast burst: it says so, and never
+pretends. The uid is that of the socket's creator; sockets of other network namespaces are not seen. The event's time is
+that of the look. Only what was opened after `open` is told.
+"""
+
+import contextlib
+import errno
+import logging
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+from smtpguard.decode.sockdiag import SYN_SENT, Session
+from smtpguard.errors import SourceError
+from smtpguard.kernel.sockdiag import SockDiag
+from smtpguard.model import NS, Connect
+from smtpguard.settings import Settings
+from smtpguard.sources.base import SourceStats
+
+_log = logging.getLogger(__name__)
+
+BUSY_NS = NS // 10
+"""Between two looks while somebody has a session: 1,000 of them cost 1.2 ms a look."""
+IDLE_NS = NS
+"""Between two looks while nobody has."""
+_PROBE_ADDRESS = "192.0.2.1"
+"""TEST-NET-1 (RFC 5737), asked for by way of the loopback interface: nobody answers, nothing leaves."""
+_PROBE_PAUSE_S = 0.01
+
+Key = tuple[int, bytes, int, int]
+"""Cookie, address, port and our port: a socket may be used for one connection after the other."""
+
+
+def make_source(settings: Settings) -> "ProcSource":
+    """The source, unopened."""
+    return ProcSource(settings)
+
+
+def boottime_ns() -> int:
+    """CLOCK_BOOTTIME now."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+class ProcSource:
+    """The sensor.
+
+    Args:
+        settings: `ports` is used.
+        make_diag: Opens sock_diag.
+        now_ns: CLOCK_BOOTTIME.
+    """
+
+    name = "proc"
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        make_diag: Callable[[], SockDiag] = SockDiag,
+        now_ns: Callable[[], int] = boottime_ns,
+    ) -> None:
+        self.stats = SourceStats()
+        self._ports = settings.ports
+        self._make_diag = make_diag
+        self._now_ns = now_ns
+        self._diag: SockDiag | None = None
+        self._known: frozenset[Key] = frozenset()
+        self._next_ns = 0
+
+    def open(self) -> None:
+        """Take a first look. Raises SourceError where the kernel has no sock_diag."""
+        self._diag = self._make_diag()
+        try:
+            self._look()
+        except SourceError:
+            self.close()
+            raise
+        _log.warning(
+            "proc: looks every %d ms; shorter sessions, and most of a fast burst, go unseen", BUSY_NS // 1_000_000
+        )
+
+    def probe(self, timeout_s: float) -> None:
+        """Prove that an own attempt shows up; it leaves no namespace. Raises SourceError."""
+        diag = self._require()
+        address = socket.inet_aton(_PROBE_ADDRESS)
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0")
+                code = sock.connect_ex((_PROBE_ADDRESS, min(self._ports)))
+            except OSError as error:
+                raise SourceError(f"self-test: no own attempt could be made: {error.strerror}", where="proc") from error
+            own_port = sock.getsockname()[1]
+            deadline = time.monotonic() + timeout_s
+            while True:
+                seen = diag.read_sessions(self._ports, (SYN_SENT,))
+                if any((s.address, s.source_port) == (address, own_port) for s in seen):
+                    return
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(_PROBE_PAUSE_S)
+        reason = errno.errorcode.get(code, str(code))
+        raise SourceError(
+            f"self-test: an own attempt did not show up (connect: {reason})",
+            where="sock_diag",
+            fix="is the loopback interface up?",
+        )
+
+    def filenos(self) -> Sequence[int]:
+        """None: it is polled."""
+        return ()
+
+    def read(self) -> list[Connect]:
+        """What is new since the last look. Raises SourceError if the kernel does not answer."""
+        now_ns = self._now_ns()
+        connects = [
+            Connect(
+                time_ns=now_ns,
+                uid=session.uid,
+                port=session.port,
+                address=session.address,
+                sensor=self.name,
+                cookie=session.cookie,
+                inode=session.inode,
+            )
+            for session in self._look()
+        ]
+        self.stats.events += len(connects)
+        return connects
+
+    def next_poll_ns(self) -> int:
+        """When the next look is due."""
+        return self._next_ns
+
+    def close(self) -> None:
+        """Stop looking. May be called twice."""
+        if self._diag is not None:
+            with contextlib.suppress(OSError):
+                self._diag.close()
+            self._diag = None
+
+    def _require(self) -> SockDiag:
+        if self._diag is None:
+            raise SourceError("not open", where="proc")
+        return self._diag
+
+    def _look(self) -> list[Session]:
+        """The sessions that were not there the last time."""
+        diag = self._require()
+        sessions = diag.read_sessions(self._ports)
+        keys = {(s.cookie, s.address, s.port, s.source_port): s for s in sessions}
+        new = [session for key, session in keys.items() if key not in self._known]
+        # What is gone is forgotten: as many are remembered as the kernel has, MAX_SESSIONS a family at most.
+        self._known = frozenset(keys)
+        self._next_ns = self._now_ns() + (BUSY_NS if keys else IDLE_NS)
+        self.stats.lost = diag.unseen
+        known_uid = [session for session in new if session.uid is not None]
+        self.stats.notes["nobodys"] = self.stats.notes.get("nobodys", 0) + len(new) - len(known_uid)
+        return known_uid
