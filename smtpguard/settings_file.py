@@ -136,6 +136,11 @@ def read_configuration(path: str | None) -> Document | None:
     return parse_document(text, where)
 
 
+def read_shipped() -> Settings:
+    """The shipped defaults, whatever files are there."""
+    return build_settings(read_defaults(), None)
+
+
 def read_defaults() -> dict[str, Any]:
     """The shipped configuration. Never an administrator's file of that name: that one is `read_configuration`'s."""
     path = shipped("config") / "smtpguard.yaml"

@@ -20,6 +20,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("smtpguard.cli.demo", "Show a hacked site being stopped, in namespaces of its own."),
     "exempt": ("smtpguard.cli.exempt", "Say by the exit code whether a user is never refused."),
     "nft": ("smtpguard.cli.nft", "Show, load or delete the nftables table."),
+    "doctor": ("smtpguard.cli.doctor", "Look at the host: what is there, what is missing, the fix."),
     "check": ("smtpguard.cli.check", "Check the configuration."),
     "setup": ("smtpguard.cli.setup", "Install the unit, fail2ban's files, logrotate and a configuration."),
 }

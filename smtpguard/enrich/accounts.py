@@ -136,6 +136,10 @@ class Accounts:
         """Uids of /etc/passwd, ascending."""
         return tuple(sorted(self._snapshot.passwd.names))
 
+    def mail_servers(self) -> list[Account]:
+        """Accounts that are mail servers', by uid."""
+        return [account for uid in sorted(self._passing) if (account := self.account(uid)).standing == "mta"]
+
     def refresh(self, *, force: bool = False) -> frozenset[int]:
         """Look whether files have changed, and read them again if so.
 

@@ -72,6 +72,17 @@ def read_netns_cookie() -> int | None:
             return None
 
 
+def probe_features() -> Features:
+    """What this kernel lets the program ask: loads it once, attaches it nowhere, and lets go.
+
+    Raises:
+        GuardError: It does not load; says why.
+    """
+    loaded, features = Guard._load(RING_BYTES, _PREFERENCES)  # noqa: SLF001 - of this module
+    loaded.close()
+    return features
+
+
 class Guard:
     """The program in the kernel.
 

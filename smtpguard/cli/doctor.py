@@ -1,0 +1,52 @@
+"""`smtpguard doctor`: what this host has, what it lacks, what that means, and the fix."""
+
+import click
+
+from smtpguard.cli.common import EXIT_FAILED, EXIT_PRIVILEGE, config_option, json_option, print_json
+
+_COLOURS = {"ok": "green", "note": "cyan", "unknown": "yellow", "bad": "red", "fatal": "red"}
+
+
+@click.command("doctor")
+@config_option
+@json_option
+@click.pass_context
+def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
+    """Look at the host: what is there, what is missing, what that means, the fix. Changes nothing.
+
+    Exits 1 if there would be no guarding at all, 4 if it may not look because it is not root.
+    """
+    import os
+    from dataclasses import asdict
+
+    from smtpguard.doctor import examine
+    from smtpguard.doctor.finding import Host
+    from smtpguard.errors import ConfigError
+    from smtpguard.settings_file import load_settings, read_shipped
+
+    problem: ConfigError | None = None
+    try:
+        settings = load_settings(config_path)
+    except ConfigError as error:
+        problem, settings = error, read_shipped()
+    findings = examine(Host(settings, problem=problem))
+    if as_json:
+        print_json({"findings": [asdict(finding) for finding in findings]})
+    else:
+        width = max(len(finding.name) for finding in findings)
+        for finding in findings:
+            level = click.style(f"{finding.level:<8}", fg=_COLOURS[finding.level], bold=finding.level == "fatal")
+            parts = [finding.found, finding.means, f"fix: {finding.fix}" if finding.fix else ""]
+            text = " - ".join(part for part in parts if part)
+            colour = False if os.environ.get("NO_COLOR") else None  # None: on a terminal only
+            click.echo(f"{level}{finding.name:<{width}}  {_printable(text)}", color=colour)
+    if os.geteuid() != 0:
+        click.echo("smtpguard: not root: what needs a privilege could not be looked at", err=True)
+        ctx.exit(EXIT_PRIVILEGE)
+    if any(finding.level == "fatal" for finding in findings):
+        ctx.exit(EXIT_FAILED)
+
+
+def _printable(text: str) -> str:
+    """Text in one line of ASCII: errors of the system carry names that somebody else chose."""
+    return ascii(text)[1:-1].replace("\\'", "'").replace("\\\\", "\\")

@@ -1,0 +1,55 @@
+"""`smtpguard doctor`: what this host has, what it lacks, what that means, and the fix. Looks only, changes nothing.
+
+Each check is a function from `Host` to findings. What it reads off the host and what it makes of it are apart, so that
+the second half is tested with every answer a kernel can give. `CHECKS` is the list; a new check is one line there.
+"""
+
+from collections.abc import Callable, Iterable
+
+from smtpguard.doctor.audit import check_audit
+from smtpguard.doctor.choice import check_sources
+from smtpguard.doctor.finding import Finding, Host
+from smtpguard.doctor.kernel import check_bpf, check_capabilities, check_nflog, check_nft
+from smtpguard.doctor.nat import check_nat
+from smtpguard.doctor.people import check_mail_servers, check_shared, check_subordinate
+from smtpguard.doctor.places import check_configuration, check_fail2ban, check_log, check_state, check_time
+from smtpguard.errors import GuardError
+
+Check = Callable[[Host], Iterable[Finding]]
+
+CHECKS: dict[str, Check] = {
+    "configuration": check_configuration,
+    "capabilities": check_capabilities,
+    "bpf": check_bpf,
+    "nflog": check_nflog,
+    "audit": check_audit,
+    "nftables": check_nft,
+    "redirects": check_nat,
+    "mail servers": check_mail_servers,
+    "shared users": check_shared,
+    "subordinate uids": check_subordinate,
+    "fail2ban": check_fail2ban,
+    "log": check_log,
+    "state": check_state,
+    "time": check_time,
+}
+"""Name to check, in the order of the report."""
+
+
+def examine(host: Host) -> list[Finding]:
+    """All findings, in order; a check that can't look says so, and the others go on.
+
+    Args:
+        host: What is looked at.
+    """
+    findings: list[Finding] = []
+    for name, check in CHECKS.items():
+        try:
+            findings += check(host)
+        except (OSError, GuardError, ValueError) as error:
+            findings.append(
+                Finding(
+                    name=name, level="unknown", found=f"can't be looked at: {error}", means="it may be right or not"
+                )
+            )
+    return [*findings, check_sources(host, findings)]

@@ -1,0 +1,127 @@
+"""Who would never be refused here, and who could hurt whom: mail servers, shared users, subordinate uids."""
+
+import re
+from collections.abc import Iterator
+
+from smtpguard.doctor.finding import Finding, Host
+from smtpguard.doctor.sites import read_pools
+from smtpguard.model import Account
+from smtpguard.text import render_user
+
+MAX_SHOWN = 10
+_SUBID = re.compile(r"^\s*subid:\s*(.+)$", re.MULTILINE)
+
+
+def check_mail_servers(host: Host) -> Iterator[Finding]:
+    """Accounts of mail servers; they and root are never refused."""
+    yield judge_mail_servers([f"{_show(account)} ({account.reason})" for account in host.accounts.mail_servers()])
+
+
+def judge_mail_servers(names: list[str]) -> Finding:
+    """What it means which mail servers' accounts were found.
+
+    Args:
+        names: Each with what says so.
+    """
+    name = "mail servers"
+    if not names:
+        return Finding(
+            name=name,
+            level="note",
+            found="no mail server's account was found",
+            means="if one runs here under its own user, it is counted like anybody and may be throttled or blocked",
+            fix="name its user in exempt.users",
+        )
+    return Finding(name=name, level="ok", found=f"never refused: {_join(names)}")
+
+
+def check_shared(host: Host) -> Iterator[Finding]:
+    """Which sites share a uid, and what that means for a block of it."""
+    pools, problems = read_pools(host.root)
+    sites: dict[Account, list[str]] = {}
+    unknown = 0
+    for user, names in pools.items():
+        account = host.accounts.by_name(user) if unknown < MAX_SHOWN else None
+        unknown += account is None
+        if account is not None:
+            sites[account] = sites.get(account, []) + names
+    yield from judge_shared(sites, blockable=host.settings.shared_block)
+    if unknown:
+        found = f"{unknown} users of PHP pools are no accounts of this host"
+        yield Finding(name="shared users", level="note", found=found)
+    for problem in problems:
+        yield Finding(name="shared users", level="unknown", found=problem)
+
+
+def judge_shared(sites: dict[Account, list[str]], *, blockable: frozenset[str]) -> Iterator[Finding]:
+    """What it means which sites run under which account.
+
+    Args:
+        sites: Account to names of PHP-FPM pools that run under it.
+        blockable: shared_users.block.
+    """
+    name = "shared users"
+    nothing = True
+    for account, pools in sorted(sites.items(), key=lambda item: item[0].uid):
+        shown = f"{_show(account)} runs {len(pools)} PHP pools: {_join(sorted(pools))}"
+        if account.standing == "shared" and account.name in blockable:
+            nothing = False
+            yield Finding(name=name, level="note", found=shown, means="a block stops all of these sites' mail")
+        elif account.standing == "shared":
+            nothing = False
+            yield Finding(
+                name=name,
+                level="bad" if len(pools) > 1 else "note",
+                found=shown,
+                means="counted and told, never refused: a hacked site among them goes on sending",
+                fix="give each site a user of its own, or list the user in shared_users.block",
+            )
+        elif len(pools) > 1:
+            nothing = False
+            yield Finding(name=name, level="note", found=shown, means="a block stops all of these sites' mail")
+    if nothing:
+        yield Finding(name=name, level="ok", found="no PHP pools of several sites under one user")
+
+
+def check_subordinate(host: Host) -> Iterator[Finding]:
+    """Subordinate uids, for which their owner answers."""
+    match = _SUBID.search(host.read("etc/nsswitch.conf") or "")
+    elsewhere = match[1].split() if match and match[1].split() != ["files"] else []
+    yield judge_subordinate(len(host.accounts.ranges()), list(host.accounts.problems), elsewhere)
+
+
+def judge_subordinate(count: int, problems: list[str], elsewhere: list[str]) -> Finding:
+    """What is odd about subordinate uids and account files.
+
+    Args:
+        count: Ranges that count for an owner.
+        problems: What was left out.
+        elsewhere: Where else the system takes ranges from (nsswitch.conf), where it is not files alone.
+    """
+    name = "subordinate uids"
+    if problems:
+        return Finding(
+            name=name,
+            level="bad",
+            found=_join(problems),
+            means="these uids count each for itself: a tenant who may become them has as many fresh limits",
+            fix="give each user ranges of his own in /etc/subuid that no account lies in",
+        )
+    if elsewhere:
+        return Finding(
+            name=name,
+            level="bad",
+            found=f"nsswitch.conf takes them from {' '.join(elsewhere)}",
+            means="only /etc/subuid is read: uids from elsewhere count each for itself",
+            fix="list the ranges in /etc/subuid too",
+        )
+    return Finding(name=name, level="ok", found=f"{count} ranges count for their owners")
+
+
+def _show(account: Account) -> str:
+    return render_user(account.uid, account.name)
+
+
+def _join(words: list[str]) -> str:
+    shown = ", ".join(words[:MAX_SHOWN])
+    return shown if len(words) <= MAX_SHOWN else f"{shown} and {len(words) - MAX_SHOWN} more"
