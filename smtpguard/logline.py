@@ -6,9 +6,11 @@ line has exactly the fields of its event, and `awk '{print $2}'` gives the user.
 """
 
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
 
 from smtpguard.errors import DecodeError
 from smtpguard.model import NS, Account, Block, Connect, Message, Verdict
@@ -52,8 +54,8 @@ def render_time(wall_ns: int, zone: tzinfo | None = None) -> str:
         zone: Time zone; None for the process's local one.
     """
     seconds, rest_ns = divmod(wall_ns, NS)
-    local = datetime.fromtimestamp(seconds, UTC).astimezone(zone).replace(microsecond=rest_ns // 1000)
-    return local.isoformat(timespec="microseconds")
+    second, offset = _render_second(seconds, zone, time.tzname, time.timezone)
+    return f"{second}.{rest_ns // 1000:06d}{offset}"
 
 
 def render_word(value: str | int | None) -> str:
@@ -164,6 +166,17 @@ def parse_line(line: str) -> LogLine:
     return LogLine(
         wall_ns=_parse_time(found["time"]), user=found["user"], uid=int(found["uid"]), event=event, fields=fields
     )
+
+
+@lru_cache(maxsize=64)
+def _render_second(seconds: int, zone: tzinfo | None, *local_zone: object) -> tuple[str, str]:
+    """What the lines of one second have in common: the time without its fraction, and the offset.
+
+    The local zone is part of the key, as a process may change it (tzset(3)).
+    """
+    del local_zone
+    text = datetime.fromtimestamp(seconds, UTC).astimezone(zone).isoformat(timespec="seconds")
+    return text[:19], text[19:]
 
 
 def _head(wall_ns: int, account: Account, event: str) -> str:

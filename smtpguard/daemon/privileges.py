@@ -1,0 +1,101 @@
+"""What the daemon may still do once it runs: the capabilities it uses, each for a reason, and no way back to more.
+
+Capabilities belong to threads, so it is done before there is a second one. The daemon stays uid 0: its files are
+root's, and without CAP_DAC_OVERRIDE and the rest that is a uid like any other. The helpers that look at processes were
+started before, and keep less (enrich/looker).
+"""
+
+import logging
+import resource
+from pathlib import Path
+
+from smtpguard.errors import PrivilegeError
+from smtpguard.kernel.capabilities import apply_capabilities, is_known
+from smtpguard.settings import Settings
+
+MIN_FILES = 65_536
+"""Descriptors: clients, sources, and fanotify, which loses events where there are too few."""
+_OPTIONAL = frozenset({"KILL", "CHOWN", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH", "AUDIT_CONTROL", "AUDIT_READ"})
+
+log = logging.getLogger(__name__)
+
+
+def needed_capabilities(settings: Settings) -> dict[str, str]:
+    """What a daemon with this configuration uses, and what for.
+
+    Returns:
+        Names without CAP_, with the reason, for `doctor`.
+    """
+    names = settings.sources
+    needed = {"NET_ADMIN": "the nft table and its notifications, ending open sessions, attaching BPF programs"}
+
+    def uses(*sources: str) -> bool:
+        return names == "auto" or (names != "none" and not set(sources).isdisjoint(names))
+
+    if uses("bpf"):
+        needed["BPF"] = "loading BPF programs, reading and writing their maps"
+        needed["PERFMON"] = "BPF helpers that name the process and the socket's owner"
+    if uses("audit"):
+        needed["AUDIT_READ"] = "audit records over netlink"
+        needed["AUDIT_CONTROL"] = "audit rules of our own, and what the kernel lost"
+    if uses("proc", "nflog"):
+        needed["SYS_PTRACE"] = "which process has a socket: /proc/PID/fd"
+    if uses("proc", "nflog", "audit-log", "maillog", "postfix", "exim"):
+        needed["DAC_READ_SEARCH"] = "/proc/PID/fd, logs and spools that are not root's"
+    if names != "auto" and uses("postfix", "exim"):
+        needed["SYS_ADMIN"] = "fanotify on a spool directory that was made anew"
+    if settings.control_group is not None:
+        needed["CHOWN"] = "giving the control socket to its group"
+    if settings.block_verdict == "tell":
+        needed["NET_BIND_SERVICE"] = "the responder's port, below 1024 so that no user can take it"
+    if settings.attribution_process:
+        needed["KILL"] = "ending helpers that look at processes, which are not root's"
+    if "BPF" in needed and not is_known("BPF"):
+        del needed["BPF"], needed["PERFMON"]
+        needed["SYS_ADMIN"] = "BPF programs: this kernel is older than CAP_BPF (Linux 5.8)"
+    return needed
+
+
+def apply_limits() -> None:
+    """Take up what needs a privilege once: locked memory (BPF maps before Linux 5.11) and descriptors."""
+    for what, least in ((resource.RLIMIT_MEMLOCK, resource.RLIM_INFINITY), (resource.RLIMIT_NOFILE, MIN_FILES)):
+        soft, hard = resource.getrlimit(what)
+        if _is_at_least(soft, least):
+            continue
+        # Without CAP_SYS_RESOURCE the hard limit is as far as it goes.
+        for wish in ((least, hard if _is_at_least(hard, least) else least), (hard, hard)):
+            try:
+                resource.setrlimit(what, wish)
+                break
+            except (ValueError, OSError) as failure:
+                log.info("a resource limit can't be %s: %s", wish, failure)
+
+
+def apply_privileges(settings: Settings, *, no_new_privileges: bool = True) -> frozenset[str]:
+    """Keep what this configuration needs, give up the rest, for this process and all that it starts.
+
+    Args:
+        settings: The configuration; one that needs more later needs a restart.
+        no_new_privileges: Programs that it starts get no more than it has: a sendmail that is setgid fails then.
+
+    Returns:
+        The capabilities that are left.
+
+    Raises:
+        PrivilegeError: There are threads already, which would keep theirs; or one that is needed is lacking.
+    """
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    if threads != 1:
+        raise PrivilegeError(f"{threads} threads run already: privileges are given up before the second one")
+    needed = needed_capabilities(settings)
+    kept = apply_capabilities(needed, no_new_privileges=no_new_privileges)
+    lacking = sorted(set(needed) - kept)
+    for name in lacking:
+        if name not in _OPTIONAL:
+            raise PrivilegeError(f"CAP_{name} is lacking: {needed[name]}", fix="run as root, with this capability")
+        log.warning("CAP_%s is lacking: %s", name, needed[name])
+    return kept
+
+
+def _is_at_least(limit: int, least: int) -> bool:
+    return limit == resource.RLIM_INFINITY or (least != resource.RLIM_INFINITY and limit >= least)
