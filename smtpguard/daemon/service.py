@@ -19,6 +19,7 @@ from smtpguard.actions.eventlog import EventLog
 from smtpguard.actions.fail2ban import Unbanner
 from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.actions.nft.render import build_spec
+from smtpguard.actions.sessions import SessionEnder
 from smtpguard.daemon.arms import Arms
 from smtpguard.daemon.clock import SystemClock, WallMap
 from smtpguard.daemon.control import ControlServer
@@ -191,6 +192,9 @@ class Service:
         restore(self.guard, loaded, self.nft)
         arms.sync()
         responder.add_enforcer(self.nft)
+        self.sessions = SessionEnder(settings.ports)
+        self._stack.callback(self.sessions.close)
+        responder.add_enforcer(self.sessions)
         responder.apply_passes(self.around.passes())
         responder.apply_all()
         self.healing = Healing(
@@ -258,6 +262,7 @@ class Service:
         stuck = [key for key in _NEED_RESTART if getattr(new, key) != getattr(self.settings, key)]
         new = replace(new, **{key: getattr(self.settings, key) for key in stuck})
         self.settings = new
+        self.sessions.ports = new.ports
         self.nft.spec = build_spec(new)
         self.guard.arms.always = not new.dry_run
         self.around.reconfigure(new)

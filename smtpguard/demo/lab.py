@@ -201,7 +201,7 @@ class Lab:
             stderr=stderr,
             text=True,
             cwd="/",
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            env=_environment(),
         )
         self._children.append(child)
         return child
@@ -218,7 +218,7 @@ class Lab:
             timeout=timeout_s,
             check=False,
             cwd="/",
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            env=_environment(),
         )
 
     def close(self) -> None:
@@ -253,3 +253,9 @@ class Lab:
             except OSError:
                 time.sleep(0.01)
         self.cgroup = None
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with this very package first on the path."""
+    path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}

@@ -48,7 +48,8 @@ def wait_ready(lab: Lab, config: str, guard: subprocess.Popen[str], timeout_s: f
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if guard.poll() is not None:
-            raise GuardError(f"the guard ended with exit code {guard.returncode}")
+            said = (lab.directory / "guard.err").read_text("utf-8", "replace") if lab.directory else ""
+            raise GuardError(f"the guard ended with exit code {guard.returncode}", fix=said)
         status = lab.run([*_GUARD, "status", "--config", config])
         if status.returncode == 0:
             return
