@@ -31,7 +31,8 @@ class LogLine:
 
     Attributes:
         wall_ns: Its time, nanoseconds since the epoch, exact to the microsecond.
-        user: The USER field as written, escapes included; `uid:N` if the account had no name.
+        user: The USER field as written, escapes included; `uid:N` if the account had no name, `uid:N@COOKIE` if it
+            is one of another network namespace.
         uid: The account's uid.
         event: CONNECT, EXCEEDED, BLOCK, UNBLOCK, ALLOW, MESSAGE or SUPPRESSED.
         fields: The event's fields in their order: int for numbers, bytes for quoted values, nanoseconds since the
@@ -79,7 +80,7 @@ def render_connect(connect: Connect, account: Account, wall_ns: int) -> str:
         wall_ns: When it was, nanoseconds since the epoch.
     """
     return (
-        f"{_head(wall_ns, account, 'CONNECT')} {_where(connect)} RESULT={connect.result or '-'}"
+        f"{_head(wall_ns, account, 'CONNECT', connect.netns)} {_where(connect)} RESULT={connect.result or '-'}"
         f" ATTR={connect.attr or '-'} {_caller(connect)} RDNS={render_quoted(connect.rdns)}"
     )
 
@@ -88,8 +89,9 @@ def render_exceeded(verdict: Verdict, wall_ns: int) -> str:
     """The EXCEEDED line of a verdict. BLOCK is rounded up to whole seconds, so that nobody is freed too early."""
     connect = verdict.connect
     block_s = None if verdict.until_ns is None else max(0, -(-(verdict.until_ns - verdict.time_ns) // NS))
+    head = _head(wall_ns, verdict.account, "EXCEEDED", verdict.subject.netns)
     return (
-        f"{_head(wall_ns, verdict.account, 'EXCEEDED')} RULE={render_word(verdict.rule)} COUNT={verdict.count}"
+        f"{head} RULE={render_word(verdict.rule)} COUNT={verdict.count}"
         f" LIMIT={verdict.limit} WINDOW={verdict.window_ns // NS} ACTION={verdict.action} BLOCK={render_word(block_s)}"
         f" MODE={verdict.mode} {_where(connect)} ATTR={connect.attr or '-'} {_caller(connect)}"
         f" RDNS={render_quoted(connect.rdns)}"
@@ -107,7 +109,7 @@ def render_block(block: Block, account: Account, wall_ns: int, until_wall_ns: in
         by: Who asked for it, where that says more than the block's source (`admin(alice)`).
     """
     return (
-        f"{_head(wall_ns, account, 'BLOCK')} BY={render_word(by or block.source)}"
+        f"{_head(wall_ns, account, 'BLOCK', block.subject.netns)} BY={render_word(by or block.source)}"
         f" UNTIL={render_time(until_wall_ns)} RULE={render_word(block.rule)} MODE={block.mode}"
         f" REASON={render_reason(block.reason)}"
     )
@@ -179,8 +181,16 @@ def _render_second(seconds: int, zone: tzinfo | None, *local_zone: object) -> tu
     return text[:19], text[19:]
 
 
-def _head(wall_ns: int, account: Account, event: str) -> str:
-    return f"{render_time(wall_ns)} USER={render_user(account.uid, account.name)} UID={account.uid} EVENT={event}"
+def _head(wall_ns: int, account: Account, event: str, netns: int | None = None) -> str:
+    """What all lines have in common.
+
+    A uid of another network namespace is nobody's here: `uid:N@COOKIE` can't be taken for the account of that number,
+    by a person or by the filter of fail2ban. A subordinate uid has its owner's name wherever it is seen.
+    """
+    user = render_user(account.uid, account.name)
+    if netns is not None and not account.name:
+        user = f"{user}@{netns}"
+    return f"{render_time(wall_ns)} USER={user} UID={account.uid} EVENT={event}"
 
 
 def _where(connect: Connect) -> str:

@@ -4,7 +4,12 @@ import os
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A busy machine is no reason to fail: what is slow is found by `make bench`.
+hypothesis.settings.register_profile("smtpguard", deadline=None)
+hypothesis.settings.load_profile("smtpguard")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -91,6 +91,17 @@ def test_connect_of_which_nothing_is_known() -> None:
     )
 
 
+def test_a_uid_of_another_namespace_is_nobodys_here() -> None:
+    foreign = Account(uid=1001, name=None, standing="tenant")
+    line = render_connect(connect(netns=4026532001), foreign, WALL_NS)
+    assert f"{STAMP} USER=uid:1001@4026532001 UID=1001 EVENT=CONNECT " in line
+    assert parse_line(line).user == "uid:1001@4026532001"
+    # A subordinate uid is its owner's, in a container too.
+    assert " USER=web01 UID=1001 " in render_connect(connect(netns=4026532001, uid=100_005), WEB01, WALL_NS)
+    told = verdict(account=foreign, subject=Subject(uid=1001, netns=7), mode="dry-run")
+    assert " USER=uid:1001@7 UID=1001 " in render_exceeded(told, WALL_NS)
+
+
 def test_exceeded() -> None:
     assert render_exceeded(verdict(), WALL_NS) == (
         f"{STAMP} USER=web01 UID=1001 EVENT=EXCEEDED RULE=mx-fanout COUNT=11 LIMIT=10 WINDOW=600 ACTION=block"

@@ -30,6 +30,9 @@ NOW_NS = 1_771_418_368 * NS
 HOSTILE = "we\udcff\n'; DROP TABLE blocks; --"
 
 
+OFF = SwitchRow(name="off", since_ns=0, until_ns=None, by="x")
+
+
 def open_store(path: Path, *, max_bytes: int = 100_000_000, boot_id: str = "boot-1") -> Store:
     return Store.open(str(path), boot_id=boot_id, wall_ns=NOW_NS, max_bytes=max_bytes, busy_s=0.05)
 
@@ -189,6 +192,22 @@ def test_damage_in_one_table_costs_no_other(path: Path) -> None:
     assert loaded.blocks == (block_row(),)
     assert [s.name for s in loaded.switches] == ["off"]
     assert loaded.escalation == ()
+
+
+def test_damage_that_a_look_would_not_notice_is_found(path: Path) -> None:
+    store = open_store(path)
+    store.run([statements.put_block(block_row(), ""), statements.put_switch(OFF)], durable=True)
+    store.close()
+    with sqlite3.connect(path) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'blocks'").fetchone()
+    connection.close()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * 4096 + 7)  # fragmented bytes, in the header of a b-tree page
+        file.write(b"\x3c")
+    loaded = open_store(path).load(NOW_NS)
+    assert "ragmentation" in (loaded.damage or "")
+    assert loaded.blocks == ()
+    assert loaded.switches == (OFF,)
 
 
 def test_set_aside_files_are_bounded_and_keep_their_journals(path: Path) -> None:
