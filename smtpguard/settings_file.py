@@ -46,12 +46,12 @@ def load_settings(path: str | None) -> Settings:
     Raises:
         ConfigError: What is wrong, with file and line, up to 20 things at once.
     """
-    from smtpguard.settings_check import find_problems  # jsonschema costs 70 ms: not for load_part
-
     document = read_configuration(path)
     defaults = read_defaults()
     if document is None:
         return build_settings(defaults, None)
+    from smtpguard.settings_check import find_problems  # jsonschema costs 70 ms: not where there is nothing to check
+
     schema = json.loads((shipped("config") / "smtpguard.schema.json").read_text("utf-8"))
     problems = find_problems(document.data, defaults, schema, UNBUILT)
     if problems:

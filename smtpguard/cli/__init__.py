@@ -17,6 +17,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "block": ("smtpguard.cli.block", "Refuse a user's SMTP for a time."),
     "unblock": ("smtpguard.cli.unblock", "Let a user send again."),
     "watch": ("smtpguard.cli.watch", "Every SMTP connection as it happens."),
+    "replay": ("smtpguard.cli.replay", "What the rules would have done with an audit log."),
     "demo": ("smtpguard.cli.demo", "Show a hacked site being stopped, in namespaces of its own."),
     "exempt": ("smtpguard.cli.exempt", "Say by the exit code whether a user is never refused."),
     "nft": ("smtpguard.cli.nft", "Show, load or delete the nftables table."),

@@ -23,32 +23,32 @@ _REPEATS: Final = frozenset({b"-106", b"-114"})
 """EISCONN and EALREADY: a further connect() on a socket that is connected or about to be, so no new attempt."""
 
 # How a call says that it is a connect: always, or by a flag or a sub-call in one of its arguments.
-_ALWAYS, _FLAG_A2, _FLAG_A3, _SOCKETCALL = range(4)
+ALWAYS, FLAG_A2, FLAG_A3, SOCKETCALL = range(4)
 _SUBCALLS = frozenset({b"3", b"b", b"10", b"14"})
 """socketcall(2), in hex: connect, and sendto, sendmsg, sendmmsg, whose flags are not in the record: an address on a
 mail port in one of those is a fast open (or UDP, which nobody sends there)."""
-_ARCHES: dict[bytes, tuple[dict[int, int], int | None]] = {
+ARCHES: dict[bytes, tuple[dict[int, int], int | None]] = {
     # AUDIT_ARCH_* of include/uapi/linux/audit.h: numbers of connect, sendto, sendmsg, sendmmsg; and of socketcall.
-    b"c000003e": ({42: _ALWAYS, 44: _FLAG_A3, 46: _FLAG_A2, 307: _FLAG_A3}, None),  # x86_64
-    b"40000003": ({362: _ALWAYS, 369: _FLAG_A3, 370: _FLAG_A2, 345: _FLAG_A3}, 102),  # i386
-    b"c00000b7": ({203: _ALWAYS, 206: _FLAG_A3, 211: _FLAG_A2, 269: _FLAG_A3}, None),  # aarch64
-    b"c00000f3": ({203: _ALWAYS, 206: _FLAG_A3, 211: _FLAG_A2, 269: _FLAG_A3}, None),  # riscv64
-    b"c0000102": ({203: _ALWAYS, 206: _FLAG_A3, 211: _FLAG_A2, 269: _FLAG_A3}, None),  # loongarch64
-    b"40000028": ({283: _ALWAYS, 290: _FLAG_A3, 296: _FLAG_A2, 374: _FLAG_A3}, 102),  # arm
-    b"c0000015": ({328: _ALWAYS, 335: _FLAG_A3, 341: _FLAG_A2, 349: _FLAG_A3}, 102),  # ppc64le
+    b"c000003e": ({42: ALWAYS, 44: FLAG_A3, 46: FLAG_A2, 307: FLAG_A3}, None),  # x86_64
+    b"40000003": ({362: ALWAYS, 369: FLAG_A3, 370: FLAG_A2, 345: FLAG_A3}, 102),  # i386
+    b"c00000b7": ({203: ALWAYS, 206: FLAG_A3, 211: FLAG_A2, 269: FLAG_A3}, None),  # aarch64
+    b"c00000f3": ({203: ALWAYS, 206: FLAG_A3, 211: FLAG_A2, 269: FLAG_A3}, None),  # riscv64
+    b"c0000102": ({203: ALWAYS, 206: FLAG_A3, 211: FLAG_A2, 269: FLAG_A3}, None),  # loongarch64
+    b"40000028": ({283: ALWAYS, 290: FLAG_A3, 296: FLAG_A2, 374: FLAG_A3}, 102),  # arm
+    b"c0000015": ({328: ALWAYS, 335: FLAG_A3, 341: FLAG_A2, 349: FLAG_A3}, 102),  # ppc64le
 }
 _X32_BIT = 0x40000000
-_X32 = {42: _ALWAYS, 44: _FLAG_A3, 518: _FLAG_A2, 538: _FLAG_A3}
+_X32 = {42: ALWAYS, 44: FLAG_A3, 518: FLAG_A2, 538: FLAG_A3}
 """x32 programs: AUDIT_ARCH_X86_64 with this bit in the number."""
 
 
 def _call_table() -> dict[bytes, int]:
     """The text `ARCH syscall=NUMBER` to how such a call is judged."""
     table: dict[bytes, int] = {}
-    for arch, (calls, socketcall) in _ARCHES.items():
+    for arch, (calls, socketcall) in ARCHES.items():
         numbers = dict(calls)
         if socketcall is not None:
-            numbers[socketcall] = _SOCKETCALL
+            numbers[socketcall] = SOCKETCALL
         if arch == b"c000003e":
             numbers |= {number | _X32_BIT: how for number, how in _X32.items()}
         table |= {b"%s syscall=%d" % (arch, number): how for number, how in numbers.items()}
@@ -122,11 +122,11 @@ def read_call(groups: tuple[bytes, ...]) -> Call | None:
     if how is None or exit_value in _REPEATS:
         return None
     fd: bytes | None = a0
-    if how == _SOCKETCALL:
+    if how == SOCKETCALL:
         if a0 not in _SUBCALLS:
             return None
         fd = None
-    elif how != _ALWAYS and not int(a3 if how == _FLAG_A3 else a2, 16) & MSG_FASTOPEN:
+    elif how != ALWAYS and not int(a3 if how == FLAG_A3 else a2, 16) & MSG_FASTOPEN:
         return None
     time_ns = parse_stamp(seconds, fraction)
     return time_ns, int(pid), parse_uid(uid), parse_uid(euid), parse_text(comm), parse_text(exe), fd, exit_value, tail

@@ -15,7 +15,6 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import BinaryIO, cast
 
 from smtpguard.decode.audit import AuditDecoder
@@ -35,6 +34,8 @@ _COMPRESSED: tuple[tuple[bytes, Callable[[BinaryIO], io.BufferedIOBase]], ...] =
     (b"\xfd7zXZ\x00", lzma.LZMAFile),
     (b"BZh", bz2.BZ2File),
 )
+_MAGICS = tuple(magic for magic, _ in _COMPRESSED)
+_Reader = io.BufferedReader | io.FileIO
 _DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
@@ -71,8 +72,7 @@ class ReplaySource:
         files = []
         for path in self._paths:
             try:
-                file = self._open_file(path)
-                head = file.peek(_HEAD_BYTES)
+                file, head = self._open_file(path)
             except _DAMAGED as error:
                 self.close()
                 raise _unreadable(path, error) from error
@@ -120,19 +120,25 @@ class ReplaySource:
         self._stack.close()
         self._chunks = None
 
-    def _open_file(self, path: str) -> io.BufferedReader:
+    def _open_file(self, path: str) -> tuple[_Reader, bytes]:
+        """A file and its beginning, unpacked; a plain file is read without a buffer in between."""
         if path == "-":
             file = _buffered(self._stdin or sys.stdin.buffer)
         else:
-            opened = Path(path).open("rb", buffering=_HEAD_BYTES)  # noqa: SIM115 - close() closes it
-            file = _buffered(self._stack.enter_context(opened))
-        start = file.peek(8)
+            plain = self._stack.enter_context(io.FileIO(path))
+            if plain.seekable():  # a pipe is not: <(zcat ...)
+                head = plain.read(_HEAD_BYTES)
+                plain.seek(0)
+                if not head.startswith(_MAGICS):
+                    return plain, head
+            file = io.BufferedReader(plain, _HEAD_BYTES)
         for magic, unpack in _COMPRESSED:
-            if start.startswith(magic):
-                return _buffered(self._stack.enter_context(unpack(cast("BinaryIO", file))))
-        return file
+            if file.peek(8).startswith(magic):
+                file = _buffered(self._stack.enter_context(unpack(cast("BinaryIO", file))))
+                break
+        return file, file.peek(_HEAD_BYTES)
 
-    def _read_all(self, files: Sequence[tuple[str, io.BufferedReader]]) -> Iterator[list[Connect]]:
+    def _read_all(self, files: Sequence[tuple[str, _Reader]]) -> Iterator[list[Connect]]:
         """One list of Connects for each stretch that was read."""
         decoder = self._decoder
         for path, file in files:

@@ -2,6 +2,8 @@ import bz2
 import gzip
 import io
 import lzma
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +47,16 @@ def test_a_file_is_read_packed_or_not(tmp_path: Path, pack: Callable[[bytes], by
 def test_standard_input_is_read(pack: Callable[[bytes], bytes]) -> None:
     source = ReplaySource(["-"], ports=PORTS, stdin=io.BytesIO(pack(records(1, 2))))
     assert [connect.pid for connect in read_all(source)] == [1, 2]
+
+
+def test_a_pipe_is_read(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for pack in (bytes, gzip.compress):
+        writer = threading.Thread(target=fifo.write_bytes, args=(pack(records(1, 2)),))
+        writer.start()
+        assert pids(fifo) == [1, 2]
+        writer.join()
 
 
 def test_rotated_files_are_read_oldest_first_as_one_stream(tmp_path: Path) -> None:

@@ -1,0 +1,222 @@
+"""What a replay found, counted while it runs and rendered at its end: as one JSON object, or for people."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from smtpguard.cli.times import render_moment, render_span
+from smtpguard.logline import render_time
+from smtpguard.model import NS, Block, BreakerChange, Decision, Ended, Refusal, Subject, Verdict
+from smtpguard.policy.directory import Directory
+from smtpguard.text import render_address, render_escaped, render_user
+
+MAX_DESTINATIONS = 1_000_000
+"""Distinct destinations remembered, of all users together; beyond it their counts are too low."""
+MAX_VERDICTS = 100_000
+MAX_USERS = 100_000
+
+
+@dataclass(slots=True)
+class UserRow:
+    """One user's part in the log.
+
+    Attributes:
+        uid: The account's uid; None for connects without one.
+        connects: Connects not to loopback.
+        destinations: Distinct addresses of these.
+        as_root: How many were made with effective uid 0.
+        would_refuse: Attempts that the rules would have refused.
+        verdicts, blocks: How many.
+    """
+
+    uid: int | None
+    connects: int = 0
+    destinations: set[bytes] = field(default_factory=set)
+    as_root: int = 0
+    would_refuse: int = 0
+    verdicts: int = 0
+    blocks: int = 0
+
+
+@dataclass(slots=True)
+class BlockRow:
+    """A block or throttle that would have been, and how many attempts it would have refused."""
+
+    block: Block
+    refused: int = 0
+    ended_ns: int | None = None
+
+
+class Report:
+    """Takes what the engine says of the log.
+
+    Args:
+        directory: Names of users.
+
+    Attributes:
+        users: By the uid of the account; None for connects without a uid.
+        dropped_verdicts: Verdicts beyond MAX_VERDICTS, counted only.
+        breakers: When the breaker turned blocks into throttles.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self.users: dict[int | None, UserRow] = {}
+        self.verdicts: list[Verdict] = []
+        self.blocks: list[BlockRow] = []
+        self.dropped_verdicts = 0
+        self.breakers: list[BreakerChange] = []
+        self._standing: dict[tuple[Subject, str], BlockRow] = {}
+
+    def row_of(self, uid: int | None) -> UserRow:
+        """The row of the account that a uid counts for."""
+        owner = None if uid is None else self._directory.owner(uid)
+        row = self.users.get(owner)
+        if row is None:
+            row = UserRow(owner)
+            if len(self.users) < MAX_USERS:
+                self.users[owner] = row
+        return row
+
+    def take(self, decisions: list[Decision]) -> None:
+        """Note what the engine said."""
+        for decision in decisions:
+            match decision:
+                case Verdict():
+                    self._take_verdict(decision)
+                case Block():
+                    self._take_block(decision)
+                case Refusal():
+                    self._take_refusal(decision)
+                case Ended():
+                    row = self._standing.pop((decision.block.subject, decision.block.kind), None)
+                    if row is not None:
+                        row.ended_ns = decision.time_ns
+                case BreakerChange():
+                    self.breakers.append(decision)
+
+    def _take_verdict(self, verdict: Verdict) -> None:
+        row = self.row_of(verdict.subject.uid)
+        row.verdicts += 1
+        # The attempt that exceeds a rule is the first that it refuses.
+        row.would_refuse += verdict.mode == "enforce" and verdict.action != "warn"
+        if len(self.verdicts) < MAX_VERDICTS:
+            self.verdicts.append(verdict)
+        else:
+            self.dropped_verdicts += 1
+
+    def _take_block(self, block: Block) -> None:
+        key = (block.subject, block.kind)
+        if block.renewed and key in self._standing:
+            self._standing[key].block = block
+            return
+        row = self._standing[key] = BlockRow(block, refused=1)
+        self.row_of(block.subject.uid).blocks += 1
+        if len(self.blocks) < MAX_VERDICTS:
+            self.blocks.append(row)
+
+    def _take_refusal(self, refusal: Refusal) -> None:
+        if refusal.mode != "enforce":
+            return
+        self.row_of(refusal.subject.uid).would_refuse += 1
+        row = self._standing.get((refusal.subject, refusal.by))
+        if row is not None:
+            row.refused += 1
+
+    def name_of(self, uid: int | None) -> str:
+        """How a user is written."""
+        return "-" if uid is None else render_user(uid, self._directory.account(uid).name)
+
+    def busiest(self) -> list[UserRow]:
+        """All users who connected, the busiest first."""
+        rows = [row for row in self.users.values() if row.connects]
+        return sorted(rows, key=lambda row: (-row.connects, -1 if row.uid is None else row.uid))
+
+    def to_json(self) -> dict[str, Any]:
+        """The lists of the JSON object."""
+        return {
+            "verdicts": [self._verdict_json(verdict) for verdict in self.verdicts],
+            "blocks": [self._block_json(row) for row in self.blocks],
+            "users": [
+                {
+                    "user": self.name_of(row.uid),
+                    "uid": row.uid,
+                    "connects": row.connects,
+                    "destinations": len(row.destinations),
+                    "as_root": row.as_root,
+                    "would_refuse": row.would_refuse,
+                    "verdicts": row.verdicts,
+                    "blocks": row.blocks,
+                    "standing": None if row.uid is None else self._directory.account(row.uid).standing,
+                }
+                for row in self.busiest()
+            ],
+            "breaker": [{"time": render_time(change.time_ns), "tripped": change.tripped} for change in self.breakers],
+        }
+
+    def _verdict_json(self, verdict: Verdict) -> dict[str, Any]:
+        connect = verdict.connect
+        return {
+            "time": render_time(verdict.time_ns),
+            "user": self.name_of(verdict.subject.uid),
+            "uid": verdict.subject.uid,
+            "rule": verdict.rule,
+            "count": verdict.count,
+            "limit": verdict.limit,
+            "window": verdict.window_ns / NS,
+            "action": verdict.action,
+            "until": None if verdict.until_ns is None else render_time(verdict.until_ns),
+            "mode": verdict.mode,
+            "why_dry": verdict.why_dry or None,
+            "port": connect.port,
+            "dst": render_address(connect.address),
+            "pid": connect.pid,
+            "proc": None if connect.proc is None else render_escaped(connect.proc),
+            "exe": None if connect.exe is None else render_escaped(connect.exe),
+        }
+
+    def _block_json(self, row: BlockRow) -> dict[str, Any]:
+        block = row.block
+        return {
+            "user": self.name_of(block.subject.uid),
+            "uid": block.subject.uid,
+            "kind": block.kind,
+            "rule": block.rule,
+            "since": render_time(block.since_ns),
+            "until": render_time(block.until_ns),
+            "mode": block.mode,
+            "level": block.level,
+            "refused": row.refused,
+        }
+
+    def verdict_cells(self) -> Iterator[tuple[str, ...]]:
+        """Rows of the table of verdicts, for people."""
+        for verdict in self.verdicts:
+            count = f"{verdict.count:,} of {verdict.limit:,} in {render_span(verdict.window_ns / NS)}"
+            action: str = verdict.action
+            if verdict.until_ns is not None:
+                action += f" for {render_span((verdict.until_ns - verdict.time_ns) / NS)}"
+            if verdict.mode != "enforce":
+                action = f"told only ({verdict.why_dry})" if verdict.why_dry else "told only"
+            yield (
+                render_moment(verdict.time_ns / NS),
+                self.name_of(verdict.subject.uid),
+                verdict.rule,
+                count,
+                action,
+                f"port {verdict.connect.port} of {render_address(verdict.connect.address)}",
+            )
+
+    def user_cells(self) -> Iterator[tuple[str, ...]]:
+        """Rows of the table of users, for people; the busiest first."""
+        for row in self.busiest():
+            account = None if row.uid is None else self._directory.account(row.uid)
+            yield (
+                self.name_of(row.uid),
+                "-" if row.uid is None else str(row.uid),
+                f"{row.connects:,}",
+                f"{len(row.destinations):,}",
+                f"{row.verdicts:,}",
+                f"{row.would_refuse:,}",
+                "" if account is None or account.standing == "tenant" else f"{account.standing}: {account.reason}",
+            )
