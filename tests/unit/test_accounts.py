@@ -323,3 +323,12 @@ def test_subordinate_uids_are_never_asked_for(root: Path) -> None:
     assert accounts._names is not None
     accounts._names.wait_for("end", 10)
     assert asked == ["end"]
+
+
+def test_an_answer_about_somebody_else_is_no_answer(root: Path) -> None:
+    names = NameService(ask=lambda _: NamedAccount(uid=1001, name="news", groups=frozenset({"mailers"})))
+    accounts = Accounts(SETTINGS, root=root, names=names)
+    accounts.account(70_000)
+    names.wait_for(70_000, 10)
+    accounts.refresh()
+    assert (accounts.account(70_000).name, accounts.account(70_000).standing) == (None, "tenant")
