@@ -22,12 +22,13 @@ _MS_NOSUID, _MS_NODEV = 2, 4
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def mount_hanging(path: Path, *, hang: Collection[int] = (READ,)) -> int:
+def mount_hanging(path: Path, *, hang: Collection[int] = (READ,), root: bool = False) -> int:
     """Mount it, in a mount namespace of the caller's, served by a process of its own.
 
     Args:
         path: An empty directory.
-        hang: Operations that are not answered (those on the root directory are).
+        hang: Operations that are not answered.
+        root: Whether they are not answered for the root directory itself either.
 
     Returns:
         Pid of the server. Killing it fails everything that waits; it ends by itself when the mount goes.
@@ -43,17 +44,17 @@ def mount_hanging(path: Path, *, hang: Collection[int] = (READ,)) -> int:
         os.closerange(3, fd)  # not ours to hold open
         os.closerange(fd + 1, 1024)
         with contextlib.suppress(BaseException):
-            _serve(fd, frozenset(hang))
+            _serve(fd, frozenset(hang), root=root)
         os._exit(0)
     os.close(fd)
     return server
 
 
-def _serve(fd: int, hang: frozenset[int]) -> None:
+def _serve(fd: int, hang: frozenset[int], *, root: bool) -> None:
     while True:  # until ENODEV: unmounted
         request = os.read(fd, 1 << 20)
         _length, opcode, unique, node = struct.unpack_from("<IIQQ", request)
-        quiet = opcode in hang and (node != _ROOT or opcode == LOOKUP)
+        quiet = opcode in hang and (root or node != _ROOT or opcode == LOOKUP)
         if quiet or opcode in {_FORGET, _BATCH_FORGET, _INTERRUPT}:
             continue
         error, body = _reply(opcode, node, request[40:])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.fuse import LOOKUP, mount_hanging
+from tests.fuse import GETATTR, LOOKUP, mount_hanging
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _kept: list[mmap.mmap] = []
@@ -96,5 +96,14 @@ def hang_cwd(folder: Path) -> int:
     """Go into a directory of a hanging file system; returns the server's pid."""
     enter_mount_namespace()
     server = mount_hanging(folder)
+    os.chdir(folder)
+    return server
+
+
+def hang_below(folder: Path) -> int:
+    """Go into a directory in which another one can't be looked at; returns the server's pid."""
+    enter_mount_namespace()
+    (folder / "mnt").mkdir()
+    server = mount_hanging(folder / "mnt", hang=(GETATTR,), root=True)
     os.chdir(folder)
     return server

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.enrich.looker.client import ABANDONED_PER_USER, DEADLINE_NS, Looker
+from smtpguard.enrich.looker.client import ABANDONED_PER_USER, LINES, Looker
 from smtpguard.enrich.looker.crew import Crew
 from smtpguard.enrich.looker.look import SLACK_NS
 from smtpguard.enrich.looker.privilege import NO_UID
@@ -20,7 +20,7 @@ from tests.victims import forge_cmdline, hang_cwd, hang_script, random_uid, vict
 pytestmark = pytest.mark.kernel
 
 OUR_EXE = bytes(Path("/proc/self/exe").readlink())
-BAR_S = 3 * DEADLINE_NS / NS
+BAR_S = 3 * LINES.deadline_ns / NS
 
 
 @pytest.fixture

@@ -8,21 +8,26 @@ import pytest
 from smtpguard.enrich.looker.client import (
     ABANDONED,
     ABANDONED_PER_USER,
-    DEADLINE_NS,
+    EVIDENCE,
+    EVIDENCE_PER_USER_PER_MIN,
+    LINES,
     PER_USER_PER_S,
-    WAITING_PER_USER,
-    WORKERS,
     Looker,
 )
+from smtpguard.enrich.looker.evidence import Evidence, render_packet
 from smtpguard.enrich.looker.protocol import Attribution, Question, parse_question, render_answer
 from smtpguard.model import NS, Connect
 
+DEADLINE_NS = LINES.deadline_ns
+WORKERS = LINES.workers
+WAITING_PER_USER = LINES.waiting_per_user
 KNOWN = Attribution(proc=b"php", exe=b"/usr/bin/php", why="late")
 WHOLE = Attribution(attr="live", proc=b"php", exe=b"/usr/bin/php")
 
 
 @dataclass(eq=False)
 class FakeHelper:
+    lane: str
     owner: int = -1
     ticket: int = 0
     due_ns: int = 0
@@ -43,8 +48,11 @@ class FakeHelper:
     def receive(self) -> bytes | None:
         return self.inbox.popleft() if self.inbox else None
 
-    def say(self, answer: Attribution, *, final: bool = True) -> None:
-        self.inbox.append(render_answer(answer, final=final))
+    def say(self, answer: Attribution | Evidence, *, final: bool = True) -> None:
+        if isinstance(answer, Evidence):
+            self.inbox.append(render_packet(answer, final=final))
+        else:
+            self.inbox.append(render_answer(answer, final=final))
 
     def die(self) -> None:
         self.inbox.append(b"")
@@ -65,8 +73,8 @@ class FakeCrew:
     def fileno(self) -> int:
         return 99
 
-    def add(self) -> FakeHelper:
-        helper = FakeHelper()
+    def add(self, lane: str) -> FakeHelper:
+        helper = FakeHelper(lane)
         self.made.append(helper)
         self.helpers[len(self.made)] = helper
         return helper
@@ -78,8 +86,10 @@ class FakeCrew:
     def ready(self) -> list[FakeHelper]:
         return [helper for helper in self.helpers.values() if helper.inbox]
 
-    def working(self, owner: int) -> FakeHelper:
-        (helper,) = [h for h in self.helpers.values() if h.owner == owner and h.ticket and not h.abandoned]
+    def working(self, owner: int, lane: str = "lines") -> FakeHelper:
+        (helper,) = [
+            h for h in self.helpers.values() if h.owner == owner and h.lane == lane and h.ticket and not h.abandoned
+        ]
         return helper
 
 
@@ -304,3 +314,51 @@ def test_before_start_and_after_close_nobody_is_asked(crew: FakeCrew) -> None:
     looker.close()
     assert looker.ask(connect(), 0) is None
     assert looker.stats().off == "closed"
+
+
+BUNDLE = Evidence(found=WHOLE, origin="web", looked=3, complete=True)
+
+
+def test_evidence_comes_by_its_own_way(looker: Looker, crew: FakeCrew) -> None:
+    line, bundle = looker.ask(connect(), 0), looker.gather(connect(), 0)
+    helper = crew.working(1001, "evidence")
+    assert helper.questions[-1].evidence
+    helper.say(BUNDLE)
+    crew.working(1001).say(WHOLE)
+    assert looker.read(1) == [(line, WHOLE)]
+    assert looker.read_evidence() == [(bundle, BUNDLE)]
+    assert looker.read_evidence() == []
+
+
+def test_evidence_has_two_seconds_and_lines_do_not_wait_for_it(looker: Looker, crew: FakeCrew) -> None:
+    bundle = looker.gather(connect(), 0)
+    crew.working(1001, "evidence").say(replace(BUNDLE, complete=False), final=False)
+    line = looker.ask(connect(), 1)
+    crew.working(1001).say(WHOLE)
+    assert looker.read(2) == [(line, WHOLE)]
+    looker.tick(EVIDENCE.deadline_ns - 1)
+    assert looker.read_evidence() == []
+    assert looker.next_deadline() == EVIDENCE.deadline_ns
+    looker.tick(EVIDENCE.deadline_ns)
+    assert looker.read_evidence() == [(bundle, replace(BUNDLE, complete=False))]
+    assert (looker.stats().evidence_late, looker.stats().hanging) == (1, 1)
+
+
+def test_what_hangs_evidence_counts_against_lines_too(looker: Looker, crew: FakeCrew) -> None:
+    for n in range(ABANDONED_PER_USER):
+        looker.gather(connect(), 100 * n * NS)
+        looker.tick((100 * n + 3) * NS)
+    looker.ask(connect(), 900 * NS)
+    assert not crew.working(1001).questions[-1].deep
+
+
+def test_evidence_is_rare(looker: Looker, crew: FakeCrew) -> None:
+    taken = 0
+    for n in range(5):
+        if looker.gather(connect(), n * NS) is not None:
+            taken += 1
+            crew.working(1001, "evidence").say(BUNDLE)
+            looker.read(n * NS)
+    assert taken == EVIDENCE_PER_USER_PER_MIN
+    assert looker.stats().evidence_refused == 5 - taken
+    assert looker.gather(connect(), 60 * NS) is not None

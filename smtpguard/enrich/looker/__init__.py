@@ -9,6 +9,7 @@ question at a time. One that is late is abandoned: nobody waits for it, and its 
 """
 
 from smtpguard.enrich.looker.client import Looker, LookerStats
+from smtpguard.enrich.looker.evidence import Evidence, render_evidence
 from smtpguard.enrich.looker.protocol import Ancestor, Attribution
 
-__all__ = ["Ancestor", "Attribution", "Looker", "LookerStats"]
+__all__ = ["Ancestor", "Attribution", "Evidence", "Looker", "LookerStats", "render_evidence"]

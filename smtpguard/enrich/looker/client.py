@@ -1,35 +1,31 @@
 """The daemon's side of the looker: asks about processes, waits for nobody, counts what it could not learn.
 
-Bounds (THREATS 10, 12): an answer has DEADLINE_NS; a helper that is late is abandoned; two abandoned ones for one
-user end deep looks at his processes, eight in all end them for everybody, until some come back. What such a process
-can't hang (name, binary, directory) is still read. 50 questions a second for one user, 200 in all; one under way for
-one user at a time. Everything here is in one thread, and nothing here blocks.
+Bounds (THREATS 10, 12): an answer for a log line has 50 ms, evidence 2 s; a helper that is late is abandoned; two
+abandoned ones for one user end deep looks at his processes, eight in all end them for everybody, until some come back.
+What such a process can't hang (name, binary, directory) is still read. Everything here is in one thread, and nothing
+blocks.
 """
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from smtpguard.enrich.fair import Budget, FairQueue
-from smtpguard.enrich.looker.crew import Crew, Helper
-from smtpguard.enrich.looker.look import Answerer
-from smtpguard.enrich.looker.protocol import Attribution, Question, parse_answer, render_question
+from smtpguard.enrich.fair import Budget
+from smtpguard.enrich.looker.answer import Answerer
+from smtpguard.enrich.looker.crew import Crew
+from smtpguard.enrich.looker.evidence import Evidence, parse_packet
+from smtpguard.enrich.looker.lane import Hanging, Lane, LaneTerms
+from smtpguard.enrich.looker.protocol import Attribution, Question, parse_answer
 from smtpguard.enrich.looker.worker import LIMIT_S
-from smtpguard.enrich.pending import next_ticket
-from smtpguard.errors import DecodeError
-from smtpguard.model import Connect
+from smtpguard.model import NS, Connect
 
-DEADLINE_NS = 50_000_000
-"""How long an answer may take: from the question for the asker, from its dispatch for a helper."""
-WORKERS = 3
-"""Helpers that take questions. One user holds one at most, so two users who hang theirs leave one for the rest."""
+LINES = LaneTerms(name="lines", deadline_ns=50_000_000, workers=3, waiting_per_user=8, waiting=64)
+EVIDENCE = LaneTerms(name="evidence", deadline_ns=2 * NS, workers=1, waiting_per_user=1, waiting=16)
 ABANDONED_PER_USER = 2
 ABANDONED = 8
 PER_USER_PER_S = 50
 PER_S = 200
-WAITING_PER_USER = 8
-WAITING = 64
-
-Found = list[tuple[int, Attribution]]
+EVIDENCE_PER_USER_PER_MIN = 2
+EVIDENCE_PER_MIN = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +39,12 @@ class LookerStats:
         over_budget: Questions refused: 50 a second for a user, 200 in all.
         crowded: Questions refused because too many were waiting.
         shallow: Questions about users whose processes are not looked at deeply.
-        died: Helpers that ended while they were looking.
+        died: Questions whose helper ended while it was looking.
         garbled: Answers that were none.
-        abandoned: Helpers ever abandoned.
+        abandoned: Helpers ever abandoned, evidence's too.
+        evidence: Bundles asked for.
+        evidence_late: Bundles that came in part.
+        evidence_refused: Bundles not gathered: two a minute for a user, twenty in all.
         hanging: Helpers abandoned and not back yet.
         helpers: Helpers that take questions.
         off_users: Uids that are not looked at deeply now.
@@ -61,20 +60,13 @@ class LookerStats:
     died: int = 0
     garbled: int = 0
     abandoned: int = 0
+    evidence: int = 0
+    evidence_late: int = 0
+    evidence_refused: int = 0
     hanging: int = 0
     helpers: int = 0
     off_users: tuple[int, ...] = ()
     off: str = ""
-
-
-@dataclass(slots=True)
-class _Asked:
-    """A question nobody has answered yet."""
-
-    owner: int
-    question: Question
-    due_ns: int
-    known: Attribution | None = None
 
 
 class Looker:
@@ -82,26 +74,29 @@ class Looker:
 
     Args:
         php: Whether PHP's own memory may be read.
-        deadline_ns: See DEADLINE_NS.
         crew: The helpers, if not the usual ones.
     """
 
-    def __init__(
-        self,
-        *,
-        php: bool = True,
-        deadline_ns: int = DEADLINE_NS,
-        crew: Crew | None = None,
-    ) -> None:
+    def __init__(self, *, php: bool = True, crew: Crew | None = None) -> None:
         self._php = php
-        self._deadline_ns = deadline_ns
         self._crew = crew or Crew(Answerer(), limit_s=LIMIT_S)
-        self._budget = Budget(per_key=PER_USER_PER_S, total=PER_S)
-        self._queue: FairQueue[int] = FairQueue(per_key=WAITING_PER_USER, total=WAITING)
-        self._asked: dict[int, _Asked] = {}
-        self._hanging: Counter[int] = Counter()
-        self._counts: Counter[str] = Counter()
-        self._found: Found = []
+        self._hanging = Hanging(per_user=ABANDONED_PER_USER, total=ABANDONED, counts=Counter())
+        self._lines: Lane[Attribution] = Lane(
+            self._crew,
+            LINES,
+            budget=Budget(per_key=PER_USER_PER_S, total=PER_S),
+            hanging=self._hanging,
+            parse=parse_answer,
+            nothing=lambda why: Attribution(why=why),
+        )
+        self._evidence: Lane[Evidence] = Lane(
+            self._crew,
+            EVIDENCE,
+            budget=Budget(per_key=EVIDENCE_PER_USER_PER_MIN, total=EVIDENCE_PER_MIN, window_ns=60 * NS),
+            hanging=self._hanging,
+            parse=parse_packet,
+            nothing=lambda why: Evidence(found=Attribution(why=why)),
+        )
 
     def start(self) -> None:
         """Fork the fork-server. Call it early, from the main thread, before there are others.
@@ -110,13 +105,13 @@ class Looker:
             SourceError: The kernel refuses the fork or the sockets.
         """
         self._crew.start()
-        self._crew.add()
+        self._crew.add(LINES.name)
 
     def close(self) -> None:
         """End the helpers without waiting for any that hangs; may be called twice."""
         self._crew.close()
-        self._asked.clear()
-        self._found.clear()
+        self._lines.clear()
+        self._evidence.clear()
 
     def filenos(self) -> list[int]:
         """One descriptor, always the same, readable when `read` has something to do."""
@@ -134,32 +129,27 @@ class Looker:
         Returns:
             A ticket, which `read` will return once; None if nobody will be asked (counted).
         """
-        if self._crew.off or connect.pid is None or connect.uid is None:
-            return None
-        owner = connect.uid if owner is None else owner
-        if not self._budget.grant(owner, now_ns):
-            self._counts["over_budget"] += 1
-            return None
-        ticket = next_ticket()
-        if not self._queue.push(owner, ticket):
-            self._counts["crowded"] += 1
-            return None
-        self._counts["asked"] += 1
-        uids = (connect.uid,) if connect.euid is None else (connect.uid, connect.euid)
-        question = Question(pid=connect.pid, uids=uids, time_ns=connect.time_ns, php=self._php)
-        self._asked[ticket] = _Asked(owner, question, now_ns + self._deadline_ns)
-        self._dispatch(now_ns)
-        return ticket
+        return self._put(self._lines, connect, now_ns, owner, evidence=False)
 
-    def read(self, now_ns: int) -> Found:
+    def gather(self, connect: Connect, now_ns: int, *, owner: int | None = None) -> int | None:
+        """Ask for an evidence bundle, when a user's first event over a threshold comes. Takes up to two seconds.
+
+        Args and returns are those of `ask`; `read_evidence` returns the ticket, with what was found by then.
+        """
+        return self._put(self._evidence, connect, now_ns, owner, evidence=True)
+
+    def read(self, now_ns: int) -> list[tuple[int, Attribution]]:
         """The answers there are, without waiting: those that have come, and those that `tick` has given up.
 
         Args:
             now_ns: The clock of `ask`.
         """
         self._take(now_ns)
-        found, self._found = self._found, []
-        return found
+        return self._lines.take_found()
+
+    def read_evidence(self) -> list[tuple[int, Evidence]]:
+        """The bundles there are, without waiting; `read` or `tick` have taken them in."""
+        return self._evidence.take_found()
 
     def tick(self, now_ns: int) -> None:
         """Give up what is late, the questions and the helpers that hang; `read` then returns what is known.
@@ -167,105 +157,56 @@ class Looker:
         Args:
             now_ns: The clock of `ask`.
         """
-        if any(helper.late(now_ns) for helper in self._helpers):
+        lanes = (self._lines, self._evidence)
+        if any(lane.any_late(now_ns) for lane in lanes):
             self._take(now_ns)  # we may be the late ones: what has come by now counts
-        for helper in self._helpers:
-            if helper.late(now_ns):
-                helper.abandoned = True
-                self._hanging[helper.owner] += 1
-                self._counts["abandoned"] += 1
-        while self._asked:
-            ticket, asked = next(iter(self._asked.items()))
-            if asked.due_ns > now_ns:
-                break
-            self._counts["late"] += 1
-            self._queue.discard(asked.owner, ticket)
-            self._finish(ticket, asked.known or Attribution(why="late"))
-        self._dispatch(now_ns)
+        for lane in lanes:
+            lane.give_up(now_ns)
 
     def next_deadline(self) -> int | None:
         """When `tick` has something to do even if nothing comes; None for never."""
-        dues = [helper.due_ns for helper in self._helpers if helper.ticket and not helper.abandoned]
-        if self._asked:
-            dues.append(next(iter(self._asked.values())).due_ns)  # all wait equally long: the first ends first
-        return min(dues, default=None)
+        dues = (self._lines.next_deadline(), self._evidence.next_deadline())
+        return min((due for due in dues if due is not None), default=None)
 
     def stats(self) -> LookerStats:
         """Totals and state, for `status` and metrics."""
-        hanging = self._hanging.total()
-        off = self._crew.off or (
-            "too many helpers hang: processes are told by name only" if hanging >= ABANDONED else ""
-        )
+        hanging = self._hanging.all()
+        too_many = "too many helpers hang: processes are told by name only" if hanging >= ABANDONED else ""
+        lines, evidence = self._lines.counts, self._evidence.counts
         return LookerStats(
-            **self._counts,
+            **{name: lines[name] for name in ("asked", "answered", "late", "over_budget", "crowded")},
+            **{name: lines[name] + evidence[name] for name in ("shallow", "died", "garbled", "abandoned")},
+            evidence=evidence["asked"],
+            evidence_late=evidence["late"],
+            evidence_refused=evidence["over_budget"] + evidence["crowded"],
             hanging=hanging,
-            helpers=len(self._helpers) - hanging,
-            off_users=tuple(sorted(uid for uid, count in self._hanging.items() if count >= ABANDONED_PER_USER)),
-            off=off,
+            helpers=len(self._crew.helpers) - hanging,
+            off_users=tuple(sorted(uid for uid, count in self._hanging.counts.items() if count >= ABANDONED_PER_USER)),
+            off=self._crew.off or too_many,
         )
 
-    @property
-    def _helpers(self) -> list[Helper]:
-        return list(self._crew.helpers.values())
+    def _put(
+        self,
+        lane: Lane[Attribution] | Lane[Evidence],
+        connect: Connect,
+        now_ns: int,
+        owner: int | None,
+        *,
+        evidence: bool,
+    ) -> int | None:
+        if self._crew.off or connect.pid is None or connect.uid is None:
+            return None
+        question = Question(
+            pid=connect.pid,
+            uids=(connect.uid,) if connect.euid is None else (connect.uid, connect.euid),
+            time_ns=connect.time_ns,
+            php=self._php,
+            evidence=evidence,
+        )
+        return lane.ask(question, connect.uid if owner is None else owner, now_ns)
 
     def _take(self, now_ns: int) -> None:
         for helper in self._crew.ready():
-            self._receive(helper)
-        self._dispatch(now_ns)
-
-    def _dispatch(self, now_ns: int) -> None:
-        """Hand waiting questions to idle helpers, adding helpers while they are few."""
-        busy = {helper.owner for helper in self._helpers if helper.ticket and not helper.abandoned}
-        while len(self._queue):
-            idle = next((helper for helper in self._helpers if helper.idle), None)
-            if idle is None and not self._room:
-                return
-            turn = self._queue.pop(may=lambda owner: owner not in busy)
-            helper = idle or (self._crew.add() if turn is not None else None)
-            if turn is None or helper is None:  # without a fork-server the question will be late
-                return
-            owner, ticket = turn
-            deep = self._hanging[owner] < ABANDONED_PER_USER and self._hanging.total() < ABANDONED
-            if not deep:
-                self._counts["shallow"] += 1
-            helper.owner, helper.ticket, helper.due_ns = owner, ticket, now_ns + self._deadline_ns
-            busy.add(owner)
-            helper.send(render_question(replace(self._asked[ticket].question, deep=deep)))
-
-    @property
-    def _room(self) -> bool:
-        """Whether there may be one more helper: not if enough work, or too many hang."""
-        there = len(self._crew.helpers)
-        return there - self._hanging.total() < WORKERS and there < WORKERS + ABANDONED
-
-    def _receive(self, helper: Helper) -> None:
-        """Take what one helper has sent."""
-        while (packet := helper.receive()) is not None:
-            try:
-                answer, final = parse_answer(packet) if packet else (Attribution(why="died"), True)
-            except DecodeError:
-                self._counts["garbled"] += 1
-                answer, final, packet = Attribution(why="died"), True, b""
-            asked = self._asked.get(helper.ticket)
-            if asked is not None and not final:
-                asked.known = answer
-            if final:
-                if asked is not None:
-                    self._counts["answered" if packet else "died"] += 1
-                    self._finish(helper.ticket, answer if packet else asked.known or answer)
-                self._rest(helper, ended=not packet)
-                return
-
-    def _rest(self, helper: Helper, *, ended: bool) -> None:
-        """A helper has finished, late or not, or has ended: it takes questions again, or goes."""
-        helper.ticket = 0
-        if helper.abandoned:
-            helper.abandoned = False
-            self._hanging[helper.owner] -= 1
-            self._hanging += Counter()  # forgets the zeros
-        if ended or len(self._crew.helpers) - self._hanging.total() > WORKERS:
-            self._crew.remove(helper)
-
-    def _finish(self, ticket: int, answer: Attribution) -> None:
-        del self._asked[ticket]
-        self._found.append((ticket, answer))
+            (self._evidence if helper.lane == EVIDENCE.name else self._lines).receive(helper)
+        self._lines.dispatch(now_ns)
+        self._evidence.dispatch(now_ns)

@@ -26,6 +26,7 @@ class Helper:
 
     Attributes:
         channel: SOCK_SEQPACKET, non-blocking.
+        lane: Which kind of question it answers.
         owner: Uid that is charged for the ticket.
         ticket: Question it works on; 0 when it has none.
         due_ns: When it is abandoned.
@@ -33,6 +34,7 @@ class Helper:
     """
 
     channel: socket.socket
+    lane: str
     owner: int = -1
     ticket: int = 0
     due_ns: int = 0
@@ -108,8 +110,8 @@ class Crew:
         """One descriptor for all, readable when `ready` has something."""
         return self._poll.fileno()
 
-    def add(self) -> Helper | None:
-        """One more helper; the fork-server forks it while we go on. None if there can be none."""
+    def add(self, lane: str) -> Helper | None:
+        """One more helper for a lane; the fork-server forks it while we go on. None if there can be none."""
         if self._control is None:
             return None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -121,7 +123,7 @@ class Crew:
                 self._drop_spawner("the fork-server has ended")
                 return None
         ours.settimeout(0)
-        helper = self.helpers[ours.fileno()] = Helper(ours)
+        helper = self.helpers[ours.fileno()] = Helper(ours, lane)
         self._poll.register(ours, select.EPOLLIN)
         return helper
 

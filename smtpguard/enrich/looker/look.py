@@ -4,7 +4,8 @@ The identity is told before anything hostile is touched: the process may make us
 the answer has its name and binary by then.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 
 from smtpguard.enrich.looker.cli import is_cgi, parse_environment, parse_script
@@ -16,30 +17,11 @@ from smtpguard.enrich.looker.protocol import (
     Ancestor,
     Attribution,
     Question,
-    parse_question,
-    render_answer,
 )
 
 SLACK_NS = 50_000_000
 """How far a process may seem to have been started after its event: audit's stamps are mapped from wall time. Far less
 than any pid space takes to come round."""
-
-
-class Answerer:
-    """Answers questions about processes; what it learns about binaries it keeps."""
-
-    def __init__(self) -> None:
-        self._fpm = FpmReader()
-
-    def __call__(self, packet: bytes, tell: Callable[[bytes], None]) -> bytes:
-        """A question's packet to its last answer's.
-
-        Args:
-            packet: As `render_question` made it.
-            tell: Takes the packet of an answer that is not the last one.
-        """
-        answer = look(parse_question(packet), lambda known: tell(render_answer(known, final=False)), self._fpm)
-        return render_answer(answer, final=True)
 
 
 def look(question: Question, tell: Callable[[Attribution], None], fpm: FpmReader) -> Attribution:
@@ -82,37 +64,43 @@ def look(question: Question, tell: Callable[[Attribution], None], fpm: FpmReader
 
 
 def read_php(question: Question, process: Process, known: Attribution, fpm: FpmReader) -> PhpScript | None:
-    """The script of the PHP-FPM worker that the process is, or that it was started by. Can hang for ever.
+    """The script of the PHP-FPM worker that the process is, or that it was started by. Can hang for ever."""
+    with find_worker(process, known, question.uids) as (worker, master):
+        if worker is None or master is None or not is_genuine(worker, master):
+            return None
+        exe = worker.link(b"exe")
+        return fpm.read(worker, exe, question.time_ns) if exe is not None else None
 
-    Only a worker of the same user's: what another user runs is none of this event's business.
+
+@contextlib.contextmanager
+def find_worker(
+    process: Process, known: Attribution, uids: Collection[int]
+) -> Iterator[tuple[Process | None, Process | None]]:
+    """What calls itself a PHP-FPM worker, the process or the nearest ancestor of the same user, and its parent.
+
+    Only the user's own: what another user runs is none of this event's business.
     """
     line = [known.exe, *(ancestor.exe for ancestor in known.chain)]
     place = next((number for number, exe in enumerate(line) if is_fpm(exe)), None)
     if place is None or place >= len(known.chain):  # a worker has a parent
-        return None
-    if place == 0:
-        return _read_worker(process, known.exe or b"", known.chain[0], question.time_ns, fpm)
-    above = known.chain[place - 1]
-    if above.uid not in question.uids:
-        return None
-    try:
-        worker = Process(above.pid)
-    except OSError:
-        return None
-    with worker:
-        stat = worker.stat()
-        if stat is None or stat.start_ns != above.start_ns:
-            return None
-        return _read_worker(worker, above.exe or b"", known.chain[place], question.time_ns, fpm)
-
-
-def _read_worker(worker: Process, exe: bytes, master: Ancestor, event_ns: int, fpm: FpmReader) -> PhpScript | None:
-    try:
-        parent = Process(master.pid)
-    except OSError:
-        return None
-    with parent:
-        return fpm.read(worker, exe, event_ns) if is_genuine(worker, parent) else None
+        yield None, None
+        return
+    with contextlib.ExitStack() as held:
+        worker = process
+        master = None
+        try:
+            if place > 0:
+                above = known.chain[place - 1]
+                worker = held.enter_context(Process(above.pid))
+                stat = worker.stat()
+                same = stat is not None and stat.start_ns == above.start_ns and above.uid in uids
+            else:
+                same = True
+            if same:
+                master = held.enter_context(Process(known.chain[place].pid))
+        except OSError:
+            master = None
+        yield (worker, master) if master is not None else (None, None)
 
 
 def read_script(process: Process, known: Attribution) -> Attribution:

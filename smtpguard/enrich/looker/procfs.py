@@ -21,6 +21,7 @@ MAX_ENVIRON = 65_536
 MAX_MAPS = 1 << 20
 _MAX_STATUS = 16_384
 _NSPID = re.compile(rb"^NSpid:[\t0-9]*\t(\d+)$", re.MULTILINE)
+_CGROUP = re.compile(rb"^(?:0:|\d+:name=systemd):(/.*)$", re.MULTILINE)
 _UID = re.compile(rb"^Uid:\t(\d+)\t(\d+)\t(\d+)\t(\d+)$", re.MULTILINE)
 
 
@@ -72,6 +73,10 @@ def parse_uids(raw: bytes) -> tuple[int, int, int, int]:
         raise DecodeError("no Uid line")
     real, effective, saved, fs = map(int, found.groups())
     return real, effective, saved, fs
+
+
+def _login_number(raw: bytes) -> int | None:
+    return int(raw) if raw.isdigit() and int(raw) < 0xFFFFFFFF else None
 
 
 class Process:
@@ -161,6 +166,16 @@ class Process:
         """Its pid as it knows it itself, in its own pid namespace; None if it is gone. Can't hang."""
         found = _NSPID.search(self._read_once(b"status"))
         return int(found[1]) if found is not None else None
+
+    def login(self) -> tuple[int | None, int | None]:
+        """Who logged in (auid) and in which session of audit's, inherited since then; None if nobody. Can't hang."""
+        uid, session = (self._read_once(name).strip() for name in (b"loginuid", b"sessionid"))
+        return _login_number(uid), _login_number(session)
+
+    def cgroup(self) -> bytes | None:
+        """Its cgroup: of the v2 hierarchy, else systemd's own; None if it is gone. Can't hang."""
+        found = _CGROUP.search(self._read_once(b"cgroup"))
+        return found[1] if found is not None else None
 
     def cmdline(self) -> bytes:
         """Its arguments, NUL-terminated, cut. Reads its memory: can hang for ever."""

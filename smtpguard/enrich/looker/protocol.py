@@ -7,7 +7,7 @@ away its name and binary.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from smtpguard.errors import DecodeError
@@ -89,6 +89,7 @@ class Question:
         time_ns: When it connected, CLOCK_BOOTTIME.
         deep: Whether the process's memory and file systems may be touched.
         php: Whether PHP's own memory may be read.
+        evidence: Whether an Evidence is wanted, which takes longer.
     """
 
     pid: int
@@ -96,18 +97,27 @@ class Question:
     time_ns: int
     deep: bool = True
     php: bool = True
+    evidence: bool = False
 
 
 def render_question(question: Question) -> bytes:
     """A question as one packet."""
-    return json.dumps([question.pid, question.uids, question.time_ns, question.deep, question.php]).encode("ascii")
+    fields = [question.pid, question.uids, question.time_ns, question.deep, question.php, question.evidence]
+    return json.dumps(fields).encode("ascii")
 
 
 def parse_question(packet: bytes) -> Question:
     """One packet as a question; raises DecodeError, which only a bug of the daemon's can cause."""
-    match _load(packet):
-        case [int(pid), [*uids], int(time_ns), bool(deep), bool(php)]:
-            return Question(pid=pid, uids=tuple(_number(uid) for uid in uids), time_ns=time_ns, deep=deep, php=php)
+    match load(packet):
+        case [int(pid), [*uids], int(time_ns), bool(deep), bool(php), bool(evidence)]:
+            return Question(
+                pid=pid,
+                uids=tuple(number(uid) for uid in uids),
+                time_ns=time_ns,
+                deep=deep,
+                php=php,
+                evidence=evidence,
+            )
     raise DecodeError("not a question")
 
 
@@ -118,46 +128,39 @@ def render_answer(answer: Attribution, *, final: bool) -> bytes:
         answer: What was found; ancestors, stack and command line are left out if it would be too long.
         final: False if a further packet follows that replaces this one.
     """
-    packet = _render(answer, final=final)
+    packet = dump([final, *attribution_fields(answer)])
     if len(packet) > MAX_PACKET:
-        packet = _render(
-            Attribution(
-                attr=answer.attr,
-                proc=answer.proc,
-                exe=answer.exe,
-                cwd=answer.cwd,
-                script=answer.script,
-                start_ns=answer.start_ns,
-                session=answer.session,
-                why=answer.why,
-            ),
-            final=final,
-        )
+        packet = dump([final, *attribution_fields(replace(answer, cmdline=None, chain=(), stack=()))])
     return packet
-
-
-def _render(answer: Attribution, *, final: bool) -> bytes:
-    fields = [
-        final,
-        answer.attr,
-        *map(_text, (answer.proc, answer.exe, answer.cwd, answer.script, answer.cmdline)),
-        answer.start_ns,
-        answer.session,
-        [[a.pid, a.uid, a.start_ns, _text(a.comm), _text(a.exe)] for a in answer.chain],
-        [_text(frame) for frame in answer.stack],
-        _text(answer.request),
-        _text(answer.client),
-        answer.why,
-    ]
-    # ensure_ascii would turn each byte above 0x7f into six.
-    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("latin-1")
 
 
 def parse_answer(packet: bytes) -> tuple[Attribution, bool]:
     """One packet as an answer and whether it is the last one; raises DecodeError on anything else."""
-    match _load(packet):
+    match load(packet):
+        case [bool(final), *fields]:
+            return parse_attribution(fields), final
+    raise DecodeError("not an answer")
+
+
+def attribution_fields(answer: Attribution) -> list[object]:
+    """An Attribution as JSON has it."""
+    return [
+        answer.attr,
+        *map(text, (answer.proc, answer.exe, answer.cwd, answer.script, answer.cmdline)),
+        answer.start_ns,
+        answer.session,
+        [[a.pid, a.uid, a.start_ns, text(a.comm), text(a.exe)] for a in answer.chain],
+        [text(frame) for frame in answer.stack],
+        text(answer.request),
+        text(answer.client),
+        answer.why,
+    ]
+
+
+def parse_attribution(fields: object) -> Attribution:
+    """What `attribution_fields` made; raises DecodeError on anything else."""
+    match fields:
         case [
-            bool(final),
             None | str() as attr,
             proc,
             exe,
@@ -174,36 +177,43 @@ def parse_answer(packet: bytes) -> tuple[Attribution, bool]:
         ] if (attr is None or attr in _ATTRS) and why in _WHYS and len(chain) <= MAX_CHAIN and len(stack) <= MAX_STACK:
             return Attribution(
                 attr=attr,  # type: ignore[arg-type]  # it is one of _ATTRS
-                proc=_bytes(proc),
-                exe=_bytes(exe),
-                cwd=_bytes(cwd),
-                script=_bytes(script),
-                cmdline=_bytes(cmdline),
-                start_ns=None if start_ns is None else _number(start_ns),
-                session=None if session is None else _number(session),
+                proc=raw(proc),
+                exe=raw(exe),
+                cwd=raw(cwd),
+                script=raw(script),
+                cmdline=raw(cmdline),
+                start_ns=None if start_ns is None else number(start_ns),
+                session=None if session is None else number(session),
                 chain=tuple(map(_ancestor, chain)),
-                stack=tuple(_bytes(frame) or b"" for frame in stack),
-                request=_bytes(request),
-                client=_bytes(client),
+                stack=tuple(raw(frame) or b"" for frame in stack),
+                request=raw(request),
+                client=raw(client),
                 why=why,  # type: ignore[arg-type]  # it is one of _WHYS
-            ), final
-    raise DecodeError("not an answer")
+            )
+    raise DecodeError("not an attribution")
 
 
-def _ancestor(raw: object) -> Ancestor:
-    match raw:
+def _ancestor(fields: object) -> Ancestor:
+    match fields:
         case [pid, uid, start_ns, str(comm), exe]:
             return Ancestor(
-                pid=_number(pid),
-                uid=_number(uid),
-                start_ns=_number(start_ns),
-                comm=_bytes(comm) or b"",
-                exe=_bytes(exe),
+                pid=number(pid),
+                uid=number(uid),
+                start_ns=number(start_ns),
+                comm=raw(comm) or b"",
+                exe=raw(exe),
             )
     raise DecodeError("not an ancestor")
 
 
-def _load(packet: bytes) -> object:
+def dump(fields: object) -> bytes:
+    """JSON as a packet."""
+    # ensure_ascii would turn each byte above 0x7f into six.
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("latin-1")
+
+
+def load(packet: bytes) -> object:
+    """A packet as JSON; raises DecodeError."""
     try:
         value: object = json.loads(packet.decode("latin-1"))
     except (ValueError, RecursionError) as error:
@@ -211,11 +221,13 @@ def _load(packet: bytes) -> object:
     return value
 
 
-def _text(value: bytes | None) -> str | None:
+def text(value: bytes | None) -> str | None:
+    """Bytes as JSON has them."""
     return None if value is None else value.decode("latin-1")
 
 
-def _bytes(value: object) -> bytes | None:
+def raw(value: object) -> bytes | None:
+    """What `text` made; raises DecodeError on anything else."""
     if value is None:
         return None
     if not isinstance(value, str):
@@ -226,7 +238,8 @@ def _bytes(value: object) -> bytes | None:
         raise DecodeError("a text with more than bytes in it") from error
 
 
-def _number(value: object) -> int:
+def number(value: object) -> int:
+    """A number that is not negative and fits into 63 bits; raises DecodeError on anything else."""
     if type(value) is not int or not 0 <= value < 1 << 63:
         raise DecodeError("not a number")
     return value

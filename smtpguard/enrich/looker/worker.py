@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from smtpguard.enrich.looker.protocol import MAX_PACKET
 
-LIMIT_S = 1.0
-"""A worker that has worked so long on one question is ended by its own alarm clock, as soon as the kernel lets it:
-twenty times what anybody waits for an answer."""
+LIMIT_S = 3.0
+"""A worker that has worked so long on one question is ended by its own alarm clock, as soon as the kernel lets it;
+nobody waits longer than two seconds for an answer."""
 
 Answer = Callable[[bytes, Callable[[bytes], None]], bytes]
 """From a question's packet, and a way to send a first answer, to the last answer's packet."""

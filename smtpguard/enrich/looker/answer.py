@@ -1,0 +1,30 @@
+"""What workers do with a question: look at the process, or gather evidence about it."""
+
+from collections.abc import Callable
+
+from smtpguard.enrich.looker.evidence import render_packet
+from smtpguard.enrich.looker.gather import gather
+from smtpguard.enrich.looker.look import look
+from smtpguard.enrich.looker.php_fpm import FpmReader
+from smtpguard.enrich.looker.protocol import parse_question, render_answer
+
+
+class Answerer:
+    """Answers questions about processes; what it learns about binaries it keeps."""
+
+    def __init__(self) -> None:
+        self._fpm = FpmReader()
+
+    def __call__(self, packet: bytes, tell: Callable[[bytes], None]) -> bytes:
+        """A question's packet to its last answer's.
+
+        Args:
+            packet: As `render_question` made it.
+            tell: Takes the packet of an answer that is not the last one.
+        """
+        question = parse_question(packet)
+        if question.evidence:
+            evidence = gather(question, lambda known: tell(render_packet(known, final=False)), self._fpm)
+            return render_packet(evidence, final=True)
+        answer = look(question, lambda known: tell(render_answer(known, final=False)), self._fpm)
+        return render_answer(answer, final=True)
