@@ -106,7 +106,7 @@ class Guard:
             self.seen += 1
             if self.settings.loopback == "ignore" and self._destinations.passed(connect.address) == "loopback":
                 continue
-            account = self.account_of(Subject(uid=uid, netns=connect.netns))
+            account = self.account_of(Subject(uid=uid, netns=connect.netns if uid == connect.uid else None))
             self.journal.add(
                 Entry(
                     connect=connect,
@@ -185,6 +185,12 @@ class Guard:
         self.responder.on_time(now_ns)
         self.crediting.on_time(now_ns)
         self.journal.on_time(now_ns)
+
+    def clock_was_set(self) -> None:
+        """Somebody set the wall clock: what is stored as wall time is stored again, so that it ends when it should."""
+        for block in self.engine.blocks():
+            if not block.renewed:
+                self.state.put_block(block, self.wall.offset_ns)
 
     # -- what people ask ---------------------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ from smtpguard.daemon.lock import InstanceLock
 from smtpguard.daemon.loop import Loop
 from smtpguard.daemon.overview import Overview
 from smtpguard.daemon.places import state_paths
+from smtpguard.daemon.privileges import apply_limits, apply_privileges
 from smtpguard.daemon.responder import Responder
 from smtpguard.daemon.restore import restore
 from smtpguard.daemon.sensing import Sensing
@@ -143,6 +144,8 @@ class Service:
                 self._stack.callback(looker.close)
             except SourceError as error:
                 log.warning("processes are not looked at: %s", error)
+        apply_limits()
+        apply_privileges(settings)
         self.rdns: ReverseDns | None = None
         if settings.attribution_rdns:
             self.rdns = ReverseDns()
@@ -298,7 +301,10 @@ class Service:
     def _chores(self, now_ns: int) -> None:
         """Once a second."""
         del now_ns
-        self.wall.refresh()
+        step_ns = self.wall.refresh()
+        if step_ns:
+            log.warning("the clock was set by %+.1f s; blocks keep their length", step_ns / NS)
+            self.guard.clock_was_set()
         self.guard.arms.sync()
 
     def _needs_enforcement(self) -> bool:
