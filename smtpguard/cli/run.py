@@ -17,22 +17,9 @@ def command(config_path: str | None, dry_run: bool, sources: tuple[str, ...], ve
 
     SIGINT and SIGTERM stop it cleanly, SIGHUP reloads the configuration and reopens the log.
     """
-    import logging
-    import sys
+    from smtpguard.daemon.start import Start, check_privilege, execute
+    from smtpguard.settings_file import load_settings
 
-    from smtpguard.daemon.service import serve
-    from smtpguard.text import render_escaped, to_bytes
-
-    class Escaped(logging.Formatter):
-        """Diagnostics carry tenants' text too: one line each, nothing that drives a terminal."""
-
-        def format(self, record: logging.LogRecord) -> str:
-            lines = super().format(record).splitlines()
-            return "\n".join(
-                " ".join(render_escaped(to_bytes(w), max_bytes=4096) for w in line.split(" ")) for line in lines
-            )
-
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Escaped("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
-    serve(config_path, dry_run=dry_run, sources=sources)
+    settings = load_settings(config_path)
+    check_privilege()
+    execute(settings, Start(config_path=config_path, dry_run=dry_run, sources=sources, verbose=verbose))

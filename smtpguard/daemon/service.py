@@ -5,13 +5,12 @@ sources, control socket. Whatever fails before the loop leaves nothing behind.
 """
 
 import contextlib
+import ctypes
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 from smtpguard import __version__
 from smtpguard.actions.bpf_deny import BpfDeny
@@ -33,21 +32,22 @@ from smtpguard.daemon.loop import Loop
 from smtpguard.daemon.overview import Overview
 from smtpguard.daemon.places import state_paths
 from smtpguard.daemon.privileges import apply_limits, apply_privileges
+from smtpguard.daemon.reading import read_settings_apart
 from smtpguard.daemon.responder import Responder
 from smtpguard.daemon.restore import restore
 from smtpguard.daemon.sensing import Sensing
+from smtpguard.daemon.start import Start
 from smtpguard.daemon.surroundings import Surroundings
 from smtpguard.daemon.ticker import Ticker
 from smtpguard.daemon.verbs import Verbs
 from smtpguard.enrich.looker import Looker
 from smtpguard.enrich.rdns import ReverseDns
-from smtpguard.errors import ConfigError, LogError, PrivilegeError, SourceError
+from smtpguard.errors import ConfigError, LogError, SourceError
 from smtpguard.kernel.nft import open_nft
 from smtpguard.kernel.nft_watch import NftWatch
 from smtpguard.model import NS
 from smtpguard.policy.engine import Engine
 from smtpguard.settings import Settings
-from smtpguard.settings_file import load_settings
 from smtpguard.sources.base import Source
 from smtpguard.sources.bpf.source import BpfSource
 from smtpguard.state.writer import StateWriter
@@ -55,6 +55,7 @@ from smtpguard.state.writer import StateWriter
 log = logging.getLogger(__name__)
 
 _CHORE_NS = NS
+_M_ARENA_MAX = -8  # mallopt(3)
 _NEED_RESTART = (
     "sources",
     "cgroup",
@@ -77,30 +78,27 @@ _NEED_RESTART = (
 """What a running guard can't change under itself; a reload says so and keeps the old value."""
 
 
-def read_settings(config_path: str | None, *, dry_run: bool, sources: tuple[str, ...]) -> Settings:
+def apply_start(settings: Settings, start: Start) -> Settings:
     """The configuration with what the command line says on top of it."""
-    settings = load_settings(config_path)
-    if dry_run:
+    if start.dry_run:
         settings = replace(settings, dry_run=True)
-    if sources:
-        settings = replace(settings, sources=sources)
-    return settings
+    return replace(settings, sources=start.sources) if start.sources else settings
 
 
-def serve(config_path: str | None, *, dry_run: bool, sources: tuple[str, ...]) -> None:
+def serve(settings: Settings, start: Start) -> None:
     """Run the guard until a signal ends it.
+
+    Args:
+        settings: The configuration, checked.
+        start: What the command line said.
 
     Raises:
         GuardError: It can't start; nothing is left behind.
     """
-    read = partial(read_settings, config_path, dry_run=dry_run, sources=sources)
-    settings = read()
-    if os.geteuid() != 0:
-        raise PrivilegeError(
-            "the guard watches other users' connections", fix="run it as root (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_PTRACE)"
-        )
+    # One heap for all threads: theirs would cost some 200 kB each, and none of them is busy.
+    ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
     with contextlib.ExitStack() as stack:
-        Service(settings, read, stack).run()
+        Service(apply_start(settings, start), start, stack).run()
 
 
 class Service:
@@ -108,13 +106,13 @@ class Service:
 
     Args:
         settings: The configuration.
-        read: Reads the configuration again.
+        start: What the command line said.
         stack: What has to be undone at the end, in reverse order.
     """
 
-    def __init__(self, settings: Settings, read: Callable[[], Settings], stack: contextlib.ExitStack) -> None:
+    def __init__(self, settings: Settings, start: Start, stack: contextlib.ExitStack) -> None:
         self.settings = settings
-        self._read = read
+        self._start = start
         self._stack = stack
         clock = SystemClock()
         self.now = clock.boot_ns
@@ -261,7 +259,7 @@ class Service:
         Raises:
             ConfigError: It is bad; the old one goes on.
         """
-        new = self._read()
+        new = apply_start(read_settings_apart(self._start.config_path), self._start)
         stuck = [key for key in _NEED_RESTART if getattr(new, key) != getattr(self.settings, key)]
         new = replace(new, **{key: getattr(self.settings, key) for key in stuck})
         self.settings = new

@@ -1,0 +1,35 @@
+"""`python -m smtpguard.daemon FD`: the daemon itself, started by `smtpguard run` (see start.py)."""
+
+import logging
+import sys
+
+from smtpguard.daemon.service import serve
+from smtpguard.daemon.start import receive
+from smtpguard.errors import GuardError, PrivilegeError
+from smtpguard.text import render_escaped, to_bytes
+
+
+class Escaped(logging.Formatter):
+    """Diagnostics carry tenants' text too: one line each, nothing that drives a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record, each word escaped."""
+        lines = super().format(record).splitlines()
+        return "\n".join(" ".join(render_escaped(to_bytes(w), max_bytes=4096) for w in x.split(" ")) for x in lines)
+
+
+def main() -> int:
+    """Run until a signal; the exit code of CONTRACT."""
+    settings, start = receive(int(sys.argv[1]))
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Escaped("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if start.verbose else logging.INFO, handlers=[handler])
+    try:
+        serve(settings, start)
+    except GuardError as error:
+        sys.stderr.write(f"smtpguard: {error}\n")
+        return 4 if isinstance(error, PrivilegeError) else 1
+    return 0
+
+
+sys.exit(main())

@@ -1,0 +1,62 @@
+"""From the command to the daemon: the same process begins anew, without what only commands need.
+
+Reading a command line and checking a configuration takes 13 MB of modules (click, YAML, JSON Schema) that a daemon on a
+server full of customers would keep for ever. So `smtpguard run` checks everything, hands the checked settings over in
+memory (memfd_create(2)) and executes `python -m smtpguard.daemon`, under the same pid.
+"""
+
+import os
+import pickle
+import sys
+from dataclasses import dataclass
+from typing import NoReturn
+
+from smtpguard.errors import PrivilegeError
+from smtpguard.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """What the command line said.
+
+    Attributes:
+        config_path: --config; None for the usual order.
+        dry_run: --dry-run.
+        sources: --source, each.
+        verbose: --verbose.
+    """
+
+    config_path: str | None = None
+    dry_run: bool = False
+    sources: tuple[str, ...] = ()
+    verbose: bool = False
+
+
+def check_privilege() -> None:
+    """Raise PrivilegeError unless we are root."""
+    if os.geteuid() != 0:
+        raise PrivilegeError(
+            "the guard watches other users' connections", fix="run it as root (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_PTRACE)"
+        )
+
+
+def execute(settings: Settings, start: Start) -> NoReturn:
+    """Become the daemon."""
+    descriptor = os.memfd_create("smtpguard-settings", 0)
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        pickle.dump((settings, start), file)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    argv = [sys.executable, "-m", "smtpguard.daemon", str(descriptor)]
+    os.execve(sys.executable, argv, module_environment())  # noqa: S606 - ourselves
+
+
+def module_environment() -> dict[str, str]:
+    """Our environment, in which `python -m` finds the modules that we have found."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+def receive(descriptor: int) -> tuple[Settings, Start]:
+    """What `execute` handed over."""
+    with os.fdopen(descriptor, "rb") as file:
+        settings, start = pickle.load(file)  # noqa: S301 - written by ourselves before we began anew
+    return settings, start
