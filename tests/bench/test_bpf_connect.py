@@ -107,6 +107,7 @@ def test_cost_of_a_connect() -> None:
                 note("other port", measure(OTHER_PORT))
                 note("SMTP port", measure(SMTP_PORT))
                 assert source.stats.lost == 0
+            note("bare", measure(OTHER_PORT))
             with attached(cgroup, credits_on=True):
                 note("SMTP port, 16 credit rules", measure(SMTP_PORT))
     medians = {name: statistics.median(values) for name, values in results.items()}
