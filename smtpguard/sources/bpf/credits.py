@@ -20,7 +20,7 @@ from smtpguard.sources.bpf import maps
 from smtpguard.sources.bpf.guard import Guard, refused
 from smtpguard.sources.bpf.libbpf import BpfError
 
-_ACCOUNT = struct.Struct("=IIQ16QQQQ")
+_ACCOUNT = struct.Struct("=IIQ16QQQQQ")
 _GRANT = struct.Struct("=IIQ16Q")
 _GRANT_TOLD, _GRANT_WAKE = 1, 2
 _FIRST = struct.pack("=I", 0)

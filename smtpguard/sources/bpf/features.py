@@ -20,6 +20,7 @@ _HERE = Path(__file__).parent
 _BTF = Path("/sys/kernel/btf/vmlinux")
 _PROBE_RING_BYTES = 4096
 OUTCOME_PROGRAM = "smtpguard_outcome"
+TELL_PROGRAMS = ("smtpguard_peer4", "smtpguard_peer6")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,7 @@ class Features:
         comm: The caller's name; needs CAP_PERFMON.
         netns: The network namespace; without it a container's uid is taken for the host's.
         outcome: What became of a connection; a sockops program.
+        tell: A refused sender can be led to a responder; getpeername hooks, kernel 5.8.
         creator: Who made the socket; needs CAP_PERFMON and the kernel's type information (BTF).
     """
 
@@ -38,6 +40,7 @@ class Features:
     comm: bool = True
     netns: bool = True
     outcome: bool = True
+    tell: bool = True
     creator: bool = True
 
     def missing(self) -> list[str]:
@@ -47,6 +50,7 @@ class Features:
             "comm": "no process names: CAP_PERFMON is lacking, or this kernel refuses bpf_get_current_comm here",
             "netns": "network namespaces are not told apart: a container's uid counts as the host's",
             "outcome": "no outcomes and bytes: this kernel refuses the sockops program",
+            "tell": "block.verdict: tell refuses without a word: this kernel has no getpeername hooks for programs",
             "creator": "a blocked user's socket in another user's hands passes: no BTF, or CAP_PERFMON is lacking",
         }
         return [text for name, text in texts.items() if not getattr(self, name)]
@@ -55,10 +59,8 @@ class Features:
 def list_preferences() -> list[Features]:
     """The sets of features to try, best first."""
     plain = [
-        Features(pid=pid, comm=comm, netns=netns, outcome=outcome, creator=False)
-        for outcome, netns, (pid, comm) in itertools.product(
-            (True, False), (True, False), ((True, True), (True, False), (False, True), (False, False))
-        )
+        Features(pid=pid, comm=comm, netns=netns, outcome=outcome, tell=tell, creator=False)
+        for outcome, tell, netns, pid, comm in itertools.product((True, False), repeat=5)
     ]
     return [Features(), *plain] if _BTF.exists() else plain
 
@@ -88,14 +90,14 @@ def load_object(ring_bytes: int, preferences: Iterable[Features]) -> tuple[BpfOb
     failure: BpfError | None = None
     for features in preferences:
         name = "connect_creator" if features.creator else "connect"
-        constants = bytes([features.pid, features.comm, features.netns, features.outcome])
+        constants = bytes([features.pid, features.comm, features.netns, features.outcome, features.tell])
         try:
             loaded = BpfObject(
                 (_HERE / f"{name}.bpf.o").read_bytes(),
                 name,
                 constants=constants,
                 sizes={"events": ring_bytes},
-                autoload={OUTCOME_PROGRAM: features.outcome},
+                autoload={OUTCOME_PROGRAM: features.outcome} | dict.fromkeys(TELL_PROGRAMS, features.tell),
             )
         except BpfError as error:
             failure = error

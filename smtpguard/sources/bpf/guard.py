@@ -64,6 +64,7 @@ class Guard:
         self._ports = self._object.map("ports")
         self._guarded: dict[int, int] = {}
         self._port_rules: dict[int, int] = {}
+        self._more_bits: dict[int, frozenset[int]] = {}
         self._counts = self._object.map("counts")
         self._deny = self._object.map("deny")
         self._ranges = RangeTable(self._object.map("deny_ranges"))
@@ -75,31 +76,33 @@ class Guard:
 
     def _attach(self) -> None:
         try:
-            descriptor = os.open(self.cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise SourceError(
-                f"can't be opened: {error.strerror}", where=str(self.cgroup), fix="check cgroup"
-            ) from error
-        try:
-            for program in _PROGRAMS:
-                self._links.append(self._object.attach(program, descriptor))
-            self._attach_outcome(descriptor)
+            self.attach_programs(_PROGRAMS)
         except BpfError as error:
             raise describe(
                 error,
                 f"the BPF program can't be attached to {self.cgroup}",
                 fix="it must be a directory of the cgroup v2 hierarchy; bpf links need kernel 5.7",
             ) from error
-        finally:
-            os.close(descriptor)
-
-    def _attach_outcome(self, descriptor: int) -> None:
         if self.features.outcome:
             try:
-                self._links.append(self._object.attach(OUTCOME_PROGRAM, descriptor))
+                self.attach_programs((OUTCOME_PROGRAM,))
             except BpfError as error:
                 _log.warning("bpf: the sockops program can't be attached: %s", error.strerror)
                 self.features = replace(self.features, outcome=False)
+
+    def attach_programs(self, names: Iterable[str]) -> None:
+        """Attach programs of the object to the cgroup, until `close`. Raises BpfError, or SourceError."""
+        try:
+            descriptor = os.open(self.cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise SourceError(
+                f"can't be opened: {error.strerror}", where=str(self.cgroup), fix="check cgroup"
+            ) from error
+        try:
+            for name in names:
+                self._links.append(self._object.attach(name, descriptor))
+        finally:
+            os.close(descriptor)
 
     def map(self, name: str) -> Map:
         """One of the program's maps, for what has no operation here."""
@@ -118,7 +121,7 @@ class Guard:
         """
         if rules is not None:
             self._port_rules = dict(rules)
-        wanted = {port: maps.PORT_GUARDED | self._port_rules.get(port, 0) for port in ports}
+        wanted = {port: maps.PORT_GUARDED | self._port_bits(port) for port in ports}
         try:
             for port, value in wanted.items():
                 if self._guarded.get(port) != value:
@@ -128,6 +131,14 @@ class Guard:
         except BpfError as error:
             raise refused("the guarded ports can't be written", error) from error
         self._guarded = wanted
+
+    def set_port_bits(self, bit: int, ports: Iterable[int]) -> None:
+        """Set one more bit of the guarded ones among these ports, and clear it of all others. Raises EnforceError."""
+        self._more_bits[bit] = frozenset(ports)
+        self.set_ports(self._guarded)
+
+    def _port_bits(self, port: int) -> int:
+        return self._port_rules.get(port, 0) | sum(bit for bit, ports in self._more_bits.items() if port in ports)
 
     @property
     def ports(self) -> frozenset[int]:

@@ -13,9 +13,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from smtpguard.settings import Network
 from smtpguard.sources.bpf.libbpf import Map
 
-FLAG_ENFORCE, FLAG_LOOPBACK, FLAG_CREDITS, FLAG_CAP, FLAG_PACED = 1, 2, 4, 8, 16
+FLAG_ENFORCE, FLAG_LOOPBACK, FLAG_CREDITS, FLAG_CAP, FLAG_PACED, FLAG_TELL = 1, 2, 4, 8, 16, 32
 COUNT_LOST, COUNT_UNCREDITED = 0, 1
-PORT_GUARDED = 1 << 31
+PORT_GUARDED, PORT_TELL = 1 << 31, 1 << 30
 MAX_RULES = 16
 
 _UID_BITS = 32
@@ -104,7 +104,8 @@ class _ConfigLayout(ctypes.Structure):
         ("cap_interval_ns", ctypes.c_uint64),
         ("cap_depth_ns", ctypes.c_uint64),
         ("flags", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint32),
+        ("tell_port", ctypes.c_uint16),
+        ("reserved", ctypes.c_uint16),
     )
 
 
