@@ -17,6 +17,7 @@ RefusedBy = Literal["block", "throttle", "credit", "cap"]
 Attr = Literal["live", "slot", "guess"]
 Standing = Literal["root", "mta", "exempt", "shared", "tenant"]
 Outcome = Literal["established", "refused", "timeout", "gave-up"]
+SocketNews = Outcome | Literal["open", "closed"]
 
 NS = 1_000_000_000
 """Nanoseconds in a second."""
@@ -41,6 +42,7 @@ class Connect:
         cookie: Socket cookie, to join later reports about the same socket.
         inode: Of the socket in sockfs, to look for the process that holds it where the sensor names none.
         credits: Bits of the credit rules of which the kernel took a credit for this attempt.
+        creator: Uid that made the socket (nftables' skuid), where the sensor tells; the caller's uid in most cases.
         euid: Effective uid where it differs in meaning from uid (audit); None if not seen.
         attr: How process and script were found; None if nobody looked or nothing was found.
         proc, exe, cwd, script, rdns: Untrusted bytes that describe the caller and the destination.
@@ -60,6 +62,7 @@ class Connect:
     cookie: int | None = None
     inode: int | None = None
     credits: int = 0
+    creator: int | None = None
     euid: int | None = None
     attr: Attr | None = None
     proc: bytes | None = None
@@ -96,6 +99,38 @@ class Message:
     exe: bytes | None = None
     cwd: bytes | None = None
     script: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketReport:
+    """What became of a connection that was let through. Belongs to the Connect of the same cookie and time.
+
+    Attributes:
+        time_ns: Event time.
+        kind: "established", or how it failed; "open" at most once a second while it lives; "closed" at its end.
+        uid: Who had opened it; None if not known.
+        netns: As in Connect.
+        cookie: Socket cookie.
+        connect_time_ns: Event time of its Connect; None for a session that was open before the sensor was.
+        port, address: As in Connect.
+        latency_ns: From connect() to this report, for "established" and failures; else None.
+        bytes_sent: Payload that the peer has acknowledged so far.
+        bytes_received: Payload received so far; the peer's FIN may count as one.
+        retransmissions: Segments sent again so far.
+    """
+
+    time_ns: int
+    kind: SocketNews
+    uid: int | None
+    netns: int | None
+    cookie: int
+    connect_time_ns: int | None
+    port: int
+    address: bytes
+    latency_ns: int | None
+    bytes_sent: int
+    bytes_received: int
+    retransmissions: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

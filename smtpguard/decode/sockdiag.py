@@ -1,14 +1,14 @@
 """sock_diag's requests and answers for TCP sockets. Pure.
 
-Layouts: <linux/inet_diag.h> inet_diag_req_v2, inet_diag_msg, inet_diag_bc_op; states are the kernel's
-<net/tcp_states.h>. Numbers are host byte order, but ports and addresses, which are as on the wire.
+Layouts: <linux/inet_diag.h> inet_diag_req_v2, inet_diag_msg, inet_diag_bc_op, <linux/tcp.h> tcp_info; states are
+the kernel's <net/tcp_states.h>. Numbers are host byte order, but ports and addresses, which are as on the wire.
 """
 
 import struct
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from smtpguard.decode.netlink import ATTRIBUTE, HEADER, Message
+from smtpguard.decode.netlink import ATTRIBUTE, HEADER, Message, split_attributes
 from smtpguard.errors import DecodeError
 
 AF_INET, AF_INET6 = 2, 10
@@ -24,11 +24,29 @@ _REQUEST = struct.Struct("=BBBBI")
 _ID = struct.Struct("=2s2s16s16sI8s")
 _MESSAGE = struct.Struct("=BBBB2s2s16s16sI8sIIIII")
 _BYTECODE = 1
+_INFO = 2
+_WITH_INFO = 1 << (_INFO - 1)
+_TOTAL_RETRANSMISSIONS_AT, _TOTAL_BYTES_AT = 100, 120
 _OP = struct.Struct("=BBH")
 _JMP, _D_GE, _D_LE = 1, 4, 5
 _NO_COOKIE = b"\xff" * 8
 _NO_UID = 0xFFFF_FFFF
 _MAPPED = bytes(10) + b"\xff\xff"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """What went through a socket.
+
+    Attributes:
+        bytes_sent: Acknowledged by the peer; its SYN counts as one.
+        bytes_received: Taken in.
+        retransmissions: Segments sent again.
+    """
+
+    bytes_sent: int
+    bytes_received: int
+    retransmissions: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +62,7 @@ class Session:
         cookie: Socket cookie, never used again in this boot.
         uid: Of its creator; None where the kernel does not say (no file, older kernels).
         inode: In sockfs; None for an orphan, whose process has closed it or ended.
+        totals: What went through it so far, where that was asked for.
     """
 
     family: int
@@ -56,9 +75,12 @@ class Session:
     cookie: int
     uid: int | None
     inode: int | None
+    totals: Totals | None = None
 
 
-def render_dump(family: int, states: Iterable[int], ports: Collection[int], sequence: int) -> bytes:
+def render_dump(
+    family: int, states: Iterable[int], ports: Collection[int], sequence: int, *, totals: bool = False
+) -> bytes:
     """A request for all TCP sockets of a family.
 
     Args:
@@ -66,9 +88,11 @@ def render_dump(family: int, states: Iterable[int], ports: Collection[int], sequ
         states: Which states.
         ports: Destination ports, filtered in the kernel; none for all.
         sequence: nlmsg_seq.
+        totals: Ask for the totals too (INET_DIAG_INFO).
     """
     mask = sum(1 << state for state in states)
-    body = _REQUEST.pack(family, _IPPROTO_TCP, 0, 0, mask) + _ID.pack(b"", b"", b"", b"", 0, _NO_COOKIE)
+    wanted = _WITH_INFO if totals else 0
+    body = _REQUEST.pack(family, _IPPROTO_TCP, wanted, 0, mask) + _ID.pack(b"", b"", b"", b"", 0, _NO_COOKIE)
     if ports:
         code = render_port_filter(ports)
         body += ATTRIBUTE.pack(ATTRIBUTE.size + len(code), _BYTECODE) + code
@@ -153,7 +177,17 @@ def parse_session(message: Message) -> Session:
         # Kernels before 6.16 say 0 for a socket without a file, and all for what is nearly over.
         uid=None if uid == _NO_UID or (uid == 0 and inode == 0) else uid,
         inode=inode or None,
+        totals=_parse_totals(split_attributes(message.body[_MESSAGE.size :]).get(_INFO)),
     )
+
+
+def _parse_totals(info: memoryview | None) -> Totals | None:
+    """From struct tcp_info, which grows at its end; None where it is too short (kernels before 4.1) or absent."""
+    if info is None or len(info) < _TOTAL_BYTES_AT + 16:
+        return None
+    sent, received = struct.unpack_from("=QQ", info, _TOTAL_BYTES_AT)
+    (retransmissions,) = struct.unpack_from("=I", info, _TOTAL_RETRANSMISSIONS_AT)
+    return Totals(bytes_sent=sent, bytes_received=received, retransmissions=retransmissions)
 
 
 def _trim(family: int, address: bytes) -> bytes:

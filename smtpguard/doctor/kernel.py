@@ -64,7 +64,7 @@ def judge_capabilities(mask: int | None) -> Finding:
 def check_bpf(host: Host) -> Iterator[Finding]:
     """The source bpf: sees every way to open a connection, and refuses it where it is opened."""
     from smtpguard.sources.bpf.cgroup import read_cgroup
-    from smtpguard.sources.bpf.guard import Features, probe_features
+    from smtpguard.sources.bpf.features import Features, probe_features
 
     features: Features | None = None
     problem = ""

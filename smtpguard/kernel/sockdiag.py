@@ -61,12 +61,15 @@ class SockDiag:
         """Close it. May be called twice."""
         self._socket.close()
 
-    def read_sessions(self, ports: Collection[int], states: Iterable[int] = SPEAKING) -> list[Session]:
+    def read_sessions(
+        self, ports: Collection[int], states: Iterable[int] = SPEAKING, *, totals: bool = False
+    ) -> list[Session]:
         """All TCP sockets whose peer's port is one of these.
 
         Args:
             ports: Destination ports.
             states: See `decode.sockdiag`.
+            totals: With what went through each so far.
 
         Raises:
             SourceError: The kernel does not answer.
@@ -75,7 +78,7 @@ class SockDiag:
         sessions: list[Session] = []
         for family in (AF_INET, AF_INET6):
             found: list[Session] = []
-            for message in self._dump(family, frozenset(states), wanted):
+            for message in self._dump(family, frozenset(states), wanted, totals=totals):
                 session = parse_session(message)
                 if session.port not in wanted:
                     continue
@@ -145,8 +148,8 @@ class SockDiag:
         message = next(self._receive())
         return _read_errno(message) if message.type == NLMSG_ERROR else message
 
-    def _dump(self, family: int, states: frozenset[int], ports: frozenset[int]) -> Iterator[Message]:
-        self._send(render_dump(family, states, ports if self._filters else (), self._next()))
+    def _dump(self, family: int, states: frozenset[int], ports: frozenset[int], *, totals: bool) -> Iterator[Message]:
+        self._send(render_dump(family, states, ports if self._filters else (), self._next(), totals=totals))
         for message in self._receive():
             if message.type == NLMSG_DONE:
                 return
@@ -156,7 +159,7 @@ class SockDiag:
             code = _read_errno(message)
             if code == errno.EINVAL and self._filters:
                 self._filters = False  # a kernel that does not take our bytecode: filtered here instead
-                yield from self._dump(family, states, ports)
+                yield from self._dump(family, states, ports, totals=totals)
                 return
             raise SourceError(f"sock_diag refuses: {os.strerror(code)}", fix="modprobe tcp_diag")
 

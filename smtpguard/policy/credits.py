@@ -211,12 +211,13 @@ class CreditLedger:
             if lane is not None and lane.due_ns == due_ns:
                 lane.due_ns = None
                 self._leave(uid, index, lane, now_ns)
-        grants = [
-            Grant(uid=uid, allowed=tuple(self._allowed(uid, n) for n in range(len(self.rules))), as_of_ns=now_ns)
-            for uid in self._dirty
-        ]
+        grants = [self.grant(uid, now_ns) for uid in self._dirty]
         self._dirty.clear()
         return grants
+
+    def grant(self, uid: int, now_ns: int) -> Grant:
+        """What the kernel shall be told about a user, as of a time up to which `tick` was called."""
+        return Grant(uid=uid, allowed=tuple(self._allowed(uid, n) for n in range(len(self.rules))), as_of_ns=now_ns)
 
     def next_deadline(self) -> int | None:
         """Event time at which the next credit comes back; None if none is out. Past if something has changed."""

@@ -4,6 +4,7 @@ Everything a test makes is removed: the namespace with its last process, the cgr
 """
 
 import ctypes
+import encodings.idna  # noqa: F401 - getaddrinfo wants it, and a child of another uid cannot import
 import os
 import pickle
 import random
@@ -11,6 +12,7 @@ import socket
 import struct
 import subprocess
 import time
+import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -109,6 +111,8 @@ def run_as(uid: int, cgroup: Path, function: Callable[[], T]) -> T:
             os.setresuid(uid, uid, uid)
             os.write(writer, pickle.dumps(function()))
             status = 0
+        except BaseException:  # noqa: BLE001 - said by the parent's failing assertion, with this before it
+            traceback.print_exc()
         finally:
             os._exit(status)
     os.close(writer)

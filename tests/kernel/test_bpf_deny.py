@@ -3,6 +3,7 @@
 import errno
 import ipaddress
 import os
+import socket
 import threading
 import time
 from collections.abc import Generator
@@ -227,3 +228,47 @@ def test_a_deny_can_name_another_namespace(lab: Lab, enforcer: BpfDeny) -> None:
     assert result == [OPEN, REFUSED]
     assert enforcer.read_denies() == [deny]
     assert dials(uid, lab.cgroup, ADDRESS4) == [OPEN]
+
+
+@pytest.mark.parametrize(("maker_denied", "caller_denied"), [(True, False), (False, True), (False, False)])
+def test_a_socket_in_other_hands_is_refused_when_either_is(
+    lab: Lab, enforcer: BpfDeny, maker_denied: bool, caller_denied: bool
+) -> None:
+    if not lab.source.guard.features.creator:
+        pytest.skip("lacks BTF (/sys/kernel/btf/vmlinux) or CAP_PERFMON")
+    maker, caller = 61_201, 61_202
+    for uid, denied in ((maker, maker_denied), (caller, caller_denied)):
+        if denied:
+            enforcer.apply_deny(block(uid))
+
+    def client() -> int:
+        os.seteuid(maker)
+        with socket.socket() as sock:
+            os.seteuid(0)
+            os.setresuid(caller, caller, caller)
+            return sock.connect_ex((ADDRESS4, 25))
+
+    assert run_as(0, lab.cgroup, client) == (REFUSED if maker_denied or caller_denied else OPEN)
+    (event,) = lab.events()
+    assert (event.uid, event.creator) == (caller, maker)
+    assert dials(maker + 2, lab.cgroup, ADDRESS4) == [OPEN]
+
+
+def test_an_exempt_or_root_maker_and_a_root_caller_are_never_the_reason(lab: Lab, enforcer: BpfDeny) -> None:
+    maker, caller = 61_201, 61_202
+
+    def client(maker: int, caller: int) -> int:
+        def connect() -> int:
+            os.seteuid(maker)
+            with socket.socket() as sock:
+                os.seteuid(0)
+                os.setresuid(caller, caller, caller)
+                return sock.connect_ex((ADDRESS4, 25))
+
+        return run_as(0, lab.cgroup, connect)
+
+    enforcer.apply_deny(block(maker))
+    assert client(maker, 0) == OPEN
+    assert client(0, caller) == OPEN
+    enforcer.apply_passes(Passes(uids=((maker, maker),)))
+    assert client(maker, caller) == OPEN

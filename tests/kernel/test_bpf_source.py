@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -15,9 +16,12 @@ import pytest
 from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.decode.bpf_event import decode
 from smtpguard.errors import PrivilegeError, SourceError
-from smtpguard.model import Connect
+from smtpguard.model import NS, Connect
+from smtpguard.policy.credits import CreditRule
 from smtpguard.settings import Settings
-from smtpguard.sources.bpf.guard import Features, Guard
+from smtpguard.sources.bpf.credits import Credits
+from smtpguard.sources.bpf.features import Features
+from smtpguard.sources.bpf.guard import Guard
 from smtpguard.sources.bpf.source import BpfSource, now_ns
 from tests.kernel.bpf_lab import (
     ADDRESS4,
@@ -73,6 +77,7 @@ def test_the_fields_of_an_event_are_exact(lab: Lab) -> None:
         pid=pid,
         result="allowed",
         cookie=cookie,
+        creator=uid,
         proc=b"a name\n",
     )
 
@@ -133,13 +138,81 @@ def test_an_event_wakes_the_loop(lab: Lab) -> None:
     assert len(lab.events()) == 1
 
 
+def quieten(lab: Lab) -> None:
+    """Make the program believe that the reader was woken just now, for an hour; forget wake-ups of before."""
+    lab.events()
+    is_woken(lab)
+    lab.source.guard.map("woken").update(bytes(4), struct.pack("=Q", now_ns() + 3600 * NS))
+
+
+def is_woken(lab: Lab) -> bool:
+    return bool(select.select(lab.source.filenos(), [], [], 0)[0])
+
+
+def test_a_flood_wakes_nobody_each_time_but_is_looked_for_soon(lab: Lab) -> None:
+    dials(random_uid(), lab.cgroup, ADDRESS4)
+    lab.events()
+    quieten(lab)
+    dials(random_uid(), lab.cgroup, ADDRESS4)
+    assert not is_woken(lab)
+    again_ns = lab.source.next_poll_ns()
+    assert again_ns is not None
+    assert again_ns < now_ns() + NS // 10
+    assert len(lab.events()) == 1
+    while (again_ns := lab.source.next_poll_ns() or 0) < now_ns() + NS // 10:
+        time.sleep(max(0, again_ns - now_ns()) / NS)
+        assert lab.events() == []
+    assert again_ns > now_ns() + NS // 10  # nothing came quietly: back to one look a second
+
+
+def test_a_user_near_a_limit_is_never_delayed(lab: Lab) -> None:
+    lab.source.guard.set_enforcing(on=True)
+    rule = CreditRule(ports=frozenset({25}), limit=30, window_ns=3600 * NS)
+    credits_ = Credits(lab.source.guard, now_ns())
+    credits_.start([rule], now_ns())
+    uid = random_uid()
+    woken = []
+    for _ in range(31):
+        quieten(lab)
+        dials(uid, lab.cgroup, ADDRESS4)
+        woken.append(is_woken(lab))
+        lab.events()
+    assert woken == [False] * 22 + [True] * 9
+
+
+def test_at_most_three_attempts_of_a_user_wait(lab: Lab) -> None:
+    lab.source.guard.set_enforcing(on=True)
+    quieten(lab)
+    uid = random_uid()
+    dials(uid, lab.cgroup, *[ADDRESS4] * 3)
+    assert not is_woken(lab)
+    dials(uid, lab.cgroup, ADDRESS4)
+    assert is_woken(lab)
+
+
+def test_a_user_can_be_called_near(lab: Lab) -> None:
+    lab.source.guard.set_enforcing(on=True)
+    uid = random_uid()
+    credits_ = Credits(lab.source.guard, now_ns())
+    for near in (True, False):
+        credits_.set_near(uid, now_ns(), near=near)
+        quieten(lab)
+        dials(uid, lab.cgroup, ADDRESS4)
+        assert is_woken(lab) == near
+        lab.events()
+    credits_.start([], now_ns(), wake_new=True)
+    quieten(lab)
+    dials(uid + 1, lab.cgroup, ADDRESS4)
+    assert is_woken(lab)
+
+
 def test_a_flood_is_handed_over_in_bounded_parts(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smtpguard.sources.bpf.source.MAX_EVENTS", 40)
     dials(random_uid(), lab.cgroup, *[ADDRESS4] * 100)
     sizes: list[int] = []
     while lab.source.next_poll_ns() == 0 or not sizes:
         sizes.append(len(lab.events()))
-    assert sizes == [40, 40, 20]
+    assert sizes == [20] * 5 + [0]  # each attempt comes with a report of its outcome
 
 
 def test_a_full_ring_is_counted_and_enforcement_goes_on() -> None:
@@ -150,9 +223,9 @@ def test_a_full_ring_is_counted_and_enforcement_goes_on() -> None:
         BpfDeny(lab.source.guard).apply_deny(block(uid))
         assert dials(uid, lab.cgroup, ADDRESS4) == [REFUSED]
         lab.source._next_check_ns = 0
-        seen = len(lab.events())
+        seen = len(lab.events()) + len(lab.source.take_reports())
         assert 0 < seen < 100
-        assert lab.source.stats.lost == 301 - seen
+        assert lab.source.stats.lost == 601 - seen  # each attempt, and what became of those that were let through
 
 
 def test_the_probe_proves_the_program_without_an_event(lab: Lab) -> None:
@@ -238,8 +311,14 @@ def test_sigkill_leaves_no_attachment() -> None:
 
 @pytest.mark.parametrize(
     "features",
-    [Features(comm=False), Features(pid=False, comm=False), Features(netns=False)],
-    ids=["no-comm", "no-pid", "no-netns"],
+    [
+        Features(comm=False),
+        Features(pid=False, comm=False),
+        Features(netns=False),
+        Features(outcome=False),
+        Features(creator=False),
+    ],
+    ids=["no-comm", "no-pid", "no-netns", "no-outcome", "no-creator"],
 )
 def test_without_a_feature_it_loads_and_says_less(features: Features) -> None:
     with private_netns(), private_cgroup() as cgroup:
@@ -248,10 +327,12 @@ def test_without_a_feature_it_loads_and_says_less(features: Features) -> None:
             guard.set_ports(PORTS)
             uid = random_uid()
             assert dials(uid, cgroup, ADDRESS4) == [OPEN]
-            (sample,) = guard.events.consume(10)
-            event = decode(sample)
-            assert isinstance(event, Connect)
+            events = [decode(sample) for sample in guard.events.consume(10)]
+            assert isinstance(events[0], Connect)
+            event = events[0]
+            assert len(events) == (2 if features.outcome else 1)
             assert (event.uid, event.netns) == (uid, None)
+            assert event.creator == (uid if features.creator else None)
             assert (event.pid is None) == (not features.pid)
             assert (event.proc is None) == (not features.comm)
             assert len(features.missing()) >= 1
@@ -266,7 +347,7 @@ def test_without_perfmon_only_the_names_are_missing() -> None:
             drop_capabilities(CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_BPF)
             return Guard(cgroup).features
 
-        assert run_as(0, cgroup, client) == Features(comm=False)
+        assert run_as(0, cgroup, client) == Features(comm=False, creator=False)
 
 
 def test_without_capabilities_it_says_which_it_needs() -> None:

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from smtpguard.decode.bpf_event import EVENT_BYTES, Probe, decode
 from smtpguard.errors import DecodeError
-from smtpguard.model import Connect
+from smtpguard.model import Connect, SocketReport
 
-_LAYOUT = "=QQQIIIHHBBBBI16s16s"
+_LAYOUT = "=QQQIIIHHBBBBHBB16s16sII"
+_REPORT_LAYOUT = "=QQQIIIHHBBBBI16sQQQQ"
 _FIELDS = {
     "time_ns": 5_000_000_001,
     "netns": 4098,
@@ -25,13 +26,41 @@ _FIELDS = {
     "family": 2,
     "rule": 0,
     "credited": 0,
+    "urgent": 0,
+    "reserved": 0,
     "address": bytes([192, 0, 2, 1]),
     "comm": b"php-fpm",
+    "creator": 1001,
+    "reserved2": 0,
+}
+_REPORT_FIELDS = {
+    "time_ns": 5_000_000_900,
+    "netns": 0,
+    "cookie": 77,
+    "retransmissions": 2,
+    "uid": 1001,
+    "owner": 1001,
+    "port": 25,
+    "protocol": 6,
+    "kind": 3,
+    "outcome": 1,
+    "family": 2,
+    "reserved": 0,
+    "reserved2": 0,
+    "address": bytes([192, 0, 2, 1]),
+    "connect_ns": 5_000_000_001,
+    "latency_ns": 899,
+    "bytes_sent": 10,
+    "bytes_received": 11,
 }
 
 
 def sample(**changes: int | bytes) -> bytes:
     return struct.pack(_LAYOUT, *(_FIELDS | changes).values())
+
+
+def report(**changes: int | bytes) -> bytes:
+    return struct.pack(_REPORT_LAYOUT, *(_REPORT_FIELDS | changes).values())
 
 
 def connect(**changes: int | bytes) -> Connect:
@@ -51,8 +80,10 @@ def test_every_field_arrives() -> None:
         pid=1234,
         result="allowed",
         cookie=77,
+        creator=1001,
         proc=b"php-fpm",
     )
+    assert connect(credited=0b101).credits == 0b101
 
 
 def test_an_ipv6_address_is_sixteen_bytes() -> None:
@@ -60,7 +91,9 @@ def test_an_ipv6_address_is_sixteen_bytes() -> None:
     assert connect(family=10, address=address).address == address
 
 
-@pytest.mark.parametrize(("field", "unknown"), [("netns", 0), ("tgid", 0), ("cookie", 0), ("uid", 0xFFFFFFFF)])
+@pytest.mark.parametrize(
+    ("field", "unknown"), [("netns", 0), ("tgid", 0), ("cookie", 0), ("uid", 0xFFFFFFFF), ("creator", 0xFFFFFFFF)]
+)
 def test_not_known_is_none(field: str, unknown: int) -> None:
     assert getattr(connect(**{field: unknown}), {"tgid": "pid"}.get(field, field)) is None
 
@@ -95,11 +128,52 @@ def test_what_the_program_never_writes_is_an_error(changes: dict[str, int | byte
         decode(sample(**changes))
 
 
+def test_every_field_of_a_report_arrives() -> None:
+    assert decode(report()) == SocketReport(
+        time_ns=5_000_000_900,
+        kind="established",
+        uid=1001,
+        netns=None,
+        cookie=77,
+        connect_time_ns=5_000_000_001,
+        port=25,
+        address=bytes([192, 0, 2, 1]),
+        latency_ns=899,
+        bytes_sent=10,
+        bytes_received=11,
+        retransmissions=2,
+    )
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kind", "timed"),
+    [
+        (1, "established", True),
+        (2, "refused", True),
+        (3, "timeout", True),
+        (4, "gave-up", True),
+        (5, "open", False),
+        (6, "closed", False),
+    ],
+)
+def test_each_outcome(outcome: int, kind: str, timed: bool) -> None:
+    news = decode(report(outcome=outcome, family=10, address=bytes(range(16)), uid=0xFFFFFFFF))
+    assert isinstance(news, SocketReport)
+    assert (news.kind, news.latency_ns is not None, news.uid, len(news.address)) == (kind, timed, None, 16)
+
+
+@pytest.mark.parametrize("data", [report(outcome=0), report(outcome=7), report(family=0), report()[:-1]])
+def test_a_report_that_the_program_never_writes_is_an_error(data: bytes) -> None:
+    with pytest.raises(DecodeError):
+        decode(data)
+
+
 @given(st.binary(max_size=2 * EVENT_BYTES))
 def test_any_bytes_give_an_event_or_a_decode_error(data: bytes) -> None:
+    data = data[:40] + bytes([len(data) % 5]) + data[41:]
     try:
         event = decode(data)
     except DecodeError:
         return
-    assert isinstance(event, Connect | Probe)
+    assert isinstance(event, Connect | Probe | SocketReport)
     assert len(data) >= EVENT_BYTES

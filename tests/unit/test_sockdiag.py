@@ -17,6 +17,7 @@ from smtpguard.decode.sockdiag import (
     ESTABLISHED,
     SOCK_DIAG_BY_FAMILY,
     Session,
+    Totals,
     parse_session,
     render_destroy,
     render_port_filter,
@@ -260,3 +261,22 @@ def test_containers_that_cannot_be_entered_are_told(caplog: pytest.LogCaptureFix
         assert "uid 1001 is blocked" in caplog.text
     finally:
         ender.close()
+
+
+@pytest.mark.parametrize(
+    ("info", "totals"),
+    [
+        (b"", None),
+        (bytes(104), None),  # struct tcp_info of kernels that did not count bytes
+        (
+            bytes(100) + struct.pack("=I", 3) + bytes(16) + struct.pack("=QQ", 500, 600) + bytes(40),
+            Totals(bytes_sent=500, bytes_received=600, retransmissions=3),
+        ),
+    ],
+)
+def test_totals_are_told_where_the_kernel_counts_them(info: bytes, totals: Totals | None) -> None:
+    raw = answer(AF_INET, bytes(4), bytes(4))
+    if info:
+        raw += struct.pack("=HH", 4 + len(info), 2) + info
+    raw = struct.pack("=I", len(raw)) + raw[4:]
+    assert parse(raw).totals == totals

@@ -12,6 +12,7 @@
 #include "credits.bpf.h"
 #include "outcome.bpf.h"
 #include "creator.bpf.h"
+#include "tell.bpf.h"
 
 static __always_inline __u8 denied(const struct ends *ends, __u64 now)
 {
@@ -145,7 +146,7 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, __u8 family)
 {
 	struct event event = {};
 	struct config *cfg;
-	__u32 zero = 0, port, rules, protocol = ctx->protocol;
+	__u32 zero = 0, port, port_bits, protocol = ctx->protocol;
 	__u32 *found;
 
 	if (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP)
@@ -154,7 +155,7 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, __u8 family)
 	found = bpf_map_lookup_elem(&ports, &port);
 	if (!found || !*found)
 		return 1;
-	rules = *found & ((1U << MAX_RULES) - 1);
+	port_bits = *found;
 	cfg = bpf_map_lookup_elem(&config, &zero);
 	if (!cfg)
 		return 1;
@@ -191,11 +192,11 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, __u8 family)
 	event.owner = owner_of(event.uid);
 	event.creator = creator_of(ctx);
 	event.kind = KIND_CONNECT;
-	event.verdict = decide(cfg, &event, rules);
+	event.verdict = decide(cfg, &event, port_bits & ((1U << MAX_RULES) - 1));
 	if (use_outcome && event.verdict == ALLOWED)
 		note_session(&event);
 	emit(cfg, &event, event.urgent);
-	return event.verdict == ALLOWED;
+	return event.verdict == ALLOWED || tell(ctx, cfg, &event, port_bits, family);
 }
 
 SEC("cgroup/connect4")

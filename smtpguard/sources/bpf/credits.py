@@ -14,15 +14,15 @@ from dataclasses import dataclass
 
 from smtpguard.errors import EnforceError
 from smtpguard.model import NS, Connect
-from smtpguard.policy.credits import MAX_RULES, NO_LIMIT, CreditLedger, CreditRule
+from smtpguard.policy.credits import MAX_RULES, NO_LIMIT, CreditLedger, CreditRule, Grant
 from smtpguard.settings import Cap
 from smtpguard.sources.bpf import maps
 from smtpguard.sources.bpf.guard import Guard, refused
 from smtpguard.sources.bpf.libbpf import BpfError
 
-_ACCOUNT = struct.Struct("=II16QQQQ")
+_ACCOUNT = struct.Struct("=IIQ16QQQQQ")
 _GRANT = struct.Struct("=IIQ16Q")
-_GRANT_TOLD = 1
+_GRANT_TOLD, _GRANT_WAKE = 1, 2
 _FIRST = struct.pack("=I", 0)
 _BEAT_NS = NS
 _TICK_NS = 5_000_000
@@ -56,8 +56,8 @@ class CreditMaps:
         self._new_grant = guard.map("new_grant")
         self._told = maps.KeySet(guard.map("told_uids"))
 
-    def write_rules(self, rules: Sequence[CreditRule]) -> None:
-        """Say which ports each rule counts, and what a user without entries starts with."""
+    def write_rules(self, rules: Sequence[CreditRule], *, wake: bool = False) -> None:
+        """Say which ports each rule counts, and what a user without entries starts with; `wake` as in write_grant."""
         if len(rules) > MAX_RULES:
             raise EnforceError(f"{len(rules)} connections rules, the kernel takes {MAX_RULES}", where="bpf")
         ports: dict[int, int] = {}
@@ -65,15 +65,26 @@ class CreditMaps:
             for port in rule.ports:
                 ports[port] = ports.get(port, 0) | 1 << index
         try:
-            self._new_grant.update(_FIRST, _pack_grant([rule.limit for rule in rules], 0))
+            self._new_grant.update(_FIRST, _pack_grant([rule.limit for rule in rules], 0, wake=wake))
         except BpfError as error:
             raise refused("the limits can't be written", error) from error
         self._guard.set_ports(self._guard.ports, ports)
 
-    def write_grant(self, uid: int, allowed: Sequence[int], as_of_ns: int, *, told: bool = False) -> None:
-        """Say how many credits a user may have taken in all, by rule."""
+    def write_grant(
+        self, uid: int, allowed: Sequence[int], as_of_ns: int, *, told: bool = False, wake: bool = False
+    ) -> None:
+        """Say how many credits a user may have taken in all, by rule.
+
+        Args:
+            uid: The user.
+            allowed: By rule.
+            as_of_ns: CLOCK_BOOTTIME from which on that is right.
+            told: He is never refused.
+            wake: Each of his attempts is reported at once.
+        """
+        value = _pack_grant(allowed, as_of_ns, told=told, wake=wake)
         try:
-            self._grants.update(maps.pack_subject(uid, 0), _pack_grant(allowed, as_of_ns, told=told), locked=True)
+            self._grants.update(maps.pack_subject(uid, 0), value, locked=True)
         except BpfError as error:
             raise refused(f"the credits of uid {uid} can't be written", error) from error
 
@@ -86,7 +97,7 @@ class CreditMaps:
         if value is None:
             return None
         fields = _ACCOUNT.unpack(value)
-        return Usage(used=fields[2:18], cap_full_ns=fields[18], by_credit=fields[19], by_cap=fields[20])
+        return Usage(used=fields[3:19], cap_full_ns=fields[19], by_credit=fields[20], by_cap=fields[21])
 
     def read_uids(self) -> list[int]:
         """Users with an account."""
@@ -131,8 +142,9 @@ class CreditMaps:
         self._guard.config.fields.heartbeat_ns = now_ns
 
 
-def _pack_grant(allowed: Sequence[int], as_of_ns: int, *, told: bool = False) -> bytes:
-    return _GRANT.pack(0, _GRANT_TOLD if told else 0, as_of_ns, *allowed, *[NO_LIMIT] * (MAX_RULES - len(allowed)))
+def _pack_grant(allowed: Sequence[int], as_of_ns: int, *, told: bool = False, wake: bool = False) -> bytes:
+    flags = (_GRANT_TOLD if told else 0) | (_GRANT_WAKE if wake else 0)
+    return _GRANT.pack(0, flags, as_of_ns, *allowed, *[NO_LIMIT] * (MAX_RULES - len(allowed)))
 
 
 class Credits:
@@ -151,6 +163,7 @@ class Credits:
         self.ledger = CreditLedger(())
         self._running = False
         self._beat_ns = self._tick_ns = self._sweep_ns = now_ns
+        self._near: set[int] = set()
         self._lost = 0
         self._measured: dict[int, tuple[int, ...]] = {}
         self._measured_ns = 0
@@ -163,6 +176,7 @@ class Credits:
         *,
         limits: Mapping[int, Mapping[int, int]] | None = None,
         windows: Iterable[tuple[int, int, Iterable[int]]] = (),
+        wake_new: bool = False,
     ) -> None:
         """Begin, or begin anew with other rules; credits are off while this lasts. Raises EnforceError.
 
@@ -171,10 +185,11 @@ class Credits:
             now_ns: CLOCK_BOOTTIME.
             limits: Limits of some users' own, by uid and rule index.
             windows: What the windows hold, as (uid, rule index, event times).
+            wake_new: Users are `near` from their first attempt on: some rule that we judge has a limit under ten.
         """
         self.stop()
         ledger = CreditLedger(rules)
-        self.maps.write_rules(rules)
+        self.maps.write_rules(rules, wake=wake_new)
         for uid in self.maps.read_uids():
             usage = self.maps.read_usage(uid)
             if usage is not None:
@@ -213,6 +228,12 @@ class Credits:
         """Give a user limits of his own at once, by rule index. Raises EnforceError."""
         self.ledger.set_limits(uid, limits)
         self._write(now_ns)
+
+    def set_near(self, uid: int, now_ns: int, *, near: bool) -> None:
+        """Have each attempt of a user reported at once, because a limit that we judge is near. Raises EnforceError."""
+        if near != (uid in self._near):
+            (self._near.add if near else self._near.discard)(uid)
+            self._grant(self.ledger.grant(uid, now_ns))
 
     def on_time(self, now_ns: int, lost: int, drained_ns: int) -> None:
         """Say that we live; give back what has left the windows; make up for lost events. Raises EnforceError.
@@ -253,7 +274,10 @@ class Credits:
     def _write(self, now_ns: int) -> None:
         self._tick_ns = now_ns
         for grant in self.ledger.tick(now_ns):
-            self.maps.write_grant(grant.uid, grant.allowed, grant.as_of_ns)
+            self._grant(grant)
+
+    def _grant(self, grant: Grant) -> None:
+        self.maps.write_grant(grant.uid, grant.allowed, grant.as_of_ns, wake=grant.uid in self._near)
 
     def _sweep(self, now_ns: int) -> None:
         """With very many users, remove the entries of idle ones; the kernel's maps hold 131,072."""
@@ -265,3 +289,4 @@ class Credits:
             if usage is None or usage.cap_full_ns <= now_ns:
                 self.maps.remove(uid)
                 self.ledger.forget(uid)
+                self._near.discard(uid)

@@ -8,79 +8,23 @@ pinned: program, maps and attachment end with the process, SIGKILL included. The
 import errno
 import logging
 import os
-import socket
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from smtpguard.errors import EnforceError, GuardError, SourceError
+from smtpguard.kernel.netns import read_cookie
 from smtpguard.settings import Network
 from smtpguard.sources.bpf import maps
+from smtpguard.sources.bpf.features import OUTCOME_PROGRAM, Features, list_preferences, load_object
 from smtpguard.sources.bpf.libbpf import BpfError, BpfObject, Link, Map, Ring, describe
 from smtpguard.sources.bpf.ranges import RangeTable
 
 _log = logging.getLogger(__name__)
 
-_OBJECT = Path(__file__).with_name("connect.bpf.o")
 _PROGRAMS = ("smtpguard_v4", "smtpguard_v6")
-_SO_NETNS_COOKIE = 71
 RING_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Features:
-    """What this kernel, with these capabilities, lets the program ask.
-
-    Attributes:
-        pid: The caller's process id; refused in this program type by kernels before 6.10.
-        comm: The caller's name; needs CAP_PERFMON.
-        netns: The network namespace; without it a container's uid is taken for the host's.
-    """
-
-    pid: bool = True
-    comm: bool = True
-    netns: bool = True
-
-    def missing(self) -> list[str]:
-        """What events will lack, for people."""
-        texts = {
-            "pid": "no process ids: this kernel refuses bpf_get_current_pid_tgid here",
-            "comm": "no process names: CAP_PERFMON is lacking, or this kernel refuses bpf_get_current_comm here",
-            "netns": "network namespaces are not told apart: a container's uid counts as the host's",
-        }
-        return [text for name, text in texts.items() if not getattr(self, name)]
-
-
-_PREFERENCES = (
-    Features(),
-    Features(comm=False),
-    Features(pid=False),
-    Features(pid=False, comm=False),
-    Features(netns=False),
-    Features(comm=False, netns=False),
-    Features(pid=False, comm=False, netns=False),
-)
-
-
-def read_netns_cookie() -> int | None:
-    """SO_NETNS_COOKIE (kernel 5.14) of our own network namespace; None if the kernel does not tell."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        try:
-            return int(struct.unpack("=Q", sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))[0])
-        except OSError:
-            return None
-
-
-def probe_features() -> Features:
-    """What this kernel lets the program ask: loads it once, attaches it nowhere, and lets go.
-
-    Raises:
-        GuardError: It does not load; says why.
-    """
-    loaded, features = Guard._load(RING_BYTES, _PREFERENCES)  # noqa: SLF001 - of this module
-    loaded.close()
-    return features
 
 
 class Guard:
@@ -89,17 +33,17 @@ class Guard:
     Args:
         cgroup: Directory of the cgroup v2 hierarchy to attach to.
         ring_bytes: Size of the event ring, a power of two of pages.
-        preferences: Sets of features to try, best first.
+        preferences: Sets of features to try, best first; None for all there are.
     """
 
     def __init__(
-        self, cgroup: Path, *, ring_bytes: int = RING_BYTES, preferences: Iterable[Features] = _PREFERENCES
+        self, cgroup: Path, *, ring_bytes: int = RING_BYTES, preferences: Iterable[Features] | None = None
     ) -> None:
         self.cgroup = cgroup
         self._links: list[Link] = []
         self._closers: list[Ring | maps.ConfigPage | BpfObject] = []
         try:
-            self._object, self.features = self._load(ring_bytes, preferences)
+            self._object, self.features = load_object(ring_bytes, preferences or list_preferences())
             self._closers.append(self._object)
             self._open_maps()
             self._attach()
@@ -110,39 +54,17 @@ class Guard:
             self.close()
             raise
 
-    @staticmethod
-    def _load(ring_bytes: int, preferences: Iterable[Features]) -> tuple[BpfObject, Features]:
-        failure: BpfError | None = None
-        for features in preferences:
-            constants = bytes([features.pid, features.comm, features.netns])
-            try:
-                return (
-                    BpfObject(_OBJECT.read_bytes(), "connect", constants=constants, sizes={"events": ring_bytes}),
-                    features,
-                )
-            except BpfError as error:
-                failure = error
-                if error.errno == errno.EPERM:
-                    break
-        if failure is None:
-            raise SourceError("no set of features to try", where="bpf")
-        for line in getattr(failure, "__notes__", [])[-1:]:
-            _log.debug("bpf: last attempt: %s", line)
-        raise describe(
-            failure,
-            "this kernel does not load the BPF program",
-            fix="it needs ring buffers (5.8, or EL 8) and cgroup/connect hooks; use another source",
-        ) from failure
-
     def _open_maps(self) -> None:
         self.config = maps.ConfigPage(self._object.map("config"))
         self._closers.insert(0, self.config)
-        own = read_netns_cookie() if self.features.netns else 0
+        self.config.set_flag(maps.FLAG_PACED, on=True)
+        own = read_cookie() if self.features.netns else 0
         self.config.fields.own_netns = own or 0
         self.knows_own_netns = own is not None
         self._ports = self._object.map("ports")
         self._guarded: dict[int, int] = {}
         self._port_rules: dict[int, int] = {}
+        self._more_bits: dict[int, frozenset[int]] = {}
         self._counts = self._object.map("counts")
         self._deny = self._object.map("deny")
         self._ranges = RangeTable(self._object.map("deny_ranges"))
@@ -154,20 +76,31 @@ class Guard:
 
     def _attach(self) -> None:
         try:
-            descriptor = os.open(self.cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise SourceError(
-                f"can't be opened: {error.strerror}", where=str(self.cgroup), fix="check cgroup"
-            ) from error
-        try:
-            for program in _PROGRAMS:
-                self._links.append(self._object.attach(program, descriptor))
+            self.attach_programs(_PROGRAMS)
         except BpfError as error:
             raise describe(
                 error,
                 f"the BPF program can't be attached to {self.cgroup}",
                 fix="it must be a directory of the cgroup v2 hierarchy; bpf links need kernel 5.7",
             ) from error
+        if self.features.outcome:
+            try:
+                self.attach_programs((OUTCOME_PROGRAM,))
+            except BpfError as error:
+                _log.warning("bpf: the sockops program can't be attached: %s", error.strerror)
+                self.features = replace(self.features, outcome=False)
+
+    def attach_programs(self, names: Iterable[str]) -> None:
+        """Attach programs of the object to the cgroup, until `close`. Raises BpfError, or SourceError."""
+        try:
+            descriptor = os.open(self.cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise SourceError(
+                f"can't be opened: {error.strerror}", where=str(self.cgroup), fix="check cgroup"
+            ) from error
+        try:
+            for name in names:
+                self._links.append(self._object.attach(name, descriptor))
         finally:
             os.close(descriptor)
 
@@ -188,7 +121,7 @@ class Guard:
         """
         if rules is not None:
             self._port_rules = dict(rules)
-        wanted = {port: maps.PORT_GUARDED | self._port_rules.get(port, 0) for port in ports}
+        wanted = {port: maps.PORT_GUARDED | self._port_bits(port) for port in ports}
         try:
             for port, value in wanted.items():
                 if self._guarded.get(port) != value:
@@ -198,6 +131,14 @@ class Guard:
         except BpfError as error:
             raise refused("the guarded ports can't be written", error) from error
         self._guarded = wanted
+
+    def set_port_bits(self, bit: int, ports: Iterable[int]) -> None:
+        """Set one more bit of the guarded ones among these ports, and clear it of all others. Raises EnforceError."""
+        self._more_bits[bit] = frozenset(ports)
+        self.set_ports(self._guarded)
+
+    def _port_bits(self, port: int) -> int:
+        return self._port_rules.get(port, 0) | sum(bit for bit, ports in self._more_bits.items() if port in ports)
 
     @property
     def ports(self) -> frozenset[int]:

@@ -28,6 +28,7 @@ const volatile __u8 use_pid = 1;     /* bpf_get_current_pid_tgid: every program 
 const volatile __u8 use_comm = 1;    /* bpf_get_current_comm: wants CAP_PERFMON */
 const volatile __u8 use_netns = 1;   /* bpf_get_netns_cookie: 5.7 */
 const volatile __u8 use_outcome = 1; /* the sockops program is attached too */
+const volatile __u8 use_tell = 1;    /* getpeername hooks: 5.8 */
 
 enum flag {
 	FLAG_ENFORCE = 1,  /* without it everything is reported as allowed, and is */
@@ -35,10 +36,12 @@ enum flag {
 	FLAG_CREDITS = 4,  /* connections rules are enforced here */
 	FLAG_CAP = 8,      /* so is the cap */
 	FLAG_PACED = 16,   /* not every event wakes the reader: see must_wake() */
+	FLAG_TELL = 32,    /* refused senders are told why */
 };
 
 enum port_bit { /* of the values of `ports`; bits 0 to 15 say which connections rules count the port */
 	PORT_GUARDED = 1U << 31,
+	PORT_TELL = 1U << 30, /* a server speaks first there: a refused sender can be told why */
 };
 
 enum kind {
@@ -64,7 +67,8 @@ struct config {
 	__u64 cap_interval_ns; /* the cap: one token in this time ... */
 	__u64 cap_depth_ns;    /* ... and so much of it saved up: burst times the interval */
 	__u32 flags;
-	__u32 reserved;
+	__u16 tell_port; /* where the responder listens on loopback; 0 for nowhere */
+	__u16 reserved;
 };
 
 struct event {
@@ -116,7 +120,7 @@ struct report { /* as `struct event` up to address */
 	__u64 connect_ns; /* with the cookie it names the attempt: a socket may connect again */
 	__u64 latency_ns; /* from connect() to established or to its end */
 	__u64 bytes_sent; /* acknowledged by the peer */
-	__u64 bytes_received;
+	__u64 bytes_received; /* the peer's FIN may count as one */
 };
 
 struct session { /* what a report repeats of its attempt */
@@ -156,6 +160,7 @@ struct account {
 	__u64 cap_full_ns; /* when the bucket will be full again (GCRA's theoretical arrival time) */
 	__u64 by_credit;   /* refusals */
 	__u64 by_cap;
+	__u64 tell_full_ns; /* as cap_full_ns, for answers of the responder */
 };
 
 enum grant_flag {

@@ -1,6 +1,6 @@
 """The maps of connect.bpf.c as Python sees them: layouts, and the sets that are changed by difference.
 
-Every layout here is a struct of connect.bpf.c, in the machine's byte order; uids and addresses in LPM keys are
+Every layout here is a struct of layout.bpf.h, in the machine's byte order; uids and addresses in LPM keys are
 big-endian, because a trie compares from the first bit (bpf documentation, map_lpm_trie).
 """
 
@@ -13,9 +13,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from smtpguard.settings import Network
 from smtpguard.sources.bpf.libbpf import Map
 
-FLAG_ENFORCE, FLAG_LOOPBACK, FLAG_CREDITS, FLAG_CAP = 1, 2, 4, 8
+FLAG_ENFORCE, FLAG_LOOPBACK, FLAG_CREDITS, FLAG_CAP, FLAG_PACED, FLAG_TELL = 1, 2, 4, 8, 16, 32
 COUNT_LOST, COUNT_UNCREDITED = 0, 1
-PORT_GUARDED = 1 << 31
+PORT_GUARDED, PORT_TELL = 1 << 31, 1 << 30
 MAX_RULES = 16
 
 _UID_BITS = 32
@@ -100,10 +100,12 @@ class _ConfigLayout(ctypes.Structure):
         ("own_netns", ctypes.c_uint64),
         ("probe_cookie", ctypes.c_uint64),
         ("heartbeat_ns", ctypes.c_uint64),
+        ("drained_ns", ctypes.c_uint64),
         ("cap_interval_ns", ctypes.c_uint64),
         ("cap_depth_ns", ctypes.c_uint64),
         ("flags", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint32),
+        ("tell_port", ctypes.c_uint16),
+        ("reserved", ctypes.c_uint16),
     )
 
 

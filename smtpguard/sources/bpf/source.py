@@ -6,15 +6,18 @@ Events come through a BPF ring buffer, in order, with CLOCK_BOOTTIME stamps. Wha
 
 import logging
 import os
+import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 
 from smtpguard.decode.bpf_event import Probe, decode
 from smtpguard.errors import DecodeError, EnforceError, SourceError
-from smtpguard.model import NS, Connect
+from smtpguard.model import NS, Connect, SocketReport
 from smtpguard.settings import Settings
 from smtpguard.sources.base import SourceStats
 from smtpguard.sources.bpf import probe
+from smtpguard.sources.bpf.adopted import Adopted
 from smtpguard.sources.bpf.cgroup import read_cgroup
 from smtpguard.sources.bpf.guard import RING_BYTES, Guard
 from smtpguard.sources.bpf.libbpf import BpfError
@@ -24,6 +27,13 @@ _log = logging.getLogger(__name__)
 
 MAX_EVENTS = 4096
 """Most events that one `read` hands over, so that one user's flood leaves the loop its timers."""
+
+MAX_REPORTS = 16_384
+"""Most reports that wait to be taken."""
+
+PACE_NS = 15_000_000
+"""How long after something was read the ring is looked at again: longer than WAKE_NS of layout.bpf.h, in which the
+program wakes nobody for events that are not urgent."""
 
 _CHECK_NS = NS
 _MAX_PROBES = 16
@@ -54,6 +64,9 @@ class BpfSource:
         self._guard: Guard | None = None
         self._probes: list[Probe] = []
         self._waiting: list[Connect] = []
+        self._reports: deque[SocketReport] = deque(maxlen=MAX_REPORTS)
+        self._adopted: Adopted | None = None
+        self._look_again_ns: int | None = None
         self._next_check_ns = 0
         self._more = False
         self.drained_ns = 0
@@ -78,7 +91,33 @@ class BpfSource:
             _log.warning("bpf: %s", text)
         if not guard.knows_own_netns:
             self._learn_own_netns()
+        self._adopt()
         self._next_check_ns = now_ns() + _CHECK_NS
+
+    def _adopt(self) -> None:
+        """Take over the sessions that were open before us: attached first, so that none falls between."""
+        if not self.guard.features.outcome:
+            return
+        sessions = self.guard.map("sessions")
+
+        def is_known(cookie: int) -> bool:
+            return sessions.lookup(cookie.to_bytes(8, sys.byteorder)) is not None
+
+        try:
+            self._adopted = Adopted(self._settings.ports, now_ns())
+            for report in self._adopted.adopt(now_ns(), is_known):
+                self._keep(report)
+        except SourceError as error:
+            _log.warning("bpf: sessions that are open already stay unseen: %s", error)
+            self._drop_adopted()
+        else:
+            if self._adopted.left_out:
+                self.stats.notes["open sessions not followed"] = self._adopted.left_out
+
+    def _drop_adopted(self) -> None:
+        if self._adopted is not None:
+            self._adopted.close()
+            self._adopted = None
 
     def _learn_own_netns(self) -> None:
         # Kernels 5.7 to 5.13 tell a namespace's cookie to programs but not to us: the self-test's event carries it.
@@ -133,8 +172,12 @@ class BpfSource:
         except BpfError as error:
             raise SourceError(f"the event ring can't be read: {os.strerror(error.errno or 0)}", where="bpf") from error
         self._more = len(samples) >= MAX_EVENTS
+        if samples:
+            self._look_again_ns = now_ns() + PACE_NS
+        elif self._look_again_ns is not None and begun_ns >= self._look_again_ns:
+            self._look_again_ns = None  # nothing came quietly: the next event wakes us
         if not self._more:
-            self.drained_ns = begun_ns
+            self.drained_ns = self.guard.config.fields.drained_ns = begun_ns
         connects: list[Connect] = []
         for sample in samples:
             try:
@@ -144,12 +187,25 @@ class BpfSource:
                     _log.warning("bpf: %s", error)
                 self.stats.garbled += 1
                 continue
-            if isinstance(event, Probe):
-                self._probes = [*self._probes[1 - _MAX_PROBES :], event]
-            else:
+            if isinstance(event, Connect):
                 connects.append(event)
+            elif isinstance(event, SocketReport):
+                self._keep(event)
+            else:
+                self._probes = [*self._probes[1 - _MAX_PROBES :], event]
         self.stats.events += len(connects)
         return connects
+
+    def _keep(self, report: SocketReport) -> None:
+        if len(self._reports) == MAX_REPORTS:
+            self.stats.notes["reports dropped"] = self.stats.notes.get("reports dropped", 0) + 1
+        self._reports.append(report)
+
+    def take_reports(self) -> list[SocketReport]:
+        """What became of sockets, as far as `read` has seen it and nobody has taken it yet."""
+        reports = list(self._reports)
+        self._reports.clear()
+        return reports
 
     def _check(self) -> None:
         self._next_check_ns = now_ns() + _CHECK_NS
@@ -158,15 +214,29 @@ class BpfSource:
             attached = self.guard.is_attached()
         except BpfError as error:
             raise SourceError(f"the program can't be asked: {error.strerror}", where="bpf") from error
+        self._poll_adopted()
         if not attached:
             raise SourceError("the program was detached", where=str(self.guard.cgroup), fix="it will be attached again")
 
+    def _poll_adopted(self) -> None:
+        if self._adopted is None:
+            return
+        try:
+            for report in self._adopted.poll(now_ns()):
+                self._keep(report)
+        except SourceError as error:
+            _log.warning("bpf: sessions that were open at start are followed no longer: %s", error)
+            self._drop_adopted()
+
     def next_poll_ns(self) -> int | None:
-        """In a second at the latest, to see losses and whether the program still is attached."""
-        return 0 if self._more or self._waiting else self._next_check_ns
+        """Soon after something was read; in a second at the latest, to see losses and a program that was detached."""
+        if self._more or self._waiting:
+            return 0
+        return self._next_check_ns if self._look_again_ns is None else min(self._look_again_ns, self._next_check_ns)
 
     def close(self) -> None:
         """Detach and unload; may be called twice."""
+        self._drop_adopted()
         if self._guard is not None:
             self._guard.close()
             self._guard = None

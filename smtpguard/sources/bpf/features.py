@@ -1,0 +1,116 @@
+"""Which helpers and hooks the running kernel grants the program, found by trying: versions are never compared.
+
+Distributions backport BPF features freely, and some depend on capabilities, so the only honest question is whether the
+verifier takes a program that uses them.
+"""
+
+import errno
+import itertools
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from smtpguard.errors import SourceError
+from smtpguard.sources.bpf.libbpf import BpfError, BpfObject, describe
+
+_log = logging.getLogger(__name__)
+
+_HERE = Path(__file__).parent
+_BTF = Path("/sys/kernel/btf/vmlinux")
+_PROBE_RING_BYTES = 4096
+OUTCOME_PROGRAM = "smtpguard_outcome"
+TELL_PROGRAMS = ("smtpguard_peer4", "smtpguard_peer6")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """What this kernel, with these capabilities, lets the program do.
+
+    Attributes:
+        pid: The caller's process id; refused in this program type by kernels before 6.10.
+        comm: The caller's name; needs CAP_PERFMON.
+        netns: The network namespace; without it a container's uid is taken for the host's.
+        outcome: What became of a connection; a sockops program.
+        tell: A refused sender can be led to a responder; getpeername hooks, kernel 5.8.
+        creator: Who made the socket; needs CAP_PERFMON and the kernel's type information (BTF).
+    """
+
+    pid: bool = True
+    comm: bool = True
+    netns: bool = True
+    outcome: bool = True
+    tell: bool = True
+    creator: bool = True
+
+    def missing(self) -> list[str]:
+        """What will be lacking, for people."""
+        texts = {
+            "pid": "no process ids: this kernel refuses bpf_get_current_pid_tgid here",
+            "comm": "no process names: CAP_PERFMON is lacking, or this kernel refuses bpf_get_current_comm here",
+            "netns": "network namespaces are not told apart: a container's uid counts as the host's",
+            "outcome": "no outcomes and bytes: this kernel refuses the sockops program",
+            "tell": "block.verdict: tell refuses without a word: this kernel has no getpeername hooks for programs",
+            "creator": "a blocked user's socket in another user's hands passes: no BTF, or CAP_PERFMON is lacking",
+        }
+        return [text for name, text in texts.items() if not getattr(self, name)]
+
+
+def list_preferences() -> list[Features]:
+    """The sets of features to try, best first."""
+    plain = [
+        Features(pid=pid, comm=comm, netns=netns, outcome=outcome, tell=tell, creator=False)
+        for outcome, tell, netns, pid, comm in itertools.product((True, False), repeat=5)
+    ]
+    return [Features(), *plain] if _BTF.exists() else plain
+
+
+def probe_features() -> Features:
+    """What this kernel lets the program do: loads it once, attaches it nowhere, and lets go.
+
+    Raises:
+        GuardError: It does not load; says why.
+    """
+    loaded, features = load_object(_PROBE_RING_BYTES, list_preferences())
+    loaded.close()
+    return features
+
+
+def load_object(ring_bytes: int, preferences: Iterable[Features]) -> tuple[BpfObject, Features]:
+    """Load the program with the first set of features that this kernel takes.
+
+    Args:
+        ring_bytes: Size of the event ring.
+        preferences: Sets of features, best first.
+
+    Raises:
+        SourceError: It takes none of them.
+        PrivilegeError: A capability is lacking.
+    """
+    failure: BpfError | None = None
+    for features in preferences:
+        name = "connect_creator" if features.creator else "connect"
+        constants = bytes([features.pid, features.comm, features.netns, features.outcome, features.tell])
+        try:
+            loaded = BpfObject(
+                (_HERE / f"{name}.bpf.o").read_bytes(),
+                name,
+                constants=constants,
+                sizes={"events": ring_bytes},
+                autoload={OUTCOME_PROGRAM: features.outcome} | dict.fromkeys(TELL_PROGRAMS, features.tell),
+            )
+        except BpfError as error:
+            failure = error
+            if error.errno == errno.EPERM:
+                break
+        else:
+            return loaded, features
+    if failure is None:
+        raise SourceError("no set of features to try", where="bpf")
+    for line in getattr(failure, "__notes__", [])[-1:]:
+        _log.debug("bpf: last attempt: %s", line)
+    raise describe(
+        failure,
+        "this kernel does not load the BPF program",
+        fix="it needs ring buffers (5.8, or EL 8) and cgroup/connect hooks; use another source",
+    ) from failure

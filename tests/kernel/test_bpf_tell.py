@@ -1,0 +1,277 @@
+"""`block.verdict: tell` on the real kernel: a refused sender hears 421 and why, and nobody else hears anything."""
+
+import errno
+import os
+import select
+import smtplib
+import socket
+import threading
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from functools import partial
+
+import pytest
+
+from smtpguard.actions import tell
+from smtpguard.actions.base import Passes
+from smtpguard.actions.bpf_deny import BpfDeny
+from smtpguard.actions.tell import TellResponder
+from smtpguard.errors import EnforceError
+from smtpguard.model import NS
+from smtpguard.policy.credits import CreditRule
+from smtpguard.settings import Cap
+from smtpguard.sources.bpf.credits import Credits
+from smtpguard.sources.bpf.source import now_ns
+from smtpguard.sources.bpf.tell import Telling
+from tests.kernel.bpf_lab import (
+    ADDRESS4,
+    ADDRESS6,
+    MPTCP,
+    Lab,
+    block,
+    dial,
+    dials,
+    open_lab,
+    random_uid,
+    run_as,
+    unshare_net,
+    unshare_user,
+)
+
+pytestmark = pytest.mark.kernel
+
+REPLY = b"421 4.7.0 stopped, uid %d\r\n"
+TCP_FASTOPEN_CONNECT = 30
+
+
+@dataclass(slots=True, kw_only=True)
+class Desk:
+    """A responder that runs in a thread, as in the daemon's loop, and the program that leads to it."""
+
+    lab: Lab
+    telling: Telling
+    responder: TellResponder
+    credits: Credits
+    enforcer: BpfDeny
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def serve(self) -> None:
+        while not self.stopping.is_set():
+            ready, _, _ = select.select(self.responder.filenos(), [], [], 0.02)
+            for fileno in ready:
+                self.responder.on_ready(fileno)
+            self.responder.on_time(now_ns())
+            self.credits.maps.beat(now_ns())
+
+
+@pytest.fixture
+def desk() -> Generator[Desk]:
+    with open_lab() as lab:
+        guard = lab.source.guard
+        guard.set_enforcing(on=True)
+        telling = Telling(guard)
+        responder = TellResponder(telling.find_owner, lambda uid: f"stopped, uid {uid}", now_ns)
+        telling.start(responder.port)
+        desk = Desk(
+            lab=lab,
+            telling=telling,
+            responder=responder,
+            credits=Credits(guard, now_ns()),
+            enforcer=BpfDeny(guard),
+        )
+        desk.enforcer.apply_passes(Passes())
+        desk.credits.maps.beat(now_ns())
+        thread = threading.Thread(target=desk.serve)
+        thread.start()
+        try:
+            yield desk
+        finally:
+            desk.stopping.set()
+            thread.join(10)
+            responder.close()
+
+
+def hear(sock: socket.socket) -> bytes:
+    """All that the peer says until it hangs up."""
+    heard = b""
+    while data := sock.recv(4096):
+        heard += data
+    return heard
+
+
+@pytest.mark.parametrize("port", [25, 587, 2525])
+@pytest.mark.parametrize("address", [ADDRESS4, ADDRESS6, f"::ffff:{ADDRESS4}"])
+def test_a_refused_sender_hears_why_and_sees_the_peer_he_asked_for(desk: Desk, address: str, port: int) -> None:
+    uid = random_uid()
+    desk.enforcer.apply_deny(block(uid))
+
+    def client() -> tuple[bytes, str, int]:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
+            sock.connect((address, port))
+            peer = sock.getpeername()
+            return hear(sock), peer[0], peer[1]
+
+    assert run_as(uid, desk.lab.cgroup, client) == (REPLY % uid, address, port)
+    assert [(event.result, event.refused_by) for event in desk.lab.events()] == [("refused", "block")]
+    assert desk.lab.source.take_reports() == []
+
+
+@pytest.mark.parametrize("way", ["nonblocking", "mptcp", "fast-open", "bound", "user-namespace"])
+def test_however_he_connects(desk: Desk, way: str) -> None:
+    uid = random_uid()
+    desk.enforcer.apply_deny(block(uid))
+
+    def client() -> bytes:
+        if way == "user-namespace":
+            unshare_user()
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM, MPTCP if way == "mptcp" else 0) as sock:
+            if way == "bound":
+                sock.bind((ADDRESS4, 0))
+            if way == "nonblocking":
+                sock.settimeout(5)
+            if way == "fast-open":
+                sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
+            sock.connect((ADDRESS4, 25))
+            if way == "fast-open":
+                sock.sendall(b"EHLO x\r\n")
+            return hear(sock)
+
+    assert run_as(uid, desk.lab.cgroup, client) == REPLY % uid
+
+
+def test_a_mail_library_explains_itself(desk: Desk) -> None:
+    uid = random_uid()
+    desk.enforcer.apply_deny(block(uid))
+
+    def client() -> str:
+        with pytest.raises(smtplib.SMTPConnectError) as caught:
+            smtplib.SMTP(ADDRESS4, 25, local_hostname="x", timeout=10)
+        return f"{caught.value.smtp_code} {caught.value.smtp_error!r}"
+
+    assert run_as(uid, desk.lab.cgroup, client) == f"421 b'4.7.0 stopped, uid {uid}'"
+
+
+def test_465_containers_and_the_cap_are_refused_without_a_word(desk: Desk) -> None:
+    uid = random_uid()
+    desk.enforcer.apply_deny(block(uid, ranges=((200_000, 10),)))
+    assert dials(uid, desk.lab.cgroup, ADDRESS4, port=465) == [errno.EPERM]
+
+    def contained() -> int:
+        unshare_net()
+        os.setresuid(200_005, 200_005, 200_005)
+        return dial()
+
+    assert run_as(0, desk.lab.cgroup, contained) == errno.EPERM
+    desk.credits.maps.set_cap(Cap(rate=1, per_ns=3600 * NS, burst=1))
+    assert dials(uid + 1, desk.lab.cgroup, ADDRESS4, ADDRESS4) == [errno.ECONNREFUSED, errno.EPERM]
+
+
+def test_a_refusal_by_credit_is_told_and_subordinate_uids_hear_of_their_owner(desk: Desk) -> None:
+    uid = random_uid()
+    desk.lab.source.guard.replace_owners([(200_000, 10, uid)])
+    desk.credits.start([CreditRule(ports=frozenset({25}), limit=0, window_ns=NS)], now_ns())
+
+    def client() -> bytes:
+        with socket.create_connection((ADDRESS4, 25)) as sock:
+            return hear(sock)
+
+    assert run_as(200_003, desk.lab.cgroup, client) == REPLY % uid
+
+
+def test_a_stopped_or_absent_responder_and_a_silent_daemon_mean_refused(desk: Desk) -> None:
+    uid = random_uid()
+    desk.enforcer.apply_deny(block(uid))
+    desk.telling.stop()
+    assert dials(uid, desk.lab.cgroup, ADDRESS4) == [errno.EPERM]
+    desk.telling.start(desk.responder.port)
+    desk.stopping.set()
+    time.sleep(0.1)
+    desk.responder.close()
+    assert dials(uid, desk.lab.cgroup, ADDRESS4) == [errno.ECONNREFUSED]
+    desk.credits.maps.beat(now_ns() - 3 * NS)
+    assert dials(uid, desk.lab.cgroup, ADDRESS4) == [errno.EPERM]
+
+
+def test_who_was_not_led_there_is_turned_away(desk: Desk) -> None:
+    def client(address: str) -> str:
+        with socket.create_connection((address, desk.responder.port)) as sock:
+            try:
+                return repr(sock.recv(100))
+            except ConnectionResetError:
+                return "reset"
+
+    for address in ("127.0.0.1", "::1"):
+        assert run_as(random_uid(), desk.lab.cgroup, partial(client, address)) == "reset"
+    assert (desk.responder.told, desk.responder.turned_away) == (0, 2)
+
+
+def test_others_see_their_real_peers(desk: Desk) -> None:
+    desk.enforcer.apply_deny(block(61_400))
+
+    def client() -> tuple[str, int]:
+        with socket.create_connection((ADDRESS4, 2525)) as sock:
+            peer = sock.getpeername()
+            return peer[0], peer[1]
+
+    with socket.create_server((ADDRESS4, 2525)):
+        assert run_as(random_uid(), desk.lab.cgroup, client) == (ADDRESS4, 2525)
+
+
+def test_a_flood_is_told_twenty_times_and_then_refused(desk: Desk) -> None:
+    uid = random_uid()
+    desk.enforcer.apply_deny(block(uid))
+    results = dials(uid, desk.lab.cgroup, *[ADDRESS4] * 60)
+    assert set(results) == {0, errno.EPERM}
+    assert 20 <= results.count(0) < 30  # five a second come back
+    assert results[-1] == errno.EPERM
+
+
+def test_one_user_takes_few_seats_and_nobody_stays(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tell, "MAX_OPEN_PER_USER", 3)
+    monkeypatch.setattr(tell, "STAY_NS", 2 * NS)
+    monkeypatch.setattr(tell, "MAX_HEARD_BYTES", 1000)
+    uid = random_uid()
+    desk.enforcer.apply_deny(block(uid))
+
+    def client() -> list[str]:
+        socks = [socket.create_connection((ADDRESS4, 25)) for _ in range(5)]
+        heard = []
+        for sock in socks:
+            try:
+                heard.append(repr(sock.recv(10)))
+            except ConnectionResetError:
+                heard.append("reset")
+        try:
+            for _ in range(100):
+                socks[0].sendall(b"x" * 1000)
+                time.sleep(0.005)
+            heard.append("goes on")
+        except OSError:
+            heard.append("talked too much")
+        time.sleep(2.2)
+        try:
+            socks[1].sendall(b"x")
+            time.sleep(0.1)
+            socks[1].sendall(b"x")
+            heard.append("stays")
+        except OSError:
+            heard.append("shown out")
+        return heard
+
+    told = repr(b"421 4.7.0 ")
+    assert run_as(uid, desk.lab.cgroup, client) == [told] * 3 + ["reset"] * 2 + ["talked too much", "shown out"]
+
+
+def test_a_port_that_anybody_could_take_is_not_used(desk: Desk) -> None:
+    with pytest.raises(EnforceError, match="anybody"):
+        desk.telling.start(2025)
+
+
+def test_the_next_free_port_is_taken(desk: Desk) -> None:
+    second = TellResponder(lambda _: None, str, now_ns, ports=(desk.responder.port, 1002))
+    assert second.port == 1002
+    second.close()
+    second.close()
+    with pytest.raises(EnforceError, match="no free port"):
+        TellResponder(lambda _: None, str, now_ns, ports=(desk.responder.port,))
