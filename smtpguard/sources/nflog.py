@@ -244,7 +244,8 @@ class NflogSource:
             harm = next((event for event in events if event.kind in ("lost", "damaged", "unknown")), None)
             if harm is None and not due:
                 return
-            who = f" by {render_escaped(harm.comm)} (pid {harm.pid})" if harm is not None and harm.pid is not None else ""
+            known = harm is not None and harm.pid is not None
+            who = f" by {render_escaped(harm.comm)} (pid {harm.pid})" if harm is not None and known else ""
         elif due:
             who = ""
         else:
