@@ -70,7 +70,7 @@ class Waiting:
         """Put an attempt at the end of the line, and ask about it."""
         look = name = None
         connect = entry.connect
-        if self._looker is not None and connect.pid is not None:
+        if self._looker is not None and (connect.pid is not None or connect.inode is not None):
             look = self._looker.ask(connect, self._now(), owner=entry.account.uid)
         if self._rdns is not None and connect.rdns is None:
             answer = self._rdns.ask(connect.address, entry.account.uid, self._now())
@@ -143,6 +143,7 @@ def describe(connect: Connect, attribution: Attribution) -> Connect:
     """A Connect with what was found out about its process; what the sensor itself told stays."""
     return replace(
         connect,
+        pid=connect.pid if connect.pid is not None else attribution.pid,
         attr=attribution.attr,
         proc=attribution.proc if attribution.proc is not None else connect.proc,
         exe=attribution.exe if attribution.exe is not None else connect.exe,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from smtpguard.errors import EnforceError, PrivilegeError
+from smtpguard.kernel.nft_wire import ElementWriter, NewElement
 
 COMMAND_TIMEOUT_S = 20.0
 _CAP_NET_ADMIN = 12
@@ -54,6 +55,10 @@ class Nft(Protocol):
         """
         ...
 
+    def create(self, table: str, name: str, elements: Sequence[NewElement]) -> bool:
+        """The fast way to put new elements into a uid set; False if that did not work, and `run` is to be asked."""
+        ...
+
 
 class LibraryNft:
     """libnftables in this process, one context per thread. Network namespace: the thread's at its first call."""
@@ -86,6 +91,16 @@ class LibraryNft:
         if code != 0:
             raise _refused(answer)
         return str(output)
+
+    def create(self, table: str, name: str, elements: Sequence[NewElement]) -> bool:
+        """By nfnetlink without libnftables: 25 us where that takes 200."""
+        writer = getattr(self._threads, "writer", None)
+        if writer is None:
+            try:
+                writer = self._threads.writer = ElementWriter()
+            except OSError:
+                return False
+        return bool(writer.create(table, name, elements))
 
     def _context(self) -> Any:  # noqa: ANN401 - the binding has no types
         context = getattr(self._threads, "context", None)
@@ -133,6 +148,11 @@ class CommandNft:
         if child.returncode != 0:
             raise _refused(answer or output)
         return output
+
+    def create(self, table: str, name: str, elements: Sequence[NewElement]) -> bool:
+        """No faster way: the program may work in another network namespace than we."""
+        del table, name, elements
+        return False
 
 
 def open_nft() -> tuple[Nft, str | None]:

@@ -27,6 +27,7 @@ from smtpguard.model import NS, Connect
 from smtpguard.resources import read_resource
 from smtpguard.settings import Settings
 from smtpguard.sources.base import SourceStats
+from smtpguard.text import render_escaped
 
 _log = logging.getLogger(__name__)
 
@@ -243,7 +244,8 @@ class NflogSource:
             harm = next((event for event in events if event.kind in ("lost", "damaged", "unknown")), None)
             if harm is None and not due:
                 return
-            who = f" by {harm.comm!r}, pid {harm.pid}" if harm is not None and harm.pid is not None else ""
+            known = harm is not None and harm.pid is not None
+            who = f" by {render_escaped(harm.comm)} (pid {harm.pid})" if harm is not None and known else ""
         elif due:
             who = ""
         else:

@@ -357,7 +357,7 @@ def test_thousands_are_restored_in_one_transaction(lab: Lab, guard: NftEnforcer)
     assert time.monotonic() - began < 10
     held = guard.read_denies()
     assert [(d.subject, d.ranges) for d in held] == [(d.subject, d.ranges) for d in denies]
-    assert all(abs(d.until_ns - asked.until_ns) < NS for d, asked in zip(held, denies, strict=True))
+    assert all(abs(d.until_ns - asked.until_ns) < 5 * NS for d, asked in zip(held, denies, strict=True))
     assert not passes(lab, 1_000_050)
     guard.apply_many(denies)
     guard.apply_release(Subject(uid=200_000), "block")

@@ -11,10 +11,11 @@ import selectors
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from smtpguard.kernel.nft import LibraryNft
+from smtpguard.kernel.nft_wire import NewElement
 
 CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -82,6 +83,10 @@ class NetnsNft:
     def run(self, text: str) -> str:
         with inside(self._netns):
             return self._nft.run(text)
+
+    def create(self, table: str, name: str, elements: Sequence[NewElement]) -> bool:
+        with inside(self._netns):
+            return self._nft.create(table, name, elements)
 
 
 class Sink:

@@ -142,6 +142,16 @@ def test_without_uid_or_pid_nobody_is_asked(looker: Looker, uid: int | None, pid
     assert looker.ask(connect(uid, pid), 0) is None
 
 
+def test_without_a_pid_the_sockets_holder_is_asked_for(looker: Looker, crew: FakeCrew) -> None:
+    looker.ask(replace(connect(pid=None), inode=9), 0)
+    assert crew.working(1001).questions == [Question(pid=None, inode=9, uids=(1001,), time_ns=7)]
+
+
+def test_with_a_pid_nobody_searches(looker: Looker, crew: FakeCrew) -> None:
+    looker.ask(replace(connect(), inode=9), 0)
+    assert crew.working(1001).questions == [Question(pid=50, uids=(1001,), time_ns=7)]
+
+
 def test_a_late_answer_is_what_was_known_in_time(looker: Looker, crew: FakeCrew) -> None:
     ticket = looker.ask(connect(), 0)
     crew.working(1001).say(KNOWN, final=False)

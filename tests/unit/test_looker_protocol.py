@@ -39,6 +39,7 @@ ANSWERS = st.builds(
     stack=st.lists(st.binary(max_size=20), max_size=MAX_STACK).map(tuple),
     request=BYTES,
     client=BYTES,
+    pid=st.none() | NUMBER,
     why=st.sampled_from(["", "gone", "foreign", "late", "died", "off"]),
 )
 
@@ -48,7 +49,15 @@ def test_an_answer_comes_through_as_it_was(answer: Attribution, final: bool) -> 
     assert parse_answer(render_answer(answer, final=final)) == (answer, final)
 
 
-@given(st.builds(Question, pid=NUMBER, uids=st.lists(NUMBER, max_size=3).map(tuple), time_ns=NUMBER))
+@given(
+    st.builds(
+        Question,
+        pid=NUMBER | st.none(),
+        inode=NUMBER | st.none(),
+        uids=st.lists(NUMBER, max_size=3).map(tuple),
+        time_ns=NUMBER,
+    )
+)
 def test_so_does_a_question(question: Question) -> None:
     assert parse_question(render_question(question)) == question
 

@@ -128,6 +128,9 @@ def test_a_template_with_an_unknown_placeholder_is_a_configuration_error() -> No
         def run(self, text: str) -> str:
             raise AssertionError(text)
 
+        def create(self, table: str, name: str, elements: object) -> bool:
+            raise AssertionError(table, name, elements)
+
     for bad in ("$nothing", "$", "${"):
         templates = {**read_templates(), "table.nft": bad}
         with pytest.raises(ConfigError, match="placeholder"):

@@ -118,10 +118,14 @@ def split_networks(networks: Iterable[Network]) -> tuple[list[IPv4Network], list
     return list(collapse_addresses(v4)), list(collapse_addresses(v6))
 
 
+def timeout_ms(remaining_ns: int) -> int:
+    """A timeout that ends neither early nor a millisecond late: rounded up, 1 ms at least, MAX_TIMEOUT_MS at most."""
+    return min(max(-(-remaining_ns // 1_000_000), 1), MAX_TIMEOUT_MS)
+
+
 def render_timeout(remaining_ns: int) -> str:
-    """A timeout that ends neither early nor a millisecond late, in units that nft reads at any length."""
-    total_ms = min(max(-(-remaining_ns // 1_000_000), 1), MAX_TIMEOUT_MS)
-    seconds, ms = divmod(total_ms, 1000)
+    """A timeout in units that nft reads at any length."""
+    seconds, ms = divmod(timeout_ms(remaining_ns), 1000)
     return (f"{seconds}s" if seconds else "") + (f"{ms}ms" if ms else "")
 
 

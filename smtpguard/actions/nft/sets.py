@@ -10,6 +10,7 @@ from typing import Literal
 
 from smtpguard.actions.base import Deny
 from smtpguard.actions.nft.elements import (
+    PERMANENT_NS,
     Element,
     Interval,
     build_denies,
@@ -20,9 +21,10 @@ from smtpguard.actions.nft.elements import (
     merge_intervals,
 )
 from smtpguard.actions.nft.parse import parse_set
-from smtpguard.actions.nft.render import render_add, render_delete, render_refresh
+from smtpguard.actions.nft.render import render_add, render_delete, render_refresh, timeout_ms
 from smtpguard.errors import EnforceError, GuardError
 from smtpguard.kernel.nft import Nft, NftError
+from smtpguard.kernel.nft_wire import NewElement
 from smtpguard.model import Subject
 
 Kind = Literal["block", "throttle"]
@@ -69,13 +71,14 @@ class UidSet:
 
     def read(self) -> list[Element]:
         """The elements in the kernel; [] without a set."""
+        now_ns = self._now_ns()  # before: what is read may seem to end a little early, so nothing grows by being read
         try:
             text = self._nft.run(f"list set inet {self._table} {self._name}")
         except NftError as error:
             if error.missing:
                 return []
             raise self._failed(error) from error
-        return parse_set(text, self._now_ns())
+        return parse_set(text, now_ns)
 
     def read_denies(self) -> list[Deny]:
         """The elements in the kernel as denies; those not asked for by us are remembered as if they were."""
@@ -174,10 +177,13 @@ class UidSet:
     def _write(self, claims: Sequence[Element], *, fresh: bool) -> None:
         """Put elements of one account into the set, the cheapest way first: most accounts were not in it.
 
-        `create` costs a third of the refreshing triple in a small set and a twentieth in one of 1,000.
+        Medians in a set of few, and of 10,000: nfnetlink 25 us and 4 ms, `create` 0.2 and 50, the refreshing triple
+        0.3 and 90.
         """
         try:
             if fresh:
+                if self._nft.create(self._table, self._name, self._make_new(claims)):
+                    return
                 try:
                     self._change(lambda: render_add("create", self._table, self._name, claims, self._now_ns()))
                 except NftError as error:
@@ -191,6 +197,13 @@ class UidSet:
                 raise self._failed(error) from error
             # Overlap: with an element of somebody else. Full: refreshing needs room for one more, repainting does not.
             self._repaint([(claim.first, claim.last) for claim in claims])
+
+    def _make_new(self, claims: Sequence[Element]) -> list[NewElement]:
+        now_ns = self._now_ns()
+        return [
+            (c.first, c.last, None if c.until_ns >= PERMANENT_NS else timeout_ms(c.until_ns - now_ns), c.comment)
+            for c in claims
+        ]
 
     def _repaint(self, intervals: Iterable[Interval]) -> None:
         """Make the set hold, within the intervals, exactly what is asked for; outside them everything stays."""

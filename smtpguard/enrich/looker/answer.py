@@ -1,9 +1,11 @@
 """What workers do with a question: look at the process, or gather evidence about it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from smtpguard.enrich.looker.evidence import render_packet
 from smtpguard.enrich.looker.gather import gather
+from smtpguard.enrich.looker.holder import HolderFinder
 from smtpguard.enrich.looker.look import look
 from smtpguard.enrich.looker.php_fpm import FpmReader
 from smtpguard.enrich.looker.protocol import parse_question, render_answer
@@ -14,6 +16,7 @@ class Answerer:
 
     def __init__(self) -> None:
         self._fpm = FpmReader()
+        self._holders = HolderFinder()
 
     def __call__(self, packet: bytes, tell: Callable[[bytes], None]) -> bytes:
         """A question's packet to its last answer's.
@@ -23,6 +26,8 @@ class Answerer:
             tell: Takes the packet of an answer that is not the last one.
         """
         question = parse_question(packet)
+        if question.pid is None and question.inode is not None:
+            question = replace(question, pid=self._holders.find(question.inode, question.uids))
         if question.evidence:
             evidence = gather(question, lambda known: tell(render_packet(known, final=False)), self._fpm)
             return render_packet(evidence, final=True)

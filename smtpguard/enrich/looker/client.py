@@ -121,7 +121,7 @@ class Looker:
         """Ask who is behind an event; at once when the event comes, for he may be gone soon.
 
         Args:
-            connect: The event; its pid, uids and time are what matters.
+            connect: The event; its pid (or else its inode), uids and time are what matters.
             now_ns: Any clock that does not go back, the same in all calls.
             owner: Uid that is charged for it; the event's own uid if not given. For a subordinate uid it must be
                 given, or one tenant has as many budgets as uids.
@@ -194,10 +194,11 @@ class Looker:
         *,
         evidence: bool,
     ) -> int | None:
-        if self._crew.off or connect.pid is None or connect.uid is None:
+        if self._crew.off or connect.uid is None or (connect.pid is None and connect.inode is None):
             return None
         question = Question(
             pid=connect.pid,
+            inode=connect.inode if connect.pid is None else None,
             uids=(connect.uid,) if connect.euid is None else (connect.uid, connect.euid),
             time_ns=connect.time_ns,
             php=self._php,

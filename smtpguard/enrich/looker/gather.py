@@ -33,7 +33,7 @@ def gather(question: Question, tell: Callable[[Evidence], None], fpm: FpmReader)
     """
     found = look(question, lambda known: tell(Evidence(found=known)), fpm)
     evidence = Evidence(found=found)
-    if found.start_ns is None:
+    if found.start_ns is None or question.pid is None:
         return evidence
     try:
         process = Process(question.pid)

@@ -32,6 +32,8 @@ def look(question: Question, tell: Callable[[Attribution], None], fpm: FpmReader
         tell: Is given the identity before the first read that may hang.
         fpm: Reads workers of PHP-FPM.
     """
+    if question.pid is None:
+        return Attribution(why="gone")
     try:
         process = Process(question.pid)
     except OSError:
@@ -49,6 +51,7 @@ def look(question: Question, tell: Callable[[Attribution], None], fpm: FpmReader
             start_ns=stat.start_ns,
             session=stat.session,
             chain=read_chain(stat),
+            pid=question.pid if question.inode is not None else None,
         )
         if not question.deep:
             return replace(known, why="off")

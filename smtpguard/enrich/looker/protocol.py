@@ -59,6 +59,7 @@ class Attribution:
         stack: Frames of the script, innermost first, `FUNCTION PATH:LINE`; untrusted.
         request: What the script was asked for, without the query string; untrusted.
         client: Address of the visitor whose request it was; untrusted.
+        pid: The process that was found to hold the socket, where the event named a socket and no process.
         why: Why nothing or not all was found: "gone" (process over, or the PHP request), "foreign" (the pid is somebody
             else's now), "late" (no answer in time), "died" (the worker did), "off" (this user's processes made
             helpers hang).
@@ -76,6 +77,7 @@ class Attribution:
     stack: tuple[bytes, ...] = ()
     request: bytes | None = None
     client: bytes | None = None
+    pid: int | None = None
     why: Why = ""
 
 
@@ -84,7 +86,8 @@ class Question:
     """What a worker is asked.
 
     Attributes:
-        pid: Process that connected.
+        pid: Process that connected; None if only its socket is known.
+        inode: The socket, if its holder is to be looked for.
         uids: Uids the event named; the process must have one of them.
         time_ns: When it connected, CLOCK_BOOTTIME.
         deep: Whether the process's memory and file systems may be touched.
@@ -92,9 +95,10 @@ class Question:
         evidence: Whether an Evidence is wanted, which takes longer.
     """
 
-    pid: int
+    pid: int | None
     uids: tuple[int, ...]
     time_ns: int
+    inode: int | None = None
     deep: bool = True
     php: bool = True
     evidence: bool = False
@@ -102,16 +106,25 @@ class Question:
 
 def render_question(question: Question) -> bytes:
     """A question as one packet."""
-    fields = [question.pid, question.uids, question.time_ns, question.deep, question.php, question.evidence]
-    return json.dumps(fields).encode("ascii")
+    q = question
+    return json.dumps([q.pid, q.inode, q.uids, q.time_ns, q.deep, q.php, q.evidence]).encode("ascii")
 
 
 def parse_question(packet: bytes) -> Question:
     """One packet as a question; raises DecodeError, which only a bug of the daemon's can cause."""
     match load(packet):
-        case [int(pid), [*uids], int(time_ns), bool(deep), bool(php), bool(evidence)]:
+        case [
+            None | int() as pid,
+            None | int() as inode,
+            [*uids],
+            int(time_ns),
+            bool(deep),
+            bool(php),
+            bool(evidence),
+        ]:
             return Question(
                 pid=pid,
+                inode=inode,
                 uids=tuple(number(uid) for uid in uids),
                 time_ns=time_ns,
                 deep=deep,
@@ -153,6 +166,7 @@ def attribution_fields(answer: Attribution) -> list[object]:
         [text(frame) for frame in answer.stack],
         text(answer.request),
         text(answer.client),
+        answer.pid,
         answer.why,
     ]
 
@@ -173,6 +187,7 @@ def parse_attribution(fields: object) -> Attribution:
             [*stack],
             request,
             client,
+            pid,
             str(why),
         ] if (attr is None or attr in _ATTRS) and why in _WHYS and len(chain) <= MAX_CHAIN and len(stack) <= MAX_STACK:
             return Attribution(
@@ -188,6 +203,7 @@ def parse_attribution(fields: object) -> Attribution:
                 stack=tuple(raw(frame) or b"" for frame in stack),
                 request=raw(request),
                 client=raw(client),
+                pid=None if pid is None else number(pid),
                 why=why,  # type: ignore[arg-type]  # it is one of _WHYS
             )
     raise DecodeError("not an attribution")
