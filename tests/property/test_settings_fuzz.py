@@ -86,7 +86,7 @@ def near_misses(draw: st.DrawFn) -> Any:  # noqa: ANN401
                 target = target[part]
             how = draw(st.integers(0, 5))
             if how > 2:
-                target[path[-1]] = draw(st.sampled_from(ALIKE[type(target[path[-1]])]))
+                target[path[-1]] = copy.deepcopy(draw(st.sampled_from(ALIKE[type(target[path[-1]])])))
             elif how == 0:
                 target[path[-1]] = draw(VALUES)
             elif how == 1:
