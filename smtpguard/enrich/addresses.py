@@ -47,6 +47,8 @@ class OwnAddresses:
         self.close()
         try:
             self._socket = _open_netlink(_RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR)
+            # Python waits out a socket's time limit before recv(2) whatever its flags say: MSG_DONTWAIT is not enough.
+            self._socket.settimeout(0)
             self._read_all()
         except (OSError, DecodeError) as error:
             self.close()
@@ -66,7 +68,7 @@ class OwnAddresses:
             return False
         # What exactly has changed does not matter, nor does an overrun (ENOBUFS): all are read anew.
         with contextlib.suppress(OSError):
-            while self._socket.recv(_BUFFER_BYTES, socket.MSG_DONTWAIT):
+            while self._socket.recv(_BUFFER_BYTES):
                 pass
         before = self.networks
         try:

@@ -62,8 +62,11 @@ def test_document_names_the_command_and_each_option(words: tuple[str, ...], comm
     assert not missing, f"docs/commands.md does not explain {sorted(missing)} of smtpguard {name}"
 
 
-def test_document_tells_of_no_command_that_is_not_there() -> None:
-    assert set(sections()) <= set(IDS)
+def test_document_tells_of_no_command_that_is_not_there_and_of_none_twice() -> None:
+    headings = re.findall(r"(?m)^## smtpguard (.+)$", DOCUMENT.read_text("utf-8"))
+    names = [name for heading in headings for name in heading.split(", ")]
+    assert set(names) <= set(IDS)
+    assert len(names) == len(set(names))
 
 
 def test_document_tells_of_no_option_that_is_not_there() -> None:

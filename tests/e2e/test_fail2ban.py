@@ -192,11 +192,15 @@ def test_second_ban_lasts_longer(server: Fail2ban, calls: Calls) -> None:
         assert {ban[2] for ban in told("block")} == {"fail2ban:smtpguard"}
 
 
-def test_manual_ban_has_no_uid(server: Fail2ban, calls: Calls) -> None:
+def test_manual_ban_has_no_uid_and_is_one_argument_whatever_it_is(server: Fail2ban, calls: Calls) -> None:
+    odd = "a b * $HOME $(id) ;x"
     with server:
         server.client("set", "smtpguard", "banip", "web09")
-        wait_for(lambda: len(calls()) == 2, START_S)
-        assert calls()[1][5:] == ("--for", "1800", "--uid", "", "--", "web09")
+        server.client("set", "smtpguard", "banip", odd)
+        wait_for(lambda: len(calls()) == 3, START_S)
+        assert {call[5:] for call in calls()[1:]} == {
+            ("--for", "1800", "--uid", "", "--", name) for name in ("web09", odd)
+        }
 
 
 def test_two_jails_are_two_sources(server: Fail2ban, calls: Calls) -> None:

@@ -6,6 +6,7 @@ jails and action copied where an administrator would put them.
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ class Fail2ban:
         log: The event log that its jails watch.
         path_first: A folder put first on the PATH of its actions.
         settings: More environment for its actions.
+        enter: Makes of an argv one that runs elsewhere, in a laboratory.
     """
 
     home: Path
@@ -43,6 +45,7 @@ class Fail2ban:
     log: Path
     path_first: Path | None = None
     settings: dict[str, str] = field(default_factory=dict)
+    enter: Callable[[list[str]], list[str]] = lambda argv: argv
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -78,17 +81,19 @@ class Fail2ban:
             file.write_text(file.read_text().replace("/var/log/smtpguard/events.log", str(self.log)))
 
     def configure(self, jails: dict[str, dict[str, str]]) -> None:
-        """Override jail settings, as an administrator does: in a file that is read later; adds to earlier calls."""
-        with (self.conf / "jail.d" / "zz-local.conf").open("a") as file:
-            for jail, values in jails.items():
-                file.write(f"[{jail}]\n" + "".join(f"{key} = {value}\n" for key, value in values.items()))
+        """Override jail settings, as an administrator does: in a file that is read later."""
+        text = "".join(
+            f"[{jail}]\n" + "".join(f"{key} = {value}\n" for key, value in values.items())
+            for jail, values in jails.items()
+        )
+        number = len(list((self.conf / "jail.d").iterdir()))
+        (self.conf / "jail.d" / f"zz-local-{number}.conf").write_text(text)
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
         argv = [self.python, str(self.unpacked.path("usr/bin/fail2ban-server")), *self._where(), "-f", "start"]
-        out = (self.home / "stdout").open("ab")
-        with out:
-            self._process = subprocess.Popen(argv, env=self.environment(), stdout=out, stderr=out)
+        with (self.home / "stdout").open("ab") as out:
+            self._process = subprocess.Popen(self.enter(argv), env=self.environment(), stdout=out, stderr=out)
         wait_for(self._answers, START_S)
 
     def _answers(self) -> bool:
@@ -114,7 +119,9 @@ class Fail2ban:
     def run(self, program: str, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run one of fail2ban's programs."""
         argv = [self.python, str(self.unpacked.path(f"usr/bin/{program}")), *args]
-        done = subprocess.run(argv, env=self.environment(), capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            self.enter(argv), env=self.environment(), capture_output=True, text=True, timeout=60, check=False
+        )
         if check and done.returncode:
             pytest.fail(f"{program} {' '.join(args)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
         return done
@@ -159,6 +166,15 @@ class Fail2ban:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def write_client(self, folder: Path) -> None:
+        """Put a `fail2ban-client` for this instance on a path, as an administrator has it for his."""
+        argv = [self.python, str(self.unpacked.path("usr/bin/fail2ban-client")), *self._where()]
+        env = f"PYTHONPATH={shlex.quote(self.environment()['PYTHONPATH'])}"
+        folder.mkdir(parents=True, exist_ok=True)
+        program = folder / "fail2ban-client"
+        program.write_text(f'#!/bin/sh\n{env} exec {shlex.join(argv)} "$@"\n')
+        program.chmod(0o755)
 
 
 def fail2ban_below(home: Path) -> Fail2ban:

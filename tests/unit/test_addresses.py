@@ -3,13 +3,14 @@
 import contextlib
 import socket
 import struct
+import time
 from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpguard.enrich.addresses import parse_address
+from smtpguard.enrich.addresses import OwnAddresses, parse_address
 from smtpguard.errors import DecodeError
 
 
@@ -61,3 +62,15 @@ def test_cut_off(payload: bytes) -> None:
 def test_any_bytes(data: bytes) -> None:
     with contextlib.suppress(DecodeError):
         parse_address(data)
+
+
+def test_reading_never_waits() -> None:
+    """It is done in the daemon's loop, where two seconds are two seconds of unjudged connects."""
+    own = OwnAddresses()
+    own.open()
+    try:
+        began = time.monotonic()
+        own.read()
+        assert time.monotonic() - began < 1
+    finally:
+        own.close()

@@ -105,3 +105,16 @@ def test_filters_have_no_option_called_mode() -> None:
     """The stock jail.conf passes `[mode=...]` to every filter."""
     for file in FILTERS.glob("*.conf"):
         assert "<mode>" not in file.read_text()
+
+
+@pytest.mark.parametrize("jail", ["smtpguard", "smtpguard-connect"])
+def test_jails_take_names_for_names(jail: str) -> None:
+    """Settings that a jail of users needs whatever [DEFAULT] says; Debian and others change it."""
+    parser = configparser.ConfigParser()
+    parser.read(FILTERS.parent / "jails" / "smtpguard.conf")
+    values = parser[jail]
+    assert (values["usedns"], values["ignoreself"], values["ignoreip"]) == ("raw", "false", "")
+    assert (values["backend"], values["logencoding"], values["findtime"]) == ("auto", "utf-8", "10m")
+    assert values.get("ignorecommand", raw=True) == '%(command)s exempt -- "<ip>"'
+    assert values.getboolean("enabled") == (jail == "smtpguard")
+    assert not parser.defaults()
