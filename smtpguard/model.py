@@ -17,6 +17,7 @@ RefusedBy = Literal["block", "throttle", "credit", "cap"]
 Attr = Literal["live", "slot", "guess"]
 Standing = Literal["root", "mta", "exempt", "shared", "tenant"]
 Outcome = Literal["established", "refused", "timeout", "gave-up"]
+SocketNews = Outcome | Literal["open", "closed"]
 
 NS = 1_000_000_000
 """Nanoseconds in a second."""
@@ -96,6 +97,38 @@ class Message:
     exe: bytes | None = None
     cwd: bytes | None = None
     script: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketReport:
+    """What became of a connection that was let through. Belongs to the Connect of the same cookie and time.
+
+    Attributes:
+        time_ns: Event time.
+        kind: "established", or how it failed; "open" at most once a second while it lives; "closed" at its end.
+        uid: Who had opened it; None if not known.
+        netns: As in Connect.
+        cookie: Socket cookie.
+        connect_time_ns: Event time of its Connect; None for a session that was open before the sensor was.
+        port, address: As in Connect.
+        latency_ns: From connect() to this report, for "established" and failures; else None.
+        bytes_sent: Payload that the peer has acknowledged so far.
+        bytes_received: Payload received so far; the peer's FIN may count as one.
+        retransmissions: Segments sent again so far.
+    """
+
+    time_ns: int
+    kind: SocketNews
+    uid: int | None
+    netns: int | None
+    cookie: int
+    connect_time_ns: int | None
+    port: int
+    address: bytes
+    latency_ns: int | None
+    bytes_sent: int
+    bytes_received: int
+    retransmissions: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -256,5 +289,45 @@ class BreakerChange:
     mode: Mode
 
 
-Decision = Verdict | Block | Refusal | Ended | BreakerChange
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """A person's pass for one account: his rules do not hold for a time, or one limit holds in their place.
+
+    Attributes:
+        subject: Whose.
+        name: Account name it is bound to; None if the uid had none.
+        since_ns, until_ns: Event times between which it holds.
+        by: Who gave it.
+        reason: Free text for people, untrusted.
+        limit, window_ns: Connections that pass within how long, more are throttled; None for any number.
+    """
+
+    subject: Subject
+    name: str | None
+    since_ns: int
+    until_ns: int
+    by: str
+    reason: str = ""
+    limit: int | None = None
+    window_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllowanceEnded:
+    """An allowance's time is over, or somebody ended it.
+
+    Attributes:
+        time_ns: When.
+        allowance: As it was.
+        by: "time", "name" (the uid was given to another account), "allow" (a new one replaces it), or who ended it.
+        reason: Free text for people.
+    """
+
+    time_ns: int
+    allowance: Allowance
+    by: str
+    reason: str = ""
+
+
+Decision = Verdict | Block | Refusal | Ended | BreakerChange | AllowanceEnded
 """What the engine says, in the order to be acted upon."""
