@@ -291,5 +291,45 @@ class BreakerChange:
     mode: Mode
 
 
-Decision = Verdict | Block | Refusal | Ended | BreakerChange
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """A person's pass for one account: his rules do not hold for a time, or one limit holds in their place.
+
+    Attributes:
+        subject: Whose.
+        name: Account name it is bound to; None if the uid had none.
+        since_ns, until_ns: Event times between which it holds.
+        by: Who gave it.
+        reason: Free text for people, untrusted.
+        limit, window_ns: Connections that pass within how long, more are throttled; None for any number.
+    """
+
+    subject: Subject
+    name: str | None
+    since_ns: int
+    until_ns: int
+    by: str
+    reason: str = ""
+    limit: int | None = None
+    window_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllowanceEnded:
+    """An allowance's time is over, or somebody ended it.
+
+    Attributes:
+        time_ns: When.
+        allowance: As it was.
+        by: "time", "name" (the uid was given to another account), "allow" (a new one replaces it), or who ended it.
+        reason: Free text for people.
+    """
+
+    time_ns: int
+    allowance: Allowance
+    by: str
+    reason: str = ""
+
+
+Decision = Verdict | Block | Refusal | Ended | BreakerChange | AllowanceEnded
 """What the engine says, in the order to be acted upon."""

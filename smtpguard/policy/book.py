@@ -71,7 +71,7 @@ class Book:
 
     def _counter(self, rule: Rule, guarded: Ports) -> Counter:
         ports = guarded if rule.ports is None else rule.ports & guarded
-        if rule.count == "connections":
+        if rule.count in {"connections", "failures"}:
             return Counter(rule, ports, None)
         key = (rule.count == "destinations", ports)
         table = self.tables.get(key)
@@ -195,17 +195,10 @@ class Book:
         for table, _ in rooms.values():
             table.granted = table.room
 
-    def empty(self, counter: Counter, at_ns: int) -> None:
-        """Empty the window of one rule: nothing up to the time counts any more."""
-        counter.floor_ns = max(counter.floor_ns, at_ns)
-        counter.over_until_ns = NEVER
-        if counter.table is not None:
-            counter.table.floor_ns = max(counter.table.floor_ns, at_ns)
-
     def reset(self, at_ns: int) -> None:
         """Empty all windows, and forget what was told."""
         for counter in self.counters:
-            self.empty(counter, at_ns)
+            counter.empty(at_ns)
             counter.told_ns = NEVER
         self.distrust()
 
@@ -241,7 +234,16 @@ class Book:
                 if counter.table is not None:
                     counter.table.floor_ns = max(counter.table.floor_ns, counter.floor_ns)
             else:
-                self.empty(counter, newest_ns)
+                counter.empty(newest_ns)
+
+    def put_back(self, lane: Lane, time_ns: int) -> None:
+        """Take in an attempt of an earlier run: the newest so far on its port. `distrust` when all are in."""
+        lane.insert(time_ns, time_ns, self._bounds)
+        self.ready_ns = max(self.ready_ns, time_ns)
+
+    def put_back_key(self, table: Table, key: bytes, time_ns: int) -> None:
+        """Take in an address or network of an earlier run."""
+        table.insert(key, time_ns, max(time_ns, self.newest_ns()), self._bounds)
 
     def note_seen(self) -> None:
         """Remember when the subject was last on the ports of `novel` rules, for when the windows are gone."""

@@ -3,7 +3,9 @@
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import chain
+from typing import Protocol
 
+from smtpguard.model import Action
 from smtpguard.policy.windows import NEVER, Lane, Table
 from smtpguard.settings import Rule
 
@@ -49,6 +51,11 @@ class Counter:
                 held -= bisect_right(times, edge_ns)
         return held
 
+    def times(self) -> list[int]:
+        """Event times that are kept and may count, ascending."""
+        edge_ns = self.floor_ns
+        return sorted(time_ns for lane in self.lanes for time_ns in lane.times if time_ns > edge_ns)
+
     def newest(self, nth: int) -> int:
         """The time of the nth newest entry (1 is the newest). At least as many must be held."""
         if self.table is not None:
@@ -57,10 +64,32 @@ class Counter:
             return self.lanes[0].times[-nth]
         return sorted(chain.from_iterable(lane.times[-nth:] for lane in self.lanes))[-nth]
 
+    def empty(self, at_ns: int) -> None:
+        """Empty the window: nothing up to the time counts any more."""
+        self.floor_ns = max(self.floor_ns, at_ns)
+        self.over_until_ns = NEVER
+        if self.table is not None:
+            self.table.floor_ns = max(self.table.floor_ns, at_ns)
+
     def release_ns(self, at_ns: int) -> int:
         """When one more attempt would pass again: the limit-th newest entry leaves the window then."""
         rule = self.rule
         return (self.newest(rule.limit) if rule.limit else at_ns) + rule.window_ns
+
+
+class Exceeded(Protocol):
+    """A rule as a subject stands to it, whatever it counts."""
+
+    rule: Rule
+    told_ns: int
+
+    def release_ns(self, at_ns: int) -> int:
+        """When one more would pass again."""
+        ...
+
+    def empty(self, at_ns: int) -> None:
+        """Empty the window: nothing up to the time counts any more."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +102,11 @@ class Excess:
         rises: Whether the count was not over the limit without it.
     """
 
-    counter: Counter
+    counter: Exceeded
     count: int
     rises: bool
+
+    @property
+    def action(self) -> Action:
+        """What the rule asks for."""
+        return self.counter.rule.action

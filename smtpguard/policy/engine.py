@@ -5,20 +5,20 @@ to be called. One caller, one thread.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from smtpguard.errors import PolicyError
-from smtpguard.model import NS, Block, Connect, Decision, Ended, Mode, Refusal, RefusedBy, Subject
-from smtpguard.policy.blocks import BlockTable
+from smtpguard.model import NS, Connect, Decision, Mode, Refusal, RefusedBy, SocketReport
+from smtpguard.policy.commands import Commands
 from smtpguard.policy.directory import Directory
-from smtpguard.policy.roster import Limits, Roster, Watched
-from smtpguard.policy.rules import check_rules
-from smtpguard.policy.verdicts import Verdicts
+from smtpguard.policy.roster import Limits
+from smtpguard.policy.rules import OUTCOMES
+from smtpguard.policy.volumes import Sessions
+from smtpguard.policy.watched import Watched
 from smtpguard.policy.windows import NEVER, network_of, note_keys
 from smtpguard.settings import Settings
 
-NEVER_REFUSED = frozenset({"root", "mta", "exempt"})
 SWEEP_NS = 10 * NS
+FAILED = frozenset({"refused", "timeout", "gave-up"})
 MAX_NETWORKS = 65_536
 """Destinations remembered as counting, with their networks; all are asked about anew when there are more."""
 
@@ -45,8 +45,8 @@ class EngineStats:
     blocks: int
 
 
-class Engine:
-    """Judges attempts.
+class Engine(Commands):
+    """Judges attempts; and does what people and other programs ask, see Commands.
 
     Args:
         settings: The configuration.
@@ -64,18 +64,14 @@ class Engine:
         passes: Callable[[bytes], str | None],
         limits: Limits | None = None,
     ) -> None:
-        check_rules(settings)
-        self._settings = settings
+        super().__init__(settings, directory, limits or Limits())
         self._passes = passes
-        self._blocks = BlockTable()
-        self._roster = Roster(settings, directory, limits or Limits(), lambda subject: bool(self._blocks.of(subject)))
         self._fast = self._roster.fast
         self._networks: dict[bytes, bytes] = {}
-        self._verdicts = Verdicts(settings, self._blocks)
-        self._now_ns = NEVER
         self._sweep_ns = NEVER
-        self._active: dict[Watched, None] = {}
         self._no_uid = 0
+        self._sessions = Sessions()
+        self._counts_outcomes = any(rule.count in OUTCOMES for rule in settings.rules)
 
     def feed(self, connect: Connect) -> list[Decision]:
         """Judge one attempt.
@@ -111,22 +107,30 @@ class Engine:
         if book.judge(time_ns, connect.port, address):
             return self._consider(connect, watched)
         book.enter(time_ns, connect.port, address)
+        self._roster.active[watched] = 0
         return []
 
     def _meet(self, connect: Connect) -> list[Decision]:
         """Find out who and where to, the long way."""
-        uid, address = connect.uid, connect.address
+        uid = connect.uid
         if uid is None or connect.port not in self._settings.ports:
             self._no_uid += 1
             return []
-        if address not in self._networks:
-            passed = self._passes(address)
-            if passed is not None and (passed != "loopback" or self._settings.loopback != "count"):
-                return []
-            if len(self._networks) >= MAX_NETWORKS:
-                self._networks.clear()
-            self._networks[address] = network_of(address)
+        if not self._counts(connect.address):
+            return []
         return self._consider(connect, self._roster.find(uid, connect.netns))
+
+    def _counts(self, address: bytes) -> bool:
+        """Whether a destination counts; remembered if it does."""
+        if address in self._networks:
+            return True
+        passed = self._passes(address)
+        if passed is not None and (passed != "loopback" or self._settings.loopback != "count"):
+            return False
+        if len(self._networks) >= MAX_NETWORKS:
+            self._networks.clear()
+        self._networks[address] = network_of(address)
+        return True
 
     def _consider(self, connect: Connect, watched: Watched) -> list[Decision]:
         """Judge an attempt at a destination that counts, the long way."""
@@ -137,10 +141,10 @@ class Engine:
         out: list[Decision] = []
         span = self._blocks.cover(subject, connect.time_ns)
         if span is not None:
-            out.append(self._refusal(watched, connect, span.kind, span.mode))
+            out.append(self._refusal(watched, connect, span.kind, "dry-run" if self.is_off else span.mode))
         books = [book for book in watched.books if span is None or (book.mode == "enforce" and not span.hides)]
         judged = [(book, book.judge(connect.time_ns, connect.port, connect.address)) for book in books]
-        stopped = {book.mode for book, found in judged if any(e.counter.rule.action != "warn" for e in found)}
+        stopped = {book.mode for book, found in judged if any(excess.action != "warn" for excess in found)}
         if refused_by == "credit":
             if not stopped:
                 return out or [self._refusal(watched, connect, "credit", "enforce")]
@@ -151,12 +155,44 @@ class Engine:
         for book, found in judged:
             if found:
                 at_ns = max(connect.time_ns, book.newest_ns())
-                out += self._verdicts.decide(watched, book, found, connect, at_ns=at_ns, now_ns=self._now_ns)
+                out += self._verdicts.decide(watched, book.mode, found, connect, at_ns=at_ns, now_ns=self._now_ns)
         if books:
             self._settle(watched)
             if connect.uid == subject.uid:
                 self._roster.register(watched, connect.port)
-            self._active[watched] = None
+            self._roster.active[watched] = 0
+        return out
+
+    def report(self, report: SocketReport) -> list[Decision]:
+        """Count what became of a connection: failures, and bytes sent. Judged after the fact, in the report's order."""
+        if not self._counts_outcomes or report.uid is None or report.port not in self._settings.ports:
+            return []
+        amount = self._sessions.news(report)
+        failed = report.kind in FAILED
+        if (not failed and not amount) or not self._counts(report.address):
+            return []
+        watched = self._roster.find(report.uid, report.netns)
+        span = self._blocks.cover(watched.subject, report.time_ns)
+        found = []
+        for book in watched.failures if failed else ():
+            if span is None or (book.mode == "enforce" and not span.hides):
+                excesses = book.judge(report.time_ns, report.port, report.address)
+                if all(excess.action == "warn" for excess in excesses):
+                    book.enter(report.time_ns, report.port, report.address)
+                found.append((book.mode, excesses, max(report.time_ns, book.newest_ns())))
+        for volume in watched.volumes if amount else ():
+            # Open sessions live on in a throttle, and may have to be ended by a block: it alone stops the judging.
+            hidden = span is not None and span.kind == "block" and (span.hides or volume.mode == "dry-run")
+            excesses = volume.enter(report.time_ns, report.port, amount)
+            if not hidden:
+                found.append((volume.mode, excesses, report.time_ns))
+        out: list[Decision] = []
+        for mode, excesses, at_ns in found:
+            if excesses:
+                connect = _connect_of(report)
+                out += self._verdicts.decide(watched, mode, excesses, connect, at_ns=at_ns, now_ns=self._now_ns)
+        self._settle(watched)
+        self._roster.active[watched] = 0
         return out
 
     def tick(self, now_ns: int) -> list[Decision]:
@@ -167,6 +203,9 @@ class Engine:
         """
         self._now_ns = now_ns = max(now_ns, self._now_ns)
         out: list[Decision] = [*self._blocks.expire(now_ns), *self._verdicts.calm(now_ns)]
+        for allowance in self.allowances():
+            if allowance.until_ns <= now_ns:
+                out += self.end_allowance(allowance.subject, by="time", now_ns=allowance.until_ns)
         if now_ns >= self._sweep_ns:
             self._sweep_ns = now_ns + SWEEP_NS
             self._roster.sweep(now_ns)
@@ -175,116 +214,9 @@ class Engine:
 
     def next_deadline(self) -> int | None:
         """When `tick` is due; None if nothing is to come."""
-        deadlines = (self._blocks.next_deadline(), self._verdicts.next_deadline())
+        allowed = min((allowance.until_ns for allowance in self.allowances()), default=None)
+        deadlines = (self._blocks.next_deadline(), self._verdicts.next_deadline(), allowed)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
-
-    def add_block(self, block: Block, *, force: bool = False) -> list[Decision]:
-        """Take in a block that the engine did not decide: a person's, fail2ban's, or one restored from state.
-
-        Args:
-            block: The block; its mode is decided here, but a guard's block that was only told stays so.
-            force: Also for an exempt account, if a person asks.
-
-        Returns:
-            The block as it stands now, after what it ended.
-
-        Raises:
-            PolicyError: Root, or without force an exempt account, was to be blocked by a person.
-        """
-        watched = self._roster.of(block.subject)
-        account = watched.account
-        if block.source == "admin":
-            if account.standing == "root":
-                raise PolicyError("root is never blocked")
-            if account.standing in NEVER_REFUSED and not force:
-                raise PolicyError(
-                    f"{account.name or account.uid} is exempt: {account.reason or account.standing}", fix="--force"
-                )
-        told = block.source != "admin" and (watched.why != "" or account.standing in NEVER_REFUSED)
-        mode: Mode = "dry-run" if told or (block.source == "guard" and block.mode == "dry-run") else "enforce"
-        block = replace(block, mode=mode, ranges=() if block.subject.netns is not None else account.ranges)
-        out: list[Decision] = []
-        if block.name is not None and account.name is not None and block.name != account.name:
-            return [Ended(time_ns=block.since_ns, block=block, by="name", reason=f"uid is {account.name}'s now")]
-        ended = self._blocks.put(block, hides=mode == "enforce")
-        if ended is not None:
-            out += [*ended, block]
-        self._settle(watched)
-        return out
-
-    def end(
-        self, subject: Subject, *, by: str, now_ns: int, source: str | None = None, reason: str = ""
-    ) -> list[Ended]:
-        """End a subject's blocks: of one source, or all. Windows stay as they are."""
-        ended = self._blocks.end(subject, source=source, by=by, reason=reason, now_ns=now_ns)
-        self._settle(self._roster.of(subject))
-        return ended
-
-    def reset(self, subject: Subject, now_ns: int) -> None:
-        """Empty a subject's windows and forget how often it was blocked."""
-        watched = self._roster.of(subject)
-        self._roster.reset(watched, now_ns)
-        self._active[watched] = None
-
-    def unblock(self, subject: Subject, *, by: str, now_ns: int, reason: str = "") -> list[Ended]:
-        """A person's unblock: ends all sources, empties the windows, forgets the escalation."""
-        ended = self.end(subject, by=by, now_ns=now_ns, reason=reason)
-        self.reset(subject, now_ns)
-        return ended
-
-    def blocks(self) -> list[Block]:
-        """All blocks and throttles that stand, told ones too."""
-        return list(self._blocks)
-
-    def blocks_of(self, subject: Subject) -> list[Block]:
-        """The blocks and throttles of one subject."""
-        return self._blocks.of(subject)
-
-    def blocked_subjects(self) -> list[Subject]:
-        """Who has blocks or throttles."""
-        return self._blocks.subjects()
-
-    def reconfigure(self, settings: Settings, directory: Directory, now_ns: int) -> list[Decision]:
-        """Take a new configuration or new accounts; windows of rules that stay what they were go on.
-
-        Raises:
-            ConfigError: A rule counts what can't be counted; nothing has changed then.
-
-        Returns:
-            The blocks that ended by it: of whom is exempt or only told now, of uids given to another name.
-        """
-        check_rules(settings)
-        exempt_before = {s for s in self._blocks.subjects() if self._roster.of(s).account.standing in NEVER_REFUSED}
-        self._settings = settings
-        self.forget_destinations()
-        self._roster.reconfigure(settings, directory)
-        self._verdicts.reconfigure(settings)
-        ended: list[Decision] = []
-        for subject in self._blocks.subjects():
-            watched = self._roster.of(subject)
-            account = watched.account
-            self._blocks.update_ranges(subject, () if subject.netns is not None else account.ranges)
-            if account.standing in NEVER_REFUSED and subject not in exempt_before:
-                ended += self.end(subject, by="exempt", now_ns=now_ns, reason=account.reason)
-            told = {counter.rule.name for book in watched.books if book.mode != "enforce" for counter in book.counters}
-            for block in self._blocks.of(subject):
-                if account.name not in {None, block.name}:
-                    reason = f"uid is {account.name}'s now"
-                    ended += self.end(subject, source=block.source, by="name", now_ns=now_ns, reason=reason)
-                elif block.mode == "enforce" and block.source != "admin" and (watched.why or block.rule in told):
-                    reason = watched.why or "rule is dry_run"
-                    ended += self.end(subject, source=block.source, by="reload", now_ns=now_ns, reason=reason)
-            self._settle(watched)
-        return ended
-
-    def restore_seen(self, subject: Subject, port: int, last_ns: int) -> None:
-        """Tell when a subject was last seen on a port, from before this run: `novel` rules ask."""
-        seen = self._roster.of(subject).seen
-        seen[port] = max(last_ns, seen.get(port, NEVER))
-
-    def is_tripped(self, mode: Mode) -> bool:
-        """Whether the breaker makes blocks of a mode throttles now."""
-        return self._verdicts.tripped(mode)
 
     def forget_destinations(self) -> None:
         """Ask about every destination anew: the exempt ones or the host's own addresses have changed."""
@@ -303,11 +235,12 @@ class Engine:
             blocks=len(self.blocks()),
         )
 
-    def _settle(self, watched: Watched) -> None:
-        """Tell the fast path from when on the subject's attempts are neither late nor inside a block."""
-        clear_ns = self._blocks.clear_ns(watched.subject)
-        for book in watched.books:
-            book.ready_ns = max(clear_ns, book.newest_ns())
+    def reconfigure(self, settings: Settings, directory: Directory, now_ns: int) -> list[Decision]:
+        """As in Commands; destinations are asked about anew, too."""
+        ended = super().reconfigure(settings, directory, now_ns)
+        self._counts_outcomes = any(rule.count in OUTCOMES for rule in settings.rules)
+        self.forget_destinations()
+        return ended
 
     @staticmethod
     def _refusal(watched: Watched, connect: Connect, by: RefusedBy, mode: Mode) -> Refusal:
@@ -319,3 +252,17 @@ class Engine:
             by=by,
             mode=mode,
         )
+
+
+def _connect_of(report: SocketReport) -> Connect:
+    """The attempt behind a report, as far as the report tells."""
+    return Connect(
+        time_ns=report.time_ns,
+        uid=report.uid,
+        netns=report.netns,
+        port=report.port,
+        address=report.address,
+        sensor="bpf",
+        result="allowed",
+        cookie=report.cookie,
+    )

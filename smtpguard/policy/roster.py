@@ -10,25 +10,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from smtpguard.model import Account, Mode, Subject
+from smtpguard.model import Account, Allowance, Subject
 from smtpguard.policy.blocks import LATE_NS
 from smtpguard.policy.book import Book
 from smtpguard.policy.directory import Directory
-from smtpguard.policy.rules import Terms, compile_terms, override_index
-from smtpguard.policy.windows import NEVER, Bounds, Table
+from smtpguard.policy.rules import Terms, allowed_terms, compile_terms, override_index
+from smtpguard.policy.watched import CONTAINER, NEVER_REFUSED, SHARED, Watched
+from smtpguard.policy.windows import Bounds, Table
 from smtpguard.settings import Settings
 
 if TYPE_CHECKING:
     from array import array
 
-    from smtpguard.policy.escalation import Record
-
-MODES: tuple[Mode, ...] = ("enforce", "dry-run")
-CONTAINER = "container"
-SHARED = "shared user"
 SWEEP = 1024
 """Subjects looked at in one sweep: well under a millisecond of work."""
-Fast = tuple[Book, "array[int]", Table | None, tuple[Table, ...], "Watched"]
+Fast = tuple[Book, "array[int]", Table | None, tuple[Table, ...], Watched]
 """A lane's times, and its only table if that holds networks, else all of them."""
 
 
@@ -54,36 +50,6 @@ class Limits:
     keys: int = 1_000_000
 
 
-class Watched:
-    """One subject and its windows.
-
-    Attributes:
-        account: The account as it was when the rules were compiled.
-        books: Its windows, for rules in earnest and rules that are only told; empty for whom nothing counts.
-        why: Why none of its rules is carried out; "" if not so.
-        seen: When it was last seen on a port, from before its windows.
-        records: What is remembered of its blocks, per mode.
-        generation: Of the configuration its rules were compiled from.
-        groups: What it counts against: its pool; its namespace and uid in another one.
-    """
-
-    __slots__ = ("account", "books", "generation", "groups", "records", "seen", "subject", "why")
-
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
-        self.account = Account(uid=subject.uid, name=None, standing="tenant")
-        self.books: tuple[Book, ...] = ()
-        self.why = ""
-        self.seen: dict[int, int] = {}
-        self.records: dict[Mode, Record] = {}
-        self.generation = -1
-        self.groups: tuple[str, ...] = ()
-
-    def touched_ns(self) -> int:
-        """When something last happened to its windows; NEVER if nothing did."""
-        return max((book.touched_ns() for book in self.books), default=NEVER)
-
-
 class Roster:
     """All subjects.
 
@@ -97,6 +63,10 @@ class Roster:
         bounds: What all windows together hold.
         fast: The lanes that the engine may use without a further look, by port and uid.
         evicted: How many subjects were dropped with their windows because a pool was full.
+        active: Subjects whose windows may have changed, with how many exports found no change.
+        gone: Parts of dropped subjects that were exported and are not exported as gone yet.
+        allowances: By subject.
+        off: Whether nothing is carried out, by a person's word.
     """
 
     def __init__(
@@ -113,7 +83,10 @@ class Roster:
         self._per_uid = limits.per_uid
         self._terms: dict[tuple[int | None, str], Terms] = {}
         self._generation = 0
-        self._off = False
+        self.off = False
+        self.allowances: dict[Subject, Allowance] = {}
+        self.active: dict[Watched, int] = {}
+        self.gone: list[tuple[Subject, str]] = []
         self.bounds = Bounds(times_max=limits.times, keys_max=limits.keys)
         self.fast: dict[int, dict[int | None, Fast]] = {}
         self.evicted = 0
@@ -128,9 +101,23 @@ class Roster:
         """Take a new configuration or new accounts; each subject's rules are compiled anew when it is next seen."""
         self._settings = settings
         self._directory = directory
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Have each subject's rules compiled anew when it is next seen: a switch was turned."""
         self._terms.clear()
         self._generation += 1
         self.fast.clear()
+
+    def allow(self, allowance: Allowance | None, subject: Subject) -> None:
+        """Let an allowance hold for a subject, or none; its windows begin empty."""
+        watched = self.of(subject)
+        if allowance is None:
+            del self.allowances[subject]
+        else:
+            self.allowances[subject] = allowance
+        self._drop_windows(watched)
+        watched.generation = -1
 
     def find(self, uid: int, netns: int | None) -> Watched:
         """The subject of an attempt, its rules up to date. A subordinate uid counts for its owner wherever it is.
@@ -172,14 +159,14 @@ class Roster:
     def reset(self, watched: Watched, now_ns: int) -> None:
         """Empty a subject's windows and forget its blocks."""
         watched.records.clear()
-        for book in watched.books:
+        for book in watched.windows():
             book.reset(now_ns)
 
     def _compile(self, watched: Watched, *, rooted: bool) -> None:
         subject = watched.subject
         old = watched.account
         account = self._directory.account(subject.uid)
-        why = "off" if self._off else "dry_run" if self._settings.dry_run else ""
+        why = "off" if self.off else "dry_run" if self._settings.dry_run else ""
         if subject.uid != 0 and (subject.netns is not None or rooted):
             # The number says nothing about the host's account of that number (THREATS 4).
             account = Account(uid=subject.uid, name=None, standing="tenant", reason=CONTAINER)
@@ -187,22 +174,19 @@ class Roster:
         elif account.standing == "shared" and account.name not in self._settings.shared_block:
             why = SHARED
         if old.name is not None and account.name is not None and old.name != account.name:
-            self._drop_books(watched)  # the number was given to somebody else
+            self._drop_windows(watched)  # the number was given to somebody else
             watched.seen, watched.records = {}, {}
         watched.account, watched.why, watched.generation = account, why, self._generation
-        if account.standing in {"root", "mta", "exempt"}:
-            self._drop_books(watched)
+        if account.standing in NEVER_REFUSED:
+            self._drop_windows(watched)
             return
         terms = self._terms_of(account, why)
-        books = tuple(
-            Book(rules, self._settings.ports, mode, watched.seen, self.bounds)
-            for mode in MODES
-            if (rules := terms.of(mode))
-        )
-        for book in books:
-            book.adopt(sorted(watched.books, key=lambda other: other.mode != book.mode))
-        self._drop_books(watched)
-        watched.books = books
+        allowance = self.allowances.get(subject)
+        if allowance is not None and account.name in {None, allowance.name}:
+            terms = allowed_terms(allowance, why)
+        watched.why = terms.why
+        self._forget_lanes(watched)
+        watched.rebuild(terms, self._settings.ports, self.bounds)
 
     def _terms_of(self, account: Account, why: str) -> Terms:
         override = None if account.reason == CONTAINER else override_index(self._settings, account)
@@ -211,10 +195,11 @@ class Roster:
             terms = self._terms[override, why] = compile_terms(self._settings, override, why)
         return terms
 
-    def _drop_books(self, watched: Watched) -> None:
-        for book in watched.books:
-            book.release()
-        watched.books = ()
+    def _drop_windows(self, watched: Watched) -> None:
+        watched.drop_windows()
+        self._forget_lanes(watched)
+
+    def _forget_lanes(self, watched: Watched) -> None:
         if watched.subject.netns is None:
             for lanes in self.fast.values():
                 lanes.pop(watched.subject.uid, None)
@@ -238,15 +223,21 @@ class Roster:
 
     def _evict(self, group: str) -> None:
         """Make room in a full group: a quarter goes, those first that were longest silent."""
-        members = [w for w in self._watched.values() if group in w.groups and not self._held(w.subject)]
+        members = [w for w in self._watched.values() if group in w.groups and not self._kept(w)]
         members.sort(key=Watched.touched_ns)
         for watched in members[: len(members) // 4 + 1]:
             self.drop(watched)
             self.evicted += 1
 
+    def _kept(self, watched: Watched) -> bool:
+        """Whether a subject must not be dropped: a block or an allowance stands."""
+        return watched.subject in self.allowances or self._held(watched.subject)
+
     def drop(self, watched: Watched) -> None:
         """Forget a subject and its windows."""
-        self._drop_books(watched)
+        self._drop_windows(watched)
+        self.active.pop(watched, None)
+        self.gone += [(watched.subject, name) for name in watched.saved]
         del self._watched[watched.subject.uid, watched.subject.netns]
         for group in watched.groups:
             self._sizes[group] -= 1
@@ -266,13 +257,11 @@ class Roster:
             known = self._watched.get((watched.subject.uid, watched.subject.netns))
             if known is not watched or watched.touched_ns() > quiet_ns:
                 continue
-            for book in watched.books:
-                book.note_seen()
-            self._drop_books(watched)
+            self._drop_windows(watched)
             watched.generation = -1
             if not (
                 any(last_ns > now_ns - novel_ns for last_ns in watched.seen.values())
                 or any(record.until_ns > now_ns - settings.escalation.forget_ns for record in watched.records.values())
-                or self._held(watched.subject)
+                or self._kept(watched)
             ):
                 self.drop(watched)

@@ -1,14 +1,19 @@
 """Which rules hold for an account, and which of them in earnest. Rules of one mode share a book of windows."""
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from smtpguard.errors import ConfigError
-from smtpguard.model import Account, Mode
+from smtpguard.model import Account, Allowance, Count, Mode
 from smtpguard.settings import Match, Rule, Settings
 
-COUNTED = frozenset({"connections", "destinations", "networks"})
-"""What the engine can count from Connects."""
+ATTEMPTS: frozenset[Count] = frozenset({"connections", "destinations", "networks"})
+"""What is counted from Connects."""
+FAILURES: frozenset[Count] = frozenset({"failures"})
+BYTES: frozenset[Count] = frozenset({"bytes"})
+"""Like failures, counted from SocketReports."""
+OUTCOMES = FAILURES | BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +30,10 @@ class Terms:
     told: tuple[Rule, ...] = ()
     why: str = ""
 
-    def of(self, mode: Mode) -> tuple[Rule, ...]:
-        """The rules of a mode."""
-        return self.enforced if mode == "enforce" else self.told
+    def of(self, mode: Mode, counts: AbstractSet[Count] | None = None) -> tuple[Rule, ...]:
+        """The rules of a mode: all, or those that count certain things."""
+        rules = self.enforced if mode == "enforce" else self.told
+        return rules if counts is None else tuple(rule for rule in rules if rule.count in counts)
 
 
 def matches(match: Match, account: Account) -> bool:
@@ -60,6 +66,25 @@ def compile_terms(settings: Settings, override: int | None, why: str) -> Terms:
     return Terms(enforced=enforced, told=told, why=why)
 
 
+def allowed_terms(allowance: Allowance, why: str) -> Terms:
+    """The rules while an allowance holds: none, or its limit alone, as a throttle.
+
+    Args:
+        allowance: What a person allowed.
+        why: Why its limit is not carried out; "" if it is.
+    """
+    if allowance.limit is None or allowance.window_ns is None:
+        return Terms(why="allowed")
+    rule = Rule(
+        name="allowance",
+        count="connections",
+        limit=allowance.limit,
+        window_ns=allowance.window_ns,
+        action="throttle",
+    )
+    return Terms(told=(rule,), why=why) if why else Terms(enforced=(rule,))
+
+
 def check_rules(settings: Settings) -> None:
     """Refuse rules that this engine can't count.
 
@@ -67,9 +92,9 @@ def check_rules(settings: Settings) -> None:
         ConfigError: A rule counts what no part of this program delivers.
     """
     for rule in settings.rules:
-        if rule.count not in COUNTED:
+        if rule.count not in ATTEMPTS | OUTCOMES:
             raise ConfigError(
                 f"rule {rule.name}: count: {rule.count} can't be counted here",
                 where=settings.path,
-                fix=f"one of {', '.join(sorted(COUNTED))}",
+                fix=f"one of {', '.join(sorted(ATTEMPTS | OUTCOMES))}",
             )

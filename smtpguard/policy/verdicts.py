@@ -2,11 +2,10 @@
 
 from smtpguard.model import NS, Action, Block, BreakerChange, Connect, Decision, Mode, Verdict
 from smtpguard.policy.blocks import BlockTable
-from smtpguard.policy.book import Book
 from smtpguard.policy.breaker import Breaker
 from smtpguard.policy.counters import Excess
 from smtpguard.policy.escalation import Record, block_ns, level_of
-from smtpguard.policy.roster import CONTAINER, MODES, SHARED, Watched
+from smtpguard.policy.watched import CONTAINER, MODES, SHARED, Watched
 from smtpguard.settings import Settings
 
 FAIL2BAN_GRACE_NS = 10 * NS
@@ -35,13 +34,13 @@ class Verdicts:
             breaker.limits = settings.breaker
 
     def decide(
-        self, watched: Watched, book: Book, found: list[Excess], connect: Connect, *, at_ns: int, now_ns: int
+        self, watched: Watched, mode: Mode, found: list[Excess], connect: Connect, *, at_ns: int, now_ns: int
     ) -> list[Decision]:
         """What follows from the rules that one attempt exceeds, in their order.
 
         Args:
             watched: Whose attempt.
-            book: The windows that were exceeded.
+            mode: Of the windows that were exceeded.
             found: The rules.
             connect: The attempt.
             at_ns: When it was judged: its own time, or that of the newest attempt if it came late.
@@ -49,14 +48,14 @@ class Verdicts:
         """
         out: list[Decision] = []
         escalation = self._settings.escalation
-        level = level_of(watched.records.get(book.mode), escalation, at_ns)
+        level = level_of(watched.records.get(mode), escalation, at_ns)
         lengths = {
             id(excess): block_ns(excess.counter.rule, escalation, level)
             for excess in found
             if excess.counter.rule.action == "block"
         }
         live = any(at_ns + length > now_ns for length in lengths.values())
-        softened = live and not self._may_block(watched, book.mode, at_ns, out)
+        softened = live and not self._may_block(watched, mode, at_ns, out)
         for excess in found:
             counter, rule = excess.counter, excess.counter.rule
             action: Action = "throttle" if softened and rule.action == "block" else rule.action
@@ -68,7 +67,7 @@ class Verdicts:
                 at_ns < counter.told_ns + rule.window_ns or (action == "warn" and not excess.rises)
             )
             stale = until_ns is not None and until_ns <= now_ns
-            mode: Mode = "dry-run" if stale else book.mode
+            carried: Mode = "dry-run" if stale else mode
             if not told:
                 counter.told_ns = at_ns
                 out.append(
@@ -82,14 +81,14 @@ class Verdicts:
                         window_ns=rule.window_ns,
                         action=action,
                         until_ns=until_ns,
-                        mode=mode,
+                        mode=carried,
                         connect=connect,
-                        why_dry=self._why_dry(watched, book, stale=stale),
+                        why_dry=self._why_dry(watched, mode, stale=stale),
                     )
                 )
             if action == "block":
-                book.empty(counter, at_ns)
-                if self._settings.block_by == "fail2ban" and mode == "enforce":
+                counter.empty(at_ns)
+                if self._settings.block_by == "fail2ban" and carried == "enforce":
                     self._blocks.hide(watched.subject, at_ns, at_ns + FAIL2BAN_GRACE_NS)
                     continue
             if until_ns is not None:
@@ -100,7 +99,7 @@ class Verdicts:
                     kind="block" if action == "block" else "throttle",
                     since_ns=at_ns,
                     until_ns=until_ns,
-                    mode=mode,
+                    mode=carried,
                     rule=rule.name,
                     reason=f"{excess.count} {rule.count}, limit {rule.limit} in {rule.window_ns // NS} s"
                     + (", breaker" if action != rule.action else ""),
@@ -108,11 +107,11 @@ class Verdicts:
                     ranges=watched.account.ranges,
                     renewed=told,
                 )
-                ended = self._blocks.put(block, hides=book.mode == "enforce")
+                ended = self._blocks.put(block, hides=mode == "enforce")
                 if ended is not None:
                     out += [*ended, block]
         if live and not softened:
-            watched.records[book.mode] = Record(level + 1, at_ns + max(lengths.values()))
+            watched.records[mode] = Record(level + 1, at_ns + max(lengths.values()))
         return out
 
     def calm(self, now_ns: int) -> list[Decision]:
@@ -146,7 +145,7 @@ class Verdicts:
         return admitted
 
     @staticmethod
-    def _why_dry(watched: Watched, book: Book, *, stale: bool) -> str:
-        if book.mode == "dry-run":
+    def _why_dry(watched: Watched, mode: Mode, *, stale: bool) -> str:
+        if mode == "dry-run":
             return watched.why or "rule is dry_run"
         return "already over" if stale else ""

@@ -64,14 +64,15 @@ class Lane:
         cap: Size at which `trim` is due.
         need: The largest limit of the rules that count here, plus one.
         reach_ns: The longest of their windows.
-        safe: No rule of this lane can be exceeded before its book has taken this many attempts in all ...
+        disturbed: Whether a late time came in between others since this was last cleared.
     """
 
-    __slots__ = ("base", "cap", "need", "reach_ns", "recheck_ns", "safe", "times")
+    __slots__ = ("base", "cap", "disturbed", "need", "reach_ns", "times")
 
     def __init__(self, *, need: int, reach_ns: int, bounds: Bounds) -> None:
         self.times = array("q")
         self.base = 0
+        self.disturbed = False
         self.cap = FIRST_CAP
         self.need = need
         self.reach_ns = reach_ns
@@ -90,6 +91,7 @@ class Lane:
             times.append(time_ns)
         elif time_ns > newest_ns - self.reach_ns:
             insort_right(times, time_ns)
+            self.disturbed = True
         if len(times) >= self.cap:
             self.trim(newest_ns, bounds)
 

@@ -1,0 +1,268 @@
+"""What people and other programs ask of the engine: blocks, ends, allowances, the panic switch, a new configuration."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from smtpguard.errors import PolicyError
+from smtpguard.model import Allowance, AllowanceEnded, Block, Decision, Ended, Mode, Subject
+from smtpguard.policy.blocks import BlockTable
+from smtpguard.policy.directory import Directory
+from smtpguard.policy.escalation import Record
+from smtpguard.policy.roster import Limits, Roster
+from smtpguard.policy.rules import check_rules
+from smtpguard.policy.snapshot import StoredPart, WindowPart, export_parts, restore_parts
+from smtpguard.policy.verdicts import Verdicts
+from smtpguard.policy.watched import NEVER_REFUSED, Watched
+from smtpguard.policy.windows import NEVER
+from smtpguard.settings import Settings
+
+IDLE_EXPORTS = 60
+"""After so many exports without a change a subject is not looked at by further ones until it is seen again."""
+
+
+class Commands:
+    """The part of the engine that does not judge.
+
+    Args:
+        settings: The configuration.
+        directory: Accounts.
+        limits: How much may be held.
+
+    Raises:
+        ConfigError: A rule counts what can't be counted.
+    """
+
+    def __init__(self, settings: Settings, directory: Directory, limits: Limits) -> None:
+        check_rules(settings)
+        self._settings = settings
+        self._blocks = BlockTable()
+        self._roster = Roster(settings, directory, limits, lambda subject: bool(self._blocks.of(subject)))
+        self._verdicts = Verdicts(settings, self._blocks)
+        self._now_ns = NEVER
+
+    def add_block(self, block: Block, *, force: bool = False) -> list[Decision]:
+        """Take in a block that the engine did not decide: a person's, fail2ban's, or one restored from state.
+
+        Args:
+            block: The block; its mode is decided here, but a guard's block that was only told stays so.
+            force: Also for an exempt account, if a person asks.
+
+        Returns:
+            The block as it stands now, after what it ended.
+
+        Raises:
+            PolicyError: Root, or without force an exempt account, was to be blocked by a person.
+        """
+        watched = self._roster.of(block.subject)
+        account = watched.account
+        if block.source == "admin":
+            if account.standing == "root":
+                raise PolicyError("root is never blocked")
+            if account.standing in NEVER_REFUSED and not force:
+                raise PolicyError(
+                    f"{account.name or account.uid} is exempt: {account.reason or account.standing}", fix="--force"
+                )
+        told = block.source != "admin" and (watched.why != "" or account.standing in NEVER_REFUSED)
+        mode: Mode = "dry-run" if told or (block.source == "guard" and block.mode == "dry-run") else "enforce"
+        block = replace(block, mode=mode, ranges=() if block.subject.netns is not None else account.ranges)
+        out: list[Decision] = []
+        if block.name is not None and account.name is not None and block.name != account.name:
+            return [Ended(time_ns=block.since_ns, block=block, by="name", reason=f"uid is {account.name}'s now")]
+        ended = self._blocks.put(block, hides=mode == "enforce")
+        if ended is not None:
+            out += [*ended, block]
+        self._settle(watched)
+        return out
+
+    def end(
+        self, subject: Subject, *, by: str, now_ns: int, source: str | None = None, reason: str = ""
+    ) -> list[Ended]:
+        """End a subject's blocks: of one source, or all. Windows stay as they are."""
+        ended = self._blocks.end(subject, source=source, by=by, reason=reason, now_ns=now_ns)
+        self._settle(self._roster.of(subject))
+        return ended
+
+    def reset(self, subject: Subject, now_ns: int) -> None:
+        """Empty a subject's windows and forget how often it was blocked."""
+        watched = self._roster.of(subject)
+        self._roster.reset(watched, now_ns)
+        self._roster.active[watched] = 0
+
+    def unblock(self, subject: Subject, *, by: str, now_ns: int, reason: str = "") -> list[Ended]:
+        """A person's unblock: ends all sources, empties the windows, forgets the escalation."""
+        ended = self.end(subject, by=by, now_ns=now_ns, reason=reason)
+        self.reset(subject, now_ns)
+        return ended
+
+    def blocks(self) -> list[Block]:
+        """All blocks and throttles that stand, told ones too."""
+        return list(self._blocks)
+
+    def blocks_of(self, subject: Subject) -> list[Block]:
+        """The blocks and throttles of one subject."""
+        return self._blocks.of(subject)
+
+    def blocked_subjects(self) -> list[Subject]:
+        """Who has blocks or throttles."""
+        return self._blocks.subjects()
+
+    def reconfigure(self, settings: Settings, directory: Directory, now_ns: int) -> list[Decision]:
+        """Take a new configuration or new accounts; windows of rules that stay what they were go on.
+
+        Raises:
+            ConfigError: A rule counts what can't be counted; nothing has changed then.
+
+        Returns:
+            The blocks that ended by it: of whom is exempt or only told now, of uids given to another name.
+        """
+        check_rules(settings)
+        exempt_before = {s for s in self._blocks.subjects() if self._roster.of(s).account.standing in NEVER_REFUSED}
+        self._settings = settings
+        self._roster.reconfigure(settings, directory)
+        self._verdicts.reconfigure(settings)
+        ended: list[Decision] = []
+        for subject in self._blocks.subjects():
+            watched = self._roster.of(subject)
+            account = watched.account
+            self._blocks.update_ranges(subject, () if subject.netns is not None else account.ranges)
+            if account.standing in NEVER_REFUSED and subject not in exempt_before:
+                ended += self.end(subject, by="exempt", now_ns=now_ns, reason=account.reason)
+            told = {counter.rule.name for book in watched.books if book.mode != "enforce" for counter in book.counters}
+            for block in self._blocks.of(subject):
+                if account.name not in {None, block.name}:
+                    reason = f"uid is {account.name}'s now"
+                    ended += self.end(subject, source=block.source, by="name", now_ns=now_ns, reason=reason)
+                elif block.mode == "enforce" and block.source != "admin" and (watched.why or block.rule in told):
+                    reason = watched.why or "rule is dry_run"
+                    ended += self.end(subject, source=block.source, by="reload", now_ns=now_ns, reason=reason)
+            self._settle(watched)
+        for allowance in self.allowances():
+            account = self._roster.of(allowance.subject).account
+            if account.name not in {None, allowance.name}:
+                reason = f"uid is {account.name}'s now"
+                ended += self.end_allowance(allowance.subject, by="name", now_ns=now_ns, reason=reason)
+        return ended
+
+    def restore_seen(self, subject: Subject, port: int, last_ns: int) -> None:
+        """Tell when a subject was last seen on a port, from before this run: `novel` rules ask."""
+        seen = self._roster.of(subject).seen
+        seen[port] = max(last_ns, seen.get(port, NEVER))
+
+    def is_tripped(self, mode: Mode) -> bool:
+        """Whether the breaker makes blocks of a mode throttles now."""
+        return self._verdicts.tripped(mode)
+
+    def allow(self, allowance: Allowance) -> list[Decision]:
+        """Give a pass: what stands against the account ends, and its rules do not hold while the pass does.
+
+        A block that a person sets later stands in spite of it. Give a restored one before restored blocks.
+
+        Returns:
+            What ended by it.
+        """
+        subject, since_ns = allowance.subject, allowance.since_ns
+        out: list[Decision] = []
+        if old := self._roster.allowances.get(subject):
+            out.append(AllowanceEnded(time_ns=since_ns, allowance=old, by="allow"))
+        account = self._roster.of(subject).account
+        if account.name not in {None, allowance.name}:
+            reason = f"uid is {account.name}'s now"
+            return [AllowanceEnded(time_ns=since_ns, allowance=allowance, by="name", reason=reason)]
+        self._roster.allow(allowance, subject)
+        out += self.unblock(subject, by=allowance.by, now_ns=since_ns, reason="allowed")
+        return out
+
+    def end_allowance(self, subject: Subject, *, by: str, now_ns: int, reason: str = "") -> list[Decision]:
+        """End a pass; the rules hold again, from empty windows. Nothing to end is fine."""
+        allowance = self._roster.allowances.get(subject)
+        if allowance is None:
+            return []
+        self._roster.allow(None, subject)
+        return [AllowanceEnded(time_ns=now_ns, allowance=allowance, by=by, reason=reason)]
+
+    def allowances(self) -> list[Allowance]:
+        """All passes that hold."""
+        return list(self._roster.allowances.values())
+
+    @property
+    def is_off(self) -> bool:
+        """Whether a person switched the guard off: everything is told, nothing carried out."""
+        return self._roster.off
+
+    def set_off(self, *, off: bool) -> None:
+        """The panic switch. Verdicts are told only while it is off, and so is what follows from them.
+
+        Windows and blocks stay, and time goes on for them: what is left of a block holds again when it is on.
+        """
+        if off != self._roster.off:
+            self._roster.off = off
+            self._roster.refresh()
+
+    def escalation(self, subject: Subject) -> Record | None:
+        """How often a subject was blocked in earnest, and when the last of these blocks ends; None if never."""
+        return self._roster.of(subject).records.get("enforce")
+
+    def restore_escalation(self, subject: Subject, blocks: int, until_ns: int) -> None:
+        """Tell how often a subject was blocked before this run, and when the last of these blocks ended."""
+        self._roster.of(subject).records["enforce"] = Record(blocks, until_ns)
+
+    def windows(self) -> Iterator[tuple[int, str, list[int]]]:
+        """What connections rules that are carried out have in their windows: (uid, rule, event times)."""
+        for watched in self._roster:
+            for book in watched.books if watched.subject.netns is None else ():
+                for counter in book.counters if book.mode == "enforce" else ():
+                    if counter.rule.count == "connections" and counter.rule.action != "warn":
+                        yield watched.subject.uid, counter.rule.name, counter.times()
+
+    def export(self, *, full: bool = False) -> list[WindowPart]:
+        """What has changed in the windows since the last call; cheap enough for once a second.
+
+        Args:
+            full: Everything, because what was stored is lost.
+        """
+        roster = self._roster
+        if full:
+            for watched in roster:
+                watched.saved.clear()
+                roster.active[watched] = 0
+        parts = [WindowPart(subject=subject, part=part, data=None) for subject, part in roster.gone]
+        roster.gone.clear()
+        for watched, idle in list(roster.active.items()):
+            changed = export_parts(watched)
+            parts += changed
+            if idle < IDLE_EXPORTS:
+                roster.active[watched] = 0 if changed else idle + 1
+            elif not changed:
+                del roster.active[watched]
+                for book in watched.books:
+                    book.distrust()  # its next attempt is looked at, and makes it active again
+        return parts
+
+    def restore_windows(self, parts: Iterable[StoredPart], now_ns: int) -> int:
+        """Put back what an earlier run exported, before anything is fed.
+
+        Args:
+            parts: All of it, in any order.
+            now_ns: Event time now.
+
+        Returns:
+            How many parts were no good.
+        """
+        bad = 0
+        of: dict[Subject, list[StoredPart]] = {}
+        for item in parts:
+            of.setdefault(item.part.subject, []).append(item)
+        for subject, items in of.items():
+            watched = self._roster.of(subject)
+            wrong, useless = restore_parts(watched, items, now_ns)
+            bad += wrong
+            self._roster.gone += [(subject, name) for name in useless]
+            self._roster.active[watched] = 0
+            self._settle(watched)
+        return bad
+
+    def _settle(self, watched: Watched) -> None:
+        """Tell the fast path from when on the subject's attempts are neither late nor inside a block."""
+        clear_ns = self._blocks.clear_ns(watched.subject)
+        for book in watched.books:
+            book.ready_ns = max(clear_ns, book.newest_ns())

@@ -1,0 +1,154 @@
+"""Allowances and the panic switch."""
+
+from dataclasses import replace
+
+from smtpguard.model import NS, Account, Allowance, AllowanceEnded, Block, Ended, Refusal, Subject, Verdict
+from smtpguard.settings import HOUR_NS, MINUTE_NS
+from tests.support.policy import BURST, T0, WEB, People, block_of, connect, engine_of, feed, only, person, settings_of
+
+WEB01 = Subject(uid=WEB)
+
+
+def allowance(
+    *, since_s: float = 0, for_s: float = 3600, limit: int | None = None, window_ns: int | None = None
+) -> Allowance:
+    since_ns = T0 + round(since_s * NS)
+    return Allowance(
+        subject=WEB01,
+        name=f"u{WEB}",
+        since_ns=since_ns,
+        until_ns=since_ns + round(for_s * NS),
+        by="admin",
+        limit=limit,
+        window_ns=window_ns,
+    )
+
+
+def test_allowance_without_a_limit_counts_nothing_and_ends_by_itself() -> None:
+    engine = engine_of(BURST)
+    assert engine.allow(allowance()) == []
+    assert feed(engine, range(1000)) == []
+    assert engine.next_deadline() == T0 + HOUR_NS
+    assert engine.tick(T0 + HOUR_NS - 1) == []
+    [ended] = engine.tick(T0 + HOUR_NS)
+    assert isinstance(ended, AllowanceEnded)
+    assert (ended.by, ended.time_ns) == ("time", T0 + HOUR_NS)
+    assert engine.allowances() == []
+    assert feed(engine, (3600, 3601, 3602)) == []  # what was allowed is not held against him
+    assert only(Verdict, feed(engine, [3603]))
+
+
+def test_allowance_frees_whom_the_guard_had_blocked() -> None:
+    engine = engine_of(BURST)
+    feed(engine, (0, 1, 2, 3))
+    engine.add_block(block_of("fail2ban:x"))
+    ended = engine.allow(allowance(since_s=5))
+    assert {(end.by, end.block.source) for end in only(Ended, ended)} == {("admin", "guard"), ("admin", "fail2ban:x")}
+    assert feed(engine, range(6, 60)) == []
+
+
+def test_allowance_with_a_limit_is_one_throttle_in_place_of_the_rules() -> None:
+    engine = engine_of(BURST, replace(BURST, name="fanout", count="networks", limit=1))
+    engine.allow(allowance(limit=50, window_ns=10 * MINUTE_NS))
+    for n in range(1, 51):
+        assert engine.feed(connect(n, address=bytes([192, 0, n, 1]), port=(25, 587)[n % 2])) == []
+    [verdict, block] = feed(engine, [51])
+    assert (verdict.rule, verdict.action, verdict.limit, verdict.mode) == ("allowance", "throttle", 50, "enforce")
+    assert block.until_ns == T0 + NS + 10 * MINUTE_NS
+
+
+def test_only_a_person_blocks_whom_a_person_allowed() -> None:
+    engine = engine_of(BURST)
+    engine.allow(allowance())
+    [theirs] = only(Block, engine.add_block(block_of("fail2ban:x")))
+    assert theirs.mode == "dry-run"
+    [mine] = only(Block, engine.add_block(block_of("admin", for_s=60)))
+    assert mine.mode == "enforce"
+    assert only(Refusal, feed(engine, [1]))[0].mode == "enforce"
+    engine.end(WEB01, by="admin", now_ns=T0 + 2 * NS)
+    assert feed(engine, range(3, 99)) == []
+
+
+def test_new_allowance_replaces_the_old_one() -> None:
+    engine = engine_of(BURST)
+    engine.allow(allowance())
+    [ended] = engine.allow(allowance(since_s=1, for_s=60))
+    assert isinstance(ended, AllowanceEnded)
+    assert ended.by == "allow"
+    assert [held.until_ns for held in engine.allowances()] == [T0 + 61 * NS]
+
+
+def test_allowance_ends_by_hand_and_nothing_to_end_is_fine() -> None:
+    engine = engine_of(BURST)
+    assert engine.end_allowance(WEB01, by="admin", now_ns=T0) == []
+    engine.allow(allowance())
+    feed(engine, range(100))
+    [ended] = engine.end_allowance(WEB01, by="admin", now_ns=T0 + 100 * NS, reason="enough")
+    assert isinstance(ended, AllowanceEnded)
+    assert (ended.by, ended.reason) == ("admin", "enough")
+    assert only(Verdict, feed(engine, range(100, 104)))
+
+
+def test_allowance_is_bound_to_the_name() -> None:
+    engine = engine_of(BURST)
+    engine.allow(allowance())
+    ended = engine.reconfigure(settings_of(BURST), People([person(WEB, "tenant", "new-owner")]), T0 + NS)
+    assert [end.by for end in only(AllowanceEnded, ended)] == ["name"]
+    assert only(Verdict, feed(engine, range(2, 6)))
+    [refused] = engine.allow(allowance())
+    assert isinstance(refused, AllowanceEnded)
+    assert engine.allowances() == []
+
+
+def test_allowance_of_a_removed_account_stays() -> None:
+    engine = engine_of(BURST)
+    engine.allow(allowance())
+    gone = Account(uid=WEB, name=None, standing="tenant")
+    assert engine.reconfigure(settings_of(BURST), People([gone]), T0 + NS) == []
+    assert feed(engine, range(2, 60)) == []
+
+
+def test_reload_keeps_an_allowance() -> None:
+    engine = engine_of(BURST)
+    engine.allow(allowance())
+    engine.reconfigure(settings_of(BURST), People(), T0 + NS)
+    assert feed(engine, range(2, 60)) == []
+
+
+def test_off_tells_everything_and_carries_out_nothing() -> None:
+    engine = engine_of(BURST)
+    engine.set_off(off=True)
+    assert engine.is_off
+    [verdict, block] = feed(engine, range(4))
+    assert (verdict.mode, verdict.why_dry, block.mode) == ("dry-run", "off", "dry-run")
+    assert [refusal.mode for refusal in feed(engine, [5])] == ["dry-run"]
+
+
+def test_off_keeps_the_windows_and_what_is_left_of_a_block() -> None:
+    engine = engine_of(BURST)
+    feed(engine, (0, 1, 2, 3))
+    feed(engine, (0, 1), uid=1002)
+    engine.set_off(off=True)
+    assert [refusal.mode for refusal in only(Refusal, feed(engine, [10]))] == ["dry-run"]
+    feed(engine, [11], uid=1002)
+    engine.set_off(off=False)
+    assert [refusal.mode for refusal in only(Refusal, feed(engine, [20]))] == ["enforce"]
+    assert [verdict.mode for verdict in only(Verdict, feed(engine, [21], uid=1002))] == ["enforce"]
+
+
+def test_what_followed_while_off_is_not_carried_out_afterwards() -> None:
+    engine = engine_of(BURST)
+    engine.set_off(off=True)
+    feed(engine, range(4))
+    engine.set_off(off=False)
+    assert {block.mode for block in engine.blocks()} == {"dry-run"}
+    assert {refusal.mode for refusal in only(Refusal, feed(engine, (4, 5, 6)))} == {"dry-run"}
+    assert [verdict.mode for verdict in only(Verdict, feed(engine, [7]))] == ["enforce"]
+
+
+def test_windows_for_the_kernels_credits() -> None:
+    engine = engine_of(BURST, replace(BURST, name="warn", action="warn"), replace(BURST, name="n", count="networks"))
+    feed(engine, (0, 1))
+    feed(engine, (0, 1, 2, 3), uid=1002)  # the verdict empties the window
+    feed(engine, [0], netns=7)
+    assert list(engine.windows()) == [(WEB, "burst", [T0, T0 + NS]), (1002, "burst", [])]
