@@ -304,8 +304,10 @@ def test_an_enriched_event_waits_for_the_next_line_or_for_settle() -> None:
     event = Event(enriched=True)
     decoder = AuditDecoder(ports=PORTS, sensor="replay")
     assert decoder.feed(log([event.call(), event.sockaddr()])) == []
+    assert decoder.is_holding
     assert decoder.settle() == [expected(event)]
     assert decoder.settle() == []
+    assert not decoder.is_holding
 
 
 def test_a_forged_call_in_a_path_hides_nothing() -> None:
@@ -323,9 +325,9 @@ def test_a_k_before_the_record_hides_nothing() -> None:
         assert decode(log(event.lines()))[0] == [expected(event)], length
 
 
-def test_event_times_are_moved_by_the_offset() -> None:
+def test_event_times_are_mapped() -> None:
     decoder = AuditDecoder(ports=PORTS, sensor="audit-log")
-    decoder.offset_ns = -5
+    decoder.to_event_ns = lambda wall_ns: wall_ns - 5
     connect = decoder.feed(log(Event(millis=1234).lines()))[0]
     assert (connect.time_ns, connect.sensor) == (Event(millis=1234).time_ns - 5, "audit-log")
 
