@@ -22,7 +22,9 @@ from typing import NamedTuple
 
 from smtpguard.decode.audit_index import CallIndex, Key, find_line
 from smtpguard.decode.audit_record import (
+    URINGOP_GROUPS,
     is_same_address,
+    is_uring_enter,
     match_pair,
     match_sockaddr,
     parse_user,
@@ -264,7 +266,10 @@ class AuditDecoder:
         """Make an event of a call and an address; `end` says where in the stream the later record ends."""
         digits, tail = saddr
         try:
-            call = read_uring_call(groups) if len(groups) == 10 else read_call(groups)
+            call = read_uring_call(groups, None) if len(groups) == URINGOP_GROUPS else read_call(groups)
+            if call is None and is_uring_enter(groups):
+                uring = self._index.find_uring(key, end - self._buffer.base)
+                call = read_uring_call(uring.groups(), groups) if uring else None
             port, address = parse_sockaddr_hex(digits)
         except DecodeError:
             self.counters.garbled += 1

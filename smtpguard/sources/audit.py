@@ -282,9 +282,11 @@ def _do_quietly(action: Callable[[], object]) -> None:
 
 
 def _is_other_network_namespace() -> bool:
-    """Whether this process is in another network namespace than init."""
+    """Whether this process is not in the initial network namespace, where the kernel's own threads are."""
     try:
-        return Path("/proc/self/ns/net").stat().st_ino != Path("/proc/1/ns/net").stat().st_ino
+        if Path("/proc/2/comm").read_bytes() != b"kthreadd\n":
+            return True  # a process namespace of its own: a container
+        return Path("/proc/self/ns/net").stat().st_ino != Path("/proc/2/ns/net").stat().st_ino
     except OSError:
         return False
 
