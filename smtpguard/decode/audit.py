@@ -15,14 +15,16 @@ forged SYSCALL does not fit into a path (107 bytes), nor does a forged SOCKADDR 
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import NamedTuple
 
 from smtpguard.decode.audit_index import CallIndex, Key, find_line
 from smtpguard.decode.audit_record import (
+    URINGOP_GROUPS,
     is_same_address,
+    is_uring_enter,
     match_pair,
     match_sockaddr,
     parse_user,
@@ -101,7 +103,8 @@ class AuditDecoder:
 
     Attributes:
         counters: What was not made a Connect.
-        offset_ns: Added to the records' wall time; a live source sets what leads to CLOCK_BOOTTIME.
+        to_event_ns: Makes event times of the records' wall times; None leaves nanoseconds since the epoch. A live
+            source gives what maps them to CLOCK_BOOTTIME.
     """
 
     def __init__(
@@ -114,7 +117,7 @@ class AuditDecoder:
         hold_bytes: int = 1,
     ) -> None:
         self.counters = AuditCounters()
-        self.offset_ns = 0
+        self.to_event_ns: Callable[[int], int] | None = None
         self._sensor = sensor
         self._retries = retries
         self._buffer = buffer or LineBuffer()
@@ -125,6 +128,11 @@ class AuditDecoder:
         self._recent: dict[Key, _Held | None] = {}
         self._older: dict[Key, _Held | None] = {}
         self._held: list[_Held] = []
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether `settle` would let something go."""
+        return bool(self._held)
 
     @property
     def overlong(self) -> int:
@@ -258,7 +266,10 @@ class AuditDecoder:
         """Make an event of a call and an address; `end` says where in the stream the later record ends."""
         digits, tail = saddr
         try:
-            call = read_uring_call(groups) if len(groups) == 10 else read_call(groups)
+            call = read_uring_call(groups, None) if len(groups) == URINGOP_GROUPS else read_call(groups)
+            if call is None and is_uring_enter(groups):
+                uring = self._index.find_uring(key, end - self._buffer.base)
+                call = read_uring_call(uring.groups(), groups) if uring else None
             port, address = parse_sockaddr_hex(digits)
         except DecodeError:
             self.counters.garbled += 1
@@ -271,7 +282,7 @@ class AuditDecoder:
             self.counters.forged += 1
             return
         draft = Draft(
-            time_ns=time_ns + self.offset_ns,
+            time_ns=time_ns if self.to_event_ns is None else self.to_event_ns(time_ns),
             uid=uid,
             port=port,
             address=address,

@@ -7,7 +7,7 @@ needed and each byte once, so that a flood of records without a call costs time 
 import re
 from collections.abc import Iterator
 
-from smtpguard.decode.audit_record import match_syscall, match_uringop
+from smtpguard.decode.audit_record import URINGOP_GROUPS, is_uring_connect, match_syscall, match_uringop
 from smtpguard.decode.sieve import LineBuffer
 
 Key = tuple[bytes | None, bytes]
@@ -17,8 +17,8 @@ _NEAR_BYTES = 16 * 1024
 """A few interleaved events."""
 _PURGE_ABOVE = 4096
 _CALL_HEAD = re.compile(rb"type=(?:SYSCALL|URINGOP|UNKNOWN\[1336\]) msg=audit\([0-9.]++:[0-9]++\): ").finditer
-_CALL_TYPES = (b"type=SYSCALL", b"type=URINGOP", b"type=UNKNOWN[1336]")
-_LONGEST_TYPE = max(map(len, _CALL_TYPES))
+_URINGOP_TYPES = (b"type=URINGOP", b"type=UNKNOWN[1336]")
+_CALL_TYPES = (b"type=SYSCALL", *_URINGOP_TYPES)
 # NUL bytes before a line are a hole in the file: copytruncate leaves one before a writer that does not append.
 _LINE_HEAD = re.compile(rb"(?:\A|[\n\0])(?:node=([^ \n\0]{1,255}+) )?\Z").search
 _LINE_HEAD_BYTES = 300
@@ -58,10 +58,26 @@ class CallIndex:
                 if line < 0 or node != key[0]:
                     continue
                 call = match_call(data, line, begin)
-                if call:
+                if call is None:
+                    garbled = True
+                elif len(call.groups()) != URINGOP_GROUPS or is_uring_connect(call):
                     return call, garbled
-                garbled = True
         return None, garbled
+
+    def find_uring(self, key: Key, begin: int) -> "re.Match[bytes] | None":
+        """The URINGOP record of a connect within some lines before an offset."""
+        data = self._buffer.data
+        needle = b" msg=audit(%s): " % key[1]
+        at = begin
+        while (at := data.rfind(needle, max(0, begin - _NEAR_BYTES), at)) >= 0:
+            for kind in _URINGOP_TYPES:
+                line, node = (
+                    find_line(data, at - len(kind)) if data.startswith(kind, at - len(kind), at) else (-1, None)
+                )
+                call = match_uringop(data, line, begin) if line >= 0 and node == key[0] else None
+                if call and is_uring_connect(call):
+                    return call
+        return None
 
     def find_far(self, key: Key) -> "re.Match[bytes] | None":
         """The call of a serial, if it lies in what `advance` has gone through and the buffer still holds."""
@@ -79,7 +95,7 @@ class CallIndex:
         for head in _CALL_HEAD(data, start, stop):
             begin, node = find_line(data, head.start())
             call = match_call(data, begin, stop) if begin >= 0 else None
-            if call:
+            if call and (len(call.groups()) != URINGOP_GROUPS or is_uring_connect(call)):
                 key = (node, call[2])
                 self._places[key] = base + begin
                 yield key, call

@@ -19,6 +19,8 @@ MSG_FASTOPEN = 0x20000000
 """include/linux/socket.h: send data in the SYN, so the send is a connect."""
 _IORING_OP_CONNECT = b"16"
 """include/uapi/linux/io_uring.h."""
+_URING_ENTER = b" syscall=426"
+"""io_uring_enter(2), the same number on all architectures here."""
 _REPEATS: Final = frozenset({b"-106", b"-114"})
 """EISCONN and EALREADY: a further connect() on a socket that is connected or about to be, so no new attempt."""
 
@@ -94,6 +96,8 @@ _URINGOP = (
 _SOCKADDR = rb"saddr=([0-9A-Fa-f]++)" + _ENRICHED + rb"\r?\n"
 match_syscall = re.compile(_SYSCALL).match
 match_uringop = re.compile(_URINGOP).match
+URINGOP_GROUPS = 10
+"""How many groups tell a URINGOP record from a SYSCALL."""
 match_pair = re.compile(_SYSCALL + rb"(?(1)node=\1 )type=SOCKADDR msg=audit\(\2\): " + _SOCKADDR).match
 """A SYSCALL and the SOCKADDR of the same serial in the next line: how nearly all of them come."""
 match_sockaddr = re.compile(_NODE + rb"type=SOCKADDR" + _STAMP + _SOCKADDR).match
@@ -132,17 +136,37 @@ def read_call(groups: tuple[bytes, ...]) -> Call | None:
     return time_ns, int(pid), parse_uid(uid), parse_uid(euid), parse_text(comm), parse_text(exe), fd, exit_value, tail
 
 
-def read_uring_call(groups: tuple[bytes, ...]) -> Call | None:
-    """What a URINGOP record says, which has neither comm nor exe; None if it is no IORING_OP_CONNECT.
+def is_uring_enter(groups: tuple[bytes, ...]) -> bool:
+    """Whether a SYSCALL record is io_uring_enter(2): what it did stands in URINGOP records of the same serial.
+
+    Args:
+        groups: The groups of its match.
+    """
+    return groups[4].endswith(_URING_ENTER)
+
+
+def is_uring_connect(match: "re.Match[bytes]") -> bool:
+    """Whether a URINGOP record is an IORING_OP_CONNECT."""
+    return match[5] == _IORING_OP_CONNECT
+
+
+def read_uring_call(groups: tuple[bytes, ...], enter: tuple[bytes, ...] | None) -> Call | None:
+    """What the URINGOP record of a connect says; None for a repeat.
 
     Args:
         groups: All groups of its match.
+        enter: The groups of the io_uring_enter(2) it is part of, which has comm and exe; None where a thread of the
+            kernel ran it.
+
+    Raises:
+        DecodeError: A text is neither quoted nor hex.
     """
-    _, _, seconds, fraction, op, exit_value, pid, uid, euid, tail = groups
-    if op != _IORING_OP_CONNECT or exit_value in _REPEATS:
+    _, _, seconds, fraction, _, exit_value, pid, uid, euid, tail = groups
+    if exit_value in _REPEATS:
         return None
+    comm, exe = (parse_text(enter[12]), parse_text(enter[13])) if enter else (None, None)
     time_ns = parse_stamp(seconds, fraction)
-    return time_ns, int(pid), parse_uid(uid), parse_uid(euid), None, None, None, exit_value, tail
+    return time_ns, int(pid), parse_uid(uid), parse_uid(euid), comm, exe, None, exit_value, tail
 
 
 @lru_cache(maxsize=512)

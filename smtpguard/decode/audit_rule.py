@@ -5,7 +5,6 @@ fields that must all match. Numbers are in the byte order of this machine.
 """
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from smtpguard.decode.audit_record import ALWAYS, ARCHES, FLAG_A2, FLAG_A3, MSG_FASTOPEN, SOCKETCALL
@@ -23,6 +22,8 @@ FIELD_ARG0 = 200
 FIELD_FILTERKEY = 210
 OP_EQUAL = 0x40000000
 OP_BIT_TEST = 0x48000000
+Field = tuple[int, int, int]
+"""field, operator, value."""
 _MAX_FIELDS = 64
 _MASK_WORDS = 64
 _HEAD = struct.Struct("=III64I64I64I64II")
@@ -60,7 +61,7 @@ class AuditRule:
 
     filter: int
     calls: frozenset[int]
-    fields: tuple[tuple[int, int, int], ...]
+    fields: tuple[Field, ...]
     key: bytes | None
     action: int = ACTION_ALWAYS
 
@@ -135,7 +136,7 @@ def connect_rules(machine: str, *, key: bytes, uid: int | None, by_family: bool)
     if arches is None:
         raise DecodeError(f"system calls of a {machine} are not known")
     who = () if uid is None else ((FIELD_UID, OP_EQUAL, uid),)
-    families: Sequence[tuple[tuple[int, int, int], ...]] = ((),)
+    families: list[tuple[Field, ...]] = [()]
     if by_family:
         families = [((FIELD_SADDR_FAM, OP_EQUAL, family),) for family in (_AF_INET, _AF_INET6)]
     rules = []
@@ -150,10 +151,10 @@ def connect_rules(machine: str, *, key: bytes, uid: int | None, by_family: bool)
     return rules
 
 
-def _calls(arch: bytes) -> list[tuple[frozenset[int], tuple[tuple[int, int, int], ...]]]:
+def _calls(arch: bytes) -> list[tuple[frozenset[int], tuple[Field, ...]]]:
     """The connecting calls of an architecture, grouped by the condition that makes them so."""
     numbers, socketcall = ARCHES[arch]
-    conditions: dict[int, tuple[tuple[int, int, int], ...]] = {
+    conditions: dict[int, tuple[Field, ...]] = {
         ALWAYS: (),
         FLAG_A2: ((FIELD_ARG0 + 2, OP_BIT_TEST, MSG_FASTOPEN),),
         FLAG_A3: ((FIELD_ARG0 + 3, OP_BIT_TEST, MSG_FASTOPEN),),

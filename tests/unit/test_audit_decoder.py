@@ -138,7 +138,22 @@ def test_io_uring_connects_count_and_its_other_operations_do_not() -> None:
     assert connects == [expected(event, proc=None, exe=None)]
     old = event.uring_call().replace("type=URINGOP", "type=UNKNOWN[1336]")
     assert decode(log([old, event.sockaddr()]))[0] == connects
-    assert decode(log([event.uring_call(op=9), event.sockaddr()])) == ([], {"others": 1})
+    assert decode(log([event.uring_call(op=9), event.sockaddr()])) == ([], {"unpaired": 1})
+
+
+def test_a_connect_by_io_uring_enter_has_the_programs_name() -> None:
+    """As kernel 6.18 writes it: the operation twice, then the system call it was part of."""
+    event = Event(syscall=426, exit_value=1)
+    first = Event(exit_value=-11).uring_call()
+    again = Event(exit_value=0).uring_call()
+    other = event.uring_call(op=22)
+    lines = [first, other, again, *event.lines()]
+    assert decode(log(lines)) == ([expected(event)], {})
+    noise = [line for serial in range(9) for line in unix_lines(serial + 5000)]
+    assert decode(log([first, event.call(), *noise, event.sockaddr()])) == ([expected(event)], {})
+    assert decode(log([other, *event.lines()])) == ([], {"others": 1})
+    repeat = Event(exit_value=-106).uring_call()
+    assert decode(log([repeat, *event.lines()])) == ([], {"others": 1})
 
 
 def test_the_sockaddr_may_come_first() -> None:
@@ -304,8 +319,10 @@ def test_an_enriched_event_waits_for_the_next_line_or_for_settle() -> None:
     event = Event(enriched=True)
     decoder = AuditDecoder(ports=PORTS, sensor="replay")
     assert decoder.feed(log([event.call(), event.sockaddr()])) == []
+    assert decoder.is_holding
     assert decoder.settle() == [expected(event)]
     assert decoder.settle() == []
+    assert not decoder.is_holding
 
 
 def test_a_forged_call_in_a_path_hides_nothing() -> None:
@@ -323,9 +340,9 @@ def test_a_k_before_the_record_hides_nothing() -> None:
         assert decode(log(event.lines()))[0] == [expected(event)], length
 
 
-def test_event_times_are_moved_by_the_offset() -> None:
+def test_event_times_are_mapped() -> None:
     decoder = AuditDecoder(ports=PORTS, sensor="audit-log")
-    decoder.offset_ns = -5
+    decoder.to_event_ns = lambda wall_ns: wall_ns - 5
     connect = decoder.feed(log(Event(millis=1234).lines()))[0]
     assert (connect.time_ns, connect.sensor) == (Event(millis=1234).time_ns - 5, "audit-log")
 

@@ -1,0 +1,301 @@
+"""The `audit` Source: the kernel's audit records by netlink multicast, beside auditd or without it.
+
+Own rules log every connect() that audit can see (see audit_rules). The socket only reads (AUDIT_NLGRP_READLOG); the
+records are joined by decode/audit.py. Event times are audit's wall stamps, mapped to CLOCK_BOOTTIME.
+
+What it does not see: MSG_FASTOPEN by io_uring or by 32-bit socketcall(2), addresses of io_uring connects that the
+kernel finishes in a worker; and nothing at all outside the initial network namespace, where multicast is not sent.
+"""
+
+import contextlib
+import errno
+import logging
+import re
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from smtpguard.clock import SystemClock, WallMap
+from smtpguard.decode.audit import AuditDecoder
+from smtpguard.decode.netlink_audit import (
+    AUDIT_CONFIG_CHANGE,
+    AUDIT_SOCKADDR,
+    AUDIT_SYSCALL,
+    AUDIT_URINGOP,
+    HEADER,
+    LOCKED,
+)
+from smtpguard.decode.retries import Retries
+from smtpguard.decode.serials import SerialGaps
+from smtpguard.decode.sieve import LineBuffer
+from smtpguard.errors import PrivilegeError, SourceError
+from smtpguard.model import NS, Connect
+from smtpguard.settings import Settings
+from smtpguard.sources.audit_control import NETLINK_AUDIT, AuditControl
+from smtpguard.sources.audit_rules import OwnRules
+from smtpguard.sources.audit_switch import AuditSwitch
+from smtpguard.sources.base import SourceStats
+from smtpguard.sources.own_connect import make_connect
+
+_log = logging.getLogger(__name__)
+
+MAX_RECORDS = 8192
+"""Most records that one `read` takes in, so that one user's flood leaves the loop its timers."""
+_READLOG_GROUP = 1
+_SO_RCVBUFFORCE = 33
+_BUFFER_BYTES = 16 << 20
+"""The kernel's queue for us: some 20,000 records of 0.8 kB of kernel memory each."""
+_RECORD_BYTES = 1 << 15
+_CHECK_NS = NS
+_HISTORY_BYTES = 16 << 20
+_TYPES = {
+    AUDIT_SYSCALL: b"type=SYSCALL msg=",
+    AUDIT_SOCKADDR: b"type=SOCKADDR msg=",
+    AUDIT_URINGOP: b"type=URINGOP msg=",
+}
+_SERIAL = re.compile(rb"audit\([0-9]{1,11}\.[0-9]{1,9}:([0-9]{1,20})\): ").match
+
+
+class AuditSource:
+    """The sensor.
+
+    Args:
+        settings: `ports`, `audit_enable` and `audit_uid` are used.
+        control: The kernel's audit; None for the real one.
+        buffer_bytes: Size of the kernel's queue for us.
+    """
+
+    name = "audit"
+
+    def __init__(
+        self, settings: Settings, *, control: AuditControl | None = None, buffer_bytes: int = _BUFFER_BYTES
+    ) -> None:
+        self.stats = SourceStats()
+        self._settings = settings
+        self._given = control
+        self._buffer_bytes = buffer_bytes
+        self._stack = contextlib.ExitStack()
+        self._socket: socket.socket | None = None
+        self._wall = WallMap(SystemClock())
+        self._decoder = AuditDecoder(
+            ports=settings.ports,
+            sensor=self.name,
+            retries=Retries(),
+            buffer=LineBuffer(chunk_bytes=1 << 16, max_bytes=_HISTORY_BYTES),
+        )
+        self._decoder.to_event_ns = self._wall.to_event_ns
+        self._gaps = SerialGaps()
+        self._record = bytearray(_RECORD_BYTES)
+        self._lost_before = 0
+        self._lost_now = 0
+        self._overflows = 0
+        self._waiting: list[Connect] = []
+        self._probes: deque[int] = deque(maxlen=16)
+        self._next_check_ns = 0
+        self._more = False
+        self._told = ""
+
+    def open(self) -> None:
+        """Listen, switch auditing on if allowed, load our rules. Raises SourceError or PrivilegeError."""
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        self._control = self._given or AuditControl()
+        self._stack.callback(self._control.close)
+        self._socket = self._listen()
+        self._rules = OwnRules(self._control, uid=self._settings.audit_uid)
+        switch = AuditSwitch(self._control, self._rules.others)
+        # Undone in reverse: the rules first, then the switch, which looks whether others have rules.
+        self._stack.callback(_do_quietly, switch.turn_back)
+        status = switch.turn_on(allowed=self._settings.audit_enable)
+        self._lost_before = status.lost
+        if status.enabled == LOCKED:
+            _log.warning(
+                "audit rules are locked until the next boot (auditctl -e 2): ours can't be loaded, "
+                "and only what the loaded rules log is seen"
+            )
+        else:
+            self._stack.callback(_do_quietly, self._rules.remove)
+            self._rules.install()
+        for what in self._rules.unseen:
+            _log.warning("audit: not seen: %s", what)
+        self._next_check_ns = _now_ns() + _CHECK_NS
+
+    def _listen(self) -> socket.socket:
+        try:
+            kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+            sock = self._stack.enter_context(socket.socket(socket.AF_NETLINK, kind, NETLINK_AUDIT))
+            with contextlib.suppress(PermissionError):
+                sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, self._buffer_bytes // 2)
+            sock.bind((0, _READLOG_GROUP))
+        except PermissionError as error:
+            raise PrivilegeError("audit records can't be read", where=self.name, fix="CAP_AUDIT_READ") from error
+        except OSError as error:
+            raise SourceError(f"no audit records by multicast: {error.strerror}", where=self.name) from error
+        return sock
+
+    def probe(self, timeout_s: float) -> None:
+        """Make an own connect and see it; raises SourceError with what is in the way."""
+        sock = self._opened()
+        pid = make_connect(min(self._settings.ports), self._settings.audit_uid)
+        self._probes.append(pid)
+        deadline = time.monotonic() + timeout_s
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        while True:
+            connects = self._receive()
+            seen = any(connect.pid == pid for connect in connects)
+            self._waiting += self._without_probes(connects)
+            if seen:
+                return
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise self._silence()
+            poll.poll(left_s * 1000)
+
+    def filenos(self) -> Sequence[int]:
+        """The netlink socket."""
+        return [self._opened().fileno()]
+
+    def read(self) -> list[Connect]:
+        """What came since, at most MAX_RECORDS records of it. Raises SourceError if audit can't be had any more."""
+        connects = self._waiting + self._without_probes(self._receive())
+        self._waiting = []
+        if _now_ns() >= self._next_check_ns:
+            self._check()
+        self._count(connects)
+        return connects
+
+    def next_poll_ns(self) -> int | None:
+        """In a second at the latest, to see losses and whether our rules are there."""
+        return 0 if self._more or self._waiting else self._next_check_ns
+
+    def close(self) -> None:
+        """Take our rules away, switch auditing back; may be called twice."""
+        self._stack.close()
+        self._socket = None
+
+    def _opened(self) -> socket.socket:
+        if self._socket is None:
+            raise SourceError("not open", where=self.name)
+        return self._socket
+
+    def _receive(self) -> list[Connect]:
+        """Read the socket, and feed the records of calls and addresses to the decoder as lines of a log."""
+        sock = self._opened()
+        view = memoryview(self._record)
+        lines: list[bytes] = []
+        self._more = True
+        self._wall.refresh()
+        for _ in range(MAX_RECORDS):
+            try:
+                size = sock.recv_into(view)
+            except BlockingIOError:
+                self._more = False
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise SourceError(f"audit records can't be read: {error.strerror}", where=self.name) from error
+                self._overflows += 1  # the queue was full: what was dropped shows as missing serials
+                continue
+            self._take(bytes(view[:size]), lines)
+        return self._decoder.feed(b"".join(lines)) if lines else []
+
+    def _take(self, datagram: bytes, lines: list[bytes]) -> None:
+        """One record: note its serial, and keep it if it belongs to a connect."""
+        if len(datagram) < HEADER.size:
+            self.stats.garbled += 1
+            return
+        # The length in the header is not that of the datagram in all kernels; a record is all of its datagram.
+        _, kind, _, _, _ = HEADER.unpack_from(datagram)
+        text = datagram[HEADER.size :].rstrip(b"\0\n")
+        serial = _SERIAL(text)
+        if serial is None:
+            return
+        self._gaps.note(int(serial[1]))
+        if kind == AUDIT_CONFIG_CHANGE:
+            self._next_check_ns = 0  # somebody changes rules: look at once
+        prefix = _TYPES.get(kind)
+        if prefix is not None:
+            lines.append(b"%b%b\n" % (prefix, text.replace(b"\n", b" ")))
+
+    def _without_probes(self, connects: list[Connect]) -> list[Connect]:
+        return [connect for connect in connects if connect.pid not in self._probes] if self._probes else connects
+
+    def _count(self, connects: list[Connect]) -> None:
+        counters = self._decoder.counters
+        stats = self.stats
+        stats.events += len(connects)
+        stats.garbled = counters.garbled
+        stats.lost = self._gaps.missing + self._lost_now + counters.unpaired
+        stats.notes = {
+            "overflows": self._overflows,
+            "serial_gaps": self._gaps.missing,
+            "kernel_lost": self._lost_now,
+            "repeats": counters.repeats,
+            "rules_restored": self._rules.restored,
+        }
+
+    def _check(self) -> None:
+        """Once a second, and when rules change: the kernel's losses, and our rules."""
+        self._next_check_ns = _now_ns() + _CHECK_NS
+        status = self._control.read_status()
+        if not status.enabled:
+            raise SourceError("auditing was switched off", where=self.name, fix="it will be tried again")
+        # Somebody may set the counter back to 0 (auditctl --reset-lost).
+        if status.lost < self._lost_before + self._lost_now:
+            self._lost_before = status.lost - self._lost_now
+        self._lost_now = status.lost - self._lost_before
+        try:
+            self._rules.check()
+        except SourceError as error:
+            if str(error) != self._told:
+                self._told = str(error)
+                _log.warning("audit: our rules can't be put back: %s", error)
+
+    def _silence(self) -> SourceError:
+        """Why nothing comes."""
+        what, fix = "self-test: a connect() was made but no record of it came", "see `auditctl -s` and `auditctl -l`"
+        if _is_other_network_namespace():
+            what = "self-test: silent, as audit multicasts to the initial network namespace only"
+            fix = "run it there, or use audit-log"
+        else:
+            obstacle = self._rules.find_obstacle()
+            if obstacle is not None:
+                what, fix = f"self-test: {obstacle}", "auditctl -d task,never, and remove it from /etc/audit/rules.d"
+        return SourceError(what, where=self.name, fix=fix)
+
+
+def _do_quietly(action: Callable[[], object]) -> None:
+    """Undo something at the end; there is nobody left whom an error would help, but it is logged."""
+    try:
+        action()
+    except (SourceError, PrivilegeError) as error:
+        _log.warning("audit: not undone: %s", error)
+
+
+def _is_other_network_namespace() -> bool:
+    """Whether this process is not in the initial network namespace, where the kernel's own threads are."""
+    try:
+        if Path("/proc/2/comm").read_bytes() != b"kthreadd\n":
+            return True  # a process namespace of its own: a container
+        return Path("/proc/self/ns/net").stat().st_ino != Path("/proc/2/ns/net").stat().st_ino
+    except OSError:
+        return False
+
+
+def _now_ns() -> int:
+    """CLOCK_BOOTTIME."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def make_source(settings: Settings) -> AuditSource:
+    """The registry's way in: an unopened source."""
+    return AuditSource(settings)
