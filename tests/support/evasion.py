@@ -2,6 +2,8 @@
 
 Prints `{"errno": NAME or null}`: how the attempt ended; null means that the connection came through. The ways use the
 system calls themselves, so that nothing a C library does in between hides what is tested. x86-64 only.
+
+Kernel tests fork and call `begin` instead: starting a Python takes longer than most ways.
 """
 
 import argparse
@@ -27,6 +29,7 @@ MSG_FASTOPEN = 0x20000000
 TCP_FASTOPEN_CONNECT = 30
 IPPROTO_MPTCP = 262
 CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
 _WAIT_S = 3
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -36,11 +39,23 @@ NEEDS_ROOT: set[str] = set()
 
 
 class Target:
-    """Where to, and as whom."""
+    """Where to, and as whom.
 
-    def __init__(self, address: str, port: int, uid: int) -> None:
+    Args:
+        address, port: The destination.
+        uid: Who tries.
+        container: Path of the network namespace that the container ways enter.
+        hold: A descriptor: while a read of it blocks, sessions stay open and their processes alive, so that somebody
+            can look at them. None: each way ends as soon as it is done.
+    """
+
+    def __init__(
+        self, address: str, port: int, uid: int, *, container: str | None = None, hold: int | None = None
+    ) -> None:
         self.address, self.port, self.uid = address, port, uid
+        self.container = container
         self.family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._hold = hold
 
     @property
     def pair(self) -> tuple[str, int]:
@@ -52,8 +67,19 @@ class Target:
         packed = socket.inet_pton(socket.AF_INET6, self.address)
         return struct.pack("=H", 10) + struct.pack("!HI", self.port, 0) + packed + bytes(4)
 
-    def socket(self, protocol: int = 0) -> socket.socket:
-        return socket.socket(self.family, socket.SOCK_STREAM, protocol)
+    def make_socket(self, protocol: int = 0) -> socket.socket:
+        return self.keep(socket.socket(self.family, socket.SOCK_STREAM, protocol))
+
+    def keep(self, sock: socket.socket) -> socket.socket:
+        """Have the process, not only the way, hold the socket, if sessions are to be looked at."""
+        if self._hold is not None:
+            os.dup(sock.fileno())
+        return sock
+
+    def linger(self) -> None:
+        """Stay alive while sessions are looked at."""
+        if self._hold is not None:
+            os.read(self._hold, 1)
 
 
 def become(uid: int) -> None:
@@ -102,14 +128,14 @@ def started(action: Callable[[], object]) -> None:
 @way("v6")
 @way("mapped")
 def plain(to: Target) -> None:
-    with to.socket() as sock:
+    with to.make_socket() as sock:
         sock.settimeout(_WAIT_S)
         sock.connect(to.pair)
 
 
 @way("nonblocking")
 def nonblocking(to: Target) -> None:
-    with to.socket() as sock:
+    with to.make_socket() as sock:
         sock.setblocking(False)  # noqa: FBT003 - its signature
         started(lambda: sock.connect(to.pair))
         finish(sock)
@@ -117,7 +143,7 @@ def nonblocking(to: Target) -> None:
 
 @way("bound")
 def bound(to: Target) -> None:
-    with to.socket() as sock:
+    with to.make_socket() as sock:
         sock.bind(("", 0))
         sock.settimeout(_WAIT_S)
         sock.connect(to.pair)
@@ -126,7 +152,7 @@ def bound(to: Target) -> None:
 @way("blackhole")
 def blackhole(to: Target) -> None:
     """Nobody answers: only that it was tried can be seen."""
-    with to.socket() as sock:
+    with to.make_socket() as sock:
         sock.settimeout(0.3)
         sock.connect(to.pair)
 
@@ -147,6 +173,7 @@ def orphan(to: Target) -> None:
             os._exit(0)
         time.sleep(0.05)
         os.write(writer, str(attempt(plain, to)).encode())
+        to.linger()
         os._exit(0)
     os.waitpid(middle, 0)
     number = int(os.read(reader, 16))
@@ -157,7 +184,7 @@ def orphan(to: Target) -> None:
 @way("four-connects")
 def four_connects(to: Target) -> None:
     """connect() four times on one socket, as a poll loop does."""
-    with to.socket() as sock:
+    with to.make_socket() as sock:
         sock.setblocking(False)  # noqa: FBT003 - its signature
         number = 0
         for _ in range(4):
@@ -170,7 +197,7 @@ def four_connects(to: Target) -> None:
 @way("short-lived")
 def short_lived(to: Target) -> None:
     """The process ends without waiting for the answer."""
-    sock = to.socket()
+    sock = to.make_socket()
     sock.setblocking(False)  # noqa: FBT003 - its signature
     number = sock.connect_ex(to.pair)
     if number != errno.EINPROGRESS:
@@ -179,7 +206,7 @@ def short_lived(to: Target) -> None:
 
 @way("sendto-fastopen")
 def sendto_fastopen(to: Target) -> None:
-    with to.socket() as sock:
+    with to.make_socket() as sock:
         sock.settimeout(_WAIT_S)
         started(lambda: sock.sendto(b"EHLO x\r\n", MSG_FASTOPEN, to.pair))
         finish(sock)
@@ -187,7 +214,7 @@ def sendto_fastopen(to: Target) -> None:
 
 @way("sendmsg-fastopen")
 def sendmsg_fastopen(to: Target) -> None:
-    with to.socket() as sock:
+    with to.make_socket() as sock:
         sock.settimeout(_WAIT_S)
         started(lambda: sock.sendmsg([b"EHLO x\r\n"], (), MSG_FASTOPEN, to.pair))
         finish(sock)
@@ -214,14 +241,14 @@ def sendmmsg_fastopen(to: Target) -> None:
     data = ctypes.create_string_buffer(b"EHLO x\r\n")
     iov = (ctypes.c_size_t * 2)(ctypes.addressof(data), 8)
     header = Mmsghdr(name=ctypes.addressof(address), namelen=len(to.sockaddr()), iov=ctypes.addressof(iov), iovlen=1)
-    with to.socket() as sock:
+    with to.make_socket() as sock:
         check(libc.sendmmsg(sock.fileno(), ctypes.byref(header), 1, MSG_FASTOPEN))
         finish(sock)
 
 
 @way("fastopen-option")
 def fastopen_option(to: Target) -> None:
-    with to.socket() as sock:
+    with to.make_socket() as sock:
         sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
         sock.settimeout(_WAIT_S)
         sock.connect(to.pair)
@@ -279,7 +306,7 @@ class Uring:
 def uring_connect(to: Target, *, setup: int = 0, asynchronous: bool = False) -> None:
     address = ctypes.create_string_buffer(to.sockaddr())
     ring = Uring(setup)
-    with to.socket() as sock:
+    with to.make_socket() as sock:
         sqe = struct.pack(
             "=BBHiQQII",
             Uring.OP_CONNECT,
@@ -316,7 +343,7 @@ def uring_fastopen(to: Target) -> None:
     address = ctypes.create_string_buffer(to.sockaddr())
     data = ctypes.create_string_buffer(b"EHLO x\r\n")
     ring = Uring()
-    with to.socket() as sock:
+    with to.make_socket() as sock:
         sqe = struct.pack(
             "=BBHiQQII",
             Uring.OP_SEND,
@@ -360,14 +387,14 @@ def low_memory(data: bytes) -> int:
 
 @way("int80-connect")
 def int80_connect(to: Target) -> None:
-    with to.socket() as sock:
+    with to.make_socket() as sock:
         int80(362, sock.fileno(), low_memory(to.sockaddr()), len(to.sockaddr()))
         finish(sock)
 
 
 @way("int80-socketcall")
 def int80_socketcall(to: Target) -> None:
-    with to.socket() as sock:
+    with to.make_socket() as sock:
         address = low_memory(to.sockaddr())
         arguments = low_memory(struct.pack("=III", sock.fileno(), address, len(to.sockaddr())))
         int80(102, 3, arguments, 0)
@@ -420,14 +447,14 @@ def m32(to: Target) -> None:
 
 @way("mptcp")
 def mptcp(to: Target) -> None:
-    with to.socket(IPPROTO_MPTCP) as sock:
+    with to.make_socket(IPPROTO_MPTCP) as sock:
         sock.settimeout(_WAIT_S)
         sock.connect(to.pair)
 
 
 @way("mptcp-fastopen")
 def mptcp_fastopen(to: Target) -> None:
-    with to.socket(IPPROTO_MPTCP) as sock:
+    with to.make_socket(IPPROTO_MPTCP) as sock:
         sock.settimeout(_WAIT_S)
         started(lambda: sock.sendto(b"EHLO x\r\n", MSG_FASTOPEN, to.pair))
         finish(sock)
@@ -443,7 +470,7 @@ def setuid_root(to: Target) -> None:
 @way("inherited-socket", root=True)
 def inherited_socket(to: Target) -> None:
     """Root made the socket, the user connects it."""
-    with to.socket() as sock:
+    with to.make_socket() as sock:
         become(to.uid)
         sock.settimeout(_WAIT_S)
         sock.connect(to.pair)
@@ -453,11 +480,11 @@ def inherited_socket(to: Target) -> None:
 def passed_socket(to: Target) -> None:
     """Root made the socket and passed it on (SCM_RIGHTS)."""
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    with to.socket() as made:
+    with to.make_socket() as made:
         left.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [made.fileno()]))])
     become(to.uid)
     _, descriptors, _, _ = socket.recv_fds(right, 10, 1)
-    with socket.socket(fileno=descriptors[0]) as sock:
+    with to.keep(socket.socket(fileno=descriptors[0])) as sock:
         sock.settimeout(_WAIT_S)
         sock.connect(to.pair)
 
@@ -469,15 +496,34 @@ def lent_socket(to: Target) -> None:
     pid = os.fork()
     if pid == 0:
         become(to.uid)
-        with to.socket() as made:
+        with to.make_socket() as made:
             left.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [made.fileno()]))])
         os._exit(0)
     os.waitpid(pid, 0)
     become(to.uid + 1)
     _, descriptors, _, _ = socket.recv_fds(right, 10, 1)
-    with socket.socket(fileno=descriptors[0]) as sock:
+    with to.keep(socket.socket(fileno=descriptors[0])) as sock:
         sock.settimeout(_WAIT_S)
         sock.connect(to.pair)
+
+
+@way("container", root=True)
+@way("rootless-container", root=True)
+def container(to: Target) -> None:
+    """In a network namespace of its own that is routed through the host."""
+    assert to.container is not None, "needs --container"
+    with Path(to.container).open("rb") as namespace:
+        check(libc.setns(namespace.fileno(), CLONE_NEWNET))
+    become(to.uid)
+    plain(to)
+
+
+def begin(name: str, to: Target) -> int:
+    """Become who tries, for good, and try: the errno, 0 if it came through. Only in a child."""
+    signal.alarm(20)
+    if name not in NEEDS_ROOT:
+        become(to.uid)
+    return attempt(WAYS[name], to)
 
 
 def attempt(function: Way, to: Target) -> int:
@@ -494,14 +540,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("way", choices=sorted(WAYS))
     parser.add_argument("--uid", type=int, required=True)
+    parser.add_argument("--container", help="path of a network namespace")
     parser.add_argument("address")
     parser.add_argument("port", type=int)
     args = parser.parse_args()
-    signal.alarm(20)
-    to = Target(args.address, args.port, args.uid)
-    if args.way not in NEEDS_ROOT:
-        become(args.uid)
-    number = attempt(WAYS[args.way], to)
+    number = begin(args.way, Target(args.address, args.port, args.uid, container=args.container))
     json.dump({"errno": errno.errorcode.get(number, str(number)) if number else None}, sys.stdout)
     sys.stdout.flush()
     os._exit(0)

@@ -1,0 +1,261 @@
+"""Every way to open an SMTP connection against every sensor and every means of refusal, on the real kernel.
+
+`ROWS` is the table: who sees a way, as whom, and who stops it when the user is blocked. A new sensor is one more field
+of `Row` with what it usually sees, and its exceptions in the rows. Whether something was stopped is judged on the
+wire, at the peer: no SYN arrives.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import pytest
+
+from smtpguard.actions.base import Deny, Passes
+from smtpguard.actions.bpf_deny import BpfDeny
+from smtpguard.actions.nft.apply import NftEnforcer, boottime_ns
+from smtpguard.actions.nft.render import TableSpec
+from smtpguard.demo.lab import Lab
+from smtpguard.kernel.netns import read_cookie
+from smtpguard.model import NS, Connect, Subject
+from smtpguard.settings import Settings
+from smtpguard.sources.base import Source
+from smtpguard.sources.bpf.source import BpfSource
+from smtpguard.sources.registry import KINDS, make_source
+from tests.support.evasion import WAYS
+from tests.support.evasion_lab import Attempt, Course, inside
+from tests.support.host import SPAMMER, Host
+
+pytestmark = pytest.mark.kernel
+
+USER = SPAMMER[1]
+OTHER = USER + 1
+SUBORDINATE = 700005
+ROOT = 0
+RANGES = ((700000, 65536),)
+Means = Literal["nft", "bpf", "both"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What is true of one way.
+
+    Attributes:
+        way: As `evasion.WAYS` has it.
+        runs_as: The uid of who does it.
+        bpf, nflog, proc: The uid that each sensor sees; None if it sees nothing.
+        nft_stops, bpf_stops: Whether that means alone refuses it when the user is blocked.
+        tells: Whether the program is told that it was refused.
+        own_subject: Blocked as the container's own uid: the host's user of that number is somebody else.
+    """
+
+    way: str
+    runs_as: int = USER
+    bpf: int | None = USER
+    nflog: int | None = USER
+    proc: int | None = USER
+    nft_stops: bool = True
+    bpf_stops: bool = True
+    tells: bool = True
+    own_subject: bool = False
+
+    def stopped_by(self, means: Means) -> bool:
+        return {"nft": self.nft_stops, "bpf": self.bpf_stops, "both": self.nft_stops or self.bpf_stops}[means]
+
+
+ROWS = [
+    Row(way="plain"),
+    Row(way="v6"),
+    Row(way="mapped"),
+    Row(way="nonblocking"),
+    Row(way="bound"),
+    Row(way="blackhole"),
+    Row(way="user-namespace"),
+    Row(way="orphan"),
+    Row(way="four-connects"),
+    # It is gone before anybody can look, or be told.
+    Row(way="short-lived", tells=False),
+    Row(way="sendto-fastopen"),
+    Row(way="sendmsg-fastopen"),
+    Row(way="sendmmsg-fastopen"),
+    Row(way="fastopen-option"),
+    Row(way="uring"),
+    Row(way="uring-async"),
+    Row(way="uring-sqpoll"),
+    Row(way="uring-fastopen"),
+    Row(way="int80-connect"),
+    Row(way="int80-socketcall"),
+    # The program keeps no session open, so there is none to look at.
+    Row(way="m32", proc=None),
+    Row(way="mptcp"),
+    Row(way="mptcp-fastopen"),
+    # Packets of other network namespaces are forwarded here, not sent: no output hook, no socket, no uid.
+    Row(way="container", nflog=None, proc=None, nft_stops=False, own_subject=True),
+    Row(
+        way="rootless-container",
+        runs_as=SUBORDINATE,
+        bpf=SUBORDINATE,
+        nflog=None,
+        proc=None,
+        nft_stops=False,
+    ),
+    # BPF sees the caller's real uid; the others the fsuid that made the socket.
+    Row(way="setuid-root", nflog=ROOT, proc=ROOT, nft_stops=False),
+    Row(way="inherited-socket", nflog=ROOT, proc=ROOT, nft_stops=False),
+    Row(way="passed-socket", nflog=ROOT, proc=ROOT, nft_stops=False),
+    Row(way="lent-socket", bpf=OTHER, bpf_stops=False),
+]
+CONTAINERS = ("container", "rootless-container")
+SENSORS = [field.name for field in fields(Row) if field.name in KINDS]
+each_row = pytest.mark.parametrize("row", ROWS, ids=[row.way for row in ROWS])
+
+
+def start_sink(lab: Lab) -> None:
+    sink = lab.start([sys.executable, "-m", "smtpguard.demo.sink", "25"], net=lab.peer)
+    assert sink.stdout is not None
+    assert sink.stdout.readline() == "ready\n"
+
+
+class Watch:
+    """All sensors at once in one laboratory; each way is run once, and what each of them saw is kept."""
+
+    def __init__(self, lab: Lab, course: Course, stack: ExitStack) -> None:
+        self.course = course
+        self._seen: dict[str, tuple[Attempt, dict[str, list[Connect]]]] = {}
+        settings = Settings(cgroup=lab.cgroup or "auto")
+        self.sources = {name: self._open(make_source(name, settings), stack) for name in SENSORS}
+
+    @staticmethod
+    def _open(source: Source, stack: ExitStack) -> Source:
+        source.open()
+        stack.callback(source.close)
+        source.probe(2)
+        return source
+
+    def see(self, row: Row) -> tuple[Attempt, dict[str, list[Connect]]]:
+        if row.way not in self._seen:
+            events: dict[str, list[Connect]] = {}
+
+            def look() -> None:
+                for name, source in self.sources.items():
+                    events[name] = source.read()
+
+            attempt = self.course.run(row.way, row.runs_as, look)
+            own = {name: [c for c in found if c.address == attempt.address] for name, found in events.items()}
+            self._seen[row.way] = attempt, own
+        return self._seen[row.way]
+
+
+@pytest.fixture(scope="module")
+def watch() -> Iterator[Watch]:
+    with Lab() as lab, ExitStack() as stack:
+        start_sink(lab)
+        course = Course(lab)
+        stack.callback(course.close)
+        stack.enter_context(inside(lab.host))
+        yield Watch(lab, course, stack)
+
+
+@pytest.fixture(scope="module", params=["nft", "bpf", "both"])
+def refusing(request: pytest.FixtureRequest, watch: Watch) -> Iterator[Means]:
+    """The user is blocked by these means, and by no other."""
+    means: Means = request.param
+    with inside(watch.course.container.path):
+        contained = Subject(uid=USER, netns=read_cookie())
+    nft, source = NftEnforcer(TableSpec()), watch.sources["bpf"]
+    assert isinstance(source, BpfSource)
+    bpf = BpfDeny(source.guard)
+    until_ns = boottime_ns() + 600 * NS
+    denies = [
+        Deny(subject=Subject(uid=USER), kind="block", until_ns=until_ns, ranges=RANGES),
+        Deny(subject=contained, kind="block", until_ns=until_ns),
+    ]
+    try:
+        if means != "bpf":
+            nft.ensure()
+        if means != "nft":
+            bpf.apply_passes(Passes())
+            source.guard.set_enforcing(on=True)
+        for deny in denies:
+            if means != "bpf":
+                nft.apply_deny(deny)
+            if means != "nft":
+                bpf.apply_deny(deny)
+        yield means
+    finally:
+        source.guard.set_enforcing(on=False)
+        for deny in denies:
+            bpf.apply_release(deny.subject, "block")
+        nft.remove()
+
+
+def test_the_table_names_every_way() -> None:
+    assert {row.way for row in ROWS} == set(WAYS)
+    assert set(SENSORS) == set(KINDS), "a sensor without a column"
+
+
+@each_row
+def test_it_comes_through_while_nobody_is_blocked(watch: Watch, row: Row) -> None:
+    attempt, _ = watch.see(row)
+    assert attempt.left
+    assert attempt.error == ("ETIMEDOUT" if row.way == "blackhole" else None)
+
+
+@pytest.mark.parametrize("sensor", SENSORS)
+@each_row
+def test_seen_once_and_as_whom(watch: Watch, row: Row, sensor: str) -> None:
+    _, seen = watch.see(row)
+    uid: int | None = getattr(row, sensor)
+    assert [connect.uid for connect in seen[sensor]] == ([] if uid is None else [uid])
+
+
+@each_row
+def test_bpf_tells_namespaces_apart(watch: Watch, row: Row) -> None:
+    _, seen = watch.see(row)
+    with inside(watch.course.container.path):
+        cookie = read_cookie()
+    assert [connect.netns for connect in seen["bpf"]] == [cookie if row.way in CONTAINERS else None]
+
+
+@each_row
+def test_stopped_or_not(watch: Watch, refusing: Means, row: Row) -> None:
+    attempt = watch.course.run(row.way, row.runs_as)
+    check(attempt, row, stopped=row.stopped_by(refusing))
+
+
+def test_what_both_together_miss(watch: Watch) -> None:
+    del watch
+    assert [row.way for row in ROWS if not row.stopped_by("both")] == []
+
+
+def check(attempt: Attempt, row: Row, *, stopped: bool) -> None:
+    assert attempt.left is not stopped
+    if stopped and row.tells:
+        assert attempt.error in ("EPERM", "ECONNREFUSED")
+
+
+@pytest.fixture(scope="module", params=["none", "auto"])
+def blocking(request: pytest.FixtureRequest) -> Iterator[Callable[[Row], tuple[Attempt, bool]]]:
+    """The real daemon, and its user blocked by the command: runs a way, and says whether it should be stopped."""
+    with Host(sources=request.param) as host:
+        course = Course(host.lab)
+        try:
+            host.start()
+            assert host.cli("block", SPAMMER[0], "--for", "10m").returncode == 0
+            means: Means = "nft" if request.param == "none" else "both"
+
+            def run(row: Row) -> tuple[Attempt, bool]:
+                return course.run(row.way, row.runs_as), row.stopped_by(means) and not row.own_subject
+
+            yield run
+        finally:
+            course.close()
+
+
+@each_row
+def test_the_daemon_stops_what_its_means_stop(blocking: Callable[[Row], tuple[Attempt, bool]], row: Row) -> None:
+    """A container's uid is not the host's customer of that number: the daemon leaves it alone (`own_subject`)."""
+    attempt, stopped = blocking(row)
+    check(attempt, row, stopped=stopped)
