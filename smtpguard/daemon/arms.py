@@ -31,6 +31,7 @@ class Arms:
         needed: Whether a block in earnest is in force.
 
     Attributes:
+        off: The panic switch: they are down, whatever is needed.
         healing: Whether a lost table is put back; `nft remove` turns it off.
         trouble: Why the table is not there though it ought to be; None when all is well.
     """
@@ -42,6 +43,7 @@ class Arms:
         self._up = False
         self.always = always
         self.healing = True
+        self.off = False
         self.trouble: str | None = None
 
     @property
@@ -65,7 +67,7 @@ class Arms:
 
     def sync(self) -> bool:
         """Bring the means in step with what is needed; False if the table can't be had."""
-        wanted = self.healing and (self.always or self._needed())
+        wanted = self.healing and not self.off and (self.always or self._needed())
         if wanted == self._up and self.trouble is None:
             return True
         try:

@@ -20,6 +20,8 @@ from smtpguard.enrich.accounts import Accounts
 from smtpguard.model import (
     NS,
     Account,
+    Allowance,
+    AllowanceEnded,
     Block,
     BreakerChange,
     Connect,
@@ -33,6 +35,7 @@ from smtpguard.policy.destinations import Destinations
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.rules import compile_terms, override_index
 from smtpguard.settings import Settings
+from smtpguard.state.rows import AllowanceRow
 from smtpguard.state.writer import StateWriter
 from smtpguard.text import render_user
 
@@ -128,6 +131,8 @@ class Guard:
                     self._ended(decision)
                 case BreakerChange():
                     _tell_breaker(decision)
+                case AllowanceEnded():
+                    self._allowance_ended(decision)
                 case Verdict():
                     _tell_verdict(decision)
 
@@ -209,6 +214,47 @@ class Guard:
                 self._act([decision])
         return fine
 
+    def allow(self, allowance: Allowance) -> None:
+        """A person gives a pass: what stands against the account ends, and his rules do not hold while it does."""
+        self._act(self.engine.allow(allowance))
+        self.state.put_allowance(render_allowance(allowance, self.wall.offset_ns))
+        self.journal.add_allow(
+            self.account_of(allowance.subject),
+            until_wall_ns=allowance.until_ns + self.wall.offset_ns,
+            by=allowance.by,
+            reason=allowance.reason,
+        )
+        self.crediting.restart()
+
+    def restore_allowance(self, row: AllowanceRow) -> None:
+        """A pass from before this run."""
+        offset_ns = self.wall.offset_ns
+        allowance = Allowance(
+            subject=Subject(uid=row.uid),
+            name=row.name,
+            since_ns=row.since_ns - offset_ns,
+            until_ns=row.until_ns - offset_ns,
+            by=row.by,
+            reason=row.reason,
+            limit=row.max_count,
+            window_ns=row.window_ns,
+        )
+        if allowance.until_ns > self.now():
+            self._act(self.engine.allow(allowance))
+
+    def end_allowance(self, subject: Subject, *, reason: str = "") -> bool:
+        """A person ends a pass; whether there was one."""
+        decisions = self.engine.end_allowance(subject, by="admin", now_ns=self.now(), reason=reason)
+        self._act(decisions)
+        return bool(decisions)
+
+    def _allowance_ended(self, ended: AllowanceEnded) -> None:
+        allowance = ended.allowance
+        log.info("the pass of uid %d ended: %s", allowance.subject.uid, ended.by)
+        if ended.by != "allow":
+            self.state.delete_allowance(allowance.subject.uid, allowance.name)
+            self.crediting.restart()
+
     def restore(self, block: Block) -> None:
         """A block from before this run: nothing new, so nothing is written to the event log."""
         for decision in self.engine.add_block(block, force=True):
@@ -253,6 +299,20 @@ class Guard:
         """The account of a subject; a container's has no name here, whatever its number."""
         account = self.accounts.account(subject.uid)
         return account if subject.netns is None else replace(account, name=None)
+
+
+def render_allowance(allowance: Allowance, offset_ns: int) -> AllowanceRow:
+    """A pass as it is stored; `offset_ns` is wall time minus event time."""
+    return AllowanceRow(
+        uid=allowance.subject.uid,
+        name=allowance.name,
+        since_ns=allowance.since_ns + offset_ns,
+        until_ns=allowance.until_ns + offset_ns,
+        by=allowance.by,
+        max_count=allowance.limit,
+        window_ns=allowance.window_ns,
+        reason=allowance.reason,
+    )
 
 
 def _tell_verdict(verdict: Verdict) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from smtpguard import __version__
 from smtpguard.actions.eventlog import EventLog
 from smtpguard.daemon.guard import Guard
+from smtpguard.daemon.offswitch import OffSwitch
 from smtpguard.daemon.sensing import Sensing
 from smtpguard.enrich.looker import Looker
 from smtpguard.enrich.rdns import ReverseDns
@@ -18,7 +19,7 @@ class Overview:
     """Collects the state of a running guard.
 
     Args:
-        guard, sensing, events, looker, rdns: The parts; None for enrichers that are off.
+        guard, sensing, events, switch, looker, rdns: The parts; None for enrichers that are off.
         since_ns: When the guard started (CLOCK_BOOTTIME).
     """
 
@@ -28,6 +29,7 @@ class Overview:
         sensing: Sensing,
         events: EventLog,
         *,
+        switch: OffSwitch,
         looker: Looker | None,
         rdns: ReverseDns | None,
         since_ns: int,
@@ -35,6 +37,7 @@ class Overview:
         self._guard = guard
         self._sensing = sensing
         self._events = events
+        self._switch = switch
         self._looker = looker
         self._rdns = rdns
         self._since_ns = since_ns
@@ -51,8 +54,8 @@ class Overview:
             "version": __version__,
             "pid": os.getpid(),
             "uptime": (now_ns - self._since_ns) / NS,
-            "mode": "dry-run" if guard.settings.dry_run else "enforce",
-            "off_until": None,
+            "mode": "off" if guard.engine.is_off else "dry-run" if guard.settings.dry_run else "enforce",
+            "off_until": self._switch.until_ns / NS if self._switch.until_ns is not None else None,
             "config": guard.settings.path or "shipped defaults",
             "troubles": troubles,
             "sources": self._sources(),
@@ -69,13 +72,15 @@ class Overview:
         """Whether a source is open and proven, and enforcement is in place where it is wanted."""
         guard = self._guard
         sees = self._sensing.leader() is not None or guard.settings.sources == "none"
-        acts = guard.settings.dry_run or (guard.arms.up and guard.arms.trouble is None)
+        acts = guard.settings.dry_run or guard.engine.is_off or (guard.arms.up and guard.arms.trouble is None)
         return sees and acts
 
     def troubles(self) -> list[str]:
         """What is wrong now, worst first."""
         guard = self._guard
         found: list[str] = []
+        if guard.engine.is_off:
+            found.append("OFF: nobody is refused; `smtpguard on` ends it")
         if self._sensing.leader() is None and guard.settings.sources != "none":
             found.append("BLIND: no source works; nothing is seen and nobody is stopped")
         if guard.arms.trouble:
@@ -112,6 +117,8 @@ class Overview:
         table = f"table inet {guard.settings.nft_table}"
         if guard.arms.trouble:
             nft = f"{table}: {guard.arms.trouble}"
+        elif guard.arms.off:
+            nft = f"{table} is taken away: the guard is off"
         elif not guard.arms.healing:
             nft = f"{table} was taken away by `nft remove`; `smtpguard nft ensure` puts it back"
         elif guard.arms.up:

@@ -24,6 +24,8 @@ def restore(guard: Guard, loaded: Loaded, nft: NftEnforcer) -> None:
         loaded: What state held.
         nft: The table, which may be there from an earlier run.
     """
+    for row in loaded.allowances:
+        guard.restore_allowance(row)
     dry_run = guard.settings.dry_run
     now_ns = guard.now()
     lifted: set[Subject] = set()

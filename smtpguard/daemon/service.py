@@ -29,6 +29,7 @@ from smtpguard.daemon.healing import Healing
 from smtpguard.daemon.journal import Journal
 from smtpguard.daemon.lock import InstanceLock
 from smtpguard.daemon.loop import Loop
+from smtpguard.daemon.offswitch import OffSwitch
 from smtpguard.daemon.overview import Overview
 from smtpguard.daemon.places import state_paths
 from smtpguard.daemon.privileges import apply_limits, apply_privileges
@@ -190,6 +191,9 @@ class Service:
         )
         self.around.on_change = self._surroundings_changed
         self.engine.tick(self.now())
+        self.switch = OffSwitch(self.guard, state, self.wall, self.now)
+        for row in loaded.switches:
+            self.switch.restore(row)
         restore(self.guard, loaded, self.nft)
         arms.sync()
         responder.add_enforcer(self.nft)
@@ -214,9 +218,15 @@ class Service:
         self._stack.callback(self.sensing.close)
         self.unbanner = Unbanner(self.now)
         overview = Overview(
-            self.guard, self.sensing, self.events, looker=self.looker, rdns=self.rdns, since_ns=self._started_ns
+            self.guard,
+            self.sensing,
+            self.events,
+            switch=self.switch,
+            looker=self.looker,
+            rdns=self.rdns,
+            since_ns=self._started_ns,
         )
-        verbs = Verbs(self.guard, overview, tell_fail2ban=self.unbanner.tell, reload=self.reload)
+        verbs = Verbs(self.guard, overview, switch=self.switch, tell_fail2ban=self.unbanner.tell, reload=self.reload)
         server = ControlServer(
             settings.control_socket,
             group=settings.control_group,
@@ -298,7 +308,7 @@ class Service:
 
     def _chores(self, now_ns: int) -> None:
         """Once a second."""
-        del now_ns
+        self.switch.on_time(now_ns)
         step_ns = self.wall.refresh()
         if step_ns:
             log.warning("the clock was set by %+.1f s; blocks keep their length", step_ns / NS)

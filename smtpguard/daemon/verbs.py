@@ -13,10 +13,11 @@ from smtpguard.daemon.control import Answer, Stream
 from smtpguard.daemon.control_client import Pages, Peer
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.live import TOPIC
+from smtpguard.daemon.offswitch import OffSwitch
 from smtpguard.daemon.overview import Overview
 from smtpguard.errors import GuardError, PolicyError
 from smtpguard.logline import render_time
-from smtpguard.model import NS, Account, Block, Subject
+from smtpguard.model import NS, Account, Allowance, Block, Subject
 from smtpguard.text import render_escaped, render_user, to_bytes
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class Verbs:
     Args:
         guard: The guard.
         overview: What `status` shows.
+        switch: The panic switch.
         tell_fail2ban: Called with the sources of blocks that a person ended, and the user as the log writes him.
         reload: Reads the configuration again; raises ConfigError and changes nothing if it is bad.
     """
@@ -41,11 +43,13 @@ class Verbs:
         guard: Guard,
         overview: Overview,
         *,
+        switch: OffSwitch,
         tell_fail2ban: Callable[[list[str], str], int],
         reload: Callable[[], str],
     ) -> None:
         self._guard = guard
         self._overview = overview
+        self._switch = switch
         self._tell_fail2ban = tell_fail2ban
         self._reload = reload
         self._verbs: dict[str, Callable[[Args, str], Answer]] = {
@@ -56,6 +60,9 @@ class Verbs:
             "reload": self._do_reload,
             TOPIC: self._watch,
             "nft": self._nft,
+            "allow": self._allow,
+            "off": self._off,
+            "on": self._on,
         }
 
     def handle(self, peer: Peer, verb: str, args: Args) -> Answer:
@@ -99,6 +106,24 @@ class Verbs:
             }
             for block in guard.engine.blocks()
             if block.until_ns > now_ns
+        ]
+        rows += [
+            {
+                "user": render_user(pass_.subject.uid, guard.account_of(pass_.subject).name),
+                "uid": pass_.subject.uid,
+                "netns": pass_.subject.netns,
+                "kind": "allow",
+                "since": (pass_.since_ns + guard.wall.offset_ns) / NS,
+                "until": (pass_.until_ns + guard.wall.offset_ns) / NS,
+                "by": pass_.by,
+                "rule": None,
+                "why": _shown(pass_.reason, _MAX_REASON) if pass_.reason else "-",
+                "mode": "enforce",
+                "level": 0,
+                "refused": guard.refused[pass_.subject],
+            }
+            for pass_ in guard.engine.allowances()
+            if pass_.until_ns > now_ns
         ]
         return Pages(head={}, items=rows)
 
@@ -176,6 +201,48 @@ class Verbs:
         del args
         log.warning("reload asked by %s", who)
         return {"text": self._reload()}
+
+    def _allow(self, args: Args, who: str) -> Answer:
+        guard = self._guard
+        account = self._find(args)
+        user = render_user(account.uid, account.name)
+        subject = Subject(uid=account.uid)
+        if args.get("end") is True:
+            ended = guard.end_allowance(subject, reason=_text(args, "reason")[:_MAX_REASON])
+            log.warning("allow --end %s, asked by %s", user, who)
+            return {"text": f"{user}: the pass ended, the rules hold again" if ended else f"{user} has no pass"}
+        span_ns = _number(args, "for_ns")
+        if span_ns is None or not 0 < span_ns <= _MAX_SPAN_NS:
+            raise GuardError("for how long?", fix="--for 24h")
+        now_ns = guard.now()
+        limit, window_ns = _number(args, "limit"), _number(args, "window_ns")
+        allowance = Allowance(
+            subject=subject,
+            name=account.name,
+            since_ns=now_ns,
+            until_ns=now_ns + span_ns,
+            by="admin",
+            reason=_text(args, "reason")[:_MAX_REASON],
+            limit=limit if window_ns else None,
+            window_ns=window_ns if limit else None,
+        )
+        guard.allow(allowance)
+        log.warning("allow %s, asked by %s", user, who)
+        much = f"{limit} connections in {(window_ns or 0) // NS} s" if allowance.limit else "any number of connections"
+        return {"text": f"{user} may open {much} until {self._moment(allowance.until_ns)}"}
+
+    def _off(self, args: Args, who: str) -> Answer:
+        self._switch.switch_off(_number(args, "for_ns"), by=who)
+        until_ns = self._switch.until_ns
+        tail = f"until {render_time(until_ns)}" if until_ns is not None else "until `smtpguard on`"
+        return {"text": f"OFF {tail}: nobody is refused, watching goes on"}
+
+    def _on(self, args: Args, who: str) -> Answer:
+        del args
+        if not self._switch.is_off:
+            return {"text": "it is on already"}
+        self._switch.switch_on(by=who)
+        return {"text": "on: blocks hold again for what is left of their time"}
 
     def _nft(self, args: Args, who: str) -> Answer:
         """`nft ensure` and `nft remove`: what was removed so is not healed."""

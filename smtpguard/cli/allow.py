@@ -1,0 +1,59 @@
+"""`smtpguard allow USER`: a pass that ends by itself."""
+
+import re
+
+import click
+
+from smtpguard.cli.common import config_option
+
+
+@click.command("allow")
+@config_option
+@click.argument("user", metavar="USER")
+@click.option("--for", "span", default=None, metavar="D", help="How long the pass holds: 2h, 7d. Needed without --end.")
+@click.option(
+    "--limit", default=None, metavar="N/D", help="So many connections in a time, as in 500/1h; else any number."
+)
+@click.option("--reason", default="", metavar="T", help="Kept with the pass and shown to people.")
+@click.option("--end", is_flag=True, help="End the pass now; the rules hold again.")
+def command(config_path: str | None, user: str, span: str | None, limit: str | None, reason: str, end: bool) -> None:
+    """Let USER send more than the rules allow, for a time. What stands against him ends at once.
+
+    It survives a restart, ends by itself, and shows in `blocks`.
+    """
+    from smtpguard.cli.client import ask
+    from smtpguard.cli.times import parse_span
+    from smtpguard.settings_file import load_part
+
+    if end == (span is not None):
+        raise click.UsageError("give --for, or --end")
+    settings = load_part(config_path, ["control"])
+    if end:
+        answer = ask(settings.control_socket, "allow", user=user, reason=reason, end=True)
+    else:
+        count, window_ns = parse_limit(limit)
+        answer = ask(
+            settings.control_socket,
+            "allow",
+            user=user,
+            for_ns=parse_span(span or ""),
+            limit=count,
+            window_ns=window_ns,
+            reason=reason,
+        )
+    click.echo(answer["text"])
+
+
+def parse_limit(text: str | None) -> tuple[int | None, int | None]:
+    """`500/1h` as a count and nanoseconds; a usage error (exit 2) else."""
+    from smtpguard.settings_formats import parse_duration
+
+    if text is None:
+        return None, None
+    found = re.fullmatch(r"([1-9][0-9]{0,8})/([0-9]+[smhd])", text)
+    if found is None:
+        raise click.BadParameter("it must be a number and a time, as in 500/1h", param_hint="--limit")
+    try:
+        return int(found[1]), parse_duration(found[2])
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--limit") from None

@@ -1,0 +1,19 @@
+"""`smtpguard reload`: the configuration again, whole or not at all."""
+
+import click
+
+from smtpguard.cli.common import config_option
+
+
+@click.command("reload")
+@config_option
+def command(config_path: str | None) -> None:
+    """Let the running guard read its configuration again; windows and blocks go on.
+
+    A bad file changes nothing: it is named with its line, and the old configuration goes on.
+    """
+    from smtpguard.cli.client import ask
+    from smtpguard.settings_file import load_settings
+
+    settings = load_settings(config_path)
+    click.echo(ask(settings.control_socket, "reload")["text"])
