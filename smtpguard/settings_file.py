@@ -25,7 +25,6 @@ UNBUILT: dict[str, str] = {
     "rules[].count=messages|recipients": _LOCAL,
     "rules[].path=local|any": _LOCAL,
     "users[].match.packages": "nobody is asked for packages; use users, groups or uids",
-    "block.verdict=tell": "the responder is not built; use reject or drop",
     "accounts!=auto|none": "no command is asked; use auto or none",
     "notify.urls": "nothing is sent; read the log, or `smtpguard blocks`",
     "notify.digest!=daily|none": "nothing is sent",

@@ -11,16 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from smtpguard.enrich.accounts import Accounts
 from smtpguard.errors import EnforceError
 from smtpguard.model import Connect, Decision, Refusal, Verdict
-from smtpguard.policy.credits import CreditRule, choose_credit_rules
+from smtpguard.policy.credits import NO_LIMIT, CreditRule, choose_credit_rules
+from smtpguard.policy.engine import Engine
 from smtpguard.policy.rules import override_index
 from smtpguard.settings import Rule, Settings
 from smtpguard.sources.bpf.credits import Credits
 from smtpguard.sources.bpf.source import BpfSource
 
 log = logging.getLogger(__name__)
-
-Windows = Iterable[tuple[int, str, Iterable[int]]]
-"""(uid, rule name, event times): what the windows of connections rules hold."""
 
 
 class Crediting:
@@ -29,7 +27,7 @@ class Crediting:
     Args:
         settings: The configuration.
         accounts: Who is who.
-        windows: What the engine's windows hold now.
+        engine: Whose windows and passes they follow.
         now: CLOCK_BOOTTIME in nanoseconds.
 
     Attributes:
@@ -37,12 +35,10 @@ class Crediting:
         trouble: Why credits are not in step; None when all is well.
     """
 
-    def __init__(
-        self, settings: Settings, accounts: Accounts, windows: Callable[[], Windows], now: Callable[[], int]
-    ) -> None:
+    def __init__(self, settings: Settings, accounts: Accounts, engine: Engine, now: Callable[[], int]) -> None:
         self._settings = settings
         self._accounts = accounts
-        self._windows = windows
+        self._engine = engine
         self._now = now
         self._source: BpfSource | None = None
         self._credits: Credits | None = None
@@ -91,13 +87,18 @@ class Crediting:
             )
             for rule in self._rules
         ]
-        windows = ((uid, self._index[name], times) for uid, name, times in self._windows() if name in self._index)
+        windows = (
+            (uid, self._index[name], times) for uid, name, times in self._engine.windows() if name in self._index
+        )
+        # A rule that we judge must hear of each attempt at once, and who connects may be gone a millisecond later.
+        judged = any(rule not in self._rules and rule.action != "warn" for rule in rules)
+        wake_new = judged or settings.attribution_process
         cap = None if settings.dry_run or self.off else settings.cap
 
         def begin() -> None:
             book.maps.replace_told(self._find_told())
             book.maps.set_cap(cap)
-            book.start(wanted, self._now(), limits=self._find_limits(), windows=windows)
+            book.start(wanted, self._now(), limits=self._find_limits(), windows=windows, wake_new=wake_new)
 
         self._try(begin)
 
@@ -146,15 +147,17 @@ class Crediting:
         """Limits of accounts that have their own, by uid and rule index."""
         found: dict[int, dict[int, int]] = {}
         settings = self._settings
-        if not settings.overrides:
-            return found
-        for uid in self._accounts.listed_uids():
+        for uid in self._accounts.listed_uids() if settings.overrides else ():
             entry = override_index(settings, self._accounts.account(uid))
             if entry is not None:
                 changed = settings.overrides[entry].rules
                 own = {self._index[name]: rule.limit for name, rule in changed.items() if name in self._index}
                 if own:
                     found[uid] = own
+        # A pass with a limit of its own is judged by the engine: the kernel has no rule for one user alone.
+        for allowance in self._engine.allowances():
+            if allowance.subject.netns is None:
+                found[allowance.subject.uid] = dict.fromkeys(self._index.values(), NO_LIMIT)
         return found
 
     def _find_told(self) -> list[tuple[int, int]]:

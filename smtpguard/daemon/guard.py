@@ -17,6 +17,7 @@ from smtpguard.daemon.journal import Journal
 from smtpguard.daemon.responder import Responder
 from smtpguard.daemon.waiting import Entry
 from smtpguard.enrich.accounts import Accounts
+from smtpguard.logline import render_time
 from smtpguard.model import (
     NS,
     Account,
@@ -28,14 +29,16 @@ from smtpguard.model import (
     Decision,
     Ended,
     Refusal,
+    SocketReport,
     Subject,
     Verdict,
 )
 from smtpguard.policy.destinations import Destinations
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.rules import compile_terms, override_index
+from smtpguard.policy.snapshot import StoredPart, WindowPart
 from smtpguard.settings import Settings
-from smtpguard.state.rows import AllowanceRow
+from smtpguard.state.rows import AllowanceRow, WindowRow
 from smtpguard.state.writer import StateWriter
 from smtpguard.text import render_user
 
@@ -91,6 +94,7 @@ class Guard:
         self._destinations = destinations
         self.wall = wall
         self.now = now
+        self._fresh = 0
         self._limits: dict[int | None, int] = {}
         self.refused: Counter[Subject] = Counter()
         self.seen = 0
@@ -119,6 +123,11 @@ class Guard:
                     blocks=[d for d in decisions if isinstance(d, Block) and not d.renewed],
                 )
             )
+
+    def take_reports(self, reports: Iterable[SocketReport]) -> None:
+        """Judge what became of connections (rules that count failures or bytes)."""
+        for report in reports:
+            self._act(self.engine.report(report))
 
     def _act(self, decisions: Iterable[Decision]) -> None:
         for decision in decisions:
@@ -190,6 +199,31 @@ class Guard:
         self.responder.on_time(now_ns)
         self.crediting.on_time(now_ns)
         self.journal.on_time(now_ns)
+
+    def save_windows(self) -> None:
+        """Once a second: what has changed in the windows goes to state, so that a restart loses no more counting."""
+        fresh = self.state.stats().fresh
+        parts = self.engine.export(full=fresh != self._fresh)
+        self._fresh = fresh
+        offset_ns = self.wall.offset_ns
+        self.state.put_windows(
+            WindowRow(uid=p.subject.uid, netns=p.subject.netns, rule=p.part, data=p.data, offset_ns=offset_ns)
+            for p in parts
+        )
+
+    def restore_windows(self, rows: Iterable[WindowRow]) -> None:
+        """Windows from before this run."""
+        offset_ns = self.wall.offset_ns
+        stored = [
+            StoredPart(
+                part=WindowPart(subject=Subject(uid=row.uid, netns=row.netns), part=row.rule, data=row.data),
+                shift_ns=row.offset_ns - offset_ns,
+            )
+            for row in rows
+        ]
+        bad = self.engine.restore_windows(stored, self.now())
+        if bad:
+            log.warning("%d parts of stored windows were no good and are left out", bad)
 
     def clock_was_set(self) -> None:
         """Somebody set the wall clock: what is stored as wall time is stored again, so that it ends when it should."""
@@ -294,6 +328,18 @@ class Guard:
         self.settings = settings
         self._limits.clear()
         self._act(self.engine.reconfigure(settings, self.accounts, self.now()))
+
+    def explain(self, uid: int) -> str:
+        """What a refused sender is told: why, until when, and a reference for the administrator."""
+        now_ns = self.now()
+        held = [b for b in self.engine.blocks_of(Subject(uid=uid)) if b.mode == "enforce" and b.until_ns > now_ns]
+        user = render_user(uid, self.accounts.account(uid).name)
+        if not held:
+            return f"SMTP of {user} is limited on this server; try again later"
+        last = max(held, key=lambda block: block.until_ns)
+        until = render_time(last.until_ns + self.wall.offset_ns)
+        reference = f"{user}-{(last.since_ns + self.wall.offset_ns) // NS}"
+        return f"SMTP of {user} is refused until {until}: {last.rule or last.source} (ref {reference})"
 
     def account_of(self, subject: Subject) -> Account:
         """The account of a subject; a container's has no name here, whatever its number."""

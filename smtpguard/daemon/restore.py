@@ -26,6 +26,7 @@ def restore(guard: Guard, loaded: Loaded, nft: NftEnforcer) -> None:
     """
     for row in loaded.allowances:
         guard.restore_allowance(row)
+    guard.restore_windows(loaded.windows)
     dry_run = guard.settings.dry_run
     now_ns = guard.now()
     lifted: set[Subject] = set()

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from smtpguard.errors import GuardError, SourceError
-from smtpguard.model import NS, Connect
+from smtpguard.model import NS, Connect, SocketReport
 from smtpguard.settings import Settings
-from smtpguard.sources.base import Source
+from smtpguard.sources.base import Reporting, Source
 from smtpguard.sources.registry import KINDS, make_source
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ class Sensing:
         on_close: Called when it goes.
         now: CLOCK_BOOTTIME in nanoseconds.
         make: Makes a source by name.
+        reports: Takes what the leading source says of what became of connections.
         beside: Takes what sources beside the leading one saw.
     """
 
@@ -67,10 +68,12 @@ class Sensing:
         *,
         make: Callable[[str, Settings], Source] = make_source,
         beside: Callable[[list[Connect]], None] | None = None,
+        reports: Callable[[list[SocketReport]], None] | None = None,
     ) -> None:
         self._settings = settings
         self._deliver = deliver
         self._beside = beside
+        self._reports = reports
         self._on_open = on_open
         self._on_close = on_close
         self._now = now
@@ -143,6 +146,8 @@ class Sensing:
         except SourceError as error:
             self._lost(sensor, error)
             return
+        if self._reports is not None and isinstance(source, Reporting) and sensor is self.leader():
+            self._reports(source.take_reports())
         if not connects:
             return
         if sensor is self.leader():

@@ -19,6 +19,7 @@ from smtpguard.actions.fail2ban import Unbanner
 from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.actions.nft.render import build_spec
 from smtpguard.actions.sessions import SessionEnder
+from smtpguard.actions.tell import TellResponder
 from smtpguard.daemon.arms import Arms
 from smtpguard.daemon.clock import SystemClock, WallMap
 from smtpguard.daemon.control import ControlServer
@@ -43,7 +44,7 @@ from smtpguard.daemon.ticker import Ticker
 from smtpguard.daemon.verbs import Verbs
 from smtpguard.enrich.looker import Looker
 from smtpguard.enrich.rdns import ReverseDns
-from smtpguard.errors import ConfigError, LogError, SourceError
+from smtpguard.errors import ConfigError, EnforceError, LogError, SourceError
 from smtpguard.kernel.nft import open_nft
 from smtpguard.kernel.nft_watch import NftWatch
 from smtpguard.model import NS
@@ -51,6 +52,7 @@ from smtpguard.policy.engine import Engine
 from smtpguard.settings import Settings
 from smtpguard.sources.base import Source
 from smtpguard.sources.bpf.source import BpfSource
+from smtpguard.sources.bpf.tell import Telling
 from smtpguard.state.writer import StateWriter
 
 log = logging.getLogger(__name__)
@@ -121,6 +123,8 @@ class Service:
         self._started_ns = self.now()
         self._bpf_source: BpfSource | None = None
         self._bpf: BpfDeny | None = None
+        self._telling: Telling | None = None
+        self._responder: TellResponder | None = None
         self._had_terminal = sys.stdin is not None and sys.stdin.isatty()
         stack.enter_context(InstanceLock(settings))
         self.loop = Loop(self.now)
@@ -175,7 +179,7 @@ class Service:
         responder = Responder(self.engine.blocks_of, self.engine.blocked_subjects, self.now)
         self.journal = Journal(self.events, state, self.wall, self.now, looker=self.looker, rdns=self.rdns)
         self._stack.callback(self.journal.waiting.close)
-        self.crediting = Crediting(settings, accounts, tuple, self.now)
+        self.crediting = Crediting(settings, accounts, self.engine, self.now)
         self.guard = Guard(
             settings,
             engine=self.engine,
@@ -214,7 +218,14 @@ class Service:
 
     def _make_doors(self) -> None:
         settings = self.settings
-        self.sensing = Sensing(settings, self.guard.take, self._source_opened, self._source_closed, self.now)
+        self.sensing = Sensing(
+            settings,
+            self.guard.take,
+            self._source_opened,
+            self._source_closed,
+            self.now,
+            reports=self.guard.take_reports,
+        )
         self._stack.callback(self.sensing.close)
         self.unbanner = Unbanner(self.now)
         overview = Overview(
@@ -286,6 +297,7 @@ class Service:
     def _surroundings_changed(self, *, accounts: bool) -> None:
         """Accounts, own addresses or exempt destinations are others: kernel and engine learn it at once."""
         self.engine.forget_destinations()
+        self.engine.forget_destinations()
         self.guard.responder.apply_passes(self.around.passes())
         if accounts:
             self.guard.reconfigure(self.settings)
@@ -314,6 +326,7 @@ class Service:
             log.warning("the clock was set by %+.1f s; blocks keep their length", step_ns / NS)
             self.guard.clock_was_set()
         self.guard.arms.sync()
+        self.guard.save_windows()
 
     def _needs_enforcement(self) -> bool:
         now_ns = self.now()
@@ -326,10 +339,29 @@ class Service:
             self.guard.responder.add_enforcer(self._bpf)
             self.guard.arms.attach(source.guard)
             self.crediting.attach(source)
+            self._start_telling(source)
+
+    def _start_telling(self, source: BpfSource) -> None:
+        """`block.verdict: tell`: refused senders are led to a responder that says why; without it, just refused."""
+        if self.settings.block_verdict != "tell":
+            return
+        self._telling = Telling(source.guard)
+        try:
+            if self._responder is None:
+                self._responder = TellResponder(self._find_told, self.guard.explain, self.now)
+                self._stack.callback(self._responder.close)
+                self.loop.add(self._responder)
+            self._telling.start(self._responder.port)
+        except EnforceError as error:
+            log.warning("refused senders are not told why: %s", error)
+
+    def _find_told(self, cookie: int) -> int | None:
+        return self._telling.find_owner(cookie) if self._telling is not None else None
 
     def _source_closed(self, source: Source) -> None:
         if isinstance(source, BpfSource):
             self.crediting.detach()
+            self._telling = None
             self.guard.arms.detach()
             if self._bpf is not None:
                 self.guard.responder.remove_enforcer(self._bpf)

@@ -6,9 +6,9 @@ owns the loop; a source gives it file descriptors to wait on and the time of its
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from smtpguard.model import Connect
+from smtpguard.model import Connect, SocketReport
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,4 +61,13 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Release the sensor."""
+        ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A source that also tells what became of connections."""
+
+    def take_reports(self) -> list[SocketReport]:
+        """What `read` has seen of it since the last call."""
         ...

@@ -124,6 +124,11 @@ class Host:
         os.kill(self.daemon.pid, number)
         return self.daemon.wait(10)
 
+    def stop_signal(self, number: int) -> None:
+        """Send the daemon a signal that does not end it."""
+        assert self.daemon is not None
+        os.kill(self.daemon.pid, number)
+
     def stderr(self) -> str:
         path = self.lab.directory / "stderr"
         return path.read_text("utf-8", "replace") if path.exists() else ""

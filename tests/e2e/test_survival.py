@@ -1,0 +1,205 @@
+"""What survives what: counting over a restart, passes, the panic switch, reloads; and what a refused sender is told."""
+
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from smtpguard.demo.lab import PEER4
+from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
+
+pytestmark = pytest.mark.kernel
+
+RULE = {"name": "burst", "count": "connections", "limit": 30, "window": "10m", "action": "block", "block": "30m"}
+CALM = {"blocks": 100, "per": "10m"}
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with Host(rules=[RULE], breaker=CALM) as made:
+        made.start()
+        yield made
+
+
+def refused(host: Host) -> bool:
+    return host.connect(SPAMMER).refused == 1
+
+
+def test_sigkill_loses_no_more_than_a_second_of_counting(host: Host) -> None:
+    assert host.connect(SPAMMER, 20).ok == 20
+    time.sleep(2.2)  # the counts are saved once a second
+    host.stop(signal.SIGKILL)
+    host.start()
+    again = host.connect(SPAMMER, 30)
+    assert (again.ok, again.refused) == (10, 20), "20 of 30 were counted before"
+
+
+def test_off_lifts_everything_survives_a_restart_and_on_puts_it_back(host: Host) -> None:
+    assert host.cli("block", SPAMMER[0], "--for", "10m").returncode == 0
+    done = host.cli("off")
+    assert done.returncode == 0, done.stderr
+    assert host.nft("list", "ruleset") == ""
+    assert not refused(host)
+    assert host.connect(INNOCENT, 60).refused == 0, "no limit holds"
+    shown = host.cli("status")
+    assert "OFF" in shown.stdout.splitlines()[0]
+    assert shown.returncode == 0
+    host.stop(signal.SIGKILL)
+    host.start()
+    assert not refused(host)
+    assert "OFF" in host.cli("status").stdout
+    assert host.cli("on").returncode == 0
+    assert refused(host)
+    assert "OFF" not in host.cli("status").stdout
+
+
+def test_off_for_a_time_ends_by_itself(host: Host) -> None:
+    assert host.cli("block", SPAMMER[0], "--for", "10m").returncode == 0
+    assert host.cli("off", "--for", "2s").returncode == 0
+    assert not refused(host)
+    wait_for(lambda: refused(host), 6)
+
+
+def test_a_pass_frees_survives_ends_and_shows(host: Host) -> None:
+    host.connect(SPAMMER, 40)
+    assert refused(host)
+    done = host.cli("allow", SPAMMER[0], "--for", "1h", "--reason", "newsletter")
+    assert done.returncode == 0, done.stderr
+    assert host.connect(SPAMMER, 100).refused == 0
+    rows = host.cli("blocks").stdout
+    assert re.search(r"web01 +61101 +allow .*newsletter", rows)
+    host.stop(signal.SIGKILL)
+    host.start()
+    assert host.connect(SPAMMER, 50).refused == 0
+    assert host.cli("allow", SPAMMER[0], "--end").returncode == 0
+    assert host.connect(SPAMMER, 60).refused >= 26
+    assert any(row["BY"] == "admin" for row in host.events("ALLOW"))
+
+
+def test_a_pass_ends_by_itself(host: Host) -> None:
+    assert host.cli("allow", SPAMMER[0], "--for", "2s").returncode == 0
+    assert host.connect(SPAMMER, 60).refused == 0
+    wait_for(lambda: "allow" not in host.cli("blocks").stdout, 6)
+    assert host.connect(SPAMMER, 60).refused >= 26
+
+
+def test_a_bad_reload_changes_nothing_and_says_so(host: Host) -> None:
+    good = Path(host.config).read_text()
+    Path(host.config).write_text(good + "nonsense: 1\n")
+    done = host.cli("reload")
+    assert done.returncode == 78
+    assert "nonsense" in done.stderr
+    host.stop_signal(signal.SIGHUP)
+    wait_for(lambda: "not reloaded" in host.stderr(), 5)
+    assert host.cli("blocks").returncode == 0
+
+
+def test_a_reload_that_exempts_frees_and_windows_go_on(host: Host) -> None:
+    host.connect(SPAMMER, 40)
+    assert host.connect(INNOCENT, 20).refused == 0
+    assert refused(host)
+    host.configure(exempt={"users": [SPAMMER[0]]})
+    done = host.cli("reload")
+    assert done.returncode == 0, done.stderr
+    assert not refused(host)
+    assert host.connect(SPAMMER, 40).refused == 0
+    assert host.connect(INNOCENT, 30).ok == 10, "his 20 are still counted"
+
+
+def test_a_reload_into_dry_run_lets_go(host: Host) -> None:
+    host.connect(SPAMMER, 40)
+    assert refused(host)
+    host.configure(dry_run=True)
+    assert host.cli("reload").returncode == 0
+    assert not refused(host)
+    wait_for(lambda: host.nft("list", "ruleset") == "", 3)
+
+
+def test_six_processes_on_all_cpus_get_exactly_the_limit(host: Host) -> None:
+    children = [host.begin(SPAMMER, 1000) for _ in range(6)]
+    assert sum(host.outcome(child).ok for child in children) == 30
+
+
+def test_exact_again_after_the_window_has_slid() -> None:
+    rule = {"name": "slow", "count": "connections", "limit": 30, "window": "3s", "action": "throttle"}
+    with Host(rules=[rule]) as host:
+        host.start()
+        for _ in range(2):
+            children = [host.begin(SPAMMER, 300) for _ in range(3)]
+            begun = time.monotonic()
+            passed = sum(host.outcome(child).ok for child in children)
+            if time.monotonic() - begun < 2.5:
+                assert passed == 30
+            time.sleep(3.5)
+
+
+def test_a_stopped_daemon_refuses_nobody_after_two_seconds(host: Host) -> None:
+    assert host.daemon is not None
+    host.stop_signal(signal.SIGSTOP)
+    try:
+        time.sleep(2.5)
+        assert host.connect(OTHER, 100).refused == 0
+    finally:
+        host.stop_signal(signal.SIGCONT)
+
+
+def test_block_by_number_and_sources_apart(host: Host) -> None:
+    now = str(int(time.time()))
+    words = ["block", "--source", "fail2ban:a", "--uid", str(SPAMMER[1]), "--at", now, "--for", "60", "--", SPAMMER[0]]
+    assert host.cli(*words).returncode == 0
+    assert host.cli("block", SPAMMER[0], "--for", "10m").returncode == 0
+    unban = ["unblock", "--source", "fail2ban:a", "--uid", str(SPAMMER[1]), "--", SPAMMER[0]]
+    assert host.cli(*unban).returncode == 0
+    assert refused(host), "the person's block stands"
+    assert host.cli(*unban).returncode == 0, "nothing to end is fine"
+    assert host.cli("unblock", SPAMMER[0]).returncode == 0
+    assert not refused(host)
+    wrong = ["block", "--source", "fail2ban:a", "--uid", str(SPAMMER[1]), "--at", now, "--for", "60", "--", INNOCENT[0]]
+    assert host.cli(*wrong).returncode == 1, "the number is somebody else's"
+
+
+def test_root_is_never_blocked_and_exempt_needs_force() -> None:
+    with Host(rules=[RULE], exempt={"users": [OTHER[0]]}) as host:
+        host.start()
+        assert host.cli("block", "root").returncode == 1
+        assert host.cli("block", "root", "--force").returncode == 1
+        assert host.cli("block", OTHER[0]).returncode == 1
+        assert host.cli("block", OTHER[0], "--force").returncode == 0
+        assert host.connect(OTHER).refused == 1
+        assert host.cli("block", "nobody-of-that-name").returncode == 1
+
+
+def test_unblock_works_without_a_daemon(host: Host) -> None:
+    assert host.cli("block", SPAMMER[0], "--for", "10m").returncode == 0
+    host.stop(signal.SIGKILL)
+    assert refused(host)
+    done = host.cli("unblock", SPAMMER[0])
+    assert done.returncode == 0, done.stderr
+    assert not refused(host)
+    assert host.cli("unblock", SPAMMER[0]).returncode == 0
+    host.start()
+    assert not refused(host), "it is not restored"
+
+
+def test_tell_says_why_to_the_sender() -> None:
+    with Host(rules=[RULE], block={"verdict": "tell"}) as host:
+        host.start()
+        assert host.cli("block", SPAMMER[0], "--for", "10m").returncode == 0
+        program = (
+            "import os, smtplib, sys\n"
+            "import encodings.idna\n"
+            f"os.setgid({SPAMMER[1]}); os.setuid({SPAMMER[1]})\n"
+            "try:\n"
+            f"    smtplib.SMTP('{PEER4}', 25, local_hostname='x', timeout=5)\n"
+            "except smtplib.SMTPConnectError as error:\n"
+            "    print(error.smtp_code, error.smtp_error)\n"
+        )
+        done = host.lab.run([sys.executable, "-c", program], inside=True)
+        assert done.stdout.startswith("421 "), done.stderr
+        assert "web01" in done.stdout
+        assert "refused until" in done.stdout
+        assert host.connect(SPAMMER, port=465).refused == 1, "a client of 465 would not understand"
