@@ -1,64 +1,28 @@
 """Who is who on this host: the accounts behind uids, as policy asks for them (policy/directory.py).
 
-A snapshot of passwd, group, subuid, login.defs and what tells mail servers' users; answers come from memory.
-/etc/passwd is read as the file it is: getpwent(3) would ask every directory server for everybody. Whom it does not
-hold is asked of the C library in the background (names.py). `refresh` notices changed files by their inode, size and
-times, so that a uid given to another name is another account from then on (THREATS 5).
+Answers come from memory: a snapshot of the host's files (snapshot.py), and what the C library has said in the
+background of whom /etc/passwd does not hold (names.py). `refresh` notices changed files, so that a uid given to another
+name is another account from then on (THREATS 5).
 """
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from smtpguard.enrich.account_files import (
-    DEFAULT_UID_MIN,
-    MAX_UID,
-    Groups,
-    Passwd,
-    parse_group,
-    parse_passwd,
-    parse_subuid,
-    parse_uid_min,
-)
-from smtpguard.enrich.mta_users import find_mta_uids, list_sources
+from smtpguard.enrich.account_files import MAX_UID
 from smtpguard.enrich.names import NamedAccount, NameService, is_group
-from smtpguard.errors import ConfigError
+from smtpguard.enrich.snapshot import Snapshot, is_changed, read_snapshot
 from smtpguard.model import Account
 from smtpguard.policy.standing import HostFacts, Identity, decide_standing
-from smtpguard.policy.subuids import RangeMap, resolve_ranges
 from smtpguard.settings import Settings
-from smtpguard.trust import read_trusted
 
-MAX_FILE_BYTES = 64 << 20
-"""Longest account file read: 250,000 accounts are 20 MB."""
 MAX_CACHED = 250_000
 MAX_FOREIGN = 2000
 """Accounts outside /etc/passwd whose answers are kept fresh."""
 ANSWER_TIMEOUT_S = 1.0
 """How long a person's command waits for the C library to know a name."""
-_FILES = ("etc/passwd", "etc/group", "etc/subuid", "etc/login.defs")
 _PASSING = frozenset({"root", "mta", "exempt"})
-Signature = tuple[int, ...] | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """The host's account files as they were read together.
-
-    Attributes:
-        signatures: What each file looked like just before.
-        passwd, groups, ranges, facts: Their content.
-        problems: What of them was left out and why, for people.
-    """
-
-    signatures: dict[str, Signature] = field(default_factory=dict)
-    passwd: Passwd = field(default_factory=Passwd)
-    groups: Groups = field(default_factory=Groups)
-    ranges: RangeMap = field(default_factory=RangeMap)
-    facts: HostFacts = field(default_factory=HostFacts)
-    problems: tuple[str, ...] = ()
 
 
 class Accounts:
@@ -149,10 +113,9 @@ class Accounts:
         Returns:
             Uids whose account is another than was known before; empty if there is nothing to tell to anybody.
         """
-        signatures = self._snapshot.signatures
-        if force or any(_read_signature(path) != signature for path, signature in signatures.items()):
+        if force or is_changed(self._snapshot):
             passing, ranges = self._passing, set(self.ranges())
-            self._snapshot = self._read_snapshot()
+            self._snapshot = read_snapshot(self._root, self._snapshot)
             changed = self._rebuild()
             # Accounts nobody has asked for yet matter too: they are in what the kernel is told.
             self._passing = self._list_passing()
@@ -310,53 +273,6 @@ class Accounts:
         old, self._accounts = self._accounts, {}
         self._foreign.clear()
         return frozenset(uid for uid, account in old.items() if self.account(uid) != account)
-
-    def _read_snapshot(self) -> Snapshot:
-        problems: list[str] = []
-        sources = [*(self._root / name for name in _FILES), *list_sources(self._root)]
-        signatures = {str(path): _read_signature(str(path)) for path in sources}
-        passwd = parse_passwd(self._read("etc/passwd", problems))
-        if 0 not in passwd.names and self._snapshot.passwd.names:
-            # Somebody writes it in place, and we came in between. No name would mean nobody is exempt.
-            problems.append("/etc/passwd has no root: the accounts known before are kept")
-            signatures[str(self._root / "etc/passwd")] = None
-            passwd = self._snapshot.passwd
-        groups = parse_group(self._read("etc/group", problems))
-        uid_min = parse_uid_min(self._read("etc/login.defs", problems))
-        claims = parse_subuid(self._read("etc/subuid", problems), passwd.uids)
-        ranges, oddities = resolve_ranges(claims, sorted(passwd.names), uid_min)
-        problems += oddities
-        if passwd.dropped or groups.dropped:
-            problems.append(f"{passwd.dropped} accounts and {groups.dropped} groups are too many and not known")
-        mta_uids = find_mta_uids(self._root, passwd.uids.get, problems)
-        return Snapshot(
-            signatures=signatures,
-            passwd=passwd,
-            groups=groups,
-            ranges=ranges,
-            facts=HostFacts(uid_min=uid_min, mta_uids=mta_uids),
-            problems=tuple(problems),
-        )
-
-    def _read(self, name: str, problems: list[str]) -> bytes:
-        """A file; empty where it is missing or can't be trusted, which is told."""
-        try:
-            return read_trusted(os.path.realpath(self._root / name), max_bytes=MAX_FILE_BYTES)
-        except FileNotFoundError:
-            if name == "etc/login.defs":
-                problems.append(f"there is no /{name}: UID_MIN is taken to be {DEFAULT_UID_MIN}")
-        except ConfigError as error:
-            problems.append(f"{error}; nothing of it was used")
-        return b""
-
-
-def _read_signature(path: str) -> Signature:
-    """What changes when a file does: replaced, written, or its owner or mode set."""
-    try:
-        status = os.stat(path)  # noqa: PTH116 - some 20 paths every few seconds: no Path for each
-    except OSError:
-        return None
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _merge(ranges: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:

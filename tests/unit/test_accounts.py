@@ -224,6 +224,15 @@ def test_an_untrusted_subuid_or_login_defs_is_not_used_and_told(root: Path) -> N
     assert len(accounts.problems) == 2
 
 
+def test_passwd_and_group_are_taken_as_the_system_takes_them(root: Path) -> None:
+    """Who can write them is root already; without them nobody would be exempt."""
+    for name in ("passwd", "group"):
+        (root / "etc" / name).chmod(0o666)
+    accounts = Accounts(SETTINGS, root=root)
+    assert standings(accounts, 1002, 1003) == ["exempt", "exempt"]
+    assert len(accounts.problems) == 2
+
+
 def test_links_to_the_files_are_followed(root: Path) -> None:
     """Whole distributions keep /etc as links into a store of root's."""
     (root / "etc" / "login.defs").rename(root / "stored")
