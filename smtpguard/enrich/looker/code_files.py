@@ -6,7 +6,6 @@ because a tenant can set mtime to anything and ctime only to now.
 """
 
 import contextlib
-import hashlib
 import heapq
 import os
 import re
@@ -73,6 +72,8 @@ def read_file(process: Process, path: bytes, uids: Collection[int]) -> NamedFile
 
 def _hash(fd: int) -> str | None:
     """SHA-256 of a regular file that is held by an O_PATH descriptor."""
+    import hashlib  # OpenSSL takes 5 MB, which only the helper that gathers evidence is to have
+
     digest = hashlib.sha256()
     left = MAX_HASHED
     try:

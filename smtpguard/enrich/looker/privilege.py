@@ -3,7 +3,8 @@
 capabilities(7), prctl(2), capset(2) by ctypes: the standard library has none of them.
 
 Uid 65535 is no account anywhere (the 16-bit "no uid"), so that no file is the worker's own and no other process may
-signal it. Uid 0 would not do: without a single capability it still owns /etc/shadow.
+signal it. Uid 0 would not do: without a single capability it still owns /etc/shadow. So the daemon wants CAP_SETUID
+and CAP_SETGID until the looker has started.
 """
 
 import ctypes
@@ -14,6 +15,7 @@ from pathlib import Path
 
 CAP_DAC_READ_SEARCH = 2
 CAP_SYS_PTRACE = 19
+_FOR_UID = (6, 7)  # CAP_SETGID, CAP_SETUID
 KEPT = (CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE)
 NO_UID = 65535
 """Uid and gid of a worker."""
@@ -79,9 +81,10 @@ def apply_least() -> frozenset[int]:
     Returns:
         The capabilities it keeps.
     """
-    kept = [capability for capability in KEPT if _read_permitted() >> capability & 1]
+    permitted = _read_permitted()
+    kept = [capability for capability in KEPT if permitted >> capability & 1]
     mask = sum(1 << capability for capability in kept)
-    if os.geteuid() == 0:
+    if all(permitted >> capability & 1 for capability in _FOR_UID):  # else the uid stays, without capabilities
         _prctl(_PR_SET_KEEPCAPS, 1)
         os.setgroups([])
         os.setresgid(NO_UID, NO_UID, NO_UID)
