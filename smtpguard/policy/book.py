@@ -110,8 +110,9 @@ class Book:
         return max((lane.times[-1] for lane in self.lanes.values() if lane.times), default=NEVER)
 
     def touched_ns(self) -> int:
-        """When something last happened to the windows: taken in or emptied; NEVER if nothing did."""
-        return max(self.newest_ns(), max((counter.floor_ns for counter in self.counters), default=NEVER))
+        """When something last happened to the windows: taken in, emptied or told of; NEVER if nothing did."""
+        marks = [max(counter.floor_ns, counter.told_ns, counter.fresh_ns) for counter in self.counters]
+        return max([self.newest_ns(), *marks])
 
     def judge(self, time_ns: int, port: int, address: bytes) -> list[Excess]:
         """Which rules the attempt would exceed, in the order of the configuration. Takes nothing in.

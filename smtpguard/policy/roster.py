@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from smtpguard.model import Account, Allowance, Subject
 from smtpguard.policy.blocks import LATE_NS
-from smtpguard.policy.book import Book
+from smtpguard.policy.book import NEWCOMER_NS, Book
 from smtpguard.policy.directory import Directory
 from smtpguard.policy.rules import Terms, allowed_terms, compile_terms, override_index
 from smtpguard.policy.watched import CONTAINER, NEVER_REFUSED, SHARED, Watched
@@ -251,8 +251,9 @@ class Roster:
         batch, self._to_sweep = self._to_sweep[-SWEEP:], self._to_sweep[:-SWEEP]
         settings = self._settings
         rules = [*settings.rules, *(rule for entry in settings.overrides for rule in entry.rules.values())]
-        quiet_ns = now_ns - LATE_NS - max((rule.window_ns for rule in rules), default=0)
         novel_ns = max((rule.novel_ns or 0 for rule in rules), default=0)
+        reach_ns = max([NEWCOMER_NS if novel_ns else 0, *[rule.window_ns for rule in rules]])
+        quiet_ns = now_ns - LATE_NS - reach_ns
         for watched in batch:
             known = self._watched.get((watched.subject.uid, watched.subject.netns))
             if known is not watched or watched.touched_ns() > quiet_ns:

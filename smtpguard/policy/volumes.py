@@ -114,8 +114,8 @@ class VolumeBook:
             volume.told_ns = NEVER
 
     def touched_ns(self) -> int:
-        """When something last happened to the windows: counted or emptied; NEVER if nothing did."""
-        return max([NEVER, *[max([volume.floor_ns, *volume.times[-1:]]) for volume in self.counters]])
+        """When something last happened to the windows: counted, emptied or told of; NEVER if nothing did."""
+        return max([max([volume.floor_ns, volume.told_ns, *volume.times[-1:]]) for volume in self.counters])
 
     def adopt(self, others: Iterable["VolumeBook"]) -> None:
         """Take over the windows of rules of the same name and window, nearest book first."""

@@ -66,9 +66,8 @@ def test_full_pool_drops_the_longest_silent_and_nobody_who_is_blocked() -> None:
 
 
 def test_times_are_bounded_and_the_flood_pays_itself() -> None:
-    engine = small(
-        Rule(name="day", count="connections", limit=100_000, window_ns=DAY_NS, action="throttle"), BURST_WARN
-    )
+    day = Rule(name="day", count="connections", limit=100_000, window_ns=DAY_NS, action="throttle")
+    engine = small(day, replace(BURST, name="warn", action="warn", limit=5))
     feed(engine, range(5), uid=1002)
     for n in range(20_000):
         engine.feed(connect(10 + n / 1000))
@@ -114,6 +113,15 @@ def test_what_is_remembered_of_blocks_outlives_the_windows() -> None:
     engine.tick(T0 + 9 * DAY_NS)
     engine.tick(T0 + 10 * DAY_NS)
     assert engine.stats().subjects == 0
+
+
+def test_a_newcomer_is_one_for_a_day_however_short_the_window() -> None:
+    rule = replace(BURST, name="newcomer", action="warn", limit=1, novel_ns=30 * DAY_NS)
+    engine = small(rule)
+    feed(engine, [0])
+    engine.tick(T0 + 3 * HOUR_NS)
+    engine.tick(T0 + 3 * HOUR_NS + 60 * NS)
+    assert only(Verdict, feed(engine, (4 * 3600, 4 * 3600 + 1)))
 
 
 def test_blocks_that_ended_leave_nothing() -> None:
