@@ -21,6 +21,7 @@ class SerialGaps:
         self.missing = 0
         self._highest: int | None = None
         self._late: dict[int, None] = {}  # may still come, ascending
+        self._swept = 0
 
     def note(self, serial: int) -> None:
         """Take the serial of a record; the records of one event share theirs."""
@@ -29,6 +30,7 @@ class SerialGaps:
             return
         if highest is None or abs(serial - highest) > _MAX_JUMP:
             self._highest = serial
+            self._swept = 0
             self._late.clear()
         elif serial < highest:
             self._late.pop(serial, None)
@@ -42,3 +44,10 @@ class SerialGaps:
                 del self._late[oldest]
                 self.missing += 1
             self._highest = serial
+
+    def sweep(self) -> None:
+        """Time has passed: what was late at the last sweep already is missing. Call it about once a second."""
+        while self._late and (oldest := next(iter(self._late))) < self._swept:
+            del self._late[oldest]
+            self.missing += 1
+        self._swept = self._highest or 0

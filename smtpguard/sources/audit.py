@@ -112,7 +112,10 @@ class AuditSource:
         self._socket = self._listen()
         self._rules = OwnRules(self._control, uid=self._settings.audit_uid)
         switch = AuditSwitch(self._control, self._rules.others)
-        # Undone in reverse: the rules first, then the switch, which looks whether others have rules.
+        # Undone in reverse: the rules first, then the switch, which looks whether others have rules by then that they
+        # had not before: what dead instances left must be gone first.
+        if self._control.read_status().enabled != LOCKED:
+            self._rules.sweep()
         self._stack.callback(_do_quietly, switch.turn_back)
         status = switch.turn_on(allowed=self._settings.audit_enable)
         self._lost_before = status.lost
@@ -246,6 +249,8 @@ class AuditSource:
     def _check(self) -> None:
         """Once a second, and when rules change: the kernel's losses, and our rules."""
         self._next_check_ns = _now_ns() + _CHECK_NS
+        if not self._more:
+            self._gaps.sweep()
         status = self._control.read_status()
         if not status.enabled:
             raise SourceError("auditing was switched off", where=self.name, fix="it will be tried again")

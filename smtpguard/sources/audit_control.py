@@ -44,12 +44,18 @@ class RefusedError(SourceError):
 
 
 class AuditControl:
-    """A conversation with the kernel's audit. Raises SourceError where there is none to be had."""
+    """A conversation with the kernel's audit. Raises SourceError where there is none to be had.
 
-    def __init__(self) -> None:
+    Args:
+        stand_in: What to talk to instead of the kernel.
+    """
+
+    def __init__(self, stand_in: socket.socket | None = None) -> None:
         self._sequence = 0
         try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_AUDIT)
+            self._socket = stand_in or socket.socket(
+                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_AUDIT
+            )
         except OSError as error:
             raise SourceError(
                 f"no audit in this kernel: {error.strerror}", where="audit", fix="use another source"

@@ -50,8 +50,7 @@ class OwnRules:
         self._rules: list[bytes] = []
 
     def install(self) -> None:
-        """Sweep what dead instances left, then load ours, or none if one is refused. Raises SourceError."""
-        self.sweep()
+        """Load ours, or none if one is refused. Raises SourceError."""
         try:
             self._load(by_family=True)
         except RefusedError as error:
