@@ -42,6 +42,7 @@ def command(config_path: str | None, root: str, yes: bool, remove: bool) -> None
         if not manifest.files:
             click.echo("setup has written nothing here.")
             return
+        check_disabled(tree.root)
         steps = plan_remove(tree.read(manifest.files), manifest)
     else:
         # An image gets everything; a living system no folder of a program that it does not have.
@@ -77,10 +78,19 @@ def check_root(root: str) -> None:
     """Refuse early what can't end well: no such folder (exit 2), or nobody who may write there (exit 4)."""
     from smtpguard.errors import PrivilegeError
 
-    if not Path(root).is_dir():
+    if not root or not Path(root).is_dir():
         raise click.BadParameter(f"there is no folder {shlex.quote(root)}", param_hint="--root")
     if os.geteuid() != 0 and (Path(root).resolve() == Path("/") or not os.access(root, os.W_OK | os.X_OK)):
         raise PrivilegeError("may not write there", where=root, fix="run it as root, or give --root DIR")
+
+
+def check_disabled(root: Path) -> None:
+    """Refuse to take the unit from under a service: systemctl can't disable what has no unit any more."""
+    from smtpguard.errors import GuardError
+
+    if (root / "etc/systemd/system/multi-user.target.wants/smtpguard.service").is_symlink():
+        words = "disable --now" if root == Path("/") else f"--root={shlex.quote(str(root))} disable"
+        raise GuardError("smtpguard.service is enabled still", fix=f"first: systemctl {words} smtpguard.service")
 
 
 def read_site(root: Path, config_path: str | None) -> "Site":
@@ -134,7 +144,7 @@ def print_steps(steps: "Sequence[Step]") -> int:
 def print_next(*, remove: bool) -> None:
     """What is left for the administrator to start or stop."""
     if remove:
-        words = ["systemctl disable --now smtpguard.service", "systemctl daemon-reload", "smtpguard nft remove"]
+        words = ["systemctl daemon-reload", "smtpguard nft remove"]
     else:
         words = ["systemctl daemon-reload", "systemctl enable --now smtpguard.service"]
     if Path("/etc/fail2ban").is_dir():

@@ -5,7 +5,7 @@ Takes the instance's lock, so that no daemon starts in between and puts back wha
 
 import os
 
-from smtpguard.actions.fail2ban import apply_unban, parse_jail
+from smtpguard.actions.fail2ban import apply_unban, is_installed, parse_jail
 from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.actions.nft.render import build_spec
 from smtpguard.daemon.lock import InstanceLock
@@ -42,9 +42,20 @@ def unblock(settings: Settings, *, user: str | None, uid: int | None, everybody:
     with InstanceLock(settings):
         state = StateWriter(state_paths(settings))
         try:
-            return _unblock(settings, accounts, state, wanted, source)
+            text, banned = _unblock(settings, accounts, state, wanted, source)
         finally:
             state.close(_FLUSH_S)
+    # Without the lock: fail2ban's action is an `unblock` of its own, and wants it.
+    return "; ".join([text, *filter(None, [_unban(jail, name) for jail, name in banned])])
+
+
+def _unban(jail: str, user: str) -> str:
+    """Tell fail2ban; what a person has to know if it can't be told, "" else."""
+    try:
+        apply_unban(jail, user)
+    except EnforceError as error:
+        return f"note: {error}" if is_installed() else ""
+    return ""
 
 
 def _find(accounts: Accounts, user: str | None, uid: int | None) -> int:
@@ -58,7 +69,10 @@ def _find(accounts: Accounts, user: str | None, uid: int | None) -> int:
     return found.uid
 
 
-def _unblock(settings: Settings, accounts: Accounts, state: StateWriter, wanted: int | None, source: str | None) -> str:
+def _unblock(
+    settings: Settings, accounts: Accounts, state: StateWriter, wanted: int | None, source: str | None
+) -> tuple[str, list[tuple[str, str]]]:
+    """What was done, for people, and the jails with those they had banned."""
     rows = [row for row in state.start().blocks if wanted is None or row.uid == wanted]
     mine = [row for row in rows if source is None or row.source == source]
     kept = {(row.uid, row.kind) for row in rows if row not in mine}
@@ -74,14 +88,13 @@ def _unblock(settings: Settings, accounts: Accounts, state: StateWriter, wanted:
         state.delete_blocks(uid, source=source)
         if source is None:
             state.delete_escalation(uid, accounts.account(uid).name)
-    for row in mine if source is None else ():
-        jail = parse_jail(row.source)
-        if jail is not None:
-            try:
-                apply_unban(jail, render_user(row.uid, row.name), timeout_s=_FLUSH_S)
-            except EnforceError:
-                continue  # fail2ban is not there either: nothing to tell
+    banned = [
+        (jail, render_user(row.uid, row.name))
+        for row in mine
+        if source is None and (jail := parse_jail(row.source)) is not None
+    ]
     users = sorted(render_user(uid, accounts.account(uid).name) for uid in freed)
     if not users:
-        return "nobody to unblock: no block or throttle is in force (no daemon is running)"
-    return f"{', '.join(users[:20])}: free (no daemon is running; the kernel and the state file were changed directly)"
+        return "nobody to unblock: no block or throttle is in force (no daemon is running)", banned
+    shown = ", ".join(users[:20])
+    return f"{shown}: free (no daemon is running; the kernel and the state file were changed directly)", banned

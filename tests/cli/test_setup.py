@@ -137,6 +137,18 @@ def test_removal_leaves_what_others_wrote_or_changed(image: Path) -> None:
     assert setup(image, "--remove", "--yes").output == "setup has written nothing here.\n"
 
 
+def test_unit_of_an_enabled_service_is_not_removed(image: Path) -> None:
+    setup(image, "--yes")
+    wants = image / "etc/systemd/system/multi-user.target.wants"
+    wants.mkdir()
+    (wants / "smtpguard.service").symlink_to("/etc/systemd/system/smtpguard.service")
+    before = snapshot(image)
+    result = setup(image, "--remove", "--yes")
+    assert result.exit_code == 1
+    assert f"enabled still (first: systemctl --root={image} disable smtpguard.service)" in result.output
+    assert snapshot(image) == before
+
+
 def test_removal_without_an_installation_touches_nothing(image: Path) -> None:
     (image / "etc/smtpguard").mkdir()
     (image / CONFIG).write_text("version: 1\n")
@@ -332,10 +344,13 @@ def test_bad_configuration_stops_it(image: Path, tmp_path: Path) -> None:
     assert snapshot(image) == before
 
 
-def test_missing_root_is_a_usage_error(tmp_path: Path) -> None:
-    result = setup(tmp_path / "nowhere", "--yes")
+@pytest.mark.parametrize("root", ["nowhere", ""])
+def test_missing_root_is_a_usage_error(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["setup", "--root", root, "--yes"])
     assert result.exit_code == 2
     assert "there is no folder" in result.output
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("words", [[], ["--remove"], ["--yes"]])

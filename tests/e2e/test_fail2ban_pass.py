@@ -180,6 +180,18 @@ def test_restart_of_the_daemon_keeps_fail2bans_block(tmp_path: Path, monkeypatch
         wait_for(lambda: not in_kernel(host), START_S)
 
 
+def test_unblock_without_the_daemon_unbans_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with guarded(tmp_path, monkeypatch) as (host, fail2ban), fail2ban:
+        host.connect(SPAMMER, 30, 200)
+        wait_for(lambda: in_kernel(host), START_S)
+        host.stop()
+        done = host.cli("unblock", WEB01)
+        assert done.returncode == 0, done.stderr
+        assert not in_kernel(host)
+        assert fail2ban.banned() == []
+        assert "error" not in fail2ban.journal().lower(), "its action found nothing left to end, and that is fine"
+
+
 def test_dry_run_bans_and_blocks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with guarded(tmp_path, monkeypatch, by="guard", dry_run=True) as (host, fail2ban), fail2ban:
         rules = host.nft("list", "ruleset")

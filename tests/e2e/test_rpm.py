@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers import Unpacked, require
+from tests.support.programs import run
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 SPEC = PROJECT / "packaging/smtpguard.spec"
@@ -19,12 +20,6 @@ CONFIGURATION = {
     "/etc/fail2ban/action.d/smtpguard.conf",
     "/etc/fail2ban/jail.d/smtpguard.conf",
 }
-
-
-def run(*argv: str, env: dict[str, str], cwd: Path | None = None) -> str:
-    done = subprocess.run(argv, env=env, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, f"{argv}\n{done.stdout}{done.stderr}"
-    return done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,6 @@
 """The package as it is released: wheel through sdist, installed into a fresh environment, run from elsewhere."""
 
 import ast
-import os
-import subprocess
 import sys
 import sysconfig
 import tarfile
@@ -12,17 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.programs import run
+
 PROJECT = Path(__file__).resolve().parent.parent.parent
 DATA_KINDS = ("filters", "jails", "nft", "config")
 MODULES_OF = {"pyyaml": "yaml", "oxl-libnftables": "nftables", "prometheus-client": "prometheus_client"}
-
-
-def run(*argv: str, cwd: Path, timeout_s: float = 120) -> str:
-    """Run a program as from a login shell: nothing of the tests' environment reaches it."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "SMTPGUARD"))}
-    done = subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
-    assert done.returncode == 0, f"{argv}\n{done.stdout}{done.stderr}"
-    return done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,22 @@
+"""Runs programs in tests."""
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def run(*argv: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout_s: float = 300) -> str:
+    """Run a program that has to succeed, and return what it printed.
+
+    Args:
+        argv: Program and arguments.
+        env: Its environment; that of the tests, without what leads Python to their modules, if None.
+        cwd: Where it runs.
+        timeout_s: How long it may take.
+    """
+    if env is None:
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "SMTPGUARD"))}
+    done = subprocess.run(argv, env=env, cwd=cwd, capture_output=True, text=True, timeout=timeout_s, check=False)
+    assert done.returncode == 0, f"{argv} ended with {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout
