@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from smtpguard.actions.base import Passes
 from smtpguard.actions.suppression import highest_limit
 from smtpguard.daemon.arms import Arms
 from smtpguard.daemon.clock import WallMap
@@ -60,6 +61,7 @@ class Guard:
         state: Keeps what survives a restart.
         accounts: Who is who.
         destinations: What never counts.
+        passes: What the kernel lets pass, given the exempt uids that are blocked all the same.
         wall: Event time to wall time.
         now: CLOCK_BOOTTIME in nanoseconds.
 
@@ -80,6 +82,7 @@ class Guard:
         state: StateWriter,
         accounts: Accounts,
         destinations: Destinations,
+        passes: Callable[[Iterable[int]], Passes],
         wall: WallMap,
         now: Callable[[], int],
     ) -> None:
@@ -92,6 +95,7 @@ class Guard:
         self.state = state
         self.accounts = accounts
         self._destinations = destinations
+        self._passes = passes
         self.wall = wall
         self.now = now
         self._fresh = 0
@@ -164,6 +168,7 @@ class Guard:
     def _begin(self, block: Block) -> bool:
         fine = True
         if block.mode == "enforce":
+            self._follow_force(block)
             fine = self.arms.sync() and self.responder.apply(block.subject)
         if not block.renewed:
             self.state.put_block(block, self.wall.offset_ns)
@@ -171,9 +176,22 @@ class Guard:
 
     def _ended(self, ended: Ended) -> None:
         self.responder.apply(ended.block.subject)
+        self._follow_force(ended.block)
         self.state.delete_block(ended.block)
         if ended.block.mode == "enforce":
             self.journal.add_unblock(self.account_of(ended.block.subject), by=ended.by, reason=ended.reason)
+
+    def forced_uids(self) -> list[int]:
+        """Exempt accounts that a person blocked all the same: the kernel must not let them pass while that lasts."""
+        held = (block for block in self.engine.blocks() if block.source == "admin" and block.mode == "enforce")
+        return [block.subject.uid for block in held if self._is_exempt(block)]
+
+    def _is_exempt(self, block: Block) -> bool:
+        return block.subject.netns is None and self.accounts.account(block.subject.uid).standing in ("mta", "exempt")
+
+    def _follow_force(self, block: Block) -> None:
+        if self._is_exempt(block):
+            self.responder.apply_passes(self._passes(self.forced_uids()))
 
     # -- time --------------------------------------------------------------------------------------------------------
 

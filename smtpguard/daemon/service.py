@@ -190,6 +190,7 @@ class Service:
             state=state,
             accounts=accounts,
             destinations=destinations,
+            passes=self.around.passes,
             wall=self.wall,
             now=self.now,
         )
@@ -204,7 +205,7 @@ class Service:
         self.sessions = SessionEnder(settings.ports)
         self._stack.callback(self.sessions.close)
         responder.add_enforcer(self.sessions)
-        responder.apply_passes(self.around.passes())
+        responder.apply_passes(self.around.passes(self.guard.forced_uids()))
         responder.apply_all()
         self.healing = Healing(
             NftWatch(settings.nft_table, way),
@@ -298,7 +299,7 @@ class Service:
         """Accounts, own addresses or exempt destinations are others: kernel and engine learn it at once."""
         self.engine.forget_destinations()
         self.engine.forget_destinations()
-        self.guard.responder.apply_passes(self.around.passes())
+        self.guard.responder.apply_passes(self.around.passes(self.guard.forced_uids()))
         if accounts:
             self.guard.reconfigure(self.settings)
             self.crediting.reconfigure(self.settings)

@@ -4,7 +4,7 @@ Accounts are looked at every two seconds (a handful of stat(2) calls), addresses
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from smtpguard.actions.base import Passes
 from smtpguard.enrich.accounts import Accounts
@@ -54,10 +54,14 @@ class Surroundings:
         self._replace_destinations()
         self._tell_problems()
 
-    def passes(self) -> Passes:
-        """What passes in spite of any refusal, for the kernel."""
+    def passes(self, forced: Iterable[int] = ()) -> Passes:
+        """What passes in spite of any refusal, for the kernel.
+
+        Args:
+            forced: Exempt uids that a person blocked all the same.
+        """
         return Passes(
-            uids=self.accounts.passing_uids(),
+            uids=subtract_uids(self.accounts.passing_uids(), forced),
             networks=self.destinations.networks(),
             loopback=self._settings.loopback == "ignore",
         )
@@ -125,3 +129,16 @@ class Surroundings:
             self._problems = self.accounts.problems
             for problem in self._problems:
                 log.warning("accounts: %s", problem)
+
+
+def subtract_uids(ranges: Iterable[tuple[int, int]], uids: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """Inclusive uid ranges without some uids; root always stays in."""
+    left = list(ranges)
+    for uid in set(uids) - {0}:
+        left = [
+            part
+            for first, last in left
+            for part in (((first, uid - 1), (uid + 1, last)) if first <= uid <= last else ((first, last),))
+            if part[0] <= part[1]
+        ]
+    return tuple(left)

@@ -17,7 +17,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b
     [
         ("version: 1\ndry_rum: true\n", ["smtpguard.yaml:2", "dry_rum", "dry_run"]),
         ("version: 1\ndry_run: perhaps\n", ["smtpguard.yaml:2", "dry_run"]),
-        ("version: 1\nrules:\n  - {name: a, count: connections, limit: 1, window: 5 lightyears}\n", [":3", "window"]),
+        ("version: 1\nrules:\n  - {name: a, count: connections, limit: 1, window: 5 fortnights}\n", [":3", "window"]),
         (
             """version: 1
 rules:
