@@ -10,7 +10,7 @@ import pytest
 
 from smtpguard.actions.base import Passes
 from smtpguard.actions.bpf_deny import BpfDeny
-from smtpguard.model import NS
+from smtpguard.model import NS, Connect
 from smtpguard.policy.credits import CreditRule
 from smtpguard.settings import Cap
 from smtpguard.sources.bpf.credits import Credits
@@ -45,14 +45,14 @@ def passed(results: list[int]) -> int:
     return results.count(OPEN)
 
 
-def turn(lab: Lab, credits_: Credits) -> int:
-    """One turn of a daemon's loop: reads, notes, beats. Returns how many attempts were read."""
+def turn(lab: Lab, credits_: Credits) -> list[Connect]:
+    """One turn of a daemon's loop: reads, notes, beats. Returns the attempts."""
     events = lab.events()
     for event in events:
         if event.result == "allowed" and event.uid:
             credits_.note(event.uid, event, entered=True)
     credits_.on_time(now_ns(), lab.source.stats.lost, lab.source.drained_ns)
-    return len(events)
+    return events
 
 
 def start_clients(lab: Lab, uid: int, many: int, each: int) -> Callable[[], list[int]]:
@@ -96,23 +96,29 @@ def test_attempt_n_plus_1_is_refused_and_says_by_which_rule(lab: Lab, credits_: 
 
 
 def test_six_processes_get_exactly_n_and_again_when_the_window_has_slid(lab: Lab) -> None:
-    limit, window_ns = 50, 4 * NS
+    limit, window_ns = 5000, 5 * NS  # many, so that one lost update would show
     credits_ = Credits(lab.source.guard, now_ns())
     credits_.start([CreditRule(ports=frozenset({25}), limit=limit, window_ns=window_ns)], now_ns())
     uid = random_uid()
+    times: list[int] = []
     for _ in range(2):
         begun_ns = now_ns()
         collect = start_clients(lab, uid, 6, 2000)
         seen = 0
         while seen + lab.source.stats.lost < 12_000 and now_ns() < begun_ns + 60 * NS:
-            seen += turn(lab, credits_)
+            events = turn(lab, credits_)
+            seen += len(events)
+            times += [event.time_ns for event in events if event.result == "allowed"]
             time.sleep(0.0005)
-        counts = collect()
-        assert now_ns() - begun_ns < window_ns, "too slow to tell: the window slid meanwhile"
-        assert sum(counts) == limit
+        passed_through = sum(collect())
+        if now_ns() - begun_ns < window_ns:  # else the window slid under the flood, and times must tell
+            assert passed_through == limit
         while credits_.ledger.next_deadline() is not None:
             turn(lab, credits_)
             time.sleep(0.02)
+    times.sort()
+    assert len(times) >= 2 * limit
+    assert all(later - earlier >= window_ns for earlier, later in zip(times, times[limit:], strict=False))
 
 
 def test_no_window_of_event_times_holds_more_than_n_while_it_slides(lab: Lab) -> None:

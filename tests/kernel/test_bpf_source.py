@@ -9,19 +9,15 @@ import socket
 import struct
 import time
 from collections.abc import Generator
-from pathlib import Path
 
 import pytest
 
 from smtpguard.actions.bpf_deny import BpfDeny
-from smtpguard.decode.bpf_event import decode
-from smtpguard.errors import PrivilegeError, SourceError
+from smtpguard.errors import SourceError
 from smtpguard.model import NS, Connect
 from smtpguard.policy.credits import CreditRule
 from smtpguard.settings import Settings
 from smtpguard.sources.bpf.credits import Credits
-from smtpguard.sources.bpf.features import Features
-from smtpguard.sources.bpf.guard import Guard
 from smtpguard.sources.bpf.source import BpfSource, now_ns
 from tests.kernel.bpf_lab import (
     ADDRESS4,
@@ -33,7 +29,6 @@ from tests.kernel.bpf_lab import (
     count_programs,
     dial,
     dials,
-    drop_capabilities,
     open_lab,
     private_cgroup,
     private_netns,
@@ -307,61 +302,3 @@ def test_sigkill_leaves_no_attachment() -> None:
             time.sleep(0.01)
         assert count_programs(cgroup) == 0
         assert dials(uid, cgroup, ADDRESS4) == [OPEN]
-
-
-@pytest.mark.parametrize(
-    "features",
-    [
-        Features(comm=False),
-        Features(pid=False, comm=False),
-        Features(netns=False),
-        Features(outcome=False),
-        Features(creator=False),
-    ],
-    ids=["no-comm", "no-pid", "no-netns", "no-outcome", "no-creator"],
-)
-def test_without_a_feature_it_loads_and_says_less(features: Features) -> None:
-    with private_netns(), private_cgroup() as cgroup:
-        guard = Guard(cgroup, preferences=(features,))
-        try:
-            guard.set_ports(PORTS)
-            uid = random_uid()
-            assert dials(uid, cgroup, ADDRESS4) == [OPEN]
-            events = [decode(sample) for sample in guard.events.consume(10)]
-            assert isinstance(events[0], Connect)
-            event = events[0]
-            assert len(events) == (2 if features.outcome else 1)
-            assert (event.uid, event.netns) == (uid, None)
-            assert event.creator == (uid if features.creator else None)
-            assert (event.pid is None) == (not features.pid)
-            assert (event.proc is None) == (not features.comm)
-            assert len(features.missing()) >= 1
-        finally:
-            guard.close()
-
-
-def test_without_perfmon_only_the_names_are_missing() -> None:
-    with private_netns(), private_cgroup() as cgroup:
-
-        def client() -> Features:
-            drop_capabilities(CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_BPF)
-            return Guard(cgroup).features
-
-        assert run_as(0, cgroup, client) == Features(comm=False, creator=False)
-
-
-def test_without_capabilities_it_says_which_it_needs() -> None:
-    with private_netns(), private_cgroup() as cgroup:
-
-        def client() -> str:
-            drop_capabilities()
-            with pytest.raises(PrivilegeError) as caught:
-                BpfSource(Settings(cgroup=str(cgroup), ports=PORTS)).open()
-            return str(caught.value)
-
-        assert "CAP_BPF" in run_as(0, cgroup, client)
-
-
-def test_a_directory_that_is_no_cgroup_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="not a cgroup v2 directory"):
-        BpfSource(Settings(cgroup=str(tmp_path))).open()

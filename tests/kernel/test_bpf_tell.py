@@ -1,6 +1,8 @@
 """`block.verdict: tell` on the real kernel: a refused sender hears 421 and why, and nobody else hears anything."""
 
+import ctypes
 import errno
+import ipaddress
 import os
 import select
 import smtplib
@@ -28,6 +30,7 @@ from tests.kernel.bpf_lab import (
     ADDRESS4,
     ADDRESS6,
     MPTCP,
+    OTHER4,
     Lab,
     block,
     dial,
@@ -216,6 +219,24 @@ def test_others_see_their_real_peers(desk: Desk) -> None:
 
     with socket.create_server((ADDRESS4, 2525)):
         assert run_as(random_uid(), desk.lab.cgroup, client) == (ADDRESS4, 2525)
+
+
+def test_a_socket_that_goes_on_elsewhere_sees_its_new_peer(desk: Desk) -> None:
+    uid = random_uid()
+    desk.enforcer.apply_passes(Passes(networks=(ipaddress.ip_network(f"{OTHER4}/32"),)))
+    desk.enforcer.apply_deny(block(uid))
+
+    def client() -> tuple[bytes, int, tuple[str, int]]:
+        with socket.socket() as sock:
+            sock.connect((ADDRESS4, 25))
+            heard = hear(sock)
+            disconnected = libc.connect(sock.fileno(), bytes(16), 16)  # AF_UNSPEC
+            sock.connect((OTHER4, 2525))
+            return heard, disconnected, sock.getpeername()
+
+    libc = ctypes.CDLL(None)
+    with socket.create_server((OTHER4, 2525)):
+        assert run_as(uid, desk.lab.cgroup, client) == (REPLY % uid, 0, (OTHER4, 2525))
 
 
 def test_a_flood_is_told_twenty_times_and_then_refused(desk: Desk) -> None:

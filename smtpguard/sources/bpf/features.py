@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smtpguard.errors import SourceError
-from smtpguard.sources.bpf.libbpf import BpfError, BpfObject, describe
+from smtpguard.sources.bpf.libbpf import BpfError, describe
+from smtpguard.sources.bpf.objects import BpfObject
 
 _log = logging.getLogger(__name__)
 

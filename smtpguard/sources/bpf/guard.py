@@ -18,7 +18,8 @@ from smtpguard.kernel.netns import read_cookie
 from smtpguard.settings import Network
 from smtpguard.sources.bpf import maps
 from smtpguard.sources.bpf.features import OUTCOME_PROGRAM, Features, list_preferences, load_object
-from smtpguard.sources.bpf.libbpf import BpfError, BpfObject, Link, Map, Ring, describe
+from smtpguard.sources.bpf.libbpf import BpfError, describe
+from smtpguard.sources.bpf.objects import BpfObject, Link, Map, Ring
 from smtpguard.sources.bpf.ranges import RangeTable
 
 _log = logging.getLogger(__name__)
@@ -78,10 +79,11 @@ class Guard:
         try:
             self.attach_programs(_PROGRAMS)
         except BpfError as error:
-            raise describe(
-                error,
-                f"the BPF program can't be attached to {self.cgroup}",
-                fix="it must be a directory of the cgroup v2 hierarchy; bpf links need kernel 5.7",
+            # It was loaded, so no capability is lacking: EPERM says that somebody here suffers no other.
+            raise SourceError(
+                f"the BPF program can't be attached: {error.strerror}",
+                where=str(self.cgroup),
+                fix="bpf links need kernel 5.7, a cgroup v2 directory, and no program there that suffers no other",
             ) from error
         if self.features.outcome:
             try:

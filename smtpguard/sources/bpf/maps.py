@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from smtpguard.settings import Network
-from smtpguard.sources.bpf.libbpf import Map
+from smtpguard.sources.bpf.objects import Map
 
 FLAG_ENFORCE, FLAG_LOOPBACK, FLAG_CREDITS, FLAG_CAP, FLAG_PACED, FLAG_TELL = 1, 2, 4, 8, 16, 32
 COUNT_LOST, COUNT_UNCREDITED = 0, 1

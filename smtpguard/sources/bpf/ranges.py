@@ -7,8 +7,8 @@ through this prefix or a shorter one.
 from bisect import bisect_left, insort
 from collections.abc import Hashable, Iterable
 
-from smtpguard.sources.bpf.libbpf import Map
 from smtpguard.sources.bpf.maps import pack_ends, pack_uid_prefix, split_range
+from smtpguard.sources.bpf.objects import Map
 
 Prefix = tuple[int, int]
 Ends = tuple[int, int]
