@@ -9,11 +9,16 @@ from functools import partial
 from smtpguard.actions.eventlog import EventLog
 from smtpguard.daemon.clock import WallMap
 from smtpguard.daemon.waiting import Entry, Waiting
-from smtpguard.enrich.looker import Looker
+from smtpguard.enrich.looker import Looker, render_evidence
 from smtpguard.enrich.rdns import ReverseDns
-from smtpguard.model import Account, Block
+from smtpguard.model import Account, Block, Subject, Verdict
+from smtpguard.settings import MINUTE_NS
 from smtpguard.state.rows import VerdictRow
 from smtpguard.state.writer import StateWriter
+
+INCIDENT_GAP_NS = 15 * MINUTE_NS
+"""Verdicts of one user with smaller gaps are one incident; its evidence is gathered once."""
+_MAX_GATHERED = 10_000
 
 
 class Journal:
@@ -45,12 +50,19 @@ class Journal:
         self._state = state
         self._wall = wall
         self._now = now
+        self._looker = looker
+        self._gathering: dict[int, Verdict] = {}
+        self._gathered: dict[Subject, int] = {}
         self.waiting = Waiting(now, self._write, looker=looker, rdns=rdns)
         self.publish: Callable[[Entry, int], None] | None = None
 
     def add(self, entry: Entry) -> None:
-        """An attempt was seen and judged."""
+        """An attempt was seen and judged; of an incident's first verdict the evidence is gathered at once."""
         self.waiting.add(entry)
+        for verdict in entry.verdicts:
+            if verdict.action != "warn" and self._is_first(verdict):
+                self._gather(verdict)
+                break
 
     def add_block(self, account: Account, block: Block) -> None:
         """A person or another program began a block."""
@@ -69,6 +81,24 @@ class Journal:
         write = partial(self._events.write_allow, account, wall_ns=wall_ns, until_wall_ns=until_wall_ns)
         self.waiting.add_call(partial(write, by=by, reason=reason))
 
+    def _is_first(self, verdict: Verdict) -> bool:
+        """Whether a user's evidence was not gathered within the time that makes one incident."""
+        now_ns = self._now()
+        last_ns = self._gathered.get(verdict.subject)
+        if last_ns is not None and now_ns - last_ns < INCIDENT_GAP_NS:
+            return False
+        if len(self._gathered) >= _MAX_GATHERED:
+            self._gathered = {s: t for s, t in self._gathered.items() if now_ns - t < INCIDENT_GAP_NS}
+        return len(self._gathered) < _MAX_GATHERED
+
+    def _gather(self, verdict: Verdict) -> None:
+        if self._looker is None:
+            return
+        ticket = self._looker.gather(verdict.connect, self._now(), owner=verdict.subject.uid)
+        if ticket is not None:
+            self._gathered[verdict.subject] = self._now()
+            self._gathering[ticket] = verdict
+
     def next_deadline(self) -> int | None:
         """When the event log wants to write what it held back."""
         return self._events.next_deadline()
@@ -76,6 +106,12 @@ class Journal:
     def on_time(self, now_ns: int) -> None:
         """Write what was held back and is due."""
         self._events.tick(now_ns=now_ns, wall_ns=self._wall.to_wall_ns(now_ns))
+        if self._gathering and self._looker is not None:
+            for ticket, evidence in self._looker.read_evidence():
+                verdict = self._gathering.pop(ticket, None)
+                if verdict is not None:
+                    row = VerdictRow.of(verdict, self._wall.offset_ns, render_evidence(evidence))
+                    self._state.add_verdict(row)
 
     def _write(self, entry: Entry) -> None:
         connect = entry.connect
@@ -83,9 +119,11 @@ class Journal:
         self._events.write_connect(
             connect, entry.account, wall_ns=wall_ns, now_ns=self._now(), highest_limit=entry.highest_limit
         )
+        waiting = {verdict.connect.time_ns for verdict in self._gathering.values()}
         for verdict in entry.verdicts:
             self._events.write_exceeded(verdict, wall_ns=wall_ns)
-            self._state.add_verdict(VerdictRow.of(verdict, self._wall.offset_ns))
+            if verdict.time_ns not in waiting:  # else its row is written with the evidence
+                self._state.add_verdict(VerdictRow.of(verdict, self._wall.offset_ns))
         for block in entry.blocks:
             self._write_block(entry.account, block, wall_ns)
         if self.publish is not None:
