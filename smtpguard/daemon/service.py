@@ -23,6 +23,7 @@ from smtpguard.actions.tell import TellResponder
 from smtpguard.daemon.arms import Arms
 from smtpguard.daemon.clock import SystemClock, WallMap
 from smtpguard.daemon.control import ControlServer
+from smtpguard.daemon.counting import Counting
 from smtpguard.daemon.crediting import Crediting
 from smtpguard.daemon.doors import Doors
 from smtpguard.daemon.guard import Guard
@@ -219,13 +220,16 @@ class Service:
 
     def _make_doors(self) -> None:
         settings = self.settings
+        names = settings.sources if isinstance(settings.sources, tuple) else ()
+        self.counting = Counting(names, self.guard.take) if len(names) > 1 else None
         self.sensing = Sensing(
             settings,
-            self.guard.take,
+            self.counting.lead if self.counting else self.guard.take,
             self._source_opened,
             self._source_closed,
             self.now,
             reports=self.guard.take_reports,
+            beside=self.counting.beside if self.counting else None,
         )
         self._stack.callback(self.sensing.close)
         self.unbanner = Unbanner(self.now)
@@ -268,6 +272,8 @@ class Service:
             self.control,
         ):
             self.loop.add(part)
+        if self.counting is not None:
+            self.loop.add(self.counting)
         self.loop.add(Ticker(_CHORE_NS, self._chores, self.now()))
         self.sensing.start()
         mode = "dry run: nobody is refused" if self.settings.dry_run else "enforcing"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from smtpguard.demo.lab import PEER4
-from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
+from tests.support.host import CLIENT, INNOCENT, OTHER, SPAMMER, Host, wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -203,3 +203,27 @@ def test_tell_says_why_to_the_sender() -> None:
         assert "web01" in done.stdout
         assert "refused until" in done.stdout
         assert host.connect(SPAMMER, port=465).refused == 1, "a client of 465 would not understand"
+
+
+def test_several_sources_count_one_connection_once() -> None:
+    with Host(rules=[RULE], breaker=CALM, sources=["bpf", "nflog", "proc"]) as host:
+        host.start()
+        assert host.connect(SPAMMER, 20, 100).ok == 20
+        time.sleep(1.5)
+        assert host.connect(SPAMMER, 5, 100).ok == 5, "20 were 20, not 60"
+        rows = [row for row in host.events("CONNECT") if row["USER"] == SPAMMER[0]]
+        assert len(rows) == 25
+        assert {row["SENSOR"] for row in rows} == {"bpf"}
+        shown = host.cli("status").stdout
+        assert re.search(r"bpf +leads +25 seen", shown)
+        assert re.search(r"nflog +beside +2[5-9] seen", shown), "its self-test may be among them"
+
+
+def test_what_only_the_second_source_sees_counts_and_is_labelled() -> None:
+    with Host(rules=[RULE], breaker=CALM, sources=["bpf", "nflog"]) as host:
+        host.start()
+        # Outside the guarded cgroup bpf sees nothing; nflog sees the packets all the same.
+        words = [*CLIENT, "connect", "--uid", str(SPAMMER[1]), "--count", "40", "--rate", "100", PEER4]
+        host.lab.run(words, inside=False)
+        verdict = wait_for(lambda: host.events("EXCEEDED"), 6)[0]
+        assert (verdict["SENSOR"], verdict["COUNT"]) == ("nflog", "31")

@@ -1,0 +1,49 @@
+"""Hands what several sensors see to the guard, each connection once: policy/pairing.py as a part of the loop."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from smtpguard.model import Connect
+from smtpguard.policy.pairing import Pairing
+
+
+class Counting:
+    """Stands between the sources and the guard when several run.
+
+    Args:
+        sensors: Names of all that run.
+        take: The guard's way in.
+    """
+
+    def __init__(self, sensors: Iterable[str], take: Callable[[Iterable[Connect]], None]) -> None:
+        self.pairing = Pairing(sensors)
+        self._take = take
+
+    def lead(self, connects: Iterable[Connect]) -> None:
+        """The leading source saw these: they count at once."""
+        self._take([connect for connect in connects if self.pairing.lead(connect)])
+
+    def beside(self, connects: Iterable[Connect]) -> None:
+        """Another source saw these: they count if the leader does not tell of them within a second."""
+        for connect in connects:
+            self.pairing.beside(connect)
+
+    def filenos(self) -> Sequence[int]:
+        """None: it lives on time."""
+        return ()
+
+    def writers(self) -> Sequence[int]:
+        """None."""
+        return ()
+
+    def on_ready(self, fileno: int) -> None:
+        """Never called."""
+
+    def next_deadline(self) -> int | None:
+        """When something that nobody else saw counts."""
+        return self.pairing.next_deadline()
+
+    def on_time(self, now_ns: int) -> None:
+        """Let count what the leader did not see."""
+        missed = self.pairing.tick(now_ns)
+        if missed:
+            self._take(missed)
