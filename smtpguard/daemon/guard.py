@@ -117,11 +117,14 @@ class Guard:
             self.seen += 1
             if self.settings.loopback == "ignore" and self._destinations.passed(connect.address) == "loopback":
                 continue
-            account = self.account_of(Subject(uid=uid, netns=connect.netns if uid == connect.uid else None))
+            subject = Subject(uid=uid, netns=connect.netns if uid == connect.uid else None)
+            account = self.account_of(subject)
             self.journal.add(
                 Entry(
                     connect=connect,
                     account=account,
+                    subject=subject,
+                    refused=any(isinstance(d, Refusal) and d.connect.result != "allowed" for d in decisions),
                     highest_limit=self._highest_limit(account),
                     verdicts=[d for d in decisions if isinstance(d, Verdict)],
                     blocks=[d for d in decisions if isinstance(d, Block) and not d.renewed],
@@ -146,8 +149,6 @@ class Guard:
                     _tell_breaker(decision)
                 case AllowanceEnded():
                     self._allowance_ended(decision)
-                case Verdict():
-                    _tell_verdict(decision)
 
     def _count_refusal(self, refusal: Refusal) -> None:
         """Count what was refused: what slipped through before the kernel knew, or in dry run, was not."""
@@ -376,20 +377,6 @@ def render_allowance(allowance: Allowance, offset_ns: int) -> AllowanceRow:
         max_count=allowance.limit,
         window_ns=allowance.window_ns,
         reason=allowance.reason,
-    )
-
-
-def _tell_verdict(verdict: Verdict) -> None:
-    log.info(
-        "%s exceeded %s: %d in %d s, limit %d: %s (%s%s)",
-        render_user(verdict.account.uid, verdict.account.name),
-        verdict.rule,
-        verdict.count,
-        verdict.window_ns // NS,
-        verdict.limit,
-        verdict.action,
-        verdict.mode,
-        f": {verdict.why_dry}" if verdict.why_dry else "",
     )
 
 

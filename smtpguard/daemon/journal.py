@@ -3,6 +3,7 @@
 Lines keep the order of what happened; those about attempts come from the waiting line, complete.
 """
 
+import logging
 from collections.abc import Callable
 from functools import partial
 
@@ -11,14 +12,13 @@ from smtpguard.daemon.clock import WallMap
 from smtpguard.daemon.waiting import Entry, Waiting
 from smtpguard.enrich.looker import Looker, render_evidence
 from smtpguard.enrich.rdns import ReverseDns
-from smtpguard.model import Account, Block, Subject, Verdict
-from smtpguard.settings import MINUTE_NS
-from smtpguard.state.rows import VerdictRow
+from smtpguard.model import Account, Block, Verdict
+from smtpguard.policy.incidents import Incident, Incidents
+from smtpguard.state.rows import IncidentRow, VerdictRow
 from smtpguard.state.writer import StateWriter
+from smtpguard.text import render_user
 
-INCIDENT_GAP_NS = 15 * MINUTE_NS
-"""Verdicts of one user with smaller gaps are one incident; its evidence is gathered once."""
-_MAX_GATHERED = 10_000
+log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -52,7 +52,7 @@ class Journal:
         self._now = now
         self._looker = looker
         self._gathering: dict[int, Verdict] = {}
-        self._gathered: dict[Subject, int] = {}
+        self._incidents = Incidents()
         self.waiting = Waiting(now, self._write, looker=looker, rdns=rdns)
         self.publish: Callable[[Entry, int], None] | None = None
 
@@ -60,9 +60,10 @@ class Journal:
         """An attempt was seen and judged; of an incident's first verdict the evidence is gathered at once."""
         self.waiting.add(entry)
         for verdict in entry.verdicts:
-            if verdict.action != "warn" and self._is_first(verdict):
+            begun = self._incidents.feed(verdict)
+            if begun is not None:
                 self._gather(verdict)
-                break
+                self._tell(begun)
 
     def add_block(self, account: Account, block: Block) -> None:
         """A person or another program began a block."""
@@ -81,30 +82,56 @@ class Journal:
         write = partial(self._events.write_allow, account, wall_ns=wall_ns, until_wall_ns=until_wall_ns)
         self.waiting.add_call(partial(write, by=by, reason=reason))
 
-    def _is_first(self, verdict: Verdict) -> bool:
-        """Whether a user's evidence was not gathered within the time that makes one incident."""
-        now_ns = self._now()
-        last_ns = self._gathered.get(verdict.subject)
-        if last_ns is not None and now_ns - last_ns < INCIDENT_GAP_NS:
-            return False
-        if len(self._gathered) >= _MAX_GATHERED:
-            self._gathered = {s: t for s, t in self._gathered.items() if now_ns - t < INCIDENT_GAP_NS}
-        return len(self._gathered) < _MAX_GATHERED
-
     def _gather(self, verdict: Verdict) -> None:
         if self._looker is None:
             return
         ticket = self._looker.gather(verdict.connect, self._now(), owner=verdict.subject.uid)
         if ticket is not None:
-            self._gathered[verdict.subject] = self._now()
             self._gathering[ticket] = verdict
 
+    def _tell(self, incident: Incident) -> None:
+        """Tell people once that an incident began, and once what it came to."""
+        user = render_user(incident.account.uid, incident.account.name)
+        if incident.over:
+            log.warning(
+                "incident of %s is over: %d verdicts (%s), %d attempts, %d refused, peak %d a minute, %d destinations",
+                user,
+                incident.verdicts,
+                ", ".join(incident.rules),
+                incident.connects,
+                incident.refused,
+                incident.peak_per_minute,
+                incident.destinations,
+            )
+        else:
+            log.warning("incident: %s exceeded %s (%s)", user, ", ".join(incident.rules), incident.mode)
+        offset_ns = self._wall.offset_ns
+        self._state.put_incident(
+            IncidentRow(
+                uid=incident.subject.uid,
+                netns=incident.subject.netns,
+                name=incident.account.name,
+                first_ns=incident.first_ns + offset_ns,
+                last_ns=incident.last_ns + offset_ns,
+                verdicts=incident.verdicts,
+                connects=incident.connects,
+                refused=incident.refused,
+                peak_per_minute=incident.peak_per_minute,
+                destinations=incident.destinations,
+                rules=incident.rules,
+                told_ns=self._now() + offset_ns,
+            )
+        )
+
     def next_deadline(self) -> int | None:
-        """When the event log wants to write what it held back."""
-        return self._events.next_deadline()
+        """When the event log wants to write what it held back, or an incident is over."""
+        times = (self._events.next_deadline(), self._incidents.next_deadline())
+        return min((time for time in times if time is not None), default=None)
 
     def on_time(self, now_ns: int) -> None:
         """Write what was held back and is due."""
+        for incident in self._incidents.tick(now_ns):
+            self._tell(incident)
         self._events.tick(now_ns=now_ns, wall_ns=self._wall.to_wall_ns(now_ns))
         if self._gathering and self._looker is not None:
             for ticket, evidence in self._looker.read_evidence():
@@ -115,6 +142,7 @@ class Journal:
 
     def _write(self, entry: Entry) -> None:
         connect = entry.connect
+        self._incidents.attempt(entry.subject, connect, refused=entry.refused)
         wall_ns = self._wall.to_wall_ns(connect.time_ns)
         self._events.write_connect(
             connect, entry.account, wall_ns=wall_ns, now_ns=self._now(), highest_limit=entry.highest_limit

@@ -16,7 +16,7 @@ from smtpguard.enrich.accounts import Accounts
 from smtpguard.enrich.looker import Looker
 from smtpguard.enrich.rdns import ReverseDns
 from smtpguard.errors import PrivilegeError, SourceError
-from smtpguard.model import NS, Account, Connect
+from smtpguard.model import NS, Account, Connect, Subject
 from smtpguard.policy.destinations import Destinations
 from smtpguard.settings import Settings
 
@@ -74,10 +74,12 @@ def _observe(settings: Settings, show: Show, stack: contextlib.ExitStack) -> Non
                 continue
             if settings.loopback == "ignore" and destinations.passed(connect.address) == "loopback":
                 continue
-            account = accounts.account(accounts.owner(connect.uid))
-            if connect.netns is not None:
+            uid = accounts.owner(connect.uid)
+            subject = Subject(uid=uid, netns=connect.netns if uid == connect.uid else None)
+            account = accounts.account(uid)
+            if subject.netns is not None:
                 account = replace(account, name=None)
-            waiting.add(Entry(connect=connect, account=account))
+            waiting.add(Entry(connect=connect, account=account, subject=subject))
 
     sensing = Sensing(settings, take, lambda _: None, lambda _: None, clock.boot_ns)
     stack.callback(sensing.close)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from smtpguard.enrich.looker import Attribution, Looker
 from smtpguard.enrich.pending import Pending
 from smtpguard.enrich.rdns import ReverseDns
-from smtpguard.model import Account, Block, Connect, Verdict
+from smtpguard.model import Account, Block, Connect, Subject, Verdict
 
 Found = Attribution | bytes | None
 
@@ -21,6 +21,8 @@ class Entry:
     Attributes:
         connect: The attempt.
         account: Whose it is.
+        subject: Whose windows it concerns.
+        refused: Whether one of our means refused it.
         highest_limit: The highest limit of this user's rules.
         verdicts: Rules it exceeded.
         blocks: Blocks and throttles that began with it.
@@ -28,6 +30,8 @@ class Entry:
 
     connect: Connect
     account: Account
+    subject: Subject
+    refused: bool = False
     highest_limit: int = 0
     verdicts: Sequence[Verdict] = ()
     blocks: Sequence[Block] = ()
