@@ -79,6 +79,8 @@ class BlockTable:
                 if not block.renewed:
                     ended.append(Ended(time_ns=old.until_ns, block=old, by="time"))
             elif block.source == "guard" and old.until_ns >= block.until_ns:
+                if block.since_ns < span.since_ns:  # a late verdict: the time before is refused too, looking back
+                    self._span(entry, block.since_ns, block.until_ns, block.kind, mode=block.mode, hides=hides)
                 return None
             else:
                 span.until_ns = block.since_ns

@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from itertools import chain
 
 from smtpguard.model import Mode
-from smtpguard.policy.counters import Counter, Excess, Ports
+from smtpguard.policy.counters import Counter, Excess
+from smtpguard.policy.plan import Plan, PlannedRule, TableKey
 from smtpguard.policy.windows import FOREVER, NEVER, Bounds, Lane, Table
-from smtpguard.settings import DAY_NS, Rule
+from smtpguard.settings import DAY_NS
 
 NEWCOMER_NS = DAY_NS
 """A user is a newcomer for a day from his first attempt after the silence that `novel` asks for: one test connection
@@ -27,29 +28,33 @@ MAX_ROOM = 256
 
 
 class Book:
-    """Windows of one subject for rules of one mode.
+    """Windows of one subject for rules of one mode. Lanes, tables and counters are made when a port is first used.
 
     Args:
-        rules: Rules that attempts are counted for.
-        ports: The guarded ports, for rules that name none.
+        plan: The rules.
         mode: Whether these rules are carried out.
         seen: When the subject was last seen on a port, from before these windows; shared by its books.
         bounds: What all windows together may hold.
 
     Attributes:
+        counters: Rules that have counted anything, in the order of the configuration.
         room, granted: No connections rule can be exceeded by this many further attempts (and were so at the last
             look) ...
         recheck_ns: ... before this event time.
         ready_ns: From this event time on an attempt is neither late nor inside a block: the fast path may judge it.
+        floor_ns: All windows were emptied then, also of rules that had counted nothing yet.
+        changes: Grows with what the lanes do not show: who became a newcomer.
     """
 
     __slots__ = (
         "_bounds",
-        "_lane_parts",
+        "changes",
         "counters",
+        "floor_ns",
         "granted",
         "lanes",
         "mode",
+        "plan",
         "ready_ns",
         "recheck_ns",
         "room",
@@ -57,53 +62,47 @@ class Book:
         "tables",
     )
 
-    def __init__(self, rules: Iterable[Rule], ports: Ports, mode: Mode, seen: dict[int, int], bounds: Bounds) -> None:
+    def __init__(self, plan: Plan, mode: Mode, seen: dict[int, int], bounds: Bounds) -> None:
+        self.plan = plan
         self.mode = mode
         self.seen = seen
         self.room = self.granted = 0
         self.recheck_ns = NEVER
         self.ready_ns = NEVER
+        self.floor_ns = NEVER
+        self.changes = 0
         self.lanes: dict[int, Lane] = {}
-        self.tables: dict[tuple[bool, Ports], Table] = {}
+        self.tables: dict[TableKey, Table] = {}
+        self.counters: list[Counter] = []
         self._bounds = bounds
-        self.counters = [self._counter(rule, ports) for rule in rules]
-        self._lane_parts: dict[int, tuple[tuple[Counter, ...], tuple[Table, ...]]] = {}
-
-    def _counter(self, rule: Rule, guarded: Ports) -> Counter:
-        ports = guarded if rule.ports is None else rule.ports & guarded
-        if rule.count in {"connections", "failures"}:
-            return Counter(rule, ports, None)
-        key = (rule.count == "destinations", ports)
-        table = self.tables.get(key)
-        if table is None:
-            table = self.tables[key] = Table(
-                whole=key[0], need=1, reach_ns=0, shortest_ns=rule.window_ns, bounds=self._bounds
-            )
-        table.need = max(table.need, rule.limit + 1)
-        table.reach_ns = max(table.reach_ns, rule.window_ns)
-        table.shortest_ns = min(table.shortest_ns, rule.window_ns)
-        return Counter(rule, ports, table)
 
     def open_lane(self, port: int) -> Lane:
-        """The lane of a port, made if it is not there yet."""
+        """The lane of a port, made if it is not there yet, with the counters of its rules."""
         lane = self.lanes.get(port)
         if lane is None:
-            here = [counter for counter in self.counters if port in counter.ports]
-            counting = [counter.rule for counter in here if counter.table is None]
-            lane = self.lanes[port] = Lane(
-                need=max((rule.limit + 1 for rule in counting), default=1),
-                reach_ns=max((rule.window_ns for rule in counting), default=1),
-                bounds=self._bounds,
-            )
-            tables = tuple({id(counter.table): counter.table for counter in here if counter.table}.values())
-            self._lane_parts[port] = (tuple(here), tables)
-            for counter in here:
+            lane = self.lanes[port] = Lane(self.plan.lanes[port])
+            known = {counter.planned.number: counter for counter in self.counters}
+            lane.counters = tuple(known.get(item.number) or self._count(item) for item in self.plan.of_port[port])
+            self.counters.sort(key=lambda counter: counter.planned.number)
+            for counter in lane.counters:
                 counter.lanes.append(lane)
+            tables = {id(counter.table): counter.table for counter in lane.counters if counter.table is not None}
+            lane.tables = tuple(tables.values())
         return lane
 
-    def tables_of(self, port: int) -> tuple[Table, ...]:
-        """The tables that attempts on a port go into."""
-        return self._lane_parts[port][1]
+    def open_table(self, key: TableKey) -> Table:
+        """The table of some ports, made if it is not there yet."""
+        table = self.tables.get(key)
+        if table is None:
+            table = self.tables[key] = Table(self.plan.tables[key], whole=key[0])
+        return table
+
+    def _count(self, item: PlannedRule) -> Counter:
+        counter = Counter(item, None if item.table is None else self.open_table(item.table))
+        if self.floor_ns != NEVER:
+            counter.empty(self.floor_ns)
+        self.counters.append(counter)
+        return counter
 
     def newest_ns(self) -> int:
         """The newest attempt that was taken in; NEVER if none."""
@@ -112,7 +111,7 @@ class Book:
     def touched_ns(self) -> int:
         """When something last happened to the windows: taken in, emptied or told of; NEVER if nothing did."""
         marks = [max(counter.floor_ns, counter.told_ns, counter.fresh_ns) for counter in self.counters]
-        return max([self.newest_ns(), *marks])
+        return max([self.newest_ns(), self.floor_ns, *marks])
 
     def judge(self, time_ns: int, port: int, address: bytes) -> list[Excess]:
         """Which rules the attempt would exceed, in the order of the configuration. Takes nothing in.
@@ -122,7 +121,7 @@ class Book:
         lane = self.open_lane(port)
         at_ns = time_ns if time_ns >= self.ready_ns else max(time_ns, self.newest_ns())
         found: list[Excess] = []
-        for counter in self._lane_parts[port][0]:
+        for counter in lane.counters:
             rule = counter.rule
             if rule.novel_ns is not None and not self._is_newcomer(counter, lane, rule.novel_ns, at_ns):
                 continue
@@ -145,7 +144,7 @@ class Book:
         at_ns = time_ns if time_ns >= self.ready_ns else max(time_ns, self.newest_ns())
         lane.insert(time_ns, at_ns, self._bounds)
         self.ready_ns = max(self.ready_ns, at_ns)
-        for table in self._lane_parts[port][1]:
+        for table in lane.tables:
             table.insert(table.key(address), time_ns, at_ns, self._bounds)
         self.look(at_ns)
 
@@ -167,8 +166,6 @@ class Book:
             table.room = min(MAX_ROOM, table.cap - len(table.keys))
             table.recheck_ns = FOREVER
         for counter in self.counters:
-            if not counter.lanes:
-                continue  # the first attempt on one of its ports is looked at anyway
             rule = counter.rule
             if rule.novel_ns is not None:
                 recheck_ns = min(recheck_ns, at_ns + rule.novel_ns)
@@ -198,6 +195,7 @@ class Book:
 
     def reset(self, at_ns: int) -> None:
         """Empty all windows, and forget what was told."""
+        self.floor_ns = max(self.floor_ns, at_ns)
         for counter in self.counters:
             counter.empty(at_ns)
             counter.told_ns = NEVER
@@ -220,20 +218,20 @@ class Book:
         newest_ns = NEVER
         for other in others:
             newest_ns = max(newest_ns, other.newest_ns())
+            self.floor_ns = max(self.floor_ns, other.floor_ns)
             for port, lane in other.lanes.items():
-                if not self.open_lane(port).times:
+                if port in self.plan.lanes and not self.open_lane(port).times:
                     self.lanes[port].take_over(lane, self._bounds)
             for key, table in other.tables.items():
-                if key in self.tables and not self.tables[key].keys:
+                if key in self.plan.tables and not self.open_table(key).keys:
                     self.tables[key].take_over(table, self._bounds)
             for counter in other.counters:
-                olds.setdefault((counter.rule.name, counter.rule.count, counter.rule.window_ns), counter)
+                olds.setdefault(counter.identity(), counter)
         for counter in self.counters:
-            rule = counter.rule
-            if old := olds.get((rule.name, rule.count, rule.window_ns)):
-                counter.floor_ns, counter.told_ns, counter.fresh_ns = old.floor_ns, old.told_ns, old.fresh_ns
-                if counter.table is not None:
-                    counter.table.floor_ns = max(counter.table.floor_ns, counter.floor_ns)
+            if old := olds.get(counter.identity()):
+                counter.told_ns, counter.fresh_ns = old.told_ns, old.fresh_ns
+                if old.floor_ns != NEVER:
+                    counter.empty(old.floor_ns)
             else:
                 counter.empty(newest_ns)
 
@@ -248,10 +246,9 @@ class Book:
 
     def note_seen(self) -> None:
         """Remember when the subject was last on the ports of `novel` rules, for when the windows are gone."""
-        novel = {port for counter in self.counters if counter.rule.novel_ns is not None for port in counter.ports}
-        for port in novel & self.lanes.keys():
-            if times := self.lanes[port].times:
-                self.seen[port] = max(times[-1], self.seen.get(port, NEVER))
+        for port, lane in self.lanes.items() if self.plan.is_novel else ():
+            if lane.times:
+                self.seen[port] = max(lane.times[-1], self.seen.get(port, NEVER))
 
     def release(self) -> None:
         """Give back what was taken from the bounds; the book is not used any more."""
@@ -261,11 +258,12 @@ class Book:
     def last_seen(self, counter: Counter) -> int:
         """When the subject last was on the ports of a rule; NEVER if it was not."""
         taken = max((lane.times[-1] for lane in counter.lanes if lane.times), default=NEVER)
-        return max(taken, max((self.seen.get(port, NEVER) for port in counter.ports), default=NEVER))
+        return max(taken, max((self.seen.get(port, NEVER) for port in counter.planned.ports), default=NEVER))
 
     def _is_newcomer(self, counter: Counter, lane: Lane, novel_ns: int, at_ns: int) -> bool:
         if not (lane.times and at_ns - lane.times[-1] < novel_ns):
             last_ns = self.last_seen(counter)
             if last_ns == NEVER or at_ns - last_ns >= novel_ns:
                 counter.fresh_ns = at_ns
+                self.changes += 1
         return at_ns - NEWCOMER_NS < counter.fresh_ns

@@ -18,6 +18,8 @@ from smtpguard.settings import Settings
 
 IDLE_EXPORTS = 60
 """After so many exports without a change a subject is not looked at by further ones until it is seen again."""
+MAX_EXPORT = 20_000
+"""Parts in one export, about 0.1 s of work; the rest comes with the next one."""
 
 
 class Commands:
@@ -204,7 +206,9 @@ class Commands:
 
     def restore_escalation(self, subject: Subject, blocks: int, until_ns: int) -> None:
         """Tell how often a subject was blocked before this run, and when the last of these blocks ended."""
-        self._roster.of(subject).records["enforce"] = Record(blocks, until_ns)
+        watched = self._roster.of(subject)
+        watched.records["enforce"] = Record(blocks, until_ns)
+        watched.changes += 1
 
     def windows(self) -> Iterator[tuple[int, str, list[int]]]:
         """What connections rules that are carried out have in their windows: (uid, rule, event times)."""
@@ -224,15 +228,21 @@ class Commands:
         if full:
             for watched in roster:
                 watched.saved.clear()
+                watched.exported = -1
                 roster.active[watched] = 0
         parts = [WindowPart(subject=subject, part=part, data=None) for subject, part in roster.gone]
         roster.gone.clear()
         for watched, idle in list(roster.active.items()):
-            changed = export_parts(watched)
-            parts += changed
-            if idle < IDLE_EXPORTS:
-                roster.active[watched] = 0 if changed else idle + 1
-            elif not changed:
+            version = watched.version()
+            if version != watched.exported:
+                watched.exported = version
+                parts += export_parts(watched)
+                roster.active[watched] = 0
+                if len(parts) > MAX_EXPORT:
+                    break
+            elif idle < IDLE_EXPORTS:
+                roster.active[watched] = idle + 1
+            else:
                 del roster.active[watched]
                 for book in watched.books:
                     book.distrust()  # its next attempt is looked at, and makes it active again

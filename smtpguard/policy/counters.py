@@ -6,17 +6,16 @@ from itertools import chain
 from typing import Protocol
 
 from smtpguard.model import Action
+from smtpguard.policy.plan import PlannedRule
 from smtpguard.policy.windows import NEVER, Lane, Table
 from smtpguard.settings import Rule
-
-Ports = frozenset[int]
 
 
 class Counter:
     """One rule as one subject stands to it.
 
     Attributes:
-        rule: The rule, its ports narrowed to the guarded ones.
+        planned, rule: The rule.
         lanes: The lanes of its ports that exist by now.
         table: Where its keys are, for `destinations` and `networks`.
         floor_ns: Attempts up to here do not count: the window was emptied then.
@@ -26,11 +25,11 @@ class Counter:
         left: It could not be exceeded by fewer attempts (or keys) than this when it was last looked at.
     """
 
-    __slots__ = ("floor_ns", "fresh_ns", "lanes", "left", "over_until_ns", "ports", "rule", "table", "told_ns")
+    __slots__ = ("floor_ns", "fresh_ns", "lanes", "left", "over_until_ns", "planned", "rule", "table", "told_ns")
 
-    def __init__(self, rule: Rule, ports: Ports, table: Table | None) -> None:
-        self.rule = rule
-        self.ports = ports
+    def __init__(self, planned: PlannedRule, table: Table | None) -> None:
+        self.planned = planned
+        self.rule = planned.rule
         self.table = table
         self.lanes: list[Lane] = []
         self.floor_ns = NEVER
@@ -38,6 +37,10 @@ class Counter:
         self.over_until_ns = NEVER
         self.fresh_ns = NEVER
         self.left = 0
+
+    def identity(self) -> tuple[str, str, int]:
+        """What makes the rule the same one after a reload or restart: name, count, window."""
+        return (self.rule.name, self.rule.count, self.rule.window_ns)
 
     def held(self, edge_ns: int) -> int:
         """How many are later than the edge."""

@@ -29,7 +29,8 @@ class EngineStats:
 
     Attributes:
         subjects: Subjects known.
-        times, keys: Attempts, and addresses and networks, that windows have room for now.
+        times, keys: Attempts, and addresses and networks, in windows that are large; the others' are bounded by the
+            number of subjects.
         dropped: Of these, how many were dropped because the bound was met.
         evicted: Subjects that were forgotten because their pool was full.
         no_uid: Connects without a uid, or on a port that is not guarded: counted for nobody.
@@ -154,6 +155,7 @@ class Engine(Commands):
                     book.enter(connect.time_ns, connect.port, connect.address)
         for book, found in judged:
             if found:
+                watched.changes += 1
                 at_ns = max(connect.time_ns, book.newest_ns())
                 out += self._verdicts.decide(watched, book.mode, found, connect, at_ns=at_ns, now_ns=self._now_ns)
         if books:
@@ -189,6 +191,7 @@ class Engine(Commands):
         out: list[Decision] = []
         for mode, excesses, at_ns in found:
             if excesses:
+                watched.changes += 1
                 connect = _connect_of(report)
                 out += self._verdicts.decide(watched, mode, excesses, connect, at_ns=at_ns, now_ns=self._now_ns)
         self._settle(watched)

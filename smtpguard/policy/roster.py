@@ -14,7 +14,8 @@ from smtpguard.model import Account, Allowance, Subject
 from smtpguard.policy.blocks import LATE_NS
 from smtpguard.policy.book import NEWCOMER_NS, Book
 from smtpguard.policy.directory import Directory
-from smtpguard.policy.rules import Terms, allowed_terms, compile_terms, override_index
+from smtpguard.policy.plan import Plans
+from smtpguard.policy.rules import allowed_terms, compile_terms, override_index
 from smtpguard.policy.watched import CONTAINER, NEVER_REFUSED, SHARED, Watched
 from smtpguard.policy.windows import Bounds, Table
 from smtpguard.settings import Settings
@@ -37,8 +38,8 @@ class Limits:
         nameless: Subjects without one, on the host's network.
         foreign: Subjects in other network namespaces.
         per_netns, per_uid: Of these, how many may share a namespace, or a uid.
-        times: Attempts in all windows, 8 bytes each.
-        keys: Addresses and networks in all windows, about 200 bytes each.
+        times: Attempts in all windows, beyond the first 64 of each user and port; 8 bytes each.
+        keys: Addresses and networks in all windows, beyond the first 64 of each user and rule; about 200 bytes each.
     """
 
     accounts: int = 131_072
@@ -81,7 +82,7 @@ class Roster:
         self._maxima = {"accounts": limits.accounts, "nameless": limits.nameless, "foreign": limits.foreign}
         self._per_netns = limits.per_netns
         self._per_uid = limits.per_uid
-        self._terms: dict[tuple[int | None, str], Terms] = {}
+        self._plans: dict[tuple[int | None, str], Plans] = {}
         self._generation = 0
         self.off = False
         self.allowances: dict[Subject, Allowance] = {}
@@ -105,7 +106,7 @@ class Roster:
 
     def refresh(self) -> None:
         """Have each subject's rules compiled anew when it is next seen: a switch was turned."""
-        self._terms.clear()
+        self._plans.clear()
         self._generation += 1
         self.fast.clear()
 
@@ -146,7 +147,8 @@ class Roster:
             book = watched.books[0]
             lanes = self.fast.setdefault(port, {})
             if watched.subject.uid not in lanes:
-                lane, tables = book.open_lane(port), book.tables_of(port)
+                lane = book.open_lane(port)
+                tables = lane.tables
                 single = len(tables) == 1 and not tables[0].whole
                 lanes[watched.subject.uid] = (
                     book,
@@ -159,6 +161,7 @@ class Roster:
     def reset(self, watched: Watched, now_ns: int) -> None:
         """Empty a subject's windows and forget its blocks."""
         watched.records.clear()
+        watched.changes += 1
         for book in watched.windows():
             book.reset(now_ns)
 
@@ -180,20 +183,23 @@ class Roster:
         if account.standing in NEVER_REFUSED:
             self._drop_windows(watched)
             return
-        terms = self._terms_of(account, why)
         allowance = self.allowances.get(subject)
         if allowance is not None and account.name in {None, allowance.name}:
             terms = allowed_terms(allowance, why)
-        watched.why = terms.why
+            plans = Plans(terms, self._settings.ports)
+            watched.why = terms.why
+        else:
+            plans = self._plans_of(account, why)
         self._forget_lanes(watched)
-        watched.rebuild(terms, self._settings.ports, self.bounds)
+        watched.rebuild(plans, self.bounds)
 
-    def _terms_of(self, account: Account, why: str) -> Terms:
+    def _plans_of(self, account: Account, why: str) -> Plans:
         override = None if account.reason == CONTAINER else override_index(self._settings, account)
-        terms = self._terms.get((override, why))
-        if terms is None:
-            terms = self._terms[override, why] = compile_terms(self._settings, override, why)
-        return terms
+        plans = self._plans.get((override, why))
+        if plans is None:
+            terms = compile_terms(self._settings, override, why)
+            plans = self._plans[override, why] = Plans(terms, self._settings.ports)
+        return plans
 
     def _drop_windows(self, watched: Watched) -> None:
         watched.drop_windows()
@@ -260,6 +266,7 @@ class Roster:
                 continue
             self._drop_windows(watched)
             watched.generation = -1
+            self.active[watched] = 0
             if not (
                 any(last_ns > now_ns - novel_ns for last_ns in watched.seen.values())
                 or any(record.until_ns > now_ns - settings.escalation.forget_ns for record in watched.records.values())

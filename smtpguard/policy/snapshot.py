@@ -76,12 +76,10 @@ def export_parts(watched: Watched) -> list[WindowPart]:
 
 def _current(watched: Watched) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
     """Each part as it is now: name, a mark that changes with it, and what makes its bytes."""
-    anything = False
     for stream, book in _streams(watched):
         if isinstance(book, VolumeBook):
             for volume in book.counters:
                 if volume.times:
-                    anything = True
                     data = _HEAD.pack(len(volume.times)) + _to_bytes(volume.times) + _to_bytes(volume.totals)
                     yield f"{stream}/{volume.rule.window_ns}/{volume.rule.name}", hash(data), partial(bytes, data)
             continue
@@ -92,17 +90,15 @@ def _current(watched: Watched) -> Iterator[tuple[str, int, Callable[[], bytes]]]
                     watched.saved[name] = None
             total = lane.base + len(lane.times)
             for number in range(lane.base // SEGMENT, -(-total // SEGMENT)):
-                anything = True
                 first, last = max(number * SEGMENT, lane.base), min((number + 1) * SEGMENT, total)
                 yield f"{stream}/t/{port}/{number}", last, partial(_segment, lane, first, last)
         for (whole, ports), table in book.tables.items():
             if table.keys:
                 data = b"".join(_KEY.pack(last, len(key)) + key for key, last in table.keys.items())
                 yield f"{stream}/k/{int(whole)}/{_ports_name(ports)}", hash(data), partial(bytes, data)
-    state = _state_of(watched)
-    if anything or watched.records or watched.seen or any(marks != [None] * 3 for *_, marks in state["counters"]):
-        data = json.dumps(state, separators=(",", ":")).encode()
-        yield _STATE, hash(data), partial(bytes, data)
+    if watched.windows() or watched.records or watched.seen:
+        changes = watched.changes + sum(book.changes for book in (*watched.books, *watched.failures))
+        yield _STATE, changes, partial(_dump_state, watched)
 
 
 def _segment(lane: Lane, first: int, last: int) -> bytes:
@@ -116,24 +112,24 @@ def _streams(watched: Watched) -> Iterator[tuple[str, Book | VolumeBook]]:
             yield f"{kind}/{book.mode}", book
 
 
-def _state_of(watched: Watched) -> dict[str, Any]:
+def _dump_state(watched: Watched) -> bytes:
     counters = [
         [
             stream,
-            counter.rule.name,
-            counter.rule.count,
-            counter.rule.window_ns,
+            *counter.identity(),
             [_known(counter.floor_ns), _known(counter.told_ns), _known(getattr(counter, "fresh_ns", NEVER))],
         ]
         for stream, book in _streams(watched)
         for counter in book.counters
     ]
-    return {
+    state = {
         "name": watched.account.name,
         "seen": {str(port): last_ns for port, last_ns in watched.seen.items()},
         "records": {mode: list(record) for mode, record in watched.records.items()},
+        "floors": {stream: _known(book.floor_ns) for stream, book in _streams(watched) if isinstance(book, Book)},
         "counters": counters,
     }
+    return json.dumps(state, separators=(",", ":")).encode()
 
 
 def restore_parts(watched: Watched, stored: Iterable[StoredPart], now_ns: int) -> tuple[int, list[str]]:
@@ -147,30 +143,31 @@ def restore_parts(watched: Watched, stored: Iterable[StoredPart], now_ns: int) -
     Returns:
         How many parts were no good, and the names of those that belong to nothing any more.
     """
+    items = {item.part.part: item for item in stored}
+    modes = {tuple(name.split("/", 2)[:2]) for name in items}
+    try:
+        state = json.loads(items[_STATE].part.data or b"") if _STATE in items else {"name": None}
+        owner = state["name"]
+    except (ValueError, TypeError, KeyError):
+        return 1, list(items)  # without it nobody knows what was emptied
+    if owner is not None and watched.account.name is not None and owner != watched.account.name:
+        return 0, list(items)  # the number was given to somebody else
     bad = 0
     useless: list[str] = []
-    items = sorted(stored, key=lambda item: (item.part.part != _STATE, _order(item.part.part)))
-    modes = {tuple(item.part.part.split("/", 2)[:2]) for item in items}
-    for item in items:
-        name, data = item.part.part, item.part.data
+    for name in sorted(items, key=lambda name: (name == _STATE, _order(name))):
+        data, shift_ns = items[name].part.data or b"", items[name].shift_ns
+        used = False
         try:
             if name == _STATE:
-                if not _restore_state(watched, json.loads(data or b""), item.shift_ns, now_ns):
-                    return bad, [other.part.part for other in items]
+                _restore_state(watched, state, shift_ns, now_ns)
                 used = True
             else:
                 kind, mode, rest = name.split("/", 2)
-                drawing = [
-                    book
-                    for stream, book in _streams(watched)
-                    if stream[0] == kind and (book.mode == mode or (kind, book.mode) not in modes)
-                ]
-                used = False
-                for book in drawing:
-                    used |= _restore_window(book, rest, data or b"", item.shift_ns, now_ns)
+                for stream, book in _streams(watched):
+                    if stream[0] == kind and (book.mode == mode or (kind, book.mode) not in modes):
+                        used |= _restore_window(book, rest, data, shift_ns, now_ns)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, struct.error):
             bad += 1
-            used = False
         if used:
             watched.saved[name] = None
         else:
@@ -181,33 +178,34 @@ def restore_parts(watched: Watched, stored: Iterable[StoredPart], now_ns: int) -
     return bad, useless
 
 
-def _restore_state(watched: Watched, state: dict[str, Any], shift_ns: int, now_ns: int) -> bool:
-    name = state["name"]
-    if name is not None and watched.account.name is not None and name != watched.account.name:
-        return False  # the number was given to somebody else
+def _restore_state(watched: Watched, state: dict[str, Any], shift_ns: int, now_ns: int) -> None:
     for port, last_ns in state["seen"].items():
         watched.seen[int(port)] = max(min(int(last_ns) + shift_ns, now_ns), watched.seen.get(int(port), NEVER))
     for mode in MODES:
         if mode in state["records"]:
             blocks, until_ns = state["records"][mode]
             watched.records[mode] = Record(int(blocks), int(until_ns) + shift_ns)
-    rows = [(stream.split("/"), tuple(key), marks) for stream, *key, marks in state["counters"]]
+
+    def time_of(mark: int | None) -> int:
+        return NEVER if mark is None else min(int(mark) + shift_ns, now_ns)
+
+    floors, rows = state["floors"], state["counters"]
     for stream, book in _streams(watched):
-        kind, own = stream.split("/")
+        other = f"{stream[0]}/{'dry-run' if book.mode == 'enforce' else 'enforce'}"
+        if isinstance(book, Book):
+            book.floor_ns = max(book.floor_ns, time_of(floors.get(stream, floors.get(other))))
+        marks_of = {tuple(key): marks for mode in (other, stream) for at, *key, marks in rows if at == mode}
         for counter in book.counters:
-            key = (counter.rule.name, counter.rule.count, counter.rule.window_ns)
-            found = [row for row in rows if row[0][0] == kind and row[1] == key]
-            found.sort(key=lambda row: row[0][1] != own)
-            if not found:
-                counter.empty(now_ns)
+            marks = marks_of.get(counter.identity())
+            if marks is None:
+                counter.empty(now_ns)  # the rule is new
                 continue
-            floor, told, fresh = (NEVER if mark is None else min(int(mark) + shift_ns, now_ns) for mark in found[0][2])
-            if floor != NEVER:
-                counter.empty(floor)
-            counter.told_ns = told
+            floor_ns, told_ns, fresh_ns = map(time_of, marks)
+            if floor_ns != NEVER:
+                counter.empty(floor_ns)
+            counter.told_ns = told_ns
             if isinstance(counter, Counter):
-                counter.fresh_ns = fresh
-    return True
+                counter.fresh_ns = fresh_ns
 
 
 def _restore_window(book: Book | VolumeBook, name: str, data: bytes, shift_ns: int, now_ns: int) -> bool:
@@ -218,20 +216,18 @@ def _restore_window(book: Book | VolumeBook, name: str, data: bytes, shift_ns: i
     place, tail = rest.split("/")
     if what == "t":
         port = int(place)
-        if not any(port in counter.ports for counter in book.counters):
+        if not book.plan.of_port.get(port):
             return False
         first = _HEAD.unpack_from(data)[0]
         if first // SEGMENT != int(tail):
             raise ValueError(f"segment {tail} begins at {first}")
         _append(book, book.open_lane(port), first, _from_bytes(data[_HEAD.size :]), shift_ns, now_ns)
         return True
-    table = next(
-        (t for (whole, p), t in book.tables.items() if (str(int(whole)), _ports_name(p)) == (place, tail)), None
-    )
-    if table is None:
-        return False
-    _fill(book, table, data, shift_ns, now_ns)
-    return True
+    for key in book.plan.tables:
+        if (str(int(key[0])), _ports_name(key[1])) == (place, tail):
+            _fill(book, book.open_table(key), data, shift_ns, now_ns)
+            return True
+    return False
 
 
 def _append(book: Book, lane: Lane, first: int, times: "array[int]", shift_ns: int, now_ns: int) -> None:

@@ -10,7 +10,8 @@ from bisect import bisect_right
 from collections.abc import Iterable
 
 from smtpguard.model import NS, Mode, SocketReport
-from smtpguard.policy.counters import Excess, Ports
+from smtpguard.policy.counters import Excess
+from smtpguard.policy.plan import Ports
 from smtpguard.policy.windows import NEVER
 from smtpguard.settings import Rule
 
@@ -29,10 +30,11 @@ class Volume:
     Attributes:
         times: Event times of the steps, ascending.
         totals: Bytes up to and with each step, since the beginning.
+        changes: How many times bytes were counted.
         rule, ports, floor_ns, told_ns: As in Counter.
     """
 
-    __slots__ = ("_step_ns", "floor_ns", "ports", "rule", "times", "told_ns", "totals")
+    __slots__ = ("_step_ns", "changes", "floor_ns", "ports", "rule", "times", "told_ns", "totals")
 
     def __init__(self, rule: Rule, ports: Ports) -> None:
         self.rule = rule
@@ -41,10 +43,16 @@ class Volume:
         self.totals = array("q")
         self.floor_ns = NEVER
         self.told_ns = NEVER
+        self.changes = 0
         self._step_ns = max(NS, rule.window_ns // STEPS)
+
+    def identity(self) -> tuple[str, str, int]:
+        """What makes the rule the same one after a reload or restart: name, count, window."""
+        return (self.rule.name, self.rule.count, self.rule.window_ns)
 
     def add(self, time_ns: int, amount: int) -> None:
         """Count bytes. A late report counts with the newest step."""
+        self.changes += 1
         times, totals = self.times, self.totals
         if times and (time_ns <= times[-1] or times[-1] // self._step_ns == time_ns // self._step_ns):
             times[-1] = max(time_ns, times[-1])

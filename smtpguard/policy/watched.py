@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING
 
 from smtpguard.model import Account, Mode, Subject
 from smtpguard.policy.book import Book
-from smtpguard.policy.counters import Ports
-from smtpguard.policy.rules import ATTEMPTS, BYTES, FAILURES, Terms
+from smtpguard.policy.plan import Plans
 from smtpguard.policy.volumes import VolumeBook
 from smtpguard.policy.windows import NEVER, Bounds
 
@@ -29,13 +28,17 @@ class Watched:
         seen: When it was last seen on a port, from before its windows.
         records: What is remembered of its blocks, per mode.
         generation: Of the configuration its rules were compiled from.
+        changes: Grows with what the windows themselves do not show: verdicts told, windows emptied.
         saved: What was exported last, by part: a mark that differs when the part does; None if it must be again.
+        exported: `version` at the last export.
         groups: What it counts against: its pool; its namespace and uid in another one.
     """
 
     __slots__ = (
         "account",
         "books",
+        "changes",
+        "exported",
         "failures",
         "generation",
         "groups",
@@ -57,6 +60,8 @@ class Watched:
         self.seen: dict[int, int] = {}
         self.records: dict[Mode, Record] = {}
         self.saved: dict[str, int | None] = {}
+        self.changes = 0
+        self.exported = -1
         self.generation = -1
         self.groups: tuple[str, ...] = ()
 
@@ -64,31 +69,34 @@ class Watched:
         """All its windows, whatever they count."""
         return [*self.books, *self.failures, *self.volumes]
 
+    def version(self) -> int:
+        """A number that grows with everything that an export would show."""
+        version = self.changes << 48
+        for book in (*self.books, *self.failures):
+            version += book.changes + sum([lane.base + len(lane.times) for lane in book.lanes.values()])
+        return version + sum([volume.changes for book in self.volumes for volume in book.counters])
+
     def touched_ns(self) -> int:
         """When something last happened to its windows; NEVER if nothing did."""
         return max((book.touched_ns() for book in self.windows()), default=NEVER)
 
-    def rebuild(self, terms: Terms, ports: Ports, bounds: Bounds) -> None:
+    def rebuild(self, plans: Plans, bounds: Bounds) -> None:
         """Make windows for rules; those that go on take over what there was.
 
         Args:
-            terms: The rules.
-            ports: The guarded ports.
+            plans: The rules.
             bounds: What all windows together may hold.
         """
-        books, failures, volumes = (
-            [(mode, rules) for mode in MODES if (rules := terms.of(mode, counts))]
-            for counts in (ATTEMPTS, FAILURES, BYTES)
-        )
-        new_books = tuple(Book(rules, ports, mode, self.seen, bounds) for mode, rules in books)
-        new_failures = tuple(Book(rules, ports, mode, self.seen, bounds) for mode, rules in failures)
-        new_volumes = tuple(VolumeBook(rules, ports, mode) for mode, rules in volumes)
-        for book, olds in [(book, self.books) for book in new_books] + [(book, self.failures) for book in new_failures]:
-            book.adopt(sorted(olds, key=lambda old: old.mode != book.mode))
-        for volume in new_volumes:
+        books = tuple(Book(plan, mode, self.seen, bounds) for mode, plan in plans.attempts)
+        failures = tuple(Book(plan, mode, self.seen, bounds) for mode, plan in plans.failures)
+        volumes = tuple(VolumeBook(rules, plans.ports, mode) for mode, rules in plans.volumes)
+        for new, olds in ((books, self.books), (failures, self.failures)):
+            for book in new:
+                book.adopt(sorted(olds, key=lambda old: old.mode != book.mode))
+        for volume in volumes:
             volume.adopt(sorted(self.volumes, key=lambda old: old.mode != volume.mode))
         self.drop_windows()
-        self.books, self.failures, self.volumes = new_books, new_failures, new_volumes
+        self.books, self.failures, self.volumes = books, failures, volumes
 
     def drop_windows(self) -> None:
         """Forget all windows, and remember only when it was last seen, for rules that ask."""
@@ -96,3 +104,4 @@ class Watched:
             book.note_seen()
             book.release()
         self.books, self.failures, self.volumes = (), (), ()
+        self.changes += 1

@@ -6,6 +6,12 @@ asks for the clock; "now" is the newest time that was put in.
 
 from array import array
 from bisect import bisect_right, insort_right
+from typing import TYPE_CHECKING
+
+from smtpguard.policy.plan import Needs
+
+if TYPE_CHECKING:
+    from smtpguard.policy.counters import Counter
 
 NEVER = -(1 << 63)
 """Before every event time."""
@@ -24,7 +30,7 @@ def network_of(address: bytes) -> bytes:
 
 
 class Bounds:
-    """How much all windows together may hold, and what was dropped to keep to it.
+    """How much all windows together may hold beyond a first FIRST_CAP entries each, and what was dropped to keep to it.
 
     A holder that grows while the whole is full drops its own oldest entries down to its fair share, never another's:
     so a tenant can shorten no window but his own.
@@ -32,64 +38,79 @@ class Bounds:
     Args:
         times_max: Times in all lanes; 8 bytes each.
         keys_max: Addresses and networks in all tables; about 200 bytes each.
+
+    Attributes:
+        times, keys: What is held now, in lanes and tables that hold more than FIRST_CAP.
+        dropped: How many entries were given up.
     """
 
-    __slots__ = ("dropped", "holders", "keys", "keys_max", "times", "times_max")
+    __slots__ = ("dropped", "keys", "keys_max", "large_lanes", "large_tables", "times", "times_max")
 
     def __init__(self, *, times_max: int, keys_max: int) -> None:
         self.times_max = times_max
         self.keys_max = keys_max
-        self.times = 0
-        self.keys = 0
-        self.holders = 0
+        self.times = self.keys = 0
+        self.large_lanes = self.large_tables = 0
         self.dropped = 0
 
-    def times_share(self) -> int:
-        """How many times a lane may hold while all lanes together are full."""
-        return max(self.times_max // max(1, self.holders), FIRST_CAP)
+    def resize_lane(self, old: int, new: int) -> int:
+        """A lane wants room for so many times: how many it may have."""
+        before, after = old > FIRST_CAP, new > FIRST_CAP
+        self.large_lanes += after - before
+        self.times -= old * before
+        if self.times + new * after > self.times_max:
+            new = min(new, max(self.times_max // max(1, self.large_lanes), FIRST_CAP))
+            self.large_lanes += (new > FIRST_CAP) - after
+        self.times += new * (new > FIRST_CAP)
+        return new
 
-    def keys_share(self) -> int:
-        """How many keys a table may hold while all tables together are full."""
-        return max(self.keys_max // max(1, self.holders), FIRST_CAP)
+    def resize_table(self, old: int, new: int) -> int:
+        """A table wants room for so many keys: how many it may have."""
+        before, after = old > FIRST_CAP, new > FIRST_CAP
+        self.large_tables += after - before
+        self.keys -= old * before
+        if self.keys + new * after > self.keys_max:
+            new = min(new, max(self.keys_max // max(1, self.large_tables), FIRST_CAP))
+            self.large_tables += (new > FIRST_CAP) - after
+        self.keys += new * (new > FIRST_CAP)
+        return new
 
 
 class Lane:
     """Times of one subject's attempts on one port, sorted.
 
-    Only what a rule can still ask for is kept: the newest `need` of those younger than `reach_ns`.
+    Only what a rule can still ask for is kept.
 
     Attributes:
         times: Event times, ascending.
         base: How many entries were dropped from the front since the beginning; `base + len(times)` is the total.
         cap: Size at which `trim` is due.
-        need: The largest limit of the rules that count here, plus one.
-        reach_ns: The longest of their windows.
+        needs: What its rules can ask for.
+        counters, tables: The rules that count here, and where their keys are.
         disturbed: Whether a late time came in between others since this was last cleared.
     """
 
-    __slots__ = ("base", "cap", "disturbed", "need", "reach_ns", "times")
+    __slots__ = ("base", "cap", "counters", "disturbed", "needs", "tables", "times")
 
-    def __init__(self, *, need: int, reach_ns: int, bounds: Bounds) -> None:
+    def __init__(self, needs: Needs) -> None:
         self.times = array("q")
         self.base = 0
-        self.disturbed = False
         self.cap = FIRST_CAP
-        self.need = need
-        self.reach_ns = reach_ns
-        bounds.times += FIRST_CAP
-        bounds.holders += 1
+        self.needs = needs
+        self.disturbed = False
+        self.counters: tuple[Counter, ...] = ()
+        self.tables: tuple[Table, ...] = ()
 
     def release(self, bounds: Bounds) -> None:
         """Give back what was taken from the bounds; the lane is not used any more."""
-        bounds.times -= self.cap
-        bounds.holders -= 1
+        bounds.resize_lane(self.cap, 0)
 
     def insert(self, time_ns: int, newest_ns: int, bounds: Bounds) -> None:
         """Put a time where it belongs; one that no window reaches any more is left out."""
         times = self.times
         if not times or time_ns >= times[-1]:
             times.append(time_ns)
-        elif time_ns > newest_ns - self.reach_ns:
+        elif time_ns > newest_ns - self.needs.reach_ns:
             insort_right(times, time_ns)
             self.disturbed = True
         if len(times) >= self.cap:
@@ -105,13 +126,11 @@ class Lane:
     def trim(self, newest_ns: int, bounds: Bounds) -> None:
         """Drop what no rule can ask for, then make room for as many again as are left."""
         times = self.times
-        self._drop(max(bisect_right(times, newest_ns - self.reach_ns), len(times) - self.need))
-        cap = max(2 * len(times), FIRST_CAP)
-        if bounds.times + cap - self.cap > bounds.times_max and cap > (share := bounds.times_share()):
-            bounds.dropped += self._drop(len(times) - share // 2)
-            cap = share
-        bounds.times += cap - self.cap
-        self.cap = cap
+        self._drop(max(bisect_right(times, newest_ns - self.needs.reach_ns), len(times) - self.needs.newest))
+        wanted = max(2 * len(times), FIRST_CAP)
+        self.cap = bounds.resize_lane(self.cap, wanted)
+        if self.cap < wanted:
+            bounds.dropped += self._drop(len(times) - self.cap // 2)
 
     def _drop(self, many: int) -> int:
         many = max(0, many)
@@ -128,33 +147,29 @@ class Table:
         keys: Key to the event time of its last attempt.
         whole: Whether keys are whole addresses; else networks.
         cap: Number of keys at which `trim` is due.
-        need: The largest limit of the rules that count here, plus one.
-        reach_ns, shortest_ns: The longest and the shortest of their windows.
+        needs: What its rules can ask for.
+        shortest_ns: The shortest of their windows.
         floor_ns: The latest time at which a window of these rules was emptied.
         room, granted: No rule of this table can be exceeded by this many further keys (and were so at the last
             look) ...
         recheck_ns: ... before this event time.
     """
 
-    __slots__ = ("cap", "floor_ns", "granted", "keys", "need", "reach_ns", "recheck_ns", "room", "shortest_ns", "whole")
+    __slots__ = ("cap", "floor_ns", "granted", "keys", "needs", "recheck_ns", "room", "shortest_ns", "whole")
 
-    def __init__(self, *, whole: bool, need: int, reach_ns: int, shortest_ns: int, bounds: Bounds) -> None:
+    def __init__(self, needs: Needs, *, whole: bool) -> None:
         self.keys: dict[bytes, int] = {}
         self.whole = whole
         self.cap = FIRST_CAP
-        self.need = need
-        self.reach_ns = reach_ns
-        self.shortest_ns = shortest_ns
+        self.needs = needs
+        self.shortest_ns = needs.shortest_ns
         self.floor_ns = NEVER
         self.room = self.granted = 0
         self.recheck_ns = NEVER
-        bounds.keys += FIRST_CAP
-        bounds.holders += 1
 
     def release(self, bounds: Bounds) -> None:
         """Give back what was taken from the bounds; the table is not used any more."""
-        bounds.keys -= self.cap
-        bounds.holders -= 1
+        bounds.resize_table(self.cap, 0)
 
     def spent(self) -> int:
         """How many keys came in since the last look."""
@@ -184,15 +199,13 @@ class Table:
 
     def trim(self, newest_ns: int, bounds: Bounds) -> None:
         """Drop what no rule can ask for, then make room for as many again as are left."""
-        self._keep(newest_ns - self.reach_ns, self.need)
-        cap = max(2 * len(self.keys), FIRST_CAP)
-        if bounds.keys + cap - self.cap > bounds.keys_max and cap > (share := bounds.keys_share()):
+        self._keep(newest_ns - self.needs.reach_ns, self.needs.newest)
+        wanted = max(2 * len(self.keys), FIRST_CAP)
+        self.cap = bounds.resize_table(self.cap, wanted)
+        if self.cap < wanted:
             before = len(self.keys)
-            self._keep(NEVER, share // 2)
+            self._keep(NEVER, self.cap // 2)
             bounds.dropped += before - len(self.keys)
-            cap = share
-        bounds.keys += cap - self.cap
-        self.cap = cap
 
     def _keep(self, edge_ns: int, newest: int) -> None:
         """Keep the keys later than the edge, and of these the newest ones (all of the last equal time)."""
