@@ -15,7 +15,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from smtpguard.clock import SystemClock, WallMap
@@ -26,7 +26,6 @@ from smtpguard.decode.netlink_audit import (
     AUDIT_SYSCALL,
     AUDIT_URINGOP,
     HEADER,
-    LOCKED,
 )
 from smtpguard.decode.retries import Retries
 from smtpguard.decode.serials import SerialGaps
@@ -35,8 +34,7 @@ from smtpguard.errors import PrivilegeError, SourceError
 from smtpguard.model import NS, Connect
 from smtpguard.settings import Settings
 from smtpguard.sources.audit_control import NETLINK_AUDIT, AuditControl
-from smtpguard.sources.audit_rules import OwnRules
-from smtpguard.sources.audit_switch import AuditSwitch
+from smtpguard.sources.audit_use import AuditUse
 from smtpguard.sources.base import SourceStats
 from smtpguard.sources.own_connect import make_connect
 
@@ -75,7 +73,7 @@ class AuditSource:
     ) -> None:
         self.stats = SourceStats()
         self._settings = settings
-        self._given = control
+        self._use = AuditUse(settings, name=self.name, control=control)
         self._buffer_bytes = buffer_bytes
         self._stack = contextlib.ExitStack()
         self._socket: socket.socket | None = None
@@ -89,14 +87,11 @@ class AuditSource:
         self._decoder.to_event_ns = self._wall.to_event_ns
         self._gaps = SerialGaps()
         self._record = bytearray(_RECORD_BYTES)
-        self._lost_before = 0
-        self._lost_now = 0
         self._overflows = 0
         self._waiting: list[Connect] = []
         self._probes: deque[int] = deque(maxlen=16)
         self._next_check_ns = 0
         self._more = False
-        self._told = ""
 
     def open(self) -> None:
         """Listen, switch auditing on if allowed, load our rules. Raises SourceError or PrivilegeError."""
@@ -107,28 +102,9 @@ class AuditSource:
             raise
 
     def _open(self) -> None:
-        self._control = self._given or AuditControl()
-        self._stack.callback(self._control.close)
         self._socket = self._listen()
-        self._rules = OwnRules(self._control, uid=self._settings.audit_uid)
-        switch = AuditSwitch(self._control, self._rules.others)
-        # Undone in reverse: the rules first, then the switch, which looks whether others have rules by then that they
-        # had not before: what dead instances left must be gone first.
-        if self._control.read_status().enabled != LOCKED:
-            self._rules.sweep()
-        self._stack.callback(_do_quietly, switch.turn_back)
-        status = switch.turn_on(allowed=self._settings.audit_enable)
-        self._lost_before = status.lost
-        if status.enabled == LOCKED:
-            _log.warning(
-                "audit rules are locked until the next boot (auditctl -e 2): ours can't be loaded, "
-                "and only what the loaded rules log is seen"
-            )
-        else:
-            self._stack.callback(_do_quietly, self._rules.remove)
-            self._rules.install()
-        for what in self._rules.unseen:
-            _log.warning("audit: not seen: %s", what)
+        self._stack.callback(self._use.close)
+        self._use.open()
         self._next_check_ns = _now_ns() + _CHECK_NS
 
     def _listen(self) -> socket.socket:
@@ -237,13 +213,13 @@ class AuditSource:
         stats = self.stats
         stats.events += len(connects)
         stats.garbled = counters.garbled
-        stats.lost = self._gaps.missing + self._lost_now + counters.unpaired
+        stats.lost = self._gaps.missing + self._use.lost + counters.unpaired
         stats.notes = {
             "overflows": self._overflows,
             "serial_gaps": self._gaps.missing,
-            "kernel_lost": self._lost_now,
+            "kernel_lost": self._use.lost,
             "repeats": counters.repeats,
-            "rules_restored": self._rules.restored,
+            "rules_restored": self._use.restored,
         }
 
     def _check(self) -> None:
@@ -251,19 +227,9 @@ class AuditSource:
         self._next_check_ns = _now_ns() + _CHECK_NS
         if not self._more:
             self._gaps.sweep()
-        status = self._control.read_status()
-        if not status.enabled:
+        status = self._use.check()
+        if status is not None and not status.enabled:
             raise SourceError("auditing was switched off", where=self.name, fix="it will be tried again")
-        # Somebody may set the counter back to 0 (auditctl --reset-lost).
-        if status.lost < self._lost_before + self._lost_now:
-            self._lost_before = status.lost - self._lost_now
-        self._lost_now = status.lost - self._lost_before
-        try:
-            self._rules.check()
-        except SourceError as error:
-            if str(error) != self._told:
-                self._told = str(error)
-                _log.warning("audit: our rules can't be put back: %s", error)
 
     def _silence(self) -> SourceError:
         """Why nothing comes."""
@@ -272,18 +238,10 @@ class AuditSource:
             what = "self-test: silent, as audit multicasts to the initial network namespace only"
             fix = "run it there, or use audit-log"
         else:
-            obstacle = self._rules.find_obstacle()
+            obstacle = self._use.find_obstacle()
             if obstacle is not None:
                 what, fix = f"self-test: {obstacle}", "auditctl -d task,never, and remove it from /etc/audit/rules.d"
         return SourceError(what, where=self.name, fix=fix)
-
-
-def _do_quietly(action: Callable[[], object]) -> None:
-    """Undo something at the end; there is nobody left whom an error would help, but it is logged."""
-    try:
-        action()
-    except (SourceError, PrivilegeError) as error:
-        _log.warning("audit: not undone: %s", error)
 
 
 def _is_other_network_namespace() -> bool:

@@ -290,7 +290,7 @@ def test_a_stalled_reader_loses_and_says_how_many(
 def test_losses_from_before_our_start_are_not_ours(control: AuditControl, source: AuditSource) -> None:
     read_until(source, lambda _: False, seconds=1.2)
     assert source.stats.notes["kernel_lost"] == 0
-    assert source._lost_before == control.read_status().lost
+    assert source._use._lost_before == control.read_status().lost
 
 
 def test_another_network_namespace_is_silent_and_says_so(control: AuditControl, settings: Settings) -> None:
