@@ -43,12 +43,7 @@ def render_status(status: dict[str, Any]) -> list[str]:
     )
     if status["off_until"] is not None:
         lines.append(f"  off until    {render_moment(status['off_until'])}; `smtpguard on` ends it")
-    for source in status["sources"]:
-        tail = f": {source['why']}" if source["why"] else ""
-        lines.append(
-            f"  source       {source['name']:<9} {source['state']:<8} {source['events']} seen, {source['lost']} lost, "
-            f"{source['garbled']} garbled{tail}"
-        )
+    lines.extend(_render_source(source) for source in status["sources"])
     lines.extend(f"  enforcement  {means['name']:<9} {means['state']}" for means in status["enforcement"])
     lines.append(
         f"  blocks       {status['blocks']} blocked, {status['throttles']} throttled, "
@@ -56,3 +51,12 @@ def render_status(status: dict[str, Any]) -> list[str]:
     )
     lines.extend(f"  {name:<12} {text}" for name, text in status["parts"].items())
     return lines
+
+
+def _render_source(source: dict[str, Any]) -> str:
+    counts = [f"{source['events']} seen", f"{source['lost']} lost", f"{source['garbled']} garbled"]
+    counts += [f"{value} {name.replace('_', ' ')}" for name, value in source["notes"].items() if value]
+    if source["restarts"]:
+        counts.append(f"died {'once' if source['restarts'] == 1 else str(source['restarts']) + ' times'}")
+    why = f": {source['why']}" if source["why"] else ""
+    return f"  source       {source['name']:<9} {source['state']:<8} {', '.join(counts)}{why}"

@@ -2,11 +2,13 @@
 
 With `auto` the best source that proves itself leads. When it dies it is reopened at once; if that fails the next one
 takes over, and the better ones are tried again with growing pauses, so that the guard comes back to the best by itself.
-With a list, the first that works leads; the others run beside it.
+With a list, the first that works leads; the others run beside it. When a better one comes back, what happened while it
+was opened counts once, whichever of the two saw it.
 """
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +23,8 @@ log = logging.getLogger(__name__)
 _PROBE_S = 1.0
 _PAUSE_NS = NS
 _LONGEST_PAUSE_NS = 60 * NS
+_MAX_LAST_READS = 16
+"""Of a source that is about to be replaced: sources bound what one read hands over, and a flood must not hold us."""
 
 
 @dataclass(slots=True)
@@ -168,19 +172,60 @@ class Sensing:
                 if other is not sensor and self._open(other):
                     log.warning("source %s takes over%s", other.name, self._why_not_better(other))
                     return
-        if self.leader() is None:
+        leader = self.leader()
+        if leader is not None and not self.auto and self._index(leader) > self._index(sensor):
+            log.warning("source %s leads now%s", leader.name, self._why_not_better(leader))
+        if leader is None:
             log.error("no source works: the guard is blind; %s", "; ".join(f"{s.name}: {s.why}" for s in self.sensors))
 
     def _retry(self, sensor: Sensor) -> None:
         before = self.leader()
-        if self.auto and before is not None and self.sensors.index(before) < self.sensors.index(sensor):
+        if self.auto and before is not None and self._index(before) < self._index(sensor):
             sensor.retry_ns = None  # a better one leads: this one is not needed
             return
         if not self._open(sensor):
             return
         log.warning("source %s is back", sensor.name)
-        if self.auto and before is not None:
-            self._close(before)
+        if before is not None and self.leader() is sensor:
+            self._hand_over(before, sensor)
+            if self.auto:
+                self._close(before)
+
+    def _hand_over(self, old: Sensor, new: Sensor) -> None:
+        """A better source leads from here: what only the old one has seen until now counts too, in front.
+
+        Opening and proving a source takes a tenth of a second; meanwhile the old one's events wait unread. What came
+        after the new one was attached is reported by both, and is paired by destination, one to one.
+        """
+        rest, until_ns = self._read_all(old)
+        fresh, _ = self._read_all(new)
+        both = Counter((connect.address, connect.port) for connect in fresh if connect.time_ns <= until_ns)
+        missed: list[Connect] = []
+        for connect in reversed(rest):  # the latest are those that both have seen
+            place = (connect.address, connect.port)
+            if both[place] > 0:
+                both[place] -= 1
+            else:
+                missed.append(connect)
+        if connects := [*reversed(missed), *fresh]:
+            self._deliver(connects)
+
+    def _read_all(self, sensor: Sensor) -> tuple[list[Connect], int]:
+        """All that a source has, and until when that is all; one that has died says so again at its next read."""
+        connects: list[Connect] = []
+        until_ns = self._now()
+        if sensor.source is not None:
+            with contextlib.suppress(SourceError):
+                for _ in range(_MAX_LAST_READS):
+                    until_ns = self._now()
+                    more = sensor.source.read()
+                    if not more:
+                        break
+                    connects += more
+        return connects, until_ns
+
+    def _index(self, sensor: Sensor) -> int:
+        return self.sensors.index(sensor)
 
     def _open(self, sensor: Sensor) -> bool:
         """Open and prove a source; on failure say why and plan the next try."""
@@ -214,6 +259,6 @@ class Sensing:
             source.close()
 
     def _why_not_better(self, leader: Sensor) -> str:
-        better = self.sensors[: self.sensors.index(leader)]
+        better = self.sensors[: self._index(leader)]
         reasons = "; ".join(f"{sensor.name}: {sensor.why}" for sensor in better if sensor.why)
         return f" (better ones can't be used: {reasons})" if reasons else ""

@@ -1,6 +1,7 @@
 """The keeper of sources: chooses, proves, moves on, comes back."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import pytest
 
@@ -36,6 +37,9 @@ class Fake:
     def read(self) -> list[Connect]:
         if self.name in self.world.closed:
             raise SourceError("died")
+        if self.name in self.world.queues:
+            queue = self.world.queues[self.name]
+            return queue.pop(0) if queue else []
         return [CONNECT]
 
     def next_poll_ns(self) -> int | None:
@@ -50,6 +54,7 @@ class World:
         self.names = list(names)
         self.closed: set[str] = set()
         self.silent: set[str] = set()
+        self.queues: dict[str, list[list[Connect]]] = {}
         self.now = 0
         self.got: list[Connect] = []
         self.beside: list[Connect] = []
@@ -155,3 +160,51 @@ def test_none_is_none(world: World) -> None:
     sensing.start()
     assert leader(sensing) is None
     assert sensing.next_deadline() is None
+
+
+def seen(sensor: str, time_ns: int, host: int) -> Connect:
+    return Connect(time_ns=time_ns, uid=1001, port=25, address=bytes([192, 0, 2, host]), sensor=sensor)
+
+
+@pytest.mark.parametrize("sources", ["auto", ("a", "b")])
+def test_what_happened_while_the_better_one_was_opened_counts_once(
+    world: World, sources: Literal["auto"] | tuple[str, ...]
+) -> None:
+    """b saw four while a was opened; a was attached before the last two, and one came when b had been read."""
+    world.closed = {"a"}
+    sensing = world.sensing(Settings(sources=sources))
+    sensing.start()
+    world.closed = set()
+    deadline = sensing.next_deadline()
+    assert deadline is not None
+    world.now = deadline
+    first, second = [seen("b", world.now, host) for host in (1, 2)], [seen("b", world.now, host) for host in (2, 1)]
+    after = seen("a", world.now + 5, 1)
+    both = [seen("a", world.now - 9, 2), seen("a", world.now - 8, 1)]
+    world.queues = {"b": [first, second], "a": [[*both, after]]}
+    sensing.on_time(world.now)
+    assert leader(sensing) == "a"
+    assert world.got == [*first, *both, after]
+    assert world.open == (["a"] if sources == "auto" else ["b", "a"])
+
+
+def test_a_flood_does_not_hold_the_hand_over(world: World) -> None:
+    world.closed = {"a"}
+    sensing = world.sensing(Settings())
+    sensing.start()
+    world.closed = set()
+    world.now = 10 * NS
+    sensing.on_time(world.now)  # both always have more
+    assert leader(sensing) == "a"
+    assert 0 < len(world.got) < 100
+
+
+def test_in_a_list_the_one_that_leads_now_is_named(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    sensing = world.sensing(Settings(sources=("a", "b")))
+    sensing.start()
+    world.closed = {"a"}
+    sensing.on_ready(0)
+    assert leader(sensing) == "b"
+    assert caplog.messages[-1] == "source b leads now (better ones can't be used: a: not here)"
+    sensing.on_ready(1)
+    assert world.got == [CONNECT]

@@ -162,7 +162,12 @@ class BpfSource:
         connects = self._waiting + self._consume()
         self._waiting = []
         if now_ns() >= self._next_check_ns:
-            self._check()
+            try:
+                self._check()
+            except SourceError:
+                if not connects:
+                    raise
+                self._next_check_ns = 0  # first what it saw while it lived; the next read, at once, says so
         return connects
 
     def _consume(self) -> list[Connect]:
