@@ -7,8 +7,9 @@ wire, at the peer: no SYN arrives.
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import pytest
@@ -17,15 +18,20 @@ from smtpguard.actions.base import Deny, Enforcer, Passes
 from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.actions.nft.apply import NftEnforcer, boottime_ns
 from smtpguard.actions.nft.render import TableSpec
+from smtpguard.decode.audit_rule import FILTER_EXIT, AuditRule, connect_rules
 from smtpguard.demo.lab import Lab
 from smtpguard.kernel.netns import read_cookie
 from smtpguard.model import NS, Connect, Subject
 from smtpguard.settings import Settings
+from smtpguard.sources.audit import AuditSource
+from smtpguard.sources.audit_control import AuditControl
+from smtpguard.sources.audit_rules import OwnRules
 from smtpguard.sources.base import Source
 from smtpguard.sources.bpf.cgroup import read_cgroup
 from smtpguard.sources.bpf.features import Features, list_preferences
 from smtpguard.sources.bpf.guard import Guard
 from smtpguard.sources.registry import KINDS, make_source
+from tests.support.audit_lab import read_until, sole_audit
 from tests.support.evasion import WAYS
 from tests.support.evasion_lab import Attempt, Course, inside
 from tests.support.host import SPAMMER, Host
@@ -37,6 +43,8 @@ OTHER = USER + 1
 SUBORDINATE = 700005
 ROOT = 0
 RANGES = ((700000, 65536),)
+SOMETIMES = -1
+"""Seen or not as a thread of the kernel gets to it; if seen, then as the user."""
 Means = Literal["nft", "caller", "creator", "both"]
 """nftables; BPF by the caller alone, as where the kernel has no BTF; BPF by caller and creator; nftables and BPF."""
 
@@ -49,6 +57,8 @@ class Row:
         way: As `evasion.WAYS` has it.
         runs_as: The uid of who does it.
         bpf, nflog, proc: The uid that each sensor sees; None if it sees nothing.
+        audit: The same by audit's records with all rules that the audit source loads; audit-log reads the same records.
+        audit_base: The same with the one rule that everybody has, `-a always,exit -F arch=b64 -S connect`.
         nft_stops: Whether nftables alone refuses it when the user is blocked.
         caller_stops: Whether BPF that knows only the caller does.
         tells: Whether the program is told that it was refused.
@@ -60,6 +70,8 @@ class Row:
     bpf: int | None = USER
     nflog: int | None = USER
     proc: int | None = USER
+    audit: int | None = USER
+    audit_base: int | None = USER
     nft_stops: bool = True
     caller_stops: bool = True
     tells: bool = True
@@ -82,20 +94,20 @@ ROWS = [
     Row(way="four-connects"),
     # It is gone before anybody can look, or be told.
     Row(way="short-lived", tells=False),
-    Row(way="sendto-fastopen"),
-    Row(way="sendmsg-fastopen"),
-    Row(way="sendmmsg-fastopen"),
+    Row(way="sendto-fastopen", audit_base=None),
+    Row(way="sendmsg-fastopen", audit_base=None),
+    Row(way="sendmmsg-fastopen", audit_base=None),
     Row(way="fastopen-option"),
-    Row(way="uring"),
-    Row(way="uring-async"),
-    Row(way="uring-sqpoll"),
-    Row(way="uring-fastopen"),
-    Row(way="int80-connect"),
-    Row(way="int80-socketcall"),
+    Row(way="uring", audit_base=None),
+    Row(way="uring-async", audit=None, audit_base=None),
+    Row(way="uring-sqpoll", audit=SOMETIMES, audit_base=None),
+    Row(way="uring-fastopen", audit=None, audit_base=None),
+    Row(way="int80-connect", audit_base=None),
+    Row(way="int80-socketcall", audit_base=None),
     # The program keeps no session open, so there is none to look at.
-    Row(way="m32", proc=None),
+    Row(way="m32", proc=None, audit_base=None),
     Row(way="mptcp"),
-    Row(way="mptcp-fastopen"),
+    Row(way="mptcp-fastopen", audit_base=None),
     # Packets of other network namespaces are forwarded here, not sent: no output hook, no socket, no uid.
     Row(way="container", nflog=None, proc=None, nft_stops=False, own_subject=True),
     Row(
@@ -104,16 +116,21 @@ ROWS = [
         bpf=SUBORDINATE,
         nflog=None,
         proc=None,
+        audit=SUBORDINATE,
+        audit_base=SUBORDINATE,
         nft_stops=False,
     ),
-    # BPF sees the caller's real uid; the others the fsuid that made the socket.
+    # BPF and audit see the caller's real uid; the others the fsuid that made the socket.
     Row(way="setuid-root", nflog=ROOT, proc=ROOT, nft_stops=False),
     Row(way="inherited-socket", nflog=ROOT, proc=ROOT, nft_stops=False),
     Row(way="passed-socket", nflog=ROOT, proc=ROOT, nft_stops=False),
-    Row(way="lent-socket", bpf=OTHER, caller_stops=False),
+    Row(way="lent-socket", bpf=OTHER, audit=OTHER, audit_base=OTHER, caller_stops=False),
 ]
+_CONNECT = 42
+"""connect(2) of x86-64."""
 CONTAINERS = ("container", "rootless-container")
-SENSORS = [field.name for field in fields(Row) if field.name in KINDS]
+SENSORS = ("bpf", "nflog", "proc")
+AUDITS = ("audit", "audit_base")
 each_row = pytest.mark.parametrize("row", ROWS, ids=[row.way for row in ROWS])
 
 
@@ -121,6 +138,13 @@ def start_sink(lab: Lab) -> None:
     sink = lab.start([sys.executable, "-m", "smtpguard.demo.sink", "25"], net=lab.peer)
     assert sink.stdout is not None
     assert sink.stdout.readline() == "ready\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home() -> Iterator[str]:
+    """The network namespace that the tests began in: audit multicasts to the initial one only."""
+    with Path("/proc/thread-self/ns/net").open("rb") as namespace:
+        yield f"/proc/self/fd/{namespace.fileno()}"
 
 
 class Watch:
@@ -200,7 +224,7 @@ def refusing(request: pytest.FixtureRequest, watch: Watch) -> Iterator[Means]:
 
 def test_the_table_names_every_way() -> None:
     assert {row.way for row in ROWS} == set(WAYS)
-    assert set(SENSORS) == set(KINDS), "a sensor without a column"
+    assert set(KINDS) <= {*SENSORS, "audit", "audit-log"}, "a sensor without a column"
 
 
 @each_row
@@ -216,6 +240,64 @@ def test_seen_once_and_as_whom(watch: Watch, row: Row, sensor: str) -> None:
     _, seen = watch.see(row)
     uid: int | None = getattr(row, sensor)
     assert [connect.uid for connect in seen[sensor]] == ([] if uid is None else [uid])
+
+
+@contextmanager
+def open_audit(control: AuditControl, name: str) -> Iterator[AuditSource]:
+    """The audit source, with rules for those who run the ways, and for nobody else of this machine."""
+
+    def base_rules(machine: str, *, key: bytes, uid: int | None, by_family: bool) -> list[AuditRule]:
+        rules = connect_rules(machine, key=key, uid=uid, by_family=by_family)
+        return [rule for rule in rules if rule.filter == FILTER_EXIT and rule.calls == {_CONNECT}]
+
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        if name == "audit_base":
+            patch.setattr("smtpguard.sources.audit_rules.connect_rules", base_rules)
+        source = AuditSource(Settings(audit_enable=True, audit_uid=USER))
+        stack.callback(source.close)
+        source.open()
+        for uid in (OTHER, SUBORDINATE):
+            rules = OwnRules(control, uid=uid)
+            stack.callback(rules.remove)
+            rules.install()
+        source.probe(5)
+        yield source
+
+
+@pytest.fixture(scope="module")
+def audited(home: str) -> dict[tuple[str, str], list[Connect]]:
+    """What audit saw, by column and way: all ways in one go, for a machine's audit can't be had for long."""
+    found: dict[tuple[str, str], list[Connect]] = {}
+    with Lab() as lab, ExitStack() as stack:
+        start_sink(lab)
+        course = Course(lab)
+        stack.callback(course.close)
+        control = stack.enter_context(sole_audit())
+        stack.enter_context(inside(home))
+        for name in AUDITS:
+            with open_audit(control, name) as source:
+                found |= {(name, way): connects for way, connects in sweep(source, course).items()}
+    return found
+
+
+def sweep(source: AuditSource, course: Course) -> dict[str, list[Connect]]:
+    """Run every way; records come in order, so all are there when those of a plain one at the end are."""
+    attempts = {row.way: course.run(row.way, row.runs_as) for row in ROWS}
+    last = course.run("plain", USER)
+    seen = read_until(source, lambda seen: any(connect.address == last.address for connect in seen))
+    assert seen, "audit saw nothing at all"
+    return {way: [c for c in seen if c.address == attempt.address] for way, attempt in attempts.items()}
+
+
+@pytest.mark.parametrize("column", AUDITS)
+@each_row
+def test_seen_by_audit_once_and_as_whom(audited: dict[tuple[str, str], list[Connect]], row: Row, column: str) -> None:
+    uids = [connect.uid for connect in audited[column, row.way]]
+    uid: int | None = getattr(row, column)
+    if uid == SOMETIMES:
+        assert uids in ([], [USER])
+    else:
+        assert uids == ([] if uid is None else [uid])
 
 
 @each_row
