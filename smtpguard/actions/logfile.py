@@ -2,8 +2,9 @@
 
 One write(2) a line with O_APPEND, so that lines of several writers never mix. The file is opened O_NOFOLLOW, below
 directories that only root (or we) can change, and must be a plain file of ours with one name. It never raises after
-`open`: what can't be written is kept, within bounds, and tried again; what is dropped is counted. After a short write
-the rest follows before anything else, or, if the file was swapped meanwhile, the whole line begins the new file.
+`open`: what can't be written is kept, within bounds, and tried again; what is dropped is counted. A short write is
+taken back. Where that is not allowed (an append-only file), the rest follows before anything else, or, if the file was
+swapped meanwhile, the whole line begins the new file.
 """
 
 import errno
@@ -176,22 +177,30 @@ class LogFile:
             self._begun, self._after_newline = 0, True  # truncated by a rotation that copies
         parting = b"" if self._after_newline or self._begun else b"\n"
         data = parting + line[self._begun :]
+        count = 0
         try:
-            count = os.write(self._fd, data)
+            while count < len(data):
+                count += os.write(self._fd, data[count:] if count else data)
+                self.short += count < len(data)  # written on: the next answer says why
         except OSError as failure:
             self._fail(f"can't be written: {failure.strerror}")
+            if count and not self._take_back(self._fd, count):
+                self._begun += max(0, count - len(parting))
+                self._after_newline = self._begun == 0
             return False
-        if count < len(data):
-            self.short += 1
-            self._begun += max(0, count - len(parting))
-            self._after_newline = self._begun == 0 and (count > 0 or self._after_newline)
-            self._fail(f"took {count} of {len(data)} bytes")
-            return count > 0  # once more: that tells why
         self._backlog.popleft()
         self._backlog_bytes -= len(line)
         self._begun = 0
         self._after_newline = True
         self.written += 1
+        return True
+
+    def _take_back(self, fd: int, count: int) -> bool:
+        """Undo a short write: a rotation or our end would leave half a line. False for a file of chattr(1) +a."""
+        try:
+            os.ftruncate(fd, os.fstat(fd).st_size - count)
+        except OSError:
+            return False
         return True
 
     def _fail(self, text: str) -> None:

@@ -122,6 +122,20 @@ class Disk:
         return self._real(fd, data)
 
 
+def refuse_to_truncate(fd: int, length: int) -> None:
+    """What an append-only file answers."""
+    del fd, length
+    raise PermissionError(1, "Operation not permitted")
+
+
+@pytest.fixture(params=["plain", "append-only"])
+def attribute(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a short write can be taken back."""
+    if request.param == "append-only":
+        monkeypatch.setattr(os, "ftruncate", refuse_to_truncate)
+
+
+@pytest.mark.usefixtures("attribute")
 @pytest.mark.parametrize("errno", [28, 5, 122])
 @pytest.mark.parametrize("room", range(8))
 def test_a_line_is_finished_before_the_next_begins(
@@ -140,6 +154,7 @@ def test_a_line_is_finished_before_the_next_begins(
     assert (log.written, log.dropped, log.waiting, log.error) == (3, 0, 0, None)
 
 
+@pytest.mark.usefixtures("attribute")
 @pytest.mark.parametrize("room", range(1, 9))
 def test_a_line_cut_by_a_rotation_is_whole_in_the_new_file(
     log: LogFile, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, room: int
@@ -155,6 +170,7 @@ def test_a_line_cut_by_a_rotation_is_whole_in_the_new_file(
     assert path.read_bytes() == b"the first\nsecond\n"
 
 
+@pytest.mark.usefixtures("attribute")
 @pytest.mark.parametrize("room", range(1, 9))
 def test_a_line_cut_by_copytruncate_is_whole_again(
     log: LogFile, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, room: int
@@ -169,9 +185,23 @@ def test_a_line_cut_by_copytruncate_is_whole_again(
     assert lines(log) == [b"the first", b"second", b""]
 
 
+@pytest.mark.parametrize("room", range(1, 13))
+def test_a_full_disk_leaves_no_half_line_whatever_comes_next(
+    log: LogFile, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    disk = Disk(monkeypatch)
+    log.write(b"0")
+    disk.room = room
+    log.write(b"the first")
+    log.write(b"second")
+    whole = [b"0", b"the first"] if room >= 10 else [b"0"]
+    assert lines(log) == [*whole, b""], "a rotation or SIGKILL would leave it for ever"
+
+
 def test_sighup_in_the_middle_of_a_line_parts_it_from_the_next(
     log: LogFile, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(os, "ftruncate", refuse_to_truncate)
     disk = Disk(monkeypatch)
     disk.room = 5
     log.write(b"the first")
@@ -225,7 +255,7 @@ def test_a_real_short_write_by_the_size_limit_of_a_process(log: LogFile, clock: 
         resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
         assert not log.write(b"sixteen bytes...")
         assert log.short == 1
-        assert Path(log.path).stat().st_size == 10
+        assert Path(log.path).stat().st_size == 0
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         clock.advance(1)
         assert log.write(b"next")
