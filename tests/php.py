@@ -1,6 +1,7 @@
 """A real PHP-FPM for tests: unpacked, in the foreground, with its own configuration, pool and sockets."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -68,6 +69,8 @@ def running_fpm(folder: Path, uid: int, *, workers: int = 1, as_tenant: bool = F
         as_tenant: Whether the master itself runs as that uid, as a tenant's own would.
     """
     php = unpack_php()
+    if as_tenant:  # the checkout, and the unpacked tree with it, may lie below a folder that only root may enter
+        php = Unpacked(root=Path(shutil.copytree(php.root, folder / "php", symlinks=True)), packages=php.packages)
     program = php.path("usr/sbin/php-fpm8.2")
     extension = next(php.root.glob("usr/lib/php/*/opcache.so"))
     www = folder / "www"

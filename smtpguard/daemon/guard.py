@@ -109,7 +109,7 @@ class Guard:
         """Judge what a source saw, respond, and note it."""
         for connect in connects:
             decisions = self.engine.feed(connect)
-            self._act(decisions)
+            self._act(decisions, settle=connect.refused_by == "credit")
             if connect.uid is None:
                 continue
             uid = self.accounts.owner(connect.uid)
@@ -136,11 +136,11 @@ class Guard:
         for report in reports:
             self._act(self.engine.report(report))
 
-    def _act(self, decisions: Iterable[Decision]) -> None:
+    def _act(self, decisions: Iterable[Decision], *, settle: bool = False) -> None:
         for decision in decisions:
             match decision:
                 case Block():
-                    self._begin(decision)
+                    self._begin(decision, settle=settle)
                 case Refusal():
                     self._count_refusal(decision)
                 case Ended():
@@ -166,11 +166,11 @@ class Guard:
             known = self._limits[index] = highest_limit(rules)
         return known
 
-    def _begin(self, block: Block) -> bool:
+    def _begin(self, block: Block, *, settle: bool = False) -> bool:
         fine = True
         if block.mode == "enforce":
             self._follow_force(block)
-            fine = self.arms.sync() and self.responder.apply(block.subject)
+            fine = self.arms.sync() and self.responder.apply(block.subject, settle=settle)
         if not block.renewed:
             self.state.put_block(block, self.wall.offset_ns)
         return fine

@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 Kind = Literal["block", "throttle"]
 KINDS: tuple[Kind, ...] = ("block", "throttle")
 _RETRY_NS = NS
+SETTLE_NS = 50_000_000
+"""Between connect() being let through and its first packet a process may be preempted: some scheduler slices."""
+PACKET_MEANS = frozenset({"nft", "sessions"})
 
 
 def merge_denies(subject: Subject, blocks: Iterable[Block], now_ns: int) -> dict[Kind, Deny]:
@@ -75,13 +78,19 @@ class Responder:
         self._means: list[_Told] = []
         self._passes: Passes | None = None
         self._retry_ns: int | None = None
+        self._settling: dict[Subject, int] = {}
         self.paused = False
         self.failures = 0
 
-    def add_enforcer(self, enforcer: Enforcer) -> None:
-        """Start to use a means, and tell it all that is in force."""
+    def add_enforcer(self, enforcer: Enforcer, *, first: bool = False) -> None:
+        """Start to use a means, and tell it all that is in force.
+
+        Args:
+            enforcer: The means.
+            first: It is told before those that are there: the fastest one.
+        """
         told = _Told(enforcer)
-        self._means.append(told)
+        self._means.insert(0 if first else len(self._means), told)
         if self._passes is not None:
             self._try(told, None, partial(enforcer.apply_passes, self._passes))
         for subject in list(self._subjects()):
@@ -97,11 +106,20 @@ class Responder:
         for told in self._means:
             self._try(told, None, partial(told.enforcer.apply_passes, passes))
 
-    def apply(self, subject: Subject) -> bool:
-        """Bring all means in step for one subject; False if one of them failed."""
+    def apply(self, subject: Subject, *, settle: bool = False) -> bool:
+        """Bring all means in step for one subject; False if one of them failed.
+
+        Args:
+            subject: Whom it concerns.
+            settle: The kernel refuses him already, by credits: means that look at packets wait SETTLE_NS, so that the
+                first packets of connections that were let through just before are not among what they refuse.
+        """
         fine = True
         for told in self._means:
-            fine &= self._tell(told, subject)
+            if settle and told.enforcer.name in PACKET_MEANS:
+                self._settling.setdefault(subject, self._now() + SETTLE_NS)
+            else:
+                fine &= self._tell(told, subject)
         return fine
 
     def apply_all(self, *, forget: bool = False) -> None:
@@ -128,11 +146,16 @@ class Responder:
         return [f"{told.enforcer.name}: {told.trouble}" for told in self._means if told.trouble]
 
     def next_deadline(self) -> int | None:
-        """When a failed change is tried again."""
-        return self._retry_ns
+        """When a failed change is tried again, or a means that waited is told."""
+        first = next(iter(self._settling.values()), None)
+        return min((time for time in (self._retry_ns, first) if time is not None), default=None)
 
     def on_time(self, now_ns: int) -> None:
-        """Try again what failed; forget what the kernel has ended by itself."""
+        """Tell what waited, try again what failed."""
+        while self._settling and next(iter(self._settling.values())) <= now_ns:
+            subject = next(iter(self._settling))
+            del self._settling[subject]
+            self.apply(subject)
         if self._retry_ns is not None and now_ns >= self._retry_ns:
             self._retry_ns = None
             for told in self._means:

@@ -343,7 +343,7 @@ class Service:
         if isinstance(source, BpfSource):
             source.guard.replace_owners(self.around.accounts.ranges())
             self._bpf_source, self._bpf = source, BpfDeny(source.guard)
-            self.guard.responder.add_enforcer(self._bpf)
+            self.guard.responder.add_enforcer(self._bpf, first=True)
             self.guard.arms.attach(source.guard)
             self.crediting.attach(source)
             self._start_telling(source)

@@ -93,7 +93,7 @@ def wait_told(host: Host, text: str, seconds: float) -> None:
 
 
 @contextmanager
-def made_host(rules: Sequence[object], **settings: object) -> Iterator[Host]:
+def made_host(rules: Sequence[object], **settings: Any) -> Iterator[Host]:  # noqa: ANN401 - YAML values
     with Host(rules=list(rules), attribution={"process": False, "php": False, "rdns": False}, **settings) as host:
         yield host
 

@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 
 from smtpguard.actions.base import Deny, Passes
-from smtpguard.daemon.responder import Responder, merge_denies
+from smtpguard.daemon.responder import SETTLE_NS, Responder, merge_denies
 from smtpguard.errors import EnforceError
 from smtpguard.model import NS, Block, Mode, Subject
 
@@ -171,3 +171,18 @@ def test_a_means_that_comes_later_learns_everything(world: World) -> None:
     world.responder.add_enforcer(second)
     assert second.passes == world.kernel.passes
     assert second.held == world.kernel.held
+
+
+def test_packet_means_wait_a_little_where_credits_refuse_already(world: World) -> None:
+    first = Kernel("bpf")
+    world.responder.add_enforcer(first)
+    world.block(ALICE, 60)
+    assert world.responder.apply(ALICE, settle=True)
+    assert (ALICE, "block") in first.held
+    assert world.kernel.held == {}
+    deadline = world.responder.next_deadline()
+    assert deadline == world.now + SETTLE_NS
+    world.now = deadline
+    world.responder.on_time(world.now)
+    assert (ALICE, "block") in world.kernel.held
+    assert world.responder.next_deadline() is None
