@@ -23,7 +23,8 @@ from smtpguard.decode.sieve import LineBuffer
 from smtpguard.errors import SourceError
 from smtpguard.model import NS, Connect
 from smtpguard.settings import Settings
-from smtpguard.sources.audit_use import AuditUse, is_process
+from smtpguard.sources.audit_switch import is_process
+from smtpguard.sources.audit_use import AuditUse
 from smtpguard.sources.base import SourceStats
 from smtpguard.sources.own_connect import make_connect
 from smtpguard.sources.tail import Tail
