@@ -128,6 +128,7 @@ class Settings:
         shared_users, shared_block: Accounts that many sites share, and those of them that may be refused.
         log_connects: Whether CONNECT lines are written.
         control_group, control_verbs: Who else may use the control socket, and for what.
+        audit_log: The log that audit-log follows; None for auditd.conf's.
         accounts: Who tells whose a user is: the panel, nobody, or a command as argv.
         notify_hook: Program that gets incidents, as argv.
         metrics_listen: Address and port as written, `127.0.0.1:9798`.
@@ -140,6 +141,7 @@ class Settings:
     cgroup: str = "auto"
     audit_enable: bool = False
     audit_uid: int | None = None
+    audit_log: str | None = None
     rules: tuple[Rule, ...] = ()
     overrides: tuple[Override, ...] = ()
     shared_users: frozenset[str] = frozenset()

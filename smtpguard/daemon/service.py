@@ -75,6 +75,7 @@ _NEED_RESTART = (
     "nflog_group",
     "audit_enable",
     "audit_uid",
+    "audit_log",
     "attribution_process",
     "attribution_php",
     "attribution_rdns",

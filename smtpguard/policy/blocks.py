@@ -110,6 +110,8 @@ class BlockTable:
         if entry is None:
             return None
         inside = [span for span in entry.spans if span.since_ns <= time_ns < span.until_ns]
+        if len(inside) == 1:
+            return inside[0]
         return max(inside, key=lambda span: (span.hides, span.mode == "enforce", span.kind == "block"), default=None)
 
     def clear_ns(self, subject: Subject) -> int:

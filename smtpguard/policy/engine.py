@@ -117,8 +117,11 @@ class Engine(Commands):
         if uid is None or connect.port not in self._settings.ports:
             self._no_uid += 1
             return []
+        met = connect.address in self._networks
         if not self._counts(connect.address):
             return []
+        if not met and uid in self._fast.get(connect.port, ()):
+            return self.feed(connect)  # only the destination was new
         return self._consider(connect, self._roster.find(uid, connect.netns))
 
     def _counts(self, address: bytes) -> bool:
@@ -143,6 +146,8 @@ class Engine(Commands):
         span = self._blocks.cover(subject, connect.time_ns)
         if span is not None:
             out.append(self._refusal(watched, connect, span.kind, "dry-run" if self.is_off else span.mode))
+            if span.hides:
+                return out  # from every book
         books = [book for book in watched.books if span is None or (book.mode == "enforce" and not span.hides)]
         judged = [(book, book.judge(connect.time_ns, connect.port, connect.address)) for book in books]
         stopped = {book.mode for book, found in judged if any(excess.action != "warn" for excess in found)}

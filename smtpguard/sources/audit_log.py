@@ -23,7 +23,8 @@ from smtpguard.decode.sieve import LineBuffer
 from smtpguard.errors import SourceError
 from smtpguard.model import NS, Connect
 from smtpguard.settings import Settings
-from smtpguard.sources.audit_use import AuditUse, is_process
+from smtpguard.sources.audit_switch import is_process
+from smtpguard.sources.audit_use import AuditUse
 from smtpguard.sources.base import SourceStats
 from smtpguard.sources.own_connect import make_connect
 from smtpguard.sources.tail import Tail
@@ -47,8 +48,8 @@ class AuditLogSource:
     """The sensor.
 
     Args:
-        settings: `ports`, `sources`, `audit_enable` and `audit_uid` are used.
-        path: The log; None takes what auditd.conf(5) says.
+        settings: `ports`, `sources`, `audit_enable`, `audit_uid` and `audit_log` are used.
+        path: The log; None takes what the settings, else auditd.conf(5), say.
         alone: Only follow the file: no rules, and nobody asks whether auditd lives. For logs that come from elsewhere.
         clock: The clocks.
     """
@@ -64,7 +65,7 @@ class AuditLogSource:
         clock: Clock | None = None,
     ) -> None:
         self.stats = SourceStats()
-        self.path = path or read_log_path()
+        self.path = path or settings.audit_log or read_log_path()
         self._settings = settings
         self._alone = alone
         self._clock = clock or SystemClock()

@@ -5,6 +5,7 @@ names a process that is no more.
 """
 
 import errno
+import itertools
 import logging
 import os
 import platform
@@ -23,7 +24,8 @@ from smtpguard.errors import DecodeError, SourceError
 from smtpguard.sources.audit_control import AuditControl, RefusedError
 
 _log = logging.getLogger(__name__)
-_KEY = re.compile(rb"smtpguard-(\d{1,10})-(\d{1,20})")
+_KEY = re.compile(rb"smtpguard-(\d{1,10})-(\d{1,20})-\d{1,10}")
+_numbers = itertools.count(1)
 _UNKNOWN = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
 """What the kernel says of a field or list it does not know."""
 
@@ -36,7 +38,7 @@ class OwnRules:
         uid: Only calls of this real uid are logged; None for everybody's.
 
     Attributes:
-        key: What marks them: our name, process id and start time.
+        key: What marks them: our name, process id and start time, and a number for each use within the process.
         unseen: What the kernel can't log by rules, for people.
         restored: How many rules somebody else took away and we put back.
     """
@@ -44,7 +46,8 @@ class OwnRules:
     def __init__(self, control: AuditControl, *, uid: int | None) -> None:
         self._control = control
         self._uid = uid
-        self.key = b"smtpguard-%d-%d" % (os.getpid(), _read_start(os.getpid()) or 0)
+        pid = os.getpid()
+        self.key = b"smtpguard-%d-%d-%d" % (pid, _read_start(pid) or 0, next(_numbers))
         self.unseen: list[str] = []
         self.restored = 0
         self._rules: list[bytes] = []

@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
-from smtpguard.decode.netlink_audit import LOCKED, AuditStatus
+from smtpguard.decode.netlink_audit import AuditStatus
 from smtpguard.errors import SourceError
 from smtpguard.sources.audit_control import AuditControl
 
@@ -54,10 +55,16 @@ class AuditSwitch:
         if before is None:
             return
         status = self._control.read_status()
-        untouched = (status.pid, status.enabled, status.backlog_wait_time) == (before.pid, 1, 0)
-        if status.enabled == LOCKED or not untouched or self._others() != self._rules:
+        joined = status.pid != before.pid and is_process(status.pid)
+        untouched = (status.enabled, status.backlog_wait_time) == (1, 0)
+        if joined or not untouched or self._others() != self._rules:
             _log.info("auditing stays on: somebody else uses it now")
             return
         self._control.set_status(
             enabled=0, backlog_limit=before.backlog_limit, backlog_wait_time=before.backlog_wait_time
         )
+
+
+def is_process(pid: int) -> bool:
+    """Whether there is a process of that id; the status keeps that of a dead auditd until the next record."""
+    return pid != 0 and Path(f"/proc/{pid}").exists()

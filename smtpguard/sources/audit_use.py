@@ -7,7 +7,6 @@ stay off, there is nothing to use. Everything is taken back at the end.
 import contextlib
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 from smtpguard.decode.netlink_audit import LOCKED, AuditStatus
 from smtpguard.errors import GuardError, PrivilegeError, SourceError
@@ -116,8 +115,3 @@ class AuditUse:
             action()
         except GuardError as error:
             _log.warning("%s: not undone: %s", self._name, error)
-
-
-def is_process(pid: int) -> bool:
-    """Whether there is a process of that id; the status keeps that of a dead auditd until the next record."""
-    return pid != 0 and Path(f"/proc/{pid}").exists()

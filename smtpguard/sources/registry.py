@@ -28,6 +28,15 @@ KINDS: dict[str, SourceKind] = {
         sees="not what containers with a network of their own send; setuid programs and sockets that root handed on "
         "count as root; not whether an attempt was refused",
     ),
+    "audit": SourceKind(
+        module="smtpguard.sources.audit",
+        sees="not data sent with the SYN (MSG_FASTOPEN) by io_uring or 32-bit socketcall, nor io_uring connects that "
+        "the kernel finishes by itself; not whether an attempt was refused",
+    ),
+    "audit-log": SourceKind(
+        module="smtpguard.sources.audit_log",
+        sees="not what audit does not see; comes as late as auditd writes it",
+    ),
     "proc": SourceKind(
         module="smtpguard.sources.proc",
         sees="only sessions that last from one look to the next (0.1 s while there are any, else 1 s): most of a fast "

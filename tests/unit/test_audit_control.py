@@ -1,6 +1,7 @@
 """Conversations with the kernel's audit, from recorded answers: nobody locks a real machine."""
 
 import errno
+import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -193,7 +194,7 @@ def test_rules_that_get_locked_meanwhile_are_told_once(caplog: pytest.LogCapture
 
 def test_auditing_that_others_came_to_use_stays_on() -> None:
     off = STATUS[:4] + bytes(4) + STATUS[8:]
-    with_auditd = struct.pack("=11I", 0, 1, 1, 4711, 0, 64, 3, 0, 0x7F, 0, 0)
+    with_auditd = struct.pack("=11I", 0, 1, 1, os.getpid(), 0, 64, 3, 0, 0x7F, 0, 0)
     kernel = Kernel(get=answer(0, (AUDIT_GET, off)))
     switch = AuditSwitch(kernel.control(), set)
     with pytest.raises(SourceError, match="switched off"):
@@ -203,6 +204,19 @@ def test_auditing_that_others_came_to_use_stays_on() -> None:
     kernel.asked.clear()
     switch.turn_back()
     assert [kind for kind, _ in kernel.asked] == [AUDIT_GET]
+
+
+def test_auditing_is_switched_off_after_the_death_of_auditd_too() -> None:
+    alive = struct.pack("=11I", 0, 0, 1, os.getpid(), 0, 64, 3, 0, 0x7F, 0, 0)
+    dead = struct.pack("=11I", 0, 1, 1, 0, 0, 8192, 3, 0, 0x7F, 0, 0)
+    kernel = Kernel(get=answer(0, (AUDIT_GET, alive)))
+    switch = AuditSwitch(kernel.control(), set)
+    switch.turn_on(allowed=True)
+    kernel.answers[AUDIT_GET] = answer(0, (AUDIT_GET, dead))
+    kernel.asked.clear()
+    switch.turn_back()
+    assert [kind for kind, _ in kernel.asked] == [AUDIT_GET, AUDIT_SET]
+    assert struct.unpack_from("=6I", kernel.asked[-1][1]) == (0x31, 0, 0, 0, 0, 64)
 
 
 @pytest.mark.parametrize("data", [struct.pack("=IHHII", 15, 1, 0, 1, 0), struct.pack("=IHHII", 17, 1, 0, 1, 0)])

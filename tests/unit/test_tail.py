@@ -310,3 +310,22 @@ def test_descriptors_are_closed(log: Log) -> None:
     reader.tail.close()
     log.file.close()
     assert len(set(Path("/proc/self/fd").iterdir()) - before) <= 1
+
+
+def test_what_was_written_while_we_looked_for_the_new_file(
+    log: Log, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last lines of the old file come between our reading its end and our seeing the new one."""
+    expected = log.write(2)
+    find = Tail._find_newer
+
+    def look_late(tail: Tail, file: object) -> bool:
+        if tail.rotations == 0:
+            rotate(log, reopen=False)
+            expected.extend(log.write(3))
+            log.reopen()
+            expected.extend(log.write(2))
+        return find(tail, file)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Tail, "_find_newer", look_late)
+    assert reader.look() == expected

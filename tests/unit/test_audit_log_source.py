@@ -1,0 +1,151 @@
+"""The audit-log source on files that a test writes: times, absence, what is held back and what is told."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from smtpguard.errors import SourceError
+from smtpguard.model import NS
+from smtpguard.settings import Settings
+from smtpguard.sources import audit_log
+from smtpguard.sources.audit_log import DEFAULT_PATH, AuditLogSource, read_log_path
+from tests.fakes.clock import FakeClock
+from tests.support.audit_records import SECOND, Event, log
+
+SETTINGS = Settings(sources=("audit-log",), ports=frozenset({25}))
+
+
+def opened(path: Path, clock: FakeClock | None = None) -> AuditLogSource:
+    source = AuditLogSource(SETTINGS, path=str(path), alone=True, clock=clock or FakeClock())
+    source.open()
+    return source
+
+
+def append(path: Path, *events: Event) -> None:
+    with path.open("ab") as file:
+        file.write(log([line for event in events for line in event.lines()]))
+
+
+def test_stamps_become_event_times_also_when_the_clock_is_set(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    path.touch()
+    clock = FakeClock(boot_ns=1000 * NS, wall_ns=SECOND * NS)
+    source = opened(path, clock)
+    clock.advance(10)
+    append(path, Event(serial=1, millis=9_500))
+    assert [c.time_ns for c in source.read()] == [1009 * NS + NS // 2]
+    clock.advance(5)
+    clock.step_wall(3600)
+    # Written just before the clock was set, read just after.
+    append(path, Event(serial=2, millis=14_000), Event(serial=3, millis=3_615_000))
+    assert [c.time_ns for c in source.read()] == [1014 * NS, 1015 * NS]
+    clock.step_wall(-7200)
+    clock.advance(1)
+    append(path, Event(serial=4, millis=-3_584_000))
+    assert [c.time_ns for c in source.read()] == [1016 * NS]
+    source.close()
+
+
+def test_a_stamp_from_the_future_is_now(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    path.touch()
+    source = opened(path, FakeClock(boot_ns=50 * NS, wall_ns=SECOND * NS))
+    append(path, Event(millis=90_000))
+    assert [c.time_ns for c in source.read()] == [50 * NS]
+    source.close()
+
+
+def test_the_last_enriched_event_is_let_go_after_a_moment(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    path.touch()
+    clock = FakeClock()
+    source = opened(path, clock)
+    event = Event(enriched=True)
+    path.write_bytes(log([event.call(), event.sockaddr()]))
+    assert source.read() == []
+    poll_ns = source.next_poll_ns()
+    assert poll_ns is not None
+    assert clock.boot < poll_ns <= clock.boot + NS // 10
+    clock.advance(0.1)
+    assert len(source.read()) == 1
+    assert (source.next_poll_ns() or 0) > clock.boot + NS // 2
+    source.close()
+
+
+def test_a_backlog_is_read_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_log, "MAX_BYTES", 20_000)
+    path = tmp_path / "audit.log"
+    path.touch()
+    source = opened(path)
+    append(path, *(Event(serial=serial, pid=serial) for serial in range(1000)))
+    monkeypatch.setattr(audit_log, "_CHUNK_BYTES", 5000)
+    first = source.read()
+    assert 0 < len(first) < 1000
+    assert source.next_poll_ns() == 0
+    seen = list(first)
+    while source.next_poll_ns() == 0:
+        seen += source.read()
+    assert [c.pid for c in seen] == list(range(1000))
+    assert source.stats.events == 1000
+    source.close()
+
+
+def test_an_absent_log_is_waited_for_unless_there_is_a_choice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "audit.log"
+    with pytest.raises(SourceError, match="not there"):
+        AuditLogSource(Settings(), path=str(path), alone=True).open()
+    with caplog.at_level(logging.WARNING):
+        source = opened(path, FakeClock(wall_ns=(SECOND - 1) * NS))
+    source.probe(0)
+    assert "it is waited for" in caplog.text
+    assert source.read() == []
+    append(path, Event(millis=4_000_000_000_000))
+    assert len(source.read()) == 1
+    source.close()
+
+
+def test_what_could_not_be_read_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    path.touch()
+    source = opened(path)
+    forged = Event(serial=3, enriched=True)
+    path.write_bytes(
+        log(
+            [
+                *Event(serial=1, saddr="02000019").lines(),
+                forged.call(),
+                forged.sockaddr().partition("\x1d")[0],
+                *Event(serial=4).lines(),
+                *Event(serial=5, exit_value=0, millis=1).lines(),
+            ]
+        )
+    )
+    assert len(source.read()) == 1
+    assert (source.stats.garbled, source.stats.notes["forged"], source.stats.notes["repeats"]) == (1, 1, 1)
+    source.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("log_file = /srv/log/a.log\n", "/srv/log/a.log"),
+        ("# log_file = /no\n  LOG_FILE=/yes/audit.log # comment\n", "/yes/audit.log"),
+        ("write_logs = yes\n", DEFAULT_PATH),
+    ],
+)
+def test_the_path_is_that_of_auditd_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, path: str) -> None:
+    conf = tmp_path / "auditd.conf"
+    monkeypatch.setattr(audit_log, "AUDITD_CONF", str(conf))
+    assert read_log_path() == DEFAULT_PATH
+    conf.write_text(text)
+    assert read_log_path() == path
+
+
+def test_a_closed_source_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    path.touch()
+    source = opened(path)
+    source.close()
+    with pytest.raises(SourceError):
+        source.read()
