@@ -68,6 +68,7 @@ class Guard:
     Attributes:
         refused: Attempts refused since the start, by subject.
         seen: Connects taken since the start.
+        freed: Whom a person freed while the state could not be read: what it holds of them is over.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Guard:
         self._limits: dict[int | None, int] = {}
         self.refused: Counter[Subject] = Counter()
         self.seen = 0
+        self.freed: set[Subject] = set()
 
     # -- what sources saw --------------------------------------------------------------------------------------------
 
@@ -249,6 +251,8 @@ class Guard:
         for block in self.engine.blocks():
             if not block.renewed:
                 self.state.put_block(block, self.wall.offset_ns)
+        for allowance in self.engine.allowances():
+            self.state.put_allowance(render_allowance(allowance, self.wall.offset_ns))
 
     # -- what people ask ---------------------------------------------------------------------------------------------
 
@@ -326,6 +330,8 @@ class Guard:
         """A person's unblock: all sources end, windows are empty, earlier blocks forgotten."""
         ended = self.engine.unblock(subject, by=by, reason=reason, now_ns=self.now())
         self._act(ended)
+        if self.state.stats().path is None:
+            self.freed.add(subject)
         self.refused.pop(subject, None)
         if subject.netns is None:
             self.crediting.reset(subject.uid)

@@ -5,6 +5,7 @@ Windows and blocks stay and time goes on for them: what is left of a block holds
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from smtpguard.daemon.clock import WallMap
 from smtpguard.daemon.guard import Guard
@@ -25,8 +26,7 @@ class OffSwitch:
         wall: Event time to wall time.
         now: CLOCK_BOOTTIME in nanoseconds.
 
-    Attributes:
-        until_ns: Wall time at which it switches itself on; None while it is on, or for until somebody says so.
+    It lasts as long as was asked for, whoever sets the wall clock meanwhile; only what is stored is wall time.
     """
 
     def __init__(self, guard: Guard, state: StateWriter, wall: WallMap, now: Callable[[], int]) -> None:
@@ -34,12 +34,18 @@ class OffSwitch:
         self._state = state
         self._wall = wall
         self._now = now
-        self.until_ns: int | None = None
+        self._row: SwitchRow | None = None
+        self._end_ns: int | None = None
 
     @property
     def is_off(self) -> bool:
         """Whether nothing is refused now."""
         return self._guard.engine.is_off
+
+    @property
+    def until_ns(self) -> int | None:
+        """Wall time at which it switches itself on; None while it is on, or for until somebody says so."""
+        return None if self._end_ns is None else self._end_ns + self._wall.offset_ns
 
     def switch_off(self, span_ns: int | None, *, by: str) -> None:
         """Lift everything.
@@ -48,34 +54,46 @@ class OffSwitch:
             span_ns: For how long; None for until `switch_on`.
             by: Who wants it.
         """
-        now_ns = self._wall.to_wall_ns(self._now())
-        until_ns = None if span_ns is None else now_ns + span_ns
-        self._state.put_switch(SwitchRow(name=NAME, since_ns=now_ns, until_ns=until_ns, by=by))
-        self._apply(off=True, until_ns=until_ns)
+        now_ns = self._now()
+        self._row = SwitchRow(name=NAME, since_ns=self._wall.to_wall_ns(now_ns), until_ns=None, by=by)
+        self._end_ns = None if span_ns is None else now_ns + span_ns
+        self._store()
+        self._apply(off=True)
         log.warning("OFF, by %s: nobody is refused", by)
 
     def switch_on(self, *, by: str) -> None:
         """Respond again; what is left of every block holds again."""
         self._state.delete_switch(NAME)
-        self._apply(off=False, until_ns=None)
+        self._row = self._end_ns = None
+        self._apply(off=False)
         log.warning("on again, by %s", by)
 
     def restore(self, row: SwitchRow) -> None:
         """It was off before this run."""
-        if row.until_ns is not None and row.until_ns <= self._wall.to_wall_ns(self._now()):
+        end_ns = None if row.until_ns is None else self._wall.to_deadline_ns(row.until_ns)
+        if end_ns is not None and end_ns <= self._now():
             self._state.delete_switch(NAME)
             return
-        self._apply(off=True, until_ns=row.until_ns)
+        self._row, self._end_ns = row, end_ns
+        self._apply(off=True)
         log.warning("OFF since before this start, by %s: nobody is refused; `smtpguard on` ends it", row.by)
 
     def on_time(self, now_ns: int) -> None:
         """Switch on when its time is over."""
-        if self.is_off and self.until_ns is not None and self._wall.to_wall_ns(now_ns) >= self.until_ns:
+        if self.is_off and self._end_ns is not None and now_ns >= self._end_ns:
             self.switch_on(by="time")
 
-    def _apply(self, *, off: bool, until_ns: int | None) -> None:
+    def clock_was_set(self) -> None:
+        """Somebody set the wall clock: the end is stored again, so that a restart ends it when it should."""
+        if self._row is not None:
+            self._store()
+
+    def _store(self) -> None:
+        if self._row is not None:
+            self._state.put_switch(replace(self._row, until_ns=self.until_ns))
+
+    def _apply(self, *, off: bool) -> None:
         guard = self._guard
-        self.until_ns = until_ns
         guard.engine.set_off(off=off)
         guard.responder.paused = off
         guard.arms.off = off

@@ -8,6 +8,7 @@ import logging
 
 from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.daemon.guard import Guard
+from smtpguard.daemon.offswitch import OffSwitch
 from smtpguard.errors import EnforceError
 from smtpguard.model import Block, Subject
 from smtpguard.state.store import Loaded
@@ -27,21 +28,7 @@ def restore(guard: Guard, loaded: Loaded, nft: NftEnforcer) -> None:
     for row in loaded.allowances:
         guard.restore_allowance(row)
     guard.restore_windows(loaded.windows)
-    dry_run = guard.settings.dry_run
-    now_ns = guard.now()
-    lifted: set[Subject] = set()
-    kept = 0
-    for block in loaded.live_blocks(guard.wall.offset_ns):
-        if block.until_ns <= now_ns:
-            guard.state.delete_block(block)
-        elif block.source != "admin" and dry_run != (block.mode == "dry-run"):
-            guard.state.delete_block(block)
-            lifted.add(block.subject)
-        else:
-            guard.restore(block)
-            kept += 1
-    if kept:
-        log.info("%d blocks and throttles restored", kept)
+    lifted = _restore_blocks(guard, loaded)
     try:
         denies = nft.read_denies()
     except EnforceError as error:
@@ -61,9 +48,52 @@ def restore(guard: Guard, loaded: Loaded, nft: NftEnforcer) -> None:
             name=guard.account_of(deny.subject).name,
             source="admin",
             kind=deny.kind,
-            since_ns=now_ns,
+            since_ns=guard.now(),
             until_ns=deny.until_ns,
             mode="enforce",
             reason="found in the kernel's set",
         )
         guard.restore(adopted)
+
+
+def restore_late(guard: Guard, switch: OffSwitch, loaded: Loaded) -> None:
+    """Take what a file held that could not be read at the start: locked, or on a disk that came late.
+
+    What people said meanwhile is newer. Windows stay as they are now: what was counted since would be counted twice.
+
+    Args:
+        guard: Whose engine.
+        switch: The panic switch.
+        loaded: What state held.
+    """
+    log.warning("the state could be read at last: what it held is in force")
+    for row in loaded.switches:
+        if not switch.is_off:
+            switch.restore(row)
+    passes = {allowance.subject for allowance in guard.engine.allowances()}
+    for allowance in loaded.allowances:
+        if Subject(uid=allowance.uid) not in passes:
+            guard.restore_allowance(allowance)
+    _restore_blocks(guard, loaded)
+    guard.freed.clear()
+    guard.crediting.restart()
+
+
+def _restore_blocks(guard: Guard, loaded: Loaded) -> set[Subject]:
+    """Put blocks in force again; whom they are not, because it is a dry run now."""
+    dry_run = guard.settings.dry_run
+    now_ns = guard.now()
+    lifted: set[Subject] = set()
+    kept = 0
+    for block in loaded.live_blocks(guard.wall.offset_ns):
+        if block.until_ns <= now_ns or block.subject in guard.freed:
+            guard.state.delete_block(block)
+        elif block.source != "admin" and dry_run != (block.mode == "dry-run"):
+            guard.state.delete_block(block)
+            lifted.add(block.subject)
+        else:
+            guard.restore(block)
+            kept += 1
+    if kept:
+        log.info("%d blocks and throttles restored", kept)
+    return lifted

@@ -37,7 +37,7 @@ from smtpguard.daemon.places import state_paths
 from smtpguard.daemon.privileges import apply_limits, apply_privileges
 from smtpguard.daemon.reading import read_settings_apart
 from smtpguard.daemon.responder import Responder
-from smtpguard.daemon.restore import restore
+from smtpguard.daemon.restore import restore, restore_late
 from smtpguard.daemon.sensing import Sensing
 from smtpguard.daemon.start import Start
 from smtpguard.daemon.surroundings import Surroundings
@@ -305,7 +305,6 @@ class Service:
     def _surroundings_changed(self, *, accounts: bool) -> None:
         """Accounts, own addresses or exempt destinations are others: kernel and engine learn it at once."""
         self.engine.forget_destinations()
-        self.engine.forget_destinations()
         self.guard.responder.apply_passes(self.around.passes(self.guard.forced_uids()))
         if accounts:
             self.guard.reconfigure(self.settings)
@@ -333,6 +332,13 @@ class Service:
         if step_ns:
             log.warning("the clock was set by %+.1f s; blocks keep their length", step_ns / NS)
             self.guard.clock_was_set()
+            self.switch.clock_was_set()
+        late = self.guard.state.take_late()
+        if late is not None:
+            restore_late(self.guard, self.switch, late)
+            self.guard.responder.apply_passes(self.around.passes(self.guard.forced_uids()))
+            self.guard.arms.sync()
+            self.guard.responder.apply_all()
         self.guard.arms.sync()
         self.guard.save_windows()
 

@@ -52,7 +52,7 @@ class Outcome:
 class Host:
     """The laboratory with a sink, a configuration and, once started, the daemon."""
 
-    def __init__(self, accounts: Mapping[str, int] | None = None, **settings: Any) -> None:  # noqa: ANN401 - YAML values
+    def __init__(self, accounts: Mapping[str, int] | None = None, /, **settings: Any) -> None:  # noqa: ANN401 - YAML values
         self.lab = Lab(
             dict([SPAMMER, INNOCENT, OTHER, POSTFIX, SHARED]) | dict(accounts or {}),
             groups={"mailers": [OTHER[0]]},

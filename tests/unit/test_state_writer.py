@@ -110,7 +110,11 @@ def test_sources_and_namespaces_do_not_undo_each_other(writer: StateWriter, path
     assert sorted(row.source for row in stored(path).blocks if row.netns == 77) == ["admin", "fail2ban:a"]
 
 
-def test_a_block_is_committed_without_being_asked(writer: StateWriter, path: Path) -> None:
+@pytest.mark.parametrize("what", ["block", "windows"])
+def test_what_must_not_wait_is_committed_without_being_asked(
+    writer: StateWriter, path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr("smtpguard.state.writer.COMMIT_NS", HOUR_NS)
     committed = threading.Event()
     real = writer._keeper.commit
 
@@ -120,9 +124,12 @@ def test_a_block_is_committed_without_being_asked(writer: StateWriter, path: Pat
         return is_done
 
     writer._keeper.commit = commit  # type: ignore[method-assign]
-    writer.put_block(block(1), NOW_NS)
+    if what == "block":
+        writer.put_block(block(1), NOW_NS)
+    else:  # they are put once a second: one more second until they are committed would be one too many
+        writer.put_windows([WindowRow(uid=1, netns=None, rule="r", data=b"x", offset_ns=0)])
     assert committed.wait(FLUSH_S)
-    assert uids(stored(path)) == [1]
+    assert [row.uid for row in (stored(path).blocks if what == "block" else stored(path).windows)] == [1]
 
 
 def test_a_disk_that_hangs_holds_nobody(writer: StateWriter, path: Path) -> None:
