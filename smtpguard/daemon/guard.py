@@ -136,7 +136,22 @@ class Guard:
     def take_reports(self, reports: Iterable[SocketReport]) -> None:
         """Judge what became of connections (rules that count failures or bytes)."""
         for report in reports:
-            self._act(self.engine.report(report))
+            decisions = self.engine.report(report)
+            if not decisions:
+                continue
+            self._act(decisions)
+            verdicts = [decision for decision in decisions if isinstance(decision, Verdict)]
+            if verdicts:
+                self.journal.add(
+                    Entry(
+                        connect=verdicts[0].connect,
+                        account=verdicts[0].account,
+                        subject=verdicts[0].subject,
+                        is_new=False,
+                        verdicts=verdicts,
+                        blocks=[d for d in decisions if isinstance(d, Block) and not d.renewed],
+                    )
+                )
 
     def _act(self, decisions: Iterable[Decision], *, settle: bool = False) -> None:
         for decision in decisions:

@@ -142,11 +142,13 @@ class Journal:
 
     def _write(self, entry: Entry) -> None:
         connect = entry.connect
-        self._incidents.attempt(entry.subject, connect, refused=entry.refused)
+        if entry.is_new:
+            self._incidents.attempt(entry.subject, connect, refused=entry.refused)
         wall_ns = self._wall.to_wall_ns(connect.time_ns)
-        self._events.write_connect(
-            connect, entry.account, wall_ns=wall_ns, now_ns=self._now(), highest_limit=entry.highest_limit
-        )
+        if entry.is_new:
+            self._events.write_connect(
+                connect, entry.account, wall_ns=wall_ns, now_ns=self._now(), highest_limit=entry.highest_limit
+            )
         waiting = {verdict.connect.time_ns for verdict in self._gathering.values()}
         for verdict in entry.verdicts:
             self._events.write_exceeded(verdict, wall_ns=wall_ns)
@@ -154,7 +156,7 @@ class Journal:
                 self._state.add_verdict(VerdictRow.of(verdict, self._wall.offset_ns))
         for block in entry.blocks:
             self._write_block(entry.account, block, wall_ns)
-        if self.publish is not None:
+        if self.publish is not None and entry.is_new:
             self.publish(entry, wall_ns)
 
     def _write_block(self, account: Account, block: Block, wall_ns: int) -> None:

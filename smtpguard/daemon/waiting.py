@@ -23,6 +23,7 @@ class Entry:
         account: Whose it is.
         subject: Whose windows it concerns.
         refused: Whether one of our means refused it.
+        is_new: Whether the attempt was just made; else it is only what a later report is about, and was told before.
         highest_limit: The highest limit of this user's rules.
         verdicts: Rules it exceeded.
         blocks: Blocks and throttles that began with it.
@@ -32,6 +33,7 @@ class Entry:
     account: Account
     subject: Subject
     refused: bool = False
+    is_new: bool = True
     highest_limit: int = 0
     verdicts: Sequence[Verdict] = ()
     blocks: Sequence[Block] = ()

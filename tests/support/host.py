@@ -168,6 +168,11 @@ class Host:
     ) -> Outcome:
         return self.outcome(self.begin(user, count, rate, port, to))
 
+    def deliver(self, user: tuple[str, int], count: int, to: str = PEER4) -> Outcome:
+        """Run a tenant's program that hands over a mail in each connection."""
+        words = ["connect", "--uid", str(user[1]), "--count", str(count), "--deliver", "--list-passed", to]
+        return self.outcome(self.lab.start([*CLIENT, *words], inside=True))
+
     def session(self, user: tuple[str, int], seconds: float = 10, to: str = PEER4) -> subprocess.Popen[str]:
         """Start a tenant's program that keeps one session open; returns when it is open."""
         words = ["session", "--uid", str(user[1]), "--seconds", str(seconds), to]
