@@ -17,9 +17,11 @@ def command(config_path: str | None, dry_run: bool, sources: tuple[str, ...], ve
 
     SIGINT and SIGTERM stop it cleanly, SIGHUP reloads the configuration and reopens the log.
     """
+    from smtpguard.cli.source import check_sensors
     from smtpguard.daemon.start import Start, check_privilege, execute
     from smtpguard.settings_file import load_settings
 
+    check_sensors(sources)
     settings = load_settings(config_path)
     check_privilege()
     execute(settings, Start(config_path=config_path, dry_run=dry_run, sources=sources, verbose=verbose))

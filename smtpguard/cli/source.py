@@ -1,4 +1,4 @@
-"""What `block --source` and `unblock --source` accept from fail2ban's action."""
+"""What `--source` accepts: a jail of fail2ban for `block` and `unblock`, a sensor for `run` and `watch`."""
 
 import re
 
@@ -22,3 +22,12 @@ def check_uid(uid: str | None) -> int | None:
     if not (uid.isascii() and uid.isdigit() and int(uid) <= MAX_UID):
         raise click.BadParameter("it must be a number", param_hint="--uid")
     return int(uid)
+
+
+def check_sensors(names: tuple[str, ...]) -> None:
+    """Each must be a sensor that there is; a usage error else."""
+    from smtpguard.sources.registry import KINDS
+
+    for name in names:
+        if name not in KINDS:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(KINDS)}", param_hint="--source")

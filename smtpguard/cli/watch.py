@@ -33,12 +33,14 @@ def command(config_path: str | None, lines: bool, path: str | None, form: str, s
     from typing import cast
 
     from smtpguard.cli.formats import Format, render_watch
+    from smtpguard.cli.source import check_sensors
     from smtpguard.errors import GuardError, NoDaemonError
     from smtpguard.model import Account, Connect
     from smtpguard.settings_file import load_settings
 
     if lines and path is not None:
         raise click.UsageError("-l and -f: choose one")
+    check_sensors(sources)
     settings = load_settings(config_path)
     if path is None:
         descriptor = sys.stdout.fileno()

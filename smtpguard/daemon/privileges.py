@@ -69,7 +69,7 @@ def apply_limits() -> None:
                 resource.setrlimit(what, wish)
                 break
             except (ValueError, OSError) as failure:
-                log.info("a resource limit can't be %s: %s", wish, failure)
+                log.debug("a resource limit can't be %s: %s", wish, failure)
 
 
 def apply_privileges(settings: Settings, *, no_new_privileges: bool = True) -> frozenset[str]:

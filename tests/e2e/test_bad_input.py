@@ -94,7 +94,17 @@ def test_no_daemon_is_3(tmp_path: Path, words: list[str]) -> None:
         ["unblock", "web01", "--all"],
         ["watch", "-l", "-f", "x"],
         ["nonsense"],
+        ["run", "--source", "ebpf"],
+        ["watch", "--source", "ebpf"],
+        ["allow", "web01"],
+        ["allow", "web01", "--for", "1h", "--limit", "many"],
     ],
 )
 def test_wrong_usage_is_2(words: list[str]) -> None:
     assert CliRunner().invoke(main, words).exit_code == 2
+
+
+def test_a_mistyped_command_is_answered_with_the_nearest() -> None:
+    done = CliRunner().invoke(main, ["statsu"])
+    assert done.exit_code == 2
+    assert "'status'" in done.stderr
