@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from functools import partial
 
 from smtpguard import __version__
 from smtpguard.actions.bpf_deny import BpfDeny
@@ -36,6 +37,7 @@ from smtpguard.daemon.overview import Overview
 from smtpguard.daemon.places import state_paths
 from smtpguard.daemon.privileges import apply_limits, apply_privileges
 from smtpguard.daemon.reading import read_settings_apart
+from smtpguard.daemon.reloading import Reloading
 from smtpguard.daemon.responder import Responder
 from smtpguard.daemon.restore import restore, restore_late
 from smtpguard.daemon.sensing import Sensing
@@ -45,7 +47,7 @@ from smtpguard.daemon.ticker import Ticker
 from smtpguard.daemon.verbs import Verbs
 from smtpguard.enrich.looker import Looker
 from smtpguard.enrich.rdns import ReverseDns
-from smtpguard.errors import ConfigError, EnforceError, LogError, SourceError
+from smtpguard.errors import EnforceError, GuardError, LogError, SourceError
 from smtpguard.kernel.nft import open_nft
 from smtpguard.kernel.nft_watch import NftWatch
 from smtpguard.model import NS
@@ -243,7 +245,11 @@ class Service:
             rdns=self.rdns,
             since_ns=self._started_ns,
         )
-        verbs = Verbs(self.guard, overview, switch=self.switch, tell_fail2ban=self.unbanner.tell, reload=self.reload)
+        self.reloading = Reloading(partial(read_settings_apart, self._start.config_path), self._apply_settings)
+        self._stack.callback(self.reloading.close)
+        verbs = Verbs(
+            self.guard, overview, switch=self.switch, tell_fail2ban=self.unbanner.tell, reload=self.reloading.request
+        )
         server = ControlServer(
             settings.control_socket,
             group=settings.control_group,
@@ -270,6 +276,7 @@ class Service:
             self.healing,
             self.journal.waiting,
             self.unbanner,
+            self.reloading,
             self.control,
         ):
             self.loop.add(part)
@@ -282,13 +289,9 @@ class Service:
         self.loop.run()
         log.info("stopped")
 
-    def reload(self) -> str:
-        """Read the configuration again; whole or not at all.
-
-        Raises:
-            ConfigError: It is bad; the old one goes on.
-        """
-        new = apply_start(read_settings_apart(self._start.config_path), self._start)
+    def _apply_settings(self, new: Settings) -> str:
+        """Put a configuration that was read again in force; says so."""
+        new = apply_start(new, self._start)
         stuck = [key for key in _NEED_RESTART if getattr(new, key) != getattr(self.settings, key)]
         new = replace(new, **{key: getattr(self.settings, key) for key in stuck})
         self.settings = new
@@ -320,10 +323,7 @@ class Service:
             self.loop.stop()
             return
         self.events.reopen()
-        try:
-            log.info("%s", self.reload())
-        except ConfigError as error:
-            log.error("not reloaded, the old configuration goes on: %s", error)  # noqa: TRY400 - one line for people
+        self.reloading.request(_tell_reload)
 
     def _chores(self, now_ns: int) -> None:
         """Once a second."""
@@ -380,6 +380,13 @@ class Service:
             if self._bpf is not None:
                 self.guard.responder.remove_enforcer(self._bpf)
             self._bpf_source = self._bpf = None
+
+
+def _tell_reload(answer: str | GuardError) -> None:
+    if isinstance(answer, str):
+        log.info("%s", answer)
+    else:
+        log.error("not reloaded, the old configuration goes on: %s", answer)
 
 
 def _is_terminal(descriptor: int) -> bool:

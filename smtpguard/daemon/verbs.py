@@ -10,11 +10,12 @@ from typing import Any
 
 from smtpguard import __version__
 from smtpguard.daemon.control import Answer, Stream
-from smtpguard.daemon.control_client import Pages, Peer
+from smtpguard.daemon.control_client import Later, Pages, Peer
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.live import TOPIC
 from smtpguard.daemon.offswitch import OffSwitch
 from smtpguard.daemon.overview import Overview
+from smtpguard.daemon.reloading import Done
 from smtpguard.errors import GuardError, PolicyError
 from smtpguard.logline import render_time
 from smtpguard.model import NS, Account, Allowance, Block, Subject
@@ -35,7 +36,7 @@ class Verbs:
         overview: What `status` shows.
         switch: The panic switch.
         tell_fail2ban: Called with the sources of blocks that a person ended, and the user as the log writes him.
-        reload: Reads the configuration again; raises ConfigError and changes nothing if it is bad.
+        reload: Reads the configuration again, and calls what it is given with what came of it.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Verbs:
         *,
         switch: OffSwitch,
         tell_fail2ban: Callable[[list[str], str], int],
-        reload: Callable[[], str],
+        reload: Callable[[Done], None],
     ) -> None:
         self._guard = guard
         self._overview = overview
@@ -200,7 +201,9 @@ class Verbs:
     def _do_reload(self, args: Args, who: str) -> Answer:
         del args
         log.warning("reload asked by %s", who)
-        return {"text": self._reload()}
+        later = Later()
+        self._reload(lambda answer: later.resolve({"text": answer} if isinstance(answer, str) else answer))
+        return later
 
     def _allow(self, args: Args, who: str) -> Answer:
         guard = self._guard

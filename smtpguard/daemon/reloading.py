@@ -1,0 +1,96 @@
+"""Reading the configuration again beside the loop: it takes a third of a second, and seconds on a busy machine.
+
+The loop must not wait that long: verdicts and lines would come late, and credits stop to hold two seconds after the
+last heartbeat. So a thread waits for the child that reads, and the loop applies what came, whole or not at all.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+
+from smtpguard.errors import ConfigError, GuardError
+from smtpguard.settings import Settings
+
+Done = Callable[[str | GuardError], None]
+
+
+class Reloading:
+    """Reloads, as a part of the loop; one at a time.
+
+    Args:
+        read: Reads and checks the configuration; called in a thread of its own. Raises ConfigError.
+        apply: Puts it in force; called in the loop. Returns what to tell people. May raise GuardError.
+    """
+
+    def __init__(self, read: Callable[[], Settings], apply: Callable[[Settings], str]) -> None:
+        self._read = read
+        self._apply = apply
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._thread: threading.Thread | None = None
+        self._found: Settings | GuardError | None = None
+        self._asked: list[Done] = []
+        self._waiting: list[Done] = []
+
+    def request(self, done: Done) -> None:
+        """Read what the file holds from now on; `done` is called in the loop, with what came of it.
+
+        A request that comes while the file is being read has it read once more: it may have changed meanwhile.
+        """
+        self._waiting.append(done)
+        if self._thread is None:
+            self._begin()
+
+    def close(self) -> None:
+        """Forget a reading that is under way; its thread ends with its child, or with the process."""
+        self._asked, self._waiting = [], []
+        if self._thread is None:
+            os.close(self._wake)
+
+    def filenos(self) -> Sequence[int]:
+        """Readable when a configuration was read."""
+        return (self._wake,)
+
+    def writers(self) -> Sequence[int]:
+        """None."""
+        return ()
+
+    def on_ready(self, fileno: int) -> None:
+        """The configuration was read: put it in force."""
+        del fileno
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        if self._thread is None or self._found is None:
+            return
+        self._thread.join()
+        found, asked, self._thread, self._found, self._asked = self._found, self._asked, None, None, []
+        answer: str | GuardError
+        try:
+            answer = found if isinstance(found, GuardError) else self._apply(found)
+        except GuardError as error:
+            answer = error
+        for done in asked:
+            done(answer)
+        if self._waiting:
+            self._begin()
+
+    def next_deadline(self) -> None:
+        """None: the reading has its own timeout."""
+
+    def on_time(self, now_ns: int) -> None:
+        """Nothing to do."""
+
+    def _begin(self) -> None:
+        self._asked, self._waiting = self._waiting, []
+        self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        found: Settings | GuardError = ConfigError("the configuration can't be read")
+        try:
+            found = self._read()
+        except GuardError as error:
+            found = error
+        finally:
+            self._found = found
+            os.eventfd_write(self._wake, 1)

@@ -1,0 +1,95 @@
+"""A reload beside the loop: the loop goes on, and what was asked meanwhile is not answered with an older file."""
+
+import select
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from smtpguard.daemon.reloading import Reloading
+from smtpguard.errors import ConfigError, EnforceError, GuardError
+from smtpguard.settings import Settings
+
+LIMIT_S = 30
+
+
+class Reads:
+    """A configuration that takes as long to read as the test wants."""
+
+    def __init__(self) -> None:
+        self.go = threading.Semaphore(0)
+        self.results: list[Settings | GuardError] = []
+        self.applied: list[Settings] = []
+        self.answers: list[tuple[str, str | GuardError]] = []
+        self.refuse: GuardError | None = None
+        self.part = Reloading(self._read, self._apply)
+
+    def _read(self) -> Settings:
+        assert self.go.acquire(timeout=LIMIT_S)
+        result = self.results.pop(0)
+        if isinstance(result, GuardError):
+            raise result
+        return result
+
+    def _apply(self, settings: Settings) -> str:
+        if self.refuse is not None:
+            raise self.refuse
+        self.applied.append(settings)
+        return f"applied {settings.nft_table}"
+
+    def ask(self, name: str) -> None:
+        self.part.request(lambda answer: self.answers.append((name, answer)))
+
+    def turn(self) -> None:
+        """One turn of the loop, when there is something to do."""
+        (fileno,) = self.part.filenos()
+        assert select.select([fileno], [], [], LIMIT_S)[0]
+        self.part.on_ready(fileno)
+
+
+@pytest.fixture
+def reads() -> Iterator[Reads]:
+    reads = Reads()
+    yield reads
+    reads.go.release(9)
+    reads.part.close()
+
+
+def test_the_loop_goes_on_while_the_file_is_read(reads: Reads) -> None:
+    reads.results = [Settings(nft_table="a")]
+    reads.ask("one")
+    assert not select.select(reads.part.filenos(), [], [], 0)[0]
+    assert reads.answers == []
+    reads.go.release()
+    reads.turn()
+    assert reads.answers == [("one", "applied a")]
+
+
+def test_who_asks_while_it_is_read_gets_a_newer_file(reads: Reads) -> None:
+    reads.results = [Settings(nft_table="a"), Settings(nft_table="b")]
+    reads.ask("one")
+    reads.ask("two")
+    reads.ask("three")
+    reads.go.release()
+    reads.turn()
+    assert reads.answers == [("one", "applied a")]
+    reads.go.release()
+    reads.turn()
+    assert reads.answers[1:] == [("two", "applied b"), ("three", "applied b")]
+
+
+def test_a_bad_file_and_a_kernel_that_refuses_are_answers(reads: Reads) -> None:
+    reads.results = [ConfigError("bad"), Settings(), Settings(nft_table="c")]
+    reads.ask("one")
+    reads.go.release()
+    reads.turn()
+    assert reads.applied == []
+    reads.refuse = EnforceError("no")
+    reads.ask("two")
+    reads.go.release()
+    reads.turn()
+    reads.refuse = None
+    reads.ask("three")
+    reads.go.release()
+    reads.turn()
+    assert [str(answer) for _, answer in reads.answers] == ["bad", "no", "applied c"]
