@@ -3,6 +3,7 @@
 import math
 
 BITS = 8192
+FEW = 64
 MOST_DISTINCT = 60_000
 """Beyond it the estimate is worth nothing: it then means "so many at least"."""
 
@@ -40,27 +41,42 @@ class TopCounts:
 
 
 class Distinct:
-    """About how many different values came, in 1 kB (Whang and others: linear counting, 1990).
+    """How many different values came: exactly up to some dozens, then about, in 1 kB (Whang: linear counting, 1990).
 
-    Right within 2 % up to some ten thousand, and to the unit for some dozens. Python's hash of bytes is keyed per
-    process (PEP 456), so nobody can choose values that collide.
+    Right within some percent up to some ten thousand. Python's hash of bytes is keyed per process (PEP 456), so nobody
+    can choose values that collide.
     """
 
-    __slots__ = ("_bits", "_set")
+    __slots__ = ("_bits", "_few", "_set")
 
     def __init__(self) -> None:
-        self._bits = bytearray(BITS // 8)
+        self._few: set[int] = set()
+        self._bits: bytearray | None = None
         self._set = 0
 
     def add(self, value: bytes) -> None:
         """Note a value."""
-        place = hash(value) % BITS
-        mask = 1 << (place & 7)
-        if not self._bits[place >> 3] & mask:
-            self._bits[place >> 3] |= mask
-            self._set += 1
+        number = hash(value)
+        if self._bits is not None:
+            self._mark(self._bits, number)
+            return
+        self._few.add(number)
+        if len(self._few) > FEW:
+            self._bits = bytearray(BITS // 8)
+            for known in self._few:
+                self._mark(self._bits, known)
+            self._few.clear()
 
     def count(self) -> int:
-        """About how many different values came, MOST_DISTINCT at most."""
+        """How many different values came, MOST_DISTINCT at most."""
+        if self._bits is None:
+            return len(self._few)
         unset = BITS - self._set
         return MOST_DISTINCT if unset == 0 else min(MOST_DISTINCT, round(-BITS * math.log(unset / BITS)))
+
+    def _mark(self, bits: bytearray, number: int) -> None:
+        place = number % BITS
+        mask = 1 << (place & 7)
+        if not bits[place >> 3] & mask:
+            bits[place >> 3] |= mask
+            self._set += 1
