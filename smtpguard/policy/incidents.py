@@ -1,19 +1,24 @@
-"""Incidents: one user's verdicts and attempts, merged while the gaps between verdicts stay under 15 minutes. Pure.
+"""Incidents: one user's verdicts and refused attempts, merged while the gaps stay under 15 minutes. Pure.
 
-People are told once when an incident begins and once, with its figures, when it is over: not once a verdict.
+People are told once when an incident begins and once, with its figures, when it is over: not once a verdict. Who
+hammers at his block is still the same incident when the block ends and the next verdict comes.
 """
 
-from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from smtpguard.model import Account, Connect, Mode, Subject, Verdict
+from smtpguard.policy.tally import Distinct, TopCounts
 from smtpguard.settings import MINUTE_NS
 
 GAP_NS = 15 * MINUTE_NS
 MAX_INCIDENTS = 4096
 """Open at once; where more users misbehave within 15 minutes there is another problem. What is beyond is counted."""
-MAX_DESTINATIONS = 1000
-"""Distinct destinations and scripts counted by name for one incident; what is beyond is counted only."""
+MAX_FOREIGN = 512
+"""Of these in other network namespaces, of which a tenant can make any number."""
+MAX_RULES = 64
+KEPT = 64
+"""Destinations and scripts counted by name for one incident: 15 kB at most; see tally.TopCounts for the others."""
 TOP = 10
 
 
@@ -24,13 +29,13 @@ class Incident:
     Attributes:
         subject, account: Whose.
         mode: "enforce" if any of its verdicts was carried out.
-        first_ns, last_ns: Of its verdicts.
+        first_ns, last_ns: Of its first verdict, and of its last verdict or refused attempt.
         verdicts: How many.
         rules: Names of the rules exceeded, in the order of the first verdicts.
         connects: Attempts in its time, refused ones included.
         refused: Attempts refused.
         peak_per_minute: Most attempts in one minute of its time.
-        destinations: How many distinct ones.
+        destinations: About how many distinct ones; see tally.Distinct.
         top_destinations, top_scripts: The most frequent, with their counts; untrusted.
         over: Whether it has ended.
     """
@@ -64,12 +69,12 @@ class _Open:
     rules: dict[str, None] = field(default_factory=dict)
     connects: int = 0
     refused: int = 0
-    minute: int = -1
+    minute: int = 0
     in_minute: int = 0
     peak: int = 0
-    destinations: Counter[bytes] = field(default_factory=Counter)
-    scripts: Counter[bytes] = field(default_factory=Counter)
-    more_destinations: int = 0
+    distinct: Distinct = field(default_factory=Distinct)
+    destinations: TopCounts = field(default_factory=lambda: TopCounts(KEPT))
+    scripts: TopCounts = field(default_factory=lambda: TopCounts(KEPT))
 
     def freeze(self, *, over: bool) -> Incident:
         return Incident(
@@ -83,9 +88,9 @@ class _Open:
             connects=self.connects,
             refused=self.refused,
             peak_per_minute=self.peak,
-            destinations=len(self.destinations) + self.more_destinations,
-            top_destinations=tuple(self.destinations.most_common(TOP)),
-            top_scripts=tuple(self.scripts.most_common(TOP)),
+            destinations=self.distinct.count(),
+            top_destinations=self.destinations.top(TOP),
+            top_scripts=self.scripts.top(TOP),
             over=over,
         )
 
@@ -105,6 +110,8 @@ class Incidents:
         self._gap_ns = gap_ns
         self._max = max_incidents
         self._open: dict[Subject, _Open] = {}
+        self._foreign = 0
+        self._due_ns: int | None = None
         self.dropped = 0
 
     def feed(self, verdict: Verdict) -> Incident | None:
@@ -112,19 +119,15 @@ class Incidents:
         current = self._open.get(verdict.subject)
         begins = current is None
         if current is None:
-            if len(self._open) >= self._max:
+            foreign = verdict.subject.netns is not None
+            if len(self._open) >= self._max or (foreign and self._foreign >= min(MAX_FOREIGN, self._max // 2)):
                 self.dropped += 1
                 return None
-            current = self._open[verdict.subject] = _Open(
-                subject=verdict.subject,
-                account=verdict.account,
-                mode=verdict.mode,
-                first_ns=verdict.time_ns,
-                last_ns=verdict.time_ns,
-            )
+            current = self._begin(verdict.subject, verdict.account, verdict.mode, verdict.time_ns)
         current.verdicts += 1
         current.last_ns = max(current.last_ns, verdict.time_ns)
-        current.rules[verdict.rule] = None
+        if len(current.rules) < MAX_RULES:
+            current.rules[verdict.rule] = None
         if verdict.mode == "enforce":
             current.mode = "enforce"
         return current.freeze(over=False) if begins else None
@@ -135,29 +138,60 @@ class Incidents:
         if current is None:
             return
         current.connects += 1
-        current.refused += refused
+        if refused:
+            current.refused += 1
+            current.last_ns = max(current.last_ns, connect.time_ns)
         minute = connect.time_ns // MINUTE_NS
-        current.in_minute = current.in_minute + 1 if minute == current.minute else 1
-        current.minute = minute
-        current.peak = max(current.peak, current.in_minute)
-        if connect.address in current.destinations or len(current.destinations) < MAX_DESTINATIONS:
-            current.destinations[connect.address] += 1
-        else:
-            current.more_destinations += 1
-        script = connect.script
-        if script is not None and (script in current.scripts or len(current.scripts) < MAX_DESTINATIONS):
-            current.scripts[script] += 1
+        if minute > current.minute:
+            current.minute, current.in_minute = minute, 0
+        if minute == current.minute:  # one that is late by a minute makes no peak
+            current.in_minute += 1
+            current.peak = max(current.peak, current.in_minute)
+        current.distinct.add(connect.address)
+        current.destinations.add(connect.address)
+        if connect.script is not None:
+            current.scripts.add(connect.script)
+
+    def restore(self, incidents: Iterable[Incident]) -> None:
+        """Go on with incidents of an earlier run, so that nobody is told of them again."""
+        for incident in incidents:
+            if incident.over or incident.subject in self._open:
+                continue
+            current = self._begin(incident.subject, incident.account, incident.mode, incident.first_ns)
+            current.last_ns = incident.last_ns
+            current.verdicts = incident.verdicts
+            current.rules = dict.fromkeys(incident.rules)
+            current.connects, current.refused = incident.connects, incident.refused
+            current.peak = incident.peak_per_minute
+            for address, count in incident.top_destinations:
+                current.distinct.add(address)
+                current.destinations.add(address, count)
+            for script, count in incident.top_scripts:
+                current.scripts.add(script, count)
 
     def tick(self, now_ns: int) -> list[Incident]:
         """The incidents that are over."""
+        if self._due_ns is None or now_ns < self._due_ns:
+            return []
         ended = [held for held in self._open.values() if held.last_ns + self._gap_ns <= now_ns]
         for held in ended:
             del self._open[held.subject]
+            self._foreign -= held.subject.netns is not None
+        self._due_ns = min((held.last_ns + self._gap_ns for held in self._open.values()), default=None)
         return [held.freeze(over=True) for held in ended]
 
     def next_deadline(self) -> int | None:
-        """When the next incident is over, if no verdict comes."""
-        return min((held.last_ns + self._gap_ns for held in self._open.values()), default=None)
+        """When to look whether an incident is over: at the latest when the first is, and seldom for nothing."""
+        return self._due_ns
+
+    def _begin(self, subject: Subject, account: Account, mode: Mode, first_ns: int) -> _Open:
+        self._open[subject] = current = _Open(
+            subject=subject, account=account, mode=mode, first_ns=first_ns, last_ns=first_ns
+        )
+        self._foreign += subject.netns is not None
+        due_ns = first_ns + self._gap_ns
+        self._due_ns = due_ns if self._due_ns is None else min(self._due_ns, due_ns)
+        return current
 
     def current(self) -> list[Incident]:
         """The incidents that go on, as they stand."""

@@ -56,14 +56,15 @@ def test_more_than_a_second_apart_are_two() -> None:
     assert len(pairing.tick(10 * NS)) == 1
 
 
-def test_held_connections_are_bounded_and_none_is_lost() -> None:
+def test_held_connections_are_bounded_and_those_left_out_are_counted() -> None:
     pairing = Pairing(SENSORS, max_held=10)
     for number in range(100):
         pairing.beside(connect("nflog", 1.0 + number / 1000, last=number))
-    assert len(pairing.tick(10 * NS)) == 100
-    assert pairing.early == 90
-    assert len(pairing._held) == 0
-    assert pairing._open == {}
+    assert len(pairing.tick(10 * NS)) + pairing.dropped == 100
+    assert pairing.dropped > 90, "what is beyond one user's share of the memory might count twice"
+    pairing.tick(20 * NS)
+    assert not pairing._kept
+    assert not pairing._due_of
 
 
 @dataclass(frozen=True)
