@@ -106,7 +106,24 @@ setup_run() {
   .venv/bin/python -m pip install -q --disable-pip-version-check -e .
 }
 
+install_test_tools() {
+  # The laboratory of the tests and of the demonstration makes namespaces with `ip` and enters them with `nsenter`.
+  local missing=()
+  command -v ip >/dev/null || [ -x /usr/sbin/ip ] || missing+=("$(command -v apt-get >/dev/null && echo iproute2 || echo iproute)")
+  command -v nsenter >/dev/null || missing+=(util-linux)
+  [ ${#missing[@]} -gt 0 ] || return 0
+  if [ "$(id -u)" != 0 ]; then
+    say "not root, so not installed: ${missing[*]}"
+  elif command -v apt-get >/dev/null; then
+    apt-get update -q >/dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
+  else
+    dnf install -y -q "${missing[@]}"
+  fi
+}
+
 setup_test() {
+  install_test_tools
   # Dependency groups (PEP 735) need a newer pip than Debian 12 ships.
   .venv/bin/python -m pip install -q --disable-pip-version-check --upgrade 'pip>=25.1'
   .venv/bin/python -m pip install -q --disable-pip-version-check --group test -e .
