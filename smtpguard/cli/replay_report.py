@@ -6,7 +6,7 @@ from typing import Any
 
 from smtpguard.cli.times import render_moment, render_span
 from smtpguard.logline import render_time
-from smtpguard.model import NS, Block, BreakerChange, Decision, Ended, Refusal, Subject, Verdict
+from smtpguard.model import NS, Block, BreakerChange, Decision, Ended, Refusal, Verdict
 from smtpguard.policy.directory import Directory
 from smtpguard.text import render_address, render_escaped, render_user
 
@@ -66,7 +66,7 @@ class Report:
         self.blocks: list[BlockRow] = []
         self.dropped_verdicts = 0
         self.breakers: list[BreakerChange] = []
-        self._standing: dict[tuple[Subject, str], BlockRow] = {}
+        self._standing: dict[tuple[int, str], BlockRow] = {}  # a log knows one network namespace
 
     def row_of(self, uid: int | None) -> UserRow:
         """The row of the account that a uid counts for."""
@@ -78,8 +78,11 @@ class Report:
                 self.users[owner] = row
         return row
 
-    def take(self, decisions: list[Decision]) -> None:
-        """Note what the engine said."""
+    def take(self, decisions: list[Decision]) -> bool:
+        """Note what the engine said; whether it may want another time to be woken at."""
+        if len(decisions) == 1 and type(decisions[0]) is Refusal:  # nearly always, of a user who is blocked
+            self._take_refusal(decisions[0])
+            return False
         for decision in decisions:
             match decision:
                 case Verdict():
@@ -89,11 +92,12 @@ class Report:
                 case Refusal():
                     self._take_refusal(decision)
                 case Ended():
-                    row = self._standing.pop((decision.block.subject, decision.block.kind), None)
+                    row = self._standing.pop((decision.block.subject.uid, decision.block.kind), None)
                     if row is not None:
                         row.ended_ns = decision.time_ns
                 case BreakerChange():
                     self.breakers.append(decision)
+        return True
 
     def _take_verdict(self, verdict: Verdict) -> None:
         row = self.row_of(verdict.subject.uid)
@@ -106,7 +110,7 @@ class Report:
             self.dropped_verdicts += 1
 
     def _take_block(self, block: Block) -> None:
-        key = (block.subject, block.kind)
+        key = (block.subject.uid, block.kind)
         if block.renewed and key in self._standing:
             self._standing[key].block = block
             return
@@ -118,8 +122,9 @@ class Report:
     def _take_refusal(self, refusal: Refusal) -> None:
         if refusal.mode != "enforce":
             return
-        self.row_of(refusal.subject.uid).would_refuse += 1
-        row = self._standing.get((refusal.subject, refusal.by))
+        uid = refusal.subject.uid
+        (self.users.get(uid) or self.row_of(uid)).would_refuse += 1
+        row = self._standing.get((uid, refusal.by))
         if row is not None:
             row.refused += 1
 

@@ -117,12 +117,16 @@ class Engine(Commands):
         if uid is None or connect.port not in self._settings.ports:
             self._no_uid += 1
             return []
+        lanes = self._fast.get(connect.port)
+        lane = lanes.get(uid) if lanes is not None and connect.netns is None else None
         met = connect.address in self._networks
-        if not self._counts(connect.address):
+        if not met and not self._counts(connect.address):
             return []
-        if not met and uid in self._fast.get(connect.port, ()):
+        if lane is None:
+            return self._consider(connect, self._roster.find(uid, connect.netns))
+        if not met and connect.time_ns >= lane[0].ready_ns and connect.result != "refused":
             return self.feed(connect)  # only the destination was new
-        return self._consider(connect, self._roster.find(uid, connect.netns))
+        return self._consider(connect, lane[4])
 
     def _counts(self, address: bytes) -> bool:
         """Whether a destination counts; remembered if it does."""
