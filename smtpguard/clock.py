@@ -19,6 +19,14 @@ _READINGS = 3
 _MAX_STEPS_KEPT = 8
 
 
+def next_beat(now_ns: int, pause_ns: int = NS) -> int:
+    """When something is done that is done every so often: at whole multiples of the pause.
+
+    So all that happens once a second happens in one wake-up, and what happens every ten seconds in one of those.
+    """
+    return (now_ns // pause_ns + 1) * pause_ns
+
+
 class Clock(Protocol):
     """Where time comes from; tests bring their own."""
 

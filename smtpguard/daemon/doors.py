@@ -3,10 +3,10 @@
 import time
 from collections.abc import Sequence
 
+from smtpguard.clock import next_beat
 from smtpguard.daemon.control import ControlServer
 from smtpguard.daemon.live import TOPIC, render_item
 from smtpguard.daemon.waiting import Entry
-from smtpguard.model import NS
 
 
 class Doors:
@@ -46,5 +46,5 @@ class Doors:
     def on_time(self, now_ns: int) -> None:
         """Cut who is too slow."""
         if now_ns >= self._due_ns:
-            self._due_ns = now_ns + NS
+            self._due_ns = next_beat(now_ns)
             self.server.tick(time.monotonic_ns())

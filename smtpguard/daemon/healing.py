@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from smtpguard.actions.nft.apply import SETS, NftEnforcer
 from smtpguard.actions.nft.heal import HealLimiter
+from smtpguard.clock import next_beat
 from smtpguard.daemon.arms import Arms
 from smtpguard.decode.nft_notify import NftEvent
 from smtpguard.errors import EnforceError
@@ -54,7 +55,7 @@ class Healing:
         self._now = now
         self._limiter = HealLimiter()
         self._due_ns: int | None = None
-        self._check_ns = now() + _CHECK_NS
+        self._check_ns = next_beat(now(), _CHECK_NS)
         self._by = ""
         self.heals = 0
         self.trouble: str | None = None
@@ -108,7 +109,7 @@ class Healing:
     def on_time(self, now_ns: int) -> None:
         """Heal what is due; look by ourselves now and then, in case notifications fail."""
         if now_ns >= self._check_ns:
-            self._check_ns = now_ns + _CHECK_NS
+            self._check_ns = next_beat(now_ns, _CHECK_NS)
             if self._watch.fileno() < 0:
                 self.open()
             if self._due_ns is None and self._arms.up and not self._is_there():

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from smtpguard.actions.base import Passes
+from smtpguard.clock import next_beat
 from smtpguard.enrich.accounts import Accounts
 from smtpguard.enrich.addresses import OwnAddresses
 from smtpguard.enrich.named import NamedDestinations
@@ -38,7 +39,7 @@ class Surroundings:
         self._now = now
         self._own = OwnAddresses()
         self._named = NamedDestinations(settings.exempt.names)
-        self._due_ns = now() + _LOOK_NS
+        self._due_ns = next_beat(now(), _LOOK_NS)
         self._problems: tuple[str, ...] = ()
         self.accounts = Accounts(settings)
         self.destinations = Destinations()
@@ -102,7 +103,7 @@ class Surroundings:
         """Look whether accounts have changed."""
         if now_ns < self._due_ns:
             return
-        self._due_ns = now_ns + _LOOK_NS
+        self._due_ns = next_beat(now_ns, _LOOK_NS)
         if self.accounts.refresh():
             self._tell_problems()
             self._tell(accounts=True)

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
+from smtpguard.clock import next_beat
+
 
 class Ticker:
-    """Calls a function at fixed pauses, as a part of the loop.
+    """Calls a function every so often, together with others of the same pause, as a part of the loop.
 
     Args:
         pause_ns: Time between two calls.
@@ -15,7 +17,7 @@ class Ticker:
     def __init__(self, pause_ns: int, chore: Callable[[int], None], now_ns: int) -> None:
         self._pause_ns = pause_ns
         self._chore = chore
-        self._due_ns = now_ns + pause_ns
+        self._due_ns = next_beat(now_ns, pause_ns)
 
     def filenos(self) -> Sequence[int]:
         """None: it only waits for time."""
@@ -35,5 +37,5 @@ class Ticker:
     def on_time(self, now_ns: int) -> None:
         """Call the chore if it is due; a late call is not made up for."""
         if now_ns >= self._due_ns:
-            self._due_ns = now_ns + self._pause_ns
+            self._due_ns = next_beat(now_ns, self._pause_ns)
             self._chore(now_ns)

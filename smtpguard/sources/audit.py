@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from smtpguard.clock import SystemClock, WallMap
+from smtpguard.clock import SystemClock, WallMap, next_beat
 from smtpguard.decode.audit import AuditDecoder
 from smtpguard.decode.netlink_audit import (
     AUDIT_CONFIG_CHANGE,
@@ -31,7 +31,7 @@ from smtpguard.decode.retries import Retries
 from smtpguard.decode.serials import SerialGaps
 from smtpguard.decode.sieve import LineBuffer
 from smtpguard.errors import PrivilegeError, SourceError
-from smtpguard.model import NS, Connect
+from smtpguard.model import Connect
 from smtpguard.settings import Settings
 from smtpguard.sources.audit_control import NETLINK_AUDIT, AuditControl
 from smtpguard.sources.audit_use import AuditUse
@@ -47,7 +47,6 @@ _SO_RCVBUFFORCE = 33
 _BUFFER_BYTES = 16 << 20
 """The kernel's queue for us: some 20,000 records of 0.8 kB of kernel memory each."""
 _RECORD_BYTES = 1 << 15
-_CHECK_NS = NS
 _HISTORY_BYTES = 16 << 20
 _TYPES = {
     AUDIT_SYSCALL: b"type=SYSCALL msg=",
@@ -105,7 +104,7 @@ class AuditSource:
         self._socket = self._listen()
         self._stack.callback(self._use.close)
         self._use.open()
-        self._next_check_ns = _now_ns() + _CHECK_NS
+        self._next_check_ns = next_beat(_now_ns())
 
     def _listen(self) -> socket.socket:
         try:
@@ -224,7 +223,7 @@ class AuditSource:
 
     def _check(self) -> None:
         """Once a second, and when rules change: the kernel's losses, and our rules."""
-        self._next_check_ns = _now_ns() + _CHECK_NS
+        self._next_check_ns = next_beat(_now_ns())
         if not self._more:
             self._gaps.sweep()
         status = self._use.check()

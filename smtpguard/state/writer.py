@@ -32,6 +32,8 @@ from smtpguard.text import to_bytes
 COMMIT_NS = NS
 """At most one second of counting is lost when the process is killed."""
 MAX_BACKOFF_NS = 30 * NS
+LOOK_NS = 10 * NS
+"""How often an idle thread looks whether somebody took the file away, so that a restart finds what it promised."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,7 @@ class StateWriter:
         self._written = 0
         self._due_ns: int | None = None
         self._retry_ns = 0
+        self._look_ns = self._monotonic() + LOOK_NS
         self._backoff_ns = NS
         self._fresh = 0
         self._is_loaded = False
@@ -284,7 +287,7 @@ class StateWriter:
         return loaded
 
     def _run(self) -> None:
-        """The thread: sleeps until something is due; once a minute it looks whether history is to be deleted."""
+        """The thread: sleeps until something is due; now and then it looks whether the file is still in its place."""
         while True:
             with self._condition:
                 while not self._closing and (wait_ns := self._wait_ns()) != 0:
@@ -304,11 +307,14 @@ class StateWriter:
             deadline_ns = self._retry_ns
         elif self._due_ns is not None:
             deadline_ns = min(deadline_ns or 0, max(self._due_ns, self._retry_ns))
+        elif deadline_ns is not None:
+            deadline_ns = min(deadline_ns, self._look_ns)
         return None if deadline_ns is None else max(0, deadline_ns - self._monotonic())
 
     def _cycle(self) -> bool:
         """Write all that waits; False if it could not be, and is to be tried again later."""
         keeper = self._keeper
+        self._look_ns = self._monotonic() + LOOK_NS
         if keeper.path is None:
             self._open()
         else:

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from smtpguard.clock import next_beat
 from smtpguard.daemon.clock import STEP_NS, SystemClock, WallMap
 from smtpguard.model import NS
 from tests.fakes.clock import FakeClock
@@ -75,3 +76,9 @@ def test_the_system_clock_is_the_kernels() -> None:
     assert abs(wall.to_wall_ns(clock.boot_ns()) - time.time_ns()) < NS
     assert clock.monotonic_ns() <= clock.boot_ns()
     assert wall.refresh() == 0
+
+
+def test_beats_of_one_pause_fall_together_and_of_a_longer_one_onto_them() -> None:
+    assert next_beat(7 * NS) == 8 * NS
+    assert next_beat(7 * NS + 1) == next_beat(8 * NS - 1) == 8 * NS
+    assert next_beat(8 * NS, 10 * NS) == next_beat(10 * NS - 1) == 10 * NS

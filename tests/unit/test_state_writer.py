@@ -182,6 +182,31 @@ def test_a_file_that_somebody_took_away_is_written_again(path: Path, how: str) -
     assert writer.close()
 
 
+def test_an_idle_thread_sleeps_and_still_notices_that_its_file_is_gone(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smtpguard.state.writer.LOOK_NS", NS // 20)
+    writer, _ = begin(path)
+    writer.put_block(block(1), NOW_NS)
+    assert writer.flush(FLUSH_S)
+    writer.put_windows([])
+    assert writer._given == writer._written, "nothing new is nothing to write"
+    noticed = threading.Event()
+    ensure = writer._keeper.ensure
+
+    def watched() -> None:
+        ensure()
+        if writer.stats().fresh:
+            noticed.set()
+
+    monkeypatch.setattr(writer._keeper, "ensure", watched)
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    assert noticed.wait(FLUSH_S)
+    assert writer.close()
+    assert uids(stored(path)) == [1]
+
+
 def test_damage_while_it_runs_is_set_aside_and_nothing_kept_is_lost(path: Path) -> None:
     writer, _ = begin(path)
     writer.put_block(block(1), NOW_NS)

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from smtpguard.clock import next_beat
 from smtpguard.errors import EnforceError
 from smtpguard.model import NS, Connect
 from smtpguard.policy.credits import MAX_RULES, NO_LIMIT, CreditLedger, CreditRule, Grant
@@ -24,7 +25,6 @@ _ACCOUNT = struct.Struct("=IIQ16QQQQQ")
 _GRANT = struct.Struct("=IIQ16Q")
 _GRANT_TOLD, _GRANT_WAKE = 1, 2
 _FIRST = struct.pack("=I", 0)
-_BEAT_NS = NS
 _TICK_NS = 5_000_000
 _SWEEP_NS = 60 * NS
 _SWEEP_USERS = 50_000
@@ -268,7 +268,7 @@ class Credits:
     def next_deadline(self) -> int:
         """When `on_time` wants to be called (CLOCK_BOOTTIME): in a second at the latest."""
         deadline_ns = self.ledger.next_deadline() if self._running else None
-        beat_ns = self._beat_ns + _BEAT_NS
+        beat_ns = next_beat(self._beat_ns)
         return beat_ns if deadline_ns is None else min(beat_ns, max(deadline_ns, self._tick_ns + _TICK_NS))
 
     def _write(self, now_ns: int) -> None:

@@ -11,9 +11,10 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
+from smtpguard.clock import next_beat
 from smtpguard.decode.bpf_event import Probe, decode
 from smtpguard.errors import DecodeError, EnforceError, SourceError
-from smtpguard.model import NS, Connect, SocketReport
+from smtpguard.model import Connect, SocketReport
 from smtpguard.settings import Settings
 from smtpguard.sources.base import SourceStats
 from smtpguard.sources.bpf import probe
@@ -35,7 +36,6 @@ PACE_NS = 15_000_000
 """How long after something was read the ring is looked at again: longer than WAKE_NS of layout.bpf.h, in which the
 program wakes nobody for events that are not urgent."""
 
-_CHECK_NS = NS
 _MAX_PROBES = 16
 
 
@@ -92,7 +92,7 @@ class BpfSource:
         if not guard.knows_own_netns:
             self._learn_own_netns()
         self._adopt()
-        self._next_check_ns = now_ns() + _CHECK_NS
+        self._next_check_ns = next_beat(now_ns())
 
     def _adopt(self) -> None:
         """Take over the sessions that were open before us: attached first, so that none falls between."""
@@ -213,7 +213,7 @@ class BpfSource:
         return reports
 
     def _check(self) -> None:
-        self._next_check_ns = now_ns() + _CHECK_NS
+        self._next_check_ns = next_beat(now_ns())
         try:
             self.stats.lost = self.guard.read_count(COUNT_LOST)
             attached = self.guard.is_attached()
