@@ -198,7 +198,7 @@ def test_one_that_works_too_long_ends_itself() -> None:
         time.sleep(60)
         return b""
 
-    looker = Looker(crew=Crew(sleep, limit_s=0.2))
+    looker = Looker(crew=Crew(lambda: sleep, limit_s=0.2))
     looker.start()
     try:
         assert ask(looker, connect(0, os.getpid())) == Attribution(proc=b"x", why="late")

@@ -10,12 +10,11 @@ from collections import Counter
 from dataclasses import dataclass
 
 from smtpguard.enrich.fair import Budget
-from smtpguard.enrich.looker.answer import Answerer
 from smtpguard.enrich.looker.crew import Crew
 from smtpguard.enrich.looker.evidence import Evidence, parse_packet
 from smtpguard.enrich.looker.lane import Hanging, Lane, LaneTerms
 from smtpguard.enrich.looker.protocol import Attribution, Question, parse_answer
-from smtpguard.enrich.looker.worker import LIMIT_S
+from smtpguard.enrich.looker.worker import LIMIT_S, Answer
 from smtpguard.model import NS, Connect
 
 LINES = LaneTerms(name="lines", deadline_ns=50_000_000, workers=3, waiting_per_user=8, waiting=64)
@@ -79,7 +78,7 @@ class Looker:
 
     def __init__(self, *, php: bool = True, crew: Crew | None = None) -> None:
         self._php = php
-        self._crew = crew or Crew(Answerer(), limit_s=LIMIT_S)
+        self._crew = crew or Crew(load_answerer, limit_s=LIMIT_S)
         self._hanging = Hanging(per_user=ABANDONED_PER_USER, total=ABANDONED, counts=Counter())
         self._lines: Lane[Attribution] = Lane(
             self._crew,
@@ -211,3 +210,10 @@ class Looker:
             (self._evidence if helper.lane == EVIDENCE.name else self._lines).receive(helper)
         self._lines.dispatch(now_ns)
         self._evidence.dispatch(now_ns)
+
+
+def load_answerer() -> Answer:
+    """What workers do with questions. Called in the fork-server: the daemon needs none of those modules."""
+    from smtpguard.enrich.looker.answer import Answerer
+
+    return Answerer()

@@ -10,6 +10,7 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from smtpguard.enrich.looker.protocol import MAX_PACKET
@@ -18,6 +19,7 @@ from smtpguard.enrich.looker.worker import Answer
 from smtpguard.errors import SourceError
 
 _CLOSE_S = 0.5
+_START_S = 2.0
 
 
 @dataclass(slots=True, eq=False)
@@ -68,7 +70,7 @@ class Crew:
     """All helpers.
 
     Args:
-        answer: What a worker does.
+        load: Gives what a worker does; called in the fork-server, as it begins.
         limit_s: A worker's own alarm clock.
 
     Attributes:
@@ -76,25 +78,28 @@ class Crew:
         off: Why there can't be helpers; "" while there can.
     """
 
-    def __init__(self, answer: Answer, *, limit_s: float) -> None:
+    def __init__(self, load: Callable[[], Answer], *, limit_s: float) -> None:
         self.helpers: dict[int, Helper] = {}
         self.off = "not started"
-        self._answer = answer
+        self._load = load
         self._limit_s = limit_s
         self._control: socket.socket | None = None
         self._spawner = 0
         self._poll = select.epoll()
 
     def start(self) -> None:
-        """Fork the fork-server; raises SourceError if the kernel refuses."""
+        """Fork the fork-server and wait until it is ready; raises SourceError if the kernel refuses."""
         try:
             self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self._spawner = fork_spawner(theirs, self._answer, limit_s=self._limit_s)
+            self._spawner = fork_spawner(theirs, self._load, limit_s=self._limit_s)
         except OSError as error:
             raise SourceError(
                 f"no helper to look at processes: {error}", fix="look at free memory, ulimit -u"
             ) from error
         theirs.close()
+        self._control.settimeout(_START_S)
+        with contextlib.suppress(OSError):  # a slow one is late with its first answers, no more
+            self._control.recv(MAX_PACKET)
         self._control.settimeout(0)
         self._poll.register(self._control, select.EPOLLIN)
         self.off = ""
@@ -137,8 +142,8 @@ class Crew:
     def ready(self) -> list[Helper]:
         """The helpers that have something to `receive`."""
         fds = [fd for fd, _events in self._poll.poll(0)]
-        if self._control is not None and self._control.fileno() in fds:
-            self._drop_spawner("the fork-server has ended")  # it never sends: its end is all there is to read
+        if self._control is not None and self._control.fileno() in fds and _has_ended(self._control):
+            self._drop_spawner("the fork-server has ended")
         return [self.helpers[fd] for fd in fds if fd in self.helpers]
 
     def _drop_spawner(self, why: str) -> None:
@@ -161,3 +166,11 @@ class Crew:
                     if os.waitpid(self._spawner, os.WNOHANG)[0]:
                         return
                     time.sleep(0.001)
+
+
+def _has_ended(control: socket.socket) -> bool:
+    """Whether a readable control socket tells of the fork-server's end; else it was late to say that it is ready."""
+    try:
+        return not control.recv(MAX_PACKET)
+    except OSError:
+        return True

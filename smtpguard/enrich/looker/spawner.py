@@ -10,17 +10,20 @@ import gc
 import os
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from smtpguard.enrich.looker.privilege import apply_least, apply_name, apply_parent_death
 from smtpguard.enrich.looker.worker import Answer, run_worker
 
+READY = b"r"
+"""What the fork-server says once, when its workers can answer at once."""
 _CONTROL = 3
 _CHANNEL = 4
 _STEADY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE)
 
 
-def fork_spawner(control: socket.socket, answer: Answer, *, limit_s: float) -> int:
+def fork_spawner(control: socket.socket, load: Callable[[], Answer], *, limit_s: float) -> int:
     """Fork the fork-server; returns its pid, in the daemon only.
 
     Call it early and from the thread that lives as long as the daemon: no other thread may run at the fork, and the
@@ -28,12 +31,12 @@ def fork_spawner(control: socket.socket, answer: Answer, *, limit_s: float) -> i
 
     Args:
         control: The fork-server's end; the daemon keeps and uses the other one.
-        answer: What workers do.
+        load: Gives what workers do. Called in the fork-server, before it gives up its rights: modules are imported.
         limit_s: Alarm clock of a worker.
     """
     parent = os.getpid()
     gc.collect()
-    gc.freeze()  # what is there now is never looked at by a collection in the children, so its pages stay shared
+    gc.freeze()  # what is there now is never looked at by a collection in the child, so its pages stay shared
     pid = os.fork()
     if pid:
         gc.unfreeze()
@@ -41,13 +44,13 @@ def fork_spawner(control: socket.socket, answer: Answer, *, limit_s: float) -> i
     # Nothing is unwound from here on: objects of the daemon whose descriptors are closed below must not be finalised.
     code = 1
     with contextlib.suppress(BaseException):
-        _become_spawner(control, parent)
+        answer = _become_spawner(control, parent, load)
         _run_spawner(answer, limit_s)
         code = 0
     os._exit(code)
 
 
-def _become_spawner(control: socket.socket, parent: int) -> None:
+def _become_spawner(control: socket.socket, parent: int, load: Callable[[], Answer]) -> Answer:
     signal.set_wakeup_fd(-1)
     for number in _STEADY:  # a terminal's ^C and systemd's SIGTERM reach the whole group; the daemon decides
         signal.signal(number, signal.SIG_IGN)
@@ -56,9 +59,13 @@ def _become_spawner(control: socket.socket, parent: int) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     os.dup2(control.fileno(), _CONTROL)
     _close_others(_CONTROL)
+    answer = load()
+    gc.collect()
+    gc.freeze()  # what is there now is never looked at by a collection in the workers, so its pages stay shared
     apply_least()
     apply_parent_death(parent)
     apply_name(b"sg-look-server")
+    return answer
 
 
 def _close_others(last: int) -> None:
@@ -76,6 +83,7 @@ def _close_others(last: int) -> None:
 
 def _run_spawner(answer: Answer, limit_s: float) -> None:
     control = socket.socket(fileno=_CONTROL)
+    control.send(READY)
     own = os.getpid()
     while True:
         packet, fds, _flags, _address = socket.recv_fds(control, 16, 1)
