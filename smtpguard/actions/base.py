@@ -36,11 +36,13 @@ class Passes:
 
     Attributes:
         uids: Inclusive (first, last) uid ranges that are never refused: root, MTA and exempt users.
+        uncapped: Inclusive uid ranges that the cap leaves alone too: who is only told of, and who has a pass.
         networks: Exempt destinations and the host's own addresses.
         loopback: Whether 127.0.0.0/8 and ::1 pass too.
     """
 
     uids: tuple[tuple[int, int], ...] = ((0, 0),)
+    uncapped: tuple[tuple[int, int], ...] = ()
     networks: tuple[Network, ...] = ()
     loopback: bool = True
 

@@ -49,6 +49,12 @@ def render_status(status: dict[str, Any]) -> list[str]:
         f"  blocks       {status['blocks']} blocked, {status['throttles']} throttled, "
         f"{status['would']} would be; {status['refused']} attempts refused"
     )
+    if cap := status["cap"]:
+        capped = status["capped"]
+        who = ", ".join(f"{row['user']} {row['refused']} times" for row in capped or ())
+        shown = "not known" if capped is None else f"refused {who}" if who else "refused nobody"
+        bucket = f"{cap['burst']} at once, {cap['rate']} in {render_span(cap['per'])}"
+        lines.append(f"  cap          {bucket}: {shown}")
     lines.extend(f"  {name:<12} {text}" for name, text in status["parts"].items())
     return lines
 

@@ -29,17 +29,27 @@ class Crediting:
         accounts: Who is who.
         engine: Whose windows and passes they follow.
         now: CLOCK_BOOTTIME in nanoseconds.
+        uncapped: Uid ranges that are counted and never refused by credits or cap: shared users, and who has a pass.
 
     Attributes:
         off: The panic switch: no credits are demanded.
         trouble: Why credits are not in step; None when all is well.
     """
 
-    def __init__(self, settings: Settings, accounts: Accounts, engine: Engine, now: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        accounts: Accounts,
+        engine: Engine,
+        now: Callable[[], int],
+        *,
+        uncapped: Callable[[], Iterable[tuple[int, int]]],
+    ) -> None:
         self._settings = settings
         self._accounts = accounts
         self._engine = engine
         self._now = now
+        self._uncapped = uncapped
         self._source: BpfSource | None = None
         self._credits: Credits | None = None
         self._rules: list[Rule] = []
@@ -57,6 +67,10 @@ class Crediting:
         self._source = source
         self._credits = Credits(source.guard, self._now())
         self.restart()
+
+    def read_capped(self) -> dict[int, int]:
+        """Attempts that the cap of the BPF program refused, by uid; {} without it. Raises EnforceError."""
+        return {} if self._credits is None else self._credits.maps.read_capped()
 
     def detach(self) -> None:
         """It is gone, and its credits with it."""
@@ -96,7 +110,7 @@ class Crediting:
         cap = None if settings.dry_run or self.off else settings.cap
 
         def begin() -> None:
-            book.maps.replace_told(self._find_told())
+            book.maps.replace_told(self._uncapped())
             book.maps.set_cap(cap)
             book.start(wanted, self._now(), limits=self._find_limits(), windows=windows, wake_new=wake_new)
 
@@ -159,22 +173,6 @@ class Crediting:
             if allowance.subject.netns is None:
                 found[allowance.subject.uid] = dict.fromkeys(self._index.values(), NO_LIMIT)
         return found
-
-    def _find_told(self) -> list[tuple[int, int]]:
-        """Uid ranges that are counted and never refused: shared users."""
-        last = self._accounts.facts.uid_min - 1
-        may = {uid for uid in self._accounts.listed_uids() if self._accounts.account(uid).standing == "tenant"}
-        ranges: list[tuple[int, int]] = []
-        first = 1
-        for uid in sorted(uid for uid in may if 0 < uid <= last):
-            if first < uid:
-                ranges.append((first, uid - 1))
-            first = uid + 1
-        if first <= last:
-            ranges.append((first, last))
-        shared = (uid for uid in self._accounts.listed_uids() if uid > last)
-        ranges.extend((uid, uid) for uid in shared if self._accounts.account(uid).standing == "shared")
-        return ranges
 
     def _try(self, change: Callable[[], object]) -> None:
         try:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from smtpguard.actions.base import Passes
 from smtpguard.actions.suppression import highest_limit
 from smtpguard.daemon.arms import Arms
+from smtpguard.daemon.capping import Capping
 from smtpguard.daemon.clock import WallMap
 from smtpguard.daemon.crediting import Crediting
 from smtpguard.daemon.journal import Journal
@@ -57,11 +58,12 @@ class Guard:
         responder: Tells the kernel.
         arms: Whether the kernel may be told at all.
         crediting: Exact limits in the kernel.
+        capping: The cap.
         journal: Writes.
         state: Keeps what survives a restart.
         accounts: Who is who.
         destinations: What never counts.
-        passes: What the kernel lets pass, given the exempt uids that are blocked all the same.
+        passes: What the kernel lets pass, given the exempt uids that are blocked all the same and who has a pass.
         wall: Event time to wall time.
         now: CLOCK_BOOTTIME in nanoseconds.
 
@@ -79,11 +81,12 @@ class Guard:
         responder: Responder,
         arms: Arms,
         crediting: Crediting,
+        capping: Capping,
         journal: Journal,
         state: StateWriter,
         accounts: Accounts,
         destinations: Destinations,
-        passes: Callable[[Iterable[int]], Passes],
+        passes: Callable[[Iterable[int], Iterable[int]], Passes],
         wall: WallMap,
         now: Callable[[], int],
     ) -> None:
@@ -92,6 +95,7 @@ class Guard:
         self.responder = responder
         self.arms = arms
         self.crediting = crediting
+        self.capping = capping
         self.journal = journal
         self.state = state
         self.accounts = accounts
@@ -109,7 +113,8 @@ class Guard:
 
     def take(self, connects: Iterable[Connect]) -> None:
         """Judge what a source saw, respond, and note it."""
-        for connect in connects:
+        for seen in connects:
+            connect = self.capping.mark(seen)
             decisions = self.engine.feed(connect)
             self._act(decisions, settle=connect.refused_by == "credit")
             if connect.uid is None:
@@ -199,6 +204,14 @@ class Guard:
         if ended.block.mode == "enforce":
             self.journal.add_unblock(self.account_of(ended.block.subject), by=ended.by, reason=ended.reason)
 
+    def apply_passes(self) -> None:
+        """Tell the kernel what passes in spite of any refusal."""
+        self.responder.apply_passes(self._passes(self.forced_uids(), self.allowed_uids()))
+
+    def allowed_uids(self) -> list[int]:
+        """Accounts that have a pass."""
+        return [held.subject.uid for held in self.engine.allowances() if held.subject.netns is None]
+
     def forced_uids(self) -> list[int]:
         """Exempt accounts that a person blocked all the same: the kernel must not let them pass while that lasts."""
         held = (block for block in self.engine.blocks() if block.source == "admin" and block.mode == "enforce")
@@ -209,7 +222,7 @@ class Guard:
 
     def _follow_force(self, block: Block) -> None:
         if self._is_exempt(block):
-            self.responder.apply_passes(self._passes(self.forced_uids()))
+            self.apply_passes()
 
     # -- time --------------------------------------------------------------------------------------------------------
 
@@ -297,6 +310,7 @@ class Guard:
             reason=allowance.reason,
         )
         self.crediting.restart()
+        self.apply_passes()
 
     def restore_allowance(self, row: AllowanceRow) -> None:
         """A pass from before this run."""
@@ -326,6 +340,7 @@ class Guard:
         if ended.by != "allow":
             self.state.delete_allowance(allowance.subject.uid, allowance.name)
             self.crediting.restart()
+            self.apply_passes()
 
     def restore(self, block: Block) -> None:
         """A block from before this run: nothing new, so nothing is written to the event log."""
@@ -367,6 +382,7 @@ class Guard:
         """Take a new configuration: windows go on; who is exempt now is free."""
         self.settings = settings
         self._limits.clear()
+        self.capping.reconfigure(settings)
         self._act(self.engine.reconfigure(settings, self.accounts, self.now()))
 
     def explain(self, uid: int) -> str:

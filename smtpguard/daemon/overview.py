@@ -10,9 +10,13 @@ from smtpguard.daemon.offswitch import OffSwitch
 from smtpguard.daemon.sensing import Sensing
 from smtpguard.enrich.looker import Looker
 from smtpguard.enrich.rdns import ReverseDns
+from smtpguard.errors import EnforceError
 from smtpguard.model import NS
+from smtpguard.text import render_user
 
 Figures = dict[str, Any]
+MAX_CAPPED = 20
+"""Users whom the cap refused that are shown."""
 
 
 class Overview:
@@ -49,6 +53,7 @@ class Overview:
         blocks = [block for block in guard.engine.blocks() if block.until_ns > now_ns]
         earnest = [block for block in blocks if block.mode == "enforce"]
         troubles = self.troubles()
+        capped = self._capped(troubles)
         return {
             "ready": self.is_ready(),
             "version": __version__,
@@ -65,8 +70,29 @@ class Overview:
             "throttles": sum(block.kind == "throttle" for block in earnest),
             "would": len(blocks) - len(earnest),
             "refused": guard.refused.total(),
+            "cap": self._cap(),
+            "capped": capped,
             "parts": self._parts(),
         }
+
+    def _cap(self) -> Figures | None:
+        cap = self._guard.capping.cap
+        return None if cap is None else {"rate": cap.rate, "per": cap.per_ns / NS, "burst": cap.burst}
+
+    def _capped(self, troubles: list[str]) -> list[Figures] | None:
+        """Whom the cap refused, most often refused first; None if the kernel does not say."""
+        guard = self._guard
+        if guard.capping.cap is None:
+            return []
+        try:
+            counts = guard.capping.read()
+        except EnforceError as error:
+            troubles.append(f"whom the cap refused can't be read: {error}")
+            return None
+        return [
+            {"user": render_user(uid, guard.accounts.account(uid).name), "uid": uid, "refused": count}
+            for uid, count in counts.most_common(MAX_CAPPED)
+        ]
 
     def is_ready(self) -> bool:
         """Whether a source is open and proven, and enforcement is in place where it is wanted."""

@@ -22,6 +22,7 @@ from smtpguard.actions.nft.render import build_spec
 from smtpguard.actions.sessions import SessionEnder
 from smtpguard.actions.tell import TellResponder
 from smtpguard.daemon.arms import Arms
+from smtpguard.daemon.capping import Capping
 from smtpguard.daemon.clock import SystemClock, WallMap
 from smtpguard.daemon.control import ControlServer
 from smtpguard.daemon.counting import Counting
@@ -183,13 +184,21 @@ class Service:
         responder = Responder(self.engine.blocks_of, self.engine.blocked_subjects, self.now)
         self.journal = Journal(self.events, state, self.wall, self.now, looker=self.looker, rdns=self.rdns)
         self._stack.callback(self.journal.waiting.close)
-        self.crediting = Crediting(settings, accounts, self.engine, self.now)
+        self.crediting = Crediting(settings, accounts, self.engine, self.now, uncapped=self._find_uncapped)
+        capping = Capping(
+            settings,
+            accounts,
+            self.engine,
+            in_force=lambda: arms.up,
+            counts=(self.nft.read_capped, self.crediting.read_capped),
+        )
         self.guard = Guard(
             settings,
             engine=self.engine,
             responder=responder,
             arms=arms,
             crediting=self.crediting,
+            capping=capping,
             journal=self.journal,
             state=state,
             accounts=accounts,
@@ -209,7 +218,7 @@ class Service:
         self.sessions = SessionEnder(settings.ports)
         self._stack.callback(self.sessions.close)
         responder.add_enforcer(self.sessions)
-        responder.apply_passes(self.around.passes(self.guard.forced_uids()))
+        self.guard.apply_passes()
         responder.apply_all()
         self.healing = Healing(
             NftWatch(settings.nft_table, way),
@@ -308,7 +317,7 @@ class Service:
     def _surroundings_changed(self, *, accounts: bool) -> None:
         """Accounts, own addresses or exempt destinations are others: kernel and engine learn it at once."""
         self.engine.forget_destinations()
-        self.guard.responder.apply_passes(self.around.passes(self.guard.forced_uids()))
+        self.guard.apply_passes()
         if accounts:
             self.guard.reconfigure(self.settings)
             self.crediting.reconfigure(self.settings)
@@ -341,6 +350,9 @@ class Service:
             self.guard.responder.apply_all()
         self.guard.arms.sync()
         self.guard.save_windows()
+
+    def _find_uncapped(self) -> tuple[tuple[int, int], ...]:
+        return self.around.uncapped(self.guard.allowed_uids())
 
     def _needs_enforcement(self) -> bool:
         now_ns = self.now()

@@ -55,17 +55,29 @@ class Surroundings:
         self._replace_destinations()
         self._tell_problems()
 
-    def passes(self, forced: Iterable[int] = ()) -> Passes:
+    def passes(self, forced: Iterable[int] = (), allowed: Iterable[int] = ()) -> Passes:
         """What passes in spite of any refusal, for the kernel.
 
         Args:
             forced: Exempt uids that a person blocked all the same.
+            allowed: Accounts that have a pass.
         """
         return Passes(
             uids=subtract_uids(self.accounts.passing_uids(), forced),
+            uncapped=self.uncapped(allowed),
             networks=self.destinations.networks(),
             loopback=self._settings.loopback == "ignore",
         )
+
+    def uncapped(self, allowed: Iterable[int] = ()) -> tuple[tuple[int, int], ...]:
+        """Uid ranges that neither credits nor the cap refuse: who is only told of, and who has a pass.
+
+        Args:
+            allowed: Accounts that have a pass.
+        """
+        accounts = self.accounts
+        given = [part for uid in allowed for part in ((uid, 1), *accounts.account(uid).ranges)]
+        return (*accounts.told_uids(), *((first, first + count - 1) for first, count in given))
 
     def reconfigure(self, settings: Settings) -> None:
         """Take a new configuration."""

@@ -96,6 +96,26 @@ class Accounts:
             passing += [(first, first + count - 1) for first, count in self.account(uid).ranges]
         return tuple(_merge(sorted(passing)))
 
+    def told_uids(self) -> tuple[tuple[int, int], ...]:
+        """Inclusive uid ranges that are counted and never refused: system accounts and shared users.
+
+        Not those that the configuration lets be blocked.
+        """
+        below = self.facts.uid_min - 1
+        told: list[tuple[int, int]] = []
+        first = 1
+        for uid in self.listed_uids():
+            account = self.account(uid)
+            is_told = account.standing == "shared" and account.name not in self.settings.shared_block
+            if uid > below:
+                if is_told:
+                    told.append((uid, uid))
+            elif uid and account.standing in ("tenant", "shared") and not is_told:
+                told.append((first, uid - 1))
+                first = uid + 1
+        told.append((first, below))
+        return tuple(_merge(sorted(part for part in told if part[0] <= part[1])))
+
     def listed_uids(self) -> tuple[int, ...]:
         """Uids of /etc/passwd, ascending."""
         return tuple(sorted(self._snapshot.passwd.names))

@@ -225,6 +225,10 @@ class CreditLedger:
             return 0
         return self._departures[0][0] if self._departures else None
 
+    def limited(self) -> list[int]:
+        """Users with limits of their own."""
+        return list(self._limits)
+
     def users(self) -> list[int]:
         """Users with anything noted."""
         return list(self._lanes)

@@ -120,7 +120,7 @@ class Engine(Commands):
         lanes = self._fast.get(connect.port)
         lane = lanes.get(uid) if lanes is not None and connect.netns is None else None
         met = connect.address in self._networks
-        if not met and not self._counts(connect.address):
+        if not met and not self.counts(connect.address):
             return []
         if lane is None:
             return self._consider(connect, self._roster.find(uid, connect.netns))
@@ -128,7 +128,7 @@ class Engine(Commands):
             return self.feed(connect)  # only the destination was new
         return self._consider(connect, lane[4])
 
-    def _counts(self, address: bytes) -> bool:
+    def counts(self, address: bytes) -> bool:
         """Whether a destination counts; remembered if it does."""
         if address in self._networks:
             return True
@@ -180,7 +180,7 @@ class Engine(Commands):
             return []
         amount = self._sessions.news(report)
         failed = report.kind in FAILED
-        if (not failed and not amount) or not self._counts(report.address):
+        if (not failed and not amount) or not self.counts(report.address):
             return []
         watched = self._roster.find(report.uid, report.netns)
         span = self._blocks.cover(watched.subject, report.time_ns)

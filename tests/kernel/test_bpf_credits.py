@@ -11,7 +11,7 @@ import pytest
 from smtpguard.actions.base import Passes
 from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.model import NS, Connect
-from smtpguard.policy.credits import CreditRule
+from smtpguard.policy.credits import NO_LIMIT, CreditRule
 from smtpguard.settings import Cap
 from smtpguard.sources.bpf.credits import Credits
 from smtpguard.sources.bpf.maps import COUNT_UNCREDITED
@@ -158,6 +158,14 @@ def test_a_refusal_by_one_rule_takes_no_credit_of_another(lab: Lab) -> None:
     assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9, port=587)) == 4
     refused = [event.rule for event in lab.events() if event.result == "refused"]
     assert refused == [1] * 7 + [0] * 5
+
+
+def test_limits_of_ones_own_end_for_who_never_connected(lab: Lab) -> None:
+    credits_ = Credits(lab.source.guard, now_ns())
+    uid = random_uid()
+    credits_.start([RULE], now_ns(), limits={uid: {0: NO_LIMIT}})
+    credits_.start([RULE], now_ns())
+    assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == LIMIT
 
 
 def test_limit_0_refuses_the_first(lab: Lab) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,13 @@ def test_subordinate_uids_count_for_their_owner(root: Path) -> None:
 def test_who_passes(root: Path) -> None:
     accounts = Accounts(SETTINGS, root=root)
     assert accounts.passing_uids() == ((0, 0), (8, 8), (107, 107), (1002, 1003), (165536, 231071))
+
+
+def test_who_is_only_told_of(root: Path) -> None:
+    assert Accounts(SETTINGS, root=root).told_uids() == ((1, 999),)
+    put(root, "etc/login.defs", "UID_MIN 1001\n")
+    shared = replace(SETTINGS, shared_users=frozenset({"web01", "www-data"}), shared_block=frozenset({"www-data"}))
+    assert Accounts(shared, root=root).told_uids() == ((1, 32), (34, 1001))
 
 
 def test_exempt_uids_pass_with_their_ranges_named_or_not(root: Path) -> None:

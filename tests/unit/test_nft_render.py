@@ -36,6 +36,10 @@ TOPICS = {
     "loopback-counts": (TableSpec(), Passes(loopback=False)),
     "drop": (TableSpec(verdict="drop"), Passes()),
     "cap": (TableSpec(cap=Cap(rate=60, per_ns=60 * NS, burst=30)), Passes()),
+    "cap-not-for-all": (
+        TableSpec(cap=Cap(rate=60, per_ns=60 * NS, burst=30)),
+        Passes(uncapped=((1, 999), (61104, 61104), (500, 1000))),
+    ),
     "cap-drop": (TableSpec(cap=Cap(rate=5, per_ns=NS, burst=0), verdict="drop"), Passes()),
     "passes": (
         TableSpec(),

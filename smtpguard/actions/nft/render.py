@@ -70,7 +70,13 @@ def render_ruleset(spec: TableSpec, passes: Passes, templates: dict[str, str]) -
     cap = ""
     if spec.cap is not None:
         rate = render_rate(spec.cap)
-        cap = Template(templates["cap.nft"]).substitute(rate=rate, burst=max(spec.cap.burst, 1), refuse=refuse)
+        uncapped = ", ".join(_render_ranges(passes.uncapped))
+        cap = Template(templates["cap.nft"]).substitute(
+            rate=rate,
+            burst=max(spec.cap.burst, 1),
+            refuse=refuse,
+            uncapped=f"meta skuid != {{ {uncapped} }} " if uncapped else "",
+        )
     loopback = templates["loopback-ignore.nft" if passes.loopback else "loopback-count.nft"]
     text = Template(templates["table.nft"]).substitute(
         table=spec.table,
@@ -168,10 +174,14 @@ def render_refresh(table: str, name: str, elements: Sequence[Element], now_ns: i
     )
 
 
+def _render_ranges(uids: Iterable[tuple[int, int]]) -> list[str]:
+    ranges = merge_intervals((max(a, 0), min(b, MAX_UID)) for a, b in uids if a <= b)
+    return [f"{a}" if a == b else f"{a}-{b}" for a, b in ranges]
+
+
 def _render_passes(spec: TableSpec, passes: Passes) -> str:
     v4, v6 = split_networks(passes.networks)
-    ranges = merge_intervals((max(a, 0), min(b, MAX_UID)) for a, b in passes.uids if a <= b)
-    uids = [f"{a}" if a == b else f"{a}-{b}" for a, b in ranges]
+    uids = _render_ranges(passes.uids)
     lines = [
         f"add element inet {spec.table} {name} {{ {', '.join(map(str, values))} }}\n"
         for name, values in (("exempt", uids), ("exempt4", v4), ("exempt6", v6))

@@ -106,6 +106,14 @@ class CreditMaps:
         except BpfError as error:
             raise refused("the accounts can't be read", error) from error
 
+    def read_capped(self) -> dict[int, int]:
+        """Attempts that the cap refused, by uid, of users whom it ever did refuse."""
+        try:
+            rows = [(maps.unpack_subject(key)[0], _ACCOUNT.unpack(value)[21]) for key, value in self._accounts.items()]
+        except BpfError as error:
+            raise refused("the accounts can't be read", error) from error
+        return {uid: by_cap for uid, by_cap in rows if by_cap}
+
     def remove(self, uid: int) -> None:
         """Remove a user's entries, so that he begins anew; he is let through in between, never refused."""
         key = maps.pack_subject(uid, 0)
@@ -194,6 +202,8 @@ class Credits:
             usage = self.maps.read_usage(uid)
             if usage is not None:
                 ledger.adopt(uid, usage.used)
+        for uid in self.ledger.limited():
+            ledger.set_limits(uid, {})  # he may have no account yet, but a grant with the limits that end now
         for uid, own in (limits or {}).items():
             ledger.set_limits(uid, own)
         for uid, index, times_ns in windows:

@@ -1,0 +1,97 @@
+"""The cap of the running guard: whom it refused, and which of the attempts seen it refused.
+
+The kernel carries it out and counts: the BPF program where connect() happens, the nftables rule behind it. An attempt
+that BPF refuses never becomes a packet, so the two counts add up.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+from smtpguard.model import Connect, Subject
+from smtpguard.policy.cap import Buckets
+from smtpguard.policy.directory import Directory
+from smtpguard.policy.engine import Engine
+from smtpguard.settings import Cap, Settings
+
+_REST = 20
+"""With very many users the kernel's counts take a while to read: twenty times as long passes before the next time."""
+
+
+class Capping:
+    """What the cap does.
+
+    Args:
+        settings: The configuration.
+        accounts: Who is who.
+        engine: Who is blocked, and who has a pass.
+        in_force: Whether the kernel refuses at all now.
+        counts: Give the attempts refused so far, by uid; raise EnforceError.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        accounts: Directory,
+        engine: Engine,
+        *,
+        in_force: Callable[[], bool],
+        counts: tuple[Callable[[], dict[int, int]], ...],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._accounts = accounts
+        self._engine = engine
+        self._in_force = in_force
+        self._counts = counts
+        self._clock = clock
+        self._buckets: Buckets | None = None
+        self._known: Counter[int] = Counter()
+        self._next = 0.0
+        self.reconfigure(settings)
+
+    @property
+    def cap(self) -> Cap | None:
+        """The cap that is in force now."""
+        return self._buckets.cap if self._buckets is not None and self._in_force() else None
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Take a new configuration; buckets of the same cap stay as they are."""
+        self._settings = settings
+        cap = None if settings.dry_run else settings.cap
+        if cap is None or self._buckets is None or cap != self._buckets.cap:
+            self._buckets = None if cap is None else Buckets(cap)
+
+    def mark(self, connect: Connect) -> Connect:
+        """An attempt as it came, or as one refused by the cap where its sensor could not know that."""
+        buckets, uid = self._buckets, connect.uid
+        if buckets is None or not uid or connect.sensor == "bpf" or connect.result == "refused" or connect.netns:
+            return connect
+        if not self._in_force() or not self._meets(uid, connect) or buckets.take(uid, connect.time_ns):
+            return connect
+        return replace(connect, result="refused", refused_by="cap")
+
+    def read(self) -> Counter[int]:
+        """Attempts that the cap refused, by account. Raises EnforceError."""
+        begun = self._clock()
+        if begun >= self._next:
+            known: Counter[int] = Counter()
+            for read in self._counts:
+                for uid, count in read().items():
+                    known[self._accounts.owner(uid)] += count
+            self._known = known
+            ended = self._clock()
+            self._next = ended + _REST * (ended - begun)
+        return self._known
+
+    def _meets(self, uid: int, connect: Connect) -> bool:
+        """Whether such an attempt gets as far as the cap's rule."""
+        if connect.port not in self._settings.ports or not self._engine.counts(connect.address):
+            return False
+        account = self._accounts.account(self._accounts.owner(uid))
+        may = account.standing == "tenant" or account.name in self._settings.shared_block
+        if not may or any(a.subject.uid == account.uid for a in self._engine.allowances()):
+            return False
+        held = self._engine.blocks_of(Subject(uid=account.uid))
+        return not any(block.mode == "enforce" and block.until_ns > connect.time_ns for block in held)
