@@ -163,7 +163,7 @@ class Overview:
             "event log": f"{log.path}: {log.written} lines, {log.waiting} waiting, {log.dropped} dropped, "
             f"{log.suppressed} suppressed",
             "state": f"{state.path or 'none'}: {state.size_bytes} bytes, {state.waiting} waiting, "
-            f"{sum(state.dropped.values())} dropped",
+            f"{sum(state.dropped.values())} dropped" + "".join(f"; {note}" for note in state.notes[-1:]),
             "windows": f"{engine.subjects} users, {engine.times} times, {engine.keys} destinations, "
             f"{engine.dropped} dropped, {engine.evicted} users forgotten",
             "journal": ", ".join(f"{value} {name}" for name, value in self._guard.journal.waiting.stats().items()),
