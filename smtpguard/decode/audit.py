@@ -181,19 +181,19 @@ class AuditDecoder:
             begin, node = at - 8, None
             if data[begin - 1] != 0x0A:
                 begin, node = find_line(data, begin)
-            if begin < 0 or not data.startswith(b"type=SOCKADDR msg=", at - 8):
-                self.counters.garbled += data.startswith(b"KADDR msg=audit(", at)
-                continue
-            if self._waiting:
+            if begin >= 0 and self._waiting:
                 self._catch_up(begin, found)
-            pair = match_pair(data, data.rfind(b"\n", 0, begin - 1) + 1, stop) if begin else None
+            pair = match_pair(data, data.rfind(b"\n", 0, begin - 1) + 1, stop) if begin > 0 else None
             if pair and pair[1] == node:
                 groups = pair.groups()
                 key = (node, groups[1])
                 if key not in self._recent and key not in self._older:
                     self._join(key, base + pair.end(), groups, (groups[15], groups[16]), found)
                     continue
-            self._take(begin, node, stop, found)
+            if begin >= 0 and data.startswith(b"type=SOCKADDR msg=", at - 8):
+                self._take(begin, node, stop, found)
+            else:
+                self.counters.garbled += data.startswith(b"KADDR msg=audit(", at)
         if self._waiting:
             self._catch_up(stop, found)
         return self._let_go(found, base + stop)

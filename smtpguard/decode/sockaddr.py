@@ -4,7 +4,7 @@ Never resolves, never judges: loopback and 0.0.0.0 are decoded like any other. L
 family is in the byte order of the host that logged it, and only little-endian hosts are read.
 """
 
-from binascii import Error, unhexlify
+from binascii import unhexlify
 
 from smtpguard.errors import DecodeError
 
@@ -15,6 +15,18 @@ _V4_BYTES = 8
 """Family, port and address of sockaddr_in; its 8 bytes of padding say nothing."""
 _V6_BYTES = 24
 """sockaddr_in6 without its scope id, as RFC 2133 had it and as the kernel still takes it (SIN6_LEN_RFC2133)."""
+
+
+def parse_sockaddr_hex(text: bytes) -> tuple[int, bytes]:
+    """Read an address written as hex digits in either case, as audit's SOCKADDR record has it.
+
+    Raises:
+        DecodeError: Not hex, another family, or too short.
+    """
+    try:
+        return parse_sockaddr(unhexlify(text))
+    except ValueError:
+        raise DecodeError("socket address is not pairs of hex digits") from None
 
 
 def parse_sockaddr(raw: bytes) -> tuple[int, bytes]:
@@ -29,27 +41,12 @@ def parse_sockaddr(raw: bytes) -> tuple[int, bytes]:
     Raises:
         DecodeError: Another family, or too short.
     """
-    family = raw[:2]
-    if family == b"\x02\x00":
-        if len(raw) >= _V4_BYTES:
-            return raw[2] << 8 | raw[3], raw[4:8]
-    elif family == b"\x0a\x00":
-        if len(raw) >= _V6_BYTES:
-            address = raw[8:24]
-            return raw[2] << 8 | raw[3], address[12:] if address.startswith(_MAPPED) else address
-    else:
-        raise DecodeError(f"socket address of family {family.hex() or 'nothing'} is neither IPv4 nor IPv6")
-    raise DecodeError(f"socket address of {len(raw)} bytes is cut short")
-
-
-def parse_sockaddr_hex(text: bytes) -> tuple[int, bytes]:
-    """Read an address written as hex digits in either case, as audit's SOCKADDR record has it.
-
-    Raises:
-        DecodeError: Not hex, another family, or too short.
-    """
-    try:
-        raw = unhexlify(text)
-    except (Error, ValueError):
-        raise DecodeError("socket address is not pairs of hex digits") from None
-    return parse_sockaddr(raw)
+    size = len(raw)
+    if size >= _V4_BYTES and raw[0] == AF_INET and raw[1] == 0:
+        return raw[2] << 8 | raw[3], raw[4:8]
+    if size >= _V6_BYTES and raw[0] == AF_INET6 and raw[1] == 0:
+        address = raw[8:24]
+        return raw[2] << 8 | raw[3], address[12:] if address.startswith(_MAPPED) else address
+    if raw[:2] in {b"\x02\x00", b"\x0a\x00"}:
+        raise DecodeError(f"socket address of {size} bytes is cut short")
+    raise DecodeError(f"socket address of family {raw[:2].hex() or 'nothing'} is neither IPv4 nor IPv6")
