@@ -1,5 +1,6 @@
 """The engine equals an oracle that reads the semantics literally, for any rules and traffic, in and out of order."""
 
+import random
 from typing import Any
 
 import pytest
@@ -135,3 +136,39 @@ def test_equals_the_oracle_in_order(configuration: Settings, script: list[tuple[
 @settings(max_examples=300, deadline=None)
 def test_equals_the_oracle_out_of_order(configuration: Settings, script: list[tuple[Any, ...]]) -> None:
     run_both(configuration, script)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_equals_the_oracle_in_long_traffic(seed: int) -> None:
+    """Windows that fill, slide, are trimmed and looked at seldom: what short histories do not reach."""
+    chance = random.Random(seed)
+    configuration = Settings(
+        dry_run=False,
+        rules=tuple(
+            Rule(
+                name=f"r{number}",
+                count=chance.choice(["connections", "destinations", "networks"]),
+                limit=chance.choice([3, 20, 40, 90]),
+                window_ns=chance.choice([10, 60, 200]) * NS,
+                action=chance.choice(["warn", "warn", "throttle", "block"]),
+                ports=chance.choice([None, frozenset({25}), frozenset(PORTS)]),
+                block_ns=5 * NS,
+            )
+            for number in range(6)
+        ),
+        breaker=Breaker(blocks=50),
+    )
+    engine = Engine(settings=configuration, directory=Tenants(), passes=lambda _: None)
+    oracle = Oracle(configuration, NEWCOMER_NS)
+    now = 1000 * NS
+    for number in range(2500):
+        now += chance.choice([0, NS // 10, NS // 2, NS, 3 * NS]) if number % 300 else 70 * NS
+        net, host = chance.randrange(60) if chance.random() < 0.5 else 1, chance.randrange(3)
+        attempt = Connect(
+            time_ns=now - chance.choice([0] * 9 + [2 * NS]),
+            uid=1000,
+            port=chance.choice(PORTS),
+            address=bytes([192, 0, net, host]),
+            sensor="test",
+        )
+        assert said(engine.feed(attempt)) == oracle.feed(attempt), number

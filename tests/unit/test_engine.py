@@ -116,6 +116,36 @@ def test_warn_is_told_at_most_once_a_window() -> None:
     assert [(verdict.time_ns - T0) // NS for verdict in only(Verdict, out)] == [59, 123]
 
 
+def test_warn_is_not_told_again_while_it_stays_over_the_limit() -> None:
+    engine = engine_of(replace(BURST, action="warn", limit=1))
+    out = feed(engine, range(1000))
+    assert [(verdict.time_ns - T0) // NS for verdict in only(Verdict, out)] == [1]
+
+
+def test_known_keys_count_anew_after_the_window_was_emptied() -> None:
+    engine = engine_of(replace(BURST, count="networks", limit=2))
+    nets = [bytes([192, 0, net, 1]) for net in range(3)]
+    feed(engine, [0], address=nets[0])
+    feed(engine, [1], address=nets[1])
+    engine.unblock(Subject(uid=WEB), by="admin", now_ns=T0 + 2 * NS)
+    feed(engine, [3], address=nets[2])
+    assert feed(engine, [4], address=nets[0]) == []
+    assert only(Verdict, feed(engine, [5], address=nets[1]))
+
+
+def test_two_tables_for_one_port() -> None:
+    wide = replace(BURST, name="wide", count="networks", limit=3)
+    narrow = replace(BURST, name="narrow", count="destinations", limit=4, ports=frozenset({25}))
+    engine = engine_of(wide, narrow)
+    for at_s, (net, host) in enumerate([(1, 1), (1, 2), (1, 3), (1, 4), (1, 1), (1, 2)]):
+        assert feed(engine, [at_s], address=bytes([192, 0, net, host])) == []
+    assert [v.rule for v in only(Verdict, feed(engine, [6], address=bytes([192, 0, 2, 1])))] == ["narrow"]
+    for at_s, net in enumerate([1, 2, 3]):
+        assert feed(engine, [at_s], uid=1002, address=bytes([192, 0, net, 1]), port=587) == []
+    assert feed(engine, [3], uid=1002, address=bytes([192, 0, 1, 1])) == []
+    assert [v.rule for v in only(Verdict, feed(engine, [4], uid=1002, address=bytes([192, 0, 9, 1])))] == ["wide"]
+
+
 def test_limit_zero_is_a_verdict_at_once() -> None:
     [verdict, block] = feed(engine_of(replace(BURST, limit=0)), [0])
     assert (verdict.count, verdict.limit) == (1, 0)
@@ -225,6 +255,14 @@ def test_rule_in_dry_run_hides_nothing_from_rules_in_earnest() -> None:
         ("burst", "enforce", 3),
     ]
     assert [refusal.mode for refusal in only(Refusal, out)] == ["dry-run", "dry-run", "enforce"]
+
+
+def test_attempt_that_is_refused_in_earnest_is_in_no_window_of_a_rule_in_dry_run() -> None:
+    trial = replace(BURST, name="trial", limit=4, dry_run=True)
+    engine = engine_of(trial, replace(BURST, block_ns=NS))
+    out = feed(engine, (0, 1, 2, 3, 4))  # burst refuses the one at 3, so trial has four of four at 4
+    assert [v.rule for v in only(Verdict, out)] == ["burst"]
+    assert [v.rule for v in only(Verdict, feed(engine, [5]))] == ["trial"]
 
 
 def test_backlog_is_told_and_not_enforced() -> None:

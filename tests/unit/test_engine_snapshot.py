@@ -72,6 +72,15 @@ def test_what_was_told_and_emptied_is_not_forgotten() -> None:
     assert [block.level for block in only(Block, out)] == [1]
 
 
+def test_what_was_told_is_not_told_again_after_a_restart() -> None:
+    warn = replace(BURST, action="warn", limit=1)
+    engine = engine_of(warn)
+    assert only(Verdict, feed(engine, (0, 50)))
+    new = restarted(engine, engine_of(warn), 60)
+    assert feed(new, [61]) == []  # it rises again, 11 s after it was told
+    assert only(Verdict, feed(new, (111, 112)))
+
+
 def test_events_shift_with_the_clock() -> None:
     engine, store = engine_of(BURST), Store()
     feed(engine, (0, 1, 2))
