@@ -112,7 +112,8 @@ class Guard:
     # -- what sources saw --------------------------------------------------------------------------------------------
 
     def take(self, connects: Iterable[Connect]) -> None:
-        """Judge what a source saw, respond, and note it."""
+        """Judge what a source saw, respond, and note it: all are judged before the first is noted."""
+        judged: list[tuple[Connect, int, list[Decision]]] = []
         for seen in connects:
             connect = self.capping.mark(seen)
             decisions = self.engine.feed(connect)
@@ -121,7 +122,9 @@ class Guard:
                 continue
             uid = self.accounts.owner(connect.uid)
             self.crediting.note(connect, uid, decisions)
-            self.seen += 1
+            judged.append((connect, uid, decisions))
+        self.seen += len(judged)
+        for connect, uid, decisions in judged:
             if self.settings.loopback == "ignore" and self._destinations.passed(connect.address) == "loopback":
                 continue
             subject = Subject(uid=uid, netns=connect.netns if uid == connect.uid else None)

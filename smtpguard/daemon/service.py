@@ -345,7 +345,7 @@ class Service:
         late = self.guard.state.take_late()
         if late is not None:
             restore_late(self.guard, self.switch, late)
-            self.guard.responder.apply_passes(self.around.passes(self.guard.forced_uids()))
+            self.guard.apply_passes()
             self.guard.arms.sync()
             self.guard.responder.apply_all()
         self.guard.arms.sync()

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from smtpguard.clock import Clock, SystemClock, WallMap
+from smtpguard.clock import Clock, SystemClock, WallMap, next_beat
 from smtpguard.decode.audit import AuditDecoder
 from smtpguard.decode.retries import Retries
 from smtpguard.decode.sieve import LineBuffer
@@ -38,7 +38,6 @@ MAX_BYTES = 8 << 20
 """Most bytes that one `read` takes in, so that a backlog leaves the loop its timers."""
 _CHUNK_BYTES = 1 << 17
 _HISTORY_BYTES = 16 << 20
-_CHECK_NS = NS
 _SETTLE_NS = NS // 20
 """How long the last ENRICHED event waits for another line: auditd writes the records of an event in one go."""
 _LOG_FILE = re.compile(rb"^\s*log_file\s*=\s*(/[^\s]+)", re.MULTILINE | re.IGNORECASE)
@@ -104,7 +103,7 @@ class AuditLogSource:
             _log.warning("%s: is not there yet; it is waited for", self.path)
         if not self._alone:
             self._prepare()
-        self._next_check_ns = self._clock.boot_ns() + _CHECK_NS
+        self._next_check_ns = next_beat(self._clock.boot_ns())
 
     def _prepare(self) -> None:
         """Own rules, and auditd to write down what they log."""
@@ -207,7 +206,7 @@ class AuditLogSource:
 
     def _check(self, now_ns: int) -> None:
         """Once a second: the directory, auditd, the kernel's losses, our rules."""
-        self._next_check_ns = now_ns + _CHECK_NS
+        self._next_check_ns = next_beat(now_ns)
         self._opened().refresh()
         status = self._use.check() if self._use else None
         if status is None:
