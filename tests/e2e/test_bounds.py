@@ -220,7 +220,7 @@ def read_resident_mb() -> float:
     return pages * os.sysconf("SC_PAGESIZE") / 1e6
 
 
-MEMORY_MB = 900
+MEMORY_MB = 600
 """Bound for 100,000 users with a window each and 1,000,000 destinations; 40 MB is for a thousand users."""
 
 
@@ -241,18 +241,17 @@ def test_a_hundred_thousand_users_and_a_million_destinations() -> None:
         for uid in range(1, 100_001):
             engine.feed(connect(uid / 1000, uid=uid))
         users_mb = read_resident_mb() - before_mb
-        mark = connect(101, port=587)
         for number in range(1_001_000):  # ten users share the million
             address = (0x0B00_0000 + number).to_bytes(4, "big")
-            engine.feed(replace(mark, uid=200_000 + number % 10, address=address))
+            engine.feed(connect(101 + number / 1e6, port=587, uid=200_000 + number % 10, address=address))
         grown_mb = read_resident_mb() - before_mb
         stats = engine.stats()
         print(f"100,000 users: {users_mb:.0f} MB; and 1,001,000 destinations: {grown_mb:.0f} MB; {stats}", flush=True)
         assert grown_mb < MEMORY_MB
         assert stats.subjects == 100_010
-        assert 990_000 <= stats.keys <= 1_000_000
-        assert stats.dropped >= 360, "beyond a million and the first 64 of each user: dropped, counted, shown"
-        found = [bool(only(Verdict, engine.feed(connect(102 + n, uid=7)))) for n in range(5)]
+        assert stats.keys <= 1_200_000, "room for a million, and a fair share for those who came when it was taken"
+        assert stats.dropped > 0, "what is beyond is dropped, counted and shown"
+        found = [bool(only(Verdict, engine.feed(connect(103 + n, uid=7)))) for n in range(5)]
         assert found == [False] * 4 + [True], "the window of somebody else lost nothing"
 
     run_forked(body)
