@@ -118,7 +118,8 @@ def test_the_whole_way_costs_little_more_than_a_search(tmp_path: Path, *, enrich
         f"{MEGABYTES:.0f} MB {'ENRICHED' if enriched else 'RAW'}, {len(truth)} events; CPU seconds:",
         f"grep -cE {floor:.3f}, wc -l {lines:.3f}, ausearch --raw {searched and round(searched, 1)}",
         f"read and joined {read:.3f}, {read / floor:.2f} times grep",
-        f"smtpguard replay {whole:.3f}, {whole / floor:.2f} times grep: {start:.3f} to start, {judging:.1f} us to judge each",
+        f"smtpguard replay {whole:.3f}, {whole / floor:.2f} times grep",
+        f"of which {start:.3f} to start, and {judging:.1f} us to judge each event",
     ):
         sys.stderr.write(f"\n{text}")
     assert read < 3 * BAR * floor
