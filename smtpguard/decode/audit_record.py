@@ -232,12 +232,17 @@ def is_same_address(tail: bytes, port: int, address: bytes) -> bool:
     found = _SADDR_TAIL(tail)
     if not found or int(found[2]) != port:
         return False
-    text = found[1].decode("ascii")
-    if len(address) == 4 and ":" not in text:
-        return text == ".".join(map(str, address))
+    text = found[1]
+    if b":" not in text:
+        return len(address) == 4 and text == b"%d.%d.%d.%d" % tuple(address)
     try:
-        named = IPv6Address(text)
+        return _pack6(text) == address
     except AddressValueError:
         return False
-    packed = named.ipv4_mapped.packed if named.ipv4_mapped else named.packed
-    return packed == address
+
+
+@lru_cache(maxsize=4096)
+def _pack6(text: bytes) -> bytes:
+    """An IPv6 address from its text, an IPv4-mapped one as its 4 bytes; slow to read, and much the same ones recur."""
+    address = IPv6Address(text.decode("ascii"))
+    return address.ipv4_mapped.packed if address.ipv4_mapped else address.packed

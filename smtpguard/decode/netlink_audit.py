@@ -1,17 +1,15 @@
-"""Audit's netlink messages as bytes: headers, status, answers. Pure; include/uapi/linux/{netlink,audit}.h, netlink(7).
+"""What is said to and by the kernel's audit over netlink: requests, status, refusals. Pure; include/uapi/linux/audit.h.
 
 Numbers are in the byte order of this machine. Requests are rendered, answers parsed; who sends them is elsewhere.
 """
 
 import errno
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+from smtpguard.decode.netlink import HEADER
 from smtpguard.errors import DecodeError
 
-NLMSG_ERROR = 2
-NLMSG_DONE = 3
 NLM_F_REQUEST = 1
 NLM_F_ACK = 4
 AUDIT_GET = 1000
@@ -28,8 +26,6 @@ STATUS_BACKLOG_LIMIT = 0x0010
 STATUS_BACKLOG_WAIT_TIME = 0x0020
 LOCKED = 2
 """`enabled` when nobody may change rules until the next boot (auditctl -e 2)."""
-HEADER = struct.Struct("=IHHII")
-"""length, type, flags, sequence, port id."""
 _STATUS = struct.Struct("=10I")
 """mask, enabled, failure, pid, rate_limit, backlog_limit, lost, backlog, features, backlog_wait_time."""
 _OLD_STATUS_BYTES = 32
@@ -59,21 +55,6 @@ class AuditStatus:
     backlog_wait_time: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """One netlink message.
-
-    Attributes:
-        kind: Its type.
-        sequence: Which request it answers.
-        payload: What follows the header.
-    """
-
-    kind: int
-    sequence: int
-    payload: bytes
-
-
 def render_request(kind: int, sequence: int, payload: bytes = b"") -> bytes:
     """A request that asks for an acknowledgement."""
     return HEADER.pack(HEADER.size + len(payload), kind, NLM_F_REQUEST | NLM_F_ACK, sequence, 0) + payload
@@ -88,18 +69,7 @@ def render_status(
     return _STATUS.pack(mask, enabled or 0, 0, 0, 0, backlog_limit or 0, 0, 0, 0, backlog_wait_time or 0)
 
 
-def parse_messages(datagram: bytes) -> Iterator[Message]:
-    """The messages of an answer. Raises DecodeError."""
-    start = 0
-    while len(datagram) - start >= HEADER.size:
-        length, kind, _, sequence, _ = HEADER.unpack_from(datagram, start)
-        if length < HEADER.size or start + length > len(datagram):
-            raise DecodeError(f"netlink message of type {kind} says that it is {length} bytes long")
-        yield Message(kind=kind, sequence=sequence, payload=datagram[start + HEADER.size : start + length])
-        start += (length + 3) & ~3
-
-
-def parse_error(payload: bytes) -> int:
+def parse_error(payload: bytes | memoryview) -> int:
     """The errno of an NLMSG_ERROR, 0 for an acknowledgement. Raises DecodeError."""
     if len(payload) < 4:
         raise DecodeError("netlink error is cut short")
@@ -109,13 +79,13 @@ def parse_error(payload: bytes) -> int:
     return -code
 
 
-def parse_status(payload: bytes) -> AuditStatus:
+def parse_status(payload: bytes | memoryview) -> AuditStatus:
     """The answer to AUDIT_GET. Raises DecodeError."""
     if len(payload) < _OLD_STATUS_BYTES:
         raise DecodeError(f"audit status of {len(payload)} bytes is cut short")
     whole = len(payload) >= _STATUS.size
     _, enabled, failure, pid, _, limit, lost, backlog, _, wait = _STATUS.unpack(
-        payload[: _STATUS.size].ljust(_STATUS.size, b"\0")
+        bytes(payload[: _STATUS.size]).ljust(_STATUS.size, b"\0")
     )
     return AuditStatus(
         enabled=enabled,

@@ -32,6 +32,8 @@ _JMP, _D_GE, _D_LE = 1, 4, 5
 _NO_COOKIE = b"\xff" * 8
 _NO_UID = 0xFFFF_FFFF
 _MAPPED = bytes(10) + b"\xff\xff"
+_STATES = 32
+"""Bits of idiag_states; Linux 6.18 has 13 states."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +158,7 @@ def parse_session(message: Message) -> Session:
     """One answer.
 
     Raises:
-        DecodeError: It is too short, or of another family.
+        DecodeError: It is too short, of another family, or in a state that no mask has a bit for.
     """
     if message.type != SOCK_DIAG_BY_FAMILY or len(message.body) < _MESSAGE.size:
         raise DecodeError("not an inet_diag_msg")
@@ -165,6 +167,8 @@ def parse_session(message: Message) -> Session:
     )
     if family not in (AF_INET, AF_INET6):
         raise DecodeError(f"a socket of family {family}")
+    if state >= _STATES:
+        raise DecodeError(f"a socket in state {state}")
     return Session(
         family=family,
         state=state,

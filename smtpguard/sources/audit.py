@@ -20,12 +20,12 @@ from pathlib import Path
 
 from smtpguard.clock import SystemClock, WallMap, next_beat
 from smtpguard.decode.audit import AuditDecoder
+from smtpguard.decode.netlink import HEADER
 from smtpguard.decode.netlink_audit import (
     AUDIT_CONFIG_CHANGE,
     AUDIT_SOCKADDR,
     AUDIT_SYSCALL,
     AUDIT_URINGOP,
-    HEADER,
 )
 from smtpguard.decode.retries import Retries
 from smtpguard.decode.serials import SerialGaps

@@ -7,18 +7,16 @@ import errno
 import os
 import socket
 
+from smtpguard.decode.netlink import NLMSG_DONE, NLMSG_ERROR, split_messages
 from smtpguard.decode.netlink_audit import (
     AUDIT_ADD_RULE,
     AUDIT_DEL_RULE,
     AUDIT_GET,
     AUDIT_LIST_RULES,
     AUDIT_SET,
-    NLMSG_DONE,
-    NLMSG_ERROR,
     AuditStatus,
     describe_refusal,
     parse_error,
-    parse_messages,
     parse_status,
     render_request,
     render_status,
@@ -116,16 +114,16 @@ class AuditControl:
             self._socket.send(render_request(kind, self._sequence, payload))
             # A list ends with NLMSG_DONE and may come before or after the acknowledgement; the rest end with it.
             while True:
-                for message in parse_messages(self._socket.recv(_MAX_ANSWER)):
+                for message in split_messages(self._socket.recv(_MAX_ANSWER)):
                     if message.sequence != self._sequence:
                         continue  # an answer to a request that was given up
-                    if message.kind == NLMSG_ERROR:
-                        self._check(kind, parse_error(message.payload))
+                    if message.type == NLMSG_ERROR:
+                        self._check(kind, parse_error(message.body))
                         acknowledged = True
-                    elif message.kind == NLMSG_DONE:
+                    elif message.type == NLMSG_DONE:
                         return answers
                     elif len(answers) < _MAX_RULES:
-                        answers.append(message.payload)
+                        answers.append(bytes(message.body))
                 if acknowledged and kind != AUDIT_LIST_RULES and (answers or kind != AUDIT_GET):
                     return answers
         except TimeoutError:

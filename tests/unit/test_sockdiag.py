@@ -74,6 +74,12 @@ def parse(raw: bytes) -> Session:
     return parse_session(message)
 
 
+@pytest.mark.parametrize(("family", "state"), [(AF_INET, 32), (AF_INET, 255), (3, 1)])
+def test_what_no_kernel_says_is_a_decode_error(family: int, state: int) -> None:
+    with pytest.raises(DecodeError):
+        parse(answer(family, bytes(4), bytes(4), state=state))
+
+
 def test_addresses_are_4_bytes_where_they_are_ipv4() -> None:
     mapped = bytes(10) + b"\xff\xff" + bytes([192, 0, 2, 1])
     plain, six = parse(answer(AF_INET, b"\x0a\0\0\1", bytes([192, 0, 2, 1]))), parse(answer(AF_INET6, mapped, mapped))
