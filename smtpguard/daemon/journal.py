@@ -4,7 +4,7 @@ Lines keep the order of what happened; those about attempts come from the waitin
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from smtpguard.actions.eventlog import EventLog
@@ -12,7 +12,7 @@ from smtpguard.daemon.clock import WallMap
 from smtpguard.daemon.waiting import Entry, Waiting
 from smtpguard.enrich.looker import Looker, render_evidence
 from smtpguard.enrich.rdns import ReverseDns
-from smtpguard.model import Account, Block, Verdict
+from smtpguard.model import Account, Block, Subject, Verdict
 from smtpguard.policy.incidents import Incident, Incidents
 from smtpguard.state.rows import IncidentRow, VerdictRow
 from smtpguard.state.writer import StateWriter
@@ -64,6 +64,29 @@ class Journal:
             if begun is not None:
                 self._gather(verdict)
                 self._tell(begun)
+
+    def restore_incidents(self, rows: Iterable[IncidentRow], account_of: Callable[[Subject], Account]) -> None:
+        """Go on with incidents from before this run: nobody is told of them again."""
+        offset_ns = self._wall.offset_ns
+        self._incidents.restore(
+            Incident(
+                subject=(subject := Subject(uid=row.uid, netns=row.netns)),
+                account=account_of(subject),
+                mode="dry-run",
+                first_ns=row.first_ns - offset_ns,
+                last_ns=row.last_ns - offset_ns,
+                verdicts=row.verdicts,
+                rules=row.rules,
+                connects=row.connects,
+                refused=row.refused,
+                peak_per_minute=row.peak_per_minute,
+                destinations=row.destinations,
+                top_destinations=(),
+                top_scripts=(),
+                over=False,
+            )
+            for row in rows
+        )
 
     def add_block(self, account: Account, block: Block) -> None:
         """A person or another program began a block."""

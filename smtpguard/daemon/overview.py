@@ -1,10 +1,12 @@
 """What `status` shows: collected from the parts, decided by nobody else."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from smtpguard import __version__
 from smtpguard.actions.eventlog import EventLog
+from smtpguard.daemon.counting import Counting
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.offswitch import OffSwitch
 from smtpguard.daemon.sensing import Sensing
@@ -24,6 +26,8 @@ class Overview:
 
     Args:
         guard, sensing, events, switch, looker, rdns: The parts; None for enrichers that are off.
+        counting: What pairs several sources; None with one.
+        troubles: What is wrong with the parts that are not named here.
         since_ns: When the guard started (CLOCK_BOOTTIME).
     """
 
@@ -36,6 +40,8 @@ class Overview:
         switch: OffSwitch,
         looker: Looker | None,
         rdns: ReverseDns | None,
+        counting: Counting | None,
+        troubles: Callable[[], list[str]],
         since_ns: int,
     ) -> None:
         self._guard = guard
@@ -44,6 +50,8 @@ class Overview:
         self._switch = switch
         self._looker = looker
         self._rdns = rdns
+        self._counting = counting
+        self._more_troubles = troubles
         self._since_ns = since_ns
 
     def collect(self) -> Figures:
@@ -116,7 +124,7 @@ class Overview:
             found.append(f"the event log can't be written: {error}")
         if error := guard.state.stats().error:
             found.append(f"the state can't be written: {error}")
-        return found
+        return found + self._more_troubles()
 
     def _sources(self) -> list[Figures]:
         leader = self._sensing.leader()
@@ -168,6 +176,12 @@ class Overview:
             f"{engine.dropped} dropped, {engine.evicted} users forgotten",
             "journal": ", ".join(f"{value} {name}" for name, value in self._guard.journal.waiting.stats().items()),
         }
+        if self._counting is not None:
+            pairing = self._counting.pairing
+            parts["pairing"] = (
+                f"{pairing.paired} reports paired, {pairing.unpaired} seen by one alone, "
+                f"{pairing.late} late, {pairing.dropped} dropped"
+            )
         if self._looker is not None:
             parts["attribution"] = _render_stats(self._looker.stats())
         if self._rdns is not None:

@@ -28,6 +28,7 @@ def restore(guard: Guard, loaded: Loaded, nft: NftEnforcer) -> None:
     for row in loaded.allowances:
         guard.restore_allowance(row)
     guard.restore_windows(loaded.windows)
+    guard.journal.restore_incidents(loaded.incidents, guard.account_of)
     lifted = _restore_blocks(guard, loaded)
     try:
         denies = nft.read_denies()

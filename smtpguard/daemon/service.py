@@ -252,6 +252,8 @@ class Service:
             switch=self.switch,
             looker=self.looker,
             rdns=self.rdns,
+            counting=self.counting,
+            troubles=self._troubles,
             since_ns=self._started_ns,
         )
         self.reloading = Reloading(partial(read_settings_apart, self._start.config_path), self._apply_settings)
@@ -353,6 +355,15 @@ class Service:
 
     def _find_uncapped(self) -> tuple[tuple[int, int], ...]:
         return self.around.uncapped(self.guard.allowed_uids())
+
+    def _troubles(self) -> list[str]:
+        """What is wrong with parts that have no line of their own in `status`."""
+        found = {
+            "limits are not exact": self.crediting.trouble,
+            "a lost table is noticed late": self.healing.trouble,
+            "open sessions live on": self.sessions.trouble,
+        }
+        return [*(f"{what}: {why}" for what, why in found.items() if why), *self.around.troubles()]
 
     def _needs_enforcement(self) -> bool:
         now_ns = self.now()
