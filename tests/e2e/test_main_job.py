@@ -99,7 +99,7 @@ def test_a_block_ends_by_itself(freed: Host) -> None:
 
 def test_unblock_frees_at_once_and_from_empty_windows(freed: Host) -> None:
     freed.connect(SPAMMER, 40)
-    assert blocked(freed)
+    wait_for(lambda: blocked(freed), 2)
     done = freed.cli("unblock", SPAMMER[0])
     assert done.returncode == 0, done.stderr
     assert not blocked(freed)
@@ -201,7 +201,7 @@ def test_nft_remove_is_not_healed_and_ensure_puts_it_back(freed: Host) -> None:
     assert "nft remove" in shown.stdout
     assert freed.connect(SPAMMER).ok == 1, "nothing refuses any more, BPF neither"
     assert freed.lab.run([*SMTPGUARD, "nft", "ensure", "--config", freed.config]).returncode == 0
-    assert blocked(freed)
+    wait_for(lambda: blocked(freed), 2)
     assert freed.connect(SPAMMER).refused == 1
 
 
