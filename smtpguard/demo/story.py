@@ -15,7 +15,8 @@ from smtpguard.errors import GuardError
 HACKED, INNOCENT = ("shop17", 61017), ("bakery", 61018)
 LIMIT, SPAM, RATE = 30, 200, 1000
 BLOCK_S = 60
-_READY_S = 10
+_READY_S = 30
+_POLL_S = 0.2  # a command is a Python of its own: asking more often slows what it waits for
 _GUARD = [sys.executable, "-m", "smtpguard"]
 _CLIENT = [sys.executable, "-m", "smtpguard.demo.client"]
 
@@ -44,17 +45,19 @@ def start_sink(lab: Lab) -> None:
 
 
 def wait_ready(lab: Lab, config: str, guard: subprocess.Popen[str], timeout_s: float = _READY_S) -> None:
-    """Wait until `status` exits 0; raises GuardError if the guard ends or takes too long."""
+    """Wait until the guard says it is ready; raises GuardError if it ends or takes too long."""
     deadline = time.monotonic() + timeout_s
+    said = "no answer"
     while time.monotonic() < deadline:
         if guard.poll() is not None:
-            said = (lab.directory / "guard.err").read_text("utf-8", "replace") if lab.directory else ""
-            raise GuardError(f"the guard ended with exit code {guard.returncode}", fix=said)
+            stderr = (lab.directory / "guard.err").read_text("utf-8", "replace")
+            raise GuardError(f"the guard ended with exit code {guard.returncode}", fix=stderr)
         status = lab.run([*_GUARD, "status", "--config", config])
         if status.returncode == 0:
             return
-        time.sleep(0.05)
-    raise GuardError(f"the guard was not ready within {timeout_s:g} s", where="smtpguard status", fix=status.stderr)
+        said = status.stderr.strip()
+        time.sleep(_POLL_S)
+    raise GuardError(f"the guard was not ready within {timeout_s:g} s: {said}")
 
 
 def _connect(lab: Lab, user: tuple[str, int], count: int, rate: int) -> subprocess.Popen[str]:

@@ -234,3 +234,13 @@ def test_an_element_deleted_by_hand_is_a_wish_to_unblock(freed: Host) -> None:
     wait_for(lambda: freed.connect(SPAMMER).ok == 1, 2)
     assert "web01" not in freed.cli("blocks").stdout
     assert any("nft" in row["REASON"] for row in freed.events("UNBLOCK") if row["USER"] == SPAMMER[0])
+
+
+def test_ready_within_two_seconds() -> None:
+    with Host(rules=[RULE]) as host:
+        began = time.monotonic()
+        host.start()
+        took = time.monotonic() - began
+        print(f"ready after {took:.2f} s, Python's start included")
+        assert took < 3 * 2
+        assert host.cli("status").returncode == 0

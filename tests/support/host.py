@@ -15,7 +15,9 @@ from typing import Any, Self, TypeVar
 
 import yaml
 
+from smtpguard.cli.client import ask
 from smtpguard.demo.lab import PEER4, Lab
+from smtpguard.errors import GuardError
 
 SMTPGUARD = [sys.executable, "-m", "smtpguard"]
 CLIENT = [sys.executable, "-m", "smtpguard.demo.client"]
@@ -109,15 +111,22 @@ class Host:
             self.wait_ready()
         return self.daemon
 
-    def wait_ready(self, seconds: float = 6) -> None:
-        """Ready within 2 s is the bar; three times that is the deadline."""
+    def wait_ready(self, seconds: float = 30) -> None:
+        """Wait until the daemon says it is ready; test_ready_within_two_seconds holds it to its bar."""
 
         def look() -> bool:
             assert self.daemon is not None
             assert self.daemon.poll() is None, f"the daemon ended: {self.daemon.returncode}\n{self.stderr()}"
-            return self.cli("status").returncode == 0
+            return self.is_ready()
 
         wait_for(look, seconds)
+
+    def is_ready(self) -> bool:
+        """What `status` exits 0 for, asked without starting Python anew: that would slow the daemon's own start."""
+        try:
+            return bool(ask(f"{self.lab.directory}/control.sock", "status")["status"]["ready"])
+        except GuardError:
+            return False
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         assert self.daemon is not None
