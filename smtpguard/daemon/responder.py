@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 Kind = Literal["block", "throttle"]
 KINDS: tuple[Kind, ...] = ("block", "throttle")
 _RETRY_NS = NS
+_MAX_RETRY_NS = 10 * NS
 SETTLE_NS = 50_000_000
 """Between connect() being let through and its first packet a process may be preempted: some scheduler slices."""
 PACKET_MEANS = frozenset({"nft", "sessions"})
@@ -78,6 +79,7 @@ class Responder:
         self._means: list[_Told] = []
         self._passes: Passes | None = None
         self._retry_ns: int | None = None
+        self._pause_ns = _RETRY_NS
         self._settling: dict[Subject, int] = {}
         self.paused = False
         self.failures = 0
@@ -161,6 +163,8 @@ class Responder:
             for told in self._means:
                 for subject in list(told.failed):
                     self._tell(told, subject)
+            # What goes on failing may be slow as well (a full set): it must not take the loop's time.
+            self._pause_ns = min(2 * self._pause_ns, _MAX_RETRY_NS) if self._retry_ns else _RETRY_NS
 
     def _tell(self, told: _Told, subject: Subject) -> bool:
         now_ns = self._now()
@@ -197,7 +201,7 @@ class Responder:
             told.trouble = str(error)
             if subject is not None:
                 told.failed.add(subject)
-            self._retry_ns = self._now() + _RETRY_NS
+            self._retry_ns = self._now() + self._pause_ns
             return False
         if told.trouble is not None and not told.failed - {subject}:
             log.warning("%s works again", told.enforcer.name)

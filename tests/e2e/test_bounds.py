@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +65,8 @@ def test_a_full_set_is_told_and_bpf_holds(host: Host) -> None:
     path = host.lab.directory / "many.nft"
     path.write_text(f"add element inet smtpguard blocked {{ {elements} }}\n")
     host.nft("-f", str(path))
+    time.sleep(1)
+    wait_for(lambda: host.cli("status").returncode == 0, 30)  # the kernel has told it of each element
     assert stops_a_spammer(host)
     assert "the set blocked is full" in shown(host), "enforced by BPF, so ready; but somebody has to know"
     assert is_blocked(host)

@@ -177,10 +177,10 @@ def read_log(directory: Path) -> list[LogLine]:
 
 
 def list_blocks(lines: list[LogLine], user: str) -> list[Span]:
-    """When a user was blocked, by the log; `what` is the rule."""
+    """When a user was blocked in earnest, by the log; `what` is the rule."""
     found = []
     for line in lines:
-        if line.event == "BLOCK" and line.user == user:
+        if line.event == "BLOCK" and line.user == user and line.fields["MODE"] == "enforce":
             until_ns = line.fields["UNTIL"]
             assert isinstance(until_ns, int)
             found.append(Span(str(line.fields["RULE"]), line.wall_ns, until_ns))

@@ -187,6 +187,8 @@ class UidSet:
                 try:
                     self._change(lambda: render_add("create", self._table, self._name, claims, self._now_ns()))
                 except NftError as error:
+                    if error.full:  # repainting makes no room, and reading 65,536 elements takes seconds
+                        raise self._full() from error
                     if not error.present:
                         raise
                 else:
