@@ -11,7 +11,7 @@ import pytest
 from tests.fuzz.targets import SEEDS, TARGETS
 
 ROOT = Path(__file__).parent.parent.parent
-SHORT_S = int(os.environ.get("SMTPGUARD_FUZZ_SHORT_S", "2"))
+SHORT_S = int(os.environ.get("SMTPGUARD_FUZZ_SHORT_S", "1"))
 LONG_S = int(os.environ.get("SMTPGUARD_FUZZ_LONG_S", "600"))
 
 
