@@ -243,8 +243,8 @@ class Lab:
     def _remove_cgroup(self) -> None:
         if self.cgroup is None:
             return
-        # A process that has just been reaped may stay listed for some milliseconds.
-        for _ in range(200):
+        # A process that was just reaped stays listed for milliseconds, on a busy machine for seconds.
+        for _ in range(1000):
             try:
                 Path(self.cgroup).rmdir()
                 break
