@@ -23,7 +23,6 @@ from smtpguard.logline import render_time
 from smtpguard.model import (
     NS,
     Account,
-    Allowance,
     AllowanceEnded,
     Block,
     BreakerChange,
@@ -38,9 +37,7 @@ from smtpguard.model import (
 from smtpguard.policy.destinations import Destinations
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.rules import compile_terms, override_index
-from smtpguard.policy.snapshot import StoredPart, WindowPart
 from smtpguard.settings import Settings
-from smtpguard.state.rows import AllowanceRow, WindowRow
 from smtpguard.state.writer import StateWriter
 from smtpguard.text import render_user
 
@@ -103,7 +100,6 @@ class Guard:
         self._passes = passes
         self.wall = wall
         self.now = now
-        self._fresh = 0
         self._limits: dict[int | None, int] = {}
         self.refused: Counter[Subject] = Counter()
         self.seen = 0
@@ -117,7 +113,7 @@ class Guard:
         for seen in connects:
             connect = self.capping.mark(seen)
             decisions = self.engine.feed(connect)
-            self._act(decisions, settle=connect.refused_by == "credit")
+            self.act(decisions, settle=connect.refused_by == "credit")
             if connect.uid is None:
                 continue
             uid = self.accounts.owner(connect.uid)
@@ -147,7 +143,7 @@ class Guard:
             decisions = self.engine.report(report)
             if not decisions:
                 continue
-            self._act(decisions)
+            self.act(decisions)
             verdicts = [decision for decision in decisions if isinstance(decision, Verdict)]
             if verdicts:
                 self.journal.add(
@@ -161,11 +157,12 @@ class Guard:
                     )
                 )
 
-    def _act(self, decisions: Iterable[Decision], *, settle: bool = False) -> None:
+    def act(self, decisions: Iterable[Decision], *, settle: bool = False) -> None:
+        """Carry out and note what the engine decided; `settle` as in Responder.apply."""
         for decision in decisions:
             match decision:
                 case Block():
-                    self._begin(decision, settle=settle)
+                    self.carry_out(decision, settle=settle)
                 case Refusal():
                     self._count_refusal(decision)
                 case Ended():
@@ -191,7 +188,8 @@ class Guard:
             known = self._limits[index] = highest_limit(rules)
         return known
 
-    def _begin(self, block: Block, *, settle: bool = False) -> bool:
+    def carry_out(self, block: Block, *, settle: bool = False) -> bool:
+        """Tell kernel and state of a block that began; False if a means of enforcement failed."""
         fine = True
         if block.mode == "enforce":
             self._follow_force(block)
@@ -247,95 +245,12 @@ class Guard:
 
     def on_time(self, now_ns: int) -> None:
         """Let time pass."""
-        self._act(self.engine.tick(now_ns))
+        self.act(self.engine.tick(now_ns))
         self.responder.on_time(now_ns)
         self.crediting.on_time(now_ns)
         self.journal.on_time(now_ns)
 
-    def save_windows(self) -> None:
-        """Once a second: what has changed in the windows goes to state, so that a restart loses no more counting."""
-        fresh = self.state.stats().fresh
-        parts = self.engine.export(full=fresh != self._fresh)
-        self._fresh = fresh
-        offset_ns = self.wall.offset_ns
-        self.state.put_windows(
-            WindowRow(uid=p.subject.uid, netns=p.subject.netns, rule=p.part, data=p.data, offset_ns=offset_ns)
-            for p in parts
-        )
-
-    def restore_windows(self, rows: Iterable[WindowRow]) -> None:
-        """Windows from before this run."""
-        offset_ns = self.wall.offset_ns
-        stored = [
-            StoredPart(
-                part=WindowPart(subject=Subject(uid=row.uid, netns=row.netns), part=row.rule, data=row.data),
-                shift_ns=row.offset_ns - offset_ns,
-            )
-            for row in rows
-        ]
-        bad = self.engine.restore_windows(stored, self.now())
-        if bad:
-            log.warning("%d parts of stored windows were no good and are left out", bad)
-
-    def clock_was_set(self) -> None:
-        """Somebody set the wall clock: what is stored as wall time is stored again, so that it ends when it should."""
-        for block in self.engine.blocks():
-            if not block.renewed:
-                self.state.put_block(block, self.wall.offset_ns)
-        for allowance in self.engine.allowances():
-            self.state.put_allowance(render_allowance(allowance, self.wall.offset_ns))
-
-    # -- what people ask ---------------------------------------------------------------------------------------------
-
-    def begin(self, block: Block, *, force: bool = False) -> bool:
-        """Begin a block that a person or fail2ban asked for; False if a means of enforcement failed.
-
-        Raises:
-            PolicyError: Whom nothing may hit was to be hit.
-        """
-        fine = True
-        for decision in self.engine.add_block(block, force=force):
-            if isinstance(decision, Block):
-                fine = self._begin(decision)
-                self.journal.add_block(self.account_of(decision.subject), decision)
-            else:
-                self._act([decision])
-        return fine
-
-    def allow(self, allowance: Allowance) -> None:
-        """A person gives a pass: what stands against the account ends, and his rules do not hold while it does."""
-        self._act(self.engine.allow(allowance))
-        self.state.put_allowance(render_allowance(allowance, self.wall.offset_ns))
-        self.journal.add_allow(
-            self.account_of(allowance.subject),
-            until_wall_ns=allowance.until_ns + self.wall.offset_ns,
-            by=allowance.by,
-            reason=allowance.reason,
-        )
-        self.crediting.restart()
-        self.apply_passes()
-
-    def restore_allowance(self, row: AllowanceRow) -> None:
-        """A pass from before this run."""
-        offset_ns = self.wall.offset_ns
-        allowance = Allowance(
-            subject=Subject(uid=row.uid),
-            name=row.name,
-            since_ns=row.since_ns - offset_ns,
-            until_ns=row.until_ns - offset_ns,
-            by=row.by,
-            reason=row.reason,
-            limit=row.max_count,
-            window_ns=row.window_ns,
-        )
-        if allowance.until_ns > self.now():
-            self._act(self.engine.allow(allowance))
-
-    def end_allowance(self, subject: Subject, *, reason: str = "") -> bool:
-        """A person ends a pass; whether there was one."""
-        decisions = self.engine.end_allowance(subject, by="admin", now_ns=self.now(), reason=reason)
-        self._act(decisions)
-        return bool(decisions)
+    # -- what changes around it --------------------------------------------------------------------------------------
 
     def _allowance_ended(self, ended: AllowanceEnded) -> None:
         allowance = ended.allowance
@@ -345,48 +260,12 @@ class Guard:
             self.crediting.restart()
             self.apply_passes()
 
-    def restore(self, block: Block) -> None:
-        """A block from before this run: nothing new, so nothing is written to the event log."""
-        for decision in self.engine.add_block(block, force=True):
-            if isinstance(decision, Block):
-                self.state.put_block(decision, self.wall.offset_ns)
-            else:
-                self._act([decision])
-
-    def end(self, subject: Subject, source: str, *, by: str, reason: str = "") -> list[Ended]:
-        """End a subject's blocks of one source; windows and memory stay."""
-        ended = self.engine.end(subject, source=source, by=by, reason=reason, now_ns=self.now())
-        self._act(ended)
-        return ended
-
-    def unblock(self, subject: Subject, *, by: str, reason: str = "") -> list[Ended]:
-        """A person's unblock: all sources end, windows are empty, earlier blocks forgotten."""
-        ended = self.engine.unblock(subject, by=by, reason=reason, now_ns=self.now())
-        self._act(ended)
-        if self.state.stats().path is None:
-            self.freed.add(subject)
-        self.refused.pop(subject, None)
-        if subject.netns is None:
-            self.crediting.reset(subject.uid)
-        self.state.delete_escalation(subject.uid, self.account_of(subject).name)
-        return ended
-
-    def freed_by_hand(self, ranges: tuple[tuple[int, int], ...], kind: str, who: str) -> None:
-        """Somebody took elements out of our sets: the wish to unblock, done and recorded as such."""
-        for subject in self.engine.blocked_subjects():
-            held = [block for block in self.engine.blocks_of(subject) if block.kind == kind]
-            spans = [(subject.uid, 1), *(span for block in held for span in block.ranges)]
-            hit = any(first <= low + count - 1 and low <= last for first, last in ranges for low, count in spans)
-            if held and subject.netns is None and hit:
-                log.warning("uid %d was taken out of the set by %s: unblocked", subject.uid, who)
-                self.unblock(subject, by="admin", reason=f"deleted from the nft set by {who}")
-
     def reconfigure(self, settings: Settings) -> None:
         """Take a new configuration: windows go on; who is exempt now is free."""
         self.settings = settings
         self._limits.clear()
         self.capping.reconfigure(settings)
-        self._act(self.engine.reconfigure(settings, self.accounts, self.now()))
+        self.act(self.engine.reconfigure(settings, self.accounts, self.now()))
 
     def explain(self, uid: int) -> str:
         """What a refused sender is told: why, until when, and a reference for the administrator."""
@@ -404,20 +283,6 @@ class Guard:
         """The account of a subject; a container's has no name here, whatever its number."""
         account = self.accounts.account(subject.uid)
         return account if subject.netns is None else replace(account, name=None)
-
-
-def render_allowance(allowance: Allowance, offset_ns: int) -> AllowanceRow:
-    """A pass as it is stored; `offset_ns` is wall time minus event time."""
-    return AllowanceRow(
-        uid=allowance.subject.uid,
-        name=allowance.name,
-        since_ns=allowance.since_ns + offset_ns,
-        until_ns=allowance.until_ns + offset_ns,
-        by=allowance.by,
-        max_count=allowance.limit,
-        window_ns=allowance.window_ns,
-        reason=allowance.reason,
-    )
 
 
 def _tell_breaker(change: BreakerChange) -> None:

@@ -7,8 +7,9 @@ guard or fail2ban made in earnest is not carried on in dry run: there nobody is 
 import logging
 
 from smtpguard.actions.nft.apply import NftEnforcer
-from smtpguard.daemon.guard import Guard
+from smtpguard.daemon.keeping import Keeping
 from smtpguard.daemon.offswitch import OffSwitch
+from smtpguard.daemon.orders import Orders
 from smtpguard.errors import EnforceError
 from smtpguard.model import Block, Subject
 from smtpguard.state.store import Loaded
@@ -17,19 +18,21 @@ from smtpguard.text import render_user
 log = logging.getLogger(__name__)
 
 
-def restore(guard: Guard, loaded: Loaded, nft: NftEnforcer) -> None:
+def restore(orders: Orders, keeping: Keeping, loaded: Loaded, nft: NftEnforcer) -> None:
     """Bring the engine in step with state and kernel.
 
     Args:
-        guard: Whose engine.
+        orders: What puts blocks and passes in force.
+        keeping: What takes windows back.
         loaded: What state held.
         nft: The table, which may be there from an earlier run.
     """
+    guard = orders.guard
     for row in loaded.allowances:
-        guard.restore_allowance(row)
-    guard.restore_windows(loaded.windows)
+        orders.restore_allowance(row)
+    keeping.restore_windows(loaded.windows)
     guard.journal.restore_incidents(loaded.incidents, guard.account_of)
-    lifted = _restore_blocks(guard, loaded)
+    lifted = _restore_blocks(orders, loaded)
     try:
         denies = nft.read_denies()
     except EnforceError as error:
@@ -54,19 +57,20 @@ def restore(guard: Guard, loaded: Loaded, nft: NftEnforcer) -> None:
             mode="enforce",
             reason="found in the kernel's set",
         )
-        guard.restore(adopted)
+        orders.restore(adopted)
 
 
-def restore_late(guard: Guard, switch: OffSwitch, loaded: Loaded) -> None:
+def restore_late(orders: Orders, switch: OffSwitch, loaded: Loaded) -> None:
     """Take what a file held that could not be read at the start: locked, or on a disk that came late.
 
     What people said meanwhile is newer. Windows stay as they are now: what was counted since would be counted twice.
 
     Args:
-        guard: Whose engine.
+        orders: What puts blocks and passes in force.
         switch: The panic switch.
         loaded: What state held.
     """
+    guard = orders.guard
     log.warning("the state could be read at last: what it held is in force")
     for row in loaded.switches:
         if not switch.is_off:
@@ -74,14 +78,15 @@ def restore_late(guard: Guard, switch: OffSwitch, loaded: Loaded) -> None:
     passes = {allowance.subject for allowance in guard.engine.allowances()}
     for allowance in loaded.allowances:
         if Subject(uid=allowance.uid) not in passes:
-            guard.restore_allowance(allowance)
-    _restore_blocks(guard, loaded)
+            orders.restore_allowance(allowance)
+    _restore_blocks(orders, loaded)
     guard.freed.clear()
     guard.crediting.restart()
 
 
-def _restore_blocks(guard: Guard, loaded: Loaded) -> set[Subject]:
+def _restore_blocks(orders: Orders, loaded: Loaded) -> set[Subject]:
     """Put blocks in force again; whom they are not, because it is a dry run now."""
+    guard = orders.guard
     dry_run = guard.settings.dry_run
     now_ns = guard.now()
     lifted: set[Subject] = set()
@@ -93,7 +98,7 @@ def _restore_blocks(guard: Guard, loaded: Loaded) -> set[Subject]:
             guard.state.delete_block(block)
             lifted.add(block.subject)
         else:
-            guard.restore(block)
+            orders.restore(block)
             kept += 1
     if kept:
         log.info("%d blocks and throttles restored", kept)

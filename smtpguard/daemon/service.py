@@ -31,9 +31,11 @@ from smtpguard.daemon.doors import Doors
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.healing import Healing
 from smtpguard.daemon.journal import Journal
+from smtpguard.daemon.keeping import Keeping
 from smtpguard.daemon.lock import InstanceLock
 from smtpguard.daemon.loop import Loop
 from smtpguard.daemon.offswitch import OffSwitch
+from smtpguard.daemon.orders import Orders
 from smtpguard.daemon.overview import Overview
 from smtpguard.daemon.places import state_paths
 from smtpguard.daemon.privileges import apply_limits, apply_privileges
@@ -209,10 +211,12 @@ class Service:
         )
         self.around.on_change = self._surroundings_changed
         self.engine.tick(self.now())
+        self.orders = Orders(self.guard)
+        self.keeping = Keeping(self.engine, state, self.wall, self.now)
         self.switch = OffSwitch(self.guard, state, self.wall, self.now)
         for row in loaded.switches:
             self.switch.restore(row)
-        restore(self.guard, loaded, self.nft)
+        restore(self.orders, self.keeping, loaded, self.nft)
         arms.sync()
         responder.add_enforcer(self.nft)
         self.sessions = SessionEnder(settings.ports)
@@ -224,7 +228,7 @@ class Service:
             NftWatch(settings.nft_table, way),
             nft=self.nft,
             arms=arms,
-            freed=self.guard.freed_by_hand,
+            freed=self.orders.freed_by_hand,
             now=self.now,
         )
         self._stack.callback(self.healing.close)
@@ -259,7 +263,7 @@ class Service:
         self.reloading = Reloading(partial(read_settings_apart, self._start.config_path), self._apply_settings)
         self._stack.callback(self.reloading.close)
         verbs = Verbs(
-            self.guard, overview, switch=self.switch, tell_fail2ban=self.unbanner.tell, reload=self.reloading.request
+            self.orders, overview, switch=self.switch, tell_fail2ban=self.unbanner.tell, reload=self.reloading.request
         )
         server = ControlServer(
             settings.control_socket,
@@ -342,16 +346,16 @@ class Service:
         step_ns = self.wall.refresh()
         if step_ns:
             log.warning("the clock was set by %+.1f s; blocks keep their length", step_ns / NS)
-            self.guard.clock_was_set()
+            self.keeping.clock_was_set()
             self.switch.clock_was_set()
         late = self.guard.state.take_late()
         if late is not None:
-            restore_late(self.guard, self.switch, late)
+            restore_late(self.orders, self.switch, late)
             self.guard.apply_passes()
             self.guard.arms.sync()
             self.guard.responder.apply_all()
         self.guard.arms.sync()
-        self.guard.save_windows()
+        self.keeping.save_windows()
 
     def _find_uncapped(self) -> tuple[tuple[int, int], ...]:
         return self.around.uncapped(self.guard.allowed_uids())

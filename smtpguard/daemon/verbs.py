@@ -11,9 +11,9 @@ from typing import Any
 from smtpguard import __version__
 from smtpguard.daemon.control import Answer, Stream
 from smtpguard.daemon.control_client import Later, Pages, Peer
-from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.live import TOPIC
 from smtpguard.daemon.offswitch import OffSwitch
+from smtpguard.daemon.orders import Orders
 from smtpguard.daemon.overview import Overview
 from smtpguard.daemon.reloading import Done
 from smtpguard.errors import GuardError, PolicyError
@@ -32,7 +32,7 @@ class Verbs:
     """Answers requests.
 
     Args:
-        guard: The guard.
+        orders: What carries out what is asked.
         overview: What `status` shows.
         switch: The panic switch.
         tell_fail2ban: Called with the sources of blocks that a person ended, and the user as the log writes him.
@@ -41,14 +41,15 @@ class Verbs:
 
     def __init__(
         self,
-        guard: Guard,
+        orders: Orders,
         overview: Overview,
         *,
         switch: OffSwitch,
         tell_fail2ban: Callable[[list[str], str], int],
         reload: Callable[[Done], None],
     ) -> None:
-        self._guard = guard
+        self._guard = orders.guard
+        self._orders = orders
         self._overview = overview
         self._switch = switch
         self._tell_fail2ban = tell_fail2ban
@@ -158,7 +159,7 @@ class Verbs:
             mode="enforce",
             reason=_text(args, "reason")[:_MAX_REASON],
         )
-        fine = guard.begin(block, force=args.get("force") is True)
+        fine = self._orders.begin(block, force=args.get("force") is True)
         log.warning("block %s by %s, asked by %s", user, source, who)
         text = f"{user} is blocked until {self._moment(block.until_ns)}"
         if guard.settings.dry_run:
@@ -176,7 +177,7 @@ class Verbs:
         reason = _text(args, "reason")[:_MAX_REASON]
         if source:
             account = self._find(args, from_fail2ban=True)
-            ended = guard.end(Subject(uid=account.uid), source, by=source, reason=reason)
+            ended = self._orders.end(Subject(uid=account.uid), source, by=source, reason=reason)
             user = render_user(account.uid, account.name)
             return {"text": f"{user}: the block of {source} ended" if ended else f"{user}: no block of {source}"}
         if args.get("all") is True:
@@ -189,7 +190,7 @@ class Verbs:
         for subject in subjects:
             account = guard.account_of(subject)
             user = render_user(subject.uid, account.name)
-            ended = guard.unblock(subject, by="admin", reason=reason)
+            ended = self._orders.unblock(subject, by="admin", reason=reason)
             if ended:
                 freed.append(user)
                 self._tell_fail2ban([end.block.source for end in ended], user)
@@ -211,7 +212,7 @@ class Verbs:
         user = render_user(account.uid, account.name)
         subject = Subject(uid=account.uid)
         if args.get("end") is True:
-            ended = guard.end_allowance(subject, reason=_text(args, "reason")[:_MAX_REASON])
+            ended = self._orders.end_allowance(subject, reason=_text(args, "reason")[:_MAX_REASON])
             log.warning("allow --end %s, asked by %s", user, who)
             return {"text": f"{user}: the pass ended, the rules hold again" if ended else f"{user} has no pass"}
         span_ns = _number(args, "for_ns")
@@ -229,7 +230,7 @@ class Verbs:
             limit=limit if window_ns else None,
             window_ns=window_ns if limit else None,
         )
-        guard.allow(allowance)
+        self._orders.allow(allowance)
         log.warning("allow %s, asked by %s", user, who)
         much = f"{limit} connections in {(window_ns or 0) // NS} s" if allowance.limit else "any number of connections"
         return {"text": f"{user} may open {much} until {self._moment(allowance.until_ns)}"}

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from smtpguard.daemon.clock import WallMap
-from smtpguard.daemon.guard import Guard
+from smtpguard.daemon.keeping import Keeping
 from smtpguard.daemon.offswitch import OffSwitch
 from smtpguard.logline import parse_line
 from smtpguard.model import NS, Allowance, Subject, Verdict
@@ -273,18 +273,17 @@ def test_a_block_and_a_pass_last_as_long_as_was_asked_whoever_sets_the_clock(tmp
     engine = engine_of()
     state = begin()
     state.start()
-    guard = Guard.__new__(Guard)  # only what keeps ends in the state
-    guard.engine, guard.state, guard.wall = engine, state, wall
+    keeping = Keeping(engine, state, wall, clock.boot_ns)
     until_ns = clock.boot_ns() + HOUR_NS
     subject = Subject(uid=1001)
     engine.tick(clock.boot_ns())
     engine.allow(Allowance(subject=Subject(uid=1002), name="u1002", since_ns=0, until_ns=until_ns, by="admin"))
     engine.add_block(replace(block_of("guard"), subject=subject, since_ns=0, until_ns=until_ns), force=True)
-    guard.clock_was_set()
+    keeping.clock_was_set()
     clock.advance(60)
     clock.step_wall(step_s)
     assert abs(wall.refresh()) == abs(step_s) * NS
-    guard.clock_was_set()
+    keeping.clock_was_set()
     assert state.close(60)
     loaded = begin().start()
     (block,) = loaded.live_blocks(WallMap(clock).offset_ns)

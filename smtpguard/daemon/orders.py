@@ -1,0 +1,107 @@
+"""What people, fail2ban and earlier runs make a guard do: blocks, passes, and the ends of both."""
+
+import logging
+
+from smtpguard.daemon.guard import Guard
+from smtpguard.daemon.keeping import render_allowance
+from smtpguard.model import Allowance, Block, Ended, Subject
+from smtpguard.state.rows import AllowanceRow
+
+log = logging.getLogger(__name__)
+
+
+class Orders:
+    """Carries out what was asked for.
+
+    Args:
+        guard: Whose.
+    """
+
+    def __init__(self, guard: Guard) -> None:
+        self.guard = guard
+
+    def begin(self, block: Block, *, force: bool = False) -> bool:
+        """Begin a block that a person or fail2ban asked for; False if a means of enforcement failed.
+
+        Raises:
+            PolicyError: Whom nothing may hit was to be hit.
+        """
+        fine = True
+        for decision in self.guard.engine.add_block(block, force=force):
+            if isinstance(decision, Block):
+                fine = self.guard.carry_out(decision)
+                self.guard.journal.add_block(self.guard.account_of(decision.subject), decision)
+            else:
+                self.guard.act([decision])
+        return fine
+
+    def allow(self, allowance: Allowance) -> None:
+        """A person gives a pass: what stands against the account ends, and his rules do not hold while it does."""
+        self.guard.act(self.guard.engine.allow(allowance))
+        self.guard.state.put_allowance(render_allowance(allowance, self.guard.wall.offset_ns))
+        self.guard.journal.add_allow(
+            self.guard.account_of(allowance.subject),
+            until_wall_ns=allowance.until_ns + self.guard.wall.offset_ns,
+            by=allowance.by,
+            reason=allowance.reason,
+        )
+        self.guard.crediting.restart()
+        self.guard.apply_passes()
+
+    def end_allowance(self, subject: Subject, *, reason: str = "") -> bool:
+        """A person ends a pass; whether there was one."""
+        decisions = self.guard.engine.end_allowance(subject, by="admin", now_ns=self.guard.now(), reason=reason)
+        self.guard.act(decisions)
+        return bool(decisions)
+
+    def end(self, subject: Subject, source: str, *, by: str, reason: str = "") -> list[Ended]:
+        """End a subject's blocks of one source; windows and memory stay."""
+        ended = self.guard.engine.end(subject, source=source, by=by, reason=reason, now_ns=self.guard.now())
+        self.guard.act(ended)
+        return ended
+
+    def unblock(self, subject: Subject, *, by: str, reason: str = "") -> list[Ended]:
+        """A person's unblock: all sources end, windows are empty, earlier blocks forgotten."""
+        ended = self.guard.engine.unblock(subject, by=by, reason=reason, now_ns=self.guard.now())
+        self.guard.act(ended)
+        if self.guard.state.stats().path is None:
+            self.guard.freed.add(subject)
+        self.guard.refused.pop(subject, None)
+        if subject.netns is None:
+            self.guard.crediting.reset(subject.uid)
+        self.guard.state.delete_escalation(subject.uid, self.guard.account_of(subject).name)
+        return ended
+
+    def freed_by_hand(self, ranges: tuple[tuple[int, int], ...], kind: str, who: str) -> None:
+        """Somebody took elements out of our sets: the wish to unblock, done and recorded as such."""
+        for subject in self.guard.engine.blocked_subjects():
+            held = [block for block in self.guard.engine.blocks_of(subject) if block.kind == kind]
+            spans = [(subject.uid, 1), *(span for block in held for span in block.ranges)]
+            hit = any(first <= low + count - 1 and low <= last for first, last in ranges for low, count in spans)
+            if held and subject.netns is None and hit:
+                log.warning("uid %d was taken out of the set by %s: unblocked", subject.uid, who)
+                self.unblock(subject, by="admin", reason=f"deleted from the nft set by {who}")
+
+    def restore(self, block: Block) -> None:
+        """A block from before this run: nothing new, so nothing is written to the event log."""
+        for decision in self.guard.engine.add_block(block, force=True):
+            if isinstance(decision, Block):
+                self.guard.state.put_block(decision, self.guard.wall.offset_ns)
+            else:
+                self.guard.act([decision])
+
+    def restore_allowance(self, row: AllowanceRow) -> None:
+        """A pass from before this run."""
+        offset_ns = self.guard.wall.offset_ns
+        allowance = Allowance(
+            subject=Subject(uid=row.uid),
+            name=row.name,
+            since_ns=row.since_ns - offset_ns,
+            until_ns=row.until_ns - offset_ns,
+            by=row.by,
+            reason=row.reason,
+            limit=row.max_count,
+            window_ns=row.window_ns,
+        )
+        if allowance.until_ns > self.guard.now():
+            self.guard.act(self.guard.engine.allow(allowance))
