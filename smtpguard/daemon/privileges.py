@@ -37,6 +37,8 @@ def needed_capabilities(settings: Settings) -> dict[str, str]:
         needed["PERFMON"] = "BPF helpers that name the process and the socket's owner"
     if uses("audit"):
         needed["AUDIT_READ"] = "audit records over netlink"
+    if uses("audit", "audit-log") and settings.audit_uid is not None:
+        needed["SETUID"] = "the self-test of audit rules that log one uid only connects as that uid"
     if uses("audit", "audit-log"):
         needed["AUDIT_CONTROL"] = "audit rules of our own, and what the kernel lost"
     if uses("proc", "nflog"):

@@ -74,7 +74,7 @@ class CallIndex:
                 line, node = (
                     find_line(data, at - len(kind)) if data.startswith(kind, at - len(kind), at) else (-1, None)
                 )
-                call = match_uringop(data, line, begin) if line >= 0 and node == key[0] else None
+                call = match_call(data, line, begin) if line >= 0 and node == key[0] else None
                 if call and is_uring_connect(call):
                     return call
         return None
@@ -102,5 +102,6 @@ class CallIndex:
 
 
 def match_call(data: bytearray, begin: int, stop: int) -> "re.Match[bytes] | None":
-    """The SYSCALL or URINGOP record that begins at an offset."""
-    return match_syscall(data, begin, stop) or match_uringop(data, begin, stop)
+    """The SYSCALL or URINGOP record that is the line at an offset."""
+    end = data.find(b"\n", begin, stop) + 1
+    return match_syscall(data, begin, end) or match_uringop(data, begin, end)

@@ -60,7 +60,8 @@ def _call_table() -> dict[bytes, int]:
 _CALLS = _call_table()
 
 # Possessive throughout: no field's bytes can be another field's, so a hostile line costs one pass. Fields that nobody
-# asks for are "up to the space", which is quicker than a class of bytes by a fifth of the whole match.
+# asks for are "up to the space", which is quicker than a class of bytes by a fifth of the whole match; a single record
+# must be matched within its line. In a pair the second line begins with what is no field of the first.
 _NODE = rb"(?:node=([^ \n]++) )?"
 _STAMP = rb" msg=audit\((([0-9]{1,11}+)\.([0-9]{1,9}+):[0-9]{1,20}+)\): "
 _RESULT = rb"(?: success=(?:yes|no) exit=(-?[0-9]{1,19}+))?+"

@@ -244,13 +244,8 @@ class AuditSource:
 
 
 def _is_other_network_namespace() -> bool:
-    """Whether this process is not in the initial network namespace, where the kernel's own threads are."""
-    try:
-        if Path("/proc/2/comm").read_bytes() != b"kthreadd\n":
-            return True  # a process namespace of its own: a container
-        return Path("/proc/self/ns/net").stat().st_ino != Path("/proc/2/ns/net").stat().st_ino
-    except OSError:
-        return False
+    """Whether this process is not in the initial network namespace: only there the device queues can be tuned."""
+    return Path("/proc/sys/net/core").is_dir() and not Path("/proc/sys/net/core/netdev_max_backlog").exists()
 
 
 def _now_ns() -> int:

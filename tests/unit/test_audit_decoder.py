@@ -226,6 +226,15 @@ def test_a_syscall_record_that_lacks_a_field_is_garbled(field: int) -> None:
     assert (connects, counts) == ([expected(event)], {"garbled": 1})
 
 
+@pytest.mark.parametrize("kind", ["SYSCALL", "URINGOP"])
+def test_a_record_that_a_newline_cuts_in_two_is_garbled(kind: str) -> None:
+    """Found by fuzzing: a field went on in the next line if that had come by then."""
+    event = Event()
+    line = (event.call() if kind == "SYSCALL" else event.uring_call()).replace("sgid=1001", "sgid=10\n01")
+    for lines in ([line, event.sockaddr()], [event.sockaddr(), line], [line, *unix_lines(7), event.sockaddr()]):
+        assert decode(log(lines))[0] == []
+
+
 @pytest.mark.parametrize("field", range(2, len(SYSCALL_FIELDS) - 2))
 def test_a_syscall_record_in_another_order_is_garbled(field: int) -> None:
     fields = SYSCALL_FIELDS.copy()
