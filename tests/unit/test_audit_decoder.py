@@ -344,9 +344,11 @@ def test_a_forged_call_in_a_path_hides_nothing() -> None:
 
 def test_a_k_before_the_record_hides_nothing() -> None:
     """The search looks for a K and for = and 1 some bytes on; a path can put a K wherever it likes."""
-    for length in range(1, 80):
-        event = Event(exe=b"/K" + b"K=1" * length)
-        assert decode(log(event.lines()))[0] == [expected(event)], length
+    first = Event(serial=1000)
+    for length in range(80):
+        for exe in (b"/K" + b"x" * length, b"/K" + b"K=1" * length, b"/" + b"K" * length):
+            event = Event(serial=1001, exe=exe)
+            assert decode(log([*first.lines(), *event.lines()]))[0] == [expected(first), expected(event)], exe
 
 
 def test_event_times_are_mapped() -> None:
