@@ -10,7 +10,10 @@ import re
 from collections.abc import Iterable, Iterator
 
 _HEAD = b"KADDR msg=audit("
-_FULL_HEAD = re.compile(rb"KADDR msg=audit\([^)\n]{1,64}+\): saddr=").match
+_FULL_HEAD = re.compile(rb"KADDR msg=audit\([0-9]{1,11}+\.[0-9]{1,9}+:[0-9]{1,20}+\): saddr=").match
+"""Strict, because it sets the distance for all records that follow. Between 30 and 66 bytes from its K a true record has
+no `=` but that before its address (32 hex digits follow at least), so a wrong distance is noticed by it, and a forged
+record of whatever length hides no true one."""
 SLACK_BYTES = 128
 """How far behind the stretch it may look: the data must go on for that long, with whatever."""
 

@@ -351,6 +351,15 @@ def test_a_k_before_the_record_hides_nothing() -> None:
             assert decode(log([*first.lines(), *event.lines()]))[0] == [expected(first), expected(event)], exe
 
 
+def test_a_forged_head_sets_no_distance_at_which_records_go_unseen() -> None:
+    """Found by fuzzing: a head with a long serial made the search look for = so far on that it found another one."""
+    event = Event(serial=1001)
+    for serial in range(1, 90):
+        for junk in ("9" * serial, f"1.2:{'9' * serial}", "x" * serial):
+            forged = f"x KADDR msg=audit({junk}): saddr=0200"
+            assert decode(log([forged, *event.lines(), Event(serial=7).proctitle()]))[0] == [expected(event)], junk
+
+
 def test_event_times_are_mapped() -> None:
     decoder = AuditDecoder(ports=PORTS, sensor="audit-log")
     decoder.to_event_ns = lambda wall_ns: wall_ns - 5
