@@ -20,7 +20,7 @@ Kind = Literal["block", "throttle"]
 KINDS: tuple[Kind, ...] = ("block", "throttle")
 _RETRY_NS = NS
 _MAX_RETRY_NS = 10 * NS
-SETTLE_NS = 50_000_000
+SETTLE_NS = 20_000_000
 """Between connect() being let through and its first packet a process may be preempted: some scheduler slices."""
 PACKET_MEANS = frozenset({"nft", "sessions"})
 
