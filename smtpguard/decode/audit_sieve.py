@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 _HEAD = b"KADDR msg=audit("
 _FULL_HEAD = re.compile(rb"KADDR msg=audit\([0-9]{1,11}+\.[0-9]{1,9}+:[0-9]{1,20}+\): saddr=").match
-"""Strict, because it sets the distance for all records that follow. Between 30 and 66 bytes from its K a true record has
+"""Strict, because it sets the distance for all records that follow. From 29 to 66 bytes behind its K a true record has
 no `=` but that before its address (32 hex digits follow at least), so a wrong distance is noticed by it, and a forged
 record of whatever length hides no true one."""
 SLACK_BYTES = 128
