@@ -40,9 +40,9 @@ def test_a_spammer_is_blocked_from_the_log(control: AuditControl, tmp_path: Path
         with Host(sources=["audit-log"], audit=audit, rules=[rule]) as host:
             host.start()
             assert host.connect(SPAMMER, 30).ok == 30
-            assert host.connect(SPAMMER).ok == 1, (
-                "the attempt that is the verdict came through: audit tells, it does not ask"
-            )
+            # The attempt that is the verdict: audit tells of it after the fact, so it may come through, or meet the
+            # block on its way.
+            host.connect(SPAMMER)
             wait_for(lambda: host.events("EXCEEDED"))
             assert host.connect(SPAMMER, 5).refused == 5
             assert host.connect(INNOCENT, 5).ok == 5
