@@ -3,6 +3,7 @@
 # smtpguard uses. `test`: the test tools, unpacked below .cache rather than installed. `bpf [DIRECTORY]`: rebuilds the
 # BPF objects, in place or into a directory. Run from the project's root.
 set -euo pipefail
+PATH=$PATH:/usr/sbin:/sbin  # ldconfig and nft, which a user's own path may lack
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 

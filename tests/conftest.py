@@ -34,9 +34,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-@pytest.fixture(autouse=True)
-def _kernel_needs_root(request: pytest.FixtureRequest) -> None:
-    if request.node.get_closest_marker("kernel") and os.geteuid() != 0:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before any fixture, those of a whole module too: without root they could only fail."""
+    if item.get_closest_marker("kernel") and os.geteuid() != 0:
         pytest.skip("lacks root (CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF)")
 
 
