@@ -19,6 +19,11 @@ _READINGS = 3
 _MAX_STEPS_KEPT = 8
 
 
+def boottime_ns() -> int:
+    """CLOCK_BOOTTIME, which event times and deadlines are in."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
 def next_beat(now_ns: int, pause_ns: int = NS) -> int:
     """When something is done that is done every so often: at whole multiples of the pause.
 
@@ -50,7 +55,7 @@ class SystemClock:
 
     def boot_ns(self) -> int:
         """CLOCK_BOOTTIME."""
-        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        return boottime_ns()
 
     def monotonic_ns(self) -> int:
         """CLOCK_MONOTONIC."""

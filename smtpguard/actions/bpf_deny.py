@@ -5,12 +5,12 @@ session (nft and sock_diag do that), and nothing it writes outlives the process.
 `DenyMaps`, which `smtpguard.sources.bpf.guard.Guard` fulfils.
 """
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from smtpguard.actions.base import Deny, Passes
+from smtpguard.clock import boottime_ns
 from smtpguard.model import NS, Subject
 from smtpguard.settings import Network
 
@@ -84,7 +84,7 @@ class BpfDeny:
 
     def read_denies(self) -> list[Deny]:
         """What the kernel holds now and has not ended."""
-        now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        now_ns = boottime_ns()
         denies = []
         for uid, netns, block_ns, throttle_ns in self._maps.read_denies():
             subject = Subject(uid=uid, netns=netns)
@@ -111,7 +111,7 @@ class BpfDeny:
 
     def _purge(self) -> None:
         """Take out what has ended by itself, so that the maps hold only what refuses somebody."""
-        now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        now_ns = boottime_ns()
         if now_ns < self._next_purge_ns:
             return
         self._next_purge_ns = now_ns + _PURGE_NS

@@ -153,10 +153,6 @@ class Unbanner:
             return ()
         return (running.process.stdout.fileno(),)
 
-    def writers(self) -> Sequence[int]:
-        """Nothing here waits to write."""
-        return ()
-
     def on_ready(self, fileno: int) -> None:
         """Read what the client says; an end of output is the end of the client."""
         running = self._running

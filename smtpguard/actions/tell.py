@@ -100,10 +100,6 @@ class TellResponder:
         """Its listeners and its guests."""
         return [*self._listeners, *self._guests]
 
-    def writers(self) -> Sequence[int]:
-        """What it says fits into any send buffer."""
-        return ()
-
     def on_ready(self, fileno: int) -> None:
         """Somebody comes, or speaks, or goes."""
         listener = self._listeners.get(fileno)

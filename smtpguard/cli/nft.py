@@ -84,13 +84,12 @@ def ask_guard(settings: "Settings", do: str) -> str | None:
 
 def make_enforcer(settings: "Settings") -> "NftEnforcer":
     """An enforcer as the daemon's, with who passes as it is now. Exempt names are looked up by the daemon only."""
-    import time
-
     from smtpguard.actions.nft.apply import NftEnforcer
     from smtpguard.actions.nft.render import build_spec
+    from smtpguard.clock import boottime_ns
     from smtpguard.daemon.surroundings import Surroundings
 
-    around = Surroundings(settings, lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+    around = Surroundings(settings, boottime_ns)
     try:
         around.open()
         passes = around.passes()

@@ -1,12 +1,13 @@
 """Hands what several sensors see to the guard, each connection once: policy/pairing.py as a part of the loop."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
+from smtpguard.daemon.loop import TimedPart
 from smtpguard.model import Connect
 from smtpguard.policy.pairing import Pairing
 
 
-class Counting:
+class Counting(TimedPart):
     """Stands between the sources and the guard when several run.
 
     Args:
@@ -26,17 +27,6 @@ class Counting:
         """Another source saw these: they count if the leader does not tell of them within a second."""
         for connect in connects:
             self.pairing.beside(connect)
-
-    def filenos(self) -> Sequence[int]:
-        """None: it lives on time."""
-        return ()
-
-    def writers(self) -> Sequence[int]:
-        """None."""
-        return ()
-
-    def on_ready(self, fileno: int) -> None:
-        """Never called."""
 
     def next_deadline(self) -> int | None:
         """When something that nobody else saw counts."""

@@ -30,10 +30,6 @@ class Doors:
         """The server's own epoll descriptor."""
         return (self.server.fileno(),)
 
-    def writers(self) -> Sequence[int]:
-        """The server waits for its writers itself."""
-        return ()
-
     def on_ready(self, fileno: int) -> None:
         """A client has come, asked, or read."""
         del fileno

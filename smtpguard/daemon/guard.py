@@ -6,7 +6,7 @@ policy of its own, and does nothing slow.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from smtpguard.actions.base import Passes
@@ -16,6 +16,7 @@ from smtpguard.daemon.capping import Capping
 from smtpguard.daemon.clock import WallMap
 from smtpguard.daemon.crediting import Crediting
 from smtpguard.daemon.journal import Journal
+from smtpguard.daemon.loop import TimedPart
 from smtpguard.daemon.responder import Responder
 from smtpguard.daemon.waiting import Entry
 from smtpguard.enrich.accounts import Accounts
@@ -46,7 +47,7 @@ log = logging.getLogger(__name__)
 _MAX_REFUSED_USERS = 65_536
 
 
-class Guard:
+class Guard(TimedPart):
     """What happens when something is seen, when time passes, and when a person asks; a part of the loop.
 
     Args:
@@ -226,17 +227,6 @@ class Guard:
             self.apply_passes()
 
     # -- time --------------------------------------------------------------------------------------------------------
-
-    def filenos(self) -> Sequence[int]:
-        """None: it lives on time and on what others hand it."""
-        return ()
-
-    def writers(self) -> Sequence[int]:
-        """None."""
-        return ()
-
-    def on_ready(self, fileno: int) -> None:
-        """Never called."""
 
     def next_deadline(self) -> int | None:
         """When the engine or the responder want their turn."""

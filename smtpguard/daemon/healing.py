@@ -78,10 +78,6 @@ class Healing:
         fileno = self._watch.fileno()
         return (fileno,) if fileno >= 0 else ()
 
-    def writers(self) -> Sequence[int]:
-        """None."""
-        return ()
-
     def on_ready(self, fileno: int) -> None:
         """Somebody has changed nftables."""
         del fileno

@@ -24,12 +24,8 @@ class Part(Protocol):
         """Descriptors to wait for; asked again before each wait, so they may change."""
         ...
 
-    def writers(self) -> Sequence[int]:
-        """Descriptors that are to be waited for until they can be written."""
-        ...
-
     def on_ready(self, fileno: int) -> None:
-        """A descriptor has become readable or writable."""
+        """A descriptor has become readable."""
         ...
 
     def next_deadline(self) -> int | None:
@@ -39,6 +35,17 @@ class Part(Protocol):
     def on_time(self, now_ns: int) -> None:
         """Called once a turn, whether or not the deadline has come."""
         ...
+
+
+class TimedPart:
+    """What a part that lives on time alone says of descriptors."""
+
+    def filenos(self) -> Sequence[int]:
+        """None."""
+        return ()
+
+    def on_ready(self, fileno: int) -> None:
+        """Never called."""
 
 
 class Loop:
@@ -123,21 +130,13 @@ class Loop:
         A part may close a descriptor and open another that gets the same number within one turn; the kernel has
         forgotten it then, and only the kernel knows: so each is modified anew, and registered where that fails.
         """
-        wanted: dict[int, int] = {}
-        owners: dict[int, Part] = {}
-        for part in self._parts:
-            for fileno in part.filenos():
-                wanted[fileno] = select.EPOLLIN
-                owners[fileno] = part
-            for fileno in part.writers():
-                wanted[fileno] = wanted.get(fileno, 0) | select.EPOLLOUT
-                owners[fileno] = part
+        owners = {fileno: part for part in self._parts for fileno in part.filenos()}
         for fileno in self._owners.keys() - owners.keys():
             with contextlib.suppress(OSError):
                 self._epoll.unregister(fileno)
-        for fileno, events in wanted.items():
+        for fileno in owners:
             try:
-                self._epoll.modify(fileno, events)
+                self._epoll.modify(fileno, select.EPOLLIN)
             except FileNotFoundError:
-                self._epoll.register(fileno, events)
+                self._epoll.register(fileno, select.EPOLLIN)
         self._owners = owners

@@ -51,10 +51,6 @@ class Reloading:
         """Readable when a configuration was read."""
         return (self._wake,)
 
-    def writers(self) -> Sequence[int]:
-        """None."""
-        return ()
-
     def on_ready(self, fileno: int) -> None:
         """The configuration was read: put it in force."""
         del fileno

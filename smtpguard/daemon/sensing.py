@@ -113,10 +113,6 @@ class Sensing:
         """Descriptors of all open sources."""
         return [fileno for sensor in self.sensors if sensor.source for fileno in sensor.source.filenos()]
 
-    def writers(self) -> Sequence[int]:
-        """Sources are only read."""
-        return ()
-
     def on_ready(self, fileno: int) -> None:
         """Read the source that the descriptor belongs to."""
         for sensor in self.sensors:

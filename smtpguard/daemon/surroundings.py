@@ -91,10 +91,6 @@ class Surroundings:
         own = self._own.fileno()
         return (self._named.fileno(), own) if own >= 0 else (self._named.fileno(),)
 
-    def writers(self) -> Sequence[int]:
-        """None."""
-        return ()
-
     def on_ready(self, fileno: int) -> None:
         """Addresses have changed."""
         if fileno == self._named.fileno():

@@ -1,11 +1,12 @@
 """Chores of the loop: something to do every so often, one part for each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from smtpguard.clock import next_beat
+from smtpguard.daemon.loop import TimedPart
 
 
-class Ticker:
+class Ticker(TimedPart):
     """Calls a function every so often, together with others of the same pause, as a part of the loop.
 
     Args:
@@ -18,17 +19,6 @@ class Ticker:
         self._pause_ns = pause_ns
         self._chore = chore
         self._due_ns = next_beat(now_ns, pause_ns)
-
-    def filenos(self) -> Sequence[int]:
-        """None: it only waits for time."""
-        return ()
-
-    def writers(self) -> Sequence[int]:
-        """None: it only waits for time."""
-        return ()
-
-    def on_ready(self, fileno: int) -> None:
-        """Never called."""
 
     def next_deadline(self) -> int:
         """When the next call is due."""

@@ -95,10 +95,6 @@ class Waiting:
         """Descriptors of the enrichers."""
         return [fileno for part in (self._looker, self._rdns) if part is not None for fileno in part.filenos()]
 
-    def writers(self) -> Sequence[int]:
-        """Nothing here waits to write."""
-        return ()
-
     def on_ready(self, fileno: int) -> None:
         """Answers have come: `on_time` takes them."""
 

@@ -25,6 +25,7 @@ from typing import IO, Any, Self
 
 from smtpguard.demo import namespaces
 from smtpguard.errors import GuardError
+from smtpguard.sources.bpf.cgroup import find_cgroup_root
 
 HOST4, PEER4 = "192.0.2.1", "192.0.2.2"
 HOST6, PEER6 = "2001:db8:1::1", "2001:db8:1::2"
@@ -122,7 +123,7 @@ class Lab:
         self.close()
 
     def _make_cgroup(self) -> None:
-        root = namespaces.find_cgroup2()
+        root = find_cgroup_root()
         if root is not None:
             path = Path(root, f"smtpguard-lab-{os.getpid()}-{secrets.token_hex(3)}")
             path.mkdir()

@@ -61,12 +61,3 @@ def become(uid: int) -> None:
 def die_with_parent(signal_number: int) -> None:
     """Ask for a signal when the parent ends: prctl(2) PR_SET_PDEATHSIG."""
     _check(_libc.prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0), "prctl")
-
-
-def find_cgroup2() -> str | None:
-    """Where cgroup v2 is mounted, on pure and hybrid hosts; None if nowhere (proc_pid_mountinfo(5))."""
-    for line in Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines():
-        head, _, tail = line.partition(" - ")
-        if tail.startswith("cgroup2 "):
-            return head.split()[4]
-    return None

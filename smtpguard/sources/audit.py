@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from smtpguard.clock import SystemClock, WallMap, next_beat
+from smtpguard.clock import SystemClock, WallMap, boottime_ns, next_beat
 from smtpguard.decode.audit import AuditDecoder
 from smtpguard.decode.netlink import HEADER
 from smtpguard.decode.netlink_audit import (
@@ -104,7 +104,7 @@ class AuditSource:
         self._socket = self._listen()
         self._stack.callback(self._use.close)
         self._use.open()
-        self._next_check_ns = next_beat(_now_ns())
+        self._next_check_ns = next_beat(boottime_ns())
 
     def _listen(self) -> socket.socket:
         try:
@@ -146,7 +146,7 @@ class AuditSource:
         """What came since, at most MAX_RECORDS records of it. Raises SourceError if audit can't be had any more."""
         connects = self._waiting + self._without_probes(self._receive())
         self._waiting = []
-        if _now_ns() >= self._next_check_ns:
+        if boottime_ns() >= self._next_check_ns:
             self._check()
         self._count(connects)
         return connects
@@ -223,7 +223,7 @@ class AuditSource:
 
     def _check(self) -> None:
         """Once a second, and when rules change: the kernel's losses, and our rules."""
-        self._next_check_ns = next_beat(_now_ns())
+        self._next_check_ns = next_beat(boottime_ns())
         if not self._more:
             self._gaps.sweep()
         status = self._use.check()
@@ -246,11 +246,6 @@ class AuditSource:
 def _is_other_network_namespace() -> bool:
     """Whether this process is not in the initial network namespace: only there the device queues can be tuned."""
     return Path("/proc/sys/net/core").is_dir() and not Path("/proc/sys/net/core/netdev_max_backlog").exists()
-
-
-def _now_ns() -> int:
-    """CLOCK_BOOTTIME."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def make_source(settings: Settings) -> AuditSource:

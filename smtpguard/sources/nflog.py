@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from string import Template
 
+from smtpguard.clock import boottime_ns
 from smtpguard.decode.nflog import NflogDecoder, Syn
 from smtpguard.errors import DecodeError, EnforceError, GuardError, SourceError
 from smtpguard.kernel.log_group import open_log_group
@@ -151,7 +152,7 @@ class NflogSource:
         except EnforceError as error:
             _log.warning("nflog: %s; its table is looked at once a second", error)
             self._watch = None
-            self._next_check_ns = _now_ns() + _CHECK_NS
+            self._next_check_ns = boottime_ns() + _CHECK_NS
         try:
             self._diag = SockDiag()
         except SourceError as error:
@@ -190,7 +191,7 @@ class NflogSource:
                 continue
             if sender[0] != 0:  # not the kernel
                 continue
-            now_ns = _now_ns()
+            now_ns = boottime_ns()
             try:
                 syns = self._decoder.feed(datagram, now_ns)
             except DecodeError:
@@ -237,7 +238,7 @@ class NflogSource:
 
     def _look_after_table(self) -> None:
         """Put the table back when somebody took it, at most once a second."""
-        now_ns = _now_ns()
+        now_ns = boottime_ns()
         due = self._next_check_ns is not None and now_ns >= self._next_check_ns
         if self._watch is not None:
             events = self._watch.read()
@@ -272,7 +273,3 @@ class NflogSource:
         except NftError:
             return False
         return f"log group {self._group}" in text and "flags dormant" not in text
-
-
-def _now_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 
+from smtpguard.clock import boottime_ns
 from smtpguard.decode.sockdiag import SYN_SENT, Session
 from smtpguard.errors import SourceError
 from smtpguard.kernel.sockdiag import SockDiag
@@ -37,11 +38,6 @@ Key = tuple[int, bytes, int, int]
 def make_source(settings: Settings) -> "ProcSource":
     """The source, unopened."""
     return ProcSource(settings)
-
-
-def boottime_ns() -> int:
-    """CLOCK_BOOTTIME now."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 class ProcSource:

@@ -19,11 +19,12 @@ import pytest
 
 from smtpguard.actions.base import Passes
 from smtpguard.actions.bpf_deny import BpfDeny
+from smtpguard.clock import boottime_ns
 from smtpguard.model import NS
 from smtpguard.policy.credits import CreditRule
 from smtpguard.settings import Settings
 from smtpguard.sources.bpf.credits import Credits
-from smtpguard.sources.bpf.source import BpfSource, now_ns
+from smtpguard.sources.bpf.source import BpfSource
 from tests.kernel.bpf_lab import ADDRESS4, PORTS, private_cgroup, private_netns, random_uid
 
 pytestmark = [pytest.mark.bench, pytest.mark.kernel]
@@ -84,7 +85,7 @@ def attached(cgroup: Path, *, credits_on: bool) -> Generator[BpfSource]:
             source.guard.set_enforcing(on=True)
             BpfDeny(source.guard).apply_passes(Passes())
             rules = [CreditRule(ports=PORTS, limit=1 << 40, window_ns=NS)] * 16
-            Credits(source.guard, now_ns()).start(rules, now_ns())
+            Credits(source.guard, boottime_ns()).start(rules, boottime_ns())
         reader.start()
         yield source
     finally:

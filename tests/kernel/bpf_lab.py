@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from smtpguard.actions.base import Deny
+from smtpguard.clock import boottime_ns
 from smtpguard.model import NS, Connect, Subject
 from smtpguard.settings import Settings
 from smtpguard.sources.bpf.cgroup import read_cgroup
-from smtpguard.sources.bpf.source import BpfSource, now_ns
+from smtpguard.sources.bpf.source import BpfSource
 
 T = TypeVar("T")
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
@@ -139,7 +140,7 @@ def dials(uid: int, cgroup: Path, *addresses: str, port: int = 25) -> list[int]:
 
 def block(uid: int, *, seconds: float = 60, netns: int | None = None, ranges: tuple[tuple[int, int], ...] = ()) -> Deny:
     """A block from now on."""
-    until_ns = now_ns() + int(seconds * NS)
+    until_ns = boottime_ns() + int(seconds * NS)
     return Deny(subject=Subject(uid=uid, netns=netns), kind="block", until_ns=until_ns, ranges=ranges)
 
 

@@ -10,12 +10,12 @@ import pytest
 
 from smtpguard.actions.base import Passes
 from smtpguard.actions.bpf_deny import BpfDeny
+from smtpguard.clock import boottime_ns
 from smtpguard.model import NS, Connect
 from smtpguard.policy.credits import NO_LIMIT, CreditRule
 from smtpguard.settings import Cap
 from smtpguard.sources.bpf.credits import Credits
 from smtpguard.sources.bpf.maps import COUNT_UNCREDITED
-from smtpguard.sources.bpf.source import now_ns
 from tests.kernel.bpf_lab import ADDRESS4, OTHER4, Lab, dial, dials, open_lab, random_uid, run_as, unshare_net
 
 pytestmark = pytest.mark.kernel
@@ -35,8 +35,8 @@ def lab() -> Generator[Lab]:
 
 @pytest.fixture
 def credits_(lab: Lab) -> Credits:
-    credits_ = Credits(lab.source.guard, now_ns())
-    credits_.start([RULE], now_ns())
+    credits_ = Credits(lab.source.guard, boottime_ns())
+    credits_.start([RULE], boottime_ns())
     return credits_
 
 
@@ -51,7 +51,7 @@ def turn(lab: Lab, credits_: Credits) -> list[Connect]:
     for event in events:
         if event.result == "allowed" and event.uid:
             credits_.note(event.uid, event, entered=True)
-    credits_.on_time(now_ns(), lab.source.stats.lost, lab.source.drained_ns)
+    credits_.on_time(boottime_ns(), lab.source.stats.lost, lab.source.drained_ns)
     return events
 
 
@@ -97,21 +97,21 @@ def test_attempt_n_plus_1_is_refused_and_says_by_which_rule(lab: Lab, credits_: 
 
 def test_six_processes_get_exactly_n_and_again_when_the_window_has_slid(lab: Lab) -> None:
     limit, window_ns = 5000, 5 * NS  # many, so that one lost update would show
-    credits_ = Credits(lab.source.guard, now_ns())
-    credits_.start([CreditRule(ports=frozenset({25}), limit=limit, window_ns=window_ns)], now_ns())
+    credits_ = Credits(lab.source.guard, boottime_ns())
+    credits_.start([CreditRule(ports=frozenset({25}), limit=limit, window_ns=window_ns)], boottime_ns())
     uid = random_uid()
     times: list[int] = []
     for _ in range(2):
-        begun_ns = now_ns()
+        begun_ns = boottime_ns()
         collect = start_clients(lab, uid, 6, 2000)
         seen = 0
-        while seen + lab.source.stats.lost < 12_000 and now_ns() < begun_ns + 60 * NS:
+        while seen + lab.source.stats.lost < 12_000 and boottime_ns() < begun_ns + 60 * NS:
             events = turn(lab, credits_)
             seen += len(events)
             times += [event.time_ns for event in events if event.result == "allowed"]
             time.sleep(0.0005)
         passed_through = sum(collect())
-        if now_ns() - begun_ns < window_ns:  # else the window slid under the flood, and times must tell
+        if boottime_ns() - begun_ns < window_ns:  # else the window slid under the flood, and times must tell
             assert passed_through == limit
         while credits_.ledger.next_deadline() is not None:
             turn(lab, credits_)
@@ -123,8 +123,8 @@ def test_six_processes_get_exactly_n_and_again_when_the_window_has_slid(lab: Lab
 
 def test_no_window_of_event_times_holds_more_than_n_while_it_slides(lab: Lab) -> None:
     limit, window_ns = 40, NS // 2
-    credits_ = Credits(lab.source.guard, now_ns())
-    credits_.start([CreditRule(ports=frozenset({25}), limit=limit, window_ns=window_ns)], now_ns())
+    credits_ = Credits(lab.source.guard, boottime_ns())
+    credits_.start([CreditRule(ports=frozenset({25}), limit=limit, window_ns=window_ns)], boottime_ns())
     uid = random_uid()
     collect = start_clients(lab, uid, 4, 5000)
     times: list[int] = []
@@ -136,7 +136,7 @@ def test_no_window_of_event_times_holds_more_than_n_while_it_slides(lab: Lab) ->
             if event.result == "allowed":
                 times.append(event.time_ns)
                 credits_.note(uid, event, entered=True)
-        credits_.on_time(now_ns(), lab.source.stats.lost, lab.source.drained_ns)
+        credits_.on_time(boottime_ns(), lab.source.stats.lost, lab.source.drained_ns)
         time.sleep(0.0005)
     collect()
     times.sort()
@@ -152,7 +152,7 @@ def test_a_refusal_by_one_rule_takes_no_credit_of_another(lab: Lab) -> None:
         CreditRule(ports=frozenset({25, 587}), limit=6, window_ns=60 * NS),
         CreditRule(ports=frozenset({25}), limit=2, window_ns=60 * NS),
     ]
-    Credits(lab.source.guard, now_ns()).start(rules, now_ns())
+    Credits(lab.source.guard, boottime_ns()).start(rules, boottime_ns())
     uid = random_uid()
     assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == 2
     assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9, port=587)) == 4
@@ -161,25 +161,25 @@ def test_a_refusal_by_one_rule_takes_no_credit_of_another(lab: Lab) -> None:
 
 
 def test_limits_of_ones_own_end_for_who_never_connected(lab: Lab) -> None:
-    credits_ = Credits(lab.source.guard, now_ns())
+    credits_ = Credits(lab.source.guard, boottime_ns())
     uid = random_uid()
-    credits_.start([RULE], now_ns(), limits={uid: {0: NO_LIMIT}})
-    credits_.start([RULE], now_ns())
+    credits_.start([RULE], boottime_ns(), limits={uid: {0: NO_LIMIT}})
+    credits_.start([RULE], boottime_ns())
     assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == LIMIT
 
 
 def test_limit_0_refuses_the_first(lab: Lab) -> None:
-    credits_ = Credits(lab.source.guard, now_ns())
-    credits_.start([CreditRule(ports=frozenset({25}), limit=0, window_ns=NS)], now_ns())
+    credits_ = Credits(lab.source.guard, boottime_ns())
+    credits_.start([CreditRule(ports=frozenset({25}), limit=0, window_ns=NS)], boottime_ns())
     assert dials(random_uid(), lab.cgroup, ADDRESS4) == [REFUSED]
 
 
 def test_a_daemon_that_is_silent_for_2_s_refuses_nobody(lab: Lab, credits_: Credits) -> None:
     uid = random_uid()
     assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == LIMIT
-    credits_.maps.beat(now_ns() - 2 * NS - 1)
+    credits_.maps.beat(boottime_ns() - 2 * NS - 1)
     assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == 9
-    credits_.maps.beat(now_ns())
+    credits_.maps.beat(boottime_ns())
     assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == 0
 
 
@@ -236,12 +236,12 @@ def test_a_reset_and_limits_of_ones_own_hold_at_once(lab: Lab, credits_: Credits
     uid = random_uid()
     assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == LIMIT
     turn(lab, credits_)
-    credits_.reset(uid, None, now_ns())
+    credits_.reset(uid, None, boottime_ns())
     assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == LIMIT
     turn(lab, credits_)
-    credits_.set_limits(uid, {0: 8}, now_ns())
+    credits_.set_limits(uid, {0: 8}, boottime_ns())
     assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == 3
-    credits_.set_limits(uid + 1, {0: 2}, now_ns())  # before the user was ever seen
+    credits_.set_limits(uid + 1, {0: 2}, boottime_ns())  # before the user was ever seen
     assert passed(dials(uid + 1, lab.cgroup, *[ADDRESS4] * 9)) == 2
 
 
@@ -252,7 +252,7 @@ def test_a_new_set_of_rules_keeps_the_windows(lab: Lab, credits_: Credits) -> No
     other = CreditRule(ports=frozenset({587}), limit=2, window_ns=60 * NS)
     wider = CreditRule(ports=frozenset({25}), limit=LIMIT + 2, window_ns=60 * NS)
     times = list(credits_.ledger._lanes[uid][0].times)
-    credits_.start([other, wider], now_ns(), windows=[(uid, 1, times)])
+    credits_.start([other, wider], boottime_ns(), windows=[(uid, 1, times)])
     assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == 2
     assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9, port=587)) == 2
     credits_.stop()
@@ -263,8 +263,8 @@ def test_credits_of_lost_events_come_back() -> None:
     with open_lab(ring_bytes=4096) as lab:
         lab.source.guard.set_enforcing(on=True)
         BpfDeny(lab.source.guard).apply_passes(Passes())
-        credits_ = Credits(lab.source.guard, now_ns())
-        credits_.start([CreditRule(ports=frozenset({25}), limit=200, window_ns=NS // 2)], now_ns())
+        credits_ = Credits(lab.source.guard, boottime_ns())
+        credits_.start([CreditRule(ports=frozenset({25}), limit=200, window_ns=NS // 2)], boottime_ns())
         uid = random_uid()
         assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 300)) == 200
         lab.source._next_check_ns = 0
@@ -309,7 +309,7 @@ def test_a_refusal_by_credit_takes_no_token_and_one_by_cap_no_credit(lab: Lab, c
     uid = random_uid()
     assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == LIMIT
     assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9, port=587)) == 1
-    credits_.set_limits(uid, {0: 99}, now_ns())
+    credits_.set_limits(uid, {0: 99}, boottime_ns())
     assert dials(uid, lab.cgroup, ADDRESS4) == [REFUSED]
     usage = credits_.maps.read_usage(uid)
     assert usage is not None

@@ -12,8 +12,8 @@ import pytest
 
 from smtpguard.actions.base import Deny, Passes
 from smtpguard.actions.bpf_deny import BpfDeny
+from smtpguard.clock import boottime_ns
 from smtpguard.model import NS, Subject
-from smtpguard.sources.bpf.source import now_ns
 from tests.kernel.bpf_lab import (
     ADDRESS4,
     ADDRESS6,
@@ -83,7 +83,7 @@ def test_others_go_on_and_root_is_never_refused(lab: Lab, enforcer: BpfDeny) -> 
     uid = random_uid()
     enforcer.apply_passes(Passes(uids=()))
     enforcer.apply_deny(block(uid))
-    guard, until_ns = lab.source.guard, now_ns() + 60 * NS
+    guard, until_ns = lab.source.guard, boottime_ns() + 60 * NS
     guard.put_deny(0, None, until_ns, until_ns)
     guard.put_deny_ranges((0, None, "block"), [(0, 1)], until_ns, 0)
     assert dials(uid, lab.cgroup, ADDRESS4) == [REFUSED]
@@ -136,13 +136,13 @@ def test_a_deny_ends_by_itself_and_by_release(lab: Lab, enforcer: BpfDeny) -> No
 
 def test_block_and_throttle_are_told_apart_and_the_later_call_wins(lab: Lab, enforcer: BpfDeny) -> None:
     subject = Subject(uid=random_uid())
-    enforcer.apply_deny(Deny(subject=subject, kind="throttle", until_ns=now_ns() + 60 * NS))
+    enforcer.apply_deny(Deny(subject=subject, kind="throttle", until_ns=boottime_ns() + 60 * NS))
     dials(subject.uid, lab.cgroup, ADDRESS4)
     enforcer.apply_deny(block(subject.uid))
     dials(subject.uid, lab.cgroup, ADDRESS4)
     enforcer.apply_release(subject, "block")
     dials(subject.uid, lab.cgroup, ADDRESS4)
-    enforcer.apply_deny(Deny(subject=subject, kind="throttle", until_ns=now_ns() - 1))
+    enforcer.apply_deny(Deny(subject=subject, kind="throttle", until_ns=boottime_ns() - 1))
     dials(subject.uid, lab.cgroup, ADDRESS4)
     assert [event.refused_by for event in lab.events()] == ["throttle", "block", "throttle", None]
 

@@ -12,10 +12,10 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from smtpguard.actions.bpf_deny import BpfDeny
+from smtpguard.clock import boottime_ns
 from smtpguard.decode.sockdiag import Session
 from smtpguard.kernel.sockdiag import SockDiag
 from smtpguard.model import NS, Connect, SocketReport
-from smtpguard.sources.bpf.source import now_ns
 from tests.kernel.bpf_lab import (
     ADDRESS4,
     ADDRESS6,
@@ -250,7 +250,7 @@ def test_reports_that_nobody_takes_are_bounded(lab: Lab, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("smtpguard.sources.bpf.source.MAX_REPORTS", 3)
     lab.source._reports = deque(maxlen=3)
-    before = now_ns()
+    before = boottime_ns()
     dials(random_uid(), lab.cgroup, *[ADDRESS4] * 5)
     lab.events()
     reports = lab.source.take_reports()

@@ -13,12 +13,13 @@ from collections.abc import Generator
 import pytest
 
 from smtpguard.actions.bpf_deny import BpfDeny
+from smtpguard.clock import boottime_ns
 from smtpguard.errors import SourceError
 from smtpguard.model import NS, Connect
 from smtpguard.policy.credits import CreditRule
 from smtpguard.settings import Settings
 from smtpguard.sources.bpf.credits import Credits
-from smtpguard.sources.bpf.source import BpfSource, now_ns
+from smtpguard.sources.bpf.source import BpfSource
 from tests.kernel.bpf_lab import (
     ADDRESS4,
     ADDRESS6,
@@ -59,10 +60,10 @@ def test_the_fields_of_an_event_are_exact(lab: Lab) -> None:
             sock.connect_ex((ADDRESS4, 587))
             return os.getpid(), cookie
 
-    before = now_ns()
+    before = boottime_ns()
     pid, cookie = run_as(uid, lab.cgroup, client)
     (event,) = lab.events()
-    assert before < event.time_ns < now_ns()
+    assert before < event.time_ns < boottime_ns()
     assert event == Connect(
         time_ns=event.time_ns,
         uid=uid,
@@ -137,7 +138,7 @@ def quieten(lab: Lab) -> None:
     """Make the program believe that the reader was woken just now, for an hour; forget wake-ups of before."""
     lab.events()
     is_woken(lab)
-    lab.source.guard.map("woken").update(bytes(4), struct.pack("=Q", now_ns() + 3600 * NS))
+    lab.source.guard.map("woken").update(bytes(4), struct.pack("=Q", boottime_ns() + 3600 * NS))
 
 
 def is_woken(lab: Lab) -> bool:
@@ -152,19 +153,19 @@ def test_a_flood_wakes_nobody_each_time_but_is_looked_for_soon(lab: Lab) -> None
     assert not is_woken(lab)
     again_ns = lab.source.next_poll_ns()
     assert again_ns is not None
-    assert again_ns < now_ns() + NS // 10
+    assert again_ns < boottime_ns() + NS // 10
     assert len(lab.events()) == 1
-    while (again_ns := lab.source.next_poll_ns() or 0) < now_ns() + NS // 10:
-        time.sleep(max(0, again_ns - now_ns()) / NS)
+    while (again_ns := lab.source.next_poll_ns() or 0) < boottime_ns() + NS // 10:
+        time.sleep(max(0, again_ns - boottime_ns()) / NS)
         assert lab.events() == []
-    assert again_ns > now_ns() + NS // 10  # nothing came quietly: back to one look a second
+    assert again_ns > boottime_ns() + NS // 10  # nothing came quietly: back to one look a second
 
 
 def test_a_user_near_a_limit_is_never_delayed(lab: Lab) -> None:
     lab.source.guard.set_enforcing(on=True)
     rule = CreditRule(ports=frozenset({25}), limit=30, window_ns=3600 * NS)
-    credits_ = Credits(lab.source.guard, now_ns())
-    credits_.start([rule], now_ns())
+    credits_ = Credits(lab.source.guard, boottime_ns())
+    credits_.start([rule], boottime_ns())
     uid = random_uid()
     woken = []
     for _ in range(31):
@@ -188,14 +189,14 @@ def test_at_most_three_attempts_of_a_user_wait(lab: Lab) -> None:
 def test_a_user_can_be_called_near(lab: Lab) -> None:
     lab.source.guard.set_enforcing(on=True)
     uid = random_uid()
-    credits_ = Credits(lab.source.guard, now_ns())
+    credits_ = Credits(lab.source.guard, boottime_ns())
     for near in (True, False):
-        credits_.set_near(uid, now_ns(), near=near)
+        credits_.set_near(uid, boottime_ns(), near=near)
         quieten(lab)
         dials(uid, lab.cgroup, ADDRESS4)
         assert is_woken(lab) == near
         lab.events()
-    credits_.start([], now_ns(), wake_new=True)
+    credits_.start([], boottime_ns(), wake_new=True)
     quieten(lab)
     dials(uid + 1, lab.cgroup, ADDRESS4)
     assert is_woken(lab)

@@ -19,12 +19,12 @@ from smtpguard.actions import tell
 from smtpguard.actions.base import Passes
 from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.actions.tell import TellResponder
+from smtpguard.clock import boottime_ns
 from smtpguard.errors import EnforceError
 from smtpguard.model import NS
 from smtpguard.policy.credits import CreditRule
 from smtpguard.settings import Cap
 from smtpguard.sources.bpf.credits import Credits
-from smtpguard.sources.bpf.source import now_ns
 from smtpguard.sources.bpf.tell import Telling
 from tests.kernel.bpf_lab import (
     ADDRESS4,
@@ -64,8 +64,8 @@ class Desk:
             ready, _, _ = select.select(self.responder.filenos(), [], [], 0.02)
             for fileno in ready:
                 self.responder.on_ready(fileno)
-            self.responder.on_time(now_ns())
-            self.credits.maps.beat(now_ns())
+            self.responder.on_time(boottime_ns())
+            self.credits.maps.beat(boottime_ns())
 
 
 @pytest.fixture
@@ -74,17 +74,17 @@ def desk() -> Generator[Desk]:
         guard = lab.source.guard
         guard.set_enforcing(on=True)
         telling = Telling(guard)
-        responder = TellResponder(telling.find_owner, lambda uid: f"stopped, uid {uid}", now_ns)
+        responder = TellResponder(telling.find_owner, lambda uid: f"stopped, uid {uid}", boottime_ns)
         telling.start(responder.port)
         desk = Desk(
             lab=lab,
             telling=telling,
             responder=responder,
-            credits=Credits(guard, now_ns()),
+            credits=Credits(guard, boottime_ns()),
             enforcer=BpfDeny(guard),
         )
         desk.enforcer.apply_passes(Passes())
-        desk.credits.maps.beat(now_ns())
+        desk.credits.maps.beat(boottime_ns())
         thread = threading.Thread(target=desk.serve)
         thread.start()
         try:
@@ -173,7 +173,7 @@ def test_465_containers_and_the_cap_are_refused_without_a_word(desk: Desk) -> No
 def test_a_refusal_by_credit_is_told_and_subordinate_uids_hear_of_their_owner(desk: Desk) -> None:
     uid = random_uid()
     desk.lab.source.guard.replace_owners([(200_000, 10, uid)])
-    desk.credits.start([CreditRule(ports=frozenset({25}), limit=0, window_ns=NS)], now_ns())
+    desk.credits.start([CreditRule(ports=frozenset({25}), limit=0, window_ns=NS)], boottime_ns())
 
     def client() -> bytes:
         with socket.create_connection((ADDRESS4, 25)) as sock:
@@ -192,7 +192,7 @@ def test_a_stopped_or_absent_responder_and_a_silent_daemon_mean_refused(desk: De
     time.sleep(0.1)
     desk.responder.close()
     assert dials(uid, desk.lab.cgroup, ADDRESS4) == [errno.ECONNREFUSED]
-    desk.credits.maps.beat(now_ns() - 3 * NS)
+    desk.credits.maps.beat(boottime_ns() - 3 * NS)
     assert dials(uid, desk.lab.cgroup, ADDRESS4) == [errno.EPERM]
 
 
@@ -290,9 +290,9 @@ def test_a_port_that_anybody_could_take_is_not_used(desk: Desk) -> None:
 
 
 def test_the_next_free_port_is_taken(desk: Desk) -> None:
-    second = TellResponder(lambda _: None, str, now_ns, ports=(desk.responder.port, 1002))
+    second = TellResponder(lambda _: None, str, boottime_ns, ports=(desk.responder.port, 1002))
     assert second.port == 1002
     second.close()
     second.close()
     with pytest.raises(EnforceError, match="no free port"):
-        TellResponder(lambda _: None, str, now_ns, ports=(desk.responder.port,))
+        TellResponder(lambda _: None, str, boottime_ns, ports=(desk.responder.port,))

@@ -16,8 +16,9 @@ import pytest
 
 from smtpguard.actions.base import Deny, Enforcer, Passes
 from smtpguard.actions.bpf_deny import BpfDeny
-from smtpguard.actions.nft.apply import NftEnforcer, boottime_ns
+from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.actions.nft.render import TableSpec
+from smtpguard.clock import boottime_ns
 from smtpguard.decode.audit_rule import FILTER_EXIT, AuditRule, connect_rules
 from smtpguard.demo.lab import Lab
 from smtpguard.kernel.netns import read_cookie

@@ -14,8 +14,9 @@ from ipaddress import ip_address
 import pytest
 
 from smtpguard.actions.base import Deny
-from smtpguard.actions.nft.apply import NftEnforcer, boottime_ns
+from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.actions.nft.render import TableSpec
+from smtpguard.clock import boottime_ns
 from smtpguard.daemon.waiting import describe
 from smtpguard.enrich.looker import Attribution, Looker
 from smtpguard.errors import SourceError

@@ -10,9 +10,10 @@ from ipaddress import ip_network
 import pytest
 
 from smtpguard.actions.base import Deny, Passes
-from smtpguard.actions.nft.apply import NftEnforcer, boottime_ns
+from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.actions.nft.render import TableSpec
 from smtpguard.actions.nft.sets import Kind, SetFullError
+from smtpguard.clock import boottime_ns
 from smtpguard.errors import EnforceError
 from smtpguard.kernel.nft import CommandNft, Nft
 from smtpguard.model import NS, Subject

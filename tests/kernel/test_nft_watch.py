@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from smtpguard.actions.base import Deny
-from smtpguard.actions.nft.apply import NftEnforcer, boottime_ns
+from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.actions.nft.render import TableSpec
+from smtpguard.clock import boottime_ns
 from smtpguard.decode.nft_notify import NftEvent
 from smtpguard.errors import EnforceError
 from smtpguard.kernel.nft import CommandNft

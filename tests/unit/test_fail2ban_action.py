@@ -45,7 +45,7 @@ def drive(unbanner: Unbanner, clock: Clock) -> None:
     until = time.monotonic() + 20
     while unbanner.stats()["waiting"]:
         assert time.monotonic() < until, "it does not end"
-        ready, _, _ = select.select(unbanner.filenos(), unbanner.writers(), [], 0.02)
+        ready, _, _ = select.select(unbanner.filenos(), [], [], 0.02)
         for fileno in ready:
             unbanner.on_ready(fileno)
         unbanner.on_time(clock())

@@ -21,9 +21,6 @@ class Pipe:
     def filenos(self) -> Sequence[int]:
         return (self.reader,)
 
-    def writers(self) -> Sequence[int]:
-        return ()
-
     def on_ready(self, fileno: int) -> None:
         self.seen.append(os.read(fileno, 100))
 

@@ -5,7 +5,6 @@ business: the output hook of this namespace never sees those packets, only BPF d
 itself. Not thread safe: one thread calls it (the daemon's loop, or a command).
 """
 
-import time
 from collections.abc import Callable, Iterable
 
 from smtpguard.actions.base import Deny, Passes
@@ -13,6 +12,7 @@ from smtpguard.actions.nft.elements import flatten
 from smtpguard.actions.nft.parse import parse_counters, parse_counts
 from smtpguard.actions.nft.render import TEMPLATE_NAMES, TableSpec, render_add, render_ruleset
 from smtpguard.actions.nft.sets import Kind, SetFullError, UidSet
+from smtpguard.clock import boottime_ns
 from smtpguard.errors import ConfigError, EnforceError
 from smtpguard.kernel.nft import Nft, NftError, open_nft, render_remove
 from smtpguard.model import Subject
@@ -24,11 +24,6 @@ SETS: dict[Kind, str] = {"block": "blocked", "throttle": "throttled"}
 def read_templates() -> dict[str, str]:
     """The ruleset's templates: an administrator's below /etc/smtpguard/nft, else the shipped ones."""
     return {name: read_resource("nft", name) for name in TEMPLATE_NAMES}
-
-
-def boottime_ns() -> int:
-    """CLOCK_BOOTTIME now."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 class NftEnforcer:

@@ -28,6 +28,11 @@ def parse_cgroup_root(lines: Iterable[str]) -> Path | None:
     return part
 
 
+def find_cgroup_root() -> Path | None:
+    """Where cgroup v2 is mounted here; None if nowhere."""
+    return parse_cgroup_root(_MOUNTINFO.read_text("utf-8", "surrogateescape").splitlines())
+
+
 def read_cgroup(setting: str) -> Path:
     """The directory that `cgroup` in the configuration means: "auto" or a path. Raises SourceError."""
     if setting != "auto":
@@ -35,7 +40,7 @@ def read_cgroup(setting: str) -> Path:
         if not (path / "cgroup.procs").exists():
             raise SourceError("not a cgroup v2 directory", where=setting, fix="set cgroup: auto, or a directory of it")
         return path
-    root = parse_cgroup_root(_MOUNTINFO.read_text("utf-8", "surrogateescape").splitlines())
+    root = find_cgroup_root()
     if root is None:
         raise SourceError(
             "the cgroup v2 hierarchy is not mounted",

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from smtpguard.clock import next_beat
+from smtpguard.clock import boottime_ns, next_beat
 from smtpguard.decode.bpf_event import Probe, decode
 from smtpguard.errors import DecodeError, EnforceError, SourceError
 from smtpguard.model import Connect, SocketReport
@@ -37,11 +37,6 @@ PACE_NS = 15_000_000
 program wakes nobody for events that are not urgent."""
 
 _MAX_PROBES = 16
-
-
-def now_ns() -> int:
-    """CLOCK_BOOTTIME."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 class BpfSource:
@@ -92,7 +87,7 @@ class BpfSource:
         if not guard.knows_own_netns:
             self._learn_own_netns()
         self._adopt()
-        self._next_check_ns = next_beat(now_ns())
+        self._next_check_ns = next_beat(boottime_ns())
 
     def _adopt(self) -> None:
         """Take over the sessions that were open before us: attached first, so that none falls between."""
@@ -104,8 +99,8 @@ class BpfSource:
             return sessions.lookup(cookie.to_bytes(8, sys.byteorder)) is not None
 
         try:
-            self._adopted = Adopted(self._settings.ports, now_ns())
-            for report in self._adopted.adopt(now_ns(), is_known):
+            self._adopted = Adopted(self._settings.ports, boottime_ns())
+            for report in self._adopted.adopt(boottime_ns(), is_known):
                 self._keep(report)
         except SourceError as error:
             _log.warning("bpf: sessions that are open already stay unseen: %s", error)
@@ -161,7 +156,7 @@ class BpfSource:
         """What is there now, at most MAX_EVENTS. Raises SourceError if the program was detached."""
         connects = self._waiting + self._consume()
         self._waiting = []
-        if now_ns() >= self._next_check_ns:
+        if boottime_ns() >= self._next_check_ns:
             try:
                 self._check()
             except SourceError:
@@ -171,14 +166,14 @@ class BpfSource:
         return connects
 
     def _consume(self) -> list[Connect]:
-        begun_ns = now_ns()
+        begun_ns = boottime_ns()
         try:
             samples = self.guard.events.consume(MAX_EVENTS)
         except BpfError as error:
             raise SourceError(f"the event ring can't be read: {os.strerror(error.errno or 0)}", where="bpf") from error
         self._more = len(samples) >= MAX_EVENTS
         if samples:
-            self._look_again_ns = now_ns() + PACE_NS
+            self._look_again_ns = boottime_ns() + PACE_NS
         elif self._look_again_ns is not None and begun_ns >= self._look_again_ns:
             self._look_again_ns = None  # nothing came quietly: the next event wakes us
         if not self._more:
@@ -213,7 +208,7 @@ class BpfSource:
         return reports
 
     def _check(self) -> None:
-        self._next_check_ns = next_beat(now_ns())
+        self._next_check_ns = next_beat(boottime_ns())
         try:
             self.stats.lost = self.guard.read_count(COUNT_LOST)
             attached = self.guard.is_attached()
@@ -227,7 +222,7 @@ class BpfSource:
         if self._adopted is None:
             return
         try:
-            for report in self._adopted.poll(now_ns()):
+            for report in self._adopted.poll(boottime_ns()):
                 self._keep(report)
         except SourceError as error:
             _log.warning("bpf: sessions that were open at start are followed no longer: %s", error)
