@@ -105,6 +105,9 @@ class AuditSource:
         self._socket = self._listen()
         self._stack.callback(self._use.close)
         self._use.open()
+        # Loading rules is logged too, and may fill the queue: losses count from here.
+        self._waiting = self._receive()
+        self._gaps, self._overflows = SerialGaps(), 0
         self._next_check_ns = next_beat(_now_ns())
 
     def _listen(self) -> socket.socket:
@@ -123,6 +126,7 @@ class AuditSource:
     def probe(self, timeout_s: float) -> None:
         """Make an own connect and see it; raises SourceError with what is in the way."""
         sock = self._opened()
+        self._waiting += self._receive()  # room for the proof
         pid = make_connect(min(self._settings.ports), self._settings.audit_uid)
         self._probes.append(pid)
         deadline = time.monotonic() + timeout_s
