@@ -87,6 +87,7 @@ class AuditSource:
         self._gaps = SerialGaps()
         self._record = bytearray(_RECORD_BYTES)
         self._overflows = 0
+        self._halves = Halves()
         self._waiting: list[Connect] = []
         self._probes: deque[int] = deque(maxlen=16)
         self._next_check_ns = 0
@@ -104,6 +105,9 @@ class AuditSource:
         self._socket = self._listen()
         self._stack.callback(self._use.close)
         self._use.open()
+        # Loading rules is logged too, and may fill the queue: losses count from here.
+        self._waiting = self._receive()
+        self._gaps, self._overflows = SerialGaps(), 0
         self._next_check_ns = next_beat(boottime_ns())
 
     def _listen(self) -> socket.socket:
@@ -122,6 +126,7 @@ class AuditSource:
     def probe(self, timeout_s: float) -> None:
         """Make an own connect and see it; raises SourceError with what is in the way."""
         sock = self._opened()
+        self._waiting += self._receive()  # room for the proof
         pid = make_connect(min(self._settings.ports), self._settings.audit_uid)
         self._probes.append(pid)
         deadline = time.monotonic() + timeout_s
@@ -181,7 +186,8 @@ class AuditSource:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise SourceError(f"audit records can't be read: {error.strerror}", where=self.name) from error
-                self._overflows += 1  # the queue was full: what was dropped shows as missing serials
+                self._overflows += 1  # the queue was full: what was dropped shows as missing serials and halves
+                self._halves.overflowed = True
                 continue
             self._take(bytes(view[:size]), lines)
         return self._decoder.feed(b"".join(lines)) if lines else []
@@ -197,7 +203,9 @@ class AuditSource:
         serial = _SERIAL(text)
         if serial is None:
             return
-        self._gaps.note(int(serial[1]))
+        number = int(serial[1])
+        self._gaps.note(number)
+        self._halves.note(number, kind, text, self._use.key)
         if kind == AUDIT_CONFIG_CHANGE:
             self._next_check_ns = 0  # somebody changes rules: look at once
         prefix = _TYPES.get(kind)
@@ -212,7 +220,7 @@ class AuditSource:
         stats = self.stats
         stats.events += len(connects)
         stats.garbled = counters.garbled
-        stats.lost = self._gaps.missing + self._use.lost + counters.unpaired
+        stats.lost = self._gaps.missing + self._halves.count + self._use.lost + counters.unpaired
         stats.notes = {
             "overflows": self._overflows,
             "serial_gaps": self._gaps.missing,
@@ -226,6 +234,7 @@ class AuditSource:
         self._next_check_ns = next_beat(boottime_ns())
         if not self._more:
             self._gaps.sweep()
+            self._halves.sweep()
         status = self._use.check()
         if status is not None and not status.enabled:
             raise SourceError("auditing was switched off", where=self.name, fix="it will be tried again")
@@ -241,6 +250,36 @@ class AuditSource:
             if obstacle is not None:
                 what, fix = f"self-test: {obstacle}", "auditctl -d task,never, and remove it from /etc/audit/rules.d"
         return SourceError(what, where=self.name, fix=fix)
+
+
+class Halves:
+    """Counts calls of our rules whose address was dropped when the queue was full, so that nothing came of them.
+
+    Attributes:
+        count: How many there were.
+        overflowed: Whether the queue was full since the last sweep but one.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.overflowed = False
+        self._open: dict[int, None] = {}
+        self._old: dict[int, None] = {}
+
+    def note(self, serial: int, kind: int, text: bytes, key: bytes | None) -> None:
+        """Take a record: a call opens its serial, the address of the call closes it."""
+        if kind == AUDIT_SOCKADDR:
+            self._open.pop(serial, None)
+            self._old.pop(serial, None)
+        elif kind == AUDIT_SYSCALL and key is not None and key in text and len(self._open) < MAX_RECORDS:
+            self._open[serial] = None
+
+    def sweep(self) -> None:
+        """Time has passed: what was open at the last sweep already stays so. Call it about once a second."""
+        if self.overflowed:
+            self.count += len(self._old)
+        self.overflowed = self.overflowed and bool(self._open)
+        self._old, self._open = self._open, {}
 
 
 def _is_other_network_namespace() -> bool:

@@ -47,6 +47,11 @@ class AuditUse:
         """How many of our rules somebody took away and we put back."""
         return self._rules.restored if self._rules else 0
 
+    @property
+    def key(self) -> bytes | None:
+        """What marks the records of our rules; None if we have none."""
+        return self._rules.key if self._rules else None
+
     def open(self) -> None:
         """Take audit into use. Raises SourceError if it is off and must stay so."""
         try:

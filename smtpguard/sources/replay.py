@@ -131,10 +131,11 @@ class ReplaySource:
                 plain.seek(0)
                 if not head.startswith(_MAGICS):
                     return plain, head
-            file = io.BufferedReader(plain, _HEAD_BYTES)
+            file = self._stack.enter_context(io.BufferedReader(plain, _HEAD_BYTES))
         for magic, unpack in _COMPRESSED:
             if file.peek(8).startswith(magic):
-                file = _buffered(self._stack.enter_context(unpack(cast("BinaryIO", file))))
+                unpacked = self._stack.enter_context(unpack(cast("BinaryIO", file)))
+                file = self._stack.enter_context(_buffered(unpacked))
                 break
         return file, file.peek(_HEAD_BYTES)
 

@@ -278,13 +278,15 @@ def test_a_stalled_reader_loses_and_says_how_many(
     try:
         source.probe(5)
         as_user(uid, lambda: connect(port, 3000))
-        seen = read_until(source, bool)
+        seen = read_until(source, lambda _: False, seconds=0.3)
         as_user(uid, lambda: connect(port))  # a hole shows when something comes after it
-        lost = 3001 - len(seen) - len(read_until(source, bool))
+        seen += read_until(source, lambda _: False, seconds=0.3)
+        lost = 3001 - len(seen)
         assert lost > 0
         assert source.stats.notes["overflows"] >= 1
-        read_until(source, lambda _: source.stats.lost >= lost - 5)
-        assert abs(source.stats.lost - lost) <= 5, "an event may have been cut in two"
+        read_until(source, lambda _: source.stats.lost >= lost)
+        # Changes of rules are numbered too; and the kernel, if it ran out of room itself, counts records, not events.
+        assert lost <= source.stats.lost <= lost + 2 + 2 * source.stats.notes["kernel_lost"]
     finally:
         source.close()
 

@@ -5,6 +5,7 @@ import select
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -16,16 +17,35 @@ LATER = 4_000_000_000
 """Stamps after any moment at which these tests run, as the stamps of new lines are."""
 
 
+class Closing(Protocol):
+    def close(self) -> None: ...
+
+
+_opened: list[Closing] = []
+
+
+@pytest.fixture(autouse=True)
+def _close_all() -> Iterator[None]:
+    yield
+    while _opened:
+        _opened.pop().close()
+
+
 class Log:
     """The writer: lines with growing serials."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.serial = 0
-        self.reopen()
+        self.file = path.open("ab", buffering=0)
+        _opened.append(self)
 
     def reopen(self) -> None:
+        self.file.close()
         self.file = self.path.open("ab", buffering=0)
+
+    def close(self) -> None:
+        self.file.close()
 
     def write(self, count: int = 1) -> list[int]:
         serials = list(range(self.serial + 1, self.serial + 1 + count))
@@ -49,6 +69,7 @@ class Reader:
 
     def __init__(self, path: Path, *, at_end: bool = True) -> None:
         self.tail = Tail(str(path), stamp=STAMP, at_end=at_end)
+        _opened.append(self.tail)
         self.rest = b""
 
     def look(self) -> list[int]:
