@@ -27,6 +27,9 @@ Path = tuple[str | int, ...]
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times faster; not every build has it
 _RESOLVER: Any = yaml.resolver.Resolver()
 _CONSTRUCTOR: Any = yaml.constructor.SafeConstructor()
+_TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
+_LIBYAML_TOO_DEEP = "maximum nesting depth"
+"""libyaml looks ahead, and since 0.2.6 gives up at a thousand levels before it hands over the first of them."""
 _TYPED = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float"))
 
 
@@ -170,7 +173,7 @@ class _Reader:
         if self.frames and isinstance(self.frames[-1][1], dict) and self.key[-1] is None:
             raise self.fail(line, "a list or mapping can't be a key")
         if len(self.frames) >= MAX_DEPTH:
-            raise self.fail(line, f"nested deeper than {MAX_DEPTH} levels")
+            raise self.fail(line, _TOO_DEEP)
         path = self.place(container, line)
         self.frames.append((path, container))
         self.key.append(None)
@@ -224,6 +227,8 @@ def parse_document(text: str, name: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = min(mark.line, text.count("\n")) + 1 if mark else 1  # libyaml puts the end of the file a line further
+        if _LIBYAML_TOO_DEEP in (error.problem or ""):
+            raise reader.fail(line, _TOO_DEEP) from error
         what = " ".join(filter(None, [error.context, error.problem])) or "unreadable"
         raise reader.fail(line, f"is no YAML: {show_message(what)}") from error
     except yaml.reader.ReaderError as error:
