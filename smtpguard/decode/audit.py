@@ -21,28 +21,32 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from smtpguard.decode.audit_index import CallIndex, Key, find_line
+from smtpguard.decode.audit_pair import Pair, PairReader
 from smtpguard.decode.audit_record import (
     URINGOP_GROUPS,
     is_same_address,
     is_uring_enter,
-    match_pair,
     match_sockaddr,
     parse_user,
     read_call,
     read_uring_call,
 )
 from smtpguard.decode.audit_sieve import SockaddrSieve
-from smtpguard.decode.quick import Draft, seal
 from smtpguard.decode.retries import Retries
 from smtpguard.decode.sieve import LineBuffer
 from smtpguard.decode.sockaddr import parse_sockaddr_hex
 from smtpguard.errors import DecodeError
 from smtpguard.model import Connect
+from smtpguard.quick import quick_maker
 
 _MAX_WAITING = 4096
 """SOCKADDR records kept while their SYSCALL has not come."""
 _MAX_RECENT = 4096
 """Serials kept, in each of two generations, to notice a second SOCKADDR."""
+_NEWLINE = 0x0A
+_make_connect = quick_maker(
+    Connect, "time_ns", "pid", "uid", "euid", "proc", "exe", "user", "port", "address", "sensor"
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -123,6 +127,7 @@ class AuditDecoder:
         self._buffer = buffer or LineBuffer()
         self._hold = hold_bytes
         self._sieve = SockaddrSieve(ports)
+        self._read_pair = PairReader().read
         self._index = CallIndex(self._buffer)
         self._waiting: OrderedDict[Key, list[_Waiting]] = OrderedDict()
         self._recent: dict[Key, _Held | None] = {}
@@ -176,28 +181,36 @@ class AuditDecoder:
     def _scan(self, start: int, stop: int) -> list[Connect]:
         """Look through a region of whole lines."""
         found: list[_Found] = []
-        data, base = self._buffer.data, self._buffer.base
+        data, read_pair = self._buffer.data, self._read_pair
         # All hits first: searching and joining in turns would cost a tenth more, in cold caches.
         for at in list(self._sieve.find(data, start, stop)):
             begin, node = at - 8, None
-            if data[begin - 1] != 0x0A:
+            if data[begin - 1] != _NEWLINE:
                 begin, node = find_line(data, begin)
             if begin >= 0 and self._waiting:
                 self._catch_up(begin, found)
-            pair = match_pair(data, data.rfind(b"\n", 0, begin - 1) + 1, stop) if begin > 0 else None
-            if pair and pair[1] == node:
-                groups = pair.groups()
-                key = (node, groups[1])
-                if key not in self._recent and key not in self._older:
-                    self._join(key, base + pair.end(), groups, (groups[15], groups[16]), found)
-                    continue
+            pair = read_pair(data, data.rfind(b"\n", 0, begin - 1) + 1, stop) if begin > 0 else None
+            if pair and pair[0] == node and self._take_pair(pair, found):
+                continue
             if begin >= 0 and data.startswith(b"type=SOCKADDR msg=", at - 8):
                 self._take(begin, node, stop, found)
             else:
                 self.counters.garbled += data.startswith(b"KADDR msg=audit(", at)
         if self._waiting:
             self._catch_up(stop, found)
-        return self._let_go(found, base + stop)
+        return self._let_go(found, self._buffer.base + stop)
+
+    def _take_pair(self, pair: Pair, found: list[_Found]) -> bool:
+        """Make an event of a pair; False if its serial was there before."""
+        node, serial, end, time_ns, pid, uid, euid, comm, exe, user, fd, exit_value, port, address, enriched = pair
+        key = (node, serial)
+        if key in self._recent or key in self._older:
+            return False
+        if self.to_event_ns is not None:
+            time_ns = self.to_event_ns(time_ns)
+        connect = _make_connect(time_ns, pid, uid, euid, comm, exe, user, port, address, self._sensor)
+        self._keep(key, (self._buffer.base + end, fd, exit_value, connect), found, may_go=not enriched)
+        return True
 
     def _take(self, begin: int, node: bytes | None, stop: int, found: list[_Found]) -> None:
         """Join a SOCKADDR record, at an offset, with a call that is not just before it; or let it wait."""
@@ -282,24 +295,19 @@ class AuditDecoder:
         if enriched is not None and (tail is None or not is_same_address(tail, port, address)):
             self.counters.forged += 1
             return
-        draft = Draft(
-            time_ns=time_ns if self.to_event_ns is None else self.to_event_ns(time_ns),
-            uid=uid,
-            port=port,
-            address=address,
-            sensor=self._sensor,
-            pid=pid,
-            euid=euid,
-            proc=comm,
-            exe=exe,
-            user=None if enriched is None else parse_user(enriched),
-        )
-        event = (end, fd, exit_value, seal(draft))
+        if self.to_event_ns is not None:
+            time_ns = self.to_event_ns(time_ns)
+        user = None if enriched is None else parse_user(enriched)
+        connect = _make_connect(time_ns, pid, uid, euid, comm, exe, user, port, address, self._sensor)
+        self._keep(key, (end, fd, exit_value, connect), found, may_go=enriched is None)
+
+    def _keep(self, key: Key, event: _Found, found: list[_Found], *, may_go: bool) -> None:
+        """Put a joined event where it goes out from, now or when a second address can't drop it any more."""
         held = None
-        if enriched is None:
+        if may_go:
             found.append(event)
         else:
-            held = _Held(end + self._hold, event)
+            held = _Held(event[0] + self._hold, event)
             self._held.append(held)
         self._remember(key, held)
 

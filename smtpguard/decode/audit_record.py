@@ -6,6 +6,7 @@ Values are in hex where they could hold a space or a quote (audit_log_untrusteds
 """
 
 import re
+import struct
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
 from typing import Final
@@ -60,26 +61,32 @@ def _call_table() -> dict[bytes, int]:
 _CALLS = _call_table()
 
 # Possessive throughout: no field's bytes can be another field's, so a hostile line costs one pass. Fields that nobody
-# asks for are "up to the space", which is quicker than a class of bytes by a fifth of the whole match; a single record
-# must be matched within its line. In a pair the second line begins with what is no field of the first.
+# asks for are "up to the space", which is quicker than a class of bytes; a record must be matched within its line.
 _NODE = rb"(?:node=([^ \n]++) )?"
 _STAMP = rb" msg=audit\((([0-9]{1,11}+)\.([0-9]{1,9}+):[0-9]{1,20}+)\): "
 _RESULT = rb"(?: success=(?:yes|no) exit=(-?[0-9]{1,19}+))?+"
-_IDS = (
+CALL = rb"arch=([0-9a-f]++ syscall=[0-9]++)(?: per=[0-9a-f]++)?+" + _RESULT
+"""The call of a SYSCALL record and its exit value, as groups 1 and 2."""
+AUID = rb" auid=[^ ]++"
+IDS = (
     rb" uid=([0-9]{1,10}+) gid=[^ ]++ euid=([0-9]{1,10}+) suid=[^ ]++ fsuid=[^ ]++"
     rb" egid=[^ ]++ sgid=[^ ]++ fsgid=[0-9]++"
 )
+"""uid and euid."""
+PROGRAM = rb" tty=[^ ]++ ses=[^ ]++ comm=([^ \n]++) exe=([^ \x1d\r\n]++)"
+"""comm and exe."""
 _ENRICHED = rb"(?:\x1d([^\n]*+))?+"
 _SYSCALL = (
     _NODE
     + rb"type=SYSCALL"
     + _STAMP
-    + rb"arch=([0-9a-f]++ syscall=[0-9]++)(?: per=[0-9a-f]++)?+"
-    + _RESULT
+    + CALL
     + rb" a0=([0-9a-f]{1,16}+) a1=[^ ]++ a2=([0-9a-f]{1,16}+) a3=([0-9a-f]{1,16}+) items=[^ ]++"
-    + rb" ppid=[^ ]++ pid=([0-9]{1,10}+) auid=[^ ]++"
-    + _IDS
-    + rb" tty=[^ ]++ ses=[^ ]++ comm=([^ \n]++) exe=([^ \x1d\r\n]++)(?=[ \x1d\r\n])[^\x1d\n]*+"
+    + rb" ppid=[^ ]++ pid=([0-9]{1,10}+)"
+    + AUID
+    + IDS
+    + PROGRAM
+    + rb"(?=[ \x1d\r\n])[^\x1d\n]*+"
     + _ENRICHED
     + rb"\n"
 )
@@ -90,28 +97,25 @@ _URINGOP = (
     + rb"uring_op=([0-9]++)"
     + _RESULT
     + rb" items=[^ ]++ ppid=[^ ]++ pid=([0-9]{1,10}+)"
-    + _IDS
+    + IDS
     + rb"(?=[ \x1d\r\n])[^\x1d\n]*+"
     + _ENRICHED
     + rb"\n"
 )
-_SOCKADDR = rb"saddr=([0-9A-Fa-f]++)" + _ENRICHED + rb"\r?\n"
 match_syscall = re.compile(_SYSCALL).match
 match_uringop = re.compile(_URINGOP).match
 URINGOP_GROUPS = 10
 """How many groups tell a URINGOP record from a SYSCALL."""
-match_pair = re.compile(_SYSCALL + rb"(?(1)node=\1 )type=SOCKADDR msg=audit\(\2\): " + _SOCKADDR).match
-"""A SYSCALL and the SOCKADDR of the same serial in the next line: how nearly all of them come."""
-match_sockaddr = re.compile(_NODE + rb"type=SOCKADDR" + _STAMP + _SOCKADDR).match
+match_sockaddr = re.compile(_NODE + rb"type=SOCKADDR" + _STAMP + rb"saddr=([0-9A-Fa-f]++)" + _ENRICHED + rb"\r?\n").match
 _SADDR_TAIL = re.compile(rb"SADDR=\{ saddr_fam=inet6? laddr=([0-9A-Fa-f.:]{2,45}+) lport=([0-9]{1,5}+) \}\r?").fullmatch
+_unpack8 = struct.Struct(">8H").unpack
 _UID_NAME = re.compile(rb'(?:\A| )UID="([^"]++)"').search
 
 
 Call = tuple[int, int, int | None, int | None, bytes | None, bytes | None, bytes | None, bytes | None, bytes | None]
 """A system call that opens a connection: time_ns (since the epoch), pid, uid, euid (None if unset), comm, exe
 (untrusted; None where the record has none), descriptor and exit value as the record writes them (None if it doesn't
-say), and the part that auditd adds in ENRICHED format (None in RAW). A bare tuple: a named one costs a tenth more of
-the whole pipeline."""
+say), and the part that auditd adds in ENRICHED format (None in RAW)."""
 
 
 def read_call(groups: tuple[bytes, ...]) -> Call | None:
@@ -134,8 +138,13 @@ def read_call(groups: tuple[bytes, ...]) -> Call | None:
         fd = None
     elif how != ALWAYS and not int(a3 if how == FLAG_A3 else a2, 16) & MSG_FASTOPEN:
         return None
-    time_ns = parse_stamp(seconds, fraction)
+    time_ns = parse_seconds(seconds) + parse_fraction(fraction)
     return time_ns, int(pid), parse_uid(uid), parse_uid(euid), parse_text(comm), parse_text(exe), fd, exit_value, tail
+
+
+def is_plain_connect(call: bytes, exit_value: bytes | None) -> bool:
+    """Whether a call, `ARCH syscall=NUMBER`, opens a connection whatever its arguments are, and says how that ended."""
+    return _CALLS.get(call) == ALWAYS and exit_value is not None and exit_value not in _REPEATS
 
 
 def is_uring_enter(groups: tuple[bytes, ...]) -> bool:
@@ -167,33 +176,32 @@ def read_uring_call(groups: tuple[bytes, ...], enter: tuple[bytes, ...] | None) 
     if exit_value in _REPEATS:
         return None
     comm, exe = (parse_text(enter[12]), parse_text(enter[13])) if enter else (None, None)
-    time_ns = parse_stamp(seconds, fraction)
+    time_ns = parse_seconds(seconds) + parse_fraction(fraction)
     return time_ns, int(pid), parse_uid(uid), parse_uid(euid), comm, exe, None, exit_value, tail
 
 
-@lru_cache(maxsize=512)
 def parse_uid(digits: bytes) -> int | None:
     """A uid; None for (uid_t)-1."""
     uid = int(digits)
     return None if uid == UNSET_UID else uid
 
 
-def parse_stamp(seconds: bytes, fraction: bytes) -> int:
-    """Nanoseconds since the epoch from the two parts of a record's time stamp."""
-    return _seconds_ns(seconds) + _fraction_ns(fraction)
+def parse_seconds(digits: bytes) -> int:
+    """The seconds of a time stamp, in nanoseconds since the epoch. Raises DecodeError for anything but some digits."""
+    return _parse_digits(digits, 11) * NS
 
 
-@lru_cache(maxsize=16)
-def _seconds_ns(seconds: bytes) -> int:
-    return int(seconds) * NS
+def parse_fraction(digits: bytes) -> int:
+    """What follows the point in a time stamp, in nanoseconds; raises likewise."""
+    return _parse_digits(digits, 9) * 10 ** (9 - len(digits))
 
 
-@lru_cache(maxsize=1024)
-def _fraction_ns(fraction: bytes) -> int:
-    return int(fraction.ljust(9, b"0"))
+def _parse_digits(digits: bytes, most: int) -> int:
+    if not digits.isdigit() or len(digits) > most:
+        raise DecodeError("time stamp is not made of digits")
+    return int(digits)
 
 
-@lru_cache(maxsize=512)
 def parse_text(field: bytes) -> bytes | None:
     """An untrusted field (comm, exe): quoted as it is, hex decoded, `(null)` and `?` as not known.
 
@@ -230,6 +238,8 @@ def is_same_address(tail: bytes, port: int, address: bytes) -> bool:
         port: Port from the hex digits.
         address: Address from the hex digits, mapped ones as 4 bytes.
     """
+    if tail == _render_address(port, address):
+        return True
     found = _SADDR_TAIL(tail)
     if not found or int(found[2]) != port:
         return False
@@ -240,6 +250,13 @@ def is_same_address(tail: bytes, port: int, address: bytes) -> bool:
         return _pack6(text) == address
     except AddressValueError:
         return False
+
+
+def _render_address(port: int, address: bytes) -> bytes:
+    """How auditd writes most addresses; an IPv6 address with zeros in it is shortened, and a mapped one has letters."""
+    if len(address) == 4:
+        return b"SADDR={ saddr_fam=inet laddr=%d.%d.%d.%d lport=%d }" % (*address, port)
+    return b"SADDR={ saddr_fam=inet6 laddr=%x:%x:%x:%x:%x:%x:%x:%x lport=%d }" % (*_unpack8(address), port)
 
 
 @lru_cache(maxsize=4096)
