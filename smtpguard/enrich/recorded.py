@@ -14,6 +14,13 @@ MAX_NAMES = 100_000
 """Names kept from records; beyond it accounts have the host's."""
 
 
+class _Nobody(NameService):
+    """Knows nothing beyond the host's files, and asks nobody in the background either."""
+
+    def _request(self, key: int | str) -> None:
+        del key
+
+
 class RecordedAccounts:
     """The accounts of a log.
 
@@ -24,7 +31,7 @@ class RecordedAccounts:
 
     def __init__(self, settings: Settings, accounts: Accounts | None = None) -> None:
         self._settings = settings
-        self._accounts = accounts or Accounts(settings, names=NameService(ask=lambda _key: None))
+        self._accounts = accounts or Accounts(settings, names=_Nobody())
         self._names: dict[int, str] = {}
 
     def note(self, connect: Connect) -> None:

@@ -36,6 +36,10 @@ class Span:
     hides: bool
 
 
+def _strength(span: Span) -> tuple[bool, bool, bool]:
+    return (span.hides, span.mode == "enforce", span.kind == "block")
+
+
 class _Entry:
     """What is kept of one subject."""
 
@@ -112,12 +116,18 @@ class BlockTable:
         inside = [span for span in entry.spans if span.since_ns <= time_ns < span.until_ns]
         if len(inside) == 1:
             return inside[0]
-        return max(inside, key=lambda span: (span.hides, span.mode == "enforce", span.kind == "block"), default=None)
+        return max(inside, key=_strength, default=None)
 
-    def clear_ns(self, subject: Subject) -> int:
-        """From when on no attempt can be inside a block that is known now; NEVER if there is none."""
+    def outlook(self, subject: Subject) -> tuple[int, Span | None]:
+        """From when on no attempt can be inside a block that is known now, NEVER if there is none; and the strongest.
+
+        The second is given only if it hides: an attempt inside it ran into it, whatever else there is.
+        """
         entry = self._entries.get(subject)
-        return max((span.until_ns for span in entry.spans), default=NEVER) if entry else NEVER
+        if entry is None or not entry.spans:
+            return NEVER, None
+        strongest = max(entry.spans, key=lambda span: (*_strength(span), span.until_ns))
+        return max(span.until_ns for span in entry.spans), strongest if strongest.hides else None
 
     def end(self, subject: Subject, *, source: str | None, by: str, reason: str, now_ns: int) -> list[Ended]:
         """End a subject's blocks.

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from itertools import chain
 
 from smtpguard.model import Mode
+from smtpguard.policy.blocks import Span
 from smtpguard.policy.counters import Counter, Excess
 from smtpguard.policy.plan import Plan, PlannedRule, TableKey
 from smtpguard.policy.windows import FOREVER, NEVER, Bounds, Lane, Table
@@ -42,6 +43,7 @@ class Book:
             look) ...
         recheck_ns: ... before this event time.
         ready_ns: From this event time on an attempt is neither late nor inside a block: the fast path may judge it.
+        shut: The block that hides attempts, if one stands: whatever is inside it is refused without a look.
         floor_ns: All windows were emptied then, also of rules that had counted nothing yet.
         changes: Grows with what the lanes do not show: who became a newcomer.
     """
@@ -59,6 +61,7 @@ class Book:
         "recheck_ns",
         "room",
         "seen",
+        "shut",
         "tables",
     )
 
@@ -69,6 +72,7 @@ class Book:
         self.room = self.granted = 0
         self.recheck_ns = NEVER
         self.ready_ns = NEVER
+        self.shut: Span | None = None
         self.floor_ns = NEVER
         self.changes = 0
         self.lanes: dict[int, Lane] = {}
@@ -89,6 +93,38 @@ class Book:
             tables = {id(counter.table): counter.table for counter in lane.counters if counter.table is not None}
             lane.tables = tuple(tables.values())
         return lane
+
+    def begin_lane(self, port: int) -> bool:
+        """Open a lane on which nothing was counted yet, with what may follow on it unseen; False if that takes a look.
+
+        Where nothing is held all of a limit is left, so the first attempt on a port, which most users never follow by
+        many, costs no look at every rule.
+        """
+        if port in self.lanes or self.plan.is_novel or (self.lanes and self.room <= 0):
+            return False
+        first, spent = not self.lanes, self.spent()
+        lane = self.open_lane(port)
+        if any(table.keys for table in lane.tables):
+            return False
+        room = min(MAX_ROOM if first else self.room, lane.cap)
+        for table in lane.tables:
+            table.room, table.recheck_ns = min(MAX_ROOM, table.cap), FOREVER
+        for counter in lane.counters:
+            if counter.lanes != [lane]:
+                continue  # of several ports, and begun on another one: it stands as it stood
+            limit, table = counter.rule.limit, counter.table
+            if table is None:
+                counter.left = limit + spent
+                room = min(room, limit)
+            else:
+                counter.left = limit
+                table.room = min(table.room, limit)
+        for table in lane.tables:
+            table.granted = table.room
+        self.room, self.granted = room, room + spent
+        if first:
+            self.recheck_ns = FOREVER
+        return True
 
     def open_table(self, key: TableKey) -> Table:
         """The table of some ports, made if it is not there yet."""

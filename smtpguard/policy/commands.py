@@ -273,6 +273,7 @@ class Commands:
 
     def _settle(self, watched: Watched) -> None:
         """Tell the fast path from when on the subject's attempts are neither late nor inside a block."""
-        clear_ns = self._blocks.clear_ns(watched.subject)
+        clear_ns, shut = self._blocks.outlook(watched.subject)
         for book in watched.books:
             book.ready_ns = max(clear_ns, book.newest_ns())
+            book.shut = shut

@@ -7,7 +7,7 @@ to be called. One caller, one thread.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from smtpguard.model import NS, Connect, Decision, Mode, Refusal, RefusedBy, SocketReport
+from smtpguard.model import NS, Connect, Decision, Mode, Refusal, SocketReport
 from smtpguard.policy.commands import Commands
 from smtpguard.policy.directory import Directory
 from smtpguard.policy.roster import Limits
@@ -15,10 +15,12 @@ from smtpguard.policy.rules import OUTCOMES
 from smtpguard.policy.volumes import Sessions
 from smtpguard.policy.watched import Watched
 from smtpguard.policy.windows import NEVER, network_of, note_keys
+from smtpguard.quick import quick_maker
 from smtpguard.settings import Settings
 
 SWEEP_NS = 10 * NS
 FAILED = frozenset({"refused", "timeout", "gave-up"})
+_refusal = quick_maker(Refusal, "time_ns", "subject", "account", "connect", "by", "mode")
 MAX_NETWORKS = 65_536
 """Destinations remembered as counting, with their networks; all are asked about anew when there are more."""
 
@@ -77,18 +79,28 @@ class Engine(Commands):
     def feed(self, connect: Connect) -> list[Decision]:
         """Judge one attempt.
 
-        Most attempts are in order, of a known user who is far from every limit: they take the short way here, which
-        decides nothing else than that nothing is to be decided.
+        Most attempts are in order, of a known user who is far from every limit, or who is blocked: they take the short
+        way here, which decides nothing else than that nothing is to be decided, or that this one is refused.
         """
         address = connect.address
         try:
             book, times, table, more, watched = self._fast[connect.port][connect.uid]
-            network = self._networks[address]
         except KeyError:
             return self._meet(connect)
-        time_ns = connect.time_ns
-        if time_ns < book.ready_ns or connect.netns is not None or connect.result == "refused":
+        if connect.netns is not None:
             return self._meet(connect)
+        network = self._networks.get(address)
+        if network is None:
+            if not self.counts(address):
+                return []
+            network = self._networks[address]
+        time_ns = connect.time_ns
+        if time_ns < book.ready_ns or connect.result == "refused":
+            shut = book.shut
+            if shut is not None and shut.since_ns <= time_ns < shut.until_ns and connect.result != "refused":
+                mode = "dry-run" if self._roster.off else shut.mode
+                return [_refusal(time_ns, watched.subject, watched.account, connect, shut.kind, mode)]
+            return self._consider(connect, watched)
         if book.room > 0 and time_ns < book.recheck_ns:
             if table is None:
                 fine = not more or note_keys(more, address, time_ns)
@@ -112,21 +124,18 @@ class Engine(Commands):
         return []
 
     def _meet(self, connect: Connect) -> list[Decision]:
-        """Find out who and where to, the long way."""
+        """Find out whose attempt it is, the long way."""
         uid = connect.uid
         if uid is None or connect.port not in self._settings.ports:
             self._no_uid += 1
             return []
-        lanes = self._fast.get(connect.port)
-        lane = lanes.get(uid) if lanes is not None and connect.netns is None else None
-        met = connect.address in self._networks
-        if not met and not self.counts(connect.address):
+        if not self.counts(connect.address):
             return []
-        if lane is None:
-            return self._consider(connect, self._roster.find(uid, connect.netns))
-        if not met and connect.time_ns >= lane[0].ready_ns and connect.result != "refused":
-            return self.feed(connect)  # only the destination was new
-        return self._consider(connect, lane[4])
+        watched = self._roster.find(uid, connect.netns)
+        if uid == watched.subject.uid and connect.result != "refused" and self._roster.begin(watched, connect.port):
+            self._settle(watched)
+            return self.feed(connect)
+        return self._consider(connect, watched)
 
     def counts(self, address: bytes) -> bool:
         """Whether a destination counts; remembered if it does."""
@@ -145,19 +154,22 @@ class Engine(Commands):
         subject = watched.subject
         refused_by = connect.refused_by if connect.result == "refused" else None
         if refused_by is not None and refused_by != "credit":
-            return [self._refusal(watched, connect, refused_by, "enforce")]
+            return [_refusal(connect.time_ns, subject, watched.account, connect, refused_by, "enforce")]
         out: list[Decision] = []
         span = self._blocks.cover(subject, connect.time_ns)
         if span is not None:
-            out.append(self._refusal(watched, connect, span.kind, "dry-run" if self.is_off else span.mode))
+            mode: Mode = "dry-run" if self.is_off else span.mode
+            out.append(_refusal(connect.time_ns, subject, watched.account, connect, span.kind, mode))
             if span.hides:
+                if connect.uid == subject.uid:
+                    self._roster.register(watched, connect.port)
                 return out  # from every book
         books = [book for book in watched.books if span is None or (book.mode == "enforce" and not span.hides)]
         judged = [(book, book.judge(connect.time_ns, connect.port, connect.address)) for book in books]
         stopped = {book.mode for book, found in judged if any(excess.action != "warn" for excess in found)}
         if refused_by == "credit":
             if not stopped:
-                return out or [self._refusal(watched, connect, "credit", "enforce")]
+                return out or [_refusal(connect.time_ns, subject, watched.account, connect, "credit", "enforce")]
         elif "enforce" not in stopped:
             for book in books:
                 if book.mode not in stopped:
@@ -253,17 +265,6 @@ class Engine(Commands):
         self._counts_outcomes = any(rule.count in OUTCOMES for rule in settings.rules)
         self.forget_destinations()
         return ended
-
-    @staticmethod
-    def _refusal(watched: Watched, connect: Connect, by: RefusedBy, mode: Mode) -> Refusal:
-        return Refusal(
-            time_ns=connect.time_ns,
-            subject=watched.subject,
-            account=watched.account,
-            connect=connect,
-            by=by,
-            mode=mode,
-        )
 
 
 def _connect_of(report: SocketReport) -> Connect:

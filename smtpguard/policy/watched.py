@@ -32,6 +32,7 @@ class Watched:
         saved: What was exported last, by part: a mark that differs when the part does; None if it must be again.
         exported: `version` at the last export.
         groups: What it counts against: its pool; its namespace and uid in another one.
+        swept_ns: `touched_ns` when a sweep last asked: it was not silent for longer than since then.
     """
 
     __slots__ = (
@@ -46,6 +47,7 @@ class Watched:
         "saved",
         "seen",
         "subject",
+        "swept_ns",
         "volumes",
         "why",
     )
@@ -64,6 +66,7 @@ class Watched:
         self.exported = -1
         self.generation = -1
         self.groups: tuple[str, ...] = ()
+        self.swept_ns = NEVER
 
     def windows(self) -> list[Book | VolumeBook]:
         """All its windows, whatever they count."""
