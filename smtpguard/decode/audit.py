@@ -21,7 +21,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from smtpguard.decode.audit_index import CallIndex, Key, find_line
-from smtpguard.decode.audit_pair import Pair, PairReader
+from smtpguard.decode.audit_pair import Pair, PairReader, make_connect
 from smtpguard.decode.audit_record import (
     URINGOP_GROUPS,
     is_same_address,
@@ -37,16 +37,12 @@ from smtpguard.decode.sieve import LineBuffer
 from smtpguard.decode.sockaddr import parse_sockaddr_hex
 from smtpguard.errors import DecodeError
 from smtpguard.model import Connect
-from smtpguard.quick import quick_maker
 
 _MAX_WAITING = 4096
 """SOCKADDR records kept while their SYSCALL has not come."""
 _MAX_RECENT = 4096
 """Serials kept, in each of two generations, to notice a second SOCKADDR."""
 _NEWLINE = 0x0A
-_make_connect = quick_maker(
-    Connect, "time_ns", "pid", "uid", "euid", "proc", "exe", "user", "port", "address", "sensor"
-)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -127,7 +123,7 @@ class AuditDecoder:
         self._buffer = buffer or LineBuffer()
         self._hold = hold_bytes
         self._sieve = SockaddrSieve(ports)
-        self._read_pair = PairReader().read
+        self._read_pair = PairReader(sensor).read
         self._index = CallIndex(self._buffer)
         self._waiting: OrderedDict[Key, list[_Waiting]] = OrderedDict()
         self._recent: dict[Key, _Held | None] = {}
@@ -181,7 +177,8 @@ class AuditDecoder:
     def _scan(self, start: int, stop: int) -> list[Connect]:
         """Look through a region of whole lines."""
         found: list[_Found] = []
-        data, read_pair = self._buffer.data, self._read_pair
+        data, base = self._buffer.data, self._buffer.base
+        read_pair, to_event_ns = self._read_pair, self.to_event_ns
         # All hits first: searching and joining in turns would cost a tenth more, in cold caches.
         for at in list(self._sieve.find(data, start, stop)):
             begin, node = at - 8, None
@@ -189,27 +186,25 @@ class AuditDecoder:
                 begin, node = find_line(data, begin)
             if begin >= 0 and self._waiting:
                 self._catch_up(begin, found)
-            pair = read_pair(data, data.rfind(b"\n", 0, begin - 1) + 1, stop) if begin > 0 else None
-            if pair and pair[0] == node and self._take_pair(pair, found):
-                continue
+            if begin > 0:
+                pair = read_pair(data, data.rfind(b"\n", 0, begin - 1) + 1, stop, to_event_ns)
+                if pair and pair[0] == node and self._take_pair(pair, base, found):
+                    continue
             if begin >= 0 and data.startswith(b"type=SOCKADDR msg=", at - 8):
                 self._take(begin, node, stop, found)
             else:
                 self.counters.garbled += data.startswith(b"KADDR msg=audit(", at)
         if self._waiting:
             self._catch_up(stop, found)
-        return self._let_go(found, self._buffer.base + stop)
+        return self._let_go(found, base + stop)
 
-    def _take_pair(self, pair: Pair, found: list[_Found]) -> bool:
+    def _take_pair(self, pair: Pair, base: int, found: list[_Found]) -> bool:
         """Make an event of a pair; False if its serial was there before."""
-        node, serial, end, time_ns, pid, uid, euid, comm, exe, user, fd, exit_value, port, address, enriched = pair
+        node, serial, end, fd, exit_value, enriched, connect = pair
         key = (node, serial)
         if key in self._recent or key in self._older:
             return False
-        if self.to_event_ns is not None:
-            time_ns = self.to_event_ns(time_ns)
-        connect = _make_connect(time_ns, pid, uid, euid, comm, exe, user, port, address, self._sensor)
-        self._keep(key, (self._buffer.base + end, fd, exit_value, connect), found, may_go=not enriched)
+        self._keep(key, (base + end, fd, exit_value, connect), found, may_go=not enriched)
         return True
 
     def _take(self, begin: int, node: bytes | None, stop: int, found: list[_Found]) -> None:
@@ -298,18 +293,18 @@ class AuditDecoder:
         if self.to_event_ns is not None:
             time_ns = self.to_event_ns(time_ns)
         user = None if enriched is None else parse_user(enriched)
-        connect = _make_connect(time_ns, pid, uid, euid, comm, exe, user, port, address, self._sensor)
+        connect = make_connect(time_ns, pid, uid, euid, comm, exe, user, port, address, self._sensor)
         self._keep(key, (end, fd, exit_value, connect), found, may_go=enriched is None)
 
     def _keep(self, key: Key, event: _Found, found: list[_Found], *, may_go: bool) -> None:
         """Put a joined event where it goes out from, now or when a second address can't drop it any more."""
-        held = None
         if may_go:
             found.append(event)
+            self._remember(key, None)
         else:
             held = _Held(event[0] + self._hold, event)
             self._held.append(held)
-        self._remember(key, held)
+            self._remember(key, held)
 
     def _remember(self, key: Key, held: _Held | None) -> None:
         """Keep a serial in mind, for a while."""

@@ -26,43 +26,32 @@ from smtpguard.decode.audit_record import (
 )
 from smtpguard.decode.sockaddr import parse_sockaddr
 from smtpguard.errors import DecodeError
+from smtpguard.model import Connect
+from smtpguard.quick import quick_maker
 
 _MAX_REMEMBERED = 4096
 """Of each kind of piece; then all are forgotten. 1 MB at most where every user has a session of his own."""
 
 _match_pair = re.compile(
-    rb"(?:node=([^ \n]++) )?type=SYSCALL msg=audit\((([^.]++)\.([^:]++):[0-9]{1,20}+)\): "
-    rb"(arch=[^ ]++ syscall=[^ ]++ success=[^ ]++ exit=[^ ]++)"
+    rb"(?:node=([^ \n]++) )?type=SYSCALL msg=audit\((([^.]++)\.([^:]++):[0-9]{1,20}+)\): (arch=[^x]++xit=[^ ]++)"
     rb" a0=([0-9a-f]{1,16}+) a1=[^ ]++ a2=[0-9a-f]{1,16}+ a3=[0-9a-f]{1,16}+ items=[^ ]++"
-    rb" ppid=[^ ]++ pid=([0-9]{1,10}+)"
-    rb"( auid=[^ ]++ uid=[^ ]++ gid=[^ ]++ euid=[^ ]++ suid=[^ ]++ fsuid=[^ ]++ egid=[^ ]++ sgid=[^ ]++ fsgid=[^ ]++)"
-    rb"( tty=[^\n]++)\n"
+    rb" ppid=[^ ]++ pid=([0-9]{1,10}+)( auid=[^t]++)(tty=[^\n]++)\n"
     rb"(?(1)node=\1 )type=SOCKADDR msg=audit\(\2\): saddr=([^\n]++)\n"
 ).match
 _match_call = re.compile(CALL).fullmatch
-_match_ids = re.compile(AUID + IDS).fullmatch
-_match_program = re.compile(PROGRAM + rb"(?:[ \r][^\x1d\n]*+)?").fullmatch
+_match_ids = re.compile(AUID + IDS + rb" ").fullmatch
+_match_program = re.compile(PROGRAM[1:] + rb"(?:[ \r][^\x1d\n]*+)?").fullmatch
+
+make_connect = quick_maker(
+    Connect, "time_ns", "pid", "uid", "euid", "proc", "exe", "user", "port", "address", "sensor"
+)
+"""A Connect of what an audit event says."""
 
 V = TypeVar("V")
 
-Pair = tuple[
-    bytes | None,  # node
-    bytes,  # serial, with its time stamp
-    int,  # where the second line ends
-    int,  # time_ns, since the epoch
-    int,  # pid
-    int | None,  # uid
-    int | None,  # euid
-    bytes | None,  # comm
-    bytes | None,  # exe
-    bytes | None,  # the user's name in an ENRICHED record
-    bytes,  # descriptor
-    bytes,  # exit value
-    int,  # port
-    bytes,  # address
-    bool,  # whether it is ENRICHED
-]
-"""A connect, as a bare tuple: this is the hottest place of all."""
+Pair = tuple[bytes | None, bytes, int, bytes, bytes, bool, Connect]
+"""Node, serial with its time stamp, where the second line ends, descriptor, exit value, whether it is ENRICHED, and
+what came of it. A bare tuple: this is the hottest place of all."""
 
 
 class _Memo(dict[bytes, V]):
@@ -82,9 +71,14 @@ class _Memo(dict[bytes, V]):
 
 
 class PairReader:
-    """Reads pairs, and remembers their pieces."""
+    """Reads pairs, and remembers their pieces.
 
-    def __init__(self) -> None:
+    Args:
+        sensor: What the Connects call their sensor.
+    """
+
+    def __init__(self, sensor: str) -> None:
+        self._sensor = sensor
         self._seconds = _Memo(parse_seconds)
         self._fractions = _Memo(parse_fraction)
         self._calls = _Memo(_read_call)
@@ -92,29 +86,40 @@ class PairReader:
         self._programs = _Memo(_read_program)
         self._users = _Memo(parse_user)
 
-    def read(self, data: bytearray, start: int, stop: int) -> Pair | None:
-        """The connect whose SYSCALL begins at an offset and whose SOCKADDR is the next line; None if it is no such."""
+    def read(
+        self, data: bytearray, start: int, stop: int, to_event_ns: Callable[[int], int] | None = None
+    ) -> Pair | None:
+        """The connect whose SYSCALL begins at an offset and whose SOCKADDR is the next line; None if it is no such.
+
+        Args:
+            data: Whole lines.
+            start: Where the first line begins.
+            stop: How far the lines go.
+            to_event_ns: See AuditDecoder.
+        """
         match = _match_pair(data, start, stop)
         if match is None:
             return None
-        node, serial, seconds, fraction, call, fd, pid, ids, program, saddr = match.groups()
+        node, serial, seconds, fraction, call, fd, pid, ids, program, digits = match.groups()
         program, enriched, names = program.partition(b"\x1d")
-        digits, _, tail = saddr.partition(b"\x1d")
+        user = tail = None
         try:
             time_ns = self._seconds[seconds] + self._fractions[fraction]
             exit_value = self._calls[call]
             uid, euid = self._ids[ids]
             comm, exe = self._programs[program]
+            if enriched:
+                digits, _, tail = digits.partition(b"\x1d")
+                user = self._users[names]
             port, address = parse_sockaddr(unhexlify(digits))
-            user = self._users[names] if enriched else None
         except (DecodeError, ValueError):
             return None
-        if enriched and not is_same_address(tail, port, address):
+        if tail is not None and not is_same_address(tail, port, address):
             return None
-        return (
-            *(node, serial, match.end(), time_ns, int(pid), uid, euid, comm, exe, user),
-            *(fd, exit_value, port, address, bool(enriched)),
-        )
+        if to_event_ns is not None:
+            time_ns = to_event_ns(time_ns)
+        connect = make_connect(time_ns, int(pid), uid, euid, comm, exe, user, port, address, self._sensor)
+        return node, serial, match.end(), fd, exit_value, tail is not None, connect
 
 
 def _read_call(piece: bytes) -> bytes:
