@@ -78,11 +78,8 @@ class Report:
                 self.users[owner] = row
         return row
 
-    def take(self, decisions: list[Decision]) -> bool:
-        """Note what the engine said; whether it may want another time to be woken at."""
-        if len(decisions) == 1 and type(decisions[0]) is Refusal:  # nearly always, of a user who is blocked
-            self._take_refusal(decisions[0])
-            return False
+    def take(self, decisions: list[Decision]) -> None:
+        """Note what the engine said."""
         for decision in decisions:
             match decision:
                 case Verdict():
@@ -90,14 +87,13 @@ class Report:
                 case Block():
                     self._take_block(decision)
                 case Refusal():
-                    self._take_refusal(decision)
+                    self.take_refusal(decision)
                 case Ended():
                     row = self._standing.pop((decision.block.subject.uid, decision.block.kind), None)
                     if row is not None:
                         row.ended_ns = decision.time_ns
                 case BreakerChange():
                     self.breakers.append(decision)
-        return True
 
     def _take_verdict(self, verdict: Verdict) -> None:
         row = self.row_of(verdict.subject.uid)
@@ -119,7 +115,8 @@ class Report:
         if len(self.blocks) < MAX_VERDICTS:
             self.blocks.append(row)
 
-    def _take_refusal(self, refusal: Refusal) -> None:
+    def take_refusal(self, refusal: Refusal) -> None:
+        """Take what nearly every attempt of a blocked user brings."""
         if refusal.mode != "enforce":
             return
         uid = refusal.subject.uid

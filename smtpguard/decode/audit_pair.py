@@ -42,9 +42,7 @@ _match_call = re.compile(CALL).fullmatch
 _match_ids = re.compile(AUID + IDS + rb" ").fullmatch
 _match_program = re.compile(PROGRAM[1:] + rb"(?:[ \r][^\x1d\n]*+)?").fullmatch
 
-make_connect = quick_maker(
-    Connect, "time_ns", "pid", "uid", "euid", "proc", "exe", "user", "port", "address", "sensor"
-)
+make_connect = quick_maker(Connect, "time_ns", "pid", "uid", "euid", "proc", "exe", "user", "port", "address", "sensor")
 """A Connect of what an audit event says."""
 
 V = TypeVar("V")
@@ -131,7 +129,7 @@ def _read_call(piece: bytes) -> bytes:
 
 
 def _read_ids(piece: bytes) -> tuple[int | None, int | None]:
-    """uid and euid."""
+    """The uid and the euid."""
     found = _match_ids(piece)
     if found is None:
         raise DecodeError("ids are not numbers")
@@ -139,7 +137,7 @@ def _read_ids(piece: bytes) -> tuple[int | None, int | None]:
 
 
 def _read_program(piece: bytes) -> tuple[bytes | None, bytes | None]:
-    """comm and exe."""
+    """The process name and the program."""
     found = _match_program(piece)
     if found is None:
         raise DecodeError("comm and exe are not where they belong")

@@ -106,7 +106,8 @@ match_syscall = re.compile(_SYSCALL).match
 match_uringop = re.compile(_URINGOP).match
 URINGOP_GROUPS = 10
 """How many groups tell a URINGOP record from a SYSCALL."""
-match_sockaddr = re.compile(_NODE + rb"type=SOCKADDR" + _STAMP + rb"saddr=([0-9A-Fa-f]++)" + _ENRICHED + rb"\r?\n").match
+_SOCKADDR = _NODE + rb"type=SOCKADDR" + _STAMP + rb"saddr=([0-9A-Fa-f]++)" + _ENRICHED + rb"\r?\n"
+match_sockaddr = re.compile(_SOCKADDR).match
 _SADDR_TAIL = re.compile(rb"SADDR=\{ saddr_fam=inet6? laddr=([0-9A-Fa-f.:]{2,45}+) lport=([0-9]{1,5}+) \}\r?").fullmatch
 _unpack8 = struct.Struct(">8H").unpack
 _UID_NAME = re.compile(rb'(?:\A| )UID="([^"]++)"').search
@@ -193,7 +194,7 @@ def parse_seconds(digits: bytes) -> int:
 
 def parse_fraction(digits: bytes) -> int:
     """What follows the point in a time stamp, in nanoseconds; raises likewise."""
-    return _parse_digits(digits, 9) * 10 ** (9 - len(digits))
+    return _parse_digits(digits.ljust(9, b"0"), 9)
 
 
 def _parse_digits(digits: bytes, most: int) -> int:

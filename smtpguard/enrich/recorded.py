@@ -27,19 +27,22 @@ class RecordedAccounts:
     Args:
         settings: For who is exempt and shared.
         accounts: This host's accounts; None reads them now.
+
+    Attributes:
+        named: Names that records gave, by uid.
     """
 
     def __init__(self, settings: Settings, accounts: Accounts | None = None) -> None:
         self._settings = settings
         self._accounts = accounts or Accounts(settings, names=_Nobody())
-        self._names: dict[int, str] = {}
+        self.named: dict[int | None, str] = {}
 
     def note(self, connect: Connect) -> None:
         """Take the name that a record gives its uid; the first one stays. Before the engine sees the Connect."""
-        if connect.user is None or connect.uid is None or connect.uid in self._names:
+        if connect.user is None or connect.uid is None or connect.uid in self.named:
             return
-        if len(self._names) < MAX_NAMES:
-            self._names[connect.uid] = connect.user.decode("utf-8", "surrogateescape")
+        if len(self.named) < MAX_NAMES:
+            self.named[connect.uid] = connect.user.decode("utf-8", "surrogateescape")
 
     def owner(self, uid: int) -> int:
         """The uid that a uid counts for: the owner of the subordinate range it lies in, else itself."""
@@ -48,7 +51,7 @@ class RecordedAccounts:
     def account(self, uid: int) -> Account:
         """The account of an owner uid."""
         account = self._accounts.account(uid)
-        name = self._names.get(uid, account.name)
+        name = self.named.get(uid, account.name)
         if name == account.name or name is None:
             return account
         identity = Identity(uid=uid, names=(name,))

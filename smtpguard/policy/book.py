@@ -10,13 +10,16 @@ counts it down and skips the look. Counts only fall as time goes on, so what was
 
 from collections.abc import Iterable
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from smtpguard.model import Mode
-from smtpguard.policy.blocks import Span
 from smtpguard.policy.counters import Counter, Excess
 from smtpguard.policy.plan import Plan, PlannedRule, TableKey
 from smtpguard.policy.windows import FOREVER, NEVER, Bounds, Lane, Table
 from smtpguard.settings import DAY_NS
+
+if TYPE_CHECKING:
+    from smtpguard.policy.blocks import Span
 
 NEWCOMER_NS = DAY_NS
 """A user is a newcomer for a day from his first attempt after the silence that `novel` asks for: one test connection
@@ -26,6 +29,10 @@ NEAR = 32
 """A rule this near to its limit is counted anew at each look: what has left its window gives room again."""
 MAX_ROOM = 256
 """Attempts between two looks at most: CPython keeps the integers up to here, so counting down allocates nothing."""
+
+
+def _number(counter: Counter) -> int:
+    return counter.planned.number
 
 
 class Book:
@@ -86,12 +93,15 @@ class Book:
         if lane is None:
             lane = self.lanes[port] = Lane(self.plan.lanes[port])
             known = {counter.planned.number: counter for counter in self.counters}
-            lane.counters = tuple(known.get(item.number) or self._count(item) for item in self.plan.of_port[port])
-            self.counters.sort(key=lambda counter: counter.planned.number)
+            lane.counters = tuple([known.get(item.number) or self._count(item) for item in self.plan.of_port[port]])
+            if len(self.counters) > len(known):
+                self.counters.sort(key=_number)
+            tables: list[Table] = []
             for counter in lane.counters:
                 counter.lanes.append(lane)
-            tables = {id(counter.table): counter.table for counter in lane.counters if counter.table is not None}
-            lane.tables = tuple(tables.values())
+                if counter.table is not None and counter.table not in tables:
+                    tables.append(counter.table)
+            lane.tables = tuple(tables)
         return lane
 
     def begin_lane(self, port: int) -> bool:
@@ -104,22 +114,23 @@ class Book:
             return False
         first, spent = not self.lanes, self.spent()
         lane = self.open_lane(port)
-        if any(table.keys for table in lane.tables):
-            return False
-        room = min(MAX_ROOM if first else self.room, lane.cap)
-        for table in lane.tables:
+        # A rule of several ports that was begun on another one stands as it stood.
+        begun = [counter for counter in lane.counters if len(counter.lanes) == 1]
+        tables = [table for table in lane.tables if any(counter.table is table for counter in begun)]
+        if any(table.keys for table in tables):
+            return False  # of an earlier run
+        for table in tables:
             table.room, table.recheck_ns = min(MAX_ROOM, table.cap), FOREVER
-        for counter in lane.counters:
-            if counter.lanes != [lane]:
-                continue  # of several ports, and begun on another one: it stands as it stood
-            limit, table = counter.rule.limit, counter.table
-            if table is None:
+        room = min(MAX_ROOM if first else self.room, lane.cap)
+        for counter in begun:
+            limit, keyed = counter.rule.limit, counter.table
+            if keyed is None:
                 counter.left = limit + spent
                 room = min(room, limit)
             else:
                 counter.left = limit
-                table.room = min(table.room, limit)
-        for table in lane.tables:
+                keyed.room = min(keyed.room, limit)
+        for table in tables:
             table.granted = table.room
         self.room, self.granted = room, room + spent
         if first:

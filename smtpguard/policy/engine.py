@@ -90,10 +90,8 @@ class Engine(Commands):
         if connect.netns is not None:
             return self._meet(connect)
         network = self._networks.get(address)
-        if network is None:
-            if not self.counts(address):
-                return []
-            network = self._networks[address]
+        if network is None and not self.counts(address):
+            return []
         time_ns = connect.time_ns
         if time_ns < book.ready_ns or connect.result == "refused":
             shut = book.shut
@@ -105,6 +103,8 @@ class Engine(Commands):
             if table is None:
                 fine = not more or note_keys(more, address, time_ns)
             else:
+                if network is None:
+                    network = self._networks[address]
                 last_ns = table.keys.get(network, NEVER)
                 fine = last_ns > time_ns - table.shortest_ns and last_ns > table.floor_ns
                 if not fine and table.room > 0 and time_ns < table.recheck_ns:
