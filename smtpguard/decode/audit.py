@@ -18,10 +18,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from smtpguard.decode.audit_index import CallIndex, Key, find_line
-from smtpguard.decode.audit_pair import Pair, PairReader, make_connect
+from smtpguard.decode.audit_pair import PairReader, make_connect
 from smtpguard.decode.audit_record import (
     URINGOP_GROUPS,
     is_same_address,
@@ -43,6 +43,7 @@ _MAX_WAITING = 4096
 _MAX_RECENT = 4096
 """Serials kept, in each of two generations, to notice a second SOCKADDR."""
 _NEWLINE = 0x0A
+_ENDLESS = 1 << 63
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,16 +67,9 @@ class AuditCounters:
     others: int = 0
 
 
-_Found = tuple[int, bytes | None, bytes | None, Connect]
-"""A joined event: where in the stream it is complete, the call's descriptor and exit value, the Connect."""
-
-
-@dataclass(slots=True)
-class _Held:
-    """An ENRICHED event that may still be dropped."""
-
-    until: int  # how far the stream must have come
-    found: _Found | None  # None: dropped
+_Event = list[Any]
+"""A joined event: where in the stream it is complete, the call's descriptor and exit value, and the Connect; None in
+place of that if the event was dropped. A bare list: it is made for each and every connect, and changed only if held."""
 
 
 _Saddr = tuple[bytes, bytes | None]
@@ -126,9 +120,9 @@ class AuditDecoder:
         self._read_pair = PairReader(sensor).read
         self._index = CallIndex(self._buffer)
         self._waiting: OrderedDict[Key, list[_Waiting]] = OrderedDict()
-        self._recent: dict[Key, _Held | None] = {}
-        self._older: dict[Key, _Held | None] = {}
-        self._held: list[_Held] = []
+        self._recent: dict[Key, _Event | None] = {}
+        self._older: dict[Key, _Event | None] = {}
+        self._held: list[_Event] = []
 
     @property
     def is_holding(self) -> bool:
@@ -176,7 +170,7 @@ class AuditDecoder:
 
     def _scan(self, start: int, stop: int) -> list[Connect]:
         """Look through a region of whole lines."""
-        found: list[_Found] = []
+        found: list[_Event] = []
         data, base = self._buffer.data, self._buffer.base
         read_pair, to_event_ns = self._read_pair, self.to_event_ns
         # All hits first: searching and joining in turns would cost a tenth more, in cold caches.
@@ -188,8 +182,11 @@ class AuditDecoder:
                 self._catch_up(begin, found)
             if begin > 0:
                 pair = read_pair(data, data.rfind(b"\n", 0, begin - 1) + 1, stop, to_event_ns)
-                if pair and pair[0] == node and self._take_pair(pair, base, found):
-                    continue
+                if pair is not None:
+                    key, end, fd, exit_value, is_enriched, connect = pair
+                    if key[0] == node and key not in self._recent and key not in self._older:
+                        self._keep(key, [base + end, fd, exit_value, connect], self._held if is_enriched else found)
+                        continue
             if begin >= 0 and data.startswith(b"type=SOCKADDR msg=", at - 8):
                 self._take(begin, node, stop, found)
             else:
@@ -198,16 +195,7 @@ class AuditDecoder:
             self._catch_up(stop, found)
         return self._let_go(found, base + stop)
 
-    def _take_pair(self, pair: Pair, base: int, found: list[_Found]) -> bool:
-        """Make an event of a pair; False if its serial was there before."""
-        node, serial, end, fd, exit_value, enriched, connect = pair
-        key = (node, serial)
-        if key in self._recent or key in self._older:
-            return False
-        self._keep(key, (base + end, fd, exit_value, connect), found, may_go=not enriched)
-        return True
-
-    def _take(self, begin: int, node: bytes | None, stop: int, found: list[_Found]) -> None:
+    def _take(self, begin: int, node: bytes | None, stop: int, found: list[_Event]) -> None:
         """Join a SOCKADDR record, at an offset, with a call that is not just before it; or let it wait."""
         record = match_sockaddr(self._buffer.data, begin, stop)
         if record is None:
@@ -229,14 +217,14 @@ class AuditDecoder:
         else:
             self._join(key, end, call.groups(), saddr, found)
 
-    def _take_double(self, held: _Held | None, begin: int, saddr: _Saddr) -> None:
+    def _take_double(self, held: _Event | None, begin: int, saddr: _Saddr) -> None:
         """A second SOCKADDR of one serial drops the event if it is still here."""
         if held is not None and not _is_whole(saddr):
             self.counters.forged += 1
             return
         self.counters.doubled += 1
-        if held is not None and begin < held.until:
-            held.found = None
+        if held is not None and begin < held[0] + self._hold:
+            held[3] = None
 
     def _wait(self, key: Key, record: _Waiting) -> None:
         """Keep a SOCKADDR until its call comes; forget those for which it can't be found any more."""
@@ -254,7 +242,7 @@ class AuditDecoder:
         self.counters.garbled += garbled
         self.counters.unpaired += len(records) - garbled
 
-    def _catch_up(self, stop: int, found: list[_Found]) -> None:
+    def _catch_up(self, stop: int, found: list[_Event]) -> None:
         """Join what waits with the calls up to an offset."""
         for key, call in self._index.advance(stop):
             waiting = self._waiting.pop(key, None)
@@ -271,7 +259,7 @@ class AuditDecoder:
             elif records:
                 self._join(key, self._buffer.base + call.end(), groups, records[0], found)
 
-    def _join(self, key: Key, end: int, groups: tuple[bytes, ...], saddr: _Saddr, found: list[_Found]) -> None:
+    def _join(self, key: Key, end: int, groups: tuple[bytes, ...], saddr: _Saddr, found: list[_Event]) -> None:
         """Make an event of a call and an address; `end` says where in the stream the later record ends."""
         digits, tail = saddr
         try:
@@ -294,30 +282,26 @@ class AuditDecoder:
             time_ns = self.to_event_ns(time_ns)
         user = None if enriched is None else parse_user(enriched)
         connect = make_connect(time_ns, pid, uid, euid, comm, exe, user, port, address, self._sensor)
-        self._keep(key, (end, fd, exit_value, connect), found, may_go=enriched is None)
+        self._keep(key, [end, fd, exit_value, connect], found if enriched is None else self._held)
 
-    def _keep(self, key: Key, event: _Found, found: list[_Found], *, may_go: bool) -> None:
+    def _keep(self, key: Key, event: _Event, events: list[_Event]) -> None:
         """Put a joined event where it goes out from, now or when a second address can't drop it any more."""
-        if may_go:
-            found.append(event)
-            self._remember(key, None)
-        else:
-            held = _Held(event[0] + self._hold, event)
-            self._held.append(held)
-            self._remember(key, held)
+        events.append(event)
+        self._remember(key, event if events is self._held else None)
 
-    def _remember(self, key: Key, held: _Held | None) -> None:
+    def _remember(self, key: Key, held: _Event | None) -> None:
         """Keep a serial in mind, for a while."""
         self._recent[key] = held
         if len(self._recent) >= _MAX_RECENT:
             self._older, self._recent = self._recent, {}
 
-    def _let_go(self, found: list[_Found], limit: int | None) -> list[Connect]:
+    def _let_go(self, found: list[_Event], limit: int | None) -> list[Connect]:
         """The Connects of what was found and of what need not be held beyond a place in the stream (None: all)."""
         if self._held:
-            free = [held for held in self._held if limit is None or held.until <= limit]
-            self._held = [held for held in self._held if limit is not None and held.until > limit]
-            found = sorted(found + [held.found for held in free if held.found], key=itemgetter(0))
+            edge = _ENDLESS if limit is None else limit - self._hold
+            free = [event for event in self._held if event[0] <= edge and event[3] is not None]
+            self._held = [event for event in self._held if event[0] > edge]
+            found = sorted(found + free, key=itemgetter(0)) if free else found
         if self._retries is None:
             return [connect for _, _, _, connect in found]
         is_repeat = self._retries.is_repeat

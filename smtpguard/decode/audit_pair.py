@@ -11,6 +11,7 @@ from binascii import unhexlify
 from collections.abc import Callable
 from typing import TypeVar
 
+from smtpguard.decode.audit_index import Key
 from smtpguard.decode.audit_record import (
     AUID,
     CALL,
@@ -47,9 +48,9 @@ make_connect = quick_maker(Connect, "time_ns", "pid", "uid", "euid", "proc", "ex
 
 V = TypeVar("V")
 
-Pair = tuple[bytes | None, bytes, int, bytes, bytes, bool, Connect]
-"""Node, serial with its time stamp, where the second line ends, descriptor, exit value, whether it is ENRICHED, and
-what came of it. A bare tuple: this is the hottest place of all."""
+Pair = tuple[Key, int, bytes, bytes, bool, Connect]
+"""Node and serial, where the second line ends, descriptor, exit value, whether it is ENRICHED, and what came of it. A
+bare tuple: this is the hottest place of all."""
 
 
 class _Memo(dict[bytes, V]):
@@ -117,7 +118,7 @@ class PairReader:
         if to_event_ns is not None:
             time_ns = to_event_ns(time_ns)
         connect = make_connect(time_ns, int(pid), uid, euid, comm, exe, user, port, address, self._sensor)
-        return node, serial, match.end(), fd, exit_value, tail is not None, connect
+        return (node, serial), match.end(), fd, exit_value, tail is not None, connect
 
 
 def _read_call(piece: bytes) -> bytes:
