@@ -31,9 +31,9 @@ _AFRESH = frozenset({b"-115", b"-1", b"-13"})
 
 _Place = tuple[int, int, bytes]
 """pid, port, address."""
-_Call = tuple[Connect, bytes | None, bytes | None]
-"""A connect, its fd and exit value."""
-_NONE: _Call = (Connect(time_ns=0, uid=None, port=0, address=b"", sensor=""), None, None)
+_Attempt = tuple[int, int, bytes, bytes | None, bytes | None]
+"""time_ns, port, address, fd, exit value."""
+_NONE: _Attempt = (0, 0, b"", None, None)
 
 
 class Retries:
@@ -47,8 +47,8 @@ class Retries:
         self._max = max_entries
         # Most processes make one attempt; only those that make a second get a place in the other tables.
         # Two generations.
-        self._once: dict[int, _Call | None] = {}
-        self._once_before: dict[int, _Call | None] = {}
+        self._once: dict[int, _Attempt | None] = {}
+        self._once_before: dict[int, _Attempt | None] = {}
         self._under_way: OrderedDict[tuple[int, bytes, int, bytes], int] = OrderedDict()  # pid, fd, port, address
         self._zeros: OrderedDict[_Place, tuple[int, bool]] = OrderedDict()  # (time, whether it came in a set)
         self._paired: OrderedDict[_Place, None] = OrderedDict()  # pairs once taken for probe and connect
@@ -71,16 +71,17 @@ class Retries:
             if len(once) >= self._max:
                 self._once_before, once = once, {}
                 self._once = once
-            once[pid] = (connect, fd, exit_value)
+            once[pid] = (connect.time_ns, connect.port, connect.address, fd, exit_value)
             return False
         once[pid] = None
         if first is not None:
             self._judge(pid, *first)
-        return self._judge(pid, connect, fd, exit_value)
+        return self._judge(pid, connect.time_ns, connect.port, connect.address, fd, exit_value)
 
-    def _judge(self, pid: int, connect: Connect, fd: bytes | None, exit_value: bytes | None) -> bool:
+    def _judge(
+        self, pid: int, time_ns: int, port: int, address: bytes, fd: bytes | None, exit_value: bytes | None
+    ) -> bool:
         """Whether an attempt repeats one of the same process; remembers it."""
-        time_ns, port, address = connect.time_ns, connect.port, connect.address
         place = (pid, port, address)
         in_set = self._is_in_set(time_ns, place)
         if fd is not None and self._is_retry(time_ns, (pid, fd, port, address), exit_value):
