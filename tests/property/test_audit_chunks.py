@@ -97,6 +97,16 @@ def test_interleaved_and_reversed_is_the_same(events: list[Event], seed: int) ->
         assert summary(chunked(log(lines), [997], LineBuffer())) == wanted(events)
 
 
+@given(events=event_lists(), crlf=st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_records_that_stand_together_say_what_they_say_apart(events: list[Event], *, crlf: bool) -> None:
+    """The quick way of a pair is no other way to read it."""
+    end = "\r\n" if crlf else "\n"
+    together = log([line for event in events for line in event.lines()], end)
+    apart = log([line for event in events for line in (event.call(), LONG, event.sockaddr())], end)
+    assert chunked(together, [len(together)], LineBuffer()) == chunked(apart, [len(apart)], LineBuffer())
+
+
 @given(data=st.binary(max_size=3000), sizes=st.lists(st.integers(1, 500), min_size=1, max_size=4))
 @settings(max_examples=100, deadline=None)
 def test_no_bytes_let_an_error_out(data: bytes, sizes: list[int]) -> None:
