@@ -6,6 +6,7 @@ started before, and keep less (enrich/looker).
 """
 
 import logging
+import os
 import resource
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from smtpguard.settings import Settings
 
 MIN_FILES = 65_536
 """Descriptors: clients, sources, and fanotify, which loses events where there are too few."""
+PRIORITY = -10
+"""nice(2) value of the daemon."""
 _OPTIONAL = frozenset({"KILL", "CHOWN", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH", "AUDIT_CONTROL", "AUDIT_READ"})
 
 log = logging.getLogger(__name__)
@@ -72,6 +75,18 @@ def apply_limits() -> None:
                 break
             except (ValueError, OSError) as failure:
                 log.debug("a resource limit can't be %s: %s", wish, failure)
+
+
+def apply_priority() -> None:
+    """Be served before those whom it watches: a flood of connections must not keep it from seeing them.
+
+    It needs little of the processor's time, but at once. For this thread and those that it starts; the helpers, started
+    before, stay where they are.
+    """
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, min(PRIORITY, os.getpriority(os.PRIO_PROCESS, 0)))
+    except OSError as failure:
+        log.debug("the priority can't be raised: %s", failure)
 
 
 def apply_privileges(settings: Settings, *, no_new_privileges: bool = True) -> frozenset[str]:

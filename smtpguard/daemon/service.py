@@ -38,7 +38,7 @@ from smtpguard.daemon.offswitch import OffSwitch
 from smtpguard.daemon.orders import Orders
 from smtpguard.daemon.overview import Overview
 from smtpguard.daemon.places import state_paths
-from smtpguard.daemon.privileges import apply_limits, apply_privileges
+from smtpguard.daemon.privileges import apply_limits, apply_priority, apply_privileges
 from smtpguard.daemon.reading import read_settings_apart
 from smtpguard.daemon.reloading import Reloading
 from smtpguard.daemon.responder import Responder
@@ -155,6 +155,7 @@ class Service:
             except SourceError as error:
                 log.warning("processes are not looked at: %s", error)
         apply_limits()
+        apply_priority()
         apply_privileges(settings)
         self.rdns: ReverseDns | None = None
         if settings.attribution_rdns:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from smtpguard.daemon.privileges import PRIORITY
 from tests.support.host import Host, wait_for
 
 pytestmark = pytest.mark.kernel
@@ -48,6 +49,7 @@ def test_an_idle_guard_wakes_once_a_second(source: str) -> None:
         wait_for(lambda: len(family(pid)) >= 3)
         time.sleep(2)
         members = family(pid)
+        assert [os.getpriority(os.PRIO_PROCESS, member) for member in members] == [PRIORITY] + [0] * (len(members) - 1)
         before = {member: read_switches(member) for member in members}
         cpu_s = sum(map(read_cpu_s, members))
         time.sleep(SECONDS)

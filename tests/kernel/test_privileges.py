@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from smtpguard.daemon import privileges
-from smtpguard.daemon.privileges import MIN_FILES, apply_limits, apply_privileges, needed_capabilities
+from smtpguard.daemon.privileges import (
+    MIN_FILES,
+    PRIORITY,
+    apply_limits,
+    apply_priority,
+    apply_privileges,
+    needed_capabilities,
+)
 from smtpguard.errors import PrivilegeError
 from smtpguard.kernel import capabilities
 from smtpguard.kernel.capabilities import NAMES, apply_capabilities, is_known, read_held
@@ -45,6 +52,25 @@ def test_the_five_sets_are_exactly_what_is_needed() -> None:
         assert "SYS_ADMIN" not in kept
         assert "DAC_OVERRIDE" not in kept
         assert "SETUID" not in kept
+
+    run_forked(body)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, PRIORITY), (5, PRIORITY), (-15, -15)])
+def test_its_turn_comes_before_those_of_whom_it_watches(before: int, after: int) -> None:
+    def body() -> None:
+        os.setpriority(os.PRIO_PROCESS, 0, before)
+        apply_priority()
+        assert os.getpriority(os.PRIO_PROCESS, 0) == after
+
+    run_forked(body)
+
+
+def test_without_the_right_to_a_better_turn_it_goes_on() -> None:
+    def body() -> None:
+        os.setresuid(61001, 61001, 61001)
+        apply_priority()
+        assert os.getpriority(os.PRIO_PROCESS, 0) == 0
 
     run_forked(body)
 
