@@ -87,9 +87,7 @@ class Replay:
         # Loopback does not come to the engine if it is ignored; without exempt networks there is nothing to look up.
         passed = Destinations(exempt=settings.exempt.networks).passed
         looked_up = settings.exempt.networks or settings.loopback == "count"
-        self._engine = Engine(
-            settings=settings, directory=self._accounts, passes=passed if looked_up else lambda _address: None
-        )
+        self._engine = Engine(settings=settings, directory=self._accounts, passes=passed if looked_up else None)
         self.report = Report(self._accounts)
         self.connects = 0
         self.loopback = 0

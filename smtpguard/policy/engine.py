@@ -55,7 +55,7 @@ class Engine(Commands):
         settings: The configuration.
         directory: Accounts, as a snapshot; give a new one to `reconfigure` when they change.
         passes: What kind of destination an address is that never counts; None if it counts. It must answer from
-            memory, and its answers are remembered: call `forget_destinations` when they change.
+            memory, and its answers are remembered: call `forget_destinations` when they change. None: all count.
         limits: How much may be held.
     """
 
@@ -64,7 +64,7 @@ class Engine(Commands):
         *,
         settings: Settings,
         directory: Directory,
-        passes: Callable[[bytes], str | None],
+        passes: Callable[[bytes], str | None] | None,
         limits: Limits | None = None,
     ) -> None:
         super().__init__(settings, directory, limits or Limits())
@@ -90,8 +90,10 @@ class Engine(Commands):
         if connect.netns is not None:
             return self._meet(connect)
         network = self._networks.get(address)
-        if network is None and not self.counts(address):
-            return []
+        if network is None:
+            if self._passes is not None and not self.counts(address):
+                return []
+            network = network_of(address)
         time_ns = connect.time_ns
         if time_ns < book.ready_ns or connect.result == "refused":
             shut = book.shut
@@ -103,8 +105,6 @@ class Engine(Commands):
             if table is None:
                 fine = not more or note_keys(more, address, time_ns)
             else:
-                if network is None:
-                    network = self._networks[address]
                 last_ns = table.keys.get(network, NEVER)
                 fine = last_ns > time_ns - table.shortest_ns and last_ns > table.floor_ns
                 if not fine and table.room > 0 and time_ns < table.recheck_ns:
@@ -139,7 +139,7 @@ class Engine(Commands):
 
     def counts(self, address: bytes) -> bool:
         """Whether a destination counts; remembered if it does."""
-        if address in self._networks:
+        if self._passes is None or address in self._networks:
             return True
         passed = self._passes(address)
         if passed is not None and (passed != "loopback" or self._settings.loopback != "count"):
