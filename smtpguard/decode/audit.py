@@ -31,7 +31,7 @@ from smtpguard.decode.audit_record import (
     read_call,
     read_uring_call,
 )
-from smtpguard.decode.audit_sieve import SockaddrSieve
+from smtpguard.decode.audit_sieve import Sieve, SockaddrSieve
 from smtpguard.decode.retries import Retries
 from smtpguard.decode.sieve import LineBuffer
 from smtpguard.decode.sockaddr import parse_sockaddr_hex
@@ -94,6 +94,7 @@ class AuditDecoder:
         buffer: Where the bytes are kept; None makes one with its defaults.
         hold_bytes: How much more of the stream must have come before an ENRICHED event goes out, so that a second
             SOCKADDR of its serial can still drop it. 1 waits for the next line.
+        sieve: What finds the records on these ports; None for Python's own search.
 
     Attributes:
         counters: What was not made a Connect.
@@ -109,6 +110,7 @@ class AuditDecoder:
         retries: Retries | None = None,
         buffer: LineBuffer | None = None,
         hold_bytes: int = 1,
+        sieve: Sieve | None = None,
     ) -> None:
         self.counters = AuditCounters()
         self.to_event_ns: Callable[[int], int] | None = None
@@ -116,7 +118,7 @@ class AuditDecoder:
         self._retries = retries
         self._buffer = buffer or LineBuffer()
         self._hold = hold_bytes
-        self._sieve = SockaddrSieve(ports)
+        self._sieve: Sieve = sieve or SockaddrSieve(ports)
         self._read_pair = PairReader(sensor).read
         self._index = CallIndex(self._buffer)
         self._waiting: OrderedDict[Key, list[_Waiting]] = OrderedDict()
@@ -174,7 +176,7 @@ class AuditDecoder:
         data, base = self._buffer.data, self._buffer.base
         read_pair, to_event_ns = self._read_pair, self.to_event_ns
         # All hits first: searching and joining in turns would cost a tenth more, in cold caches.
-        for at in list(self._sieve.find(data, start, stop)):
+        for at in self._sieve.find(data, start, stop):
             begin, node = at - 8, None
             if data[begin - 1] != _NEWLINE:
                 begin, node = find_line(data, begin)

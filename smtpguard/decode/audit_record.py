@@ -239,7 +239,12 @@ def is_same_address(tail: bytes, port: int, address: bytes) -> bool:
         port: Port from the hex digits.
         address: Address from the hex digits, mapped ones as 4 bytes.
     """
-    if tail == _render_address(port, address):
+    # Nearly always it is just what auditd writes; an IPv6 address with zeros in it is shortened, a mapped one has dots.
+    if tail == (
+        b"SADDR={ saddr_fam=inet laddr=%d.%d.%d.%d lport=%d }" % (*address, port)
+        if len(address) == 4
+        else b"SADDR={ saddr_fam=inet6 laddr=%x:%x:%x:%x:%x:%x:%x:%x lport=%d }" % (*_unpack8(address), port)
+    ):
         return True
     found = _SADDR_TAIL(tail)
     if not found or int(found[2]) != port:
@@ -251,13 +256,6 @@ def is_same_address(tail: bytes, port: int, address: bytes) -> bool:
         return _pack6(text) == address
     except AddressValueError:
         return False
-
-
-def _render_address(port: int, address: bytes) -> bytes:
-    """How auditd writes most addresses; an IPv6 address with zeros in it is shortened, and a mapped one has letters."""
-    if len(address) == 4:
-        return b"SADDR={ saddr_fam=inet laddr=%d.%d.%d.%d lport=%d }" % (*address, port)
-    return b"SADDR={ saddr_fam=inet6 laddr=%x:%x:%x:%x:%x:%x:%x:%x lport=%d }" % (*_unpack8(address), port)
 
 
 @lru_cache(maxsize=4096)

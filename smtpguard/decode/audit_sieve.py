@@ -8,6 +8,7 @@ gigabyte, where a regex takes 0.44 s.
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 _HEAD = b"KADDR msg=audit("
 _FULL_HEAD = re.compile(rb"KADDR msg=audit\([0-9]{1,11}+\.[0-9]{1,9}+:[0-9]{1,20}+\): saddr=").match
@@ -16,6 +17,14 @@ no `=` but that before its address (32 hex digits follow at least), so a wrong d
 record of whatever length hides no true one."""
 SLACK_BYTES = 128
 """How far behind the stretch it may look: the data must go on for that long, with whatever."""
+
+
+class Sieve(Protocol):
+    """A search for SOCKADDR records."""
+
+    def find(self, data: bytearray, start: int, stop: int) -> list[int]:
+        """As SockaddrSieve.find."""
+        ...
 
 
 class SockaddrSieve:
@@ -29,7 +38,7 @@ class SockaddrSieve:
         self._wanted = frozenset(code for port in ports for code in _codes(port))
         self._distance = 0  # from the K to the = before the address
 
-    def find(self, data: bytearray, start: int, stop: int) -> Iterator[int]:
+    def find(self, data: bytearray, start: int, stop: int) -> list[int]:
         """Offsets of the `KADDR` of records that are wanted, or very nearly look so.
 
         Args:
@@ -38,6 +47,7 @@ class SockaddrSieve:
             stop: Where it ends.
         """
         wanted, distance, find = self._wanted, self._distance, data.find
+        places: list[int] = []
         at = find(b"K", start, stop)
         while at >= 0:
             mark = at + distance
@@ -51,8 +61,9 @@ class SockaddrSieve:
                 mark = at + distance
             # 1 at this place is AF_UNIX, most of a web host's records.
             if data[mark + 2] != 0x31 and bytes(data[mark + 1 : mark + 9]) in wanted:
-                yield at
+                places.append(at)
             at = find(b"K", at + 1, stop)
+        return places
 
 
 def _codes(port: int) -> Iterator[bytes]:

@@ -23,6 +23,7 @@ from smtpguard.decode.sieve import LineBuffer
 from smtpguard.errors import SourceError
 from smtpguard.model import Connect
 from smtpguard.sources.base import SourceStats
+from smtpguard.sources.pcre import make_sieve
 
 HOLD_BYTES = 1 << 18
 """How long ENRICHED events wait for a second address to betray itself; nobody waits for a replay's verdicts."""
@@ -63,6 +64,7 @@ class ReplaySource:
             retries=Retries(),
             buffer=LineBuffer(chunk_bytes=_CHUNK_BYTES),
             hold_bytes=HOLD_BYTES,
+            sieve=make_sieve(ports),
         )
         self._chunks: Iterator[list[Connect]] | None = None
         self._done = False
