@@ -31,7 +31,7 @@ from smtpguard.model import Connect
 from smtpguard.quick import quick_maker
 
 _MAX_REMEMBERED = 4096
-"""Of each kind of piece; then all are forgotten. 1 MB at most where every user has a session of his own."""
+"""Of each kind of piece; then all are forgotten. Some 3 MB in all where there are as many users and sessions."""
 
 _match_pair = re.compile(
     rb"(?:node=([^ \n]++) )?type=SYSCALL msg=audit\((([^.]++)\.([^:]++):[0-9]{1,20}+)\): (arch=[^x]++xit=[^ ]++)"
