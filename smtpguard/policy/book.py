@@ -110,7 +110,7 @@ class Book:
         Where nothing is held all of a limit is left, so the first attempt on a port, which most users never follow by
         many, costs no look at every rule.
         """
-        if port in self.lanes or self.plan.is_novel or (self.lanes and self.room <= 0):
+        if port in self.lanes or self.plan.is_novel:
             return False
         first, spent = not self.lanes, self.spent()
         lane = self.open_lane(port)

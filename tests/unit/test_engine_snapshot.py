@@ -60,6 +60,17 @@ def test_counting_goes_on_after_a_restart() -> None:
     assert [v.rule for v in only(Verdict, tell(new, [report(3, uid=1004)]))] == ["scan"]
 
 
+def test_networks_count_though_the_times_beside_them_are_lost() -> None:
+    engine, store = engine_of(FANOUT), Store()
+    for number in range(2):
+        feed(engine, [number], address=bytes([192, 0, number, 1]))
+    store.keep(engine.export())
+    store.rows = {key: data for key, data in store.rows.items() if "/t/" not in key[1]}
+    new = engine_of(FANOUT)
+    assert new.restore_windows(store.stored(), T0 + 3 * NS) == 0
+    assert [v.count for v in only(Verdict, feed(new, [3], address=bytes([192, 0, 9, 1])))] == [3]
+
+
 def test_what_was_told_and_emptied_is_not_forgotten() -> None:
     warn = replace(BURST, name="warn", action="warn", limit=1)
     engine = engine_of(replace(BURST, block_ns=NS), warn)
