@@ -186,7 +186,7 @@ class AuditDecoder:
                 pair = read_pair(data, data.rfind(b"\n", 0, begin - 1) + 1, stop, to_event_ns)
                 if pair is not None:
                     key, end, fd, exit_value, is_enriched, connect = pair
-                    if key[0] == node and key not in self._recent and key not in self._older:
+                    if key not in self._recent and key not in self._older:
                         self._keep(key, [base + end, fd, exit_value, connect], self._held if is_enriched else found)
                         continue
             if begin >= 0 and data.startswith(b"type=SOCKADDR msg=", at - 8):

@@ -214,3 +214,22 @@ def test_long_tables_are_cut_unless_asked_for(tmp_path: Path) -> None:
     assert "and 30 more (--all shows them)" in short
     assert "more" not in whole
     assert whole.count("uid:610") == 100
+
+
+def test_destinations_are_remembered_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smtpguard.cli.replay.MAX_DESTINATIONS", 3)
+    monkeypatch.setattr("smtpguard.cli.replay._BATCH", 1)
+    monkeypatch.setattr("smtpguard.sources.replay._CHUNK_BYTES", 512)
+    events = [event for n in range(20) for event in spam(1, start=n * 1000, address=f"192.0.2.{n}")]
+    (user,) = answer(tmp_path, write(tmp_path / "a.log", events))["users"]
+    assert user["connects"] == 20
+    assert 3 <= user["destinations"] <= 6
+
+
+def test_nobody_is_asked_for_names_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object, **_keywords: object) -> None:
+        raise AssertionError("a thread that would ask the host")
+
+    monkeypatch.setattr("smtpguard.enrich.names.threading.Thread", refuse)
+    (user,) = answer(tmp_path, write(tmp_path / "a.log", spam(2)))["users"]
+    assert user["user"] == "uid:61001"

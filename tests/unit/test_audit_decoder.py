@@ -382,3 +382,12 @@ def test_memory_stays_bounded() -> None:
     assert len(decoder._waiting) <= 4096
     assert len(decoder._recent) + len(decoder._older) <= 8192
     assert len(decoder._index._places) <= 20_000
+
+
+@pytest.mark.parametrize("between", [10, 4096 + 10], ids=["at once", "after thousands"])
+def test_the_same_serial_again_is_no_second_event(between: int) -> None:
+    first = Event(serial=1)
+    others = [Event(serial=1000 + number, pid=number + 1) for number in range(between)]
+    lines = [line for event in (first, *others, first) for line in event.lines()]
+    connects, counts = decode(log(lines))
+    assert (len(connects), counts) == (1 + between, {"doubled": 1})

@@ -88,6 +88,14 @@ def test_a_call_without_pid_or_descriptor_counts() -> None:
     assert not table.is_repeat(known, None, b"-111")
 
 
+def test_a_retry_is_known_though_many_came_between() -> None:
+    table = Retries(max_entries=4)
+    assert counted((0, 3, A, -115), pid=7, retries=table) == [True]
+    for pid in range(100, 106):
+        assert counted((1, 3, A, -115), pid=pid, retries=table) == [True]
+    assert counted((900, 3, A, 0), pid=7, retries=table) == [False]
+
+
 def test_tables_are_bounded_and_forget_the_oldest() -> None:
     table = Retries(max_entries=100)
     for pid in range(1000):
