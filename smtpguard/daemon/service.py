@@ -14,13 +14,11 @@ from dataclasses import replace
 from functools import partial
 
 from smtpguard import __version__
-from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.actions.eventlog import EventLog
 from smtpguard.actions.fail2ban import Unbanner
 from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.actions.nft.render import build_spec
 from smtpguard.actions.sessions import SessionEnder
-from smtpguard.actions.tell import TellResponder
 from smtpguard.daemon.arms import Arms
 from smtpguard.daemon.capping import Capping
 from smtpguard.daemon.clock import SystemClock, WallMap
@@ -39,6 +37,7 @@ from smtpguard.daemon.orders import Orders
 from smtpguard.daemon.overview import Overview
 from smtpguard.daemon.places import state_paths
 from smtpguard.daemon.privileges import apply_limits, apply_priority, apply_privileges
+from smtpguard.daemon.program import Program
 from smtpguard.daemon.reading import read_settings_apart
 from smtpguard.daemon.reloading import Reloading
 from smtpguard.daemon.responder import Responder
@@ -50,15 +49,12 @@ from smtpguard.daemon.ticker import Ticker
 from smtpguard.daemon.verbs import Verbs
 from smtpguard.enrich.looker import Looker
 from smtpguard.enrich.rdns import ReverseDns
-from smtpguard.errors import EnforceError, GuardError, LogError, SourceError
+from smtpguard.errors import GuardError, LogError, SourceError
 from smtpguard.kernel.nft import open_nft
 from smtpguard.kernel.nft_watch import NftWatch
 from smtpguard.model import NS
 from smtpguard.policy.engine import Engine
 from smtpguard.settings import Settings
-from smtpguard.sources.base import Source
-from smtpguard.sources.bpf.source import BpfSource
-from smtpguard.sources.bpf.tell import Telling
 from smtpguard.state.writer import StateWriter
 
 log = logging.getLogger(__name__)
@@ -128,10 +124,6 @@ class Service:
         self.now = clock.boot_ns
         self.wall = WallMap(clock)
         self._started_ns = self.now()
-        self._bpf_source: BpfSource | None = None
-        self._bpf: BpfDeny | None = None
-        self._telling: Telling | None = None
-        self._responder: TellResponder | None = None
         self._had_terminal = sys.stdin is not None and sys.stdin.isatty()
         stack.enter_context(InstanceLock(settings))
         self.loop = Loop(self.now)
@@ -239,11 +231,20 @@ class Service:
         settings = self.settings
         names = settings.sources if isinstance(settings.sources, tuple) else ()
         self.counting = Counting(names, self.guard.take) if len(names) > 1 else None
+        self.program = Program(
+            settings,
+            guard=self.guard,
+            crediting=self.crediting,
+            accounts=self.around.accounts,
+            loop=self.loop,
+            stack=self._stack,
+            now=self.now,
+        )
         self.sensing = Sensing(
             settings,
             self.counting.lead if self.counting else self.guard.take,
-            self._source_opened,
-            self._source_closed,
+            self.program.source_opened,
+            self.program.source_closed,
             self.now,
             reports=self.guard.take_reports,
             beside=self.counting.beside if self.counting else None,
@@ -316,8 +317,7 @@ class Service:
         self.guard.arms.always = not new.dry_run
         self.around.reconfigure(new)
         self._surroundings_changed(accounts=True)
-        if self._bpf_source is not None:
-            self._bpf_source.guard.set_ports(new.ports)
+        self.program.reconfigure(new)
         text = f"reloaded {new.path or 'the shipped defaults'}"
         return f"{text}; to change {', '.join(stuck)}, restart" if stuck else text
 
@@ -328,8 +328,7 @@ class Service:
         if accounts:
             self.guard.reconfigure(self.settings)
             self.crediting.reconfigure(self.settings)
-            if self._bpf_source is not None:
-                self._bpf_source.guard.replace_owners(self.around.accounts.ranges())
+            self.program.replace_owners()
             self.guard.arms.sync()
             self.guard.responder.apply_all()
 
@@ -373,41 +372,6 @@ class Service:
     def _needs_enforcement(self) -> bool:
         now_ns = self.now()
         return any(block.mode == "enforce" and block.until_ns > now_ns for block in self.engine.blocks())
-
-    def _source_opened(self, source: Source) -> None:
-        if isinstance(source, BpfSource):
-            source.guard.replace_owners(self.around.accounts.ranges())
-            self._bpf_source, self._bpf = source, BpfDeny(source.guard)
-            self.guard.responder.add_enforcer(self._bpf, first=True)
-            self.guard.arms.attach(source.guard)
-            self.crediting.attach(source)
-            self._start_telling(source)
-
-    def _start_telling(self, source: BpfSource) -> None:
-        """`block.verdict: tell`: refused senders are led to a responder that says why; without it, just refused."""
-        if self.settings.block_verdict != "tell":
-            return
-        self._telling = Telling(source.guard)
-        try:
-            if self._responder is None:
-                self._responder = TellResponder(self._find_told, self.guard.explain, self.now)
-                self._stack.callback(self._responder.close)
-                self.loop.add(self._responder)
-            self._telling.start(self._responder.port)
-        except EnforceError as error:
-            log.warning("refused senders are not told why: %s", error)
-
-    def _find_told(self, cookie: int) -> int | None:
-        return self._telling.find_owner(cookie) if self._telling is not None else None
-
-    def _source_closed(self, source: Source) -> None:
-        if isinstance(source, BpfSource):
-            self.crediting.detach()
-            self._telling = None
-            self.guard.arms.detach()
-            if self._bpf is not None:
-                self.guard.responder.remove_enforcer(self._bpf)
-            self._bpf_source = self._bpf = None
 
 
 def _tell_reload(answer: str | GuardError) -> None:
