@@ -186,8 +186,8 @@ def test_does_not_see_other_ports(lab: Lab, source: NflogSource) -> None:
 
 def test_a_syn_sent_again_counts_once(lab: Lab, source: NflogSource) -> None:
     run("ip", "-n", lab.client, "neighbour", "add", SILENT, "lladdr", "02:00:00:00:00:77", "dev", "v0")
+    sock = lab.user_socket(USER)
     try:
-        sock = lab.user_socket(USER)
         sock.settimeout(0)
         sock.connect_ex((SILENT, 25))
         [first] = source.read()
@@ -197,6 +197,7 @@ def test_a_syn_sent_again_counts_once(lab: Lab, source: NflogSource) -> None:
         assert source.stats.notes["repeated"] >= 1
         assert source.stats.events == 1
     finally:
+        sock.close()  # else it is sent again under the tests that follow
         run("ip", "-n", lab.client, "neighbour", "delete", SILENT, "dev", "v0")
 
 
