@@ -2,16 +2,12 @@
 
 import contextlib
 import logging
-from collections.abc import Callable
 
 from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.actions.tell import TellResponder
-from smtpguard.daemon.crediting import Crediting
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.loop import Loop
-from smtpguard.enrich.accounts import Accounts
 from smtpguard.errors import EnforceError
-from smtpguard.settings import Settings
 from smtpguard.sources.base import Source
 from smtpguard.sources.bpf.source import BpfSource
 from smtpguard.sources.bpf.tell import Telling
@@ -23,33 +19,15 @@ class Program:
     """What a source of BPF brings with it: refusals before any packet, exact limits, answers to refused senders.
 
     Args:
-        settings: The configuration in force.
         guard: Whose means grow by it.
-        crediting: Exact limits.
-        accounts: Who owns subordinate uids.
         loop: Where the responder to refused senders lives.
         stack: What has to be undone at the end.
-        now: CLOCK_BOOTTIME in nanoseconds.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        guard: Guard,
-        crediting: Crediting,
-        accounts: Accounts,
-        loop: Loop,
-        stack: contextlib.ExitStack,
-        now: Callable[[], int],
-    ) -> None:
-        self._settings = settings
+    def __init__(self, guard: Guard, loop: Loop, stack: contextlib.ExitStack) -> None:
         self._guard = guard
-        self._crediting = crediting
-        self._accounts = accounts
         self._loop = loop
         self._stack = stack
-        self._now = now
         self._source: BpfSource | None = None
         self._deny: BpfDeny | None = None
         self._telling: Telling | None = None
@@ -63,38 +41,37 @@ class Program:
         self.replace_owners()
         self._guard.responder.add_enforcer(self._deny, first=True)
         self._guard.arms.attach(source.guard)
-        self._crediting.attach(source)
-        if self._settings.block_verdict == "tell":
+        self._guard.crediting.attach(source)
+        if self._guard.settings.block_verdict == "tell":
             self._start_telling(source)
 
     def source_closed(self, source: Source) -> None:
         """A source goes."""
         if not isinstance(source, BpfSource):
             return
-        self._crediting.detach()
+        self._guard.crediting.detach()
         self._telling = None
         self._guard.arms.detach()
         if self._deny is not None:
             self._guard.responder.remove_enforcer(self._deny)
         self._source = self._deny = None
 
-    def reconfigure(self, settings: Settings) -> None:
-        """Take a new configuration."""
-        self._settings = settings
+    def set_ports(self) -> None:
+        """Other ports may be guarded now."""
         if self._source is not None:
-            self._source.guard.set_ports(settings.ports)
+            self._source.guard.set_ports(self._guard.settings.ports)
 
     def replace_owners(self) -> None:
         """Subordinate uids may belong to others now."""
         if self._source is not None:
-            self._source.guard.replace_owners(self._accounts.ranges())
+            self._source.guard.replace_owners(self._guard.accounts.ranges())
 
     def _start_telling(self, source: BpfSource) -> None:
         """`block.verdict: tell`: refused senders are led to a responder that says why; without it, just refused."""
         self._telling = Telling(source.guard)
         try:
             if self._responder is None:
-                self._responder = TellResponder(self._find_told, self._guard.explain, self._now)
+                self._responder = TellResponder(self._find_told, self._guard.explain, self._guard.now)
                 self._stack.callback(self._responder.close)
                 self._loop.add(self._responder)
             self._telling.start(self._responder.port)

@@ -231,15 +231,7 @@ class Service:
         settings = self.settings
         names = settings.sources if isinstance(settings.sources, tuple) else ()
         self.counting = Counting(names, self.guard.take) if len(names) > 1 else None
-        self.program = Program(
-            settings,
-            guard=self.guard,
-            crediting=self.crediting,
-            accounts=self.around.accounts,
-            loop=self.loop,
-            stack=self._stack,
-            now=self.now,
-        )
+        self.program = Program(self.guard, self.loop, self._stack)
         self.sensing = Sensing(
             settings,
             self.counting.lead if self.counting else self.guard.take,
@@ -317,7 +309,7 @@ class Service:
         self.guard.arms.always = not new.dry_run
         self.around.reconfigure(new)
         self._surroundings_changed(accounts=True)
-        self.program.reconfigure(new)
+        self.program.set_ports()
         text = f"reloaded {new.path or 'the shipped defaults'}"
         return f"{text}; to change {', '.join(stuck)}, restart" if stuck else text
 

@@ -303,7 +303,7 @@ class AuditDecoder:
             edge = _ENDLESS if limit is None else limit - self._hold
             free = [event for event in self._held if event[0] <= edge and event[3] is not None]
             self._held = [event for event in self._held if event[0] > edge]
-            found = sorted(found + free, key=itemgetter(0)) if free else found
+            found = sorted(found + free, key=itemgetter(0))
         if self._retries is None:
             return [connect for _, _, _, connect in found]
         is_repeat = self._retries.is_repeat
