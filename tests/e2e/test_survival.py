@@ -110,6 +110,19 @@ def test_a_reload_that_exempts_frees_and_windows_go_on(host: Host) -> None:
     assert host.connect(INNOCENT, 30).ok == 10, "his 20 are still counted"
 
 
+def test_a_reload_guards_other_ports() -> None:
+    with Host(rules=[RULE], ports=[25], sources=["bpf"]) as host:
+        host.start()
+        for ports in ([25], [25, 587], [25]):
+            host.configure(ports=ports)
+            done = host.cli("reload")
+            assert done.returncode == 0, done.stderr
+            host.connect(INNOCENT, port=587)
+        host.connect(INNOCENT)
+        wait_for(lambda: any(row["PORT"] == "25" for row in host.events("CONNECT")), 5)
+        assert [row["PORT"] for row in host.events("CONNECT")] == ["587", "25"], "while it is guarded, and then only"
+
+
 def test_a_reload_into_dry_run_lets_go(host: Host) -> None:
     host.connect(SPAMMER, 40)
     assert refused(host)
