@@ -160,7 +160,7 @@ class Settings:
     state_max_bytes: int = 500_000_000
     control_socket: str = "/run/smtpguard/control.sock"
     control_group: str | None = None
-    control_verbs: tuple[str, ...] = ("status", "blocks", "why", "allow")
+    control_verbs: tuple[str, ...] = ("status", "blocks")
     nft_table: str = "smtpguard"
     nflog_group: int = 25
     attribution_process: bool = True

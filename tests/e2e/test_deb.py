@@ -17,7 +17,7 @@ from tests.servers import require
 from tests.support.programs import run
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
-LIBRARIES = ("python3-click", "python3-yaml", "python3-jsonschema", "python3-rich", "python3-nftables")
+LIBRARIES = ("python3-click", "python3-yaml", "python3-jsonschema", "python3-nftables")
 CONFFILES = {
     "/etc/smtpguard/smtpguard.yaml",
     "/etc/logrotate.d/smtpguard",
@@ -57,7 +57,7 @@ def test_unpacked_program_runs_with_debians_libraries(unpacked: Path) -> None:
     libraries = require(*LIBRARIES)
     env = libraries.environment()
     env["PYTHONPATH"] = f"{unpacked}/usr/lib/python3/dist-packages:{env['PYTHONPATH']}"
-    python = libraries.python("click", "yaml", "jsonschema", "rich")
+    python = libraries.python("click", "yaml", "jsonschema")
     program = str(unpacked / "usr/bin/smtpguard")
     version = re.search(r"(?m)^Version: (.+)$", (unpacked / "DEBIAN/control").read_text())
     assert version is not None
@@ -65,6 +65,17 @@ def test_unpacked_program_runs_with_debians_libraries(unpacked: Path) -> None:
     assert ": ok: dry run;" in run(
         python, program, "check", "--config", str(PROJECT / "config/smtpguard.yaml"), env=env
     )
+
+
+def test_brings_no_mail_server_and_no_cron_to_a_bare_system(unpacked: Path) -> None:
+    """apt installs what is recommended, too: logrotate recommends cron and mailx, and mailx a mail server."""
+    text = (unpacked / "DEBIAN/control").read_text()
+    fields = dict(line.split(": ", 1) for line in text.splitlines() if re.match(r"[A-Z][\w-]+: ", line))
+    assert "Recommends" not in fields
+    assert fields["Suggests"] == "fail2ban, logrotate"
+    needed = {re.split(r"[ (]", name)[0] for name in fields["Depends"].split(", ")}
+    python = {f"python3-{name}" for name in ("click", "yaml", "jsonschema", "nftables")}
+    assert needed == {"python3", "nftables", "libbpf1", "init-system-helpers", *python}
 
 
 def test_every_file_below_etc_is_a_conffile(unpacked: Path) -> None:

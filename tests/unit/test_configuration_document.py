@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from smtpguard.cli import _COMMANDS
 from smtpguard.resources import shipped
+from smtpguard.settings import Settings
 from smtpguard.settings_file import UNBUILT, load_settings, read_defaults, read_shipped
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -117,6 +119,12 @@ def test_document_is_what_the_schema_says(request: pytest.FixtureRequest) -> Non
 def test_every_section_is_in_the_document_once() -> None:
     names = [name for _, given, _ in MARKED.findall(DOCUMENT.read_text("utf-8")) for name in given.split()]
     assert sorted(names) == sorted(SCHEMA["properties"])
+
+
+def test_a_group_can_be_given_only_commands_that_there_are() -> None:
+    verbs = SCHEMA["properties"]["control"]["properties"]["verbs"]
+    assert set(verbs["default"]) <= set(verbs["items"]["enum"]) <= set(_COMMANDS)
+    assert tuple(verbs["default"]) == Settings().control_verbs == read_shipped().control_verbs
 
 
 def test_every_key_has_a_description() -> None:
