@@ -24,7 +24,8 @@ class Destinations:
     """Tells what passes.
 
     Args:
-        own: The host's own addresses.
+        own: The host's own addresses. Those of loopback are among them in the kernel, and not here: whether loopback
+            counts is a question of its own, and an own address never does.
         exempt: Networks that the operator exempts.
     """
 
@@ -45,7 +46,7 @@ class Destinations:
         """
         before = (self.own, self.exempt)
         if own is not None:
-            self.own = _ordered(own)
+            self.own = _ordered(network for network in own if not _is_loopback(network))
         if exempt is not None:
             self.exempt = _ordered(exempt)
         if before == (self.own, self.exempt) and self._tables:
@@ -82,6 +83,15 @@ class Destinations:
             self._known.clear()
         self._known[address] = kind
         return kind
+
+
+def _is_loopback(network: Network) -> bool:
+    return any(
+        known.version == network.version
+        and known.prefixlen <= network.prefixlen
+        and int(known.network_address) == int(network.network_address) & int(known.netmask)
+        for known in _LOOPBACK
+    )
 
 
 def _ordered(networks: Iterable[Network]) -> tuple[Network, ...]:

@@ -40,6 +40,13 @@ def test_kinds(address: str, kind: str | None) -> None:
     assert destinations.passed(packed(address)) == kind, "remembered"
 
 
+def test_addresses_of_loopback_are_loopbacks_though_the_kernel_lists_them_as_own() -> None:
+    listed = [ip_network(text) for text in ("127.0.0.1/32", "127.0.1.1/32", "::1/128", "192.0.2.1/32")]
+    destinations = Destinations(own=listed)
+    assert {destinations.passed(packed(text)) for text in ("127.0.0.1", "127.0.1.1", "::1")} == {"loopback"}
+    assert destinations.networks() == (ip_network("192.0.2.1/32"),)
+
+
 def test_a_change_is_believed_at_once() -> None:
     destinations = Destinations(own=OWN)
     assert destinations.passed(packed("192.0.2.9")) is None
