@@ -5,6 +5,7 @@ Accounts are looked at every two seconds (a handful of stat(2) calls), addresses
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from smtpguard.actions.base import Passes
 from smtpguard.clock import next_beat
@@ -19,6 +20,17 @@ from smtpguard.settings import Settings
 log = logging.getLogger(__name__)
 
 _LOOK_NS = 2 * NS
+
+
+class Changed(Protocol):
+    """Told when something around the guard has changed."""
+
+    def __call__(self, *, accounts: bool) -> None:
+        """Take the change.
+
+        Args:
+            accounts: Whether it is accounts that have changed, and not only destinations.
+        """
 
 
 class Surroundings:
@@ -43,7 +55,7 @@ class Surroundings:
         self._problems: tuple[str, ...] = ()
         self.accounts = Accounts(settings)
         self.destinations = Destinations()
-        self.on_change: Callable[..., None] | None = None
+        self.on_change: Changed | None = None
 
     def open(self) -> None:
         """Read what there is, and watch it from then on."""
@@ -131,7 +143,7 @@ class Surroundings:
 
     def _tell(self, *, accounts: bool) -> None:
         if self.on_change is not None:
-            self.on_change(accounts)
+            self.on_change(accounts=accounts)
 
     def _tell_problems(self) -> None:
         if self.accounts.problems != self._problems:

@@ -100,6 +100,7 @@ class Lab:
         self._subuids = dict(subuids or {})
         self._children: list[subprocess.Popen[Any]] = []
         self._holders: list[Holder] = []
+        self._binds: dict[str, str] = {}
         self.directory = Path()
         self.cgroup: str | None = None
         self.host = self.peer = ""
@@ -158,12 +159,24 @@ class Lab:
             "/etc/group": system_part("/etc/group") + group,
             "/etc/subuid": "".join(f"{n}:{first}:{count}\n" for n, (first, count) in self._subuids.items()),
         }
-        self._binds: dict[str, str] = {}
         for target, text in files.items():
-            source = self.directory / Path(target).name
-            source.write_text(text, "utf-8")
-            if Path(target).exists():
-                self._binds[target] = str(source)
+            self.lay_over(target, text)
+
+    def lay_over(self, target: str, text: str) -> None:
+        """Make a file's content another one inside the laboratory; programs that run already see later changes too.
+
+        Args:
+            target: The host's file, which stays as it is; one that it has not can't be laid over.
+            text: What programs inside read from now on. The first time it must be said before they start.
+        """
+        source = self.directory / Path(target).name
+        source.write_text(text, "utf-8")
+        if Path(target).exists():
+            self._binds[target] = str(source)
+
+    def read(self, target: str) -> str:
+        """What programs inside read in a file that is laid over the host's."""
+        return (self.directory / Path(target).name).read_text("utf-8")
 
     def ip(self, net: str, *words: str) -> None:
         """Run `ip` in a namespace; raises GuardError with its words."""
