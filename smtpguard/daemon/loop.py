@@ -8,6 +8,7 @@ import logging
 import os
 import select
 import signal
+import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Protocol
@@ -48,15 +49,70 @@ class TimedPart:
         """Never called."""
 
 
+class StallGauge:
+    """How long the loop was away from its waiting at most, and whose turn took most of that time.
+
+    Args:
+        clock: CLOCK_MONOTONIC in nanoseconds: real time, so what others took of the CPU is in it too.
+
+    Attributes:
+        worst_ns: Longest time between two waits.
+        worst_part: Name of the part that took most of it; "" when there was none.
+    """
+
+    __slots__ = ("_begun_ns", "_clock", "_last_ns", "_longest_ns", "_part", "worst_ns", "worst_part")
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self._clock = clock
+        self._begun_ns: int | None = None
+        self._last_ns = 0
+        self._longest_ns = 0
+        self._part: Part | None = None
+        self.worst_ns = 0
+        self.worst_part = ""
+
+    def begin(self) -> None:
+        """A wait is over."""
+        self._begun_ns = self._last_ns = self._clock()
+        self._longest_ns, self._part = 0, None
+
+    def note(self, part: Part) -> None:
+        """A part has had a turn."""
+        now_ns = self._clock()
+        took_ns, self._last_ns = now_ns - self._last_ns, now_ns
+        if took_ns > self._longest_ns:
+            self._longest_ns, self._part = took_ns, part
+
+    def end(self) -> None:
+        """The next wait begins."""
+        if self._begun_ns is None:
+            return
+        took_ns = self._clock() - self._begun_ns
+        if took_ns > self.worst_ns:
+            self.worst_ns = took_ns
+            self.worst_part = "" if self._part is None else type(self._part).__name__
+
+
 class Loop:
     """Runs parts until `stop`.
 
     Args:
         now: CLOCK_BOOTTIME in nanoseconds.
         longest_wait_ns: Upper bound of one wait.
+        clock: CLOCK_MONOTONIC in nanoseconds, for the gauge.
+
+    Attributes:
+        stalls: How long a turn took at most.
     """
 
-    def __init__(self, now: Callable[[], int], *, longest_wait_ns: int = 60 * NS) -> None:
+    def __init__(
+        self,
+        now: Callable[[], int],
+        *,
+        longest_wait_ns: int = 60 * NS,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.stalls = StallGauge(clock)
         self._now = now
         self._longest_wait_ns = longest_wait_ns
         self._epoll = select.epoll()
@@ -93,14 +149,21 @@ class Loop:
     def turn(self) -> None:
         """One wait and what it brought."""
         self._sync()
-        for fileno, _ in self._epoll.poll(self._wait_s()):
+        wait_s = self._wait_s()
+        gauge = self.stalls
+        gauge.end()
+        ready = self._epoll.poll(wait_s)
+        gauge.begin()
+        for fileno, _ in ready:
             if fileno == self._wake_read:
                 self._serve_signals()
             elif part := self._owners.get(fileno):
                 part.on_ready(fileno)
+                gauge.note(part)
         now_ns = self._now()
         for part in list(self._parts):
             part.on_time(now_ns)
+            gauge.note(part)
 
     def close(self) -> None:
         """Release the descriptors; parts close themselves."""

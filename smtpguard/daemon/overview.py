@@ -8,6 +8,7 @@ from smtpguard import __version__
 from smtpguard.actions.eventlog import EventLog
 from smtpguard.daemon.counting import Counting
 from smtpguard.daemon.guard import Guard
+from smtpguard.daemon.loop import StallGauge
 from smtpguard.daemon.offswitch import OffSwitch
 from smtpguard.daemon.sensing import Sensing
 from smtpguard.enrich.looker import Looker
@@ -27,6 +28,7 @@ class Overview:
     Args:
         guard, sensing, events, switch, looker, rdns: The parts; None for enrichers that are off.
         counting: What pairs several sources; None with one.
+        stalls: How long the loop was busy at most.
         troubles: What is wrong with the parts that are not named here.
         since_ns: When the guard started (CLOCK_BOOTTIME).
     """
@@ -41,6 +43,7 @@ class Overview:
         looker: Looker | None,
         rdns: ReverseDns | None,
         counting: Counting | None,
+        stalls: StallGauge,
         troubles: Callable[[], list[str]],
         since_ns: int,
     ) -> None:
@@ -51,6 +54,7 @@ class Overview:
         self._looker = looker
         self._rdns = rdns
         self._counting = counting
+        self._stalls = stalls
         self._more_troubles = troubles
         self._since_ns = since_ns
 
@@ -80,6 +84,8 @@ class Overview:
             "refused": guard.refused.total(),
             "cap": self._cap(),
             "capped": capped,
+            "worst_stall_ms": round(self._stalls.worst_ns / 1e6, 1),
+            "worst_stall_in": self._stalls.worst_part,
             "parts": self._parts(),
         }
 

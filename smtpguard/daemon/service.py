@@ -251,6 +251,7 @@ class Service:
             looker=self.looker,
             rdns=self.rdns,
             counting=self.counting,
+            stalls=self.loop.stalls,
             troubles=self._troubles,
             since_ns=self._started_ns,
         )

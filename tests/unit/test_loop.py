@@ -97,3 +97,37 @@ def test_a_signal_is_served_in_the_loop_and_can_stop_it(make_loop: Callable[[], 
     finally:
         signal.signal(signal.SIGUSR1, before)
         loop.close()
+
+
+def test_the_longest_turn_is_known_and_whose_it_was() -> None:
+    clock = [0]
+
+    class Slow(Pipe):
+        def __init__(self, took_ns: int) -> None:
+            super().__init__()
+            self.took_ns = took_ns
+
+        def on_time(self, now_ns: int) -> None:
+            clock[0] += self.took_ns
+
+    class Slower(Slow):
+        pass
+
+    loop = Loop(lambda: 1000, longest_wait_ns=0, clock=lambda: clock[0])
+    assert (loop.stalls.worst_ns, loop.stalls.worst_part) == (0, "")
+    slow, slower = Slow(3), Slower(40)
+    loop.add(slow)
+    loop.add(slower)
+    loop.turn()
+    slower.took_ns = 4
+    loop.turn()
+    loop.turn()
+    assert (loop.stalls.worst_ns, loop.stalls.worst_part) == (43, "Slower")
+    loop.stalls.end()
+    clock[0] += 10**9  # what passes while it waits is no stall
+    loop.stalls.begin()
+    loop.stalls.end()
+    assert loop.stalls.worst_ns == 43
+    for pipe in (slow, slower):
+        pipe.close()
+    loop.close()
