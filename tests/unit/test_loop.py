@@ -108,6 +108,7 @@ def test_the_longest_turn_is_known_and_whose_it_was() -> None:
             self.took_ns = took_ns
 
         def on_time(self, now_ns: int) -> None:
+            super().on_time(now_ns)
             clock[0] += self.took_ns
 
     class Slower(Slow):
