@@ -1,5 +1,8 @@
 """`smtpguard run`: watch, decide, respond, in the foreground."""
 
+import os
+from pathlib import Path
+
 import click
 
 from smtpguard.cli.common import config_option
@@ -19,9 +22,11 @@ def command(config_path: str | None, dry_run: bool, sources: tuple[str, ...], ve
     """
     from smtpguard.cli.source import check_sensors
     from smtpguard.daemon.start import Start, check_privilege, execute
-    from smtpguard.settings_file import load_settings
+    from smtpguard.settings_file import ENVIRONMENT, load_settings
 
     check_sensors(sources)
     settings = load_settings(config_path)
     check_privilege()
+    named = config_path or os.environ.get(ENVIRONMENT) or None
+    config_path = named and str(Path(named).absolute())  # the daemon works in /: a reload must find the file again
     execute(settings, Start(config_path=config_path, dry_run=dry_run, sources=sources, verbose=verbose))

@@ -1,15 +1,15 @@
 """Reads the configuration in a process of its own, so that what checks it (7 MB of JSON Schema) does not stay in ours.
 
-`python -m smtpguard.daemon.reading [FILE]` is that process: it writes the checked Settings, pickled, to stdout, or the
-parts of the error. Parent and child are the same program of the same user: the pickle is trusted as our own memory is.
+`python -P -m smtpguard.daemon.reading [FILE]` is that process: it writes the checked Settings, pickled, to stdout, or
+the parts of the error. Parent and child are the same program of the same user: the pickle is trusted as our own memory.
 """
 
 import pickle
 import subprocess
 import sys
 
-from smtpguard.daemon.start import module_environment
 from smtpguard.errors import ConfigError
+from smtpguard.interpreter import module_argv, module_environment
 from smtpguard.settings import Settings
 
 _TIMEOUT_S = 30
@@ -21,10 +21,9 @@ def read_settings_apart(path: str | None) -> Settings:
     Raises:
         ConfigError: It is bad, or can't be read.
     """
-    argv = [sys.executable, "-m", "smtpguard.daemon.reading", *([path] if path is not None else [])]
     try:
         done = subprocess.run(
-            argv,
+            module_argv("smtpguard.daemon.reading", *([path] if path is not None else [])),
             env=module_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,

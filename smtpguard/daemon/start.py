@@ -2,7 +2,7 @@
 
 Reading a command line and checking a configuration takes 13 MB of modules (click, YAML, JSON Schema) that a daemon on a
 server full of customers would keep for ever. So `smtpguard run` checks everything, hands the checked settings over in
-memory (memfd_create(2)) and executes `python -m smtpguard.daemon`, under the same pid.
+memory (memfd_create(2)) and executes `python -P -m smtpguard.daemon` in /, under the same pid.
 """
 
 import os
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from smtpguard.errors import PrivilegeError
+from smtpguard.interpreter import module_argv, module_environment
 from smtpguard.settings import Settings
 
 
@@ -20,7 +21,7 @@ class Start:
     """What the command line said.
 
     Attributes:
-        config_path: --config; None for the usual order.
+        config_path: The file that was named, absolute; None for the usual order.
         dry_run: --dry-run.
         sources: --source, each.
         verbose: --verbose.
@@ -46,13 +47,9 @@ def execute(settings: Settings, start: Start) -> NoReturn:
     with os.fdopen(os.dup(descriptor), "wb") as file:
         pickle.dump((settings, start), file)
     os.lseek(descriptor, 0, os.SEEK_SET)
-    argv = [sys.executable, "-m", "smtpguard.daemon", str(descriptor)]
-    os.execve(sys.executable, argv, module_environment())  # noqa: S606 - ourselves
-
-
-def module_environment() -> dict[str, str]:
-    """Our environment, in which `python -m` finds the modules that we have found."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = module_environment()
+    os.chdir("/")  # the directory it was typed in may be a tenant's, and may want to be unmounted
+    os.execve(sys.executable, module_argv("smtpguard.daemon", str(descriptor)), environment)  # noqa: S606 - ourselves
 
 
 def receive(descriptor: int) -> tuple[Settings, Start]:

@@ -15,7 +15,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from typing import IO, Any, Self
 
 from smtpguard.demo import namespaces
 from smtpguard.errors import GuardError
+from smtpguard.interpreter import module_argv, module_environment
 from smtpguard.sources.bpf.cgroup import find_cgroup_root
 
 HOST4, PEER4 = "192.0.2.1", "192.0.2.2"
@@ -195,7 +195,7 @@ class Lab:
         """
         binds = [word for pair in self._binds.items() for word in ("--bind", "=".join(pair))]
         cgroup = ["--cgroup", self.cgroup] if inside and self.cgroup else []
-        enter = [sys.executable, "-m", "smtpguard.demo.enter", "--net", net or self.host]
+        enter = module_argv("smtpguard.demo.enter", "--net", net or self.host)
         return [*enter, *cgroup, *binds, "--", *words]
 
     def start(
@@ -215,7 +215,7 @@ class Lab:
             stderr=stderr,
             text=True,
             cwd="/",
-            env=_environment(),
+            env=module_environment(),
         )
         self._children.append(child)
         return child
@@ -232,7 +232,7 @@ class Lab:
             timeout=timeout_s,
             check=False,
             cwd="/",
-            env=_environment(),
+            env=module_environment(),
         )
 
     def close(self) -> None:
@@ -267,9 +267,3 @@ class Lab:
             except OSError:
                 time.sleep(0.01)
         self.cgroup = None
-
-
-def _environment() -> dict[str, str]:
-    """Ours, with this very package first on the path."""
-    path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}

@@ -5,20 +5,20 @@ Yields lines of text; prints nothing itself. What it shows is measured, not stag
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
 from smtpguard.demo.lab import Lab
 from smtpguard.errors import GuardError
+from smtpguard.interpreter import module_argv
 
 HACKED, INNOCENT = ("shop17", 61017), ("bakery", 61018)
 LIMIT, SPAM, RATE = 30, 200, 1000
 BLOCK_S = 60
 _READY_S = 30
 _POLL_S = 0.2  # a command is a Python of its own: asking more often slows what it waits for
-_GUARD = [sys.executable, "-m", "smtpguard"]
-_CLIENT = [sys.executable, "-m", "smtpguard.demo.client"]
+_GUARD = module_argv("smtpguard")
+_CLIENT = module_argv("smtpguard.demo.client")
 
 CONFIG = """\
 version: 1
@@ -39,7 +39,7 @@ def spam_targets() -> list[str]:
 
 def start_sink(lab: Lab) -> None:
     """Start the mail server in the peer's namespace and wait until it listens."""
-    sink = lab.start([sys.executable, "-m", "smtpguard.demo.sink", "25", "587"], net=lab.peer)
+    sink = lab.start(module_argv("smtpguard.demo.sink", "25", "587"), net=lab.peer)
     if sink.stdout is None or sink.stdout.readline() != "ready\n":
         raise GuardError("the demonstration's mail server did not start")
 

@@ -1,0 +1,47 @@
+"""How a process of this package starts another one: the same interpreter, and modules from where ours came from only.
+
+`python -m` puts the working directory in front of everything, and root types commands in tenants' directories. So each
+start is with -P (python(1)), and what is handed on of our path never is the working directory.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_PACKAGE_PARENT = str(Path(__file__).resolve().parent.parent)
+
+
+def module_argv(module: str, *arguments: str) -> list[str]:
+    """The argument list that runs a module of this package; use it with `module_environment`."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def module_environment() -> dict[str, str]:
+    """Our environment, in which the module is found where we were found, and what it imports where we found it."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(safe_path(sys.path, _read_cwd()))}
+
+
+def safe_path(path: Sequence[str], cwd: str | None) -> list[str]:
+    """A module search path without the working directory and what depends on it; this package's folder comes first.
+
+    Args:
+        path: As sys.path is.
+        cwd: The working directory; None if it is gone.
+    """
+    fine = (entry for entry in path if entry.startswith("/") and (cwd is None or not _is_same(entry, cwd)))
+    return list(dict.fromkeys([_PACKAGE_PARENT, *fine]))
+
+
+def _is_same(first: str, second: str) -> bool:
+    try:
+        return Path(first).samefile(second)
+    except OSError:
+        return False
+
+
+def _read_cwd() -> str | None:
+    try:
+        return str(Path.cwd())
+    except OSError:
+        return None
