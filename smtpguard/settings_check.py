@@ -105,11 +105,16 @@ def _find_contradictions(given: dict[str, Any], defaults: Mapping[str, Any]) -> 
         yield from _find_excess(path, rule, count)
     names = [r["name"] for r in rules.values() if "name" in r] if "rules" in given else None
     known = [rule["name"] for rule in defaults["rules"]] if names is None else names
+    shipped = {} if "rules" in given else {rule["name"]: rule.get("ports") for rule in defaults["rules"]}
+    unguarded = {name for name, of in shipped.items() if of and set(ports).isdisjoint(of)}
     counts = {r.get("name"): r.get("count") for r in (defaults["rules"] if names is None else rules.values())}
     for index, entry in enumerate(given.get("users") or ()):
         for name, change in ((entry or {}).get("rules") or {}).items():
             path = ("users", index, "rules", name)
-            if name not in known:
+            if name in unguarded:
+                text = f"users[{index}].rules: the shipped rule {name!r} is for ports that are not guarded"
+                yield Problem(path=path, text=text)
+            elif name not in known:
                 near = find_nearest(name, known) or f"; known are {', '.join(known) or 'none'}"
                 yield Problem(path=path, text=f"users[{index}].rules: no rule is called {show_key(name)!r}{near}")
             else:

@@ -278,6 +278,11 @@ RULE = "name: r, count: connections, limit: 1, window: 1m"
             3,
             "no rule is called 'hourli'; did you mean",
         ),
+        (
+            "ports: [587]\nusers: [{match: {users: [a]}, rules: {mx-fanout: {limit: 1}}}]",
+            2,
+            "the shipped rule 'mx-fanout' is for ports that are not guarded",
+        ),
         ("users: [{match: {users: [a]}, rules: {hourly: {}}}]", 1, "users[0].rules.hourly has to be a mapping with at"),
         ("users: [{match: {users: [a]}, rules: {hourly: {ports: [25]}}}]", 1, "unknown key 'ports'"),
         ("users: [{match: {users: [a]}, rules: {hourly: {limit: 2000000}}}]", 1, "2000000 is more than 1000000"),
