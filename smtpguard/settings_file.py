@@ -6,6 +6,7 @@ not there is an error, never a reason to go on with something else. Everything t
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from smtpguard.errors import ConfigError
 from smtpguard.resources import shipped
 from smtpguard.settings import Settings
 from smtpguard.settings_build import build_settings, merge_defaults
+from smtpguard.settings_formats import parse_duration
 from smtpguard.settings_lines import MAX_BYTES, Document, Problem, SettingsError, parse_document, show_value
 from smtpguard.trust import read_trusted
 
@@ -51,8 +53,7 @@ def load_settings(path: str | None) -> Settings:
         return build_settings(defaults, None)
     from smtpguard.settings_check import find_problems  # jsonschema costs 70 ms: not where there is nothing to check
 
-    schema = json.loads((shipped("config") / "smtpguard.schema.json").read_text("utf-8"))
-    problems = find_problems(document.data, defaults, schema, UNBUILT)
+    problems = find_problems(document.data, defaults, _read_schema(), UNBUILT)
     if problems:
         raise SettingsError(document, problems)
     return build_settings(merge_defaults(document.data, defaults), document.name)
@@ -85,6 +86,84 @@ def load_part(path: str | None, sections: Iterable[str]) -> Settings:
         return build_settings(merge_defaults(given, defaults), document.name)
     except ValueError as error:
         raise ConfigError(str(error), where=document.name, fix="see `smtpguard check`") from error
+
+
+def load_places(path: str | None, sections: Iterable[str]) -> tuple[Settings, ConfigError | None]:
+    """Where the daemon and what is its own are, for commands that a broken file must not stop.
+
+    A section that is not right has its defaults. Keys that nobody knows are told too, although they do not matter here:
+    whoever needs such a command is glad to hear why the guard does not do what the file says.
+
+    Args:
+        path: What --config named; None for the usual order.
+        sections: Top-level keys that hold mappings.
+
+    Returns:
+        The settings, and what is wrong with the file; None if nothing was found.
+    """
+    try:
+        document = read_configuration(path)
+    except ConfigError as error:
+        return read_shipped(), error
+    if document is None:
+        return read_shipped(), None
+    defaults, schema = read_defaults(), _read_schema()
+    given = document.data if isinstance(document.data, dict) else {}
+    sound = {name: given[name] for name in sections if name in given and _is_sound(given[name], name, defaults, schema)}
+    settings = build_settings(merge_defaults(sound, defaults), document.name)
+    if (
+        given is document.data
+        and len(sound) == sum(name in given for name in sections)
+        and not _has_strange(given, defaults, schema)
+    ):
+        return settings, None
+    from smtpguard.settings_check import find_problems  # costs 50 ms, so not before something is wrong
+
+    problems = find_problems(document.data, defaults, schema, UNBUILT)
+    return settings, SettingsError(document, problems) if problems else None
+
+
+def _is_sound(values: object, section: str, defaults: Mapping[str, Any], schema: Mapping[str, Any]) -> bool:
+    """Whether a section can be used: its values have the types of the defaults and the schema's patterns."""
+    if not isinstance(values, dict):
+        return False
+    for key, value in values.items():
+        if key not in defaults[section] or not _is_like(value, defaults[section][key], str):
+            return False
+        part = schema["properties"][section]["properties"][key]
+        part = {**schema["$defs"].get(part.get("$ref", "").rpartition("/")[2], {}), **part}
+        if isinstance(value, str) and (
+            not re.search(part.get("pattern", ""), value) or len(value) > part.get("maxLength", MAX_BYTES)
+        ):
+            return False
+        if part.get("format") == "smtpguard-duration" and not _is_duration(value):
+            return False
+    return True
+
+
+def _is_duration(text: str) -> bool:
+    try:
+        parse_duration(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _has_strange(given: Mapping[str, Any], defaults: Mapping[str, Any], schema: Mapping[str, Any]) -> bool:
+    """Whether there is a key that nobody knows, or a value that is nothing like the default: cheap, and not all."""
+    known = schema["properties"]
+    rule = schema["$defs"]["rule"]["properties"]
+    for name, value in given.items():
+        default = defaults.get(name)
+        if name not in known or (default is not None and not _is_akin(value, default)):
+            return True
+        if isinstance(value, dict) and not value.keys() <= known[name].get("properties", value).keys():
+            return True
+    return any(isinstance(item, dict) and not item.keys() <= rule.keys() for item in given.get("rules", ()))
+
+
+def _is_akin(value: object, default: object) -> bool:
+    return type(value) is type(default) or (isinstance(default, str) and isinstance(value, list))  # sources: [bpf]
 
 
 def _read_section(document: Document, section: str, default: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,3 +224,8 @@ def read_defaults() -> dict[str, Any]:
     path = shipped("config") / "smtpguard.yaml"
     data: dict[str, Any] = parse_document(path.read_text("utf-8"), str(path)).data
     return data
+
+
+def _read_schema() -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads((shipped("config") / "smtpguard.schema.json").read_text("utf-8"))
+    return schema

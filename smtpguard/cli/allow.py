@@ -4,11 +4,12 @@ import re
 
 import click
 
-from smtpguard.cli.common import config_option
+from smtpguard.cli.common import config_option, find_socket, socket_option
 
 
 @click.command("allow")
 @config_option
+@socket_option
 @click.argument("user", metavar="USER")
 @click.option("--for", "span", default=None, metavar="D", help="How long the pass holds: 2h, 7d. Needed without --end.")
 @click.option(
@@ -16,24 +17,30 @@ from smtpguard.cli.common import config_option
 )
 @click.option("--reason", default="", metavar="T", help="Kept with the pass and shown to people.")
 @click.option("--end", is_flag=True, help="End the pass now; the rules hold again.")
-def command(config_path: str | None, user: str, span: str | None, limit: str | None, reason: str, end: bool) -> None:
+def command(
+    config_path: str | None,
+    socket_path: str | None,
+    user: str,
+    span: str | None,
+    limit: str | None,
+    reason: str,
+    end: bool,
+) -> None:
     """Let USER send more than the rules allow, for a time. What stands against him ends at once.
 
     It survives a restart, ends by itself, and shows in `blocks`.
     """
     from smtpguard.cli.client import ask
     from smtpguard.cli.times import parse_span
-    from smtpguard.settings_file import load_part
 
     if end == (span is not None):
         raise click.UsageError("give --for, or --end")
-    settings = load_part(config_path, ["control"])
     if end:
-        answer = ask(settings.control_socket, "allow", user=user, reason=reason, end=True)
+        answer = ask(find_socket(config_path, socket_path), "allow", user=user, reason=reason, end=True)
     else:
         count, window_ns = parse_limit(limit)
         answer = ask(
-            settings.control_socket,
+            find_socket(config_path, socket_path),
             "allow",
             user=user,
             for_ns=parse_span(span or ""),

@@ -4,11 +4,12 @@ from typing import Any
 
 import click
 
-from smtpguard.cli.common import config_option
+from smtpguard.cli.common import config_option, find_socket, socket_option
 
 
 @click.command("block")
 @config_option
+@socket_option
 @click.argument("user", metavar="USER", required=False)
 @click.option("--for", "span", default="1h", metavar="D", show_default=True, help="How long: 30m, 2h, 1d, or seconds.")
 @click.option("--reason", default="", metavar="T", help="Kept with the block and shown to people.")
@@ -18,6 +19,7 @@ from smtpguard.cli.common import config_option
 @click.option("--at", "at_s", type=float, metavar="T", help="With --source: when the ban began, seconds since 1970.")
 def command(
     config_path: str | None,
+    socket_path: str | None,
     user: str | None,
     span: str,
     reason: str,
@@ -33,17 +35,17 @@ def command(
     from smtpguard.cli.client import ask
     from smtpguard.cli.source import check_source, check_uid
     from smtpguard.cli.times import parse_span
-    from smtpguard.settings_file import load_settings
 
     if source is None and (uid is not None or at_s is not None):
         raise click.UsageError("--uid and --at go with --source")
     number = check_uid(uid)
     if user is None and number is None:
         raise click.UsageError("whom? Give USER, a name or uid:N")
-    settings = load_settings(config_path)
     args: dict[str, Any] = {"user": user, "for_ns": parse_span(span, endless=source is not None), "reason": reason}
     if source is None:
-        answer = ask(settings.control_socket, "block", **args, force=force)
+        answer = ask(find_socket(config_path, socket_path), "block", **args, force=force)
     else:
-        answer = ask(settings.control_socket, "block", **args, source=check_source(source), uid=number, at=at_s)
+        answer = ask(
+            find_socket(config_path, socket_path), "block", **args, source=check_source(source), uid=number, at=at_s
+        )
     click.echo(answer["text"])

@@ -4,22 +4,21 @@ from typing import Any
 
 import click
 
-from smtpguard.cli.common import config_option, json_option, print_json, print_table
+from smtpguard.cli.common import config_option, find_socket, json_option, print_json, print_table, socket_option
 
 
 @click.command("blocks")
 @config_option
+@socket_option
 @json_option
-def command(config_path: str | None, as_json: bool) -> None:
+def command(config_path: str | None, socket_path: str | None, as_json: bool) -> None:
     """Show who is refused or allowed now: until when, by whom, why, and how much was refused so far."""
     import time
 
     from smtpguard.cli.client import ask
     from smtpguard.cli.times import render_moment, render_span
-    from smtpguard.settings_file import load_part
 
-    settings = load_part(config_path, ["control"])
-    answer = ask(settings.control_socket, "blocks")
+    answer = ask(find_socket(config_path, socket_path), "blocks")
     if as_json:
         print_json(answer["items"])
         return

@@ -4,6 +4,7 @@ Exit codes (CONTRACT): 0 ok, 1 failed, 2 usage, 3 no daemon, 4 lacks privilege, 
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -19,12 +20,21 @@ EXIT_NO_DAEMON = 3
 EXIT_PRIVILEGE = 4
 EXIT_CONFIG = 78
 
+SOCKET_ENVIRONMENT = "SMTPGUARD_SOCKET"
+
 config_option = click.option(
     "--config",
     "config_path",
     metavar="F",
     default=None,
     help="Configuration file; else $SMTPGUARD_CONFIG, else /etc/smtpguard/smtpguard.yaml, else the shipped defaults.",
+)
+socket_option = click.option(
+    "--socket",
+    "socket_path",
+    metavar="PATH",
+    default=None,
+    help="The daemon's control socket; else $SMTPGUARD_SOCKET, else the configuration's.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -38,6 +48,33 @@ def exit_code(error: GuardError) -> int:
     if isinstance(error, NoDaemonError):
         return EXIT_NO_DAEMON
     return EXIT_FAILED
+
+
+def find_socket(config_path: str | None, socket_path: str | None) -> str:
+    """Where the daemon is; a broken configuration is named on stderr and never stops a command that only asks.
+
+    Args:
+        config_path: --config.
+        socket_path: --socket.
+    """
+    named = socket_path or os.environ.get(SOCKET_ENVIRONMENT)
+    if named:
+        return named
+    from smtpguard.settings_file import load_places
+
+    settings, problem = load_places(config_path, ["control"])
+    if problem is not None:
+        warn_broken(problem, f"the daemon is asked at {settings.control_socket}; --socket names another")
+    return settings.control_socket
+
+
+def warn_broken(problem: ConfigError, instead: str) -> None:
+    """Name a broken configuration on stderr, once a command, and what is done although it is."""
+    told = click.get_current_context().meta.setdefault("smtpguard.broken", [])
+    if str(problem) not in told:
+        told.append(str(problem))
+        click.echo(str(problem), err=True)
+    click.echo(f"smtpguard: the configuration is broken: {instead}", err=True)
 
 
 class GuardGroup(click.Group):

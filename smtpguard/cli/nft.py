@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from smtpguard.cli.common import config_option
+from smtpguard.cli.common import config_option, find_socket, socket_option
 
 if TYPE_CHECKING:
     from smtpguard.actions.nft.apply import NftEnforcer
@@ -35,12 +35,13 @@ def show(outer: str | None, config_path: str | None, would: bool) -> None:
 
 @command.command("ensure")
 @config_option
+@socket_option
 @click.pass_obj
-def ensure(outer: str | None, config_path: str | None) -> None:
+def ensure(outer: str | None, config_path: str | None, socket_path: str | None) -> None:
     """Load the table as it ought to be; whoever is refused stays refused, and other tables stay as they are."""
-    settings = _load(config_path or outer)
-    text = ask_guard(settings, "ensure")
+    text = ask_guard(find_socket(config_path or outer, socket_path), "ensure")
     if text is None:
+        settings = _load(config_path or outer)
         make_enforcer(settings).ensure()
         text = f"table inet {settings.nft_table} is in place (no guard is running)"
     click.echo(text)
@@ -48,14 +49,15 @@ def ensure(outer: str | None, config_path: str | None) -> None:
 
 @command.command("remove")
 @config_option
+@socket_option
 @click.pass_obj
-def remove(outer: str | None, config_path: str | None) -> None:
+def remove(outer: str | None, config_path: str | None, socket_path: str | None) -> None:
     """Delete the table, and with it every refusal by nftables; a running guard does not put it back."""
-    settings = _load(config_path or outer)
-    text = ask_guard(settings, "remove")
+    text = ask_guard(find_socket(config_path or outer, socket_path), "remove")
     if text is None:
         from smtpguard.kernel.nft import open_nft, render_remove
 
+        settings = _load(config_path or outer)
         # The second one is the nflog source's, if its guard was killed.
         tables = (settings.nft_table, f"{settings.nft_table}_watch")
         open_nft()[0].run("".join(map(render_remove, tables)))
@@ -63,11 +65,11 @@ def remove(outer: str | None, config_path: str | None) -> None:
     click.echo(text)
 
 
-def ask_guard(settings: "Settings", do: str) -> str | None:
+def ask_guard(socket_path: str, do: str) -> str | None:
     """Let a running guard do it, which then knows whether a lost table is to be healed.
 
     Args:
-        settings: Where its socket is.
+        socket_path: Where its socket is.
         do: "ensure" or "remove", argument `do` of the verb `nft`.
 
     Returns:
@@ -77,7 +79,7 @@ def ask_guard(settings: "Settings", do: str) -> str | None:
     from smtpguard.errors import NoDaemonError
 
     try:
-        return str(ask(settings.control_socket, "nft", do=do)["text"])
+        return str(ask(socket_path, "nft", do=do)["text"])
     except NoDaemonError:
         return None
 

@@ -2,14 +2,14 @@
 
 import click
 
-from smtpguard.cli.common import config_option
+from smtpguard.cli.common import config_option, find_socket, socket_option
 
 
 @click.command("on")
 @config_option
-def command(config_path: str | None) -> None:
+@socket_option
+def command(config_path: str | None, socket_path: str | None) -> None:
     """Respond again after `smtpguard off`; what is left of every block holds again."""
     from smtpguard.cli.client import ask
-    from smtpguard.settings_file import load_part
 
-    click.echo(ask(load_part(config_path, ["control"]).control_socket, "on")["text"])
+    click.echo(ask(find_socket(config_path, socket_path), "on")["text"])

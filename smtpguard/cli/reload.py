@@ -2,18 +2,21 @@
 
 import click
 
-from smtpguard.cli.common import config_option
+from smtpguard.cli.common import SOCKET_ENVIRONMENT, config_option, socket_option
 
 
 @click.command("reload")
 @config_option
-def command(config_path: str | None) -> None:
+@socket_option
+def command(config_path: str | None, socket_path: str | None) -> None:
     """Let the running guard read its configuration again; windows and blocks go on.
 
     A bad file changes nothing: it is named with its line, and the old configuration goes on.
     """
+    import os
+
     from smtpguard.cli.client import ask
     from smtpguard.settings_file import load_settings
 
     settings = load_settings(config_path)
-    click.echo(ask(settings.control_socket, "reload")["text"])
+    click.echo(ask(socket_path or os.environ.get(SOCKET_ENVIRONMENT) or settings.control_socket, "reload")["text"])

@@ -4,23 +4,22 @@ from typing import Any
 
 import click
 
-from smtpguard.cli.common import EXIT_NO_DAEMON, config_option, json_option, print_json
+from smtpguard.cli.common import EXIT_NO_DAEMON, config_option, find_socket, json_option, print_json, socket_option
 
 
 @click.command("status")
 @config_option
+@socket_option
 @json_option
 @click.pass_context
-def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
+def command(ctx: click.Context, config_path: str | None, socket_path: str | None, as_json: bool) -> None:
     """Show sources, losses, enforcement, refusals and versions.
 
     Exits 3 until sources and enforcement are in place, then 0.
     """
     from smtpguard.cli.client import ask
-    from smtpguard.settings_file import load_part
 
-    settings = load_part(config_path, ["control"])
-    answer = ask(settings.control_socket, "status")
+    answer = ask(find_socket(config_path, socket_path), "status")
     status: dict[str, Any] = answer["status"]
     if as_json:
         print_json(status)

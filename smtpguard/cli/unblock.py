@@ -4,18 +4,25 @@ from typing import Any
 
 import click
 
-from smtpguard.cli.common import config_option
+from smtpguard.cli.common import config_option, find_socket, socket_option, warn_broken
 
 
 @click.command("unblock")
 @config_option
+@socket_option
 @click.argument("user", metavar="USER", required=False)
 @click.option("--all", "everybody", is_flag=True, help="Everybody who is blocked or throttled.")
 @click.option("--reason", default="", metavar="T", help="Written to the event log.")
 @click.option("--source", metavar="fail2ban:JAIL", help="End only this source's block; for fail2ban's action.")
 @click.option("--uid", type=str, metavar="N", help="With --source: the uid of the user.")
 def command(
-    config_path: str | None, user: str | None, everybody: bool, reason: str, source: str | None, uid: str | None
+    config_path: str | None,
+    socket_path: str | None,
+    user: str | None,
+    everybody: bool,
+    reason: str,
+    source: str | None,
+    uid: str | None,
 ) -> None:
     """End every block and throttle of USER, empty his windows, forget his escalation, and tell fail2ban.
 
@@ -24,21 +31,23 @@ def command(
     from smtpguard.cli.client import ask
     from smtpguard.cli.source import check_source, check_uid
     from smtpguard.errors import NoDaemonError
-    from smtpguard.settings_file import load_settings
 
     number = check_uid(uid)
     if source is None and uid is not None:
         raise click.UsageError("--uid goes with --source")
     if everybody == (user is not None or number is not None):
         raise click.UsageError("whom? Give USER, a name or uid:N, or --all")
-    settings = load_settings(config_path)
     args: dict[str, Any] = {"user": user, "reason": reason, "all": everybody, "uid": number}
     if source is not None:
         args["source"] = check_source(source)
     try:
-        answer = ask(settings.control_socket, "unblock", **args)
+        answer = ask(find_socket(config_path, socket_path), "unblock", **args)
     except NoDaemonError:
         from smtpguard.daemon.offline import unblock
+        from smtpguard.settings_file import load_places
 
+        settings, problem = load_places(config_path, ["nft", "state"])
+        if problem is not None:
+            warn_broken(problem, f"table inet {settings.nft_table} and {settings.state_path} are changed")
         answer = {"text": unblock(settings, user=user, uid=number, everybody=everybody, source=source)}
     click.echo(answer["text"])

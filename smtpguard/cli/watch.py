@@ -5,11 +5,12 @@ from typing import Any
 
 import click
 
-from smtpguard.cli.common import config_option
+from smtpguard.cli.common import config_option, find_socket, socket_option, warn_broken
 
 
 @click.command("watch")
 @config_option
+@socket_option
 @click.option("-l", "lines", is_flag=True, help="One line a connection to stdout; this is the default.")
 @click.option("-f", "path", metavar="FILE", help="Append the lines to FILE instead.")
 @click.option(
@@ -21,7 +22,14 @@ from smtpguard.cli.common import config_option
     help="guard: as in the event log; classic: the columns of a known monitor; json: one object a line.",
 )
 @click.option("--source", "sources", metavar="S", multiple=True, help="Use this source, not the running daemon's.")
-def command(config_path: str | None, lines: bool, path: str | None, form: str, sources: tuple[str, ...]) -> None:
+def command(
+    config_path: str | None,
+    socket_path: str | None,
+    lines: bool,
+    path: str | None,
+    form: str,
+    sources: tuple[str, ...],
+) -> None:
     """Show every SMTP connection as it happens, one line each.
 
     With a running daemon it shows what that sees; without one it opens a source of its own. It decides nothing and
@@ -34,14 +42,13 @@ def command(config_path: str | None, lines: bool, path: str | None, form: str, s
 
     from smtpguard.cli.formats import Format, render_watch
     from smtpguard.cli.source import check_sensors
-    from smtpguard.errors import GuardError, NoDaemonError
+    from smtpguard.errors import ConfigError, GuardError, NoDaemonError
     from smtpguard.model import Account, Connect
-    from smtpguard.settings_file import load_settings
+    from smtpguard.settings_file import load_settings, read_shipped
 
     if lines and path is not None:
         raise click.UsageError("-l and -f: choose one")
     check_sensors(sources)
-    settings = load_settings(config_path)
     if path is None:
         descriptor = sys.stdout.fileno()
     else:
@@ -57,13 +64,18 @@ def command(config_path: str | None, lines: bool, path: str | None, form: str, s
 
     if not sources:
         try:
-            _follow(settings.control_socket, show)
+            _follow(find_socket(config_path, socket_path), show)
         except NoDaemonError:
             pass
         else:
             return
     from smtpguard.daemon.observer import observe
 
+    try:
+        settings = load_settings(config_path)
+    except ConfigError as error:
+        settings = read_shipped()
+        warn_broken(error, "connections are shown as by the shipped defaults")
     observe(replace(settings, sources=sources) if sources else settings, show)
 
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from smtpguard.cli import _COMMANDS, main
 
 DOCUMENT = Path(__file__).resolve().parent.parent.parent / "docs" / "commands.md"
-COMMON = {"--config", "--help", "-h"}
+COMMON = {"--config", "--socket", "--help", "-h"}
 """Documented once, at the top."""
 
 
