@@ -152,7 +152,8 @@ class Account:
 
     Attributes:
         uid: The account's uid.
-        name: Login name as passwd has it; None if passwd has none.
+        name: Login name that look-ups of the uid give; None if there is none, or it is not known yet.
+        aliases: What else the account is called: further names of the uid, and configured spellings of a directory's.
         standing: Whom a verdict may hit: "root", "mta" and "exempt" are seen and never refused; "shared" is
             counted and told, not refused; "tenant" is refused.
         reason: Why it has that standing, for people.
@@ -165,9 +166,23 @@ class Account:
     name: str | None
     standing: Standing
     reason: str = ""
+    aliases: tuple[str, ...] = ()
     groups: frozenset[str] = frozenset()
     packages: frozenset[str] = frozenset()
     ranges: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that the account is called, its login name first; empty if it has no name."""
+        return self.aliases if self.name is None else (self.name, *self.aliases)
+
+    def may_be(self, name: str | None) -> bool:
+        """Whether what is bound to its uid and a name is this account's: so it is while either name is not known.
+
+        Args:
+            name: The name it was bound to; None if none was known then.
+        """
+        return name is None or self.name is None or name in self.names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,5 +346,18 @@ class AllowanceEnded:
     reason: str = ""
 
 
-Decision = Verdict | Block | Refusal | Ended | BreakerChange | AllowanceEnded
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """The name came of whom a block or an allowance was made by uid alone: it is bound to that name from now on.
+
+    Attributes:
+        before: As it was kept, without a name.
+        after: As it is kept from now on.
+    """
+
+    before: Block | Allowance
+    after: Block | Allowance
+
+
+Decision = Verdict | Block | Refusal | Ended | BreakerChange | AllowanceEnded | Named
 """What the engine says, in the order to be acted upon."""

@@ -6,6 +6,7 @@ import click
 
 from smtpguard.cli.common import EXIT_CONFIG, config_option, json_option, print_json
 from smtpguard.enrich.accounts import Accounts
+from smtpguard.enrich.spellings import is_plain, parse_uid
 from smtpguard.errors import ConfigError
 from smtpguard.settings import Settings
 
@@ -78,8 +79,24 @@ def find_absent(settings: Settings, accounts: Accounts) -> Iterator[str]:
     if settings.control_group is not None:
         groups.append(("control.group", settings.control_group))
     for place, name in users[:MAX_NAMES]:
-        if not any(c in name for c in "*?[") and accounts.find_uid(name) is None:
-            yield f"{place}: there is no user {name!a} on this host"
+        if is_plain(name):
+            yield from _find_odd_user(place, name, accounts)
     for place, name in groups[:MAX_NAMES]:
-        if not accounts.has_group(name):
+        known = accounts.group_name(name)
+        if known is None:
             yield f"{place}: there is no group {name!a} on this host"
+        elif known != name:
+            yield f"{place}: the system calls the group {name!a} {known!a}: write it so, or nobody is meant"
+
+
+def _find_odd_user(place: str, name: str, accounts: Accounts) -> Iterator[str]:
+    """What is odd about one configured user: not there, or called something else by the system."""
+    uid = accounts.find_uid(name)
+    if uid is None:
+        number = parse_uid(name)
+        hint = "" if number is None else f"; for the uid {number} use {place.replace('users', 'uids')}"
+        yield f"{place}: there is no user {name!a} on this host{hint}"
+        return
+    account = accounts.account(uid)
+    if name not in account.names and account.name is not None:
+        yield f"{place}: the system calls {name!a} {account.name!a} (uid {uid}): write it so, or nobody is meant"

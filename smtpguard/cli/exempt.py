@@ -7,9 +7,12 @@ from smtpguard.cli.common import EXIT_FAILED, config_option
 
 @click.command("exempt")
 @config_option
+@click.option(
+    "--name", "is_name", is_flag=True, help="USER is a login name, as in the event log, even if it is digits."
+)
 @click.argument("user", metavar="USER")
 @click.pass_context
-def command(ctx: click.Context, config_path: str | None, user: str) -> None:
+def command(ctx: click.Context, config_path: str | None, is_name: bool, user: str) -> None:
     """Say by the exit code whether USER is never refused: 0 yes, 1 no, or there is no such user.
 
     Never refused are root, mail servers' users and who is exempt by configuration. Put -- before a USER that may be
@@ -20,11 +23,16 @@ def command(ctx: click.Context, config_path: str | None, user: str) -> None:
     from smtpguard.text import render_user
 
     accounts = Accounts(load_part(config_path, ["exempt", "shared_users"]))
-    account = accounts.by_name(user)
+    account = accounts.by_login(user) if is_name else accounts.by_name(user)
     if account is None:
         click.echo("no: there is no such user")
         ctx.exit(EXIT_FAILED)
+    if account.standing not in ("root", "mta", "exempt"):
+        accounts.wait_for_spellings()
+        account = accounts.account(account.uid)
     shown = render_user(account.uid, account.name)
+    if not is_name and (namesake := accounts.find_namesake(user)) is not None:
+        shown = f"{shown} (taken as a uid; the account called {user} is uid:{namesake})"
     if account.standing in ("root", "mta", "exempt"):
         click.echo(f"yes: {shown}: {account.reason}")
         return

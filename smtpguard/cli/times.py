@@ -16,7 +16,7 @@ def parse_span(text: str, *, endless: bool = False) -> int | None:
 
     Args:
         text: What the person, or fail2ban, wrote.
-        endless: Accept fail2ban's -1 for a ban without end, as None: the daemon has a longest block.
+        endless: Accept fail2ban's -1 for a ban without end, as None: the daemon makes ten years of it.
     """
     if endless and text == "-1":
         return None

@@ -90,7 +90,7 @@ class Capping:
         if connect.port not in self._settings.ports or not self._engine.counts(connect.address):
             return False
         account = self._accounts.account(self._accounts.owner(uid))
-        may = account.standing == "tenant" or account.name in self._settings.shared_block
+        may = account.standing == "tenant" or not self._settings.shared_block.isdisjoint(account.names)
         if not may or any(a.subject.uid == account.uid for a in self._engine.allowances()):
             return False
         held = self._engine.blocks_of(Subject(uid=account.uid))

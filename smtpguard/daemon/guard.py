@@ -16,6 +16,7 @@ from smtpguard.daemon.capping import Capping
 from smtpguard.daemon.clock import WallMap
 from smtpguard.daemon.crediting import Crediting
 from smtpguard.daemon.journal import Journal
+from smtpguard.daemon.keeping import render_allowance
 from smtpguard.daemon.loop import TimedPart
 from smtpguard.daemon.responder import Responder
 from smtpguard.daemon.waiting import Entry
@@ -24,12 +25,14 @@ from smtpguard.logline import render_time
 from smtpguard.model import (
     NS,
     Account,
+    Allowance,
     AllowanceEnded,
     Block,
     BreakerChange,
     Connect,
     Decision,
     Ended,
+    Named,
     Refusal,
     SocketReport,
     Subject,
@@ -172,6 +175,8 @@ class Guard(TimedPart):
                     _tell_breaker(decision)
                 case AllowanceEnded():
                     self._allowance_ended(decision)
+                case Named():
+                    self._keep_named(decision)
 
     def _count_refusal(self, refusal: Refusal) -> None:
         """Count what was refused: what slipped through before the kernel knew, or in dry run, was not."""
@@ -242,6 +247,19 @@ class Guard(TimedPart):
 
     # -- what changes around it --------------------------------------------------------------------------------------
 
+    def _keep_named(self, named: Named) -> None:
+        """The name came of whom a block or an allowance was made by uid alone: they are kept under it from now on."""
+        match named.before, named.after:
+            case Block() as before, Block() as after:
+                self.state.delete_block(before)
+                if not after.renewed:
+                    self.state.put_block(after, self.wall.offset_ns)
+            case Allowance() as before, Allowance() as after:
+                self.state.delete_allowance(before.subject.uid, before.name)
+                self.state.put_allowance(render_allowance(after, self.wall.offset_ns))
+        uid = named.after.subject.uid
+        log.info("uid %d is %s: its block or pass is bound to the name now", uid, render_user(uid, named.after.name))
+
     def _allowance_ended(self, ended: AllowanceEnded) -> None:
         allowance = ended.allowance
         log.info("the pass of uid %d ended: %s", allowance.subject.uid, ended.by)
@@ -272,7 +290,7 @@ class Guard(TimedPart):
     def account_of(self, subject: Subject) -> Account:
         """The account of a subject; a container's has no name here, whatever its number."""
         account = self.accounts.account(subject.uid)
-        return account if subject.netns is None else replace(account, name=None)
+        return account if subject.netns is None else replace(account, name=None, aliases=())
 
 
 def _tell_breaker(change: BreakerChange) -> None:

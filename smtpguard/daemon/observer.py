@@ -78,7 +78,7 @@ def _observe(settings: Settings, show: Show, stack: contextlib.ExitStack) -> Non
             subject = Subject(uid=uid, netns=connect.netns if uid == connect.uid else None)
             account = accounts.account(uid)
             if subject.netns is not None:
-                account = replace(account, name=None)
+                account = replace(account, name=None, aliases=())
             waiting.add(Entry(connect=connect, account=account, subject=subject))
 
     sensing = Sensing(settings, take, lambda _: None, lambda _: None, clock.boot_ns)

@@ -38,7 +38,7 @@ def unblock(settings: Settings, *, user: str | None, uid: int | None, everybody:
     if os.geteuid() != 0:
         raise PrivilegeError("no daemon answers, and the kernel's sets are root's", fix="run it as root")
     accounts = Accounts(settings)
-    wanted = None if everybody else _find(accounts, user, uid)
+    wanted = None if everybody else _find(accounts, user, uid, from_fail2ban=source is not None)
     with InstanceLock(settings):
         state = StateWriter(state_paths(settings))
         try:
@@ -58,9 +58,11 @@ def _unban(jail: str, user: str) -> str:
     return ""
 
 
-def _find(accounts: Accounts, user: str | None, uid: int | None) -> int:
+def _find(accounts: Accounts, user: str | None, uid: int | None, *, from_fail2ban: bool) -> int:
     if uid is not None:
         return accounts.owner(uid)
+    if from_fail2ban and (namesake := accounts.find_namesake(user or "")) is not None:
+        return namesake  # in a jail an account is called as in the event log
     found = accounts.by_name(user or "")
     if found is None:
         raise GuardError(

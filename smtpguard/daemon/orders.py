@@ -4,7 +4,7 @@ import logging
 
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.keeping import render_allowance
-from smtpguard.model import Allowance, Block, Ended, Subject
+from smtpguard.model import Allowance, Block, Ended, Named, Subject
 from smtpguard.state.rows import AllowanceRow
 
 log = logging.getLogger(__name__)
@@ -86,6 +86,8 @@ class Orders:
         """A block from before this run: nothing new, so nothing is written to the event log."""
         for decision in self.guard.engine.add_block(block, force=True):
             if isinstance(decision, Block):
+                if decision.name != block.name:  # kept under the uid alone until its name was known
+                    self.guard.state.delete_block(block)
                 self.guard.state.put_block(decision, self.guard.wall.offset_ns)
             else:
                 self.guard.act([decision])
@@ -105,3 +107,6 @@ class Orders:
         )
         if allowance.until_ns > self.guard.now():
             self.guard.act(self.guard.engine.allow(allowance))
+            for held in self.guard.engine.allowances():
+                if held.subject == allowance.subject and held.name != allowance.name:
+                    self.guard.act([Named(before=allowance, after=held)])

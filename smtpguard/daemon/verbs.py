@@ -81,7 +81,11 @@ class Verbs:
         answer = self._verbs.get(verb)
         if answer is None:
             raise GuardError(f"this guard has no verb {verb!r}", fix=f"it is smtpguard {__version__}: restart it?")
-        return answer(args, f"{render_user(peer.uid, peer.name)} (pid {peer.pid})")
+        said = answer(args, f"{render_user(peer.uid, peer.name)} (pid {peer.pid})")
+        if isinstance(said, dict) and "text" in said and (taken := self._taken(args)):
+            said["text"] += f"; {taken}"
+            log.warning("%s: %s", verb, taken)
+        return said
 
     def _status(self, args: Args, who: str) -> Answer:
         del args, who
@@ -137,7 +141,9 @@ class Verbs:
         subject = Subject(uid=account.uid)
         now_ns = guard.now()
         span_ns = _number(args, "for_ns")
-        length_ns = min(span_ns if span_ns is not None else guard.settings.escalation.max_ns, _MAX_SPAN_NS)
+        # fail2ban's bantime -1, a ban without end, is the longest that a person can ask for.
+        longest_ns = guard.settings.escalation.max_ns if source == "admin" else _MAX_SPAN_NS
+        length_ns = min(span_ns if span_ns is not None else longest_ns, _MAX_SPAN_NS)
         since_ns = now_ns
         if source != "admin":
             at = args.get("at")
@@ -275,13 +281,26 @@ class Verbs:
         name, uid = _text(args, "user"), _number(args, "uid")
         if from_fail2ban and uid is not None:
             account = accounts.account(accounts.owner(uid))
-            if name and name != render_user(account.uid, account.name) and name != f"uid:{uid}":
+            called = {render_user(account.uid, known) for known in account.names}
+            if name and called and name not in called | {f"uid:{uid}"}:
                 raise GuardError(f"uid {uid} is {render_user(account.uid, account.name)} now, not {_shown(name)}")
             return account
+        if from_fail2ban and (namesake := accounts.find_namesake(name)) is not None:
+            return accounts.account(namesake)  # in a jail an account is called as in the event log
         found = accounts.by_name(name) if name else None
         if found is None:
             raise GuardError(f"there is no user {_shown(name)}", fix="give a login name, or uid:N")
         return found
+
+    def _taken(self, args: Args) -> str:
+        """What to add to an answer where digits name two: a uid, and an account that is called so."""
+        name = _text(args, "user")
+        namesake = self._guard.accounts.find_namesake(name) if _number(args, "uid") is None else None
+        if namesake is None:
+            return ""
+        if _text(args, "source"):
+            return f"{name} was taken as the name of uid:{namesake}; the uid would be uid:{name.lstrip('0') or '0'}"
+        return f"{name} was taken as a uid; the account called {name} is uid:{namesake}"
 
     def _moment(self, time_ns: int) -> str:
         return render_time(time_ns + self._guard.wall.offset_ns)

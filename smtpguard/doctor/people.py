@@ -64,7 +64,7 @@ def judge_shared(sites: dict[Account, list[str]], *, blockable: frozenset[str]) 
     nothing = True
     for account, pools in sorted(sites.items(), key=lambda item: item[0].uid):
         shown = f"{_show(account)} runs {len(pools)} PHP pools: {_join(sorted(pools))}"
-        if account.standing == "shared" and account.name in blockable:
+        if account.standing == "shared" and not blockable.isdisjoint(account.names):
             nothing = False
             yield Finding(name=name, level="note", found=shown, means="a block stops all of these sites' mail")
         elif account.standing == "shared":

@@ -12,8 +12,8 @@ from smtpguard.policy.subuids import Claim
 MAX_ACCOUNTS = 250_000
 MAX_GROUPS = 250_000
 MAX_CLAIMS = 20_000
-MAX_ALIASES = 16
-"""Login names of one uid that are remembered."""
+MAX_ALIASES = 1000
+"""Login names of one uid that are remembered: FTP accounts of one customer, say."""
 MAX_UID = 0xFFFF_FFFE
 DEFAULT_UID_MIN = 1000
 _ANY = 9_999_999_999
@@ -58,6 +58,7 @@ def parse_passwd(content: bytes) -> Passwd:
         content: The whole file.
     """
     passwd = Passwd()
+    names: dict[int, list[str]] = {}
     for fields in _split(content, 7):
         uid, gid = _number(fields[2]), _number(fields[3])
         name = fields[0]
@@ -68,9 +69,10 @@ def parse_passwd(content: bytes) -> Passwd:
             continue
         passwd.uids[name] = uid
         passwd.gids.setdefault(uid, gid)
-        known = passwd.names.get(uid, ())
+        known = names.setdefault(uid, [])
         if len(known) < MAX_ALIASES:
-            passwd.names[uid] = (*known, name)
+            known.append(name)
+    passwd.names = {uid: tuple(known) for uid, known in names.items()}
     return passwd
 
 

@@ -6,13 +6,14 @@ name is another account from then on (THREATS 5).
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from smtpguard.enrich.account_files import MAX_UID
-from smtpguard.enrich.names import NamedAccount, NameService, is_group
+from smtpguard.enrich.names import NamedAccount, NameService, find_group
 from smtpguard.enrich.snapshot import Snapshot, is_changed, read_snapshot
+from smtpguard.enrich.spellings import is_plain, list_spellings, may_be_name, parse_uid, unescape_name
 from smtpguard.model import Account
 from smtpguard.policy.standing import HostFacts, Identity, decide_standing
 from smtpguard.settings import Settings
@@ -54,6 +55,8 @@ class Accounts:
         self._snapshot = Snapshot()
         self._accounts: dict[int, Account] = {}
         self._foreign: set[int] = set()
+        self._spellings = list_spellings(settings)
+        self._spelled: dict[int, tuple[str, ...]] = {}
         self._passing: frozenset[int] = frozenset()
         self.refresh(force=True)
 
@@ -106,7 +109,7 @@ class Accounts:
         first = 1
         for uid in self.listed_uids():
             account = self.account(uid)
-            is_told = account.standing == "shared" and account.name not in self.settings.shared_block
+            is_told = account.standing == "shared" and self.settings.shared_block.isdisjoint(account.names)
             if uid > below:
                 if is_told:
                     told.append((uid, uid))
@@ -148,10 +151,13 @@ class Accounts:
         if self._names is None:
             return frozenset()
         changed = set()
-        for key in self._names.take_news():
-            known = self._names.find(key)
-            uid = key if isinstance(key, int) else known.uid if known else None
-            if uid is not None and uid not in self._snapshot.passwd.names:
+        news = self._names.take_news()
+        before, self._spelled = self._spelled, self._find_spelled()
+        uids = {key for key in news if isinstance(key, int)}
+        uids |= {known.uid for key in news if isinstance(key, str) and (known := self._names.find(key)) is not None}
+        uids |= {uid for uid in before.keys() | self._spelled.keys() if before.get(uid) != self._spelled.get(uid)}
+        for uid in uids:
+            if uid not in self._snapshot.passwd.names:
                 old = self._accounts.pop(uid, None)
                 if old != self.account(uid):
                     changed.add(uid)
@@ -166,6 +172,7 @@ class Accounts:
             settings: The whole new configuration.
         """
         self.settings = settings
+        self._spellings = list_spellings(settings)
         return self._rebuild()
 
     # -- what people ask -----------------------------------------------------------------------------------------------
@@ -181,23 +188,66 @@ class Accounts:
         """
         number = text.removeprefix("uid:")
         if number.isascii() and number.isdigit():
-            significant = number.lstrip("0") or "0"
-            uid = int(significant) if len(significant) <= 10 else MAX_UID + 1
-            return self.account(self.owner(uid) or uid) if uid <= MAX_UID else None
-        uid_or_none = self.find_uid(text)
-        if uid_or_none is None and "%" in text:
-            uid_or_none = self.find_uid(_unescape(text))
-        return None if uid_or_none is None else self.account(uid_or_none)
+            return self._by_number(number)
+        uid = self.find_uid(text)
+        if uid is None and "%" in text:
+            uid = self.find_uid(unescape_name(text))
+        return None if uid is None else self.account(uid)
 
-    def has_group(self, name: str) -> bool:
-        """Whether there is a group of that name; asks the C library, which may wait.
+    def by_login(self, text: str) -> Account | None:
+        """The account that the event log or fail2ban means: a login name as the log writes it, digits too, or `uid:N`.
 
         Args:
-            name: Group name.
+            text: A USER field; may be anything. May wait a second for the C library.
+        """
+        if text.startswith("uid:"):
+            return self._by_number(text.removeprefix("uid:"))
+        uid = self.find_uid(unescape_name(text)) if "%" in text else None
+        if uid is None:
+            uid = self.find_uid(text)
+        return None if uid is None else self.account(uid)
+
+    def find_namesake(self, text: str) -> int | None:
+        """The uid of an account that is *called* what was taken as a number; None if there is none, or it is the same.
+
+        Args:
+            text: What a person wrote. Nobody is waited for.
+        """
+        uid = parse_uid(text)
+        if uid is None:
+            return None
+        known = self._snapshot.passwd.uids.get(text)
+        if known is None and self._names is not None and (answer := self._names.find(text)) is not None:
+            known = answer.uid
+        return None if known in (None, uid) else known
+
+    def _by_number(self, digits: str) -> Account | None:
+        uid = parse_uid(digits)
+        return None if uid is None else self.account(self.owner(uid) or uid)
+
+    def wait_for_spellings(self, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        """Wait until the C library has said whom the configured exempt names mean: for commands that run once.
+
+        Args:
+            timeout_s: How long at most.
+        """
+        deadline = time.monotonic() + timeout_s
+        if self._names is None:
+            return
+        for name in filter(is_plain, self.settings.exempt.users):
+            if may_be_name(name) and name not in self._snapshot.passwd.uids:
+                self._names.wait_for(name, max(0.0, deadline - time.monotonic()))
+        self._take_news()
+
+    def group_name(self, name: str) -> str | None:
+        """What the system calls a group; None if there is none. Asks the C library, which may wait.
+
+        Args:
+            name: Group name, as a directory may know it under several spellings.
         """
         if name in self._snapshot.groups.names.values():
-            return True
-        return self._names is not None and is_group(name)
+            return name
+        return find_group(name) if self._names is not None else None
 
     def find_uid(self, name: str) -> int | None:
         """The uid of a login name, and of nothing else; may wait a second for the C library. None if there is none.
@@ -206,7 +256,7 @@ class Accounts:
             name: Login name.
         """
         uid = self._snapshot.passwd.uids.get(name)
-        if uid is not None or self._names is None or not _may_be_name(name):
+        if uid is not None or self._names is None or not may_be_name(name):
             return uid
         found = self._names.wait_for(name, ANSWER_TIMEOUT_S)
         if found is None:
@@ -222,11 +272,13 @@ class Accounts:
         snapshot = self._snapshot
         names = snapshot.passwd.names.get(uid, ())
         if names:
+            login: str | None = names[0]
             groups = self._groups_of(uid, names)
         else:
             known = self._ask(uid)
-            names = (known.name,) if known else ()
             groups = known.groups if known else frozenset()
+            login = known.name if known else None
+            names = tuple(dict.fromkeys(filter(None, (login, *self._spelled.get(uid, ())))))
         identity = Identity(
             uid=uid,
             names=names,
@@ -236,7 +288,8 @@ class Accounts:
         standing, reason = decide_standing(identity, self.settings, snapshot.facts)
         return Account(
             uid=uid,
-            name=names[0] if names else None,
+            name=login,
+            aliases=names if login is None else names[1:],
             standing=standing,
             reason=reason,
             groups=groups,
@@ -270,7 +323,7 @@ class Accounts:
         yield from snapshot.facts.mta_uids
         yield from {r.owner for r in snapshot.ranges.ranges}
         exempt = self.settings.exempt
-        plain = {pattern for pattern in exempt.users if not any(c in pattern for c in "*?[")}
+        plain = set(filter(is_plain, exempt.users))
         patterns = [pattern for pattern in exempt.users if pattern not in plain]
         for uid, names in snapshot.passwd.names.items():
             if (
@@ -283,13 +336,20 @@ class Accounts:
         for uid, account in list(self._accounts.items()):
             if account.standing in ("mta", "exempt"):
                 yield uid
+        yield from self._spelled
+
+    def _find_spelled(self) -> dict[int, tuple[str, ...]]:
+        """Uid to the configured names by which a directory knows it: whoever is in /etc/passwd is called as it says."""
+        found: dict[int, tuple[str, ...]] = {}
         if self._names is not None:
-            for name in plain.difference(snapshot.passwd.uids):
-                known = self._names.find(name) if _may_be_name(name) else None
-                if known is not None:
-                    yield known.uid
+            for name in sorted(self._spellings.difference(self._snapshot.passwd.uids)):
+                known = self._names.find(name) if may_be_name(name) else None
+                if known is not None and known.uid not in self._snapshot.passwd.names:
+                    found[known.uid] = (*found.get(known.uid, ()), name)
+        return found
 
     def _rebuild(self) -> frozenset[int]:
+        self._spelled = self._find_spelled()
         old, self._accounts = self._accounts, {}
         self._foreign.clear()
         return frozenset(uid for uid, account in old.items() if self.account(uid) != account)
@@ -307,15 +367,3 @@ def _merge(ranges: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
             current = (first, last)
     if current is not None:
         yield current
-
-
-def _may_be_name(text: str) -> bool:
-    """Whether to bother the C library with it: what it hands on to directory servers is a tenant's text at times."""
-    return 0 < len(text) <= 255 and text.isprintable() and not any(c in text for c in ":/,")
-
-
-def _unescape(text: str) -> str:
-    """A name as smtpguard.text.render_user wrote it, back to what it was."""
-    from urllib.parse import unquote_to_bytes  # 5 ms; hardly ever needed
-
-    return unquote_to_bytes(text).decode("utf-8", "surrogateescape")

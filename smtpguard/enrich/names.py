@@ -54,17 +54,16 @@ def ask_system(key: int | str) -> NamedAccount | None:
     return NamedAccount(uid=entry.pw_uid, name=entry.pw_name, groups=frozenset(groups))
 
 
-def is_group(name: str) -> bool:
-    """Whether the C library knows a group; may wait long.
+def find_group(name: str) -> str | None:
+    """What the C library calls a group, in whatever spelling it is asked for; None if it knows none. May wait long.
 
     Args:
         name: Group name.
     """
     try:
-        grp.getgrnam(name)
+        return grp.getgrnam(name).gr_name
     except (KeyError, ValueError, OSError):
-        return False
-    return True
+        return None
 
 
 class NameService:

@@ -190,6 +190,20 @@ class BlockTable:
         if entry := self._entries.get(subject):
             entry.held = {k: (replace(block, ranges=ranges), span) for k, (block, span) in entry.held.items()}
 
+    def bind(self, block: Block, name: str) -> Block:
+        """Bind a block that was made by uid alone to a name; the block as it is then.
+
+        Args:
+            block: One of those held.
+            name: The account's login name.
+        """
+        held = self._entries[block.subject].held
+        named = replace(block, name=name)
+        for key, (known, span) in held.items():
+            if known is block:
+                held[key] = (named, span)
+        return named
+
     def drop_idle(self, now_ns: int) -> None:
         """Forget what nothing late can concern any more."""
         for subject, entry in list(self._entries.items()):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from smtpguard.errors import PolicyError
-from smtpguard.model import Allowance, AllowanceEnded, Block, Decision, Ended, Mode, Subject
+from smtpguard.model import Allowance, AllowanceEnded, Block, Decision, Ended, Mode, Named, Subject
 from smtpguard.policy.blocks import BlockTable
 from smtpguard.policy.directory import Directory
 from smtpguard.policy.escalation import Record
@@ -66,9 +66,10 @@ class Commands:
                 )
         told = block.source != "admin" and (watched.why != "" or account.standing in NEVER_REFUSED)
         mode: Mode = "dry-run" if told or (block.source == "guard" and block.mode == "dry-run") else "enforce"
-        block = replace(block, mode=mode, ranges=() if block.subject.netns is not None else account.ranges)
+        ranges = () if block.subject.netns is not None else account.ranges
+        block = replace(block, mode=mode, ranges=ranges, name=block.name or account.name)
         out: list[Decision] = []
-        if block.name is not None and account.name is not None and block.name != account.name:
+        if not account.may_be(block.name):
             return [Ended(time_ns=block.since_ns, block=block, by="name", reason=f"uid is {account.name}'s now")]
         ended = self._blocks.put(block, hides=mode == "enforce")
         if ended is not None:
@@ -115,7 +116,8 @@ class Commands:
             ConfigError: A rule counts what can't be counted; nothing has changed then.
 
         Returns:
-            The blocks that ended by it: of whom is exempt or only told now, of uids given to another name.
+            The blocks that ended by it: of whom is exempt or only told now, of uids given to another name; and those
+            of uids whose name came, which take it.
         """
         check_rules(settings)
         exempt_before = {s for s in self._blocks.subjects() if self._roster.of(s).account.standing in NEVER_REFUSED}
@@ -131,16 +133,23 @@ class Commands:
                 ended += self.end(subject, by="exempt", now_ns=now_ns, reason=account.reason)
             told = {counter.rule.name for book in watched.books if book.mode != "enforce" for counter in book.counters}
             for block in self._blocks.of(subject):
-                if account.name not in {None, block.name}:
+                if not account.may_be(block.name):
                     reason = f"uid is {account.name}'s now"
                     ended += self.end(subject, source=block.source, by="name", now_ns=now_ns, reason=reason)
-                elif block.mode == "enforce" and block.source != "admin" and (watched.why or block.rule in told):
+                    continue
+                if block.name is None and account.name is not None:
+                    ended.append(Named(before=block, after=self._blocks.bind(block, account.name)))
+                if block.mode == "enforce" and block.source != "admin" and (watched.why or block.rule in told):
                     reason = watched.why or "rule is dry_run"
                     ended += self.end(subject, source=block.source, by="reload", now_ns=now_ns, reason=reason)
             self._settle(watched)
         for allowance in self.allowances():
             account = self._roster.of(allowance.subject).account
-            if account.name not in {None, allowance.name}:
+            if allowance.name is None and account.name is not None:
+                named = replace(allowance, name=account.name)
+                self._roster.allowances[allowance.subject] = named
+                ended.append(Named(before=allowance, after=named))
+            elif not account.may_be(allowance.name):
                 reason = f"uid is {account.name}'s now"
                 ended += self.end_allowance(allowance.subject, by="name", now_ns=now_ns, reason=reason)
         return ended
@@ -167,7 +176,8 @@ class Commands:
         if old := self._roster.allowances.get(subject):
             out.append(AllowanceEnded(time_ns=since_ns, allowance=old, by="allow"))
         account = self._roster.of(subject).account
-        if account.name not in {None, allowance.name}:
+        allowance = replace(allowance, name=allowance.name or account.name)
+        if not account.may_be(allowance.name):
             reason = f"uid is {account.name}'s now"
             return [AllowanceEnded(time_ns=since_ns, allowance=allowance, by="name", reason=reason)]
         self._roster.allow(allowance, subject)

@@ -182,9 +182,9 @@ class Roster:
             # The number says nothing about the host's account of that number (THREATS 4).
             account = Account(uid=subject.uid, name=None, standing="tenant", reason=CONTAINER)
             why = CONTAINER
-        elif account.standing == "shared" and account.name not in self._settings.shared_block:
+        elif account.standing == "shared" and self._settings.shared_block.isdisjoint(account.names):
             why = SHARED
-        if old.name is not None and account.name is not None and old.name != account.name:
+        if not account.may_be(old.name):
             self._drop_windows(watched)  # the number was given to somebody else
             watched.seen, watched.records = {}, {}
         watched.account, watched.why, watched.generation = account, why, self._generation
@@ -192,7 +192,7 @@ class Roster:
             self._drop_windows(watched)
             return
         allowance = self.allowances.get(subject)
-        if allowance is not None and account.name in {None, allowance.name}:
+        if allowance is not None and account.may_be(allowance.name):
             terms = allowed_terms(allowance, why)
             plans = Plans(terms, self._settings.ports)
             watched.why = terms.why

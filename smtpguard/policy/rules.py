@@ -39,7 +39,7 @@ class Terms:
 def matches(match: Match, account: Account) -> bool:
     """Whether any list of a match names the account."""
     return (
-        (account.name is not None and any(fnmatchcase(account.name, pattern) for pattern in match.users))
+        any(fnmatchcase(name, pattern) for name in account.names for pattern in match.users)
         or not account.groups.isdisjoint(match.groups)
         or not account.packages.isdisjoint(match.packages)
         or any(first <= account.uid <= last for first, last in match.uids)

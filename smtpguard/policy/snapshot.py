@@ -150,7 +150,7 @@ def restore_parts(watched: Watched, stored: Iterable[StoredPart], now_ns: int) -
         owner = state["name"]
     except (ValueError, TypeError, KeyError):
         return 1, list(items)  # without it nobody knows what was emptied
-    if owner is not None and watched.account.name is not None and owner != watched.account.name:
+    if not watched.account.may_be(owner):
         return 0, list(items)  # the number was given to somebody else
     bad = 0
     useless: list[str] = []

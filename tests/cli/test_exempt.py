@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from smtpguard.cli import main
+from smtpguard.enrich import snapshot
 
 
 def ask(tmp_path: Path, user: str, text: str = "") -> tuple[int, str]:
@@ -59,6 +60,30 @@ def test_answers(tmp_path: Path, user: str, text: str, code: int, shown: str) ->
 def test_hostile_users_are_not_exempt(tmp_path: Path, user: str) -> None:
     code, shown = ask(tmp_path, user, "exempt: {users: [news], uids: ['2000-2999']}")
     assert (code, shown) == (1, "no: there is no such user\n")
+
+
+def test_a_name_of_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fail2ban asks for names: who is called 0 is not root, and who is called 61002 not the uid of that number."""
+    passwd = b"root:x:0:0::/:/x\n61002:x:61005:61005::/:/x\n0:x:61006:61006::/:/x\nweb02:x:61002:61002::/:/x\n"
+    monkeypatch.setattr(snapshot, "_read", lambda _root, name, _problems: passwd if name == "etc/passwd" else b"")
+    text = "exempt: {users: ['61002']}"
+    path = tmp_path / "g.yaml"
+    path.write_text(text)
+
+    def named(user: str) -> tuple[int, str]:
+        result = CliRunner().invoke(main, ["exempt", "--config", str(path), "--name", "--", user])
+        return result.exit_code, result.output.strip()
+
+    assert named("61002") == (0, "yes: 61002: exempt.users: 61002")
+    assert named("0") == (1, "no: 0: tenant")
+    assert named("uid:61002") == (1, "no: web02: tenant")
+    assert named("61005") == (1, "no: there is no such user")
+    assert ask(tmp_path, "61002", text) == (
+        1,
+        "no: web02 (taken as a uid; the account called 61002 is uid:61005): tenant\n",
+    )
+    assert ask(tmp_path, "0", text)[0] == 0
+    assert ask(tmp_path, "uid:61005", text)[0] == 0
 
 
 def test_a_bad_configuration_exempts_nobody(tmp_path: Path) -> None:

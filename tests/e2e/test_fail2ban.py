@@ -150,7 +150,7 @@ def test_offset_of_the_timestamp_counts(server: Fail2ban, calls: Calls) -> None:
 
 def test_exempt_user_is_not_banned(server: Fail2ban, calls: Calls, tmp_path: Path) -> None:
     stub = tmp_path / "bin" / "smtpguard"
-    stub.write_text(stub.read_text().replace('[ "$1" != exempt ]', '[ "$1" != exempt ] || [ "$3" = trusted ]'))
+    stub.write_text(stub.read_text().replace('[ "$1" != exempt ]', '[ "$1" != exempt ] || [ "$4" = trusted ]'))
     with server:
         server.append(verdict("trusted", 61001), verdict("web02", 61002))
         server.wait_banned("web02")

@@ -9,7 +9,8 @@ import pytest
 
 from smtpguard.enrich.accounts import Accounts
 from smtpguard.enrich.names import NamedAccount, NameService
-from smtpguard.settings import Exempt, Settings
+from smtpguard.policy.rules import matches
+from smtpguard.settings import Exempt, Match, Override, Settings
 
 ACCOUNTS = """\
 root:x:0:0:root:/root:/bin/sh
@@ -137,6 +138,50 @@ def test_names_people_write(root: Path) -> None:
     assert uid("a%41") == 1004
     for text in ("", "nobody-here", "uid:", "uid:x", "uid:-1", "-1", "4294967295", "9" * 5000, "\u0661", "a\0b", "%00"):
         assert uid(text) is None, text
+
+
+DIGITS = ACCOUNTS + "61002:x:1010:1010::/:/x\n0:x:1011:1011::/:/x\n2000:x:2000:2000::/:/x\n"
+
+
+def test_a_name_of_digits_is_a_name_where_a_name_is_meant(root: Path) -> None:
+    put(root, "etc/passwd", DIGITS)
+    accounts = Accounts(Settings(exempt=Exempt(users=("61002",), uids=((2000, 2999),))), root=root)
+    assert standings(accounts, 1010, 61002, 2000, 1011) == ["exempt", "tenant", "exempt", "tenant"]
+
+    def uid(text: str) -> int | None:
+        account = accounts.by_login(text)
+        return account.uid if account else None
+
+    assert [uid(text) for text in ("61002", "0", "2000", "1010", "uid:61002", "uid:0", "b%20c", "web01")] == [
+        *(1010, 1011, 2000, None, 61002, 0, 1005, 1001)
+    ]
+    # What the log writes as a%2541 is called a%41, whoever else is called a%2541.
+    put(root, "etc/passwd", DIGITS + "a%2541:x:1012:1012::/:/x\n")
+    accounts.refresh()
+    assert uid("a%2541") == 1004
+    assert uid("a%252541") == 1012
+
+
+def test_digits_that_a_person_types_are_a_uid_and_who_is_called_so_is_told(root: Path) -> None:
+    put(root, "etc/passwd", DIGITS)
+    accounts = Accounts(SETTINGS, root=root)
+    by_hand = accounts.by_name("61002")
+    assert by_hand is not None
+    assert by_hand.uid == 61002
+    assert [accounts.find_namesake(text) for text in ("61002", "0", "2000", "61003", "web01", "uid:61002")] == [
+        *(1010, 1011, None, None, None, None)
+    ]
+
+
+def test_all_names_of_a_uid_count(root: Path) -> None:
+    many = "".join(f"ftp{number}:x:1001:1001::/:/x\n" for number in range(200))
+    put(root, "etc/passwd", ACCOUNTS + many)
+    account = Accounts(SETTINGS, root=root).account(1001)
+    assert (account.name, account.names[:3], len(account.names)) == ("web01", ("web01", "alias01", "ftp0"), 202)
+    assert matches(Match(users=("ftp199",)), account)
+    settings = replace(SETTINGS, shared_users=frozenset({"ftp7"}), shared_block=frozenset({"ftp8"}))
+    assert (1001, 1001) not in Accounts(settings, root=root).told_uids()
+    assert Accounts(replace(settings, shared_block=frozenset()), root=root).told_uids() == ((1, 999), (1001, 1001))
 
 
 def test_a_number_given_to_another_name_is_another_account(root: Path) -> None:
@@ -349,3 +394,58 @@ def test_an_answer_about_somebody_else_is_no_answer(root: Path) -> None:
     names.wait_for(70_000, 10)
     accounts.refresh()
     assert (accounts.account(70_000).name, accounts.account(70_000).standing) == (None, "tenant")
+
+
+JOE = NamedAccount(uid=70_001, name="joe@corp.example", groups=frozenset({"domain users@corp.example"}))
+
+
+def directory(*known: str) -> NameService:
+    """A directory that knows one user under several spellings, and calls the account by one of them."""
+    return NameService(ask=lambda key: JOE if key in {JOE.uid, JOE.name, *known} else None)
+
+
+def learn(accounts: Accounts, names: NameService, *keys: int | str) -> None:
+    for key in keys:
+        names.wait_for(key, 10)
+    accounts.refresh()
+
+
+@pytest.mark.parametrize("spelling", ["CORP\\joe", "Joe", "joe", "JOE@CORP.EXAMPLE", "Joe Public"])
+def test_a_spelling_that_the_directory_maps_to_a_user_holds_for_the_uid(root: Path, spelling: str) -> None:
+    names = directory(spelling)
+    override = Override(match=Match(users=(spelling,)), rules={})
+    settings = Settings(exempt=Exempt(users=(spelling,)), overrides=(override,))
+    accounts = Accounts(settings, root=root, names=names)
+    learn(accounts, names, spelling, JOE.uid)
+    account = accounts.account(JOE.uid)
+    assert (account.name, account.aliases) == (JOE.name, (spelling,))
+    assert (account.standing, account.reason) == ("exempt", f"exempt.users: {spelling}")
+    assert matches(override.match, account)
+    assert (JOE.uid, JOE.uid) in accounts.passing_uids()
+    assert accounts.reconfigure(Settings()) == {JOE.uid}
+    assert accounts.account(JOE.uid).standing == "tenant"
+
+
+def test_a_spelling_holds_before_the_uid_was_asked_for(root: Path) -> None:
+    names = directory("CORP\\joe")
+    accounts = Accounts(Settings(exempt=Exempt(users=("CORP\\joe",))), root=root, names=names)
+    names.wait_for("CORP\\joe", 10)
+    assert accounts.refresh() == {JOE.uid}
+    assert (accounts.account(JOE.uid).name, accounts.account(JOE.uid).standing) == (None, "exempt")
+
+
+def test_groups_of_a_directory_have_blanks_and_at_signs(root: Path) -> None:
+    names = directory()
+    accounts = Accounts(Settings(exempt=Exempt(groups=("domain users@corp.example",))), root=root, names=names)
+    accounts.account(JOE.uid)
+    learn(accounts, names, JOE.uid)
+    assert accounts.account(JOE.uid).standing == "exempt"
+
+
+def test_a_directory_can_not_say_that_an_account_of_this_host_is_an_exempt_one(root: Path) -> None:
+    evil = NamedAccount(uid=1001, name="corp-news")
+    names = NameService(ask=lambda _: evil)
+    accounts = Accounts(Settings(exempt=Exempt(users=("corp-news",))), root=root, names=names)
+    learn(accounts, names, "corp-news")
+    assert accounts.account(1001).standing == "tenant"
+    assert (1001, 1001) not in accounts.passing_uids()

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from smtpguard.model import NS, Account, Allowance, AllowanceEnded, Block, Ended, Refusal, Subject, Verdict
+from smtpguard.model import NS, Account, Allowance, AllowanceEnded, Block, Ended, Named, Refusal, Subject, Verdict
 from smtpguard.settings import HOUR_NS, MINUTE_NS
 from tests.support.policy import BURST, T0, WEB, People, block_of, connect, engine_of, feed, only, person, settings_of
 
@@ -152,3 +152,47 @@ def test_windows_for_the_kernels_credits() -> None:
     feed(engine, (0, 1, 2, 3), uid=1002)  # the verdict empties the window
     feed(engine, [0], netns=7)
     assert list(engine.windows()) == [(WEB, "burst", [T0, T0 + NS]), (1002, "burst", [])]
+
+
+NAMELESS = People([Account(uid=WEB, name=None, standing="tenant")])
+
+
+def named(*names: str) -> People:
+    return People([Account(uid=WEB, name=names[0], standing="tenant", aliases=names[1:])])
+
+
+def test_a_block_of_a_nameless_uid_takes_the_name_when_it_comes() -> None:
+    engine = engine_of(BURST, people=NAMELESS)
+    [_, block] = feed(engine, range(4))
+    assert block.name is None
+    [change] = only(Named, engine.reconfigure(settings_of(BURST), named("late"), T0 + 5 * NS))
+    assert change == Named(before=block, after=replace(block, name="late"))
+    assert engine.blocks() == [change.after]
+    assert isinstance(feed(engine, [6])[0], Refusal)
+    assert engine.reconfigure(settings_of(BURST), NAMELESS, T0 + 7 * NS) == []
+    [ended] = only(Ended, engine.reconfigure(settings_of(BURST), named("somebody-else"), T0 + 8 * NS))
+    assert (ended.by, ended.block.name) == ("name", "late")
+
+
+def test_an_allowance_of_a_nameless_uid_takes_the_name_when_it_comes() -> None:
+    engine = engine_of(BURST, people=NAMELESS)
+    engine.allow(replace(allowance(), name=None))
+    [change] = only(Named, engine.reconfigure(settings_of(BURST), named("late"), T0 + NS))
+    assert (change.before.name, change.after.name) == (None, "late")
+    assert feed(engine, range(2, 60)) == []
+    [ended] = only(AllowanceEnded, engine.reconfigure(settings_of(BURST), named("somebody-else"), T0 + 2 * NS))
+    assert ended.by == "name"
+
+
+def test_a_restored_block_of_a_nameless_uid_takes_the_name_too() -> None:
+    engine = engine_of(BURST)
+    [block] = only(Block, engine.add_block(replace(block_of("admin"), name=None)))
+    assert block.name == f"u{WEB}"
+
+
+def test_a_block_bound_to_any_name_of_the_uid_stays() -> None:
+    engine = engine_of(BURST, people=named("web01", "alias01"))
+    feed(engine, range(4))
+    assert engine.reconfigure(settings_of(BURST), named("alias01", "web01"), T0 + 5 * NS) == []
+    [ended] = only(Ended, engine.reconfigure(settings_of(BURST), named("alias01"), T0 + 6 * NS))
+    assert ended.by == "name"

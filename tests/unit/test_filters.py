@@ -115,6 +115,6 @@ def test_jails_take_names_for_names(jail: str) -> None:
     values = parser[jail]
     assert (values["usedns"], values["ignoreself"], values["ignoreip"]) == ("raw", "false", "")
     assert (values["backend"], values["logencoding"], values["findtime"]) == ("auto", "utf-8", "10m")
-    assert values.get("ignorecommand", raw=True) == '%(command)s exempt -- "<ip>"'
+    assert values.get("ignorecommand", raw=True) == '%(command)s exempt --name -- "<ip>"'
     assert values.getboolean("enabled") == (jail == "smtpguard")
     assert not parser.defaults()

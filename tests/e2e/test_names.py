@@ -1,0 +1,85 @@
+"""Names that are digits, hold blanks, come late, or are several: whom they mean to the real daemon."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
+
+pytestmark = pytest.mark.kernel
+
+DIGITS, AGENT, EXEMPT, BLANK = (str(INNOCENT[1]), 61110), ("007", 61111), ("2000", 61112), ("web 04", 61113)
+BURST = {"name": "burst", "count": "connections", "limit": 5, "window": "10m", "action": "block", "block": "30m"}
+LATE = 61150
+
+
+def passwd(host: Host) -> Path:
+    """The laboratory's own; written in place, as it is bound over the system's."""
+    return host.lab.directory / "passwd"
+
+
+def said(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def blocked(host: Host) -> dict[int, str]:
+    return {row["uid"]: row["user"] for row in json.loads(host.cli("blocks", "--json").stdout)}
+
+
+def test_digits_blanks_and_aliases_mean_whom_they_name() -> None:
+    accounts = dict([DIGITS, AGENT, EXEMPT, BLANK])
+    users = [{"match": {"users": [DIGITS[0], BLANK[0], "alias03"]}, "rules": {"burst": {"limit": 2}}}]
+    exempt = {"users": [EXEMPT[0]]}
+    with Host(accounts, rules=[BURST], users=users, exempt=exempt, breaker={"blocks": 100, "per": "10m"}) as host:
+        with passwd(host).open("a") as file:
+            file.write(f"alias03:x:{OTHER[1]}:{OTHER[1]}::/nonexistent:/bin/sh\n")
+        host.start()
+        assert host.connect(EXEMPT, 8).refused == 0, "exempt by its name"
+        for user, passed in ((DIGITS, 2), (BLANK, 2), (OTHER, 2), (AGENT, 5), (INNOCENT, 5), (SPAMMER, 5)):
+            assert host.connect(user, 7).ok == passed, user
+        assert blocked(host) == {
+            **{uid: name for name, uid in (DIGITS, AGENT, INNOCENT, SPAMMER, OTHER)},
+            BLANK[1]: "web%2004",
+        }
+        assert said(host.cli("unblock", DIGITS[0])).endswith(
+            f"{DIGITS[0]} was taken as a uid; the account called {DIGITS[0]} is uid:{DIGITS[1]}"
+        )
+        assert said(host.cli("unblock", BLANK[0]))
+        assert set(blocked(host)) == {user[1] for user in (DIGITS, AGENT, SPAMMER, OTHER)}
+        # fail2ban's action knows the uid from the log line, and without one an id of digits is the log's name.
+        source = ("--source", "fail2ban:smtpguard")
+        assert said(host.cli("unblock", "--all"))
+        assert said(host.cli("block", *source, "--for", "60", "--uid", str(AGENT[1]), "--", AGENT[0]))
+        assert "was taken as the name" in said(host.cli("block", *source, "--for", "60", "--uid", "", "--", DIGITS[0]))
+        assert set(blocked(host)) == {AGENT[1], DIGITS[1]}
+        said(host.cli("unblock", *source, "--uid", "", "--", DIGITS[0]))
+        assert set(blocked(host)) == {AGENT[1]}
+
+
+def test_a_block_made_before_the_name_was_known_takes_it() -> None:
+    user = ("late", LATE)
+    with Host(rules=[BURST]) as host:
+        host.start()
+        assert said(host.cli("block", str(LATE)))
+        assert said(host.cli("allow", f"uid:{LATE + 1}", "--for", "1h"))
+        before = passwd(host).read_text()
+        passwd(host).write_text(
+            f"{before}late:x:{LATE}:{LATE}::/nonexistent:/bin/sh\nlater:x:{LATE + 1}:1::/nonexistent:/bin/sh\n"
+        )
+        wait_for(lambda: blocked(host) == {LATE: "late", LATE + 1: "later"})
+        assert host.connect(user, 2).ok == 0
+        assert host.connect(("later", LATE + 1), 8).refused == 0
+        host.stop()
+        host.start()
+        assert blocked(host) == {LATE: "late", LATE + 1: "later"}
+        said(host.cli("unblock", "late"))
+        host.stop()
+        host.start()
+        assert blocked(host) == {LATE + 1: "later"}, "what was kept under the uid alone is gone too"
+        said(host.cli("block", "late"))
+        passwd(host).write_text(f"{before}new:x:{LATE}:{LATE}::/nonexistent:/bin/sh\n")
+        wait_for(lambda: LATE not in blocked(host))
+        assert host.connect(user, 1).ok == 1, "the number was given to somebody else"
