@@ -7,54 +7,68 @@ rules not while fail2ban does the blocking.
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 from smtpguard.enrich.accounts import Accounts
 from smtpguard.errors import EnforceError
-from smtpguard.model import Connect, Decision, Refusal, Verdict
+from smtpguard.model import NS, Connect, Decision, Refusal, Verdict
 from smtpguard.policy.credits import NO_LIMIT, CreditRule, choose_credit_rules
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.rules import override_index
-from smtpguard.settings import Rule, Settings
+from smtpguard.settings import Cap, Rule, Settings
 from smtpguard.sources.bpf.credits import Credits
 from smtpguard.sources.bpf.source import BpfSource
 
 log = logging.getLogger(__name__)
 
 
+class Change(Protocol):
+    """A change of what the kernel holds. Raises EnforceError."""
+
+    def __call__(self) -> object:
+        """Make it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What the kernel is to demand."""
+
+    rules: Sequence[CreditRule]
+    names: Sequence[str]
+    cap: Cap | None
+    uncapped: tuple[tuple[int, int], ...]
+    limits: dict[int, dict[int, int]]
+    wake_new: bool
+
+
 class Crediting:
-    """Credits of the running guard, as a part of the loop.
+    """Credits of the running guard.
 
     Args:
         settings: The configuration.
         accounts: Who is who.
         engine: Whose windows and passes they follow.
         now: CLOCK_BOOTTIME in nanoseconds.
-        uncapped: Uid ranges that are counted and never refused by credits or cap: shared users, and who has a pass.
 
     Attributes:
-        off: The panic switch: no credits are demanded.
         trouble: Why credits are not in step; None when all is well.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        accounts: Accounts,
-        engine: Engine,
-        now: Callable[[], int],
-        *,
-        uncapped: Callable[[], Iterable[tuple[int, int]]],
-    ) -> None:
+    def __init__(self, settings: Settings, accounts: Accounts, engine: Engine, now: Callable[[], int]) -> None:
         self._settings = settings
         self._accounts = accounts
         self._engine = engine
         self._now = now
-        self._uncapped = uncapped
         self._source: BpfSource | None = None
         self._credits: Credits | None = None
         self._rules: list[Rule] = []
         self._index: dict[str, int] = {}
-        self.off = False
+        self._begun: _Wanted | None = None
+        self._wanted: _Wanted | None = None
+        self._retry_ns = 0
         self.trouble: str | None = None
 
     @property
@@ -66,7 +80,7 @@ class Crediting:
         """A BPF program has come."""
         self._source = source
         self._credits = Credits(source.guard, self._now())
-        self.restart()
+        self._begun = None
 
     def read_capped(self) -> dict[int, int]:
         """Attempts that the cap of the BPF program refused, by uid; {} without it. Raises EnforceError."""
@@ -74,47 +88,69 @@ class Crediting:
 
     def detach(self) -> None:
         """It is gone, and its credits with it."""
-        self._source = self._credits = None
+        self._source = self._credits = self._begun = self._wanted = None
         self.trouble = None
 
-    def reconfigure(self, settings: Settings) -> None:
-        """Take a new configuration, or changed accounts."""
-        self._settings = settings
-        self.restart()
+    def refresh(self, settings: Settings, uncapped: tuple[tuple[int, int], ...], *, trusted: bool, anew: bool) -> None:
+        """Bring what the kernel demands in step; it begins anew, from the windows, only where something has changed.
 
-    def restart(self) -> None:
-        """Begin anew from what the windows hold."""
-        book = self._credits
-        if book is None:
+        Args:
+            settings: The configuration in force.
+            uncapped: Uid ranges that are counted and never refused by credits or cap: shared users, who has a pass.
+            trusted: Whether attempts are judged; credits that nobody gives back would refuse without an end.
+            anew: The windows hold something else than the attempts that were noted.
+        """
+        self._settings = settings
+        if self._credits is None:
             return
+        wanted = self._find_wanted(uncapped, trusted=trusted)
+        if anew or wanted != self._begun:
+            self._begin(wanted)
+
+    def _find_wanted(self, uncapped: tuple[tuple[int, int], ...], *, trusted: bool) -> _Wanted:
         settings = self._settings
-        rules: Sequence[Rule] = () if settings.dry_run or self.off else settings.rules
+        refuses = not settings.dry_run and not self._engine.is_off
+        rules: Sequence[Rule] = settings.rules if refuses and trusted else ()
         if settings.block_by == "fail2ban":
             rules = [rule for rule in rules if rule.action != "block"]
         self._rules = choose_credit_rules(rules, settings.ports)
         self._index = {rule.name: number for number, rule in enumerate(self._rules)}
-        wanted = [
-            CreditRule(
-                ports=settings.ports if rule.ports is None else rule.ports & settings.ports,
-                limit=rule.limit,
-                window_ns=rule.window_ns,
-            )
-            for rule in self._rules
-        ]
+        # A rule that we judge must hear of each attempt at once, and who connects may be gone a millisecond later.
+        judged = any(rule not in self._rules and rule.action != "warn" for rule in rules)
+        return _Wanted(
+            rules=[
+                CreditRule(
+                    ports=settings.ports if rule.ports is None else rule.ports & settings.ports,
+                    limit=rule.limit,
+                    window_ns=rule.window_ns,
+                )
+                for rule in self._rules
+            ],
+            names=list(self._index),
+            cap=settings.cap if refuses else None,
+            uncapped=uncapped,
+            limits=self._find_limits(),
+            wake_new=judged or settings.attribution_process,
+        )
+
+    def _begin(self, wanted: _Wanted) -> None:
+        """Begin anew from what the windows hold."""
+        book = self._credits
+        if book is None:
+            return
         windows = (
             (uid, self._index[name], times) for uid, name, times in self._engine.windows() if name in self._index
         )
-        # A rule that we judge must hear of each attempt at once, and who connects may be gone a millisecond later.
-        judged = any(rule not in self._rules and rule.action != "warn" for rule in rules)
-        wake_new = judged or settings.attribution_process
-        cap = None if settings.dry_run or self.off else settings.cap
 
         def begin() -> None:
-            book.maps.replace_told(self._uncapped())
-            book.maps.set_cap(cap)
-            book.start(wanted, self._now(), limits=self._find_limits(), windows=windows, wake_new=wake_new)
+            book.maps.replace_told(wanted.uncapped)
+            book.maps.set_cap(wanted.cap)
+            book.start(wanted.rules, self._now(), limits=wanted.limits, windows=windows, wake_new=wanted.wake_new)
 
-        self._try(begin)
+        self._wanted, self._retry_ns = wanted, self._now() + NS
+        self._begun = None
+        if self._try(begin):
+            self._begun, self.trouble = wanted, None
 
     def note(self, connect: Connect, uid: int, decisions: Iterable[Decision]) -> None:
         """Tell of an attempt that was judged, and of the windows that its verdicts emptied.
@@ -139,7 +175,7 @@ class Crediting:
         if connect.result != "refused":
             book.note(uid, connect, entered=entered)
         for index in emptied:
-            self._try(lambda index=index: book.reset(uid, index, self._now()))  # type: ignore[misc]
+            self._try(partial(book.reset, uid, index, self._now()))
 
     def reset(self, uid: int) -> None:
         """A person let the user go: his windows are empty."""
@@ -154,6 +190,8 @@ class Crediting:
     def on_time(self, now_ns: int) -> None:
         """Beat, and give back what has left the windows."""
         book, source = self._credits, self._source
+        if self._wanted is not None and self._begun is None and now_ns >= self._retry_ns:
+            self._begin(self._wanted)
         if book is not None and source is not None and now_ns >= book.next_deadline():
             self._try(lambda: book.on_time(now_ns, source.stats.lost, source.drained_ns))
 
@@ -174,12 +212,14 @@ class Crediting:
                 found[allowance.subject.uid] = dict.fromkeys(self._index.values(), NO_LIMIT)
         return found
 
-    def _try(self, change: Callable[[], object]) -> None:
+    def _try(self, change: Change) -> bool:
         try:
             change()
         except EnforceError as error:
             if str(error) != self.trouble:
                 log.error("limits are not exact, the engine enforces them: %s", error)  # noqa: TRY400
             self.trouble = str(error)
-        else:
+            return False
+        if self._begun is not None:
             self.trouble = None
+        return True

@@ -9,16 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from smtpguard.actions.base import Passes
 from smtpguard.actions.suppression import highest_limit
-from smtpguard.daemon.arms import Arms
-from smtpguard.daemon.capping import Capping
 from smtpguard.daemon.clock import WallMap
-from smtpguard.daemon.crediting import Crediting
+from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.journal import Journal
 from smtpguard.daemon.keeping import render_allowance
 from smtpguard.daemon.loop import TimedPart
-from smtpguard.daemon.responder import Responder
 from smtpguard.daemon.waiting import Entry
 from smtpguard.enrich.accounts import Accounts
 from smtpguard.logline import render_time
@@ -56,15 +52,11 @@ class Guard(TimedPart):
     Args:
         settings: The configuration in force.
         engine: Decides.
-        responder: Tells the kernel.
-        arms: Whether the kernel may be told at all.
-        crediting: Exact limits in the kernel.
-        capping: The cap.
+        enforcement: Tells the kernel.
         journal: Writes.
         state: Keeps what survives a restart.
         accounts: Who is who.
         destinations: What never counts.
-        passes: What the kernel lets pass, given the exempt uids that are blocked all the same and who has a pass.
         wall: Event time to wall time.
         now: CLOCK_BOOTTIME in nanoseconds.
 
@@ -79,29 +71,21 @@ class Guard(TimedPart):
         settings: Settings,
         *,
         engine: Engine,
-        responder: Responder,
-        arms: Arms,
-        crediting: Crediting,
-        capping: Capping,
+        enforcement: Enforcement,
         journal: Journal,
         state: StateWriter,
         accounts: Accounts,
         destinations: Destinations,
-        passes: Callable[[Iterable[int], Iterable[int]], Passes],
         wall: WallMap,
         now: Callable[[], int],
     ) -> None:
         self.settings = settings
         self.engine = engine
-        self.responder = responder
-        self.arms = arms
-        self.crediting = crediting
-        self.capping = capping
+        self.enforcement = enforcement
         self.journal = journal
         self.state = state
         self.accounts = accounts
         self._destinations = destinations
-        self._passes = passes
         self.wall = wall
         self.now = now
         self._limits: dict[int | None, int] = {}
@@ -115,13 +99,13 @@ class Guard(TimedPart):
         """Judge what a source saw, respond, and note it: all are judged before the first is noted."""
         judged: list[tuple[Connect, int, list[Decision]]] = []
         for seen in connects:
-            connect = self.capping.mark(seen)
+            connect = self.enforcement.cap.mark(seen)
             decisions = self.engine.feed(connect)
             self.act(decisions, settle=connect.refused_by == "credit")
             if connect.uid is None:
                 continue
             uid = self.accounts.owner(connect.uid)
-            self.crediting.note(connect, uid, decisions)
+            self.enforcement.credits.note(connect, uid, decisions)
             judged.append((connect, uid, decisions))
         self.seen += len(judged)
         for connect, uid, decisions in judged:
@@ -162,7 +146,7 @@ class Guard(TimedPart):
                 )
 
     def act(self, decisions: Iterable[Decision], *, settle: bool = False) -> None:
-        """Carry out and note what the engine decided; `settle` as in Responder.apply."""
+        """Carry out and note what the engine decided; `settle` as in Reconciler.apply."""
         for decision in decisions:
             match decision:
                 case Block():
@@ -196,54 +180,26 @@ class Guard(TimedPart):
 
     def carry_out(self, block: Block, *, settle: bool = False) -> bool:
         """Tell kernel and state of a block that began; False if a means of enforcement failed."""
-        fine = True
-        if block.mode == "enforce":
-            self._follow_force(block)
-            fine = self.arms.sync() and self.responder.apply(block.subject, settle=settle)
+        fine = block.mode != "enforce" or self.enforcement.carry_out(block.subject, settle=settle)
         if not block.renewed:
             self.state.put_block(block, self.wall.offset_ns)
         return fine
 
     def _ended(self, ended: Ended) -> None:
-        self.responder.apply(ended.block.subject)
-        self._follow_force(ended.block)
+        self.enforcement.carry_out(ended.block.subject)
         self.state.delete_block(ended.block)
         if ended.block.mode == "enforce":
             self.journal.add_unblock(self.account_of(ended.block.subject), by=ended.by, reason=ended.reason)
 
-    def apply_passes(self) -> None:
-        """Tell the kernel what passes in spite of any refusal."""
-        self.responder.apply_passes(self._passes(self.forced_uids(), self.allowed_uids()))
-
-    def allowed_uids(self) -> list[int]:
-        """Accounts that have a pass."""
-        return [held.subject.uid for held in self.engine.allowances() if held.subject.netns is None]
-
-    def forced_uids(self) -> list[int]:
-        """Exempt accounts that a person blocked all the same: the kernel must not let them pass while that lasts."""
-        held = (block for block in self.engine.blocks() if block.source == "admin" and block.mode == "enforce")
-        return [block.subject.uid for block in held if self._is_exempt(block)]
-
-    def _is_exempt(self, block: Block) -> bool:
-        return block.subject.netns is None and self.accounts.account(block.subject.uid).standing in ("mta", "exempt")
-
-    def _follow_force(self, block: Block) -> None:
-        if self._is_exempt(block):
-            self.apply_passes()
-
     # -- time --------------------------------------------------------------------------------------------------------
 
     def next_deadline(self) -> int | None:
-        """When the engine or the responder want their turn."""
-        parts = (self.engine, self.responder, self.crediting, self.journal)
-        return min((time for part in parts if (time := part.next_deadline()) is not None), default=None)
+        """When the engine wants its turn."""
+        return self.engine.next_deadline()
 
     def on_time(self, now_ns: int) -> None:
         """Let time pass."""
         self.act(self.engine.tick(now_ns))
-        self.responder.on_time(now_ns)
-        self.crediting.on_time(now_ns)
-        self.journal.on_time(now_ns)
 
     # -- what changes around it --------------------------------------------------------------------------------------
 
@@ -265,14 +221,12 @@ class Guard(TimedPart):
         log.info("the pass of uid %d ended: %s", allowance.subject.uid, ended.by)
         if ended.by != "allow":
             self.state.delete_allowance(allowance.subject.uid, allowance.name)
-            self.crediting.restart()
-            self.apply_passes()
+            self.enforcement.request("allowance")
 
     def reconfigure(self, settings: Settings) -> None:
         """Take a new configuration: windows go on; who is exempt now is free."""
         self.settings = settings
         self._limits.clear()
-        self.capping.reconfigure(settings)
         self.act(self.engine.reconfigure(settings, self.accounts, self.now()))
 
     def explain(self, uid: int) -> str:

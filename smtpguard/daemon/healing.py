@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from smtpguard.actions.nft.apply import SETS, NftEnforcer
 from smtpguard.actions.nft.heal import HealLimiter
 from smtpguard.clock import next_beat
-from smtpguard.daemon.arms import Arms
+from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.decode.nft_notify import NftEvent
 from smtpguard.errors import EnforceError
 from smtpguard.kernel.nft_watch import NftWatch
@@ -30,7 +30,7 @@ class Healing:
     Args:
         watch: Notifications about the table.
         nft: The table.
-        arms: Whether it ought to be there.
+        enforcement: Whether it ought to be there, and what puts it back.
         freed: Called with (uid ranges, kind, who) when somebody deleted elements by hand.
         now: CLOCK_BOOTTIME in nanoseconds.
 
@@ -44,13 +44,13 @@ class Healing:
         watch: NftWatch,
         *,
         nft: NftEnforcer,
-        arms: Arms,
+        enforcement: Enforcement,
         freed: Callable[[tuple[tuple[int, int], ...], str, str], None],
         now: Callable[[], int],
     ) -> None:
         self._watch = watch
         self._nft = nft
-        self._arms = arms
+        self._enforcement = enforcement
         self._freed = freed
         self._now = now
         self._limiter = HealLimiter()
@@ -108,21 +108,20 @@ class Healing:
             self._check_ns = next_beat(now_ns, _CHECK_NS)
             if self._watch.fileno() < 0:
                 self.open()
-            if self._due_ns is None and self._arms.up and not self._is_there():
+            if self._due_ns is None and self._enforcement.is_refusing() and not self._is_there():
                 self._by, self._due_ns = "somebody", now_ns
         if self._due_ns is not None and now_ns >= self._due_ns:
             self._due_ns = None
             self._heal(now_ns)
 
     def _heal(self, now_ns: int) -> None:
-        if not self._arms.up:
+        if not self._enforcement.is_refusing():
             return
         if self._limiter.record(now_ns):
             log.error("%s deletes the table again and again: it is put back once a second from here", self._by)
-        try:
-            self._nft.restore()
-        except EnforceError as error:
-            log.error("the table was deleted by %s and can't be put back: %s", self._by, error)  # noqa: TRY400
+        if not self._enforcement.refresh("lost"):
+            why = self._enforcement.activation.trouble
+            log.error("the table was deleted by %s and can't be put back: %s", self._by, why)
             self._due_ns = now_ns + NS
             return
         self.heals += 1

@@ -9,6 +9,7 @@ from functools import partial
 
 from smtpguard.actions.eventlog import EventLog
 from smtpguard.daemon.clock import WallMap
+from smtpguard.daemon.loop import TimedPart
 from smtpguard.daemon.waiting import Entry, Waiting
 from smtpguard.enrich.looker import Looker, render_evidence
 from smtpguard.enrich.rdns import ReverseDns
@@ -21,8 +22,8 @@ from smtpguard.text import render_user
 log = logging.getLogger(__name__)
 
 
-class Journal:
-    """What is written about events.
+class Journal(TimedPart):
+    """What is written about events, as a part of the loop.
 
     Args:
         events: The event log.

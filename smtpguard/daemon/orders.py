@@ -45,8 +45,7 @@ class Orders:
             by=allowance.by,
             reason=allowance.reason,
         )
-        self.guard.crediting.restart()
-        self.guard.apply_passes()
+        self.guard.enforcement.refresh("allowance")
 
     def end_allowance(self, subject: Subject, *, reason: str = "") -> bool:
         """A person ends a pass; whether there was one."""
@@ -68,7 +67,7 @@ class Orders:
             self.guard.freed.add(subject)
         self.guard.refused.pop(subject, None)
         if subject.netns is None:
-            self.guard.crediting.reset(subject.uid)
+            self.guard.enforcement.credits.reset(subject.uid)
         self.guard.state.delete_escalation(subject.uid, self.guard.account_of(subject).name)
         return ended
 

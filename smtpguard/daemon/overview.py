@@ -7,9 +7,9 @@ from typing import Any
 from smtpguard import __version__
 from smtpguard.actions.eventlog import EventLog
 from smtpguard.daemon.counting import Counting
+from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.loop import StallGauge
-from smtpguard.daemon.offswitch import OffSwitch
 from smtpguard.daemon.sensing import Sensing
 from smtpguard.enrich.looker import Looker
 from smtpguard.enrich.rdns import ReverseDns
@@ -90,16 +90,16 @@ class Overview:
         }
 
     def _cap(self) -> Figures | None:
-        cap = self._guard.capping.cap
+        cap = self._guard.enforcement.cap.cap
         return None if cap is None else {"rate": cap.rate, "per": cap.per_ns / NS, "burst": cap.burst}
 
     def _capped(self, troubles: list[str]) -> list[Figures] | None:
         """Whom the cap refused, most often refused first; None if the kernel does not say."""
         guard = self._guard
-        if guard.capping.cap is None:
+        if guard.enforcement.cap.cap is None:
             return []
         try:
-            counts = guard.capping.read()
+            counts = guard.enforcement.cap.read()
         except EnforceError as error:
             troubles.append(f"whom the cap refused can't be read: {error}")
             return None
@@ -112,7 +112,7 @@ class Overview:
         """Whether a source is open and proven, and enforcement is in place where it is wanted."""
         guard = self._guard
         sees = self._sensing.leader() is not None or guard.settings.sources == "none"
-        acts = guard.settings.dry_run or guard.engine.is_off or (guard.arms.up and guard.arms.trouble is None)
+        acts = guard.settings.dry_run or guard.engine.is_off or guard.enforcement.is_in_place()
         return sees and acts
 
     def troubles(self) -> list[str]:
@@ -123,9 +123,9 @@ class Overview:
             found.append("OFF: nobody is refused; `smtpguard on` ends it")
         if self._sensing.leader() is None and guard.settings.sources != "none":
             found.append("BLIND: no source works; nothing is seen and nobody is stopped")
-        if guard.arms.trouble:
-            found.append(f"NOT ENFORCING: nft: {guard.arms.trouble}")
-        found += [f"not in step: {text}" for text in guard.responder.trouble()]
+        if trouble := guard.enforcement.activation.trouble:
+            found.append(f"NOT ENFORCING: nft: {trouble}")
+        found += [f"not in step: {text}" for text in guard.enforcement.out_of_step()]
         if error := self._events.stats().error:
             found.append(f"the event log can't be written: {error}")
         if error := guard.state.stats().error:
@@ -153,21 +153,22 @@ class Overview:
         return rows
 
     def _enforcement(self) -> list[Figures]:
-        guard = self._guard
-        table = f"table inet {guard.settings.nft_table}"
-        if guard.arms.trouble:
-            nft = f"{table}: {guard.arms.trouble}"
-        elif guard.arms.off:
+        enforcement = self._guard.enforcement
+        activation = enforcement.activation
+        table = f"table inet {self._guard.settings.nft_table}"
+        if activation.trouble:
+            nft = f"{table}: {activation.trouble}"
+        elif self._guard.engine.is_off:
             nft = f"{table} is taken away: the guard is off"
-        elif not guard.arms.healing:
+        elif not enforcement.healing:
             nft = f"{table} was taken away by `nft remove`; `smtpguard nft ensure` puts it back"
-        elif guard.arms.up:
+        elif activation.up:
             nft = f"{table} is in place"
         else:
             nft = f"{table} is not there: dry run needs none"
         rows = [{"name": "nft", "state": nft}]
-        if guard.arms.has_switch:
-            rows.append({"name": "bpf", "state": "refuses" if guard.arms.up else "only watches"})
+        if activation.has_switch:
+            rows.append({"name": "bpf", "state": "refuses" if activation.up else "only watches"})
         return rows
 
     def _parts(self) -> dict[str, str]:

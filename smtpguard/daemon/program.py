@@ -3,7 +3,6 @@
 import contextlib
 import logging
 
-from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.actions.tell import TellResponder
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.loop import Loop
@@ -28,8 +27,6 @@ class Program:
         self._guard = guard
         self._loop = loop
         self._stack = stack
-        self._source: BpfSource | None = None
-        self._deny: BpfDeny | None = None
         self._telling: Telling | None = None
         self._responder: TellResponder | None = None
 
@@ -37,11 +34,7 @@ class Program:
         """A source was opened and has proved itself; only one of BPF matters here."""
         if not isinstance(source, BpfSource):
             return
-        self._source, self._deny = source, BpfDeny(source.guard)
-        self.replace_owners()
-        self._guard.responder.add_enforcer(self._deny, first=True)
-        self._guard.arms.attach(source.guard)
-        self._guard.crediting.attach(source)
+        self._guard.enforcement.attach(source)
         if self._guard.settings.block_verdict == "tell":
             self._start_telling(source)
 
@@ -49,22 +42,8 @@ class Program:
         """A source goes."""
         if not isinstance(source, BpfSource):
             return
-        self._guard.crediting.detach()
         self._telling = None
-        self._guard.arms.detach()
-        if self._deny is not None:
-            self._guard.responder.remove_enforcer(self._deny)
-        self._source = self._deny = None
-
-    def set_ports(self) -> None:
-        """Other ports may be guarded now."""
-        if self._source is not None:
-            self._source.guard.set_ports(self._guard.settings.ports)
-
-    def replace_owners(self) -> None:
-        """Subordinate uids may belong to others now."""
-        if self._source is not None:
-            self._source.guard.replace_owners(self._guard.accounts.ranges())
+        self._guard.enforcement.detach()
 
     def _start_telling(self, source: BpfSource) -> None:
         """`block.verdict: tell`: refused senders are led to a responder that says why; without it, just refused."""

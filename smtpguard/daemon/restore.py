@@ -7,8 +7,8 @@ guard or fail2ban made in earnest is not carried on in dry run: there nobody is 
 import logging
 
 from smtpguard.actions.nft.apply import NftEnforcer
+from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.keeping import Keeping
-from smtpguard.daemon.offswitch import OffSwitch
 from smtpguard.daemon.orders import Orders
 from smtpguard.errors import EnforceError
 from smtpguard.model import Block, Subject
@@ -81,7 +81,7 @@ def restore_late(orders: Orders, switch: OffSwitch, loaded: Loaded) -> None:
             orders.restore_allowance(allowance)
     _restore_blocks(orders, loaded)
     guard.freed.clear()
-    guard.crediting.restart()
+    guard.enforcement.refresh("state")
 
 
 def _restore_blocks(orders: Orders, loaded: Loaded) -> set[Subject]:

@@ -19,20 +19,18 @@ from smtpguard.actions.fail2ban import Unbanner
 from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.actions.nft.render import build_spec
 from smtpguard.actions.sessions import SessionEnder
-from smtpguard.daemon.arms import Arms
-from smtpguard.daemon.capping import Capping
 from smtpguard.daemon.clock import SystemClock, WallMap
 from smtpguard.daemon.control import ControlServer
 from smtpguard.daemon.counting import Counting
-from smtpguard.daemon.crediting import Crediting
 from smtpguard.daemon.doors import Doors
+from smtpguard.daemon.enforce.enforcement import Enforcement
+from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.healing import Healing
 from smtpguard.daemon.journal import Journal
 from smtpguard.daemon.keeping import Keeping
 from smtpguard.daemon.lock import InstanceLock
 from smtpguard.daemon.loop import Loop
-from smtpguard.daemon.offswitch import OffSwitch
 from smtpguard.daemon.orders import Orders
 from smtpguard.daemon.overview import Overview
 from smtpguard.daemon.places import state_paths
@@ -40,7 +38,6 @@ from smtpguard.daemon.privileges import apply_limits, apply_priority, apply_priv
 from smtpguard.daemon.program import Program
 from smtpguard.daemon.reading import read_settings_apart
 from smtpguard.daemon.reloading import Reloading
-from smtpguard.daemon.responder import Responder
 from smtpguard.daemon.restore import restore, restore_late
 from smtpguard.daemon.sensing import Sensing
 from smtpguard.daemon.start import Start
@@ -175,30 +172,22 @@ class Service:
         self.engine = Engine(settings=settings, directory=accounts, passes=destinations.passed)
         way, _ = open_nft()
         self.nft = NftEnforcer(build_spec(settings), nft=way, passes=self.around.passes(), now_ns=self.now)
-        arms = Arms(self.nft, always=not settings.dry_run, needed=self._needs_enforcement)
-        responder = Responder(self.engine.blocks_of, self.engine.blocked_subjects, self.now)
+        sessions = SessionEnder(settings.ports)
+        self._stack.callback(sessions.close)
+        self.sessions = sessions
+        self.enforcement = Enforcement(
+            settings, engine=self.engine, around=self.around, nft=self.nft, sessions=sessions, now=self.now
+        )
         self.journal = Journal(self.events, state, self.wall, self.now, looker=self.looker, rdns=self.rdns)
         self._stack.callback(self.journal.waiting.close)
-        self.crediting = Crediting(settings, accounts, self.engine, self.now, uncapped=self._find_uncapped)
-        capping = Capping(
-            settings,
-            accounts,
-            self.engine,
-            in_force=lambda: arms.up,
-            counts=(self.nft.read_capped, self.crediting.read_capped),
-        )
         self.guard = Guard(
             settings,
             engine=self.engine,
-            responder=responder,
-            arms=arms,
-            crediting=self.crediting,
-            capping=capping,
+            enforcement=self.enforcement,
             journal=self.journal,
             state=state,
             accounts=accounts,
             destinations=destinations,
-            passes=self.around.passes,
             wall=self.wall,
             now=self.now,
         )
@@ -206,21 +195,15 @@ class Service:
         self.engine.tick(self.now())
         self.orders = Orders(self.guard)
         self.keeping = Keeping(self.engine, state, self.wall, self.now)
-        self.switch = OffSwitch(self.guard, state, self.wall, self.now)
+        self.switch = OffSwitch(self.engine, self.enforcement, state, self.wall, self.now)
         for row in loaded.switches:
             self.switch.restore(row)
         restore(self.orders, self.keeping, loaded, self.nft)
-        arms.sync()
-        responder.add_enforcer(self.nft)
-        self.sessions = SessionEnder(settings.ports)
-        self._stack.callback(self.sessions.close)
-        responder.add_enforcer(self.sessions)
-        self.guard.apply_passes()
-        responder.apply_all()
+        self.enforcement.refresh("start")
         self.healing = Healing(
             NftWatch(settings.nft_table, way),
             nft=self.nft,
-            arms=arms,
+            enforcement=self.enforcement,
             freed=self.orders.freed_by_hand,
             now=self.now,
         )
@@ -282,6 +265,8 @@ class Service:
         for part in (
             self.sensing,
             self.guard,
+            self.enforcement,
+            self.journal,
             self.around,
             self.healing,
             self.journal.waiting,
@@ -305,25 +290,20 @@ class Service:
         stuck = [key for key in _NEED_RESTART if getattr(new, key) != getattr(self.settings, key)]
         new = replace(new, **{key: getattr(self.settings, key) for key in stuck})
         self.settings = new
-        self.sessions.ports = new.ports
-        self.nft.spec = build_spec(new)
-        self.guard.arms.always = not new.dry_run
         self.around.reconfigure(new)
-        self._surroundings_changed(accounts=True)
-        self.program.set_ports()
+        self.enforcement.settings = new
+        self.guard.reconfigure(new)
+        self.enforcement.refresh("settings")
         text = f"reloaded {new.path or 'the shipped defaults'}"
         return f"{text}; to change {', '.join(stuck)}, restart" if stuck else text
 
     def _surroundings_changed(self, *, accounts: bool) -> None:
         """Accounts, own addresses or exempt destinations are others: kernel and engine learn it at once."""
-        self.engine.forget_destinations()
-        self.guard.apply_passes()
         if accounts:
             self.guard.reconfigure(self.settings)
-            self.crediting.reconfigure(self.settings)
-            self.program.replace_owners()
-            self.guard.arms.sync()
-            self.guard.responder.apply_all()
+        else:
+            self.engine.forget_destinations()
+        self.enforcement.refresh("accounts" if accounts else "destinations")
 
     def _hang_up(self) -> None:
         """SIGHUP: the terminal we were started from is gone, or an administrator wants a reload."""
@@ -344,27 +324,16 @@ class Service:
         late = self.guard.state.take_late()
         if late is not None:
             restore_late(self.orders, self.switch, late)
-            self.guard.apply_passes()
-            self.guard.arms.sync()
-            self.guard.responder.apply_all()
-        self.guard.arms.sync()
         self.keeping.save_windows()
-
-    def _find_uncapped(self) -> tuple[tuple[int, int], ...]:
-        return self.around.uncapped(self.guard.allowed_uids())
 
     def _troubles(self) -> list[str]:
         """What is wrong with parts that have no line of their own in `status`."""
         found = {
-            "limits are not exact": self.crediting.trouble,
+            "limits are not exact": self.enforcement.credits.trouble,
             "a lost table is noticed late": self.healing.trouble,
             "open sessions live on": self.sessions.trouble,
         }
         return [*(f"{what}: {why}" for what, why in found.items() if why), *self.around.troubles()]
-
-    def _needs_enforcement(self) -> bool:
-        now_ns = self.now()
-        return any(block.mode == "enforce" and block.until_ns > now_ns for block in self.engine.blocks())
 
 
 def _tell_reload(answer: str | GuardError) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 from smtpguard import __version__
 from smtpguard.daemon.control import Answer, Stream
 from smtpguard.daemon.control_client import Later, Pages, Peer
+from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.live import TOPIC
-from smtpguard.daemon.offswitch import OffSwitch
 from smtpguard.daemon.orders import Orders
 from smtpguard.daemon.overview import Overview
 from smtpguard.daemon.reloading import Done
@@ -173,7 +173,7 @@ class Verbs:
         if account.standing == "shared":
             text += f"; note: {account.reason}: every site that runs as {user} is blocked"
         if not fine:
-            troubles = "; ".join(filter(None, [guard.arms.trouble, *guard.responder.trouble()]))
+            troubles = "; ".join(guard.enforcement.troubles())
             raise GuardError(f"{text}, but the kernel does not carry it out yet: {troubles}", fix="it is tried again")
         return {"text": text, "until": (block.until_ns + guard.wall.offset_ns) / NS}
 
@@ -261,13 +261,13 @@ class Verbs:
         if do not in ("ensure", "remove"):
             raise GuardError("nft ensure, or nft remove")
         log.warning("nft %s asked by %s", do, who)
-        guard.arms.healing = do == "ensure"
-        if not guard.arms.sync():
-            raise GuardError(f"{table}: {guard.arms.trouble}", fix="it is tried again every second")
+        activation = guard.enforcement.activation
+        guard.enforcement.healing = do == "ensure"
+        if not guard.enforcement.refresh("table"):
+            raise GuardError(f"{table}: {activation.trouble}", fix="it is tried again every second")
         if do == "remove":
             return {"text": f"{table} is gone, and is not put back until `smtpguard nft ensure`"}
-        guard.responder.apply_all(forget=True)
-        if not guard.arms.up:
+        if not activation.up:
             return {"text": f"{table} is not needed: this is a dry run, and nobody is blocked by a person"}
         return {"text": f"{table} is in place"}
 

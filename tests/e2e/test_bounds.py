@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from smtpguard.daemon.clock import WallMap
+from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.keeping import Keeping
-from smtpguard.daemon.offswitch import OffSwitch
 from smtpguard.logline import parse_line
 from smtpguard.model import NS, Allowance, Subject, Verdict
 from smtpguard.settings import Rule
@@ -292,24 +292,11 @@ def test_a_block_and_a_pass_last_as_long_as_was_asked_whoever_sets_the_clock(tmp
     assert row.until_ns - wall.offset_ns == until_ns
 
 
-class Paused:
-    """As much of a guard as the panic switch needs."""
+class Follower:
+    """As much of enforcement as the panic switch needs."""
 
-    def __init__(self) -> None:
-        self.engine = self.responder = self.arms = self.crediting = self
-        self.is_off = self.off = self.paused = False
-
-    def set_off(self, *, off: bool) -> None:
-        self.is_off = off
-
-    def apply_all(self, *, forget: bool = False) -> None:
-        del forget
-
-    def sync(self) -> bool:
-        return True
-
-    def restart(self) -> None:
-        pass
+    def refresh(self, reason: str) -> bool:
+        return reason == "off"
 
 
 @pytest.mark.parametrize("step_s", [-86_400, -5, 5, 86_400])
@@ -321,7 +308,7 @@ def test_off_lasts_as_long_as_was_asked_whoever_sets_the_clock(tmp_path: Path, s
         state = StateWriter(Paths(path=path, keep_ns=HOUR_NS, max_bytes=10**8, boot_id="b"), wall=clock.wall_ns)
         loaded = state.start()
         wall = WallMap(clock)
-        switch = OffSwitch(Paused(), state, wall, clock.boot_ns)  # type: ignore[arg-type]
+        switch = OffSwitch(engine_of(), Follower(), state, wall, clock.boot_ns)
         for row in loaded.switches:
             switch.restore(row)
         return state, switch, wall

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from smtpguard.cli.client import ask
-from smtpguard.daemon.responder import SETTLE_NS
+from smtpguard.daemon.enforce.reconciler import SETTLE_NS
 from smtpguard.demo.lab import PEER4, PEER6
 from smtpguard.errors import GuardError
 from smtpguard.logline import LogLine, parse_line

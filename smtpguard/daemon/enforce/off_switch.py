@@ -6,9 +6,11 @@ Windows and blocks stay and time goes on for them: what is left of a block holds
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 from smtpguard.daemon.clock import WallMap
-from smtpguard.daemon.guard import Guard
+from smtpguard.daemon.enforce.enforcement import Reason
+from smtpguard.policy.engine import Engine
 from smtpguard.state.rows import SwitchRow
 from smtpguard.state.writer import StateWriter
 
@@ -17,11 +19,20 @@ log = logging.getLogger(__name__)
 NAME = "off"
 
 
+class Follower(Protocol):
+    """What follows the engine."""
+
+    def refresh(self, reason: Reason) -> bool:
+        """Put everything in step with the engine."""
+        ...
+
+
 class OffSwitch:
     """Switches the guard off and on.
 
     Args:
-        guard: Whose engine, kernel means and credits.
+        engine: Which knows from it that nothing is carried out.
+        enforcement: What follows the engine.
         state: Where it survives.
         wall: Event time to wall time.
         now: CLOCK_BOOTTIME in nanoseconds.
@@ -29,8 +40,11 @@ class OffSwitch:
     It lasts as long as was asked for, whoever sets the wall clock meanwhile; only what is stored is wall time.
     """
 
-    def __init__(self, guard: Guard, state: StateWriter, wall: WallMap, now: Callable[[], int]) -> None:
-        self._guard = guard
+    def __init__(
+        self, engine: Engine, enforcement: Follower, state: StateWriter, wall: WallMap, now: Callable[[], int]
+    ) -> None:
+        self._engine = engine
+        self._enforcement = enforcement
         self._state = state
         self._wall = wall
         self._now = now
@@ -40,7 +54,7 @@ class OffSwitch:
     @property
     def is_off(self) -> bool:
         """Whether nothing is refused now."""
-        return self._guard.engine.is_off
+        return self._engine.is_off
 
     @property
     def until_ns(self) -> int | None:
@@ -69,13 +83,13 @@ class OffSwitch:
         log.warning("on again, by %s", by)
 
     def restore(self, row: SwitchRow) -> None:
-        """It was off before this run."""
+        """It was off before this run; a refresh has to follow."""
         end_ns = None if row.until_ns is None else self._wall.to_deadline_ns(row.until_ns)
         if end_ns is not None and end_ns <= self._now():
             self._state.delete_switch(NAME)
             return
         self._row, self._end_ns = row, end_ns
-        self._apply(off=True)
+        self._engine.set_off(off=True)
         log.warning("OFF since before this start, by %s: nobody is refused; `smtpguard on` ends it", row.by)
 
     def on_time(self, now_ns: int) -> None:
@@ -93,14 +107,5 @@ class OffSwitch:
             self._state.put_switch(replace(self._row, until_ns=self.until_ns))
 
     def _apply(self, *, off: bool) -> None:
-        guard = self._guard
-        guard.engine.set_off(off=off)
-        guard.responder.paused = off
-        guard.arms.off = off
-        if off:
-            guard.responder.apply_all()
-        guard.arms.sync()
-        guard.crediting.off = off
-        guard.crediting.restart()
-        if not off:
-            guard.responder.apply_all(forget=True)
+        self._engine.set_off(off=off)
+        self._enforcement.refresh("off")

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol
 
 from smtpguard.actions.base import Deny, Enforcer, Passes
 from smtpguard.errors import EnforceError
@@ -48,40 +48,45 @@ def merge_denies(subject: Subject, blocks: Iterable[Block], now_ns: int) -> dict
     return denies
 
 
+class HeldBlocks(Protocol):
+    """The blocks that the kernel has to carry out."""
+
+    def blocks_of(self, subject: Subject) -> Sequence[Block]:
+        """Those of a subject, enforced or not, over or not; none while nothing is refused."""
+        ...
+
+    def blocked_subjects(self) -> Iterable[Subject]:
+        """All subjects that may have any."""
+        ...
+
+
 @dataclass(slots=True)
 class _Told:
     """What one enforcer was told and has not refused."""
 
     enforcer: Enforcer
+    passes: Passes | None = None
     denies: dict[tuple[Subject, Kind], Deny] = field(default_factory=dict)
     failed: set[Subject] = field(default_factory=set)
     trouble: str | None = None
 
 
-class Responder:
+class Reconciler:
     """Keeps enforcers in step with the blocks in force.
 
     Args:
-        blocks_of: The blocks of a subject, from the engine.
-        subjects: All subjects that have blocks.
+        in_force: The blocks.
         now: CLOCK_BOOTTIME in nanoseconds.
     """
 
-    def __init__(
-        self,
-        blocks_of: Callable[[Subject], Sequence[Block]],
-        subjects: Callable[[], Iterable[Subject]],
-        now: Callable[[], int],
-    ) -> None:
-        self._blocks_of = blocks_of
-        self._subjects = subjects
+    def __init__(self, in_force: HeldBlocks, now: Callable[[], int]) -> None:
+        self._in_force = in_force
         self._now = now
         self._means: list[_Told] = []
         self._passes: Passes | None = None
         self._retry_ns: int | None = None
         self._pause_ns = _RETRY_NS
         self._settling: dict[Subject, int] = {}
-        self.paused = False
         self.failures = 0
 
     def add_enforcer(self, enforcer: Enforcer, *, first: bool = False) -> None:
@@ -93,9 +98,8 @@ class Responder:
         """
         told = _Told(enforcer)
         self._means.insert(0 if first else len(self._means), told)
-        if self._passes is not None:
-            self._try(told, None, partial(enforcer.apply_passes, self._passes))
-        for subject in list(self._subjects()):
+        self._tell_passes(told)
+        for subject in list(self._in_force.blocked_subjects()):
             self._tell(told, subject)
 
     def remove_enforcer(self, enforcer: Enforcer) -> None:
@@ -103,10 +107,10 @@ class Responder:
         self._means = [told for told in self._means if told.enforcer is not enforcer]
 
     def apply_passes(self, passes: Passes) -> None:
-        """Tell all means what passes in spite of any refusal."""
+        """Tell all means what passes in spite of any refusal, those that do not know it yet."""
         self._passes = passes
         for told in self._means:
-            self._try(told, None, partial(told.enforcer.apply_passes, passes))
+            self._tell_passes(told)
 
     def apply(self, subject: Subject, *, settle: bool = False) -> bool:
         """Bring all means in step for one subject; False if one of them failed.
@@ -134,14 +138,15 @@ class Responder:
             known = {subject for subject, _ in told.denies}
             if forget:
                 told.denies.clear()
-            for subject in known | set(self._subjects()):
+            for subject in known | set(self._in_force.blocked_subjects()):
                 self._tell(told, subject)
 
-    def forget(self, enforcer: Enforcer, subject: Subject, kind: Kind) -> None:
-        """Somebody ended a refusal by hand: it is not there any more."""
+    def forget(self, enforcer: Enforcer) -> None:
+        """A means was taken away, and all it held with it."""
         for told in self._means:
             if told.enforcer is enforcer:
-                told.denies.pop((subject, kind), None)
+                told.denies.clear()
+                told.failed.clear()
 
     def trouble(self) -> list[str]:
         """Which means fail now, for `status`."""
@@ -161,14 +166,22 @@ class Responder:
         if self._retry_ns is not None and now_ns >= self._retry_ns:
             self._retry_ns = None
             for told in self._means:
+                self._tell_passes(told)
                 for subject in list(told.failed):
                     self._tell(told, subject)
             # What goes on failing may be slow as well (a full set): it must not take the loop's time.
             self._pause_ns = min(2 * self._pause_ns, _MAX_RETRY_NS) if self._retry_ns else _RETRY_NS
 
+    def _tell_passes(self, told: _Told) -> None:
+        passes = self._passes
+        if passes is not None and passes != told.passes:
+            told.passes = None  # what a failed change has left is not known: told again at the next try
+            if self._try(told, None, partial(told.enforcer.apply_passes, passes)):
+                told.passes = passes
+
     def _tell(self, told: _Told, subject: Subject) -> bool:
         now_ns = self._now()
-        wanted = {} if self.paused else merge_denies(subject, self._blocks_of(subject), now_ns)
+        wanted = merge_denies(subject, self._in_force.blocks_of(subject), now_ns)
         fine = True
         for kind in KINDS:
             key = (subject, kind)
@@ -203,7 +216,8 @@ class Responder:
                 told.failed.add(subject)
             self._retry_ns = self._now() + self._pause_ns
             return False
-        if told.trouble is not None and not told.failed - {subject}:
+        passes_known = subject is None or told.passes == self._passes
+        if told.trouble is not None and passes_known and not told.failed - {subject}:
             log.warning("%s works again", told.enforcer.name)
             told.trouble = None
         return True

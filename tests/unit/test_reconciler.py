@@ -1,11 +1,12 @@
-"""The responder: what enforcers are told follows the blocks in force, whatever fails in between."""
+"""The reconciler: what enforcers are told follows the blocks in force, whatever fails in between."""
 
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import pytest
 
 from smtpguard.actions.base import Deny, Passes
-from smtpguard.daemon.responder import SETTLE_NS, Responder, merge_denies
+from smtpguard.daemon.enforce.reconciler import SETTLE_NS, Reconciler, merge_denies
 from smtpguard.errors import EnforceError
 from smtpguard.model import NS, Block, Mode, Subject
 
@@ -50,7 +51,14 @@ class World:
         self.blocks: dict[Subject, list[Block]] = {}
         self.now = 100 * NS
         self.kernel = Kernel()
-        self.responder = Responder(lambda s: self.blocks.get(s, []), lambda: self.blocks, lambda: self.now)
+        self.off = False
+        self.reconciler = Reconciler(self, lambda: self.now)
+
+    def blocks_of(self, subject: Subject) -> Sequence[Block]:
+        return () if self.off else self.blocks.get(subject, [])
+
+    def blocked_subjects(self) -> Iterable[Subject]:
+        return self.blocks
 
     def block(
         self,
@@ -78,7 +86,7 @@ class World:
 @pytest.fixture
 def world() -> World:
     made = World()
-    made.responder.add_enforcer(made.kernel)
+    made.reconciler.add_enforcer(made.kernel)
     return made
 
 
@@ -97,41 +105,41 @@ def test_the_longest_end_wins_and_ranges_add_up(world: World) -> None:
 def test_one_source_ending_leaves_the_other(world: World) -> None:
     world.block(ALICE, 60)
     world.block(ALICE, 90, source="fail2ban:a")
-    world.responder.apply(ALICE)
+    world.reconciler.apply(ALICE)
     world.blocks[ALICE].pop()
-    world.responder.apply(ALICE)
+    world.reconciler.apply(ALICE)
     assert world.kernel.held[ALICE, "block"].until_ns == world.now + 60 * NS
     world.blocks.clear()
-    world.responder.apply(ALICE)
+    world.reconciler.apply(ALICE)
     assert world.kernel.held == {}
 
 
 def test_what_did_not_change_is_not_told_again(world: World) -> None:
     world.block(ALICE, 60)
-    world.responder.apply(ALICE)
+    world.reconciler.apply(ALICE)
     calls = world.kernel.calls
-    world.responder.apply(ALICE)
-    world.responder.apply_all()
+    world.reconciler.apply(ALICE)
+    world.reconciler.apply_all()
     assert world.kernel.calls == calls
 
 
 def test_what_the_kernel_lost_is_told_again(world: World) -> None:
     world.block(ALICE, 60)
-    world.responder.apply(ALICE)
+    world.reconciler.apply(ALICE)
     world.kernel.held.clear()
-    world.responder.apply_all(forget=True)
+    world.reconciler.apply_all(forget=True)
     assert (ALICE, "block") in world.kernel.held
 
 
-def test_pause_lifts_everything_and_the_end_of_it_puts_it_back(world: World) -> None:
+def test_off_lifts_everything_and_the_end_of_it_puts_it_back(world: World) -> None:
     world.block(ALICE, 60)
     world.block(BOB, 60)
-    world.responder.apply_all()
-    world.responder.paused = True
-    world.responder.apply_all()
+    world.reconciler.apply_all()
+    world.off = True
+    world.reconciler.apply_all()
     assert world.kernel.held == {}
-    world.responder.paused = False
-    world.responder.apply_all()
+    world.off = False
+    world.reconciler.apply_all()
     assert len(world.kernel.held) == 2
 
 
@@ -139,50 +147,67 @@ def test_pause_lifts_everything_and_the_end_of_it_puts_it_back(world: World) -> 
 def test_a_means_that_fails_is_named_and_tried_again(world: World, release: bool) -> None:
     world.block(ALICE, 60)
     if release:
-        world.responder.apply(ALICE)
+        world.reconciler.apply(ALICE)
         world.blocks.clear()
     world.kernel.broken = True
-    assert not world.responder.apply(ALICE)
-    assert world.responder.trouble() == ["nft: nft: no"]
-    deadline = world.responder.next_deadline()
+    assert not world.reconciler.apply(ALICE)
+    assert world.reconciler.trouble() == ["nft: nft: no"]
+    deadline = world.reconciler.next_deadline()
     assert deadline == world.now + NS
     world.kernel.broken = False
     world.now = deadline
-    world.responder.on_time(world.now)
+    world.reconciler.on_time(world.now)
     assert ((ALICE, "block") in world.kernel.held) is not release
-    assert world.responder.trouble() == []
-    assert world.responder.next_deadline() is None
+    assert world.reconciler.trouble() == []
+    assert world.reconciler.next_deadline() is None
 
 
 def test_one_broken_means_does_not_keep_the_other_from_it(world: World) -> None:
     second = Kernel("bpf")
-    world.responder.add_enforcer(second)
+    world.reconciler.add_enforcer(second)
     world.kernel.broken = True
     world.block(ALICE, 60)
-    assert not world.responder.apply(ALICE)
+    assert not world.reconciler.apply(ALICE)
     assert (ALICE, "block") in second.held
 
 
 def test_a_means_that_comes_later_learns_everything(world: World) -> None:
-    world.responder.apply_passes(Passes(uids=((0, 0), (89, 89))))
+    world.reconciler.apply_passes(Passes(uids=((0, 0), (89, 89))))
     world.block(ALICE, 60)
-    world.responder.apply(ALICE)
+    world.reconciler.apply(ALICE)
     second = Kernel("bpf")
-    world.responder.add_enforcer(second)
+    world.reconciler.add_enforcer(second)
     assert second.passes == world.kernel.passes
     assert second.held == world.kernel.held
 
 
 def test_packet_means_wait_a_little_where_credits_refuse_already(world: World) -> None:
     first = Kernel("bpf")
-    world.responder.add_enforcer(first)
+    world.reconciler.add_enforcer(first)
     world.block(ALICE, 60)
-    assert world.responder.apply(ALICE, settle=True)
+    assert world.reconciler.apply(ALICE, settle=True)
     assert (ALICE, "block") in first.held
     assert world.kernel.held == {}
-    deadline = world.responder.next_deadline()
+    deadline = world.reconciler.next_deadline()
     assert deadline == world.now + SETTLE_NS
     world.now = deadline
-    world.responder.on_time(world.now)
+    world.reconciler.on_time(world.now)
     assert (ALICE, "block") in world.kernel.held
-    assert world.responder.next_deadline() is None
+    assert world.reconciler.next_deadline() is None
+
+
+def test_passes_that_a_means_refused_are_told_again_and_those_it_knows_are_not(world: World) -> None:
+    world.kernel.broken = True
+    world.reconciler.apply_passes(Passes(uids=((0, 0), (89, 89))))
+    assert world.reconciler.trouble() == ["nft: nft: no"]
+    world.kernel.broken = False
+    world.block(ALICE, 60)
+    assert world.reconciler.apply(ALICE)
+    assert world.reconciler.trouble() == ["nft: nft: no"]
+    world.now = world.reconciler.next_deadline() or 0
+    world.reconciler.on_time(world.now)
+    assert world.kernel.passes == Passes(uids=((0, 0), (89, 89)))
+    assert world.reconciler.trouble() == []
+    calls = world.kernel.calls
+    world.reconciler.apply_passes(Passes(uids=((0, 0), (89, 89))))
+    assert world.kernel.calls == calls

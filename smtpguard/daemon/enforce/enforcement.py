@@ -1,0 +1,299 @@
+"""What the kernel refuses now, put in step with engine, configuration, accounts and the panic switch by one call.
+
+`refresh(reason)` derives all of it, in one order: the BPF program's tables, what passes, whether anything is refused at
+all, who is refused, and exact limits. Each step does nothing where nothing has changed, and one that fails keeps no
+other from being taken: it is named, and tried again. It never decides about a user; the engine does.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, Protocol
+
+from smtpguard.actions.base import Enforcer, Passes
+from smtpguard.actions.nft.render import build_spec
+from smtpguard.clock import next_beat
+from smtpguard.daemon.capping import Capping
+from smtpguard.daemon.crediting import Crediting
+from smtpguard.daemon.enforce.activation import Activation, Table
+from smtpguard.daemon.enforce.bpf_attachment import BpfAttachment
+from smtpguard.daemon.enforce.reconciler import Reconciler
+from smtpguard.daemon.loop import TimedPart
+from smtpguard.enrich.accounts import Accounts
+from smtpguard.model import NS, Block, Subject
+from smtpguard.policy.engine import Engine
+from smtpguard.settings import Settings
+from smtpguard.sources.bpf.source import BpfSource
+
+log = logging.getLogger(__name__)
+
+Reason = Literal[
+    "start",  # the guard begins
+    "settings",  # another configuration
+    "accounts",  # accounts, their standing or their ranges
+    "destinations",  # own addresses, exempt destinations
+    "allowance",  # one began or ended
+    "off",  # the panic switch
+    "state",  # what an earlier run kept could be read at last
+    "bpf",  # a BPF program has come or gone
+    "table",  # a person's `nft ensure` or `nft remove`
+    "lost",  # somebody deleted the table
+    "judging",  # attempts are not judged, or are again
+]
+_WINDOWS_CHANGED: frozenset[Reason] = frozenset(
+    {"start", "settings", "accounts", "allowance", "state", "bpf", "judging"}
+)
+"""After these the engine's windows may hold something else than the attempts that credits were told of."""
+_LOOK_NS = NS
+_COMPARE_NS = 60 * NS
+
+
+class NftTable(Table, Enforcer, Protocol):
+    """The nftables table: something to raise and lower, and what holds refusals."""
+
+    def read_capped(self) -> dict[int, int]:
+        """Connections that the cap refused, by uid. Raises EnforceError."""
+        ...
+
+
+class Sessions(Enforcer, Protocol):
+    """What ends open sessions."""
+
+    ports: frozenset[int]
+
+
+class Around(Protocol):
+    """Who is who, and what passes."""
+
+    accounts: Accounts
+
+    def passes(self, forced: Iterable[int], allowed: Iterable[int]) -> Passes:
+        """What passes in spite of any refusal, given exempt uids that are blocked all the same and who is allowed."""
+        ...
+
+
+class Comparison(Protocol):
+    """Looks whether the kernel's sets hold what the list says, and mends what differs."""
+
+    def compare(self, *, reason: str) -> None:
+        """Compare now.
+
+        Args:
+            reason: What makes a look necessary: `start`, `heal`, `changed` (by somebody else) or `time`.
+        """
+        ...
+
+
+class Enforcement(TimedPart):
+    """All means of enforcement, as a part of the loop.
+
+    Args:
+        settings: The configuration in force.
+        engine: Whose blocks, allowances and panic switch they follow.
+        around: Accounts and what passes.
+        nft: The nftables table.
+        sessions: What ends open sessions.
+        now: CLOCK_BOOTTIME in nanoseconds.
+
+    Attributes:
+        settings: The configuration in force; `refresh("settings")` after a change.
+        healing: Whether the table may be there at all; `nft remove` turns it off.
+        trusted: Whether attempts are judged now; credits are demanded only while they are.
+        comparison: What compares sets with the list; None where nothing does.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        engine: Engine,
+        around: Around,
+        nft: NftTable,
+        sessions: Sessions,
+        now: Callable[[], int],
+    ) -> None:
+        self.settings = settings
+        self.healing = True
+        self.trusted = True
+        self.comparison: Comparison | None = None
+        self._engine = engine
+        self._around = around
+        self._nft = nft
+        self._sessions = sessions
+        self._now = now
+        self._bpf: BpfAttachment | None = None
+        self._applied: Settings | None = None
+        self._asked: list[Reason] = []
+        self._look_ns = next_beat(now(), _LOOK_NS)
+        self._compare_ns = next_beat(now(), _COMPARE_NS)
+        self.activation = Activation(nft)
+        self.reconciler = Reconciler(self, now)
+        self.credits = Crediting(settings, around.accounts, engine, now)
+        self.cap = Capping(
+            settings,
+            around.accounts,
+            engine,
+            in_force=self.is_refusing,
+            counts=(nft.read_capped, self.credits.read_capped),
+        )
+        for means in (nft, sessions):
+            self.reconciler.add_enforcer(means)
+
+    # -- what it derives from ----------------------------------------------------------------------------------------
+
+    def is_refusing(self) -> bool:
+        """Whether refusals are carried out now."""
+        return self.activation.up
+
+    def blocks_of(self, subject: Subject) -> Sequence[Block]:
+        """A subject's blocks, as far as they are to be carried out."""
+        return self._engine.blocks_of(subject) if self.activation.up else ()
+
+    def blocked_subjects(self) -> Iterable[Subject]:
+        """All subjects that have blocks."""
+        return self._engine.blocked_subjects()
+
+    def is_in_place(self) -> bool:
+        """Whether refusals are carried out, and the table is there."""
+        return self.activation.up and self.activation.trouble is None
+
+    def out_of_step(self) -> list[str]:
+        """Which means do not do what they are told, and why."""
+        bpf = self._bpf.trouble if self._bpf is not None else None
+        return [*([f"bpf: {bpf}"] if bpf else []), *self.reconciler.trouble()]
+
+    def troubles(self) -> list[str]:
+        """All that keeps a refusal from being carried out, by means."""
+        nft = self.activation.trouble
+        return [*([f"nft: {nft}"] if nft else []), *self.out_of_step()]
+
+    # -- one call for everything -------------------------------------------------------------------------------------
+
+    def refresh(self, reason: Reason) -> bool:
+        """Put all means in step with what holds now.
+
+        Args:
+            reason: What has changed.
+
+        Returns:
+            Whether the table is there if it ought to be; else see `activation.trouble`.
+        """
+        reasons: set[Reason] = {reason, *self._asked}
+        self._asked.clear()
+        settings = self.settings
+        if settings is not self._applied:
+            self._applied = settings
+            self._nft.spec = build_spec(settings)
+            self._sessions.ports = settings.ports
+            self.cap.reconfigure(settings)
+        if self._bpf is not None:
+            self._tell_program(self._bpf)
+        passes = self._tell_passes()
+        self._activate(lost="lost" in reasons)
+        self.reconciler.apply_all()
+        self.credits.refresh(
+            settings, passes.uncapped, trusted=self.trusted, anew=not _WINDOWS_CHANGED.isdisjoint(reasons)
+        )
+        if not reasons.isdisjoint(("start", "lost")):
+            self.compare("start" if "start" in reasons else "heal")
+        return self.activation.trouble is None
+
+    def request(self, reason: Reason) -> None:
+        """Refresh before this turn of the loop is over: many changes at once are one refresh."""
+        self._asked.append(reason)
+
+    def carry_out(self, subject: Subject, *, settle: bool = False) -> bool:
+        """The short way of a verdict: the blocks of one subject have changed.
+
+        Args:
+            subject: Whose.
+            settle: As in Reconciler.apply.
+
+        Returns:
+            Whether every means does what it is told.
+        """
+        if self._is_exempt(subject):
+            self._tell_passes()
+        self._activate()
+        # A table that can't be had keeps BPF from nothing.
+        fine = self.reconciler.apply(subject, settle=settle)
+        return fine and self.activation.trouble is None
+
+    def compare(self, reason: str) -> None:
+        """Look whether the kernel's sets hold what the list says: at the start, after a heal, after others, by time."""
+        if self.comparison is not None and self.activation.up:
+            self.comparison.compare(reason=reason)
+
+    def attach(self, source: BpfSource) -> None:
+        """A BPF program has come: the fastest of all means."""
+        self._bpf = BpfAttachment(source.guard)
+        self._tell_program(self._bpf)
+        self.reconciler.add_enforcer(self._bpf.deny, first=True)
+        self.activation.attach(source.guard)
+        self.credits.attach(source)
+        self.refresh("bpf")
+
+    def detach(self) -> None:
+        """It goes."""
+        self.credits.detach()
+        self.activation.detach()
+        if self._bpf is not None:
+            self.reconciler.remove_enforcer(self._bpf.deny)
+        self._bpf = None
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> int:
+        """When a change is tried again, or the next look is due."""
+        if self._asked:
+            return 0
+        times = (self._look_ns, self.reconciler.next_deadline(), self.credits.next_deadline())
+        return min(time for time in times if time is not None)
+
+    def on_time(self, now_ns: int) -> None:
+        """Do what was asked for; try again what failed; once a second, look whether anything is to be refused."""
+        if self._asked:
+            self.refresh(self._asked.pop())
+        if now_ns >= self._look_ns:
+            self._look_ns = next_beat(now_ns, _LOOK_NS)
+            if self._bpf is not None and self._bpf.trouble is not None:
+                self._tell_program(self._bpf)
+            self._activate()
+        if now_ns >= self._compare_ns:
+            self._compare_ns = next_beat(now_ns, _COMPARE_NS)
+            self.compare("time")
+        self.reconciler.on_time(now_ns)
+        self.credits.on_time(now_ns)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _wants_refusals(self) -> bool:
+        """Not while off, nor after `nft remove`; in dry run only while a person's block is enforced."""
+        if self._engine.is_off or not self.healing:
+            return False
+        now_ns = self._now()
+        return not self.settings.dry_run or any(
+            block.mode == "enforce" and block.until_ns > now_ns for block in self._engine.blocks()
+        )
+
+    def _activate(self, *, lost: bool = False) -> None:
+        before = self.activation.up
+        self.activation.apply(up=self._wants_refusals(), lost=lost)
+        if self.activation.up != before:
+            if before:
+                self.reconciler.forget(self._nft)
+            self.reconciler.apply_all(forget=not before)
+
+    def _tell_program(self, bpf: BpfAttachment) -> None:
+        bpf.refresh(self.settings.ports, self._around.accounts.ranges())
+
+    def _tell_passes(self) -> Passes:
+        allowed = [held.subject.uid for held in self._engine.allowances() if held.subject.netns is None]
+        held = (block for block in self._engine.blocks() if block.source == "admin" and block.mode == "enforce")
+        forced = [block.subject.uid for block in held if self._is_exempt(block.subject)]
+        passes = self._around.passes(forced, allowed)
+        self.reconciler.apply_passes(passes)
+        return passes
+
+    def _is_exempt(self, subject: Subject) -> bool:
+        """Whether a person's block of this subject has to take away what lets the account pass."""
+        return subject.netns is None and self._around.accounts.account(subject.uid).standing in ("mta", "exempt")

@@ -1,0 +1,312 @@
+"""Enforcement: what the kernel refuses follows engine, configuration, accounts and the panic switch by one call."""
+
+from collections.abc import Iterable
+from typing import Any, Literal, cast
+
+import pytest
+
+from smtpguard.actions.base import Deny, Passes
+from smtpguard.actions.nft.render import TableSpec, build_spec
+from smtpguard.daemon.enforce.enforcement import Enforcement, Reason
+from smtpguard.daemon.enforce.off_switch import OffSwitch
+from smtpguard.errors import EnforceError
+from smtpguard.model import NS, Allowance, Block, Subject
+from smtpguard.policy.engine import Engine
+from smtpguard.settings import Settings
+from tests.support.policy import T0, People, person
+
+ALICE, EXEMPT = Subject(uid=1001), Subject(uid=1500)
+
+
+class Means:
+    """Something that refuses, and notes the order of what it is told."""
+
+    def __init__(self, name: str, told: list[str]) -> None:
+        self.name = name
+        self.told = told
+        self.held: dict[tuple[int, str], Deny] = {}
+        self.passes: Passes | None = None
+        self.ports: frozenset[int] = frozenset()
+        self.broken = False
+
+    def note(self, what: str) -> None:
+        self.told.append(f"{self.name} {what}")
+        if self.broken:
+            raise EnforceError("no", where=self.name)
+
+    def apply_deny(self, deny: Deny) -> None:
+        self.note(f"deny {deny.subject.uid}")
+        self.held[deny.subject.uid, deny.kind] = deny
+
+    def apply_release(self, subject: Subject, kind: Literal["block", "throttle"]) -> None:
+        self.note(f"release {subject.uid}")
+        self.held.pop((subject.uid, kind), None)
+
+    def apply_passes(self, passes: Passes) -> None:
+        self.note("passes")
+        self.passes = passes
+
+    def read_denies(self) -> list[Deny]:
+        return list(self.held.values())
+
+
+class Table(Means):
+    """The nftables table."""
+
+    def __init__(self, told: list[str], spec: TableSpec) -> None:
+        super().__init__("nft", told)
+        self.spec = spec
+        self.there = False
+
+    def ensure(self) -> None:
+        self.note("ensure")
+        self.there = True
+
+    def restore(self) -> None:
+        self.note("restore")
+        self.there = True
+
+    def remove(self) -> None:
+        self.note("remove")
+        self.there = False
+        self.held.clear()
+
+    def exists(self) -> bool:
+        return self.there
+
+    def read_capped(self) -> dict[int, int]:
+        return {}
+
+
+class Switch:
+    """The BPF program's."""
+
+    def __init__(self) -> None:
+        self.on: bool | None = None
+
+    def set_enforcing(self, *, on: bool) -> None:
+        self.on = on
+
+
+class Directory(People):
+    """Accounts."""
+
+    def ranges(self) -> tuple[tuple[int, int, int], ...]:
+        return ()
+
+    def listed_uids(self) -> list[int]:
+        return []
+
+
+class Around:
+    """Accounts, and what passes."""
+
+    def __init__(self) -> None:
+        self.accounts: Any = Directory([person(1500, "exempt")])
+        self.asked: list[tuple[list[int], list[int]]] = []
+
+    def passes(self, forced: Iterable[int], allowed: Iterable[int]) -> Passes:
+        self.asked.append((list(forced), list(allowed)))
+        forced, allowed = self.asked[-1]
+        exempt = () if 1500 in forced else ((1500, 1500),)
+        return Passes(uids=((0, 0), *exempt), uncapped=tuple((uid, uid) for uid in allowed))
+
+
+class World:
+    """Enforcement on fakes."""
+
+    def __init__(self, *, dry_run: bool = False) -> None:
+        self.now = T0
+        self.told: list[str] = []
+        self.settings = Settings(dry_run=dry_run, rules=())
+        self.around = Around()
+        self.engine = Engine(settings=self.settings, directory=self.around.accounts, passes=lambda _: None)
+        self.engine.tick(self.now)
+        self.nft = Table(self.told, build_spec(self.settings))
+        self.bpf = Means("bpf", self.told)
+        self.switch = Switch()
+        self.enforcement = Enforcement(
+            self.settings,
+            engine=self.engine,
+            around=self.around,
+            nft=self.nft,
+            sessions=Means("sessions", []),
+            now=lambda: self.now,
+        )
+        self.enforcement.reconciler.add_enforcer(self.bpf, first=True)
+        self.enforcement.activation.attach(self.switch)
+
+    def block(self, subject: Subject, *, carry_out: bool = True, force: bool = False) -> None:
+        block = Block(
+            subject=subject,
+            name=f"u{subject.uid}",
+            source="admin",
+            kind="block",
+            since_ns=self.now,
+            until_ns=self.now + 60 * NS,
+            mode="enforce",
+        )
+        self.engine.add_block(block, force=force)
+        if carry_out:
+            self.enforcement.carry_out(subject)
+
+    def refresh(self, reason: Reason) -> list[str]:
+        self.told.clear()
+        self.enforcement.refresh(reason)
+        return list(self.told)
+
+    def held(self) -> list[bool]:
+        return [bool(self.bpf.held), bool(self.nft.held), self.switch.on is True, self.nft.there]
+
+
+@pytest.fixture
+def world() -> World:
+    made = World()
+    made.block(ALICE, carry_out=False)
+    made.enforcement.refresh("start")
+    return made
+
+
+def test_the_start_puts_all_in_force_in_one_order_and_a_second_refresh_does_nothing() -> None:
+    world = World()
+    world.block(ALICE, carry_out=False)
+    assert world.refresh("start") == ["bpf passes", "nft passes", "nft ensure", "bpf deny 1001", "nft deny 1001"]
+    assert world.switch.on
+    reasons: tuple[Reason, ...] = ("accounts", "destinations", "off", "state", "allowance", "settings")
+    for reason in reasons:
+        assert world.refresh(reason) == []
+    assert world.enforcement.next_deadline() == world.now + NS
+
+
+def test_off_lifts_everything_a_restart_keeps_it_and_on_puts_back(world: World) -> None:
+    assert world.held() == [True] * 4
+    world.engine.set_off(off=True)
+    world.refresh("off")
+    assert world.held() == [False] * 4
+    world.block(Subject(uid=1002))
+    world.refresh("accounts")
+    assert world.held() == [False] * 4
+    world.engine.set_off(off=False)
+    world.refresh("off")
+    assert world.held() == [True] * 4
+    assert {uid for uid, _ in world.nft.held} == {uid for uid, _ in world.bpf.held} == {1001, 1002}
+
+
+def test_what_a_person_removed_is_not_filled_until_it_is_wanted_again(world: World) -> None:
+    world.enforcement.healing = False
+    world.refresh("table")
+    assert world.held() == [False] * 4
+    world.told.clear()
+    world.block(Subject(uid=1002))
+    assert world.told == []
+    world.enforcement.healing = True
+    world.refresh("table")
+    assert len(world.nft.held) == 2
+
+
+def test_a_table_that_cannot_be_had_keeps_bpf_from_nothing_and_is_tried_again() -> None:
+    world = World()
+    world.nft.broken = True
+    assert not world.enforcement.refresh("start")
+    world.block(ALICE)
+    assert world.bpf.held
+    assert world.switch.on
+    assert world.enforcement.troubles()[0] == "nft: nft: no"
+    assert not world.enforcement.is_in_place()
+    world.nft.broken = False
+    world.now += 11 * NS
+    world.enforcement.on_time(world.now)
+    assert world.held() == [True] * 4
+    assert world.enforcement.is_in_place()
+    assert world.enforcement.troubles() == []
+
+
+def test_a_lost_table_is_put_back_whole_and_compared(world: World) -> None:
+    seen: list[str] = []
+
+    class Comparison:
+        def compare(self, *, reason: str) -> None:
+            seen.append(reason)
+
+    world.enforcement.comparison = Comparison()
+    assert world.refresh("lost") == ["nft restore"]
+    world.now += 61 * NS
+    world.enforcement.on_time(world.now)
+    assert seen == ["heal", "time"]
+
+
+def test_in_dry_run_the_means_are_there_as_long_as_a_persons_block() -> None:
+    world = World(dry_run=True)
+    world.enforcement.refresh("start")
+    assert world.held() == [False] * 4
+    world.block(ALICE)
+    assert world.held() == [True] * 4
+    world.now += 61 * NS
+    world.engine.tick(world.now)
+    world.enforcement.on_time(world.now)
+    assert not world.nft.there
+    assert world.switch.on is False
+
+
+def test_a_table_of_an_earlier_run_does_not_outlive_a_start_in_dry_run() -> None:
+    world = World(dry_run=True)
+    world.nft.there = True
+    world.enforcement.refresh("start")
+    assert not world.nft.there
+
+
+def test_an_exempt_account_that_is_blocked_does_not_pass_while_that_lasts(world: World) -> None:
+    world.block(EXEMPT, force=True)
+    assert world.nft.passes == Passes(uids=((0, 0),))
+    world.engine.unblock(EXEMPT, by="admin", now_ns=world.now)
+    world.enforcement.carry_out(EXEMPT)
+    assert world.nft.passes == Passes(uids=((0, 0), (1500, 1500)))
+
+
+def test_many_allowances_that_end_are_one_refresh(world: World) -> None:
+    for uid in (1001, 1002, 1003):
+        world.engine.allow(
+            Allowance(subject=Subject(uid=uid), name=f"u{uid}", since_ns=world.now, until_ns=world.now + NS, by="admin")
+        )
+    world.refresh("allowance")
+    assert world.around.asked[-1] == ([], [1001, 1002, 1003])
+    world.now += 2 * NS
+    asked = len(world.around.asked)
+    for _ in world.engine.tick(world.now):
+        world.enforcement.request("allowance")
+    assert world.enforcement.next_deadline() == 0
+    world.enforcement.on_time(world.now)
+    assert len(world.around.asked) == asked + 1
+    assert world.nft.passes == Passes(uids=((0, 0), (1500, 1500)))
+
+
+def test_another_configuration_makes_the_table_anew(world: World) -> None:
+    world.enforcement.settings = Settings(dry_run=False, rules=(), ports=frozenset({2525}))
+    assert world.refresh("settings") == ["nft ensure"]
+    world.enforcement.settings = Settings(dry_run=True, rules=())
+    world.engine.unblock(ALICE, by="admin", now_ns=world.now)
+    world.refresh("settings")
+    assert not world.nft.there
+
+
+def test_the_switch_asks_for_one_refresh_whatever_it_does(world: World) -> None:
+    class State:
+        def put_switch(self, row: object) -> None: ...
+        def delete_switch(self, name: str) -> None: ...
+
+    class Wall:
+        offset_ns = 0
+
+        def to_wall_ns(self, time_ns: int) -> int:
+            return time_ns
+
+    switch = OffSwitch(world.engine, world.enforcement, cast("Any", State()), cast("Any", Wall()), lambda: world.now)
+    switch.switch_off(60 * NS, by="root")
+    assert world.held() == [False] * 4
+    world.now += 60 * NS - 1
+    switch.on_time(world.now)
+    assert switch.is_off
+    world.block(ALICE)
+    world.now += 1
+    switch.on_time(world.now)
+    assert world.held() == [True] * 4
