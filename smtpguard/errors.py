@@ -57,6 +57,21 @@ class PrivilegeError(GuardError):
     """A capability is lacking: exit 4. `fix` names it."""
 
 
+class UnansweredError(GuardError):
+    """A name could not be looked up: nobody has said yet, or can say, whether there is such a user or group.
+
+    Args:
+        what, where, fix: As GuardError.
+        is_pending: Whether the answer may still come: it was asked for and nobody waited any longer.
+    """
+
+    def __init__(
+        self, what: str, *, where: str | None = None, fix: str | None = None, is_pending: bool = False
+    ) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.is_pending = is_pending
+
+
 class NoDaemonError(GuardError):
     """Nobody answers at the control socket: exit 3."""
 

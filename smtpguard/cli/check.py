@@ -7,7 +7,7 @@ import click
 from smtpguard.cli.common import EXIT_CONFIG, config_option, json_option, print_json
 from smtpguard.enrich.accounts import Accounts
 from smtpguard.enrich.spellings import is_plain, parse_uid
-from smtpguard.errors import ConfigError
+from smtpguard.errors import ConfigError, UnansweredError
 from smtpguard.settings import Settings
 
 MAX_NAMES = 100
@@ -82,7 +82,11 @@ def find_absent(settings: Settings, accounts: Accounts) -> Iterator[str]:
         if is_plain(name):
             yield from _find_odd_user(place, name, accounts)
     for place, name in groups[:MAX_NAMES]:
-        known = accounts.group_name(name)
+        try:
+            known = accounts.group_name(name)
+        except UnansweredError as error:
+            yield f"{place}: the group {name!a} could not be looked up: {error.what}"
+            continue
         if known is None:
             yield f"{place}: there is no group {name!a} on this host"
         elif known != name:
@@ -91,7 +95,11 @@ def find_absent(settings: Settings, accounts: Accounts) -> Iterator[str]:
 
 def _find_odd_user(place: str, name: str, accounts: Accounts) -> Iterator[str]:
     """What is odd about one configured user: not there, or called something else by the system."""
-    uid = accounts.find_uid(name)
+    try:
+        uid = accounts.find_uid(name)
+    except UnansweredError as error:
+        yield f"{place}: {error.what}"
+        return
     if uid is None:
         number = parse_uid(name)
         hint = "" if number is None else f"; for the uid {number} use {place.replace('users', 'uids')}"

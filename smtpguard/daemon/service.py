@@ -40,6 +40,7 @@ from smtpguard.daemon.reading import read_settings_apart
 from smtpguard.daemon.reloading import Reloading
 from smtpguard.daemon.restore import restore, restore_late
 from smtpguard.daemon.sensing import Sensing
+from smtpguard.daemon.serve.lookups import Lookups
 from smtpguard.daemon.start import Start
 from smtpguard.daemon.surroundings import Surroundings
 from smtpguard.daemon.ticker import Ticker
@@ -240,8 +241,14 @@ class Service:
         )
         self.reloading = Reloading(partial(read_settings_apart, self._start.config_path), self._apply_settings)
         self._stack.callback(self.reloading.close)
+        self.lookups = Lookups(self.around.accounts.names, self.now)
         verbs = Verbs(
-            self.orders, overview, switch=self.switch, tell_fail2ban=self.unbanner.tell, reload=self.reloading.request
+            self.orders,
+            overview,
+            switch=self.switch,
+            tell_fail2ban=self.unbanner.tell,
+            reload=self.reloading.request,
+            lookups=self.lookups,
         )
         server = ControlServer(
             settings.control_socket,
@@ -272,6 +279,7 @@ class Service:
             self.journal.waiting,
             self.unbanner,
             self.reloading,
+            self.lookups,
             self.control,
         ):
             self.loop.add(part)

@@ -53,7 +53,7 @@ class Surroundings:
         self._named = NamedDestinations(settings.exempt.names)
         self._due_ns = next_beat(now(), _LOOK_NS)
         self._problems: tuple[str, ...] = ()
-        self.accounts = Accounts(settings)
+        self.accounts = Accounts(settings, patience_s=0)
         self.destinations = Destinations()
         self.on_change: Changed | None = None
 
@@ -130,7 +130,9 @@ class Surroundings:
 
     def troubles(self) -> list[str]:
         """What is not as it should be, for `status`."""
-        return [f"exempt destination {name} can't be looked up" for name in self._named.failed()]
+        names = self.accounts.names.trouble() if self.accounts.names is not None else None
+        found = [] if names is None else [f"accounts outside /etc/passwd: {names}; what was known of them holds"]
+        return [*found, *(f"exempt destination {name} can't be looked up" for name in self._named.failed())]
 
     def close(self) -> None:
         """Stop watching."""

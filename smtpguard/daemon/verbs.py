@@ -16,6 +16,7 @@ from smtpguard.daemon.live import TOPIC
 from smtpguard.daemon.orders import Orders
 from smtpguard.daemon.overview import Overview
 from smtpguard.daemon.reloading import Done
+from smtpguard.daemon.serve.lookups import Lookups
 from smtpguard.errors import GuardError, PolicyError
 from smtpguard.logline import render_time
 from smtpguard.model import NS, Account, Allowance, Block, Subject
@@ -37,6 +38,7 @@ class Verbs:
         switch: The panic switch.
         tell_fail2ban: Called with the sources of blocks that a person ended, and the user as the log writes him.
         reload: Reads the configuration again, and calls what it is given with what came of it.
+        lookups: Has requests wait for names that are being looked up.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Verbs:
         switch: OffSwitch,
         tell_fail2ban: Callable[[list[str], str], int],
         reload: Callable[[Done], None],
+        lookups: Lookups,
     ) -> None:
         self._guard = orders.guard
         self._orders = orders
@@ -54,6 +57,7 @@ class Verbs:
         self._switch = switch
         self._tell_fail2ban = tell_fail2ban
         self._reload = reload
+        self._lookups = lookups
         self._verbs: dict[str, Callable[[Args, str], Answer]] = {
             "status": self._status,
             "blocks": self._blocks,
@@ -81,11 +85,16 @@ class Verbs:
         answer = self._verbs.get(verb)
         if answer is None:
             raise GuardError(f"this guard has no verb {verb!r}", fix=f"it is smtpguard {__version__}: restart it?")
-        said = answer(args, f"{render_user(peer.uid, peer.name)} (pid {peer.pid})")
-        if isinstance(said, dict) and "text" in said and (taken := self._taken(args)):
-            said["text"] += f"; {taken}"
-            log.warning("%s: %s", verb, taken)
-        return said
+        who = f"{render_user(peer.uid, peer.name)} (pid {peer.pid})"
+
+        def request() -> Answer:
+            said = answer(args, who)
+            if isinstance(said, dict) and "text" in said and (taken := self._taken(args)):
+                said["text"] += f"; {taken}"
+                log.warning("%s: %s", verb, taken)
+            return said
+
+        return self._lookups.answer(request)
 
     def _status(self, args: Args, who: str) -> Answer:
         del args, who

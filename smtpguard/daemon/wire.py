@@ -19,6 +19,7 @@ from smtpguard.errors import (
     PrivilegeError,
     SourceError,
     StateError,
+    UnansweredError,
 )
 
 MAX_REQUEST_BYTES = 65_536
@@ -38,6 +39,7 @@ _CODES: dict[str, type[GuardError]] = {
     "privilege": PrivilegeError,
     "no-daemon": NoDaemonError,
     "busy": BusyError,
+    "unanswered": UnansweredError,
 }
 _CLASSES = {error: code for code, error in _CODES.items()}
 

@@ -174,6 +174,15 @@ class Lab:
         if Path(target).exists():
             self._binds[target] = str(source)
 
+    def lay_directory_over(self, target: str, source: Path) -> None:
+        """Make a directory another one for programs that are started from now on.
+
+        Args:
+            target: The host's directory, which stays as it is.
+            source: What programs inside see there.
+        """
+        self._binds[target] = str(source)
+
     def read(self, target: str) -> str:
         """What programs inside read in a file that is laid over the host's."""
         return (self.directory / Path(target).name).read_text("utf-8")

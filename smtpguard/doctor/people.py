@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from smtpguard.doctor.finding import Finding, Host
 from smtpguard.doctor.sites import read_pools
+from smtpguard.errors import UnansweredError
 from smtpguard.model import Account
 from smtpguard.text import render_user
 
@@ -41,7 +42,13 @@ def check_shared(host: Host) -> Iterator[Finding]:
     sites: dict[Account, list[str]] = {}
     unknown = 0
     for user, names in pools.items():
-        account = host.accounts.by_name(user) if unknown < MAX_SHOWN else None
+        try:
+            account = host.accounts.by_name(user) if unknown < MAX_SHOWN else None
+        except UnansweredError as error:
+            problems = [*problems, error.what]
+            if len(problems) > MAX_SHOWN:
+                break  # each takes a second
+            continue
         unknown += account is None
         if account is not None:
             sites[account] = sites.get(account, []) + names

@@ -5,18 +5,22 @@ background of whom /etc/passwd does not hold (names.py). `refresh` notices chang
 name is another account from then on (THREATS 5).
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from smtpguard.enrich.names import NamedAccount, NameService, find_group
+from smtpguard.enrich.names import NamedAccount, NameService
+from smtpguard.enrich.nss import find_group
 from smtpguard.enrich.snapshot import Snapshot, is_changed, read_snapshot
 from smtpguard.enrich.spellings import is_plain, list_spellings, may_be_name, parse_uid, unescape_name
+from smtpguard.errors import UnansweredError
 from smtpguard.model import Account
 from smtpguard.policy.standing import HostFacts, Identity, decide_standing
 from smtpguard.settings import Settings
+from smtpguard.text import render_escaped, to_bytes
 
 MAX_CACHED = 250_000
 MAX_FOREIGN = 2000
@@ -35,6 +39,7 @@ class Accounts:
         names: Who knows accounts that /etc/passwd does not hold; by default the C library, and nobody in tests that
             give a root of their own.
         document_roots: How many sites run under a uid, from files that only root can write; 0 if nobody knows.
+        patience_s: How long a look-up for a person waits for the C library; 0 in the daemon, which must not wait.
 
     Attributes:
         settings: The configuration in force.
@@ -47,11 +52,13 @@ class Accounts:
         root: str | os.PathLike[str] = "/",
         names: NameService | None = None,
         document_roots: Callable[[int], int] | None = None,
+        patience_s: float = ANSWER_TIMEOUT_S,
     ) -> None:
         self.settings = settings
         self._root = Path(root)
         self._names = names if names is not None else NameService() if self._root == Path("/") else None
         self._document_roots = document_roots
+        self._patience_s = patience_s
         self._snapshot = Snapshot()
         self._accounts: dict[int, Account] = {}
         self._foreign: set[int] = set()
@@ -127,6 +134,11 @@ class Accounts:
         """Accounts that are mail servers', by uid."""
         return [account for uid in sorted(self._passing) if (account := self.account(uid)).standing == "mta"]
 
+    @property
+    def names(self) -> NameService | None:
+        """Who is asked for accounts that /etc/passwd does not hold; None if nobody is."""
+        return self._names
+
     def refresh(self, *, force: bool = False) -> frozenset[int]:
         """Look whether files have changed, and read them again if so.
 
@@ -185,6 +197,9 @@ class Accounts:
 
         Args:
             text: What the person wrote; may be anything.
+
+        Raises:
+            UnansweredError: Nobody has said (yet), or can say, whether there is such a name.
         """
         number = text.removeprefix("uid:")
         if number.isascii() and number.isdigit():
@@ -236,7 +251,8 @@ class Accounts:
             return
         for name in filter(is_plain, self.settings.exempt.users):
             if may_be_name(name) and name not in self._snapshot.passwd.uids:
-                self._names.wait_for(name, max(0.0, deadline - time.monotonic()))
+                with contextlib.suppress(UnansweredError):
+                    self._names.wait_for(name, max(0.0, deadline - time.monotonic()))
         self._take_news()
 
     def group_name(self, name: str) -> str | None:
@@ -244,6 +260,9 @@ class Accounts:
 
         Args:
             name: Group name, as a directory may know it under several spellings.
+
+        Raises:
+            UnansweredError: Nobody can say.
         """
         if name in self._snapshot.groups.names.values():
             return name
@@ -254,15 +273,26 @@ class Accounts:
 
         Args:
             name: Login name.
+
+        Raises:
+            UnansweredError: Nobody has said (yet), or can say.
         """
         uid = self._snapshot.passwd.uids.get(name)
         if uid is not None or self._names is None or not may_be_name(name):
             return uid
-        found = self._names.wait_for(name, ANSWER_TIMEOUT_S)
+        try:
+            found = self._names.wait_for(name, self._patience_s)
+            if found is not None and found.uid not in self._snapshot.passwd.names:
+                self._names.wait_for(found.uid, self._patience_s)
+        except UnansweredError as error:
+            raise UnansweredError(
+                f"{render_escaped(to_bytes(name[:64]))} could not be looked up: {error.what}",
+                fix="try again; uid:N needs no look-up",
+                is_pending=error.is_pending,
+            ) from error
         if found is None:
             return None
         if found.uid not in self._snapshot.passwd.names:
-            self._names.wait_for(found.uid, ANSWER_TIMEOUT_S)
             self._accounts.pop(found.uid, None)
         return found.uid
 

@@ -1,9 +1,15 @@
 """Accounts outside /etc/passwd: asked in the background, bounded, never waited for on the verdict path."""
 
+import errno
+import os
+import select
 import threading
 
-from smtpguard.enrich import names
-from smtpguard.enrich.names import NamedAccount, NameService, ask_system
+import pytest
+
+from smtpguard.enrich import names, nss
+from smtpguard.enrich.names import NO_ANSWER, NamedAccount, NameService, ask_system
+from smtpguard.errors import UnansweredError
 
 BOB = NamedAccount(uid=70_000, name="bob", groups=frozenset({"staff"}))
 
@@ -36,7 +42,8 @@ def test_a_server_that_never_answers_holds_up_nobody() -> None:
     try:
         for uid in range(names.MAX_WAITING + 100):
             assert service.find(uid) is None
-        assert service.wait_for("bob", 0.01) is None
+        with pytest.raises(UnansweredError, match="too many"):
+            service.wait_for("bob", 0.01)
         assert service.dropped >= 99
         assert len(asked) == 1
     finally:
@@ -81,3 +88,98 @@ def test_the_system_knows_root_and_survives_nonsense() -> None:
     assert ask_system(-5) is None
     assert ask_system(2**40) is None
     assert ask_system(4_123_456_789) is None
+
+
+def test_no_answer_is_not_the_answer_that_there_is_nobody() -> None:
+    """Today's word for it was `there is no user`, and the account's name and exemption were lost with it."""
+    now = [0.0]
+    answers: list[NamedAccount | UnansweredError | None] = [BOB, UnansweredError("down"), UnansweredError("down"), None]
+
+    def ask(_: int | str) -> NamedAccount | None:
+        answer = answers.pop(0)
+        if isinstance(answer, UnansweredError):
+            raise answer
+        return answer
+
+    service = NameService(ask=ask, clock=lambda: now[0])
+    assert service.wait_for("bob", 10) == BOB
+    now[0] += names.KEEP_S + 1
+    service.find("bob")
+    settle(service)
+    assert service.find("bob") == BOB, "the last good answer holds"
+    assert service.trouble() == "down"
+    with pytest.raises(UnansweredError, match="down") as caught:
+        service.wait_for("eve", 10)
+    assert not caught.value.is_pending
+    with pytest.raises(UnansweredError, match="down"):
+        service.wait_for("eve", 10)
+    assert len(answers) == 1, "what has just failed is not asked again at once"
+    now[0] += names.RETRY_S + 1
+    assert service.wait_for("eve", 10) is None
+    assert service.trouble() is None
+
+
+def test_who_must_not_wait_is_told_when_there_is_an_answer() -> None:
+    go = threading.Event()
+
+    def ask(_: int | str) -> NamedAccount | None:
+        assert go.wait(10)
+        return BOB
+
+    service = NameService(ask=ask)
+    with pytest.raises(UnansweredError, match=NO_ANSWER) as caught:
+        service.wait_for("bob", 0)
+    assert caught.value.is_pending
+    assert not select.select([service.fileno()], [], [], 0)[0]
+    go.set()
+    assert select.select([service.fileno()], [], [], 10)[0]
+    service.drain()
+    assert service.wait_for("bob", 0) == BOB
+    assert not select.select([service.fileno()], [], [], 0)[0]
+
+
+def test_a_person_may_have_made_the_account_a_moment_ago() -> None:
+    now = [0.0]
+    answers: list[NamedAccount | None] = [None, BOB]
+    service = NameService(ask=lambda _: answers.pop(0), clock=lambda: now[0])
+    assert service.wait_for("bob", 10) is None
+    assert service.wait_for("bob", 10) is None
+    now[0] += names.FRESH_S + 1
+    assert service.wait_for("bob", 10) == BOB
+
+
+def test_a_look_up_that_hangs_is_told() -> None:
+    now = [0.0]
+    asked, never = threading.Event(), threading.Event()
+
+    def hang(_: int | str) -> None:
+        asked.set()
+        never.wait(30)
+
+    service = NameService(ask=hang, clock=lambda: now[0])
+    try:
+        service.find(70_000)
+        assert asked.wait(10)
+        assert service.trouble() is None
+        now[0] += names.RETRY_S + 1
+        assert service.trouble() == NO_ANSWER
+    finally:
+        never.set()
+
+
+@pytest.mark.parametrize(
+    ("code", "failed"), [(0, False), (errno.ENOENT, False), (errno.EIO, True), (errno.EAGAIN, True)]
+)
+def test_the_c_library_tells_them_apart(monkeypatch: pytest.MonkeyPatch, code: int, *, failed: bool) -> None:
+    class Library:
+        @staticmethod
+        def getpwnam_r(*args: object) -> int:
+            del args
+            return code
+
+    monkeypatch.setattr(nss, "_library", Library)
+    if failed:
+        with pytest.raises(UnansweredError, match=os.strerror(code)):
+            ask_system("bob")
+    else:
+        assert ask_system("bob") is None

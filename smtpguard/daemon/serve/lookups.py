@@ -1,0 +1,107 @@
+"""Requests that are about a name which is still being looked up: answered when it is known, and nobody else waits.
+
+The daemon's loop asks the C library for nothing, as a directory server may take minutes: enrich/names.py does, in a
+thread. A request whose name is not known yet ends in UnansweredError before it has changed anything; it is asked once
+more when a look-up has ended, and at last told that nobody answered.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from smtpguard.daemon.control import Answer
+from smtpguard.daemon.control_client import Later, Pages
+from smtpguard.enrich.names import NameService
+from smtpguard.errors import GuardError, UnansweredError
+from smtpguard.model import NS
+
+PATIENCE_NS = 3 * NS
+"""How long a name is waited for; commands wait 5 s for the daemon."""
+
+
+class Request(Protocol):
+    """Something a person asked for."""
+
+    def __call__(self) -> Answer:
+        """Do it, and say what came of it.
+
+        Raises:
+            UnansweredError: A name is being looked up; nothing was done.
+            GuardError: It can't be done.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    """A request that waits for a name."""
+
+    request: Request
+    later: Later
+    until_ns: int
+
+
+class Lookups:
+    """The requests that wait, as a part of the loop. The control socket bounds how many there are.
+
+    Args:
+        names: Who looks up; None if nobody does.
+        now: CLOCK_BOOTTIME in nanoseconds.
+    """
+
+    def __init__(self, names: NameService | None, now: Callable[[], int]) -> None:
+        self._names = names
+        self._now = now
+        self._waiting: list[_Waiting] = []
+
+    def answer(self, request: Request) -> Answer:
+        """Answer at once, or later where a name has to be looked up.
+
+        Raises:
+            GuardError: It can't be done.
+        """
+        try:
+            return request()
+        except UnansweredError as error:
+            if not error.is_pending:
+                raise
+        waiting = _Waiting(request, Later(), self._now() + PATIENCE_NS)
+        self._waiting.append(waiting)
+        return waiting.later
+
+    def filenos(self) -> Sequence[int]:
+        """The descriptor that tells of look-ups that have ended."""
+        return () if self._names is None else (self._names.fileno(),)
+
+    def on_ready(self, fileno: int) -> None:
+        """A look-up has ended: ask once more for whom it may have been."""
+        del fileno
+        if self._names is not None:
+            self._names.drain()
+        for waiting in list(self._waiting):
+            self._try(waiting)
+
+    def next_deadline(self) -> int | None:
+        """When the first request has waited long enough."""
+        return min((waiting.until_ns for waiting in self._waiting), default=None)
+
+    def on_time(self, now_ns: int) -> None:
+        """Tell whoever has waited long enough that nobody answered."""
+        for waiting in [waiting for waiting in self._waiting if waiting.until_ns <= now_ns]:
+            self._try(waiting, is_last=True)
+
+    def _try(self, waiting: _Waiting, *, is_last: bool = False) -> None:
+        answer: Answer | GuardError
+        try:
+            answer = waiting.request()
+        except UnansweredError as error:
+            if error.is_pending and not is_last:
+                return
+            answer = error
+        except GuardError as error:
+            answer = error
+        self._waiting.remove(waiting)
+        if isinstance(answer, dict | Pages | GuardError):
+            waiting.later.resolve(answer)
+        else:
+            waiting.later.resolve(GuardError("a request that has waited for a name can't begin a stream"))

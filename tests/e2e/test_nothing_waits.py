@@ -1,0 +1,93 @@
+"""Nothing waits in the daemon's loop: not for a name service that hangs, and not for many accounts."""
+
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from smtpguard.cli.client import ask
+from smtpguard.errors import UnansweredError
+from tests.support.host import SMTPGUARD, SPAMMER, Host, wait_for
+
+pytestmark = pytest.mark.kernel
+
+RULE = {"name": "burst", "count": "connections", "limit": 5, "window": "10m", "action": "warn"}
+MOST_STALL_MS = 150
+"""Three times the bar of 50 ms."""
+
+
+class SilentNameService:
+    """An nscd (nscd(8)) that takes every question and answers none: the C library waits five seconds for it.
+
+    Args:
+        host: Whose programs see it; to be made before any of them is started.
+    """
+
+    def __init__(self, host: Host) -> None:
+        directory = host.lab.directory / "run"
+        (directory / "nscd").mkdir(parents=True)
+        host.lab.lay_directory_over("/run", directory)
+        self.asked = 0
+        self._kept: list[socket.socket] = []
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(directory / "nscd" / "socket"))
+        self._listener.listen(64)
+        for path in (directory, directory / "nscd"):
+            path.chmod(0o755)
+        (directory / "nscd" / "socket").chmod(0o666)
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                self._kept.append(self._listener.accept()[0])
+            except OSError:
+                return
+            self.asked += 1
+
+    def close(self) -> None:
+        self._listener.close()
+        for connection in self._kept:
+            connection.close()
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with Host(rules=[RULE], dry_run=True) as made:  # no table: what libnftables asks is another matter
+        yield made
+
+
+def test_a_name_service_that_hangs_holds_up_who_asked_and_nobody_else(host: Host) -> None:
+    service = SilentNameService(host)
+    try:
+        host.start()
+        before = service.asked
+        begun = time.monotonic()
+        child = host.lab.start([*SMTPGUARD, "block", "--config", host.config, "somebody-new"], stderr=subprocess.STDOUT)
+        wait_for(lambda: service.asked > before)
+        for _ in range(20):  # others are answered meanwhile
+            at = time.monotonic()
+            host.is_ready()
+            assert time.monotonic() - at < 0.5
+        text, _ = child.communicate(timeout=20)
+        assert child.returncode == 1
+        assert "somebody-new could not be looked up: the name service does not answer" in text, text
+        assert "there is no user" not in text
+        assert time.monotonic() - begun < 5
+        status = ask(f"{host.lab.directory}/control.sock", "status")["status"]
+        assert status["worst_stall_ms"] < MOST_STALL_MS, (status["worst_stall_ms"], status["worst_stall_in"])
+        assert host.cli("allow", SPAMMER[0], "--for", "1h").returncode == 0, "who is in /etc/passwd needs no look-up"
+    finally:
+        service.close()
+
+
+def test_a_name_that_is_nobodys_is_nobodys(host: Host) -> None:
+    host.start()
+    with pytest.raises(Exception, match="there is no user somebody-new") as caught:
+        ask(f"{host.lab.directory}/control.sock", "block", user="somebody-new")
+    assert not isinstance(caught.value, UnansweredError)
+    assert Path(host.config).exists()
