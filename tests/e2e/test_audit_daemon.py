@@ -14,6 +14,7 @@ from smtpguard.sources.audit_control import AuditControl
 from tests.kernel.test_audit_source import connect, own_rules
 from tests.support.audit_lab import as_user, random_uid, sole_audit
 from tests.support.auditd import Auditd
+from tests.support.daemon_watch import DaemonWatch, fail_with
 from tests.support.host import INNOCENT, SMTPGUARD, SPAMMER, Host, wait_for
 
 pytestmark = pytest.mark.kernel
@@ -71,10 +72,15 @@ class Daemon:
             "attribution": {"process": False, "php": False, "rdns": False},
         }
         self.config.write_text(json.dumps(values))
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[str] | None = None
+        self.stderr = folder / "stderr"
+        self.watch = DaemonWatch()
 
     def start(self) -> None:
-        self.process = subprocess.Popen([*SMTPGUARD, "run", "--dry-run", "--config", str(self.config)])
+        command = [*SMTPGUARD, "run", "--dry-run", "--config", str(self.config)]
+        with self.stderr.open("a") as stderr:
+            self.process = subprocess.Popen(command, text=True, stderr=stderr)
+        self.watch.add(self.process)
         wait_for(lambda: self.status() is not None, 6)
 
     def status(self) -> dict[str, Any] | None:
@@ -84,6 +90,7 @@ class Daemon:
 
     def end(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None
+        self.watch.may_end(self.process, number)
         self.process.send_signal(number)
         return self.process.wait(10)
 
@@ -105,6 +112,8 @@ def test_what_the_netlink_source_sees_and_leaves(control: AuditControl, tmp_path
         assert left(control) == (1, orphans), "those of the killed one are gone"
         assert daemon.end(number) == 0
         assert left(control) == (0, 0)
+        said = daemon.stderr.read_text()
+        fail_with(daemon.watch.end_all() + daemon.watch.judge_words(said), said)
     finally:
         if daemon.process is not None and daemon.process.poll() is None:
             daemon.end(signal.SIGKILL)
@@ -112,6 +121,7 @@ def test_what_the_netlink_source_sees_and_leaves(control: AuditControl, tmp_path
 
 def test_a_namespace_that_audit_is_not_multicast_to(control: AuditControl) -> None:
     with Host(sources=["audit"], audit={"enable": True, "uid": SPAMMER[1]}) as host:
+        host.expect_errors("^no source works: the guard is blind; audit: .*multicasts to the initial")
         host.start(ready=False)
         told = "audit multicasts to the initial network namespace only"
         wait_for(lambda: told in host.stderr())

@@ -60,6 +60,7 @@ def is_blocked(host: Host) -> bool:
 
 @pytest.mark.kernel
 def test_a_full_set_is_told_and_bpf_holds(host: Host) -> None:
+    host.expect_errors("the set blocked is full")
     host.start()
     elements = ", ".join(f"{1_000_000 + 2 * n} timeout 1h" for n in range(SET_SIZE))
     path = host.lab.directory / "many.nft"
@@ -81,6 +82,7 @@ def test_a_full_disk_from_the_start_costs_no_line_and_no_block() -> None:
             small = host.lab.directory / "small"
             small.mkdir(mode=0o700)
             enter_tmpfs(small, "8m")
+            host.expect_errors("No space left on device; lines are kept", "disk is full; kept in memory")
             host.configure(log={"path": f"{small}/log/events.log"}, state={"path": f"{small}/state/state.db"})
             ballast = fill(small)
             host.start()
@@ -131,6 +133,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
 
 @pytest.mark.kernel
 def test_a_file_locked_at_the_start_is_taken_when_it_is_free(host: Host) -> None:
+    host.expect_errors("database is locked .*kept in memory")
     host.start()
     assert host.cli("block", SPAMMER[0], "--for", "1h").returncode == 0
     assert host.cli("block", INNOCENT[0], "--for", "1h").returncode == 0
@@ -155,6 +158,7 @@ def test_a_file_locked_at_the_start_is_taken_when_it_is_free(host: Host) -> None
 
 @pytest.mark.kernel
 def test_a_file_locked_meanwhile_delays_and_loses_nothing(host: Host) -> None:
+    host.expect_errors("database is locked; kept in memory")
     host.start()
     with locked(host.lab.directory / "state.db", "writers"):
         assert stops_a_spammer(host)

@@ -240,6 +240,8 @@ def live_through(seconds: float, seed: int, keep: Path) -> None:
         small = host.lab.directory / "small"
         small.mkdir(mode=0o700)
         enter_tmpfs(small, _TMPFS)
+        host.expect_errors("^source bpf has died: .*the program was detached")
+        host.expect_errors("No space left on device; lines are kept", "disk is full; kept in memory")
         host.configure(log={"path": f"{small}/events.log"}, state={"path": f"{small}/state.db"})
         host.start()
         chaos = Chaos(host, seed)

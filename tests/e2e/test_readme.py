@@ -64,11 +64,10 @@ def make_target(_host: Host, command: str) -> None:
 
 def runs_dry(host: Host, _command: str) -> None:
     with Host() as other:
-        daemon = other.start("--dry-run")
+        other.start("--dry-run")
         assert "dry run" in other.cli("status").stdout
         assert other.connect(SPAMMER, 50).refused == 0
-        daemon.terminate()
-        assert daemon.wait(10) == 0
+        assert other.stop() == 0
     assert host.cli("status").returncode == 0
 
 

@@ -88,6 +88,7 @@ def test_a_pass_ends_by_itself(host: Host) -> None:
 
 
 def test_a_bad_reload_changes_nothing_and_says_so(host: Host) -> None:
+    host.expect_errors("^not reloaded, .*unknown key 'nonsense'")
     good = Path(host.config).read_text()
     Path(host.config).write_text(good + "nonsense: 1\n")
     done = host.cli("reload")

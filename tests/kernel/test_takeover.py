@@ -95,6 +95,7 @@ def wait_told(host: Host, text: str, seconds: float) -> None:
 @contextmanager
 def made_host(rules: Sequence[object], **settings: Any) -> Iterator[Host]:  # noqa: ANN401 - YAML values
     with Host(rules=list(rules), attribution={"process": False, "php": False, "rdns": False}, **settings) as host:
+        host.expect_errors("^source bpf has died: .*the program was detached")
         yield host
 
 

@@ -18,6 +18,7 @@ import yaml
 from smtpguard.cli.client import ask
 from smtpguard.demo.lab import PEER4, Lab
 from smtpguard.errors import GuardError
+from tests.support.daemon_watch import DaemonWatch, fail_with
 
 SMTPGUARD = [sys.executable, "-m", "smtpguard"]
 CLIENT = [sys.executable, "-m", "smtpguard.demo.client"]
@@ -62,6 +63,7 @@ class Host:
         )
         self._settings = settings
         self.daemon: subprocess.Popen[str] | None = None
+        self._watch = DaemonWatch()
 
     def __enter__(self) -> Self:
         self.lab.__enter__()
@@ -74,10 +76,24 @@ class Host:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self.daemon is not None and error is not None:
-            print("--- daemon said ---\n" + self.stderr())
-            print("--- event log ---\n" + "\n".join(self.log_lines()[-40:]))
-        self.lab.close()
+        try:
+            if error is None:
+                found = self._watch.end_all()
+                fail_with(found + self._watch.judge_words(self.stderr()), self.stderr())
+            elif self.daemon is not None:
+                print("--- daemon said ---\n" + self.stderr())
+                print("--- event log ---\n" + "\n".join(self.log_lines()[-40:]))
+        finally:
+            self.lab.close()
+
+    def expect_errors(self, *patterns: str) -> None:
+        """Say which ERROR lines of the daemon belong to the test (regular expressions); any other fails it."""
+        self._watch.expect_errors(patterns)
+
+    def expect_end(self) -> None:
+        """Say that the daemon started last may end from here on; one that ends unasked fails the test."""
+        assert self.daemon is not None
+        self._watch.may_end(self.daemon)
 
     @property
     def config(self) -> str:
@@ -107,6 +123,7 @@ class Host:
         """Start the daemon and wait until `status` says it is ready."""
         with (self.lab.directory / "stderr").open("a") as stderr:
             self.daemon = self.lab.start([*SMTPGUARD, "run", "--config", self.config, *words], stderr=stderr)
+        self._watch.add(self.daemon)
         if ready:
             self.wait_ready()
         return self.daemon
@@ -130,6 +147,7 @@ class Host:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         assert self.daemon is not None
+        self._watch.may_end(self.daemon, number)
         os.kill(self.daemon.pid, number)
         return self.daemon.wait(10)
 
