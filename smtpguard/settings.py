@@ -126,6 +126,7 @@ class Settings:
         path: File it came from; None for the shipped defaults.
         overrides: CONTRACT's `users`.
         shared_users, shared_block: Accounts that many sites share, and those of them that may be refused.
+        shared_shipped: Those of shared_users that nobody wrote here: they hold below UID_MIN only.
         log_connects: Whether CONNECT lines are written.
         control_group, control_verbs: Who else may use the control socket, and for what.
         audit_log: The log that audit-log follows; None for auditd.conf's.
@@ -146,6 +147,7 @@ class Settings:
     overrides: tuple[Override, ...] = ()
     shared_users: frozenset[str] = frozenset()
     shared_block: frozenset[str] = frozenset()
+    shared_shipped: frozenset[str] = frozenset()
     exempt: Exempt = field(default_factory=Exempt)
     loopback: Literal["ignore", "count"] = "ignore"
     escalation: Escalation = field(default_factory=Escalation)

@@ -23,6 +23,9 @@ def merge_defaults(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dic
         key: {**default, **given.get(key, {})} if isinstance(default, dict) else given.get(key, default)
         for key, default in defaults.items()
     }
+    # A list that has all the shipped names is a copy of the shipped file: nobody chose them.
+    shipped = defaults["shared_users"]["users"]
+    merged["shared_users"]["shipped"] = shipped if set(shipped) <= set(merged["shared_users"]["users"]) else []
     if "rules" not in given:
         merged["rules"] = [narrowed for rule in merged["rules"] if (narrowed := _narrow(rule, merged["ports"]))]
     return merged
@@ -58,6 +61,7 @@ def build_settings(data: Mapping[str, Any], path: str | None) -> Settings:
         overrides=tuple(_build_override(entry, rules) for entry in data["users"]),
         shared_users=frozenset(data["shared_users"]["users"]),
         shared_block=frozenset(data["shared_users"]["block"]),
+        shared_shipped=frozenset(data["shared_users"].get("shipped", data["shared_users"]["users"])),
         exempt=_build_exempt(data["exempt"]),
         loopback=data["loopback"],
         escalation=Escalation(

@@ -41,6 +41,7 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
         ctx.exit(EXIT_CONFIG)
     accounts = Accounts(settings)
     warnings = [*find_doubts(settings, uid_min=accounts.facts.uid_min), *find_absent(settings, accounts)]
+    warnings += find_lookalikes(settings, accounts)
     summary = {
         "ok": True,
         "file": settings.path,
@@ -108,3 +109,19 @@ def _find_odd_user(place: str, name: str, accounts: Accounts) -> Iterator[str]:
     account = accounts.account(uid)
     if name not in account.names and account.name is not None:
         yield f"{place}: the system calls {name!a} {account.name!a} (uid {uid}): write it so, or nobody is meant"
+
+
+def find_lookalikes(settings: Settings, accounts: Accounts) -> Iterator[str]:
+    """Warnings about accounts of people that are called like a service of the shipped list.
+
+    Args:
+        settings: The whole configuration.
+        accounts: Who is who on this host.
+    """
+    for name in sorted(settings.shared_shipped):
+        uid = accounts.find_uid(name)
+        if uid is not None and accounts.account(uid).standing == "tenant":
+            yield (
+                f"shared_users.users: {name} (uid {uid}) is limited like any customer: the shipped names hold below "
+                f"UID_MIN {accounts.facts.uid_min} only; if many sites run under it: shared_users: {{users: [{name}]}}"
+            )

@@ -11,7 +11,7 @@ from smtpguard.doctor.choice import check_sources
 from smtpguard.doctor.finding import Finding, Host
 from smtpguard.doctor.kernel import check_bpf, check_capabilities, check_nflog, check_nft
 from smtpguard.doctor.nat import check_nat
-from smtpguard.doctor.people import check_mail_servers, check_shared, check_subordinate
+from smtpguard.doctor.people import check_chosen_names, check_mail_servers, check_shared, check_subordinate
 from smtpguard.doctor.places import check_configuration, check_fail2ban, check_log, check_state, check_time
 from smtpguard.errors import GuardError
 
@@ -27,6 +27,7 @@ CHECKS: dict[str, Check] = {
     "redirects": check_nat,
     "mail servers": check_mail_servers,
     "shared users": check_shared,
+    "names that protect": check_chosen_names,
     "subordinate uids": check_subordinate,
     "fail2ban": check_fail2ban,
     "log": check_log,

@@ -7,6 +7,7 @@ from smtpguard.doctor.finding import Finding, Host
 from smtpguard.doctor.sites import read_pools
 from smtpguard.errors import UnansweredError
 from smtpguard.model import Account
+from smtpguard.policy.standing import MTA_NAMES, OVERFLOW_UID
 from smtpguard.text import render_user
 
 MAX_SHOWN = 10
@@ -34,6 +35,49 @@ def judge_mail_servers(names: list[str]) -> Finding:
             fix="name its user in exempt.users",
         )
     return Finding(name=name, level="ok", found=f"never refused: {_join(names)}")
+
+
+def check_chosen_names(host: Host) -> Iterator[Finding]:
+    """Accounts of people, by their uid, to whom a name gives standing or seems to."""
+    protected: list[str] = []
+    lookalikes: list[str] = []
+    uid_min = host.accounts.facts.uid_min
+    for uid in host.accounts.listed_uids():
+        if uid < uid_min or uid == OVERFLOW_UID:
+            continue
+        account = host.accounts.account(uid)
+        if account.standing == "tenant" and account.name in host.settings.shared_shipped | MTA_NAMES:
+            lookalikes.append(_show(account))
+        elif account.reason.startswith(("shared_users", "exempt.users")):
+            protected.append(f"{_show(account)} ({account.reason})")
+    yield judge_chosen_names(protected, lookalikes, uid_min)
+
+
+def judge_chosen_names(protected: list[str], lookalikes: list[str], uid_min: int) -> Finding:
+    """What it means that accounts of people have such names.
+
+    Args:
+        protected: Whom a name in the configuration protects, each with what says so.
+        lookalikes: Who is called like a service and is a tenant like any other.
+        uid_min: First uid of people.
+    """
+    name = "names that protect"
+    if lookalikes:
+        return Finding(
+            name=name,
+            level="note",
+            found=f"called like a service, uid {uid_min} or above: {_join(lookalikes)}",
+            means="limited like any customer: at sign-up anybody may choose such a name",
+            fix="if it really serves many customers: list it in shared_users.users, or in exempt.users",
+        )
+    if protected:
+        return Finding(
+            name=name,
+            level="note",
+            found=f"never blocked, by name: {_join(protected)}",
+            means="whoever gets one of these names is protected too",
+        )
+    return Finding(name=name, level="ok", found=f"no name protects an account of uid {uid_min} or above")
 
 
 def check_shared(host: Host) -> Iterator[Finding]:

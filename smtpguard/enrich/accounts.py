@@ -18,7 +18,7 @@ from smtpguard.enrich.snapshot import Snapshot, is_changed, read_snapshot
 from smtpguard.enrich.spellings import is_plain, list_spellings, may_be_name, parse_uid, unescape_name
 from smtpguard.errors import UnansweredError
 from smtpguard.model import Account
-from smtpguard.policy.standing import HostFacts, Identity, decide_standing
+from smtpguard.policy.standing import OVERFLOW_UID, HostFacts, Identity, decide_standing
 from smtpguard.settings import Settings
 from smtpguard.text import render_escaped, to_bytes
 
@@ -114,7 +114,7 @@ class Accounts:
         below = self.facts.uid_min - 1
         told: list[tuple[int, int]] = []
         first = 1
-        for uid in self.listed_uids():
+        for uid in sorted({*self.listed_uids(), OVERFLOW_UID}):
             account = self.account(uid)
             is_told = account.standing == "shared" and self.settings.shared_block.isdisjoint(account.names)
             if uid > below:

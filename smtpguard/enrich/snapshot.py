@@ -18,6 +18,7 @@ from smtpguard.enrich.account_files import (
     parse_uid_min,
 )
 from smtpguard.enrich.mta_users import find_mta_uids, list_sources
+from smtpguard.enrich.service_users import find_service_uids, list_service_files
 from smtpguard.errors import ConfigError
 from smtpguard.policy.standing import HostFacts
 from smtpguard.policy.subuids import RangeMap, resolve_ranges
@@ -65,7 +66,7 @@ def read_snapshot(root: Path, before: Snapshot) -> Snapshot:
         before: The last one; its accounts are kept while /etc/passwd is half written.
     """
     problems: list[str] = []
-    sources = [*(root / name for name in _FILES), *list_sources(root)]
+    sources = [*(root / name for name in _FILES), *list_sources(root), *list_service_files(root)]
     signatures = {str(path): _read_signature(str(path)) for path in sources}
     passwd = parse_passwd(_read(root, "etc/passwd", problems))
     if 0 not in passwd.names and before.passwd.names:
@@ -81,12 +82,13 @@ def read_snapshot(root: Path, before: Snapshot) -> Snapshot:
     if passwd.dropped or groups.dropped:
         problems.append(f"{passwd.dropped} accounts and {groups.dropped} groups are too many and not known")
     mta_uids = find_mta_uids(root, passwd.uids.get, problems)
+    service_uids = find_service_uids(root, passwd.uids.get, problems)
     return Snapshot(
         signatures=signatures,
         passwd=passwd,
         groups=groups,
         ranges=ranges,
-        facts=HostFacts(uid_min=uid_min, mta_uids=mta_uids),
+        facts=HostFacts(uid_min=uid_min, mta_uids=mta_uids, service_uids=service_uids),
         problems=tuple(problems),
     )
 

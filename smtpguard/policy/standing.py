@@ -30,6 +30,9 @@ MTA_UNITS = frozenset(
 )
 """systemd units of mail servers; the User= of an installed one is a mail server's account."""
 
+OVERFLOW_UID = 65534
+"""Stands in for uids that can't be shown (/proc/sys/kernel/overflowuid): nobody's own, whoever is called so."""
+
 DOCUMENT_ROOTS_OF_SHARED = 3
 """A uid under which so many sites run is shared between customers (THREATS 2)."""
 
@@ -41,10 +44,12 @@ class HostFacts:
     Attributes:
         uid_min: First uid of people, UID_MIN of login.defs(5).
         mta_uids: Uids of installed mail servers, and what says so.
+        service_uids: Uids under which web and mail daemons serve many customers, and which file of root's says so.
     """
 
     uid_min: int = 1000
     mta_uids: Mapping[int, str] = field(default_factory=dict)
+    service_uids: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,9 +120,16 @@ def find_exemption(identity: Identity, settings: Settings) -> str | None:
 
 
 def _find_sharing(identity: Identity, settings: Settings, facts: HostFacts) -> str | None:
-    if not settings.shared_users.isdisjoint(identity.names):
+    if identity.uid == OVERFLOW_UID:
+        return "the kernel's overflow uid"
+    # At sign-up a tenant may get to choose a name of the shipped list, but not a uid below UID_MIN.
+    below = identity.uid < facts.uid_min
+    believed = settings.shared_users if below else settings.shared_users - settings.shared_shipped
+    if not believed.isdisjoint(identity.names):
         return "shared_users"
-    if identity.uid < facts.uid_min:
+    if identity.uid in facts.service_uids:
+        return facts.service_uids[identity.uid]
+    if below:
         return f"a system account (below UID_MIN {facts.uid_min})"
     if identity.document_roots >= DOCUMENT_ROOTS_OF_SHARED:
         return f"{identity.document_roots} sites run under it"

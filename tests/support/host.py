@@ -23,7 +23,7 @@ from tests.support.daemon_watch import DaemonWatch, fail_with
 SMTPGUARD = [sys.executable, "-m", "smtpguard"]
 CLIENT = [sys.executable, "-m", "smtpguard.demo.client"]
 SPAMMER, INNOCENT, OTHER = ("web01", 61101), ("web02", 61102), ("web03", 61103)
-ROOT, POSTFIX, SHARED = ("root", 0), ("postfix", 89), ("webapps", 61104)
+ROOT, POSTFIX, SHARED = ("root", 0), ("postfix", 89), ("webapps", 804)
 _LINE = re.compile(r'(\w+)=("[^"]*"|\S+)')
 
 

@@ -98,10 +98,10 @@ def test_who_passes(root: Path) -> None:
 
 
 def test_who_is_only_told_of(root: Path) -> None:
-    assert Accounts(SETTINGS, root=root).told_uids() == ((1, 999),)
+    assert Accounts(SETTINGS, root=root).told_uids() == ((1, 999), (65534, 65534))
     put(root, "etc/login.defs", "UID_MIN 1001\n")
     shared = replace(SETTINGS, shared_users=frozenset({"web01", "www-data"}), shared_block=frozenset({"www-data"}))
-    assert Accounts(shared, root=root).told_uids() == ((1, 32), (34, 1001))
+    assert Accounts(shared, root=root).told_uids() == ((1, 32), (34, 1001), (65534, 65534))
 
 
 def test_exempt_uids_pass_with_their_ranges_named_or_not(root: Path) -> None:

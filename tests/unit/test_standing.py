@@ -6,9 +6,14 @@ from smtpguard.model import Standing
 from smtpguard.policy.standing import HostFacts, Identity, decide_standing
 from smtpguard.settings import Exempt, Settings
 
-FACTS = HostFacts(uid_min=1000, mta_uids={107: "mail_owner in /etc/postfix/main.cf", 2500: "owner of /var/spool/exim"})
+FACTS = HostFacts(
+    uid_min=1000,
+    mta_uids={107: "mail_owner in /etc/postfix/main.cf", 2500: "owner of /var/spool/exim"},
+    service_uids={5000: "a service's user in /etc/dovecot/dovecot.conf"},
+)
 SETTINGS = Settings(
-    shared_users=frozenset({"www-data", "webapps", "both"}),
+    shared_users=frozenset({"www-data", "webapps", "both", "vmail", "nobody"}),
+    shared_shipped=frozenset({"vmail", "nobody"}),
     shared_block=frozenset({"webapps"}),
     exempt=Exempt(users=("news", "shop*", "both"), groups=("mailers",), uids=((3000, 3099),)),
 )
@@ -41,6 +46,12 @@ def decide(uid: int, *names: str, groups: tuple[str, ...] = (), roots: int = 0) 
         (decide(33, "www-data"), "shared", "shared_users"),
         (decide(1500, "www-data"), "shared", "shared_users"),
         (decide(1500, "webapps"), "shared", "shared_users"),
+        (decide(1500, "vmail"), "tenant", ""),
+        (decide(500, "vmail"), "shared", "shared_users"),
+        (decide(65534, "nobody"), "shared", "the kernel's overflow uid"),
+        (decide(65534), "shared", "the kernel's overflow uid"),
+        (decide(65533, "nobody"), "tenant", ""),
+        (decide(5000, "vmail2"), "shared", "a service's user in /etc/dovecot/dovecot.conf"),
         (decide(33, "ftp"), "shared", "a system account (below UID_MIN 1000)"),
         (decide(999), "shared", "a system account (below UID_MIN 1000)"),
         (decide(1001, "web", roots=3), "shared", "3 sites run under it"),
