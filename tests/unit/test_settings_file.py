@@ -65,7 +65,7 @@ def test_shipped_values_are_those_of_the_types() -> None:
     bare = Settings()
     settings = load_settings(None)
     different = {f.name for f in dataclasses.fields(bare) if getattr(bare, f.name) != getattr(settings, f.name)}
-    assert different == {"rules", "shared_users"}
+    assert different == {"rules", "shared_users", "shared_shipped"}
 
 
 def test_shipped_values_are_those_of_the_schema() -> None:
