@@ -234,6 +234,7 @@ class Block:
         reason: Free text for people, untrusted.
         level: How often the user was blocked before within the escalation's memory.
         ranges: Subordinate ranges it covers, as (first, count).
+        ids: What the source calls the user: the failure ids of a fail2ban jail, as it banned them.
         renewed: A throttle that only goes on: to be enforced, but nothing new to tell (no verdict comes with it).
     """
 
@@ -248,6 +249,7 @@ class Block:
     reason: str = ""
     level: int = 0
     ranges: tuple[tuple[int, int], ...] = ()
+    ids: tuple[str, ...] = ()
     renewed: bool = False
 
 

@@ -29,8 +29,9 @@ MAX_WAITING = 1000
 _MAX_OUTPUT = 4096
 _REAP_NS = NS // 50
 _SOURCE = re.compile(r"fail2ban:([A-Za-z0-9_.-]{1,64})")
-# A name as `smtpguard.text.render_user` writes it: it can't be an option, nor a network that contains others.
-_USER = re.compile(r"uid:\d{1,10}|[A-Za-z0-9_.%][A-Za-z0-9_.@+%-]{0,254}")
+# A failure id: a name as `smtpguard.text.render_user` writes it, or what a person typed after `banip`. It can't be an
+# option, nor a network that contains others.
+_USER = re.compile(r"uid:\d{1,10}|[A-Za-z0-9_.%][A-Za-z0-9_.@+%\\-]{0,254}")
 # fail2ban up to 0.11 fails when there is nothing to unban.
 _NOT_BANNED = b"is not banned"
 
@@ -46,7 +47,7 @@ def build_argv(jail: str, user: str, *, program: str = PROGRAM) -> list[str]:
 
     Args:
         jail: Name of the jail.
-        user: The user as the event log writes him, which is his failure id: percent-escaped, or uid:N.
+        user: What the jail calls the user, the failure id: a name as in the event log, `uid:N`, or what a person typed.
         program: fail2ban-client, or where it is.
 
     Raises:

@@ -63,7 +63,8 @@ class Guard(TimedPart):
     Attributes:
         refused: Attempts refused since the start, by subject.
         seen: Connects taken since the start.
-        freed: Whom a person freed while the state could not be read: what it holds of them is over.
+        freed: Whom somebody freed while the state could not be read, and of which source's block; None for all of
+            them, or of everybody. What the state holds of these is over.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Guard(TimedPart):
         self._limits: dict[int | None, int] = {}
         self.refused: Counter[Subject] = Counter()
         self.seen = 0
-        self.freed: set[Subject] = set()
+        self.freed: set[tuple[Subject | None, str | None]] = set()
 
     # -- what sources saw --------------------------------------------------------------------------------------------
 

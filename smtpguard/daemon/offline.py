@@ -4,6 +4,8 @@ Takes the instance's lock, so that no daemon starts in between and puts back wha
 """
 
 import os
+import time
+from collections.abc import Iterable
 
 from smtpguard.actions.fail2ban import apply_unban, is_installed, parse_jail
 from smtpguard.actions.nft.apply import NftEnforcer
@@ -13,6 +15,8 @@ from smtpguard.daemon.places import state_paths
 from smtpguard.enrich.accounts import Accounts
 from smtpguard.errors import EnforceError, GuardError, PrivilegeError
 from smtpguard.settings import Settings
+from smtpguard.state.rows import BlockRow
+from smtpguard.state.store import Loaded
 from smtpguard.state.writer import StateWriter
 from smtpguard.text import render_escaped, render_user, to_bytes
 
@@ -41,12 +45,33 @@ def unblock(settings: Settings, *, user: str | None, uid: int | None, everybody:
     wanted = None if everybody else _find(accounts, user, uid, from_fail2ban=source is not None)
     with InstanceLock(settings):
         state = StateWriter(state_paths(settings))
+        loaded = _read(state)
         try:
-            text, banned = _unblock(settings, accounts, state, wanted, source)
+            text, banned = _unblock(settings, accounts, state, loaded.blocks if loaded else (), wanted, source)
         finally:
-            state.close(_FLUSH_S)
+            is_written = state.close(_FLUSH_S)
+    if loaded is None or not is_written:
+        raise GuardError(
+            f"{text}; but the state file could not be {'read' if loaded is None else 'written'}, "
+            "so the guard may block them again when it starts",
+            fix=f"see who holds {settings.state_path}, then run it again",
+        )
     # Without the lock: fail2ban's action is an `unblock` of its own, and wants it.
     return "; ".join([text, *filter(None, [_unban(jail, name) for jail, name in banned])])
+
+
+def _read(state: StateWriter) -> Loaded | None:
+    """What the state holds; None if it can't be had, because another process has it locked for longer than we wait."""
+    loaded = state.start()
+    deadline = time.monotonic() + _FLUSH_S
+    while not state.is_read:
+        late = state.take_late()
+        if late is not None:
+            return late
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.05)
+    return loaded
 
 
 def _unban(jail: str, user: str) -> str:
@@ -72,10 +97,15 @@ def _find(accounts: Accounts, user: str | None, uid: int | None, *, from_fail2ba
 
 
 def _unblock(
-    settings: Settings, accounts: Accounts, state: StateWriter, wanted: int | None, source: str | None
+    settings: Settings,
+    accounts: Accounts,
+    state: StateWriter,
+    known: Iterable[BlockRow],
+    wanted: int | None,
+    source: str | None,
 ) -> tuple[str, list[tuple[str, str]]]:
     """What was done, for people, and the jails with those they had banned."""
-    rows = [row for row in state.start().blocks if wanted is None or row.uid == wanted]
+    rows = [row for row in known if wanted is None or row.uid == wanted]
     mine = [row for row in rows if source is None or row.source == source]
     kept = {(row.uid, row.kind) for row in rows if row not in mine}
     nft = NftEnforcer(build_spec(settings))
@@ -91,9 +121,10 @@ def _unblock(
         if source is None:
             state.delete_escalation(uid, accounts.account(uid).name)
     banned = [
-        (jail, render_user(row.uid, row.name))
+        (jail, known_as)
         for row in mine
         if source is None and (jail := parse_jail(row.source)) is not None
+        for known_as in row.ids or (render_user(row.uid, row.name),)
     ]
     users = sorted(render_user(uid, accounts.account(uid).name) for uid in freed)
     if not users:

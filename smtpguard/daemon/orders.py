@@ -55,6 +55,7 @@ class Orders:
 
     def end(self, subject: Subject, source: str, *, by: str, reason: str = "") -> list[Ended]:
         """End a subject's blocks of one source; windows and memory stay."""
+        self._note_freed(subject, source)
         ended = self.guard.engine.end(subject, source=source, by=by, reason=reason, now_ns=self.guard.now())
         self.guard.act(ended)
         return ended
@@ -63,13 +64,23 @@ class Orders:
         """A person's unblock: all sources end, windows are empty, earlier blocks forgotten."""
         ended = self.guard.engine.unblock(subject, by=by, reason=reason, now_ns=self.guard.now())
         self.guard.act(ended)
-        if self.guard.state.stats().path is None:
-            self.guard.freed.add(subject)
+        self._note_freed(subject)
         self.guard.refused.pop(subject, None)
         if subject.netns is None:
             self.guard.enforcement.credits.reset(subject.uid)
         self.guard.state.delete_escalation(subject.uid, self.guard.account_of(subject).name)
         return ended
+
+    def unblock_all(self, *, by: str, reason: str = "") -> list[Ended]:
+        """A person's unblock of everybody, of whom the state knows and could not say, too."""
+        self._note_freed(None)
+        subjects = self.guard.engine.blocked_subjects()
+        return [ended for subject in subjects for ended in self.unblock(subject, by=by, reason=reason)]
+
+    def _note_freed(self, subject: Subject | None, source: str | None = None) -> None:
+        """While the state can't be read: what it holds of whom was freed meanwhile is not brought back."""
+        if not self.guard.state.is_read:
+            self.guard.freed.add((subject, source))
 
     def freed_by_hand(self, ranges: tuple[tuple[int, int], ...], kind: str, who: str) -> None:
         """Somebody took elements out of our sets: the wish to unblock, done and recorded as such."""

@@ -84,6 +84,11 @@ def restore_late(orders: Orders, switch: OffSwitch, loaded: Loaded) -> None:
     guard.enforcement.refresh("state")
 
 
+def _whom(block: Block) -> set[tuple[Subject | None, str | None]]:
+    """What a block is ended by: its source's word or all sources', for its user or for everybody."""
+    return {(block.subject, None), (block.subject, block.source), (None, None)}
+
+
 def _restore_blocks(orders: Orders, loaded: Loaded) -> set[Subject]:
     """Put blocks in force again; whom they are not, because it is a dry run now."""
     guard = orders.guard
@@ -92,8 +97,10 @@ def _restore_blocks(orders: Orders, loaded: Loaded) -> set[Subject]:
     lifted: set[Subject] = set()
     kept = 0
     for block in loaded.live_blocks(guard.wall.offset_ns):
-        if block.until_ns <= now_ns or block.subject in guard.freed:
+        if block.until_ns <= now_ns or not guard.freed.isdisjoint(_whom(block)):
             guard.state.delete_block(block)
+        elif any((b.source, b.kind) == (block.source, block.kind) for b in guard.engine.blocks_of(block.subject)):
+            continue  # the state came late, and what was said meanwhile is newer
         elif block.source != "admin" and dry_run != (block.mode == "dry-run"):
             guard.state.delete_block(block)
             lifted.add(block.subject)

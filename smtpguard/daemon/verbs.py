@@ -25,6 +25,8 @@ from smtpguard.text import render_escaped, render_user, to_bytes
 log = logging.getLogger(__name__)
 
 _MAX_REASON = 500
+_MAX_ID = 255
+_MAX_IDS = 8
 _MAX_SPAN_NS = 3650 * 86400 * NS
 Args = dict[str, Any]
 
@@ -173,6 +175,7 @@ class Verbs:
             until_ns=since_ns + length_ns,
             mode="enforce",
             reason=_text(args, "reason")[:_MAX_REASON],
+            ids=self._list_ids(subject, source, _text(args, "user")),
         )
         fine = self._orders.begin(block, force=args.get("force") is True)
         log.warning("block %s by %s, asked by %s", user, source, who)
@@ -186,6 +189,14 @@ class Verbs:
             raise GuardError(f"{text}, but the kernel does not carry it out yet: {troubles}", fix="it is tried again")
         return {"text": text, "until": (block.until_ns + guard.wall.offset_ns) / NS}
 
+    def _list_ids(self, subject: Subject, source: str, known_as: str) -> tuple[str, ...]:
+        """Every id under which a jail holds a user: a person may ban by uid whom the log calls by name."""
+        if source == "admin":
+            return ()
+        held = [id_ for b in self._guard.engine.blocks_of(subject) if b.source == source for id_ in b.ids]
+        known = dict.fromkeys((*held, *filter(None, [known_as[:_MAX_ID]])))
+        return tuple(known)[-_MAX_IDS:]
+
     def _unblock(self, args: Args, who: str) -> Answer:
         guard = self._guard
         source = _text(args, "source")
@@ -196,22 +207,22 @@ class Verbs:
             user = render_user(account.uid, account.name)
             return {"text": f"{user}: the block of {source} ended" if ended else f"{user}: no block of {source}"}
         if args.get("all") is True:
-            subjects = guard.engine.blocked_subjects()
+            ended = self._orders.unblock_all(by="admin", reason=reason)
         else:
             account = self._find(args)
             numbers = {subject for subject in guard.engine.blocked_subjects() if subject.uid == account.uid}
             subjects = sorted(numbers | {Subject(uid=account.uid)}, key=lambda s: (s.uid, s.netns or 0))
-        freed: list[str] = []
-        for subject in subjects:
-            account = guard.account_of(subject)
-            user = render_user(subject.uid, account.name)
-            ended = self._orders.unblock(subject, by="admin", reason=reason)
-            if ended:
-                freed.append(user)
-                self._tell_fail2ban([end.block.source for end in ended], user)
+            ended = [e for subject in subjects for e in self._orders.unblock(subject, by="admin", reason=reason)]
+        freed: dict[str, None] = {}
+        for block in (end.block for end in ended):
+            user = render_user(block.subject.uid, guard.account_of(block.subject).name)
+            freed[user] = None
+            for known_as in block.ids or (user,):
+                self._tell_fail2ban([block.source], known_as)
         if freed:
-            log.warning("unblock %s, asked by %s", ", ".join(freed[:20]), who)
-            return {"text": f"{', '.join(freed[:20])}: free, from empty windows", "freed": freed}
+            shown = ", ".join(list(freed)[:20])
+            log.warning("unblock %s, asked by %s", shown, who)
+            return {"text": f"{shown}: free, from empty windows", "freed": list(freed)}
         return {"text": "nobody to unblock: no block or throttle is in force", "freed": []}
 
     def _do_reload(self, args: Args, who: str) -> Answer:

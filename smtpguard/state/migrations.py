@@ -81,7 +81,11 @@ CREATE TABLE seen (
 ) WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
+_IDS_OF_BLOCKS = """
+ALTER TABLE blocks ADD COLUMN ids TEXT NOT NULL DEFAULT '[]';
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _IDS_OF_BLOCKS)
 """SQL that leads from version N to N + 1. Append only: files out there hold every version."""
 
 VERSION = len(MIGRATIONS)

@@ -43,6 +43,7 @@ class BlockRow:
     reason: str
     level: int
     ranges: tuple[tuple[int, int], ...]
+    ids: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, block: Block, offset_ns: int) -> "BlockRow":
@@ -65,6 +66,7 @@ class BlockRow:
             reason=block.reason,
             level=block.level,
             ranges=block.ranges,
+            ids=block.ids,
         )
 
     def to_block(self, offset_ns: int, now_ns: int) -> Block:
@@ -88,6 +90,7 @@ class BlockRow:
             reason=self.reason,
             level=self.level,
             ranges=self.ranges,
+            ids=self.ids,
         )
 
 

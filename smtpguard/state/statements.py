@@ -37,7 +37,7 @@ def block_key(row: BlockRow) -> Key:
 def put_block(row: BlockRow, boot_id: str) -> Statement:
     """Add or replace a block."""
     return Statement(
-        sql="INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        sql="INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         parameters=(
             row.uid,
             to_signed(row.netns),
@@ -52,6 +52,7 @@ def put_block(row: BlockRow, boot_id: str) -> Statement:
             row.level,
             render_json(row.ranges),
             boot_of(row.netns, boot_id),
+            render_json(row.ids),
         ),
     )
 

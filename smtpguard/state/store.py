@@ -209,7 +209,7 @@ class Store:
 
 
 def _parse_block(row: Row) -> BlockRow:
-    uid, netns, name, source, kind, since_ns, until_ns, mode, rule, reason, level, ranges, _ = row
+    uid, netns, name, source, kind, since_ns, until_ns, mode, rule, reason, level, ranges, _, ids = row
     return BlockRow(
         uid=uid,
         netns=from_signed(netns),
@@ -223,6 +223,7 @@ def _parse_block(row: Row) -> BlockRow:
         reason=from_bytes(reason),
         level=level,
         ranges=tuple((first, count) for first, count in json.loads(ranges)),
+        ids=tuple(map(str, json.loads(ids))),
     )
 
 

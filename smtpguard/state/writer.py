@@ -116,6 +116,12 @@ class StateWriter:
             late, self._late = self._late, None
         return late
 
+    @property
+    def is_read(self) -> bool:
+        """Whether what the file held at the start is known; False while it can't be had, or waits for `take_late`."""
+        with self._condition:
+            return self._is_loaded and self._late is None
+
     def put_block(self, block: Block, offset_ns: int) -> None:
         """Keep a block; `offset_ns` is wall time minus event time."""
         row = BlockRow.of(block, offset_ns)

@@ -4,6 +4,7 @@ In each the guard goes on, still stops a spammer, says what it can't do, and not
 """
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -27,7 +28,7 @@ from smtpguard.state.keeper import Paths
 from smtpguard.state.writer import StateWriter
 from tests.fakes.clock import FakeClock
 from tests.fakes.namespaces import enter_tmpfs, fill, run_forked
-from tests.support.host import INNOCENT, SPAMMER, Host, wait_for
+from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
 from tests.support.policy import block_of, connect, engine_of, only
 
 RULE = {"name": "burst", "count": "connections", "limit": 30, "window": "10m", "action": "block", "block": "30m"}
@@ -129,6 +130,40 @@ def locked(path: Path, what: str) -> Iterator[None]:
             yield
         finally:
             holder.kill()
+
+
+@pytest.mark.kernel
+def test_who_was_freed_while_the_file_was_locked_is_not_brought_back(host: Host) -> None:
+    jail = ("--source", "fail2ban:smtpguard")
+    host.start()
+    assert host.cli("block", SPAMMER[0], "--for", "1h").returncode == 0
+    for user in (INNOCENT, OTHER):
+        assert host.cli("block", *jail, "--uid", str(user[1]), "--for", "1h", "--", user[0]).returncode == 0
+    assert host.cli("block", OTHER[0], "--for", "1h").returncode == 0
+    host.stop()
+    host.nft("delete", "table", "inet", "smtpguard")
+    with locked(host.lab.directory / "state.db", "all"):
+        # Without a daemon the file can't be changed now, and that is no success.
+        done = host.cli("unblock", SPAMMER[0])
+        assert (done.returncode, "the state file could not be read" in done.stderr) == (1, True)
+        host.start()
+        assert "locked" in shown(host)
+        assert host.cli("unblock", SPAMMER[0]).returncode == 0
+        for user in (INNOCENT, OTHER):
+            assert host.cli("unblock", *jail, "--uid", str(user[1]), "--", user[0]).returncode == 0
+    rows = wait_for(lambda: json.loads(host.cli("blocks", "--json").stdout), 30)
+    assert [(row["user"], row["by"]) for row in rows] == [(OTHER[0], "admin")]
+    host.stop()
+    host.start()
+    assert len(json.loads(host.cli("blocks", "--json").stdout)) == 1
+    host.stop()
+    with locked(host.lab.directory / "state.db", "all"):
+        host.start()
+        assert host.cli("unblock", "--all").returncode == 0
+        assert host.cli("block", SPAMMER[0], "--for", "1h").returncode == 0
+    wait_for(lambda: "could be read at last" in host.stderr()[-2000:], 30)
+    rows = json.loads(host.cli("blocks", "--json").stdout)
+    assert [(row["user"], row["by"]) for row in rows] == [(SPAMMER[0], "admin")]
 
 
 @pytest.mark.kernel
