@@ -205,6 +205,7 @@ class Replay:
             "without their other half": stats.lost,
             "forged or doubled": stats.notes.get("forged", 0) + stats.notes.get("doubled", 0),
             "repeats of one attempt": stats.notes.get("repeats", 0),
+            "probes of name look-ups": stats.notes.get("probes", 0),
         }
         left_out = [f"{count:,} {text}" for text, count in texts.items() if count]
         if left_out:

@@ -55,7 +55,8 @@ class AuditCounters:
         unpaired: SOCKADDR records whose SYSCALL never came, or came too late.
         forged: SOCKADDR records in an ENRICHED log without the whole part that auditd adds.
         doubled: Further SOCKADDR records of a serial; an event not yet gone out was dropped for them.
-        repeats: Second sights of one attempt (see retries).
+        repeats: Calls that belong to an attempt already counted (see retries).
+        probes: Calls of a resolver that sorts addresses (see audit_probes).
         others: Calls that are no connect: bind, getpeername, sendto without MSG_FASTOPEN, EISCONN, EALREADY.
     """
 
@@ -64,6 +65,7 @@ class AuditCounters:
     forged: int = 0
     doubled: int = 0
     repeats: int = 0
+    probes: int = 0
     others: int = 0
 
 
@@ -90,7 +92,7 @@ class AuditDecoder:
     Args:
         ports: Ports that matter.
         sensor: What the Connects call their sensor.
-        retries: Where repeats are recognised; None counts every call.
+        retries: Where repeats and probes are recognised; None counts every call.
         buffer: Where the bytes are kept; None makes one with its defaults.
         hold_bytes: How much more of the stream must have come before an ENRICHED event goes out, so that a second
             SOCKADDR of its serial can still drop it. 1 waits for the next line.
@@ -129,7 +131,7 @@ class AuditDecoder:
     @property
     def is_holding(self) -> bool:
         """Whether `settle` would let something go."""
-        return bool(self._held)
+        return bool(self._held) or (self._retries is not None and self._retries.is_holding)
 
     @property
     def overlong(self) -> int:
@@ -158,8 +160,12 @@ class AuditDecoder:
         return self._scan(start, stop) if start < stop else []
 
     def settle(self) -> list[Connect]:
-        """Let go what is held back: nothing more has come for a while."""
-        return self._let_go([], None)
+        """Let go what is held back: nothing more has come for a while.
+
+        What may be a resolver's probe goes at the second call without a change: call it every 20 ms or so.
+        """
+        out = self._let_go([], None)
+        return out if self._retries is None else out + self._tell(self._retries.sweep())
 
     def finish(self) -> list[Connect]:
         """The stream has ended: its last line counts without a newline. Another stream may follow."""
@@ -168,7 +174,7 @@ class AuditDecoder:
         out += self._let_go([], None)
         while self._waiting:
             self._give_up(self._waiting.popitem()[1])
-        return out
+        return out if self._retries is None else out + self._tell(self._retries.finish())
 
     def _scan(self, start: int, stop: int) -> list[Connect]:
         """Look through a region of whole lines."""
@@ -306,10 +312,13 @@ class AuditDecoder:
             found = sorted(found + free, key=itemgetter(0))
         if self._retries is None:
             return [connect for _, _, _, connect in found]
-        is_repeat = self._retries.is_repeat
-        out = [connect for _, fd, exit_value, connect in found if not is_repeat(connect, fd, exit_value)]
-        self.counters.repeats += len(found) - len(out)
-        return out
+        return self._tell(self._retries.feed(found))
+
+    def _tell(self, connects: list[Connect]) -> list[Connect]:
+        """Keep the counters in step with `_retries`."""
+        if self._retries is not None:
+            self.counters.repeats, self.counters.probes = self._retries.repeats, self._retries.probes
+        return connects
 
 
 def _is_whole(saddr: _Saddr) -> bool:

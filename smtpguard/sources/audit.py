@@ -34,6 +34,7 @@ from smtpguard.errors import PrivilegeError, SourceError
 from smtpguard.model import Connect
 from smtpguard.settings import Settings
 from smtpguard.sources.audit_control import NETLINK_AUDIT, AuditControl
+from smtpguard.sources.audit_settle import Settling, stamp_tick_ns
 from smtpguard.sources.audit_use import AuditUse
 from smtpguard.sources.base import SourceStats
 from smtpguard.sources.own_connect import make_connect
@@ -80,10 +81,11 @@ class AuditSource:
         self._decoder = AuditDecoder(
             ports=settings.ports,
             sensor=self.name,
-            retries=Retries(),
+            retries=Retries(tick_ns=stamp_tick_ns()),
             buffer=LineBuffer(chunk_bytes=1 << 16, max_bytes=_HISTORY_BYTES),
         )
         self._decoder.to_event_ns = self._wall.to_event_ns
+        self._settling = Settling(self._decoder)
         self._gaps = SerialGaps()
         self._record = bytearray(_RECORD_BYTES)
         self._overflows = 0
@@ -133,7 +135,7 @@ class AuditSource:
         poll = select.poll()
         poll.register(sock, select.POLLIN)
         while True:
-            connects = self._receive()
+            connects = self._receive() + self._settle()
             seen = any(connect.pid == pid for connect in connects)
             self._waiting += self._without_probes(connects)
             if seen:
@@ -141,7 +143,7 @@ class AuditSource:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise self._silence()
-            poll.poll(left_s * 1000)
+            poll.poll(min(left_s, 0.02) * 1000)
 
     def filenos(self) -> Sequence[int]:
         """The netlink socket."""
@@ -149,7 +151,7 @@ class AuditSource:
 
     def read(self) -> list[Connect]:
         """What came since, at most MAX_RECORDS records of it. Raises SourceError if audit can't be had any more."""
-        connects = self._waiting + self._without_probes(self._receive())
+        connects = self._waiting + self._without_probes(self._receive() + self._settle())
         self._waiting = []
         if boottime_ns() >= self._next_check_ns:
             self._check()
@@ -158,7 +160,10 @@ class AuditSource:
 
     def next_poll_ns(self) -> int | None:
         """In a second at the latest, to see losses and whether our rules are there."""
-        return 0 if self._more or self._waiting else self._next_check_ns
+        if self._more or self._waiting:
+            return 0
+        settle_ns = self._settling.next_ns
+        return self._next_check_ns if settle_ns is None else min(settle_ns, self._next_check_ns)
 
     def close(self) -> None:
         """Take our rules away, switch auditing back; may be called twice."""
@@ -212,6 +217,9 @@ class AuditSource:
         if prefix is not None:
             lines.append(b"%b%b\n" % (prefix, text.replace(b"\n", b" ")))
 
+    def _settle(self) -> list[Connect]:
+        return self._settling.settle(boottime_ns(), more=self._more)
+
     def _without_probes(self, connects: list[Connect]) -> list[Connect]:
         return [connect for connect in connects if connect.pid not in self._probes] if self._probes else connects
 
@@ -226,6 +234,7 @@ class AuditSource:
             "serial_gaps": self._gaps.missing,
             "kernel_lost": self._use.lost,
             "repeats": counters.repeats,
+            "probes": counters.probes,
             "rules_restored": self._use.restored,
         }
 

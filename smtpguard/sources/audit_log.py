@@ -21,8 +21,9 @@ from smtpguard.decode.audit import AuditDecoder
 from smtpguard.decode.retries import Retries
 from smtpguard.decode.sieve import LineBuffer
 from smtpguard.errors import SourceError
-from smtpguard.model import NS, Connect
+from smtpguard.model import Connect
 from smtpguard.settings import Settings
+from smtpguard.sources.audit_settle import Settling, stamp_tick_ns
 from smtpguard.sources.audit_switch import is_process
 from smtpguard.sources.audit_use import AuditUse
 from smtpguard.sources.base import SourceStats
@@ -38,8 +39,6 @@ MAX_BYTES = 8 << 20
 """Most bytes that one `read` takes in, so that a backlog leaves the loop its timers."""
 _CHUNK_BYTES = 1 << 17
 _HISTORY_BYTES = 16 << 20
-_SETTLE_NS = NS // 20
-"""How long the last ENRICHED event waits for another line: auditd writes the records of an event in one go."""
 _LOG_FILE = re.compile(rb"^\s*log_file\s*=\s*(/[^\s]+)", re.MULTILINE | re.IGNORECASE)
 
 
@@ -75,15 +74,15 @@ class AuditLogSource:
         self._decoder = AuditDecoder(
             ports=settings.ports,
             sensor=self.name,
-            retries=Retries(),
+            retries=Retries(tick_ns=stamp_tick_ns()),
             buffer=LineBuffer(chunk_bytes=_CHUNK_BYTES, max_bytes=_HISTORY_BYTES),
         )
         self._decoder.to_event_ns = self._wall.to_event_ns
+        self._settling = Settling(self._decoder)
         self._waiting: list[Connect] = []
         self._probes: deque[int] = deque(maxlen=16)
         self._daemon_gone = False
         self._next_check_ns = 0
-        self._settle_ns: int | None = None
         self._more = False
 
     def open(self) -> None:
@@ -123,7 +122,7 @@ class AuditLogSource:
         self._probes.append(pid)
         deadline = time.monotonic() + timeout_s
         while True:
-            connects = self._follow() + self._decoder.settle()
+            connects = self._follow() + self._settle()
             seen = any(connect.pid == pid for connect in connects)
             self._waiting += self._without_probes(connects)
             if seen:
@@ -138,15 +137,9 @@ class AuditLogSource:
 
     def read(self) -> list[Connect]:
         """What was appended since. Raises SourceError if the log can't be read, or auditd has ended."""
-        connects = self._waiting + self._without_probes(self._follow())
+        connects = self._waiting + self._without_probes(self._follow() + self._settle())
         self._waiting = []
         now_ns = self._clock.boot_ns()
-        if self._settle_ns is not None and now_ns >= self._settle_ns:
-            connects += self._without_probes(self._decoder.settle())
-        if not self._decoder.is_holding:
-            self._settle_ns = None
-        elif self._settle_ns is None:
-            self._settle_ns = now_ns + _SETTLE_NS
         if now_ns >= self._next_check_ns:
             self._check(now_ns)
         self._count(connects)
@@ -156,7 +149,8 @@ class AuditLogSource:
         """In a second at the latest: rotation, losses, auditd."""
         if self._more or self._waiting:
             return 0
-        return self._next_check_ns if self._settle_ns is None else min(self._settle_ns, self._next_check_ns)
+        settle_ns = self._settling.next_ns
+        return self._next_check_ns if settle_ns is None else min(settle_ns, self._next_check_ns)
 
     def close(self) -> None:
         """Close the log, take our rules away; may be called twice."""
@@ -184,6 +178,9 @@ class AuditLogSource:
             taken += count
         return out
 
+    def _settle(self) -> list[Connect]:
+        return self._settling.settle(self._clock.boot_ns(), more=self._more)
+
     def _without_probes(self, connects: list[Connect]) -> list[Connect]:
         return [connect for connect in connects if connect.pid not in self._probes] if self._probes else connects
 
@@ -198,6 +195,7 @@ class AuditLogSource:
             "forged": counters.forged,
             "doubled": counters.doubled,
             "repeats": counters.repeats,
+            "probes": counters.probes,
             "rotations": tail.rotations,
             "truncations": tail.truncations,
             "kernel_lost": kernel_lost,

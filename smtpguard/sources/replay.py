@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, cast
 
 from smtpguard.decode.audit import AuditDecoder
+from smtpguard.decode.audit_probes import guess_tick_ns
 from smtpguard.decode.retries import Retries
 from smtpguard.decode.sieve import LineBuffer
 from smtpguard.errors import SourceError
@@ -58,10 +59,11 @@ class ReplaySource:
         self._paths = list(paths)
         self._stdin = stdin
         self._stack = contextlib.ExitStack()
+        self._retries = Retries()
         self._decoder = AuditDecoder(
             ports=ports,
             sensor=self.name,
-            retries=Retries(),
+            retries=self._retries,
             buffer=LineBuffer(chunk_bytes=_CHUNK_BYTES),
             hold_bytes=HOLD_BYTES,
             sieve=make_sieve(ports),
@@ -72,6 +74,7 @@ class ReplaySource:
     def open(self) -> None:
         """Open all files and find their order. Raises SourceError naming the file that can't be read."""
         files = []
+        ticks = []
         for path in self._paths:
             try:
                 file, head = self._open_file(path)
@@ -81,8 +84,10 @@ class ReplaySource:
             stamp = _STAMP.search(head)
             if stamp is None and path != "-":
                 self.silent.append(path)
+            ticks.append(guess_tick_ns(head))
             files.append((float(stamp[1]) if stamp else 0.0, path, file))
         files.sort(key=lambda entry: entry[0])
+        self._retries.set_tick(min(ticks))
         self._chunks = self._read_all([(path, file) for _, path, file in files])
 
     def probe(self, timeout_s: float) -> None:
@@ -167,6 +172,7 @@ class ReplaySource:
             "forged": counters.forged,
             "doubled": counters.doubled,
             "repeats": counters.repeats,
+            "probes": counters.probes,
             "others": counters.others,
         }
 
