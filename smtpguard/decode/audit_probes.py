@@ -121,7 +121,7 @@ class Probes:
             if len(self.open) > self._max:
                 self._close(next(iter(self.open)), out)
             return
-        if type(before) is tuple:
+        if isinstance(before, tuple):
             first = before[0]
             if (
                 first.address == connect.address
@@ -142,14 +142,14 @@ class Probes:
     def end(self, slot: Slot, connect: Connect, out: list[Connect]) -> None:
         """Take another kind of call on a slot of `open`: what is held there is decided before it."""
         before = self.open[slot]
-        is_repeat = type(before) is _Burst and before.port == connect.port and connect.address in before.members
+        is_repeat = isinstance(before, _Burst) and before.port == connect.port and connect.address in before.members
         self._close(slot, out, is_repeat=is_repeat)
 
     def expire(self, time_ns: int, out: list[Connect]) -> None:
         """Decide what is held since before: the stream is at `time_ns`."""
         while self.open:
             slot, first = next(iter(self.open.items()))
-            last_ns = first[0].time_ns if type(first) is tuple else first.last_ns  # type: ignore[union-attr]
+            last_ns = first[0].time_ns if isinstance(first, tuple) else first.last_ns
             if last_ns + _HOLD_NS >= time_ns:
                 return
             self._close(slot, out)
