@@ -89,7 +89,7 @@ def render_exceeded(verdict: Verdict, wall_ns: int) -> str:
     """The EXCEEDED line of a verdict. BLOCK is rounded up to whole seconds, so that nobody is freed too early."""
     connect = verdict.connect
     block_s = None if verdict.until_ns is None else max(0, -(-(verdict.until_ns - verdict.time_ns) // NS))
-    head = _head(wall_ns, verdict.account, "EXCEEDED", verdict.subject.netns)
+    head = _head(wall_ns, verdict.account, "EXCEEDED", verdict.subject.scope)
     return (
         f"{head} RULE={render_word(verdict.rule)} COUNT={verdict.count}"
         f" LIMIT={verdict.limit} WINDOW={verdict.window_ns // NS} ACTION={verdict.action} BLOCK={render_word(block_s)}"
@@ -109,7 +109,7 @@ def render_block(block: Block, account: Account, wall_ns: int, until_wall_ns: in
         by: Who asked for it, where that says more than the block's source (`admin(alice)`).
     """
     return (
-        f"{_head(wall_ns, account, 'BLOCK', block.subject.netns)} BY={render_word(by or block.source)}"
+        f"{_head(wall_ns, account, 'BLOCK', block.subject.scope)} BY={render_word(by or block.source)}"
         f" UNTIL={render_time(until_wall_ns)} RULE={render_word(block.rule)} MODE={block.mode}"
         f" REASON={render_reason(block.reason)}"
     )

@@ -135,15 +135,18 @@ class SocketReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Subject:
-    """Whom windows and blocks belong to: a uid in a network namespace (THREATS: a container's 1001 is not ours).
+    """Whom windows and blocks belong to: a uid and where it means somebody (a container's 1001 is not ours).
+
+    Policy compares scopes and looks into none.
 
     Attributes:
-        uid: The account's uid; for a subordinate uid, its owner's.
-        netns: None for the namespace the guard watches; else the cookie of the other one.
+        id: The account's uid; for a subordinate uid, its owner's.
+        scope: Where that uid means somebody: None on this host, in the network namespace that the guard watches; else
+            another network namespace, by its cookie.
     """
 
-    uid: int
-    netns: int | None = None
+    id: int
+    scope: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,7 +66,7 @@ class BpfDeny:
 
     def apply_deny(self, deny: Deny) -> None:
         """Begin or change a refusal; the later call wins, also if it ends earlier."""
-        if deny.subject.uid == 0:
+        if deny.subject.id == 0:
             return  # root is never refused; the program would not do it either
         self._purge()
         held = self._held.get(deny.subject, _Held())
@@ -87,7 +87,7 @@ class BpfDeny:
         now_ns = boottime_ns()
         denies = []
         for uid, netns, block_ns, throttle_ns in self._maps.read_denies():
-            subject = Subject(uid=uid, netns=netns)
+            subject = Subject(id=uid, scope=netns)
             held = self._held.get(subject, _Held())
             if block_ns > now_ns:
                 base = held.block or Deny(subject=subject, kind="block", until_ns=0)
@@ -99,10 +99,10 @@ class BpfDeny:
 
     def _write(self, subject: Subject, held: _Held) -> None:
         block_ns, throttle_ns = held.ends()
-        self._maps.put_deny(subject.uid, subject.netns, block_ns, throttle_ns)
+        self._maps.put_deny(subject.id, subject.scope, block_ns, throttle_ns)
         for kind, deny in (("block", held.block), ("throttle", held.throttle)):
             ends = (block_ns, 0) if kind == "block" else (0, throttle_ns)
-            holder = (subject.uid, subject.netns, kind)
+            holder = (subject.id, subject.scope, kind)
             self._maps.put_deny_ranges(holder, deny.ranges if deny else (), *ends)
         if held.block or held.throttle:
             self._held[subject] = held

@@ -80,14 +80,14 @@ class SessionEnder:
         Raises:
             EnforceError: Some could not be ended.
         """
-        if deny.kind != "block" or deny.subject.uid == 0:
+        if deny.kind != "block" or deny.subject.id == 0:
             return
         ranges = tuple((first, first + count - 1) for first, count in deny.ranges if count > 0)
-        if deny.subject.netns is None:
-            self._end_here(((deny.subject.uid, deny.subject.uid), *ranges))
-        if ranges or deny.subject.netns is not None:
-            uids = ranges if deny.subject.netns is None else ((deny.subject.uid, deny.subject.uid), *ranges)
-            self._send(_Errand(uids=uids, cookie=deny.subject.netns, who=deny.subject.uid))
+        if deny.subject.scope is None:
+            self._end_here(((deny.subject.id, deny.subject.id), *ranges))
+        if ranges or deny.subject.scope is not None:
+            uids = ranges if deny.subject.scope is None else ((deny.subject.id, deny.subject.id), *ranges)
+            self._send(_Errand(uids=uids, cookie=deny.subject.scope, who=deny.subject.id))
 
     def apply_release(self, subject: Subject, kind: Literal["block", "throttle"]) -> None:
         """Nothing to do: what is ended is ended."""

@@ -89,14 +89,14 @@ class Report:
                 case Refusal():
                     self.take_refusal(decision)
                 case Ended():
-                    row = self._standing.pop((decision.block.subject.uid, decision.block.kind), None)
+                    row = self._standing.pop((decision.block.subject.id, decision.block.kind), None)
                     if row is not None:
                         row.ended_ns = decision.time_ns
                 case BreakerChange():
                     self.breakers.append(decision)
 
     def _take_verdict(self, verdict: Verdict) -> None:
-        row = self.row_of(verdict.subject.uid)
+        row = self.row_of(verdict.subject.id)
         row.verdicts += 1
         # The attempt that exceeds a rule is the first that it refuses.
         row.would_refuse += verdict.mode == "enforce" and verdict.action != "warn"
@@ -106,12 +106,12 @@ class Report:
             self.dropped_verdicts += 1
 
     def _take_block(self, block: Block) -> None:
-        key = (block.subject.uid, block.kind)
+        key = (block.subject.id, block.kind)
         if block.renewed and key in self._standing:
             self._standing[key].block = block
             return
         row = self._standing[key] = BlockRow(block, refused=1)
-        self.row_of(block.subject.uid).blocks += 1
+        self.row_of(block.subject.id).blocks += 1
         if len(self.blocks) < MAX_VERDICTS:
             self.blocks.append(row)
 
@@ -119,7 +119,7 @@ class Report:
         """Take what nearly every attempt of a blocked user brings."""
         if refusal.mode != "enforce":
             return
-        uid = refusal.subject.uid
+        uid = refusal.subject.id
         (self.users.get(uid) or self.row_of(uid)).would_refuse += 1
         row = self._standing.get((uid, refusal.by))
         if row is not None:
@@ -160,8 +160,8 @@ class Report:
         connect = verdict.connect
         return {
             "time": render_time(verdict.time_ns),
-            "user": self.name_of(verdict.subject.uid),
-            "uid": verdict.subject.uid,
+            "user": self.name_of(verdict.subject.id),
+            "uid": verdict.subject.id,
             "rule": verdict.rule,
             "count": verdict.count,
             "limit": verdict.limit,
@@ -180,8 +180,8 @@ class Report:
     def _block_json(self, row: BlockRow) -> dict[str, Any]:
         block = row.block
         return {
-            "user": self.name_of(block.subject.uid),
-            "uid": block.subject.uid,
+            "user": self.name_of(block.subject.id),
+            "uid": block.subject.id,
             "kind": block.kind,
             "rule": block.rule,
             "since": render_time(block.since_ns),
@@ -202,7 +202,7 @@ class Report:
                 action = f"told only ({verdict.why_dry})" if verdict.why_dry else "told only"
             yield (
                 render_moment(verdict.time_ns / NS),
-                self.name_of(verdict.subject.uid),
+                self.name_of(verdict.subject.id),
                 verdict.rule,
                 count,
                 action,

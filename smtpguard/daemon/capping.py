@@ -91,7 +91,7 @@ class Capping:
             return False
         account = self._accounts.account(self._accounts.owner(uid))
         may = account.standing == "tenant" or not self._settings.shared_block.isdisjoint(account.names)
-        if not may or any(a.subject.uid == account.uid for a in self._engine.allowances()):
+        if not may or any(a.subject.id == account.uid for a in self._engine.allowances()):
             return False
-        held = self._engine.blocks_of(Subject(uid=account.uid))
+        held = self._engine.blocks_of(Subject(id=account.uid))
         return not any(block.mode == "enforce" and block.until_ns > connect.time_ns for block in held)

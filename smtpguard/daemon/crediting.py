@@ -208,8 +208,8 @@ class Crediting:
                     found[uid] = own
         # A pass with a limit of its own is judged by the engine: the kernel has no rule for one user alone.
         for allowance in self._engine.allowances():
-            if allowance.subject.netns is None:
-                found[allowance.subject.uid] = dict.fromkeys(self._index.values(), NO_LIMIT)
+            if allowance.subject.scope is None:
+                found[allowance.subject.id] = dict.fromkeys(self._index.values(), NO_LIMIT)
         return found
 
     def _try(self, change: Change) -> bool:

@@ -112,7 +112,7 @@ class Guard(TimedPart):
         for connect, uid, decisions in judged:
             if self.settings.loopback == "ignore" and self._destinations.passed(connect.address) == "loopback":
                 continue
-            subject = Subject(uid=uid, netns=connect.netns if uid == connect.uid else None)
+            subject = Subject(id=uid, scope=connect.netns if uid == connect.uid else None)
             account = self.account_of(subject)
             self.journal.add(
                 Entry(
@@ -212,16 +212,16 @@ class Guard(TimedPart):
                 if not after.renewed:
                     self.state.put_block(after, self.wall.offset_ns)
             case Allowance() as before, Allowance() as after:
-                self.state.delete_allowance(before.subject.uid, before.name)
+                self.state.delete_allowance(before.subject.id, before.name)
                 self.state.put_allowance(render_allowance(after, self.wall.offset_ns))
-        uid = named.after.subject.uid
+        uid = named.after.subject.id
         log.info("uid %d is %s: its block or pass is bound to the name now", uid, render_user(uid, named.after.name))
 
     def _allowance_ended(self, ended: AllowanceEnded) -> None:
         allowance = ended.allowance
-        log.info("the pass of uid %d ended: %s", allowance.subject.uid, ended.by)
+        log.info("the pass of uid %d ended: %s", allowance.subject.id, ended.by)
         if ended.by != "allow":
-            self.state.delete_allowance(allowance.subject.uid, allowance.name)
+            self.state.delete_allowance(allowance.subject.id, allowance.name)
             self.enforcement.request("allowance")
 
     def reconfigure(self, settings: Settings) -> None:
@@ -233,7 +233,7 @@ class Guard(TimedPart):
     def explain(self, uid: int) -> str:
         """What a refused sender is told: why, until when, and a reference for the administrator."""
         now_ns = self.now()
-        held = [b for b in self.engine.blocks_of(Subject(uid=uid)) if b.mode == "enforce" and b.until_ns > now_ns]
+        held = [b for b in self.engine.blocks_of(Subject(id=uid)) if b.mode == "enforce" and b.until_ns > now_ns]
         user = render_user(uid, self.accounts.account(uid).name)
         if not held:
             return f"SMTP of {user} is limited on this server; try again later"
@@ -244,8 +244,8 @@ class Guard(TimedPart):
 
     def account_of(self, subject: Subject) -> Account:
         """The account of a subject; a container's has no name here, whatever its number."""
-        account = self.accounts.account(subject.uid)
-        return account if subject.netns is None else replace(account, name=None, aliases=())
+        account = self.accounts.account(subject.id)
+        return account if subject.scope is None else replace(account, name=None, aliases=())
 
 
 def _tell_breaker(change: BreakerChange) -> None:

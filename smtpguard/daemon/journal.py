@@ -71,7 +71,7 @@ class Journal(TimedPart):
         offset_ns = self._wall.offset_ns
         self._incidents.restore(
             Incident(
-                subject=(subject := Subject(uid=row.uid, netns=row.netns)),
+                subject=(subject := Subject(id=row.uid, scope=row.netns)),
                 account=account_of(subject),
                 mode="dry-run",
                 first_ns=row.first_ns - offset_ns,
@@ -109,7 +109,7 @@ class Journal(TimedPart):
     def _gather(self, verdict: Verdict) -> None:
         if self._looker is None:
             return
-        ticket = self._looker.gather(verdict.connect, self._now(), owner=verdict.subject.uid)
+        ticket = self._looker.gather(verdict.connect, self._now(), owner=verdict.subject.id)
         if ticket is not None:
             self._gathering[ticket] = verdict
 
@@ -132,8 +132,8 @@ class Journal(TimedPart):
         offset_ns = self._wall.offset_ns
         self._state.put_incident(
             IncidentRow(
-                uid=incident.subject.uid,
-                netns=incident.subject.netns,
+                uid=incident.subject.id,
+                netns=incident.subject.scope,
                 name=incident.account.name,
                 first_ns=incident.first_ns + offset_ns,
                 last_ns=incident.last_ns + offset_ns,

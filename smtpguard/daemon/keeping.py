@@ -37,7 +37,7 @@ class Keeping:
         self._fresh = fresh
         offset_ns = self._wall.offset_ns
         self._state.put_windows(
-            WindowRow(uid=p.subject.uid, netns=p.subject.netns, rule=p.part, data=p.data, offset_ns=offset_ns)
+            WindowRow(uid=p.subject.id, netns=p.subject.scope, rule=p.part, data=p.data, offset_ns=offset_ns)
             for p in parts
         )
 
@@ -46,7 +46,7 @@ class Keeping:
         offset_ns = self._wall.offset_ns
         stored = [
             StoredPart(
-                part=WindowPart(subject=Subject(uid=row.uid, netns=row.netns), part=row.rule, data=row.data),
+                part=WindowPart(subject=Subject(id=row.uid, scope=row.netns), part=row.rule, data=row.data),
                 shift_ns=row.offset_ns - offset_ns,
             )
             for row in rows
@@ -67,7 +67,7 @@ class Keeping:
 def render_allowance(allowance: Allowance, offset_ns: int) -> AllowanceRow:
     """A pass as it is stored; `offset_ns` is wall time minus event time."""
     return AllowanceRow(
-        uid=allowance.subject.uid,
+        uid=allowance.subject.id,
         name=allowance.name,
         since_ns=allowance.since_ns + offset_ns,
         until_ns=allowance.until_ns + offset_ns,

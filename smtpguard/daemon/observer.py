@@ -75,9 +75,9 @@ def _observe(settings: Settings, show: Show, stack: contextlib.ExitStack) -> Non
             if settings.loopback == "ignore" and destinations.passed(connect.address) == "loopback":
                 continue
             uid = accounts.owner(connect.uid)
-            subject = Subject(uid=uid, netns=connect.netns if uid == connect.uid else None)
+            subject = Subject(id=uid, scope=connect.netns if uid == connect.uid else None)
             account = accounts.account(uid)
-            if subject.netns is not None:
+            if subject.scope is not None:
                 account = replace(account, name=None, aliases=())
             waiting.add(Entry(connect=connect, account=account, subject=subject))
 

@@ -111,7 +111,7 @@ def _unblock(
     nft = NftEnforcer(build_spec(settings))
     freed = {row.uid for row in mine}
     for deny in nft.read_denies():
-        uid = deny.subject.uid
+        uid = deny.subject.id
         ours = wanted is None or uid == wanted
         if ours and (uid, deny.kind) not in kept and (source is None or uid in freed):
             nft.apply_release(deny.subject, deny.kind)

@@ -66,9 +66,9 @@ class Orders:
         self.guard.act(ended)
         self._note_freed(subject)
         self.guard.refused.pop(subject, None)
-        if subject.netns is None:
-            self.guard.enforcement.credits.reset(subject.uid)
-        self.guard.state.delete_escalation(subject.uid, self.guard.account_of(subject).name)
+        if subject.scope is None:
+            self.guard.enforcement.credits.reset(subject.id)
+        self.guard.state.delete_escalation(subject.id, self.guard.account_of(subject).name)
         return ended
 
     def unblock_all(self, *, by: str, reason: str = "") -> list[Ended]:
@@ -86,10 +86,10 @@ class Orders:
         """Somebody took elements out of our sets: the wish to unblock, done and recorded as such."""
         for subject in self.guard.engine.blocked_subjects():
             held = [block for block in self.guard.engine.blocks_of(subject) if block.kind == kind]
-            spans = [(subject.uid, 1), *(span for block in held for span in block.ranges)]
+            spans = [(subject.id, 1), *(span for block in held for span in block.ranges)]
             hit = any(first <= low + count - 1 and low <= last for first, last in ranges for low, count in spans)
-            if held and subject.netns is None and hit:
-                log.warning("uid %d was taken out of the set by %s: unblocked", subject.uid, who)
+            if held and subject.scope is None and hit:
+                log.warning("uid %d was taken out of the set by %s: unblocked", subject.id, who)
                 self.unblock(subject, by="admin", reason=f"deleted from the nft set by {who}")
 
     def restore(self, block: Block) -> None:
@@ -106,7 +106,7 @@ class Orders:
         """A pass from before this run."""
         offset_ns = self.guard.wall.offset_ns
         allowance = Allowance(
-            subject=Subject(uid=row.uid),
+            subject=Subject(id=row.uid),
             name=row.name,
             since_ns=row.since_ns - offset_ns,
             until_ns=row.until_ns - offset_ns,

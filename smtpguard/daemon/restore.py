@@ -41,7 +41,7 @@ def restore(orders: Orders, keeping: Keeping, loaded: Loaded, nft: NftEnforcer) 
     for deny in denies:
         if any(block.kind == deny.kind for block in guard.engine.blocks_of(deny.subject)):
             continue
-        user = render_user(deny.subject.uid, guard.account_of(deny.subject).name)
+        user = render_user(deny.subject.id, guard.account_of(deny.subject).name)
         if deny.subject in lifted:
             log.warning("%s was blocked by the guard: let go, this is a dry run", user)
             nft.apply_release(deny.subject, deny.kind)
@@ -77,7 +77,7 @@ def restore_late(orders: Orders, switch: OffSwitch, loaded: Loaded) -> None:
             switch.restore(row)
     passes = {allowance.subject for allowance in guard.engine.allowances()}
     for allowance in loaded.allowances:
-        if Subject(uid=allowance.uid) not in passes:
+        if Subject(id=allowance.uid) not in passes:
             orders.restore_allowance(allowance)
     _restore_blocks(orders, loaded)
     guard.freed.clear()

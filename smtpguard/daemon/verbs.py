@@ -108,9 +108,9 @@ class Verbs:
         now_ns = guard.now()
         rows = [
             {
-                "user": render_user(block.subject.uid, guard.account_of(block.subject).name),
-                "uid": block.subject.uid,
-                "netns": block.subject.netns,
+                "user": render_user(block.subject.id, guard.account_of(block.subject).name),
+                "uid": block.subject.id,
+                "netns": block.subject.scope,
                 "kind": block.kind,
                 "since": (block.since_ns + guard.wall.offset_ns) / NS,
                 "until": (block.until_ns + guard.wall.offset_ns) / NS,
@@ -126,9 +126,9 @@ class Verbs:
         ]
         rows += [
             {
-                "user": render_user(pass_.subject.uid, guard.account_of(pass_.subject).name),
-                "uid": pass_.subject.uid,
-                "netns": pass_.subject.netns,
+                "user": render_user(pass_.subject.id, guard.account_of(pass_.subject).name),
+                "uid": pass_.subject.id,
+                "netns": pass_.subject.scope,
                 "kind": "allow",
                 "since": (pass_.since_ns + guard.wall.offset_ns) / NS,
                 "until": (pass_.until_ns + guard.wall.offset_ns) / NS,
@@ -149,7 +149,7 @@ class Verbs:
         source = _text(args, "source") or "admin"
         account = self._find(args, from_fail2ban=source != "admin")
         user = render_user(account.uid, account.name)
-        subject = Subject(uid=account.uid)
+        subject = Subject(id=account.uid)
         now_ns = guard.now()
         span_ns = _number(args, "for_ns")
         # fail2ban's bantime -1, a ban without end, is the longest that a person can ask for.
@@ -203,19 +203,19 @@ class Verbs:
         reason = _text(args, "reason")[:_MAX_REASON]
         if source:
             account = self._find(args, from_fail2ban=True)
-            ended = self._orders.end(Subject(uid=account.uid), source, by=source, reason=reason)
+            ended = self._orders.end(Subject(id=account.uid), source, by=source, reason=reason)
             user = render_user(account.uid, account.name)
             return {"text": f"{user}: the block of {source} ended" if ended else f"{user}: no block of {source}"}
         if args.get("all") is True:
             ended = self._orders.unblock_all(by="admin", reason=reason)
         else:
             account = self._find(args)
-            numbers = {subject for subject in guard.engine.blocked_subjects() if subject.uid == account.uid}
-            subjects = sorted(numbers | {Subject(uid=account.uid)}, key=lambda s: (s.uid, s.netns or 0))
+            numbers = {subject for subject in guard.engine.blocked_subjects() if subject.id == account.uid}
+            subjects = sorted(numbers | {Subject(id=account.uid)}, key=lambda s: (s.id, s.scope or 0))
             ended = [e for subject in subjects for e in self._orders.unblock(subject, by="admin", reason=reason)]
         freed: dict[str, None] = {}
         for block in (end.block for end in ended):
-            user = render_user(block.subject.uid, guard.account_of(block.subject).name)
+            user = render_user(block.subject.id, guard.account_of(block.subject).name)
             freed[user] = None
             for known_as in block.ids or (user,):
                 self._tell_fail2ban([block.source], known_as)
@@ -236,7 +236,7 @@ class Verbs:
         guard = self._guard
         account = self._find(args)
         user = render_user(account.uid, account.name)
-        subject = Subject(uid=account.uid)
+        subject = Subject(id=account.uid)
         if args.get("end") is True:
             ended = self._orders.end_allowance(subject, reason=_text(args, "reason")[:_MAX_REASON])
             log.warning("allow --end %s, asked by %s", user, who)

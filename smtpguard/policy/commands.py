@@ -66,7 +66,7 @@ class Commands:
                 )
         told = block.source != "admin" and (watched.why != "" or account.standing in NEVER_REFUSED)
         mode: Mode = "dry-run" if told or (block.source == "guard" and block.mode == "dry-run") else "enforce"
-        ranges = () if block.subject.netns is not None else account.ranges
+        ranges = () if block.subject.scope is not None else account.ranges
         block = replace(block, mode=mode, ranges=ranges, name=block.name or account.name)
         out: list[Decision] = []
         if not account.may_be(block.name):
@@ -128,7 +128,7 @@ class Commands:
         for subject in self._blocks.subjects():
             watched = self._roster.of(subject)
             account = watched.account
-            self._blocks.update_ranges(subject, () if subject.netns is not None else account.ranges)
+            self._blocks.update_ranges(subject, () if subject.scope is not None else account.ranges)
             if account.standing in NEVER_REFUSED and subject not in exempt_before:
                 ended += self.end(subject, by="exempt", now_ns=now_ns, reason=account.reason)
             told = {counter.rule.name for book in watched.books if book.mode != "enforce" for counter in book.counters}
@@ -223,10 +223,10 @@ class Commands:
     def windows(self) -> Iterator[tuple[int, str, list[int]]]:
         """What connections rules that are carried out have in their windows: (uid, rule, event times)."""
         for watched in self._roster:
-            for book in watched.books if watched.subject.netns is None else ():
+            for book in watched.books if watched.subject.scope is None else ():
                 for counter in book.counters if book.mode == "enforce" else ():
                     if counter.rule.count == "connections" and counter.rule.action != "warn":
-                        yield watched.subject.uid, counter.rule.name, counter.times()
+                        yield watched.subject.id, counter.rule.name, counter.times()
 
     def export(self, *, full: bool = False) -> list[WindowPart]:
         """What has changed in the windows since the last call; cheap enough for once a second.

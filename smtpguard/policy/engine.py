@@ -132,7 +132,7 @@ class Engine(Commands):
         if not self.counts(connect.address):
             return []
         watched = self._roster.find(uid, connect.netns)
-        if uid == watched.subject.uid and connect.result != "refused" and self._roster.begin(watched, connect.port):
+        if uid == watched.subject.id and connect.result != "refused" and self._roster.begin(watched, connect.port):
             self._settle(watched)
             return self.feed(connect)
         return self._consider(connect, watched)
@@ -161,7 +161,7 @@ class Engine(Commands):
             mode: Mode = "dry-run" if self.is_off else span.mode
             out.append(_refusal(connect.time_ns, subject, watched.account, connect, span.kind, mode))
             if span.hides:
-                if connect.uid == subject.uid:
+                if connect.uid == subject.id:
                     self._roster.register(watched, connect.port)
                 return out  # from every book
         books = [book for book in watched.books if span is None or (book.mode == "enforce" and not span.hides)]
@@ -181,7 +181,7 @@ class Engine(Commands):
                 out += self._verdicts.decide(watched, book.mode, found, connect, at_ns=at_ns, now_ns=self._now_ns)
         if books:
             self._settle(watched)
-            if connect.uid == subject.uid:
+            if connect.uid == subject.id:
                 self._roster.register(watched, connect.port)
             self._roster.active[watched] = 0
         return out

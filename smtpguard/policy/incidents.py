@@ -119,7 +119,7 @@ class Incidents:
         current = self._open.get(verdict.subject)
         begins = current is None
         if current is None:
-            foreign = verdict.subject.netns is not None
+            foreign = verdict.subject.scope is not None
             if len(self._open) >= self._max or (foreign and self._foreign >= min(MAX_FOREIGN, self._max // 2)):
                 self.dropped += 1
                 return None
@@ -176,7 +176,7 @@ class Incidents:
         ended = [held for held in self._open.values() if held.last_ns + self._gap_ns <= now_ns]
         for held in ended:
             del self._open[held.subject]
-            self._foreign -= held.subject.netns is not None
+            self._foreign -= held.subject.scope is not None
         self._due_ns = min((held.last_ns + self._gap_ns for held in self._open.values()), default=None)
         return [held.freeze(over=True) for held in ended]
 
@@ -188,7 +188,7 @@ class Incidents:
         self._open[subject] = current = _Open(
             subject=subject, account=account, mode=mode, first_ns=first_ns, last_ns=first_ns
         )
-        self._foreign += subject.netns is not None
+        self._foreign += subject.scope is not None
         due_ns = first_ns + self._gap_ns
         self._due_ns = due_ns if self._due_ns is None else min(self._due_ns, due_ns)
         return current

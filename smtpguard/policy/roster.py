@@ -130,7 +130,7 @@ class Roster:
             uid, netns = owner, None
         watched = self._watched.get((uid, netns))
         if watched is None:
-            watched = Watched(Subject(uid=uid, netns=netns))
+            watched = Watched(Subject(id=uid, scope=netns))
             self._compile(watched, rooted=owner == 0)
             self._add(watched)
         elif watched.generation != self._generation:
@@ -139,11 +139,11 @@ class Roster:
 
     def of(self, subject: Subject) -> Watched:
         """A subject by its own name, its rules up to date."""
-        return self.find(subject.uid, subject.netns)
+        return self.find(subject.id, subject.scope)
 
     def begin(self, watched: Watched, port: int) -> bool:
         """Let the fast path use a new lane for its first attempt, if that takes no look at the rules."""
-        if len(watched.books) != 1 or watched.subject.netns is not None or not watched.books[0].begin_lane(port):
+        if len(watched.books) != 1 or watched.subject.scope is not None or not watched.books[0].begin_lane(port):
             return False
         self.register(watched, port)
         self.active[watched] = 0
@@ -151,14 +151,14 @@ class Roster:
 
     def register(self, watched: Watched, port: int) -> None:
         """Let the engine's fast path use a lane: of one book, on the host's network, seen under its own uid."""
-        if len(watched.books) == 1 and watched.subject.netns is None:
+        if len(watched.books) == 1 and watched.subject.scope is None:
             book = watched.books[0]
             lanes = self.fast.setdefault(port, {})
-            if watched.subject.uid not in lanes:
+            if watched.subject.id not in lanes:
                 lane = book.open_lane(port)
                 tables = lane.tables
                 single = len(tables) == 1 and not tables[0].whole
-                lanes[watched.subject.uid] = (
+                lanes[watched.subject.id] = (
                     book,
                     lane.times,
                     tables[0] if single else None,
@@ -176,11 +176,11 @@ class Roster:
     def _compile(self, watched: Watched, *, rooted: bool) -> None:
         subject = watched.subject
         old = watched.account
-        account = self._directory.account(subject.uid)
+        account = self._directory.account(subject.id)
         why = "off" if self.off else "dry_run" if self._settings.dry_run else ""
-        if subject.uid != 0 and (subject.netns is not None or rooted):
+        if subject.id != 0 and (subject.scope is not None or rooted):
             # The number says nothing about the host's account of that number (THREATS 4).
-            account = Account(uid=subject.uid, name=None, standing="tenant", reason=CONTAINER)
+            account = Account(uid=subject.id, name=None, standing="tenant", reason=CONTAINER)
             why = CONTAINER
         elif account.standing == "shared" and self._settings.shared_block.isdisjoint(account.names):
             why = SHARED
@@ -214,21 +214,21 @@ class Roster:
         self._forget_lanes(watched)
 
     def _forget_lanes(self, watched: Watched) -> None:
-        if watched.subject.netns is None:
+        if watched.subject.scope is None:
             for lanes in self.fast.values():
-                lanes.pop(watched.subject.uid, None)
+                lanes.pop(watched.subject.id, None)
 
     def _add(self, watched: Watched) -> None:
         subject = watched.subject
-        if subject.netns is not None:
-            watched.groups = ("foreign", f"netns {subject.netns}", f"uid {subject.uid}")
+        if subject.scope is not None:
+            watched.groups = ("foreign", f"netns {subject.scope}", f"uid {subject.id}")
         else:
             watched.groups = ("nameless" if watched.account.name is None else "accounts",)
         for group in watched.groups:
             if self._sizes[group] >= self._maximum(group):
                 self._evict(group)
             self._sizes[group] += 1
-        self._watched[subject.uid, subject.netns] = watched
+        self._watched[subject.id, subject.scope] = watched
 
     def _maximum(self, group: str) -> int:
         if group in self._maxima:
@@ -252,7 +252,7 @@ class Roster:
         self._drop_windows(watched)
         self.active.pop(watched, None)
         self.gone += [(watched.subject, name) for name in watched.saved]
-        del self._watched[watched.subject.uid, watched.subject.netns]
+        del self._watched[watched.subject.id, watched.subject.scope]
         for group in watched.groups:
             self._sizes[group] -= 1
             if not self._sizes[group]:
@@ -269,7 +269,7 @@ class Roster:
         reach_ns = max([NEWCOMER_NS if novel_ns else 0, *[rule.window_ns for rule in rules]])
         quiet_ns = now_ns - LATE_NS - reach_ns
         for watched in batch:
-            known = self._watched.get((watched.subject.uid, watched.subject.netns))
+            known = self._watched.get((watched.subject.id, watched.subject.scope))
             if known is not watched or watched.swept_ns > quiet_ns:
                 continue
             watched.swept_ns = watched.touched_ns()

@@ -54,7 +54,7 @@ class Watched:
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
-        self.account = Account(uid=subject.uid, name=None, standing="tenant")
+        self.account = Account(uid=subject.id, name=None, standing="tenant")
         self.books: tuple[Book, ...] = ()
         self.failures: tuple[Book, ...] = ()
         self.volumes: tuple[VolumeBook, ...] = ()

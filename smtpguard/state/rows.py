@@ -54,8 +54,8 @@ class BlockRow:
             offset_ns: Wall time minus event time.
         """
         return cls(
-            uid=block.subject.uid,
-            netns=block.subject.netns,
+            uid=block.subject.id,
+            netns=block.subject.scope,
             name=block.name,
             source=block.source,
             kind=block.kind,
@@ -79,7 +79,7 @@ class BlockRow:
         length_ns = self.until_ns - self.since_ns
         until_ns = min(self.until_ns, now_ns + length_ns)
         return Block(
-            subject=Subject(uid=self.uid, netns=self.netns),
+            subject=Subject(id=self.uid, scope=self.netns),
             name=self.name,
             source=self.source,
             kind=self.kind,
@@ -194,8 +194,8 @@ class VerdictRow:
         """
         return cls(
             time_ns=verdict.time_ns + offset_ns,
-            uid=verdict.subject.uid,
-            netns=verdict.subject.netns,
+            uid=verdict.subject.id,
+            netns=verdict.subject.scope,
             name=verdict.account.name,
             rule=verdict.rule,
             count=verdict.count,

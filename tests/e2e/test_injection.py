@@ -80,7 +80,7 @@ def test_what_is_found_out_about_a_connection(tmp_path: Path, name: str) -> None
         attr="live", proc=text, exe=text, cwd=text, script=text,
     )  # fmt: skip
     verdict = Verdict(
-        time_ns=0, subject=Subject(uid=61001), account=account, rule="burst", count=4, limit=3, window_ns=NS,
+        time_ns=0, subject=Subject(id=61001), account=account, rule="burst", count=4, limit=3, window_ns=NS,
         action="block", mode="enforce", until_ns=NS, connect=connect,
     )  # fmt: skip
     found: list[Entry] = []

@@ -141,7 +141,7 @@ def dials(uid: int, cgroup: Path, *addresses: str, port: int = 25) -> list[int]:
 def block(uid: int, *, seconds: float = 60, netns: int | None = None, ranges: tuple[tuple[int, int], ...] = ()) -> Deny:
     """A block from now on."""
     until_ns = boottime_ns() + int(seconds * NS)
-    return Deny(subject=Subject(uid=uid, netns=netns), kind="block", until_ns=until_ns, ranges=ranges)
+    return Deny(subject=Subject(id=uid, scope=netns), kind="block", until_ns=until_ns, ranges=ranges)
 
 
 def count_programs(cgroup: Path) -> int:

@@ -135,15 +135,15 @@ def test_a_deny_ends_by_itself_and_by_release(lab: Lab, enforcer: BpfDeny) -> No
 
 
 def test_block_and_throttle_are_told_apart_and_the_later_call_wins(lab: Lab, enforcer: BpfDeny) -> None:
-    subject = Subject(uid=random_uid())
+    subject = Subject(id=random_uid())
     enforcer.apply_deny(Deny(subject=subject, kind="throttle", until_ns=boottime_ns() + 60 * NS))
-    dials(subject.uid, lab.cgroup, ADDRESS4)
-    enforcer.apply_deny(block(subject.uid))
-    dials(subject.uid, lab.cgroup, ADDRESS4)
+    dials(subject.id, lab.cgroup, ADDRESS4)
+    enforcer.apply_deny(block(subject.id))
+    dials(subject.id, lab.cgroup, ADDRESS4)
     enforcer.apply_release(subject, "block")
-    dials(subject.uid, lab.cgroup, ADDRESS4)
+    dials(subject.id, lab.cgroup, ADDRESS4)
     enforcer.apply_deny(Deny(subject=subject, kind="throttle", until_ns=boottime_ns() - 1))
-    dials(subject.uid, lab.cgroup, ADDRESS4)
+    dials(subject.id, lab.cgroup, ADDRESS4)
     assert [event.refused_by for event in lab.events()] == ["throttle", "block", "throttle", None]
 
 
@@ -159,7 +159,7 @@ def test_subordinate_ranges_are_refused_with_their_owner(lab: Lab, enforcer: Bpf
         300_000: REFUSED,
         300_001: OPEN,
     }
-    enforcer.apply_release(Subject(uid=uid), "block")
+    enforcer.apply_release(Subject(id=uid), "block")
     assert dials(200_001, lab.cgroup, ADDRESS4) == [OPEN]
 
 
@@ -167,7 +167,7 @@ def test_overlapping_ranges_are_refused_while_any_holder_wants_it(lab: Lab, enfo
     enforcer.apply_deny(block(61_101, ranges=((200_000, 64),)))
     enforcer.apply_deny(block(61_102, ranges=((200_000, 1),), seconds=-1))  # the longer prefix, already over
     assert dials(200_000, lab.cgroup, ADDRESS4) == [REFUSED]
-    enforcer.apply_release(Subject(uid=61_101), "block")
+    enforcer.apply_release(Subject(id=61_101), "block")
     assert dials(200_000, lab.cgroup, ADDRESS4) == [OPEN]
 
 

@@ -194,10 +194,10 @@ def refusing(request: pytest.FixtureRequest, watch: Watch) -> Iterator[Means]:
     """The user is blocked by these means, and by no other."""
     means: Means = request.param
     with inside(watch.course.container.path):
-        contained = Subject(uid=USER, netns=read_cookie())
+        contained = Subject(id=USER, scope=read_cookie())
     until_ns = boottime_ns() + 600 * NS
     denies = [
-        Deny(subject=Subject(uid=USER), kind="block", until_ns=until_ns, ranges=RANGES),
+        Deny(subject=Subject(id=USER), kind="block", until_ns=until_ns, ranges=RANGES),
         Deny(subject=contained, kind="block", until_ns=until_ns),
     ]
     enforcers: list[Enforcer] = []

@@ -171,7 +171,7 @@ def test_sees_refused_attempts_too(lab: Lab, source: NflogSource) -> None:
     guard = NftEnforcer(TableSpec(), nft=NetnsNft(lab.client))
     guard.ensure()
     try:
-        guard.apply_deny(Deny(subject=Subject(uid=USER), kind="block", until_ns=boottime_ns() + 60 * NS))
+        guard.apply_deny(Deny(subject=Subject(id=USER), kind="block", until_ns=boottime_ns() + 60 * NS))
         with pytest.raises(ConnectionRefusedError):
             lab.connect(USER, NEAR)
         assert what(source.read()) == [(USER, NEAR, 25)]

@@ -65,7 +65,7 @@ def ruleset(lab: Lab) -> str:
 
 def deny(uid: int = BAD, kind: Kind = "block", seconds: float = 60, ranges: tuple[tuple[int, int], ...] = ()) -> Deny:
     until_ns = boottime_ns() + int(seconds * NS)
-    return Deny(subject=Subject(uid=uid), kind=kind, until_ns=until_ns, ranges=ranges, comment="guard mx-fanout")
+    return Deny(subject=Subject(id=uid), kind=kind, until_ns=until_ns, ranges=ranges, comment="guard mx-fanout")
 
 
 def passes(lab: Lab, uid: int, address: str = NEAR, port: int = 25) -> bool:
@@ -91,7 +91,7 @@ def test_blocked_user_is_refused_at_once_and_his_neighbour_is_not(lab: Lab, nft:
                 assert passes(lab, GOOD, address, port)
         assert passes(lab, BAD, NEAR, 8025)
         assert enforcer.read_counters()["refused_blocked"] == 12
-        enforcer.apply_release(Subject(uid=BAD), "block")
+        enforcer.apply_release(Subject(id=BAD), "block")
         assert passes(lab, BAD)
     finally:
         enforcer.remove()
@@ -184,8 +184,8 @@ def test_subordinate_ranges_are_refused_and_freed_with_their_owner(lab: Lab, gua
         False, True, False, False, False, True,
     ]  # fmt: skip
     [held] = guard.read_denies()
-    assert (held.subject, held.ranges, held.comment) == (Subject(uid=BAD), ((100000, 65536),), "guard mx-fanout")
-    guard.apply_release(Subject(uid=BAD), "block")
+    assert (held.subject, held.ranges, held.comment) == (Subject(id=BAD), ((100000, 65536),), "guard mx-fanout")
+    guard.apply_release(Subject(id=BAD), "block")
     assert passes(lab, 131072)
     assert guard.read_denies() == []
 
@@ -194,22 +194,22 @@ def test_shared_subordinate_uids_stay_refused_while_one_owner_is(lab: Lab, guard
     guard.apply_deny(deny(uid=BAD, ranges=((100000, 1000),)))
     guard.apply_deny(deny(uid=GOOD, ranges=((100500, 1000),), seconds=30))
     assert not passes(lab, 100999)
-    guard.apply_release(Subject(uid=BAD), "block")
+    guard.apply_release(Subject(id=BAD), "block")
     assert [passes(lab, uid) for uid in (100000, 100499, 100500, 100999, 101499)] == [True, True, False, False, False]
-    guard.apply_release(Subject(uid=GOOD), "block")
+    guard.apply_release(Subject(id=GOOD), "block")
     assert guard.read_denies() == []
 
 
 def test_the_same_subordinate_uids_stay_refused_while_one_owner_is(lab: Lab, guard: NftEnforcer) -> None:
     guard.apply_deny(deny(uid=BAD, ranges=((100000, 1000),)))
     guard.apply_deny(deny(uid=GOOD, ranges=((100000, 1000),), seconds=30))
-    guard.apply_release(Subject(uid=GOOD), "block")
+    guard.apply_release(Subject(id=GOOD), "block")
     assert [passes(lab, uid) for uid in (BAD, GOOD, 100000)] == [False, True, False]
 
 
 def test_the_kernel_ends_a_block_by_itself(lab: Lab, guard: NftEnforcer) -> None:
     until_ns = boottime_ns() + NS // 2
-    guard.apply_deny(Deny(subject=Subject(uid=BAD), kind="block", until_ns=until_ns))
+    guard.apply_deny(Deny(subject=Subject(id=BAD), kind="block", until_ns=until_ns))
     assert not passes(lab, BAD)
     deadline_ns = boottime_ns() + 10 * NS
     while not passes(lab, BAD):
@@ -233,8 +233,8 @@ def test_a_deny_that_is_over_frees(lab: Lab, guard: NftEnforcer) -> None:
 
 
 def test_another_network_namespace_is_not_the_business_of_nft(guard: NftEnforcer) -> None:
-    guard.apply_deny(Deny(subject=Subject(uid=BAD, netns=7), kind="block", until_ns=boottime_ns() + NS * 60))
-    guard.apply_release(Subject(uid=BAD, netns=7), "block")
+    guard.apply_deny(Deny(subject=Subject(id=BAD, scope=7), kind="block", until_ns=boottime_ns() + NS * 60))
+    guard.apply_release(Subject(id=BAD, scope=7), "block")
     assert guard.read_denies() == []
 
 
@@ -243,7 +243,7 @@ def test_elements_of_others_are_read_with_their_ends(guard: NftEnforcer, library
         f"add element inet smtpguard blocked {{ {BAD} timeout 90s, 2000-2009 }}\n"
         f'add element inet smtpguard throttled {{ {GOOD} timeout 5m comment "by hand" }}\n'
     )
-    held = {deny.subject.uid: deny for deny in guard.read_denies()}
+    held = {deny.subject.id: deny for deny in guard.read_denies()}
     assert held[BAD].kind == "block"
     assert 80 * NS < held[BAD].until_ns - boottime_ns() <= 90 * NS
     assert held[2000].ranges == ((2000, 10),)
@@ -345,7 +345,7 @@ def test_after_remove_a_change_does_not_bring_the_table_back(lab: Lab, guard: Nf
     guard.remove()
     with pytest.raises(EnforceError, match="No such file"):
         guard.apply_deny(deny())
-    guard.apply_release(Subject(uid=BAD), "block")
+    guard.apply_release(Subject(id=BAD), "block")
     assert guard.read_denies() == []
     assert guard.read_counters() == {}
     assert passes(lab, BAD)
@@ -361,7 +361,7 @@ def test_thousands_are_restored_in_one_transaction(lab: Lab, guard: NftEnforcer)
     assert all(abs(d.until_ns - asked.until_ns) < 5 * NS for d, asked in zip(held, denies, strict=True))
     assert not passes(lab, 1_000_050)
     guard.apply_many(denies)
-    guard.apply_release(Subject(uid=200_000), "block")
+    guard.apply_release(Subject(id=200_000), "block")
     assert len(guard.read_denies()) == 4_999
 
 
@@ -373,12 +373,12 @@ def test_a_full_set_says_so_and_keeps_those_that_end_last(library: Nft) -> None:
             enforcer.apply_many([deny(uid=1000 + 2 * i, seconds=100 + i) for i in range(40)])
         held = enforcer.read_denies()
         assert 4 <= len(held) < 20
-        assert [d.subject.uid for d in held] == [1000 + 2 * i for i in range(40 - len(held), 40)]
+        assert [d.subject.id for d in held] == [1000 + 2 * i for i in range(40 - len(held), 40)]
         with pytest.raises(SetFullError, match="the set blocked is full"):
             enforcer.apply_deny(deny(uid=5000))
         enforcer.apply_deny(deny(uid=1078, seconds=500))  # one that is in it can be changed all the same
         assert max(d.until_ns for d in enforcer.read_denies()) > boottime_ns() + 400 * NS
-        enforcer.apply_release(Subject(uid=1078), "block")
+        enforcer.apply_release(Subject(id=1078), "block")
         enforcer.apply_deny(deny(uid=5000))
     finally:
         enforcer.remove()

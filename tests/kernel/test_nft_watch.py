@@ -60,7 +60,7 @@ def watch(netns: str, guard: NftEnforcer) -> Iterator[NftWatch]:
 
 def deny(uid: int = BAD, seconds: float = 60) -> Deny:
     return Deny(
-        subject=Subject(uid=uid), kind="block", until_ns=boottime_ns() + int(seconds * NS), ranges=((100000, 65536),)
+        subject=Subject(id=uid), kind="block", until_ns=boottime_ns() + int(seconds * NS), ranges=((100000, 65536),)
     )
 
 
@@ -119,7 +119,7 @@ def test_a_damaged_table_is_told_and_repaired_by_ensure(
     assert {event.kind for event in hear(watch)} == {"damaged"}
     guard.ensure()
     assert sorted(shape()) == sorted(before)
-    assert [held.subject.uid for held in guard.read_denies()] == [BAD]
+    assert [held.subject.id for held in guard.read_denies()] == [BAD]
 
 
 def test_deleting_an_element_is_told_as_the_wish_to_free_it(
@@ -128,11 +128,11 @@ def test_deleting_an_element_is_told_as_the_wish_to_free_it(
     other.run(f"delete element inet smtpguard blocked {{ {BAD} }}")
     [event] = hear(watch)
     assert event == NftEvent(kind="deleted", pid=other.own_pids[-1], comm=b"nft", set="blocked", ranges=((BAD, BAD),))
-    assert guard.find_owners("blocked", event.ranges) == [("block", Subject(uid=BAD))]
+    assert guard.find_owners("blocked", event.ranges) == [("block", Subject(id=BAD))]
     other.run("delete element inet smtpguard blocked { 100000-165535 }")
     [event] = hear(watch)
     assert event.ranges == ((100000, 165535),)
-    assert guard.find_owners("blocked", event.ranges) == [("block", Subject(uid=BAD))]
+    assert guard.find_owners("blocked", event.ranges) == [("block", Subject(id=BAD))]
     assert guard.find_owners("blocked", ((5, 5),)) == []
     assert guard.find_owners("throttled", event.ranges) == []
 
@@ -175,7 +175,7 @@ def test_a_rule_put_in_by_others_is_told_as_altered(watch: NftWatch, other: Comm
 def test_our_own_changes_and_expiry_are_silent(watch: NftWatch, guard: NftEnforcer) -> None:
     guard.apply_deny(deny(seconds=0.05))
     guard.apply_deny(deny(uid=5))
-    guard.apply_release(Subject(uid=5), "block")
+    guard.apply_release(Subject(id=5), "block")
     guard.ensure()
     guard.remove()
     guard.restore()

@@ -74,7 +74,7 @@ def diag(lab: Lab) -> Iterator[SockDiag]:
 
 
 def block(uid: int = USER, netns: int | None = None, ranges: tuple[tuple[int, int], ...] = ()) -> Deny:
-    return Deny(subject=Subject(uid=uid, netns=netns), kind="block", until_ns=time.monotonic_ns(), ranges=ranges)
+    return Deny(subject=Subject(id=uid, scope=netns), kind="block", until_ns=time.monotonic_ns(), ranges=ranges)
 
 
 def is_aborted(sock: socket.socket) -> bool:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.kernel
 
 def block(uid: int) -> Block:
     return Block(
-        subject=Subject(uid=uid), name="web", source="guard", kind="block", since_ns=0, until_ns=3600 * NS,
+        subject=Subject(id=uid), name="web", source="guard", kind="block", since_ns=0, until_ns=3600 * NS,
         mode="enforce",
     )  # fmt: skip
 

@@ -23,7 +23,7 @@ ROUNDS = 25
 
 def block(uid: int, until_ns: int) -> Block:
     return Block(
-        subject=Subject(uid=uid), name=f"web{uid}", source="guard", kind="block", since_ns=until_ns - 3600 * NS,
+        subject=Subject(id=uid), name=f"web{uid}", source="guard", kind="block", since_ns=until_ns - 3600 * NS,
         until_ns=until_ns, mode="enforce",
     )  # fmt: skip
 

@@ -118,7 +118,7 @@ def run_both(configuration: Settings, script: list[tuple[Any, ...]]) -> None:
             engine.tick(now)
             oracle.tick(now)
         elif step[0] == "unblock":
-            engine.unblock(Subject(uid=step[1]), by="admin", now_ns=now)
+            engine.unblock(Subject(id=step[1]), by="admin", now_ns=now)
             oracle.unblock(step[1], now)
         else:
             now += step[1]

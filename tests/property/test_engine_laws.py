@@ -74,7 +74,7 @@ def test_restart_changes_nothing(configuration: Settings, script: list[tuple[Any
             store.keep(engine.export())
         elif step[0] == "unblock":
             for each in (steady, engine):
-                each.unblock(Subject(uid=step[1]), by="admin", now_ns=now)
+                each.unblock(Subject(id=step[1]), by="admin", now_ns=now)
         else:
             now += step[1]
             attempt = connect_of(now, step)

@@ -78,7 +78,7 @@ def test_exceeded(
     connect: Connect, account: Account, wall_ns: int, rule: str, action: Literal["warn", "throttle", "block"]
 ) -> None:
     verdict = Verdict(
-        time_ns=connect.time_ns, subject=Subject(uid=account.uid), account=account, rule=rule, count=3, limit=2,
+        time_ns=connect.time_ns, subject=Subject(id=account.uid), account=account, rule=rule, count=3, limit=2,
         window_ns=1, action=action, until_ns=None, mode="dry-run", connect=connect,
     )  # fmt: skip
     fields = checked(render_exceeded(verdict, wall_ns), account, wall_ns, "EXCEEDED").fields
@@ -89,7 +89,7 @@ def test_exceeded(
 @given(accounts, wall, hostile_text, hostile_text, hostile_text)
 def test_block_and_unblock(account: Account, wall_ns: int, rule: str, by: str, reason: str) -> None:
     block = Block(
-        subject=Subject(uid=account.uid), name=account.name, source=by, kind="block", since_ns=0, until_ns=1,
+        subject=Subject(id=account.uid), name=account.name, source=by, kind="block", since_ns=0, until_ns=1,
         mode="enforce", rule=rule, reason=reason,
     )  # fmt: skip
     fields = checked(render_block(block, account, wall_ns, wall_ns), account, wall_ns, "BLOCK").fields

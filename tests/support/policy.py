@@ -64,7 +64,7 @@ def settings_of(*rules: Rule, **more: Any) -> Settings:  # noqa: ANN401
 def block_of(source: str, *, uid: int = WEB, name: str | None = None, for_s: int = 3600, **more: Any) -> Block:  # noqa: ANN401
     more = {"kind": "block", "mode": "enforce", **more}
     return Block(
-        subject=Subject(uid=uid),
+        subject=Subject(id=uid),
         name=name or f"u{uid}",
         source=source,
         since_ns=T0,

@@ -15,7 +15,7 @@ from smtpguard.policy.engine import Engine
 from smtpguard.settings import Settings
 from tests.support.policy import T0, People, person
 
-ALICE, EXEMPT = Subject(uid=1001), Subject(uid=1500)
+ALICE, EXEMPT = Subject(id=1001), Subject(id=1500)
 
 
 class Means:
@@ -35,12 +35,12 @@ class Means:
             raise EnforceError("no", where=self.name)
 
     def apply_deny(self, deny: Deny) -> None:
-        self.note(f"deny {deny.subject.uid}")
-        self.held[deny.subject.uid, deny.kind] = deny
+        self.note(f"deny {deny.subject.id}")
+        self.held[deny.subject.id, deny.kind] = deny
 
     def apply_release(self, subject: Subject, kind: Literal["block", "throttle"]) -> None:
-        self.note(f"release {subject.uid}")
-        self.held.pop((subject.uid, kind), None)
+        self.note(f"release {subject.id}")
+        self.held.pop((subject.id, kind), None)
 
     def apply_passes(self, passes: Passes) -> None:
         self.note("passes")
@@ -139,7 +139,7 @@ class World:
     def block(self, subject: Subject, *, carry_out: bool = True, force: bool = False) -> None:
         block = Block(
             subject=subject,
-            name=f"u{subject.uid}",
+            name=f"u{subject.id}",
             source="admin",
             kind="block",
             since_ns=self.now,
@@ -183,7 +183,7 @@ def test_off_lifts_everything_a_restart_keeps_it_and_on_puts_back(world: World) 
     world.engine.set_off(off=True)
     world.refresh("off")
     assert world.held() == [False] * 4
-    world.block(Subject(uid=1002))
+    world.block(Subject(id=1002))
     world.refresh("accounts")
     assert world.held() == [False] * 4
     world.engine.set_off(off=False)
@@ -197,7 +197,7 @@ def test_what_a_person_removed_is_not_filled_until_it_is_wanted_again(world: Wor
     world.refresh("table")
     assert world.held() == [False] * 4
     world.told.clear()
-    world.block(Subject(uid=1002))
+    world.block(Subject(id=1002))
     assert world.told == []
     world.enforcement.healing = True
     world.refresh("table")
@@ -266,7 +266,7 @@ def test_an_exempt_account_that_is_blocked_does_not_pass_while_that_lasts(world:
 def test_many_allowances_that_end_are_one_refresh(world: World) -> None:
     for uid in (1001, 1002, 1003):
         world.engine.allow(
-            Allowance(subject=Subject(uid=uid), name=f"u{uid}", since_ns=world.now, until_ns=world.now + NS, by="admin")
+            Allowance(subject=Subject(id=uid), name=f"u{uid}", since_ns=world.now, until_ns=world.now + NS, by="admin")
         )
     world.refresh("allowance")
     assert world.around.asked[-1] == ([], [1001, 1002, 1003])

@@ -127,7 +127,7 @@ def test_known_keys_count_anew_after_the_window_was_emptied() -> None:
     nets = [bytes([192, 0, net, 1]) for net in range(3)]
     feed(engine, [0], address=nets[0])
     feed(engine, [1], address=nets[1])
-    engine.unblock(Subject(uid=WEB), by="admin", now_ns=T0 + 2 * NS)
+    engine.unblock(Subject(id=WEB), by="admin", now_ns=T0 + 2 * NS)
     feed(engine, [3], address=nets[2])
     assert feed(engine, [4], address=nets[0]) == []
     assert only(Verdict, feed(engine, [5], address=nets[1]))
@@ -227,7 +227,7 @@ def test_novel_concerns_only_who_was_silent_for_so_long() -> None:
 def test_novel_remembers_what_was_seen_before_this_run() -> None:
     newcomer = replace(BURST, name="newcomer", action="warn", limit=1, novel_ns=30 * DAY_NS)
     engine = engine_of(newcomer)
-    engine.restore_seen(Subject(uid=WEB), 25, T0 - DAY_NS)
+    engine.restore_seen(Subject(id=WEB), 25, T0 - DAY_NS)
     assert feed(engine, (0, 1, 2)) == []
 
 
@@ -306,7 +306,7 @@ def test_a_thousand_subordinate_uids_count_as_one() -> None:
     for n in range(999):
         assert engine.feed(connect(n / 1000, uid=100_000 + n, netns=n % 7 or None)) == []
     [verdict, block] = feed(engine, [1])
-    assert verdict.subject == Subject(uid=WEB)
+    assert verdict.subject == Subject(id=WEB)
     assert isinstance(block, Block)
     assert (block.name, block.ranges) == ("web01", ranges)
     assert isinstance(engine.feed(connect(2, uid=100_999))[0], Refusal)
@@ -318,7 +318,7 @@ def test_a_containers_uid_is_not_the_hosts() -> None:
     engine = engine_of(BURST, people=people)
     [verdict, block] = feed(engine, range(4), netns=77)
     assert (verdict.mode, verdict.why_dry, verdict.account.name) == ("dry-run", "container", None)
-    assert verdict.subject == Subject(uid=WEB, netns=77)
+    assert verdict.subject == Subject(id=WEB, scope=77)
     assert block.subject == verdict.subject
     assert feed(engine, (4, 5, 6)) == []  # the host's own 1001 has a window of its own
 
@@ -397,11 +397,11 @@ def test_ends_of_one_source_do_not_undo_another() -> None:
     engine = engine_of(BURST)
     for source in ("admin", "fail2ban:a", "fail2ban:b"):
         engine.add_block(block_of(source))
-    [ended] = engine.end(Subject(uid=WEB), source="fail2ban:a", by="fail2ban:a", now_ns=T0 + NS)
+    [ended] = engine.end(Subject(id=WEB), source="fail2ban:a", by="fail2ban:a", now_ns=T0 + NS)
     assert ended.block.source == "fail2ban:a"
-    assert {block.source for block in engine.blocks_of(Subject(uid=WEB))} == {"admin", "fail2ban:b"}
+    assert {block.source for block in engine.blocks_of(Subject(id=WEB))} == {"admin", "fail2ban:b"}
     assert only(Refusal, feed(engine, [2]))
-    assert engine.end(Subject(uid=WEB), source="fail2ban:zzz", by="x", now_ns=T0) == []
+    assert engine.end(Subject(id=WEB), source="fail2ban:zzz", by="x", now_ns=T0) == []
 
 
 def test_blocks_end_by_themselves() -> None:
@@ -430,7 +430,7 @@ def test_unblock_frees_at_once_from_empty_windows() -> None:
     engine = engine_of(BURST, escalation=Escalation(factor=2, max_ns=DAY_NS, forget_ns=DAY_NS))
     feed(engine, (0, 1, 2, 3))
     engine.add_block(block_of("admin"))
-    ended = engine.unblock(Subject(uid=WEB), by="admin", reason="sorry", now_ns=T0 + 10 * NS)
+    ended = engine.unblock(Subject(id=WEB), by="admin", reason="sorry", now_ns=T0 + 10 * NS)
     assert {(e.by, e.reason, e.block.source) for e in ended} == {
         ("admin", "sorry", "guard"),
         ("admin", "sorry", "admin"),

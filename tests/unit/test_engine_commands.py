@@ -6,7 +6,7 @@ from smtpguard.model import NS, Account, Allowance, AllowanceEnded, Block, Ended
 from smtpguard.settings import HOUR_NS, MINUTE_NS
 from tests.support.policy import BURST, T0, WEB, People, block_of, connect, engine_of, feed, only, person, settings_of
 
-WEB01 = Subject(uid=WEB)
+WEB01 = Subject(id=WEB)
 
 
 def allowance(

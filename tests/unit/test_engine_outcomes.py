@@ -134,7 +134,7 @@ def test_reload_and_unblock_treat_them_as_any_window() -> None:
     engine.set_off(off=True)
     assert [v.rule for v in only(Verdict, tell(engine, [report(4), report(4, "open", 1800)]))] == ["scan"]
     engine.set_off(off=False)
-    engine.unblock(Subject(uid=WEB), by="admin", now_ns=T0 + 5 * NS)
+    engine.unblock(Subject(id=WEB), by="admin", now_ns=T0 + 5 * NS)
     assert tell(engine, [report(6, "open", 2800), *[report(n) for n in range(6, 9)]]) == []
 
 

@@ -226,7 +226,7 @@ def test_garbage_is_counted_and_left_out(data: bytes) -> None:
     store.keep(engine.export())
     for key in list(store.rows):
         broken = Store()
-        broken.rows = {**store.rows, key: data, (Subject(uid=5), "zzz"): data, (Subject(uid=6), "a/b/c/d/e/f"): data}
+        broken.rows = {**store.rows, key: data, (Subject(id=5), "zzz"): data, (Subject(id=6), "a/b/c/d/e/f"): data}
         new = engine_of(BURST, FANOUT, BYTES, FAILURES)
         assert new.restore_windows(broken.stored(), T0 + 3 * NS) >= 2
         decisions: list[Decision] = feed(new, (3, 4, 5, 6, 7))

@@ -16,11 +16,11 @@ WALL_NS = 1_771_418_368_123_456_000
 WEB01 = Account(uid=1001, name="web01", standing="tenant")
 CONNECT = Connect(time_ns=0, uid=1001, port=25, address=b"\xc0\x00\x02\x01", sensor="bpf", cwd=b"/a b\n")
 VERDICT = Verdict(
-    time_ns=0, subject=Subject(uid=1001), account=WEB01, rule="r", count=2, limit=1, window_ns=NS, action="warn",
+    time_ns=0, subject=Subject(id=1001), account=WEB01, rule="r", count=2, limit=1, window_ns=NS, action="warn",
     until_ns=None, mode="enforce", connect=CONNECT,
 )  # fmt: skip
 BLOCK = Block(
-    subject=Subject(uid=1001), name="web01", source="admin", kind="block", since_ns=0, until_ns=NS, mode="enforce"
+    subject=Subject(id=1001), name="web01", source="admin", kind="block", since_ns=0, until_ns=NS, mode="enforce"
 )
 
 

@@ -8,7 +8,7 @@ from smtpguard.settings import MINUTE_NS
 
 MAX_DESTINATIONS = 1000
 WEB = Account(uid=1001, name="web01", standing="tenant")
-WHO = Subject(uid=1001)
+WHO = Subject(id=1001)
 
 
 def connect(at_ns: int, last: int = 1, script: bytes | None = None) -> Connect:
@@ -52,7 +52,7 @@ def test_what_it_came_to() -> None:
     for number in range(90):
         at_ns = number * NS
         incidents.attempt(WHO, connect(at_ns, last=number % 7, script=b"/x.php"), refused=number >= 10)
-    incidents.attempt(Subject(uid=7), connect(0), refused=False)
+    incidents.attempt(Subject(id=7), connect(0), refused=False)
     found = incidents.tick(10 * GAP_NS)[0]
     assert (found.connects, found.refused, found.destinations) == (90, 80, 7)
     assert found.peak_per_minute == 60
@@ -63,10 +63,10 @@ def test_what_it_came_to() -> None:
 def test_bounds() -> None:
     incidents = Incidents(max_incidents=2)
     for uid in range(1, 5):
-        incidents.feed(verdict(0, subject=Subject(uid=uid)))
+        incidents.feed(verdict(0, subject=Subject(id=uid)))
     assert incidents.dropped == 2
     for number in range(MAX_DESTINATIONS + 50):
-        incidents.attempt(Subject(uid=1), connect(0, last=number, script=b"%d" % number), refused=True)
+        incidents.attempt(Subject(id=1), connect(0, last=number, script=b"%d" % number), refused=True)
     held = incidents.current()[0]
     assert held.connects == MAX_DESTINATIONS + 50
     assert held.destinations == pytest.approx(MAX_DESTINATIONS + 50, rel=0.06)
@@ -87,11 +87,11 @@ def test_refused_attempts_keep_it_going_and_others_do_not() -> None:
 def test_containers_take_only_their_share() -> None:
     incidents = Incidents(max_incidents=10)
     for netns in range(1, 100):
-        incidents.feed(verdict(0, subject=Subject(uid=1001, netns=netns)))
+        incidents.feed(verdict(0, subject=Subject(id=1001, scope=netns)))
     assert incidents.dropped == 94
     assert incidents.feed(verdict(0)) is not None
     assert len(incidents.tick(GAP_NS)) == 6
-    assert incidents.feed(verdict(GAP_NS, subject=Subject(uid=1001, netns=5))) is not None
+    assert incidents.feed(verdict(GAP_NS, subject=Subject(id=1001, scope=5))) is not None
 
 
 def test_what_went_on_at_a_restart_is_not_told_again() -> None:

@@ -56,7 +56,7 @@ def connect(**changes: object) -> Connect:
 def verdict(**changes: object) -> Verdict:
     fields: dict[str, object] = {
         "time_ns": 5 * NS,
-        "subject": Subject(uid=1001),
+        "subject": Subject(id=1001),
         "account": WEB01,
         "rule": "mx-fanout",
         "count": 11,
@@ -98,7 +98,7 @@ def test_a_uid_of_another_namespace_is_nobodys_here() -> None:
     assert parse_line(line).user == "uid:1001@4026532001"
     # A subordinate uid is its owner's, in a container too.
     assert " USER=web01 UID=1001 " in render_connect(connect(netns=4026532001, uid=100_005), WEB01, WALL_NS)
-    told = verdict(account=foreign, subject=Subject(uid=1001, netns=7), mode="dry-run")
+    told = verdict(account=foreign, subject=Subject(id=1001, scope=7), mode="dry-run")
     assert " USER=uid:1001@7 UID=1001 " in render_exceeded(told, WALL_NS)
 
 
@@ -119,7 +119,7 @@ def test_block_seconds_are_rounded_up(until_ns: int | None, shown: str) -> None:
 
 def test_block_and_unblock_and_allow() -> None:
     block = Block(
-        subject=Subject(uid=1001), name="web01", source="fail2ban:smtpguard", kind="block", since_ns=0, until_ns=1,
+        subject=Subject(id=1001), name="web01", source="fail2ban:smtpguard", kind="block", since_ns=0, until_ns=1,
         mode="enforce", reason='spam "run"\nUSER=root',
     )  # fmt: skip
     until_ns = WALL_NS + 1800 * NS

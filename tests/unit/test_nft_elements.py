@@ -71,7 +71,7 @@ def test_clip_keeps_the_region(claims: list[Element], intervals: list[Interval])
 
 
 def deny(uid: int, *ranges: tuple[int, int], comment: str = "") -> Deny:
-    return Deny(subject=Subject(uid=uid), kind="block", until_ns=9, ranges=ranges, comment=comment)
+    return Deny(subject=Subject(id=uid), kind="block", until_ns=9, ranges=ranges, comment=comment)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_elements_of_others_are_denies_of_their_own() -> None:
     found = build_denies(
         "throttle", [Element(first=3, last=3, until_ns=4, comment="mine"), Element(first=50, last=59, until_ns=8)]
     )
-    assert [(d.subject.uid, d.ranges, d.until_ns, d.comment, d.kind) for d in found] == [
+    assert [(d.subject.id, d.ranges, d.until_ns, d.comment, d.kind) for d in found] == [
         (3, (), 4, "mine", "throttle"),
         (50, ((50, 10),), 8, "", "throttle"),
     ]

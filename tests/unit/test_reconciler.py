@@ -10,7 +10,7 @@ from smtpguard.daemon.enforce.reconciler import SETTLE_NS, Reconciler, merge_den
 from smtpguard.errors import EnforceError
 from smtpguard.model import NS, Block, Mode, Subject
 
-ALICE, BOB = Subject(uid=1001), Subject(uid=1002)
+ALICE, BOB = Subject(id=1001), Subject(id=1002)
 
 
 class Kernel:

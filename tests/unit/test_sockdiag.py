@@ -240,16 +240,16 @@ def test_throttles_root_and_other_namespaces_end_nothing_here() -> None:
     kernel = Kernel(SESSION, replace(SESSION, uid=0))
     ender._diag = kernel  # type: ignore[assignment]
     try:
-        ender.apply_deny(Deny(subject=Subject(uid=1001), kind="throttle", until_ns=9))
-        ender.apply_deny(Deny(subject=Subject(uid=0), kind="block", until_ns=9))
-        ender.apply_deny(Deny(subject=Subject(uid=1001, netns=4), kind="block", until_ns=9))
+        ender.apply_deny(Deny(subject=Subject(id=1001), kind="throttle", until_ns=9))
+        ender.apply_deny(Deny(subject=Subject(id=0), kind="block", until_ns=9))
+        ender.apply_deny(Deny(subject=Subject(id=1001, scope=4), kind="block", until_ns=9))
         ender.wait()
         assert (kernel.destroyed, ender.ended, ender.trouble) == ([], 0, None)
-        ender.apply_deny(Deny(subject=Subject(uid=1001), kind="block", until_ns=9))
+        ender.apply_deny(Deny(subject=Subject(id=1001), kind="block", until_ns=9))
         assert (kernel.destroyed, ender.ended) == ([7], 1)
         kernel.fails = True
         with pytest.raises(EnforceError, match="gone"):
-            ender.apply_deny(Deny(subject=Subject(uid=1001), kind="block", until_ns=9))
+            ender.apply_deny(Deny(subject=Subject(id=1001), kind="block", until_ns=9))
         assert ender.trouble == "gone"
     finally:
         ender.close()
@@ -260,7 +260,7 @@ def test_containers_that_cannot_be_entered_are_told(caplog: pytest.LogCaptureFix
     ender = SessionEnder(frozenset({25}), find_namespaces=lambda _: Namespaces(fds=(), missed=3))
     ender._diag = Kernel()  # type: ignore[assignment]
     try:
-        ender.apply_deny(Deny(subject=Subject(uid=1001), kind="block", until_ns=9, ranges=((100_000, 65_536),)))
+        ender.apply_deny(Deny(subject=Subject(id=1001), kind="block", until_ns=9, ranges=((100_000, 65_536),)))
         ender.wait()
         assert ender.trouble is not None
         assert "3 processes" in ender.trouble

@@ -133,7 +133,7 @@ def test_another_namespace_is_another_one_after_a_reboot(path: Path) -> None:
 
 def test_blocks_keep_their_end_over_a_reboot_and_never_grow() -> None:
     block = Block(
-        subject=Subject(uid=1001), name="web01", source="guard", kind="block", since_ns=100 * NS, until_ns=1900 * NS,
+        subject=Subject(id=1001), name="web01", source="guard", kind="block", since_ns=100 * NS, until_ns=1900 * NS,
         mode="enforce", rule="r", reason="x", level=2, ranges=((1, 2),),
     )  # fmt: skip
     row = BlockRow.of(block, NOW_NS)
@@ -305,7 +305,7 @@ def test_old_history_goes_in_small_steps_and_running_blocks_stay(path: Path) -> 
     for n in range(5000):
         wall_ns = old_ns if n % 2 else NOW_NS - DAY_NS
         verdict = Verdict(
-            time_ns=wall_ns, subject=Subject(uid=n), account=Account(uid=n, name="x", standing="tenant"), rule="r",
+            time_ns=wall_ns, subject=Subject(id=n), account=Account(uid=n, name="x", standing="tenant"), rule="r",
             count=1, limit=0, window_ns=1, action="warn", until_ns=None, mode="enforce",
             connect=Connect(time_ns=0, uid=n, port=25, address=b"\0\0\0\0", sensor="bpf"),
         )  # fmt: skip
@@ -396,7 +396,7 @@ def test_the_tally_sums_up_and_is_bounded(path: Path) -> None:
 
 def test_evidence_is_json_and_bounded() -> None:
     verdict = Verdict(
-        time_ns=0, subject=Subject(uid=1), account=Account(uid=1, name=None, standing="tenant"), rule="r", count=1,
+        time_ns=0, subject=Subject(id=1), account=Account(uid=1, name=None, standing="tenant"), rule="r", count=1,
         limit=0, window_ns=1, action="warn", until_ns=None, mode="enforce",
         connect=Connect(time_ns=0, uid=1, port=25, address=b"\0\0\0\0", sensor="bpf", script=b'/x\n"\xff'),
     )  # fmt: skip

@@ -47,7 +47,7 @@ def writer(path: Path) -> Iterator[StateWriter]:
 
 def block(uid: int, *, source: str = "guard", name: str = "web", netns: int | None = None) -> Block:
     return Block(
-        subject=Subject(uid=uid, netns=netns), name=name, source=source, kind="block", since_ns=0,
+        subject=Subject(id=uid, scope=netns), name=name, source=source, kind="block", since_ns=0,
         until_ns=1800 * NS, mode="enforce",
     )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """The enforcer by nftables: keeps our table in the kernel, and who is refused in its sets. Decides about nobody.
 
-It touches the table it was given and no other. A refusal in another network namespace (`Subject.netns`) is not its
+It touches the table it was given and no other. A refusal in another network namespace (`Subject.scope`) is not its
 business: the output hook of this namespace never sees those packets, only BPF does. The kernel ends every element by
 itself. Not thread safe: one thread calls it (the daemon's loop, or a command).
 """
@@ -118,7 +118,7 @@ class NftEnforcer:
 
     def apply_deny(self, deny: Deny) -> None:
         """Begin or change a refusal; one that is over already is a release. Root: EnforceError, whoever asks."""
-        if deny.subject.netns is not None:
+        if deny.subject.scope is not None:
             return
         _refuse_root(deny)
         if deny.until_ns <= self._now_ns():
@@ -133,7 +133,7 @@ class NftEnforcer:
             SetFullError: Some are not carried out; as many as the set has room for are, those ending last first.
         """
         now_ns = self._now_ns()
-        ours = [deny for deny in denies if deny.subject.netns is None and deny.until_ns > now_ns]
+        ours = [deny for deny in denies if deny.subject.scope is None and deny.until_ns > now_ns]
         for deny in ours:
             _refuse_root(deny)
         ours.sort(key=lambda deny: -deny.until_ns)
@@ -148,7 +148,7 @@ class NftEnforcer:
 
     def apply_release(self, subject: Subject, kind: Kind) -> None:
         """End a refusal with its ranges; nothing to end is fine."""
-        if subject.netns is None:
+        if subject.scope is None:
             self._sets[kind].take(subject)
 
     def apply_passes(self, passes: Passes) -> None:
@@ -217,5 +217,5 @@ class NftEnforcer:
 
 
 def _refuse_root(deny: Deny) -> None:
-    if deny.subject.uid == 0:
+    if deny.subject.id == 0:
         raise EnforceError("root is never refused", where="uid 0", fix="look who asked for it")

@@ -45,7 +45,7 @@ class Element:
 
 def render_comment(deny: Deny) -> str:
     """The comment of a deny's elements: its account, so that ranges find their owner again, and the deny's own."""
-    text = f"uid {deny.subject.uid}" + (f"; {deny.comment}" if deny.comment else "")
+    text = f"uid {deny.subject.id}" + (f"; {deny.comment}" if deny.comment else "")
     return _UNSAFE.sub("_", text)[:MAX_COMMENT_BYTES]
 
 
@@ -55,7 +55,7 @@ def list_claims(deny: Deny) -> list[Element]:
     Ranges are clipped to real uids; the result is in order and disjoint.
     """
     comment = render_comment(deny)
-    wanted = [(deny.subject.uid, deny.subject.uid)]
+    wanted = [(deny.subject.id, deny.subject.id)]
     wanted += [(first, first + count - 1) for first, count in deny.ranges if count > 0]
     clipped = [(max(first, 1), min(last, MAX_UID)) for first, last in wanted]
     claims = [Element(first=a, last=b, until_ns=deny.until_ns, comment=comment) for a, b in clipped if a <= b]
@@ -160,7 +160,7 @@ def build_denies(kind: str, elements: Iterable[Element]) -> list[Deny]:
 
 def _build_deny(kind: str, uid: int, elements: Sequence[Element], comment: str) -> Deny:
     return Deny(
-        subject=Subject(uid=uid),
+        subject=Subject(id=uid),
         kind="block" if kind == "block" else "throttle",
         until_ns=max(element.until_ns for element in elements),
         ranges=tuple(

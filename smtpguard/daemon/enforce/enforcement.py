@@ -287,13 +287,13 @@ class Enforcement(TimedPart):
         bpf.refresh(self.settings.ports, self._around.accounts.ranges())
 
     def _tell_passes(self) -> Passes:
-        allowed = [held.subject.uid for held in self._engine.allowances() if held.subject.netns is None]
+        allowed = [held.subject.id for held in self._engine.allowances() if held.subject.scope is None]
         held = (block for block in self._engine.blocks() if block.source == "admin" and block.mode == "enforce")
-        forced = [block.subject.uid for block in held if self._is_exempt(block.subject)]
+        forced = [block.subject.id for block in held if self._is_exempt(block.subject)]
         passes = self._around.passes(forced, allowed)
         self.reconciler.apply_passes(passes)
         return passes
 
     def _is_exempt(self, subject: Subject) -> bool:
         """Whether a person's block of this subject has to take away what lets the account pass."""
-        return subject.netns is None and self._around.accounts.account(subject.uid).standing in ("mta", "exempt")
+        return subject.scope is None and self._around.accounts.account(subject.id).standing in ("mta", "exempt")
