@@ -27,7 +27,7 @@ def show(outer: str | None, config_path: str | None, would: bool) -> None:
     """Print the table as it is in the kernel; where there is none, say so, and print what would be loaded."""
     settings = _load(config_path or outer)
     enforcer = make_enforcer(settings)
-    installed = None if would else enforcer.read_ruleset()
+    installed = None if would else read_table(settings.nft_table)
     if installed is None and not would:
         click.echo(f"table inet {settings.nft_table} is not there; this would be loaded:", err=True)
     click.echo(installed if installed is not None else enforcer.render(), nl=False)
@@ -55,12 +55,13 @@ def remove(outer: str | None, config_path: str | None, socket_path: str | None) 
     """Delete the table, and with it every refusal by nftables; a running guard does not put it back."""
     text = ask_guard(find_socket(config_path or outer, socket_path), "remove")
     if text is None:
-        from smtpguard.kernel.nft import open_nft, render_remove
+        from smtpguard.decode.nft_numbers import render_delete_table
+        from smtpguard.kernel.nft import open_nft
 
         settings = _load(config_path or outer)
         # The second one is the nflog source's, if its guard was killed.
         tables = (settings.nft_table, f"{settings.nft_table}_watch")
-        open_nft()[0].run("".join(map(render_remove, tables)))
+        open_nft().transact([change for table in tables for change in render_delete_table(table)])
         text = f"table inet {settings.nft_table} is gone (no guard is running)"
     click.echo(text)
 
@@ -82,6 +83,22 @@ def ask_guard(socket_path: str, do: str) -> str | None:
         return str(ask(socket_path, "nft", do=do)["text"])
     except NoDaemonError:
         return None
+
+
+def read_table(name: str) -> str | None:
+    """A table of family inet as nft lists it; None if it is not there.
+
+    Raises:
+        EnforceError: It can't be listed.
+    """
+    from smtpguard.kernel.nft import NftError, open_text_nft
+
+    try:
+        return open_text_nft().run(f"list table inet {name}")
+    except NftError as error:
+        if error.missing:
+            return None
+        raise
 
 
 def make_enforcer(settings: "Settings") -> "NftEnforcer":

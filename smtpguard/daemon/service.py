@@ -133,7 +133,7 @@ class Service:
     # -- parts -------------------------------------------------------------------------------------------------------
 
     def _make_enrichers(self) -> None:
-        """The looker's helpers are forked first: before any thread, and while the process is small."""
+        """Helpers are forked first: before any thread, before privileges are given up, while the process is small."""
         settings = self.settings
         self.looker: Looker | None = None
         if settings.attribution_process:
@@ -144,6 +144,9 @@ class Service:
                 self._stack.callback(looker.close)
             except SourceError as error:
                 log.warning("processes are not looked at: %s", error)
+        way = open_nft()
+        way.start()
+        self._stack.callback(way.close)
         apply_limits()
         apply_priority()
         apply_privileges(settings)
@@ -171,7 +174,7 @@ class Service:
         for note in loaded.notes:
             log.warning("state: %s", note)
         self.engine = Engine(settings=settings, directory=accounts, passes=destinations.passed)
-        way, _ = open_nft()
+        way = open_nft()
         self.nft = NftEnforcer(build_spec(settings), nft=way, passes=self.around.passes(), now_ns=self.now)
         sessions = SessionEnder(settings.ports)
         self._stack.callback(sessions.close)

@@ -12,6 +12,7 @@ from smtpguard.errors import DecodeError
 HEADER = struct.Struct("=IHHII")
 ATTRIBUTE = struct.Struct("=HH")
 NLMSG_NOOP, NLMSG_ERROR, NLMSG_DONE, NLMSG_OVERRUN = 1, 2, 3, 4
+NLA_F_NESTED = 0x8000
 _TYPE_MASK = 0x3FFF
 """Without NLA_F_NESTED and NLA_F_NET_BYTEORDER."""
 
@@ -94,3 +95,18 @@ def read_u32(value: bytes | memoryview | None) -> int | None:
 def read_string(value: bytes | memoryview | None) -> bytes | None:
     """A NUL-terminated attribute without its NUL; None if absent."""
     return None if value is None else bytes(value).split(b"\0", 1)[0]
+
+
+def render_attribute(kind: int, value: bytes | memoryview) -> bytes:
+    """One attribute with its padding."""
+    return b"".join((ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind), value, bytes(-len(value) % 4)))
+
+
+def render_nest(kind: int, value: bytes) -> bytes:
+    """One attribute whose value is attributes."""
+    return render_attribute(kind | NLA_F_NESTED, value)
+
+
+def render_message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
+    """One message to the kernel; the body is padded by its attributes already."""
+    return HEADER.pack(HEADER.size + len(body), kind, flags, sequence, 0) + body

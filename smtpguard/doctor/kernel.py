@@ -170,16 +170,23 @@ def judge_nflog(*, available: bool | None) -> Finding:
 
 def check_nft(host: Host) -> Iterator[Finding]:
     """nftables: refuses by uid sets whose elements the kernel ends itself, daemon or no daemon."""
-    from smtpguard.kernel.nft import open_nft
+    from smtpguard.decode.nft_numbers import INET, Kind
+    from smtpguard.errors import EnforceError
+    from smtpguard.kernel.nft import LibraryNft, open_nft
 
-    nft, lacking = open_nft()
-    library, program = lacking is None, shutil.which("nft") is not None
+    try:
+        LibraryNft()
+    except EnforceError:
+        library = False
+    else:
+        library = True
     answer = ""
-    if (library or program) and is_loaded(host, "nf_tables"):
+    if is_loaded(host, "nf_tables"):
         try:
-            nft.run("list tables")
+            open_nft().get(Kind.GETTABLE, INET, dump=True)
         except GuardError as error:
             answer = str(error)
+    program = shutil.which("nft") is not None
     yield judge_nft(library=library, program=program, module=find_module(host, "nf_tables"), answer=answer)
 
 
@@ -198,8 +205,8 @@ def judge_nft(*, library: bool, program: bool, module: bool | None, answer: str)
             name=name,
             level="fatal",
             found="neither libnftables nor the nft program is here",
-            means="blocks would not outlive the daemon, and open sessions would not be ended",
-            fix="apt-get install nftables, or dnf install nftables",
+            means="the ruleset can't be compiled: blocks would not outlive the daemon, open sessions would live on",
+            fix="apt-get install libnftables1, or dnf install nftables",
         )
     if answer:
         return Finding(
@@ -222,7 +229,7 @@ def judge_nft(*, library: bool, program: bool, module: bool | None, answer: str)
             name=name,
             level="note",
             found="the nft program, without libnftables",
-            means="each change of a set starts a process, 2 ms instead of 0.05",
+            means="each ruleset compiled starts a process, and names in nft files of your own are looked up",
             fix="apt-get install libnftables1; pip install oxl-libnftables",
         )
     if module is None:

@@ -78,9 +78,9 @@ def read_redirected(host: Host) -> set[int]:
     ports = host.settings.ports
     found: set[int] = set()
     if is_loaded(host, "nf_tables"):  # asking would load it otherwise
-        from smtpguard.kernel.nft import open_nft
+        from smtpguard.kernel.nft import open_text_nft
 
-        found |= find_in_nft(open_nft()[0].run, ports)
+        found |= find_in_nft(open_text_nft().run, ports)
         found |= find_in_iptables(_run("iptables-nft-save", "-t", "nat"), ports)
         found |= find_in_iptables(_run("ip6tables-nft-save", "-t", "nat"), ports)
     for family, program in (("ip", "iptables-legacy-save"), ("ip6", "ip6tables-legacy-save")):

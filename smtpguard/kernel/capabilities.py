@@ -109,15 +109,27 @@ def apply_capabilities(keep: Collection[str], *, no_new_privileges: bool = True)
             if number >= len(NAMES) or NAMES[number] not in kept:
                 _prctl(_PR_CAPBSET_DROP, number)
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-    mask = sum(1 << NAMES.index(name) for name in kept)
+    write_capabilities(kept)
+    if no_new_privileges:
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    return kept
+
+
+def write_capabilities(names: Collection[str]) -> None:
+    """Set effective and permitted, where there may be no /proc to look first.
+
+    Args:
+        names: Only what is permitted already.
+
+    Raises:
+        PrivilegeError: The kernel refused.
+    """
+    mask = sum(1 << NAMES.index(name) for name in names)
     low, high = mask & 0xFFFFFFFF, mask >> 32
     header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
     data = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)  # effective, permitted, inheritable; low words first
     if _libc.capset(header, data) != 0:
         raise _refused("capset")
-    if no_new_privileges:
-        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    return kept
 
 
 def _prctl(option: int, value: int) -> None:

@@ -1,20 +1,28 @@
-"""Hands nft's language to the kernel: by libnftables in this process, else by the `nft` program. Decides nothing.
+"""The ways to nftables: nfnetlink for all that is written and read, libnftables or `nft` for what is in their language.
 
-libnftables answers in text only, so failures are told apart by their words; those were read off nft 1.0.6 and the
-kernel's errno texts, which do not change with the locale here (no setlocale in process, LC_ALL=C for the program).
-The contexts of libnftables are not thread safe (shared by four threads one crashed): each thread has its own.
+A running guard speaks nfnetlink alone (nft_socket), and has text compiled by a child (nft_compiler). libnftables asks
+the name service for each uid and reads everybody's sets; in this process only commands use it, to list and to look.
+It answers in words, so failures are told apart by them; those were read off nft 1.0.6 and the kernel's errno texts,
+which do not change with the locale here (no setlocale in process, LC_ALL=C for the program).
 """
 
+import errno
 import os
 import subprocess
 import threading
 from collections import deque
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from smtpguard.decode.nft_numbers import Change, Kind
+from smtpguard.decode.nft_ruleset import Ruleset
 from smtpguard.errors import EnforceError, PrivilegeError
-from smtpguard.kernel.nft_wire import ElementWriter, NewElement
+from smtpguard.kernel.nft_compiler import Compiler
+from smtpguard.kernel.nft_socket import NftError, NftSocket
+
+__all__ = ["CommandNft", "LibraryNft", "NetlinkNft", "Nft", "NftError", "TextNft", "open_nft", "open_text_nft"]
 
 COMMAND_TIMEOUT_S = 20.0
 _CAP_NET_ADMIN = 12
@@ -22,46 +30,97 @@ _MAX_ANSWER = 300
 _MAX_OWN_PIDS = 64
 
 
-class NftError(EnforceError):
-    """nft or the kernel refused a transaction; nothing of it was done.
+class Nft(Protocol):
+    """Changes nftables, all or nothing, and reads it."""
 
-    Attributes:
-        missing: A table, set, chain or element is not there.
-        present: It is there already, or in another shape.
-        overlap: An interval overlaps with one that is there.
-        full: The set has no room.
+    def compile(self, table: str, text: str) -> Ruleset:
+        """The table that a text makes.
+
+        Raises:
+            NftError: The text is refused.
+            EnforceError: It can't be compiled.
+        """
+        ...
+
+    def transact(self, changes: Sequence[Change]) -> None:
+        """Carry out one transaction.
+
+        Raises:
+            NftError: It was refused.
+            PrivilegeError: CAP_NET_ADMIN is missing.
+            EnforceError: The kernel gives no answer.
+        """
+        ...
+
+    def get(self, kind: Kind, body: bytes, *, dump: bool) -> list[memoryview]:
+        """What there is: bodies of messages. Raises as `transact`."""
+        ...
+
+
+class NetlinkNft:
+    """nfnetlink, by one socket a thread. Network namespace: the thread's at its first call.
+
+    Args:
+        compiler: What compiles texts; None for a child of its own at the first text.
     """
 
-    def __init__(self, answer: str, *, where: str | None = None, fix: str | None = None) -> None:
-        lines = [line.strip() for line in answer.strip().splitlines()]
-        first = next((line for line in lines if "Error:" in line), lines[0] if lines else "nft failed without a word")
-        super().__init__(first[:_MAX_ANSWER], where=where, fix=fix)
-        self.missing = "No such file" in answer or "element does not exist" in answer
-        self.overlap = "interval overlaps" in answer
-        self.present = "File exists" in answer
-        self.full = "Too many open files in system" in answer
-        self.unsupported = "not supported" in answer or "Device or resource busy" in answer
+    def __init__(self, compiler: Compiler | None = None) -> None:
+        self._compiler = compiler or Compiler()
+        self._threads = threading.local()
+
+    def start(self) -> None:
+        """Start the child that compiles, while it may still have a network namespace of its own."""
+        self._compiler.start()
+
+    def close(self) -> None:
+        """End that child."""
+        self._compiler.close()
+
+    def compile(self, table: str, text: str) -> Ruleset:
+        """By the child."""
+        return self._compiler.compile(table, text)
+
+    def transact(self, changes: Sequence[Change]) -> None:
+        """By this thread's socket."""
+        self._get_socket().transact(changes)
+
+    def get(self, kind: Kind, body: bytes, *, dump: bool) -> list[memoryview]:
+        """By this thread's socket."""
+        return self._get_socket().get(kind, body, dump=dump)
+
+    def _get_socket(self) -> NftSocket:
+        found: NftSocket | None = getattr(self._threads, "socket", None)
+        if found is None:
+            found = self._threads.socket = NftSocket()
+        return found
 
 
-class Nft(Protocol):
-    """Something that runs commands of nft's language, all or nothing."""
+class TextNft(Protocol):
+    """Something that runs commands of nft's language, all or nothing.
+
+    Attributes:
+        in_process: Whether it needs no program and no file once it has run a first command.
+    """
+
+    in_process: bool
 
     def run(self, text: str) -> str:
         """Run one transaction, or one `list` command; its output.
 
         Raises:
             NftError: It was refused.
-            PrivilegeError: CAP_NET_ADMIN is lacking.
+            PrivilegeError: CAP_NET_ADMIN is missing.
         """
-        ...
-
-    def create(self, table: str, name: str, elements: Sequence[NewElement]) -> bool:
-        """The fast way to put new elements into a uid set; False if that did not work, and `run` is to be asked."""
         ...
 
 
 class LibraryNft:
-    """libnftables in this process, one context per thread. Network namespace: the thread's at its first call."""
+    """libnftables in this process, one context per thread (shared by four threads one crashed).
+
+    Network namespace: the thread's at its first call.
+    """
+
+    in_process = True
 
     def __init__(self) -> None:
         try:
@@ -92,16 +151,6 @@ class LibraryNft:
             raise _refused(answer)
         return str(output)
 
-    def create(self, table: str, name: str, elements: Sequence[NewElement]) -> bool:
-        """By nfnetlink without libnftables: 25 us where that takes 200."""
-        writer = getattr(self._threads, "writer", None)
-        if writer is None:
-            try:
-                writer = self._threads.writer = ElementWriter()
-            except OSError:
-                return False
-        return bool(writer.create(table, name, elements))
-
     def _context(self) -> Any:  # noqa: ANN401 - the binding has no types
         context = getattr(self._threads, "context", None)
         if context is None:
@@ -116,8 +165,10 @@ class CommandNft:
         argv: The program; a prefix such as nsenter(1)'s takes it into another network namespace.
 
     Attributes:
-        own_pids: Of the last calls, to tell our own changes from others' when the kernel tells them.
+        own_pids: Of the last calls.
     """
+
+    in_process = False
 
     def __init__(self, argv: Sequence[str] = ("nft",)) -> None:
         self._argv = tuple(argv)
@@ -149,27 +200,23 @@ class CommandNft:
             raise _refused(answer or output)
         return output
 
-    def create(self, table: str, name: str, elements: Sequence[NewElement]) -> bool:
-        """No faster way: the program may work in another network namespace than we."""
-        del table, name, elements
-        return False
+
+@cache
+def open_nft() -> NetlinkNft:
+    """This process's way to nftables, the same for all its parts."""
+    return NetlinkNft()
 
 
-def open_nft() -> tuple[Nft, str | None]:
-    """The best way to nft on this host, and what is lacking for a better one (for `doctor`).
+def open_text_nft() -> TextNft:
+    """libnftables, else the program.
 
     Raises:
-        EnforceError: Neither the library nor the program is there. (The program's absence shows at its first use.)
+        EnforceError: Neither is there. (The program's absence shows at its first use.)
     """
     try:
-        return LibraryNft(), None
-    except EnforceError as error:
-        return CommandNft(), f"{error}; each change costs an nft process, some 2 ms"
-
-
-def render_remove(table: str) -> str:
-    """Commands that delete a table, whether or not it is there, and nothing else."""
-    return f"table inet {table} {{ }}\ndelete table inet {table}\n"
+        return LibraryNft()
+    except EnforceError:
+        return CommandNft()
 
 
 def _has_net_admin() -> bool:
@@ -185,4 +232,18 @@ def _has_net_admin() -> bool:
 def _refused(answer: str) -> NftError | PrivilegeError:
     if "Operation not permitted" in answer:
         return PrivilegeError("nftables may not be changed or read", fix="run as root, or with CAP_NET_ADMIN")
-    return NftError(answer)
+    lines = [line.strip() for line in answer.strip().splitlines()]
+    first = next((line for line in lines if "Error:" in line), lines[0] if lines else "nft failed without a word")
+    code = next((code for words, code in _CODES.items() if words in answer), 0)
+    return NftError(first[:_MAX_ANSWER], code=code)
+
+
+_CODES = {
+    "No such file": errno.ENOENT,
+    "element does not exist": errno.ENOENT,
+    "interval overlaps": errno.EEXIST,
+    "File exists": errno.EEXIST,
+    "Too many open files in system": errno.ENFILE,
+    "not supported": errno.EOPNOTSUPP,
+    "Device or resource busy": errno.EBUSY,
+}

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from smtpguard.decode.nft_notify import NftEvent, NotifyDecoder
+from smtpguard.decode.nft_numbers import render_delete_table
 from smtpguard.errors import DecodeError, EnforceError, PrivilegeError
-from smtpguard.kernel.nft import Nft, render_remove
+from smtpguard.kernel.nft import Nft
 
 _NETLINK_NETFILTER = 12
 _NFNLGRP_NFTABLES = 7
@@ -31,7 +32,7 @@ class NftWatch:
 
     Args:
         table: Its name.
-        nft: The way to nft that our own changes take.
+        nft: The way to nftables that our own changes take.
         is_own: Whether a pid, as the kernel names it, is this process; None to find out.
 
     Attributes:
@@ -118,7 +119,7 @@ class NftWatch:
         probe = f"{self._table}_probe"
         decoder, self._decoder = self._decoder, NotifyDecoder(probe)
         try:
-            self._nft.run(render_remove(probe))
+            self._nft.transact(render_delete_table(probe))
             # The kernel has told it before nft is answered; the wait is for a busy machine.
             while select.select([self], [], [], 2)[0]:
                 heard = [event for event in self._drain() if event.kind == "lost"]
@@ -134,7 +135,7 @@ class NftWatch:
         )
 
     def _is_this_process(self, pid: int) -> bool:
-        if pid in getattr(self._nft, "own_pids", ()) or pid == self._pid_in_kernel:
+        if pid == self._pid_in_kernel:
             return True
         # The kernel names threads. Their numbers mean something only where ours are the kernel's.
         return self._pid_in_kernel == os.getpid() and Path(f"/proc/self/task/{pid}").exists()

@@ -1,105 +1,78 @@
-"""New elements of a uid set by nfnetlink itself, for the way from a verdict to its refusal. Nothing else.
-
-libnftables reads the ruleset and every element of the set before each change: 0.2 ms in an empty set, 2 ms and more in
-one of 1,000, while a spammer opens five connections a millisecond. The kernel needs none of that. Whatever is not a
-plain success here is left to libnftables, which knows how to ask and how to say what is wrong.
+"""Elements of interval sets as nfnetlink's messages: any number of them, in chunks that one message can hold. Pure.
 
 Layouts: <linux/netfilter/nfnetlink.h>, <linux/netfilter/nf_tables.h>; comments as libnftnl keeps them. An interval set
 has an element for each interval's first key, and one, flagged as an end, for the key after its last; uids are
 big-endian in it.
 """
 
-import socket
-import struct
-from collections.abc import Sequence
+from collections.abc import Iterable
+from functools import lru_cache
 
-from smtpguard.decode.netlink import ATTRIBUTE, HEADER, NLMSG_ERROR, split_messages
-from smtpguard.errors import DecodeError
-
-_NETLINK_NETFILTER = 12
-_BATCH_BEGIN, _BATCH_END = 0x10, 0x11
-_NEWSETELEM = 10 << 8 | 12
-_REQUEST, _ACK, _EXCLUSIVE, _CREATE = 1, 4, 0x200, 0x400
-_NESTED = 0x8000
-_SUBSYSTEM = b"\0\0" + (10).to_bytes(2, "big")
-_INET = b"\1\0\0\0"
-_LAST_KEY = 0xFFFF_FFFF
-_MAX_ELEMENTS = 64
-"""Beyond these the message and its answers outgrow one datagram, and nobody waits for so many anyway."""
-_ANSWER_TIMEOUT_S = 1.0
-_MAX_DATAGRAM_BYTES = 65_536
+from smtpguard.decode.netlink import render_attribute, render_nest
+from smtpguard.decode.nft_numbers import NLM_F_CREATE, NLM_F_EXCL, Change, Kind, render_names
 
 NewElement = tuple[int, int, int | None, str]
-"""First and last uid, milliseconds until it ends (None for never), comment."""
+"""First and last key, milliseconds until it ends (None for never), comment."""
+UID_BYTES = 4
+_MAX_LIST_BYTES = 60_000
+"""The length of the attribute that holds a list is 16 bits."""
+_END = render_attribute(3, (1).to_bytes(4, "big"))
 
 
-class ElementWriter:
-    """A socket to nfnetlink, in the network namespace it is opened in. For one thread.
+def render_create(table: str, name: str, elements: Iterable[NewElement], width: int = UID_BYTES) -> list[Change]:
+    """New elements; EEXIST where one is there already.
 
-    Raises:
-        OSError: The kernel gives no such socket.
+    Args:
+        table: Of family inet.
+        name: An interval set.
+        elements: Disjoint intervals.
+        width: Bytes of a key.
     """
-
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
-        self._socket.settimeout(_ANSWER_TIMEOUT_S)
-        self._sequence = 0
-
-    def create(self, table: str, name: str, elements: Sequence[NewElement]) -> bool:
-        """Put elements into a set in one transaction; whether they are there now, and were not before.
-
-        Args:
-            table: Of family inet.
-            name: An interval set of uids with timeouts.
-            elements: Disjoint intervals.
-        """
-        if not 0 < len(elements) <= _MAX_ELEMENTS:
-            return False
-        self._sequence = (self._sequence + 1) & 0x7FFF_FFFF
-        try:
-            self._socket.sendto(render_create(table, name, elements, self._sequence), (0, 0))
-            while True:
-                for message in split_messages(self._socket.recv(_MAX_DATAGRAM_BYTES)):
-                    if message.type == NLMSG_ERROR and message.sequence == self._sequence:
-                        return bytes(message.body[:4]) == bytes(4)
-        except (OSError, DecodeError):
-            return False
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
+    return _render(Kind.NEWSETELEM, NLM_F_CREATE | NLM_F_EXCL, table, name, elements, width)
 
 
-def render_create(table: str, name: str, elements: Sequence[NewElement], sequence: int) -> bytes:
-    """The transaction as one datagram; fails as a whole where an element is there already. Pure."""
-    listing = b""
+def render_add(table: str, name: str, elements: Iterable[NewElement], width: int = UID_BYTES) -> list[Change]:
+    """Elements that may be there already; then they stay as they are."""
+    return _render(Kind.NEWSETELEM, NLM_F_CREATE, table, name, elements, width)
+
+
+def render_delete(table: str, name: str, intervals: Iterable[tuple[int, int]], width: int = UID_BYTES) -> list[Change]:
+    """Elements to take out; ENOENT where one is not there."""
+    elements = ((first, last, None, "") for first, last in intervals)
+    return _render(Kind.DELSETELEM, 0, table, name, elements, width)
+
+
+def render_flush(table: str, name: str) -> list[Change]:
+    """All elements out."""
+    return [Change(Kind.DELSETELEM, 0, render_names(table, name))]
+
+
+def _render(kind: Kind, flags: int, table: str, name: str, elements: Iterable[NewElement], width: int) -> list[Change]:
+    head = render_names(table, name)
+    past = 1 << 8 * width
+    changes = []
+    chunk: list[bytes] = []
+    size = 0
     for first, last, timeout_ms, comment in elements:
-        start = _nest(1, _attribute(1, first.to_bytes(4, "big")))
+        start = render_nest(1, render_attribute(1, first.to_bytes(width, "big")))
         if timeout_ms is not None:
-            start += _attribute(4, timeout_ms.to_bytes(8, "big"))
+            start += render_attribute(4, timeout_ms.to_bytes(8, "big"))
         if comment:
-            text = comment.encode("ascii") + b"\0"
-            start += _attribute(6, bytes([0, len(text)]) + text)
-        listing += _nest(1, start)
-        if last < _LAST_KEY:
-            end = _nest(1, _attribute(1, (last + 1).to_bytes(4, "big"))) + _attribute(3, (1).to_bytes(4, "big"))
-            listing += _nest(1, end)
-    body = _INET + _attribute(1, table.encode() + b"\0") + _attribute(2, name.encode() + b"\0") + _nest(3, listing)
-    return (
-        _message(_BATCH_BEGIN, _REQUEST, sequence, _SUBSYSTEM)
-        + _message(_NEWSETELEM, _REQUEST | _ACK | _EXCLUSIVE | _CREATE, sequence, body)
-        + _message(_BATCH_END, _REQUEST, sequence, _SUBSYSTEM)
-    )
+            start += _render_comment(comment)
+        item = render_nest(1, start)
+        if last + 1 < past:
+            item += render_nest(1, render_nest(1, render_attribute(1, (last + 1).to_bytes(width, "big"))) + _END)
+        if size + len(item) > _MAX_LIST_BYTES:
+            changes.append(Change(kind, flags, head + render_nest(3, b"".join(chunk))))
+            chunk, size = [], 0
+        chunk.append(item)
+        size += len(item)
+    if chunk:
+        changes.append(Change(kind, flags, head + render_nest(3, b"".join(chunk))))
+    return changes
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
-    return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
-
-
-def _nest(kind: int, value: bytes) -> bytes:
-    return _attribute(kind | _NESTED, value)
-
-
-def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
-    raw: bytes = struct.pack("=IHHII", HEADER.size + len(body), kind, flags, sequence, 0) + body
-    return raw
+@lru_cache(maxsize=64)
+def _render_comment(comment: str) -> bytes:
+    text = comment.encode("ascii") + b"\0"
+    return render_attribute(6, bytes([0, len(text)]) + text)

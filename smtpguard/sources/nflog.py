@@ -19,10 +19,13 @@ from string import Template
 
 from smtpguard.clock import boottime_ns
 from smtpguard.decode.nflog import NflogDecoder, Syn
+from smtpguard.decode.nft_numbers import Kind, render_delete_table, render_names
+from smtpguard.decode.nft_ruleset import read_dormant
 from smtpguard.errors import DecodeError, EnforceError, GuardError, SourceError
 from smtpguard.kernel.log_group import open_log_group
-from smtpguard.kernel.nft import Nft, NftError, open_nft, render_remove
+from smtpguard.kernel.nft import Nft, NftError, open_nft
 from smtpguard.kernel.nft_watch import NftWatch
+from smtpguard.kernel.nft_wire import render_create, render_flush
 from smtpguard.kernel.sockdiag import SockDiag
 from smtpguard.model import NS, Connect
 from smtpguard.resources import read_resource
@@ -71,6 +74,7 @@ class NflogSource:
         self._decoder = NflogDecoder()
         self._socket: socket.socket | None = None
         self._watch: NftWatch | None = None
+        self._rules = 0
         self._diag: SockDiag | None = None
         self._waiting: list[Connect] = []
         self._looked_up: Counter[int | None] = Counter()
@@ -138,12 +142,12 @@ class NflogSource:
         self._watch = self._diag = None
         if was_open and self._nft is not None:
             with contextlib.suppress(GuardError):
-                self._nft.run(render_remove(self.table))
+                self._nft.transact(render_delete_table(self.table))
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        self._nft = self._nft or open_nft()[0]
+        self._nft = self._nft or open_nft()
         self._socket = open_log_group(self._group, copy_bytes=_COPY_BYTES, receive_bytes=_RECEIVE_BYTES)
         self._load_table()
         self._watch = NftWatch(self.table, self._nft)
@@ -165,14 +169,21 @@ class NflogSource:
         nft = self._nft
         if nft is None:
             return
+        ports = [(port, port, None, "") for port in sorted(self._ports)]
         try:
+            ruleset = nft.compile(self.table, text)
+            contents = []
+            if "ports" in ruleset.sets:
+                contents = [*render_flush(self.table, "ports"), *render_create(self.table, "ports", ports, 2)]
+            load = ruleset.render(contents)
             try:
-                nft.run(text)
+                nft.transact(load)
             except NftError as error:
                 if not (error.present or error.unsupported):
                     raise
-                nft.run(render_remove(self.table) + text)  # a chain of another shape, an older version's
-        except NftError as error:
+                nft.transact([*render_delete_table(self.table), *load])  # a chain of another shape, an older version's
+            self._rules = len(ruleset.rules)
+        except EnforceError as error:
             raise SourceError(f"the log rule was refused: {error.what}", where=f"table inet {self.table}") from error
 
     def _receive(self) -> list[Connect]:
@@ -266,10 +277,12 @@ class NflogSource:
             )
 
     def _is_whole(self) -> bool:
+        """Whether the table is awake and its chain has its rules and its ports."""
         if self._nft is None:
             return True
         try:
-            text = self._nft.run(f"list table inet {self.table}")
-        except NftError:
+            [table] = self._nft.get(Kind.GETTABLE, render_names(self.table), dump=False)
+            rules = self._nft.get(Kind.GETRULE, render_names(self.table, "output"), dump=True)
+            return not read_dormant(table) and len(rules) == self._rules
+        except (NftError, ValueError):
             return False
-        return f"log group {self._group}" in text and "flags dormant" not in text

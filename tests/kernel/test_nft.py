@@ -15,7 +15,8 @@ from smtpguard.actions.nft.render import TableSpec
 from smtpguard.actions.nft.sets import Kind, SetFullError
 from smtpguard.clock import boottime_ns
 from smtpguard.errors import EnforceError
-from smtpguard.kernel.nft import CommandNft, Nft
+from smtpguard.kernel.nft import CommandNft
+from smtpguard.kernel.nft_compiler import Compiler
 from smtpguard.model import NS, Subject
 from smtpguard.settings import Cap
 from tests.support.netlab import Lab, NetnsNft, call_as
@@ -38,20 +39,24 @@ def lab() -> Iterator[Lab]:
         lab.close()
 
 
-@pytest.fixture(params=["library", "command"])
-def nft(request: pytest.FixtureRequest, lab: Lab) -> Nft:
-    if request.param == "library":
-        return NetnsNft(lab.client)
-    return CommandNft(("nsenter", f"--net=/run/netns/{lab.client}", "nft"))
+@pytest.fixture(params=["library", "program"])
+def nft(request: pytest.FixtureRequest, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[NetnsNft]:
+    """The text compiled by libnftables, and by the `nft` program where there is no library."""
+    compiler = Compiler()
+    if request.param == "program":
+        monkeypatch.setattr("smtpguard.kernel.nft.open_text_nft", CommandNft)
+    compiler.start()
+    yield NetnsNft(lab.client, compiler)
+    compiler.close()
 
 
 @pytest.fixture
-def library(lab: Lab) -> Nft:
+def library(lab: Lab) -> NetnsNft:
     return NetnsNft(lab.client)
 
 
 @pytest.fixture
-def guard(library: Nft) -> Iterator[NftEnforcer]:
+def guard(library: NetnsNft) -> Iterator[NftEnforcer]:
     enforcer = NftEnforcer(TableSpec(), nft=library)
     enforcer.ensure()
     yield enforcer
@@ -79,7 +84,7 @@ def passes(lab: Lab, uid: int, address: str = NEAR, port: int = 25) -> bool:
     return True
 
 
-def test_blocked_user_is_refused_at_once_and_his_neighbour_is_not(lab: Lab, nft: Nft) -> None:
+def test_blocked_user_is_refused_at_once_and_his_neighbour_is_not(lab: Lab, nft: NetnsNft) -> None:
     enforcer = NftEnforcer(TableSpec(), nft=nft)
     enforcer.ensure()
     try:
@@ -126,7 +131,7 @@ def test_open_session_of_a_throttled_user_lives_on(lab: Lab, guard: NftEnforcer)
     assert guard.read_counters()["refused_throttled"] == 2
 
 
-def test_drop_answers_with_silence(lab: Lab, library: Nft) -> None:
+def test_drop_answers_with_silence(lab: Lab, library: NetnsNft) -> None:
     enforcer = NftEnforcer(TableSpec(verdict="drop"), nft=library)
     enforcer.ensure()
     try:
@@ -166,7 +171,9 @@ def test_loopback_is_refused_only_when_it_counts(lab: Lab, guard: NftEnforcer) -
     assert passes(lab, GOOD, "127.0.0.1")
 
 
-def test_root_passes_even_when_somebody_puts_uid_0_into_the_set(lab: Lab, guard: NftEnforcer, library: Nft) -> None:
+def test_root_passes_even_when_somebody_puts_uid_0_into_the_set(
+    lab: Lab, guard: NftEnforcer, library: NetnsNft
+) -> None:
     with pytest.raises(EnforceError, match="root is never refused"):
         guard.apply_deny(deny(uid=0))
     guard.apply_deny(deny(uid=BAD, ranges=((0, 61000),)))
@@ -238,7 +245,7 @@ def test_another_network_namespace_is_not_the_business_of_nft(guard: NftEnforcer
     assert guard.read_denies() == []
 
 
-def test_elements_of_others_are_read_with_their_ends(guard: NftEnforcer, library: Nft) -> None:
+def test_elements_of_others_are_read_with_their_ends(guard: NftEnforcer, library: NetnsNft) -> None:
     library.run(
         f"add element inet smtpguard blocked {{ {BAD} timeout 90s, 2000-2009 }}\n"
         f'add element inet smtpguard throttled {{ {GOOD} timeout 5m comment "by hand" }}\n'
@@ -255,7 +262,7 @@ def test_elements_of_others_are_read_with_their_ends(guard: NftEnforcer, library
     assert guard.read_denies() == []
 
 
-def test_cap_refuses_beyond_the_burst_and_nobody_else(lab: Lab, library: Nft) -> None:
+def test_cap_refuses_beyond_the_burst_and_nobody_else(lab: Lab, library: NetnsNft) -> None:
     enforcer = NftEnforcer(TableSpec(cap=Cap(rate=1, per_ns=3600 * NS, burst=5)), nft=library)
     enforcer.apply_passes(Passes(uids=((0, 0), (61100, 61100))))
     enforcer.ensure()
@@ -270,7 +277,7 @@ def test_cap_refuses_beyond_the_burst_and_nobody_else(lab: Lab, library: Nft) ->
         enforcer.remove()
 
 
-def test_remove_leaves_the_ruleset_byte_identical(lab: Lab, nft: Nft) -> None:
+def test_remove_leaves_the_ruleset_byte_identical(lab: Lab, nft: NetnsNft) -> None:
     nft.run(
         "table inet filter { chain output { type filter hook output priority 0; counter; }; }\n"
         "table ip smtpguard { set blocked { type uid; elements = { 5 }; } ; }\n"
@@ -307,7 +314,7 @@ def test_ensure_again_changes_nothing_and_keeps_what_is_in_force(lab: Lab, guard
     assert not passes(lab, BAD)
 
 
-def test_ensure_replaces_an_older_shape_and_keeps_its_elements(lab: Lab, library: Nft) -> None:
+def test_ensure_replaces_an_older_shape_and_keeps_its_elements(lab: Lab, library: NetnsNft) -> None:
     library.run(
         "table inet smtpguard { set blocked { type uid; flags timeout; }\n"
         "chain output { type filter hook output priority 0; }\n}\n"
@@ -324,7 +331,7 @@ def test_ensure_replaces_an_older_shape_and_keeps_its_elements(lab: Lab, library
 
 
 def test_a_flushed_ruleset_is_put_back_by_the_next_change_and_by_restore(
-    lab: Lab, guard: NftEnforcer, library: Nft
+    lab: Lab, guard: NftEnforcer, library: NetnsNft
 ) -> None:
     first, second = deny(ranges=((100000, 10),)), deny(uid=GOOD, kind="throttle", seconds=50)
     guard.apply_deny(first)
@@ -365,7 +372,7 @@ def test_thousands_are_restored_in_one_transaction(lab: Lab, guard: NftEnforcer)
     assert len(guard.read_denies()) == 4_999
 
 
-def test_a_full_set_says_so_and_keeps_those_that_end_last(library: Nft) -> None:
+def test_a_full_set_says_so_and_keeps_those_that_end_last(library: NetnsNft) -> None:
     enforcer = NftEnforcer(TableSpec(size=8), nft=library)
     enforcer.ensure()
     try:

@@ -14,8 +14,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from smtpguard.kernel.nft import LibraryNft
-from smtpguard.kernel.nft_wire import NewElement
+from smtpguard.decode.nft_numbers import Change, Kind
+from smtpguard.kernel.nft import LibraryNft, NetlinkNft
+from smtpguard.kernel.nft_compiler import Compiler
 
 CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -72,21 +73,33 @@ def call_as(uid: int, netns: str, work: Callable[[], bytes]) -> bytes:
     return result
 
 
-class NetnsNft:
-    """libnftables that works inside a namespace: each call enters it, whatever the library opens again."""
+class NetnsNft(NetlinkNft):
+    """The way to nftables of a namespace, and `run` for what others do there, in nft's language by libnftables.
 
-    def __init__(self, netns: str) -> None:
+    Each call enters the namespace, whatever libnftables opens again.
+    """
+
+    def __init__(self, netns: str, compiler: Compiler | None = None) -> None:
+        super().__init__(compiler or COMPILER)
         self._netns = netns
         with inside(netns):
-            self._nft = LibraryNft()
+            self._text = LibraryNft()
+
+    def transact(self, changes: Sequence[Change]) -> None:
+        with inside(self._netns):
+            super().transact(changes)
+
+    def get(self, kind: Kind, body: bytes, *, dump: bool) -> list[memoryview]:
+        with inside(self._netns):
+            return super().get(kind, body, dump=dump)
 
     def run(self, text: str) -> str:
         with inside(self._netns):
-            return self._nft.run(text)
+            return self._text.run(text)
 
-    def create(self, table: str, name: str, elements: Sequence[NewElement]) -> bool:
-        with inside(self._netns):
-            return self._nft.create(table, name, elements)
+
+COMPILER = Compiler()
+"""One child for all tests of a process."""
 
 
 class Sink:

@@ -8,20 +8,15 @@ import pytest
 
 from smtpguard.actions.base import Passes
 from smtpguard.actions.nft.apply import NftEnforcer, read_templates
-from smtpguard.actions.nft.elements import Element
 from smtpguard.actions.nft.render import (
     TableSpec,
     build_spec,
     cap_idle_s,
-    render_add,
-    render_delete,
     render_rate,
-    render_refresh,
     render_ruleset,
     split_networks,
 )
 from smtpguard.errors import ConfigError
-from smtpguard.kernel.nft import render_remove
 from smtpguard.model import NS
 from smtpguard.settings import Cap, Settings
 
@@ -51,17 +46,6 @@ TOPICS = {
     ),
     "own-table-one-port": (TableSpec(table="second_guard", ports=frozenset({25})), Passes()),
 }
-ELEMENTS = [
-    Element(first=1001, last=1001, until_ns=1_800_500 * 1_000_000, comment="uid 1001; guard mx-fanout"),
-    Element(first=100000, last=165535, until_ns=60 * NS, comment="uid 1001; guard mx-fanout"),
-]
-CHANGES = {
-    "change-create": render_add("create", "smtpguard", "blocked", ELEMENTS, 0),
-    "change-refresh": render_refresh("smtpguard", "blocked", ELEMENTS, 0),
-    "change-delete": render_add("add", "smtpguard", "blocked", ELEMENTS, 0)
-    + render_delete("smtpguard", "blocked", ELEMENTS),
-    "remove": render_remove("smtpguard"),
-}
 
 
 @pytest.mark.parametrize("topic", TOPICS)
@@ -70,23 +54,13 @@ def test_ruleset(topic: str, check_golden: Callable[[str, str], None]) -> None:
     check_golden(f"nft/{topic}.nft", render_ruleset(spec, passes, read_templates()))
 
 
-@pytest.mark.parametrize("topic", CHANGES)
-def test_change(topic: str, check_golden: Callable[[str, str], None]) -> None:
-    check_golden(f"nft/{topic}.nft", CHANGES[topic])
-
-
-def test_no_change_is_no_command() -> None:
-    assert render_add("add", "t", "blocked", [], 0) == ""
-    assert render_delete("t", "blocked", []) == ""
-
-
 def test_what_passes_is_asked_before_what_is_refused() -> None:
     text = render_ruleset(TableSpec(cap=Cap(rate=1, per_ns=NS, burst=1)), Passes(), read_templates())
     rules = [line.strip() for line in text[text.rindex("chain output") :].splitlines()]
     first_refusal = next(i for i, rule in enumerate(rules) if "refused_" in rule)
     assert all("passed_" not in rule for rule in rules[first_refusal:])
-    assert "meta skuid 0 counter name passed_root accept" in rules[:first_refusal]
-    assert sum("reject" in rule for rule in rules) == 3
+    assert "meta skuid @root counter name passed_root accept" in rules[:first_refusal]
+    assert sum("reject" in rule for rule in rules) == 3 + len(TableSpec().ports)
 
 
 @pytest.mark.parametrize(
@@ -128,14 +102,7 @@ def test_dry_run_has_no_cap_and_tell_is_a_reset_for_what_tell_cannot_answer() ->
 
 
 def test_a_template_with_an_unknown_placeholder_is_a_configuration_error() -> None:
-    class Nowhere:
-        def run(self, text: str) -> str:
-            raise AssertionError(text)
-
-        def create(self, table: str, name: str, elements: object) -> bool:
-            raise AssertionError(table, name, elements)
-
     for bad in ("$nothing", "$", "${"):
         templates = {**read_templates(), "table.nft": bad}
         with pytest.raises(ConfigError, match="placeholder"):
-            NftEnforcer(TableSpec(), nft=Nowhere(), templates=templates).render()
+            NftEnforcer(TableSpec(), templates=templates).render()

@@ -5,20 +5,41 @@ business: the output hook of this namespace never sees those packets, only BPF d
 itself. Not thread safe: one thread calls it (the daemon's loop, or a command).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 from smtpguard.actions.base import Deny, Passes
 from smtpguard.actions.nft.elements import flatten
-from smtpguard.actions.nft.parse import parse_counters, parse_counts
-from smtpguard.actions.nft.render import TEMPLATE_NAMES, TableSpec, render_add, render_ruleset
+from smtpguard.actions.nft.render import (
+    TEMPLATE_NAMES,
+    Content,
+    TableSpec,
+    list_contents,
+    render_ruleset,
+    render_shape,
+)
 from smtpguard.actions.nft.sets import Kind, SetFullError, UidSet
 from smtpguard.clock import boottime_ns
+from smtpguard.decode.netlink import split_attributes
+from smtpguard.decode.nft_elements import read_counts
+from smtpguard.decode.nft_numbers import Change, render_chain, render_delete_table, render_names
+from smtpguard.decode.nft_numbers import Kind as Message
+from smtpguard.decode.nft_ruleset import Ruleset, read_counters, read_handle
 from smtpguard.errors import ConfigError, EnforceError
-from smtpguard.kernel.nft import Nft, NftError, open_nft, render_remove
+from smtpguard.kernel.nft import Nft, NftError, open_nft
+from smtpguard.kernel.nft_wire import render_create, render_flush
 from smtpguard.model import Subject
 from smtpguard.resources import read_resource
 
 SETS: dict[Kind, str] = {"block": "blocked", "throttle": "throttled"}
+
+
+class Render(Protocol):
+    """Makes text of a ruleset."""
+
+    def __call__(self, spec: TableSpec, passes: Passes, templates: Mapping[str, str]) -> str:
+        """The text."""
+        ...
 
 
 def read_templates() -> dict[str, str]:
@@ -53,11 +74,12 @@ class NftEnforcer:
     ) -> None:
         self.spec = spec
         self.active = False
-        self._nft = nft if nft is not None else open_nft()[0]
+        self._nft = nft if nft is not None else open_nft()
         self._templates = templates if templates is not None else read_templates()
         self._passes = passes or Passes()
         self._now_ns = now_ns
         self._restoring = False
+        self._loaded: tuple[str, dict[str, Content]] | None = None
         self._sets: dict[Kind, UidSet] = {
             kind: UidSet(
                 kind, table=spec.table, name=name, nft=self._nft, now_ns=now_ns, on_missing=self._restore_if_lost
@@ -68,30 +90,28 @@ class NftEnforcer:
     # -- the table ---------------------------------------------------------------------------------------------------
 
     def render(self) -> str:
-        """The ruleset as `ensure` loads it.
+        """The ruleset as `ensure` loads it, in nft's language.
 
         Raises:
             ConfigError: An administrator's template asks for a value that does not exist.
         """
-        try:
-            return render_ruleset(self.spec, self._passes, self._templates)
-        except (KeyError, ValueError) as error:
-            raise ConfigError(f"a ruleset template has an unknown placeholder: {error}", where="nft/*.nft") from error
+        return self._render(render_ruleset)
 
     def ensure(self) -> None:
         """Put the table there as it ought to be, in one transaction; elements in force stay. May be repeated."""
-        text = self.render()
+        shape, ruleset = self._compile()
+        contents = list_contents(self.spec, self._passes)
+        load = ruleset.render(self._render_contents(ruleset, contents))
         try:
-            self._nft.run(text)
+            self._nft.transact(load)
         except NftError as error:
             if not (error.present or error.unsupported):
                 raise EnforceError(f"the ruleset was refused: {error.what}", where=self._where()) from error
             # A set or chain of another shape is in the way (an older version's): all new, with what is in force.
-            now_ns = self._now_ns()
-            kept = [(SETS[kind], flatten(uids.read())) for kind, uids in self._sets.items()]
-            adds = [render_add("add", self.spec.table, name, elements, now_ns) for name, elements in kept]
-            self._run(render_remove(self.spec.table) + text + "".join(adds))
+            adds = [change for uids in self._sets.values() for change in uids.render_again(flatten(uids.read()))]
+            self._transact([*render_delete_table(self.spec.table), *load, *adds])
         self.active = True
+        self._loaded = shape, contents
 
     def restore(self) -> None:
         """Put a lost table back, with every refusal that was asked for and what is left of its time."""
@@ -104,15 +124,25 @@ class NftEnforcer:
         self.active = False
         for uids in self._sets.values():
             uids.forget_all()
-        self._run(render_remove(self.spec.table))
+        self._transact(render_delete_table(self.spec.table))
 
     def exists(self) -> bool:
         """Whether the table and its chain are in the kernel."""
-        return self._list(f"list chain inet {self.spec.table} output") is not None
+        try:
+            return bool(self._nft.get(Message.GETCHAIN, render_chain(self.spec.table, "output"), dump=False))
+        except NftError as error:
+            if error.missing:
+                return False
+            raise self._failed(error) from error
 
-    def read_ruleset(self) -> str | None:
-        """Our table as nft lists it; None if it is not there."""
-        return self._list(f"list table inet {self.spec.table}")
+    def read_handle(self) -> int | None:
+        """The number that the kernel gave our table when it was made; None without a table."""
+        try:
+            return read_handle(self._nft.get(Message.GETTABLE, render_names(self.spec.table), dump=False))
+        except NftError as error:
+            if error.missing:
+                return None
+            raise self._failed(error) from error
 
     # -- who is refused ----------------------------------------------------------------------------------------------
 
@@ -154,8 +184,19 @@ class NftEnforcer:
     def apply_passes(self, passes: Passes) -> None:
         """Replace what passes, rules and sets at once; without a table in force it waits for `ensure`."""
         self._passes = passes
-        if self.active:
+        if not self.active:
+            return
+        shape, ruleset = self._compile()
+        contents = list_contents(self.spec, passes)
+        if self._loaded is None or self._loaded[0] != shape:
             self.ensure()
+            return
+        changed = {name: content for name, content in contents.items() if self._loaded[1].get(name) != content}
+        try:
+            self._nft.transact(self._render_contents(ruleset, changed))
+        except NftError:
+            self.ensure()  # the table is not there, or not as it was loaded
+        self._loaded = shape, contents
 
     def read_denies(self) -> list[Deny]:
         """What the kernel holds now, elements of others included (adopted from then on); [] without a table."""
@@ -179,30 +220,62 @@ class NftEnforcer:
 
     def read_counters(self) -> dict[str, int]:
         """Packets by rule since the table is there: `refused_blocked`, `passed_root` ...; {} without a table."""
-        return parse_counters(self._list(f"list counters table inet {self.spec.table}") or "")
+        return read_counters(self._dump(Message.GETOBJ, self.spec.table))
 
     def read_capped(self) -> dict[int, int]:
         """Connections that the cap refused, by uid, of the last day."""
-        return parse_counts(self._list(f"list set inet {self.spec.table} capped") or "")
+        bodies = self._dump(Message.GETSETELEM, self.spec.table, "capped")
+        return read_counts([split_attributes(body).get(3, b"") for body in bodies])
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _where(self) -> str:
         return f"table inet {self.spec.table}"
 
-    def _run(self, text: str) -> str:
+    def _render(self, render: Render) -> str:
         try:
-            return self._nft.run(text)
-        except NftError as error:
-            raise EnforceError(error.what, where=self._where()) from error
+            return render(self.spec, self._passes, self._templates)
+        except (KeyError, ValueError) as error:
+            raise ConfigError(f"a ruleset template has an unknown placeholder: {error}", where="nft/*.nft") from error
 
-    def _list(self, command: str) -> str | None:
+    def _compile(self) -> tuple[str, Ruleset]:
+        shape = self._render(render_shape)
         try:
-            return self._nft.run(command)
+            ruleset = self._nft.compile(self.spec.table, shape)
+        except NftError as error:
+            raise EnforceError(f"the ruleset was refused: {error.what}", where="nft/*.nft") from error
+        missing = sorted({*SETS.values(), "exempt", "exempt4", "exempt6"} - ruleset.sets)
+        if missing:
+            raise EnforceError(
+                f"the ruleset has no set {missing[0]}", where="nft/table.nft", fix="compare the shipped one"
+            )
+        return shape, ruleset
+
+    def _render_contents(self, ruleset: Ruleset, contents: Mapping[str, Content]) -> list[Change]:
+        table = self.spec.table
+        changes: list[Change] = []
+        for name, (width, intervals) in contents.items():
+            if name in ruleset.sets:  # an administrator's own text may do without some
+                changes += render_flush(table, name)
+                changes += render_create(table, name, [(a, b, None, "") for a, b in intervals], width)
+        return changes
+
+    def _transact(self, changes: Sequence[Change]) -> None:
+        try:
+            self._nft.transact(changes)
+        except NftError as error:
+            raise self._failed(error) from error
+
+    def _dump(self, kind: Message, *names: str) -> list[memoryview]:
+        try:
+            return self._nft.get(kind, render_names(*names), dump=True)
         except NftError as error:
             if error.missing:
-                return None
-            raise EnforceError(error.what, where=self._where()) from error
+                return []
+            raise self._failed(error) from error
+
+    def _failed(self, error: NftError) -> EnforceError:
+        return EnforceError(error.what, where=self._where())
 
     def _restore_if_lost(self) -> bool:
         """Put the table back if it ought to be there and is not; whether it did."""

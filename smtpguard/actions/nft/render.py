@@ -1,26 +1,34 @@
-"""Text of the ruleset: typed values and templates in, what `nft -f` reads out. Pure.
+"""The ruleset: typed values and templates in, nft's language and what its sets hold out. Pure.
 
 What passes is asked before what is refused: root, loopback, own addresses, exempt destinations, exempt uids; then
-`blocked` (every packet, so open sessions end too), `throttled` (SYN only), the cap. Uids are numbers always: nft
-would look a name up in passwd. Templates are `string.Template` text; see nft(8) for the language.
+`blocked` (every packet, so open sessions end too), `throttled` (SYN only), the cap. The text that is compiled names no
+uid and no address: these are elements of sets, written as numbers. Templates are `string.Template` text; see nft(8).
 """
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from string import Template
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from smtpguard.actions.base import Passes
-from smtpguard.actions.nft.elements import MAX_UID, PERMANENT_NS, Element, merge_intervals
+from smtpguard.actions.nft.elements import MAX_UID, Interval, merge_intervals
 from smtpguard.model import NS
 from smtpguard.settings import Cap, Network, Settings
 
-TEMPLATE_NAMES = ("table.nft", "loopback-ignore.nft", "loopback-count.nft", "cap.nft")
+TEMPLATE_NAMES = (
+    "table.nft",
+    "port-set.nft",
+    "port-rule.nft",
+    "loopback-ignore.nft",
+    "loopback-count.nft",
+    "cap.nft",
+)
 MAX_ELEMENTS = 65_536
 """Size of `blocked` and `throttled`: accounts and subordinate ranges in force at once."""
 MAX_TIMEOUT_MS = 3650 * 86_400_000
-"""Ten years: nft reads no number of milliseconds over 32 bits, and the kernel none over its jiffies."""
+"""Ten years: the kernel takes no more than its jiffies hold."""
 _MAPPED = ip_network("::ffff:0:0/96")
 _UNITS = (("second", 1), ("minute", 60), ("hour", 3600), ("day", 86_400), ("week", 604_800))
 _MIN_CAP_IDLE_S = 600
@@ -55,39 +63,82 @@ def build_spec(settings: Settings) -> TableSpec:
     )
 
 
-def render_ruleset(spec: TableSpec, passes: Passes, templates: dict[str, str]) -> str:
-    """The whole ruleset as one transaction; elements of `blocked` and `throttled` that are there stay.
+class Content(NamedTuple):
+    """What one of our sets is to hold, exactly.
+
+    Attributes:
+        width: Bytes of a key.
+        intervals: Inclusive, sorted, disjoint; keys as numbers.
+    """
+
+    width: int
+    intervals: tuple[Interval, ...]
+
+
+def list_contents(spec: TableSpec, passes: Passes) -> dict[str, Content]:
+    """Sets that hold what the configuration and the host say, by name; not those of who is refused."""
+    v4, v6 = split_networks(passes.networks)
+    uids = _merge_uids(passes.uids)
+    return {
+        "ports": Content(2, tuple(merge_intervals((port, port) for port in spec.ports))),
+        "root": Content(4, ((0, 0),)),
+        "exempt": Content(4, uids),
+        "exempt4": Content(4, tuple(merge_intervals(map(_bounds, v4)))),
+        "exempt6": Content(16, tuple(merge_intervals(map(_bounds, v6)))),
+        "uncapped": Content(4, _merge_uids(passes.uncapped)),
+        **{f"blocked_{port}": Content(4, ()) for port in sorted(spec.ports)},
+    }
+
+
+def render_shape(spec: TableSpec, passes: Passes, templates: Mapping[str, str]) -> str:
+    """The table without what `list_contents` puts into its sets: what is compiled.
 
     Args:
         spec: The table.
-        passes: What passes in spite of any refusal.
+        passes: Whether loopback passes.
         templates: TEMPLATE_NAMES to their text.
 
     Raises:
         KeyError, ValueError: A template asks for a value that does not exist.
     """
     refuse = "drop" if spec.verdict == "drop" else "reject with tcp reset"
+    ports = [{"port": str(port), "size": str(spec.size), "refuse": refuse} for port in sorted(spec.ports)]
     cap = ""
     if spec.cap is not None:
-        rate = render_rate(spec.cap)
-        uncapped = ", ".join(_render_ranges(passes.uncapped))
+        uncapped = ", ".join(map(_render_interval, _merge_uids(passes.uncapped)))
         cap = Template(templates["cap.nft"]).substitute(
-            rate=rate,
+            rate=render_rate(spec.cap),
             burst=max(spec.cap.burst, 1),
             refuse=refuse,
-            uncapped=f"meta skuid != {{ {uncapped} }} " if uncapped else "",
+            uncapped=f"meta skuid != {{ {uncapped} }} " if uncapped else "",  # asked for by templates of before 0.2
         )
     loopback = templates["loopback-ignore.nft" if passes.loopback else "loopback-count.nft"]
     text = Template(templates["table.nft"]).substitute(
         table=spec.table,
         size=spec.size,
         ports=", ".join(map(str, sorted(spec.ports))),
+        port_sets="".join(Template(templates["port-set.nft"]).substitute(values) for values in ports),
+        port_rules="".join(Template(templates["port-rule.nft"]).substitute(values) for values in ports).rstrip("\n"),
         cap_idle=f"{cap_idle_s(spec.cap)}s",
         loopback=loopback.rstrip("\n"),
         cap=cap.rstrip("\n"),
         refuse=refuse,
     )
-    return text.rstrip("\n") + "\n" + _render_passes(spec, passes)
+    return text.rstrip("\n") + "\n"
+
+
+def render_ruleset(spec: TableSpec, passes: Passes, templates: Mapping[str, str]) -> str:
+    """The whole as `nft -f` would read it, for people and tests; arguments and errors as of `render_shape`."""
+    shape = render_shape(spec, passes, templates)
+    lines = []
+    for name, content in list_contents(spec, passes).items():
+        if not re.search(rf"\bset {name}\b", shape):
+            continue
+        lines.append(f"flush set inet {spec.table} {name}\n")
+        values = _render_values(name, content, passes)
+        if values:
+            lines.append(f"add element inet {spec.table} {name} {{ {', '.join(values)} }}\n")
+    return shape + "".join(lines)
 
 
 def render_rate(cap: Cap) -> str:
@@ -129,62 +180,21 @@ def timeout_ms(remaining_ns: int) -> int:
     return min(max(-(-remaining_ns // 1_000_000), 1), MAX_TIMEOUT_MS)
 
 
-def render_timeout(remaining_ns: int) -> str:
-    """A timeout in units that nft reads at any length."""
-    seconds, ms = divmod(timeout_ms(remaining_ns), 1000)
-    return (f"{seconds}s" if seconds else "") + (f"{ms}ms" if ms else "")
+def _merge_uids(uids: Iterable[Interval]) -> tuple[Interval, ...]:
+    return tuple(merge_intervals((max(a, 0), min(b, MAX_UID)) for a, b in uids if a <= b))
 
 
-def render_element(element: Element, now_ns: int) -> str:
-    """One element with what is left of its time."""
-    uids = f"{element.first}" if element.first == element.last else f"{element.first}-{element.last}"
-    timeout = "" if element.until_ns >= PERMANENT_NS else f" timeout {render_timeout(element.until_ns - now_ns)}"
-    comment = f' comment "{element.comment}"' if element.comment else ""
-    return f"{uids}{timeout}{comment}"
+def _bounds(network: IPv4Network | IPv6Network) -> Interval:
+    return int(network.network_address), int(network.broadcast_address)
 
 
-def render_add(verb: Literal["add", "create"], table: str, name: str, elements: Sequence[Element], now_ns: int) -> str:
-    """Command that puts elements into a set; "" for none. `create` fails where one is there already."""
-    if not elements:
-        return ""
-    inner = ", ".join([render_element(element, now_ns) for element in elements])
-    return f"{verb} element inet {table} {name} {{ {inner} }}\n"
+def _render_interval(interval: Interval) -> str:
+    first, last = interval
+    return f"{first}" if first == last else f"{first}-{last}"
 
 
-def render_delete(table: str, name: str, elements: Sequence[Element]) -> str:
-    """Command that takes elements out of a set; "" for none. Fails as a whole where one is not there."""
-    if not elements:
-        return ""
-    inner = ", ".join(f"{e.first}" if e.first == e.last else f"{e.first}-{e.last}" for e in elements)
-    return f"delete element inet {table} {name} {{ {inner} }}\n"
-
-
-def render_refresh(table: str, name: str, elements: Sequence[Element], now_ns: int) -> str:
-    """Commands that set elements anew whether or not they are there, and whether or not their time was over.
-
-    A plain `add` of what is there leaves the comment, and on older kernels the timeout, as it was.
-    """
-    present = ", ".join(
-        f"{e.first} timeout 1s" if e.first == e.last else f"{e.first}-{e.last} timeout 1s" for e in elements
-    )
-    return (
-        f"add element inet {table} {name} {{ {present} }}\n"
-        + render_delete(table, name, elements)
-        + render_add("add", table, name, elements, now_ns)
-    )
-
-
-def _render_ranges(uids: Iterable[tuple[int, int]]) -> list[str]:
-    ranges = merge_intervals((max(a, 0), min(b, MAX_UID)) for a, b in uids if a <= b)
-    return [f"{a}" if a == b else f"{a}-{b}" for a, b in ranges]
-
-
-def _render_passes(spec: TableSpec, passes: Passes) -> str:
+def _render_values(name: str, content: Content, passes: Passes) -> list[str]:
     v4, v6 = split_networks(passes.networks)
-    uids = _render_ranges(passes.uids)
-    lines = [
-        f"add element inet {spec.table} {name} {{ {', '.join(map(str, values))} }}\n"
-        for name, values in (("exempt", uids), ("exempt4", v4), ("exempt6", v6))
-        if values
-    ]
-    return "".join(lines)
+    return {"exempt4": list(map(str, v4)), "exempt6": list(map(str, v6))}.get(
+        name, list(map(_render_interval, content.intervals))
+    )

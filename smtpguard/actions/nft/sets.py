@@ -20,21 +20,49 @@ from smtpguard.actions.nft.elements import (
     list_claims,
     merge_intervals,
 )
-from smtpguard.actions.nft.parse import parse_set
-from smtpguard.actions.nft.render import render_add, render_delete, render_refresh, timeout_ms
-from smtpguard.errors import EnforceError, GuardError
+from smtpguard.actions.nft.render import timeout_ms
+from smtpguard.decode.netlink import split_attributes
+from smtpguard.decode.nft_elements import Interval as KernelInterval
+from smtpguard.decode.nft_elements import has_intervals, read_intervals, read_singles
+from smtpguard.decode.nft_numbers import Change, render_names
+from smtpguard.decode.nft_numbers import Kind as Message
+from smtpguard.errors import DecodeError, EnforceError, GuardError
 from smtpguard.kernel.nft import Nft, NftError
-from smtpguard.kernel.nft_wire import NewElement
+from smtpguard.kernel.nft_wire import UID_BYTES, NewElement, render_add, render_create, render_delete, render_flush
 from smtpguard.model import Subject
 
 Kind = Literal["block", "throttle"]
 _PRUNE_EVERY_NS = 60_000_000_000
-_MAX_SINGLE_DELETES = 32
-"""Beyond it a set is emptied and filled anew: libnftables deletes 10,000 intervals in 19 s, and adds them in 0.3."""
+_REFRESH_MS = 1000
 
 
 class SetFullError(EnforceError):
     """The set has no room for more elements."""
+
+
+def read_set(nft: Nft, table: str, name: str, width: int = UID_BYTES) -> list[KernelInterval]:
+    """What a set holds, in order.
+
+    Args:
+        nft: The way to nftables.
+        table: Of family inet.
+        name: The set.
+        width: Bytes of a key.
+
+    Raises:
+        NftError: There is no such set.
+        EnforceError: It can't be read.
+    """
+    names = render_names(table, name)
+    shape = nft.get(Message.GETSET, names, dump=False)
+    bodies = nft.get(Message.GETSETELEM, names, dump=True)
+    try:
+        listings = [split_attributes(body).get(3, b"") for body in bodies]
+        if any(map(has_intervals, shape)):
+            return read_intervals(listings, width)
+        return read_singles(listings)  # an older version's, or somebody else's
+    except DecodeError as error:
+        raise EnforceError(f"what the kernel says is not understood: {error}", where=f"set {name}") from error
 
 
 class UidSet:
@@ -73,12 +101,20 @@ class UidSet:
         """The elements in the kernel; [] without a set."""
         now_ns = self._now_ns()  # before: what is read may seem to end a little early, so nothing grows by being read
         try:
-            text = self._nft.run(f"list set inet {self._table} {self._name}")
+            found = read_set(self._nft, self._table, self._name)
         except NftError as error:
             if error.missing:
                 return []
             raise self._failed(error) from error
-        return parse_set(text, now_ns)
+        return [
+            Element(
+                first=first,
+                last=last,
+                until_ns=PERMANENT_NS if left_ms is None else now_ns + left_ms * 1_000_000,
+                comment=comment,
+            )
+            for first, last, left_ms, comment in found
+        ]
 
     def read_denies(self) -> list[Deny]:
         """The elements in the kernel as denies; those not asked for by us are remembered as if they were."""
@@ -87,6 +123,10 @@ class UidSet:
             if deny.subject not in self._asked:
                 self._remember(deny)
         return denies
+
+    def render_again(self, elements: Iterable[Element]) -> list[Change]:
+        """What puts elements into the set when it is new."""
+        return render_create(self._table, self._name, self._make_new(elements))
 
     def list_asked(self) -> list[Deny]:
         """What was asked for and is not over."""
@@ -163,7 +203,7 @@ class UidSet:
         claims = list_claims(deny)
         if not self._is_shared(subject, claims):
             try:
-                self._nft.run(render_delete(self._table, self._name, claims))
+                self._nft.transact(render_delete(self._table, self._name, _bounds(claims)))
             except NftError as error:
                 if not error.missing:
                     raise self._failed(error) from error
@@ -172,59 +212,70 @@ class UidSet:
         # Some of it is gone already (its time, somebody else, the table), or others claim some of it.
         self._repaint(_list_region(deny, None))
 
+    def take_all(self) -> None:
+        """End all refusals, and those that others put in; no set is fine."""
+        self.forget_all()
+        try:
+            self._nft.transact(render_flush(self._table, self._name))
+        except NftError as error:
+            if not error.missing:
+                raise self._failed(error) from error
+
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _write(self, claims: Sequence[Element], *, fresh: bool) -> None:
-        """Put elements of one account into the set, the cheapest way first: most accounts were not in it.
-
-        Medians in a set of few, and of 10,000: nfnetlink 25 us and 4 ms, `create` 0.2 and 50, the refreshing triple
-        0.3 and 90.
-        """
+        """Put elements of one account into the set, the cheapest way first: most accounts were not in it."""
         try:
             if fresh:
-                if self._nft.create(self._table, self._name, self._make_new(claims)):
-                    return
                 try:
-                    self._change(lambda: render_add("create", self._table, self._name, claims, self._now_ns()))
+                    self._change(lambda: render_create(self._table, self._name, self._make_new(claims)))
                 except NftError as error:
-                    if error.full:  # repainting makes no room, and reading 65,536 elements takes seconds
+                    if error.full:  # repainting makes no room, and reading 65,536 elements takes half a second
                         raise self._full() from error
                     if not error.present:
                         raise
                 else:
                     return
-            self._change(lambda: render_refresh(self._table, self._name, claims, self._now_ns()))
+            self._change(lambda: self._render_refresh(claims))
         except NftError as error:
-            if not (error.overlap or error.full):
+            if not (error.present or error.full or error.missing):
                 raise self._failed(error) from error
-            # Overlap: with an element of somebody else. Full: refreshing needs room for one more, repainting does not.
-            self._repaint([(claim.first, claim.last) for claim in claims])
+            # Present: it overlaps with somebody else's element. Full: refreshing needs room for one more, repainting none.
+            self._repaint(_bounds(claims))
 
-    def _make_new(self, claims: Sequence[Element]) -> list[NewElement]:
+    def _render_refresh(self, claims: Sequence[Element]) -> list[Change]:
+        """Set elements anew whether or not they are there, and whether or not their time was over.
+
+        A plain addition of what is there leaves the comment, and on older kernels the timeout, as it was.
+        """
+        brief = [(claim.first, claim.last, _REFRESH_MS, "") for claim in claims]
+        return [
+            *render_add(self._table, self._name, brief),
+            *render_delete(self._table, self._name, _bounds(claims)),
+            *render_create(self._table, self._name, self._make_new(claims)),
+        ]
+
+    def _make_new(self, elements: Iterable[Element]) -> list[NewElement]:
         now_ns = self._now_ns()
         return [
-            (c.first, c.last, None if c.until_ns >= PERMANENT_NS else timeout_ms(c.until_ns - now_ns), c.comment)
-            for c in claims
+            (e.first, e.last, None if e.until_ns >= PERMANENT_NS else timeout_ms(e.until_ns - now_ns), e.comment)
+            for e in elements
         ]
 
     def _repaint(self, intervals: Iterable[Interval]) -> None:
         """Make the set hold, within the intervals, exactly what is asked for; outside them everything stays."""
         region = merge_intervals(intervals)
 
-        def render() -> str:
+        def render() -> list[Change]:
             now_ns = self._now_ns()
             asked = [deny for deny in self._asked.values() if deny.until_ns > now_ns]
             wanted = clip(flatten([claim for deny in asked for claim in list_claims(deny)]), region)
-            existing = self.read()
-            touched, outside = carve(existing, region)
+            touched, outside = carve(self.read(), region)
             kept = [element for element in outside if element.until_ns > now_ns]
-            if len(touched) <= _MAX_SINGLE_DELETES:
-                clear = render_delete(self._table, self._name, touched)
-            else:
-                clear = f"flush set inet {self._table} {self._name}\n"
-                gone = set(touched)
-                kept += [element for element in existing if element not in gone and element.until_ns > now_ns]
-            return clear + render_add("add", self._table, self._name, flatten(kept + wanted), now_ns)
+            return [
+                *render_delete(self._table, self._name, _bounds(touched)),
+                *render_create(self._table, self._name, self._make_new(flatten(kept + wanted))),
+            ]
 
         try:
             try:
@@ -236,17 +287,14 @@ class UidSet:
         except NftError as error:
             raise self._full() if error.full else self._failed(error) from error
 
-    def _change(self, render: Callable[[], str]) -> None:
+    def _change(self, render: Callable[[], list[Change]]) -> None:
         """Run a change; if the table ought to be there and is not, once more when it is back."""
-        text = render()
-        if not text:
-            return
         try:
-            self._nft.run(text)
+            self._nft.transact(render())
         except NftError as error:
             if not (error.missing and self._on_missing()):
                 raise
-            self._nft.run(render())
+            self._nft.transact(render())
 
     def _remember(self, deny: Deny) -> None:
         self._asked[deny.subject] = deny
@@ -282,5 +330,8 @@ class UidSet:
 
 def _list_region(deny: Deny, before: Deny | None) -> list[Interval]:
     """The uids that a change concerns: those claimed now and those claimed before it."""
-    claims = list_claims(deny) + (list_claims(before) if before else [])
-    return [(claim.first, claim.last) for claim in claims]
+    return _bounds(list_claims(deny) + (list_claims(before) if before else []))
+
+
+def _bounds(elements: Iterable[Element]) -> list[Interval]:
+    return [(element.first, element.last) for element in elements]
