@@ -240,7 +240,7 @@ class UidSet:
         except NftError as error:
             if not (error.present or error.full or error.missing):
                 raise self._failed(error) from error
-            # Present: it overlaps with somebody else's element. Full: refreshing needs room for one more, repainting none.
+            # Present: somebody else's element overlaps. Full: a refresh needs room for one more, repainting none.
             self._repaint(_bounds(claims))
 
     def _render_refresh(self, claims: Sequence[Element]) -> list[Change]:
