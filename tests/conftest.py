@@ -1,11 +1,20 @@
-"""Shared by all tests: --require-kernel, --update-golden, and skips that name the capability they lack."""
+"""Shared by all tests: options, skips that name the capability they lack, and what keeps tests apart from the host.
 
+No test looks at this host's own configuration, log and state: an administrator runs the tests where smtpguard runs. And
+a test that fails lets go of what it opened, so that it does not take the rest with it.
+"""
+
+import gc
 import os
+import sys
+import traceback
 from collections.abc import Callable, Generator
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+from smtpguard import resources, settings_file, trust
 
 # A busy machine is no reason to fail: what is slow is found by `make bench`.
 hypothesis.settings.register_profile("smtpguard", deadline=None)
@@ -25,9 +34,63 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+HOSTS_OWN = ("/etc/smtpguard", "/var/log/smtpguard", "/var/lib/smtpguard")
+"""Where an installed guard has its files."""
+_LOOKS = frozenset(
+    {"open", "os.listdir", "os.scandir", "os.mkdir", "os.remove", "os.rename", "os.chmod", "sqlite3.connect"}
+)
+_looked_at: list[str] = []
+
+
+def _watch_for_looks(event: str, args: tuple[object, ...]) -> None:
+    """An audit hook of Python's (PEP 578): notes what of the host's own is opened in this process."""
+    if event in _LOOKS and args and isinstance(args[0], str | bytes | os.PathLike):
+        path = os.fsdecode(args[0])
+        if path.startswith(HOSTS_OWN):
+            _looked_at.append(f"{event} {path}")
+
+
+sys.addaudithook(_watch_for_looks)
+
+
+@pytest.fixture(autouse=True)
+def _hosts_own_files_are_left_alone() -> Generator[None]:
+    """Fails a test that looks at them; programs that tests start are kept away by the laboratory and by .ci/run."""
+    _looked_at.clear()
+    yield
+    assert _looked_at == [], "this test looked at the host's own files"
+
+
+def _open_directory(path: str) -> int:
+    """`trust._open_directory`, which goes down step by step, so that the hook does not see where it ends."""
+    if path.startswith(HOSTS_OWN):
+        _looked_at.append(f"read_trusted {path}")
+    return _open_trusted(path)
+
+
+_open_trusted = trust._open_directory
+trust._open_directory = _open_directory
+# Nothing of the caller's own guard: neither what their shell says, nor their configuration and data files.
+for _name in [name for name in os.environ if name.startswith("SMTPGUARD_")]:
+    del os.environ[_name]
+settings_file.SYSTEM_PATH = "/nonexistent/smtpguard.yaml"
+resources.read_resource.__kwdefaults__ = {
+    **(resources.read_resource.__kwdefaults__ or {}),
+    "administrator": Path("/nonexistent"),
+}
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    if call.excinfo is not None and not item.config.getoption("usepdb"):
+        # The trace holds every local of the test, and with them its sockets and files.
+        traceback.clear_frames(call.excinfo.tb)
+        for frame, _ in traceback.walk_tb(call.excinfo.tb):
+            _ = frame.f_locals  # up to Python 3.12 a copy stays where somebody asked for it, until one asks again
+        gc.collect()
     if report.skipped and item.get_closest_marker("kernel") and item.config.getoption("--require-kernel"):
         report.outcome = "failed"
         report.longrepr = f"skipped, but --require-kernel was given: {report.longrepr}"

@@ -75,6 +75,14 @@ def apply_limits() -> None:
                 break
             except (ValueError, OSError) as failure:
                 log.debug("a resource limit can't be %s: %s", wish, failure)
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if not _is_at_least(files, MIN_FILES):
+        log.warning(
+            "at most %d files may be open, fewer than %d, and the limit can't be raised: a host with many customers may"
+            " need more (LimitNOFILE= of the unit, or ulimit -n)",
+            files,
+            MIN_FILES,
+        )
 
 
 def apply_priority() -> None:

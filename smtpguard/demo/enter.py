@@ -16,7 +16,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="smtpguard.demo.enter", description=__doc__)
     parser.add_argument("--net", help="path of the network namespace")
     parser.add_argument("--cgroup", help="cgroup v2 directory to join")
-    parser.add_argument("--bind", action="append", default=[], metavar="TARGET=SOURCE", help="file to lay over another")
+    parser.add_argument(
+        "--bind", action="append", default=[], metavar="TARGET=SOURCE", help="file or directory to lay over another"
+    )
     parser.add_argument("argv", nargs="+")
     args = parser.parse_args()
     namespaces.die_with_parent(signal.SIGKILL)

@@ -34,6 +34,9 @@ ANY4, ANY6 = "198.18.0.0/15", "2001:db8:2::/48"
 BLACKHOLE4 = "203.0.113.0/24"
 """A network that swallows everything."""
 
+HOSTS_OWN = ("/etc/smtpguard", "/var/log/smtpguard", "/var/lib/smtpguard")
+"""The host's own guard's files: inside there are none."""
+
 _COMMAND_TIMEOUT_S = 20
 
 
@@ -161,6 +164,9 @@ class Lab:
         }
         for target, text in files.items():
             self.lay_over(target, text)
+        nothing = self.directory / "nothing"
+        nothing.mkdir(0o700)
+        self._binds |= {target: str(nothing) for target in HOSTS_OWN if Path(target).is_dir()}
 
     def lay_over(self, target: str, text: str) -> None:
         """Make a file's content another one inside the laboratory; programs that run already see later changes too.

@@ -125,6 +125,8 @@ root=$1/root
 mkdir -p "$root/proc" "$root/dev"
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
+# What a smtpguard that ran on this machine left behind is none of the package's business.
+rm -rf "$root/etc/smtpguard" "$root/var/log/smtpguard" "$root/var/lib/smtpguard"
 cp "$2" "$root/package.deb"
 cp -a "$3/usr" "$root/"
 within() { chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 "$@"; }

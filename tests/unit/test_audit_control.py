@@ -105,7 +105,8 @@ def test_answers_to_given_up_requests_are_passed_over() -> None:
     assert kernel.control().read_status().lost == 3
 
 
-def test_refusals_say_what_and_what_to_do() -> None:
+def test_refusals_say_what_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
     with pytest.raises(RefusedError) as caught:
         Kernel(add=answer(errno.EPERM)).control().add_rule(b"")
     assert (caught.value.code, "locked" in str(caught.value)) == (errno.EPERM, True)
