@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PYTEST_ARGS ?=
 RUN_ARGS ?=
 
-.PHONY: help setup setup-test run demo test test-long lint types bench bpf build deb rpm clean
+.PHONY: help setup setup-test run demo test unit quick test-long lint types bench bpf build deb rpm clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -30,7 +30,14 @@ demo: setup  ## a hacked site, an innocent one and the guard, in namespaces of t
 	$(BIN)/smtpguard demo
 
 test: setup-test lint types  ## lint, types, import contract, all tests
-	$(BIN)/python -m pytest -m "not long and not bench" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not long and not bench" --durations=20 $(PYTEST_ARGS)
+
+unit: setup-test  ## the tests that need no root and no kernel, within a minute
+	$(BIN)/python -m pytest tests/unit tests/property tests/cli -m "not long and not bench and not kernel" $(PYTEST_ARGS)
+
+quick:  ## one test and nothing before it: make quick T=tests/unit/test_engine.py
+	@test -n "$(T)" || { echo "which? make quick T=tests/unit/test_engine.py::test_name" >&2; exit 2; }
+	$(BIN)/python -m pytest $(T) $(PYTEST_ARGS)
 
 test-long: setup-test  ## soak, fuzz and outages in full
 	$(BIN)/python -m pytest -m long --timeout 3600 $(PYTEST_ARGS)

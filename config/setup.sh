@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Sets up what `make run` and `make test` need. `run`: the virtual environment and the system libraries that
 # smtpguard uses. `test`: the test tools, unpacked below .cache rather than installed. `bpf [DIRECTORY]`: rebuilds the
-# BPF objects, in place or into a directory. Run from the project's root.
+# BPF objects, in place or into a directory. Run from the project's root. Packages are installed by root alone: for
+# anybody else those that are missing are named, and it ends with 4.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin  # ldconfig and nft, which a user's own path may lack
 
@@ -26,6 +27,13 @@ find_python() {
   return 1
 }
 
+need_root() {
+  [ "$(id -u)" != 0 ] || return 0
+  say "these packages are missing, and only root may install them: $*"
+  say "as root: $(command -v apt-get >/dev/null && echo apt-get || echo dnf) install $*"
+  exit 4
+}
+
 install_system() {
   local missing=()
   if command -v apt-get >/dev/null; then
@@ -43,10 +51,7 @@ install_system() {
     find_python >/dev/null || missing+=(python3.11)
   fi
   [ ${#missing[@]} -gt 0 ] || return 0
-  if [ "$(id -u)" != 0 ]; then
-    say "not root, so not installed: ${missing[*]}"
-    return 0
-  fi
+  need_root "${missing[@]}"
   say "installing ${missing[*]}"
   if command -v apt-get >/dev/null; then
     # Installed without starting or enabling anything: nftables.service stays as it is.
@@ -68,10 +73,14 @@ setup_bpf_tools() {
     say "no apt-get, so no clang 14: the BPF objects are used as committed"
     return 1
   fi
+  if [ "$(id -u)" != 0 ]; then
+    say "not root, so clang 14 is not fetched: the BPF objects are used as committed"
+    return 1
+  fi
   local downloads
   downloads=$(mktemp -d)
   if ! (cd "$downloads" && apt-get download -q "${BPF_PACKAGES[@]}") >/dev/null 2>&1; then
-    [ "$(id -u)" != 0 ] || apt-get update -q >/dev/null
+    apt-get update -q >/dev/null
     if ! (cd "$downloads" && apt-get download -q "${BPF_PACKAGES[@]}") >/dev/null; then
       rm -rf "$downloads"
       say "clang 14 can't be downloaded: the BPF objects are used as committed"
@@ -122,9 +131,8 @@ install_test_tools() {
   command -v ip >/dev/null || [ -x /usr/sbin/ip ] || missing+=("$(command -v apt-get >/dev/null && echo iproute2 || echo iproute)")
   command -v nsenter >/dev/null || missing+=(util-linux)
   [ ${#missing[@]} -gt 0 ] || return 0
-  if [ "$(id -u)" != 0 ]; then
-    say "not root, so not installed: ${missing[*]}"
-  elif command -v apt-get >/dev/null; then
+  need_root "${missing[@]}"
+  if command -v apt-get >/dev/null; then
     apt-get update -q >/dev/null
     DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
   else

@@ -130,6 +130,8 @@ def _unpack(names: tuple[str, ...], folder: Path) -> Unpacked:
             return cached
         if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
             raise UnavailableError(f"apt-get and dpkg-deb are not here, and {home} holds no unpacked copy")
+        if os.geteuid() != 0:
+            raise UnavailableError(f"apt is asked by root alone, and {home} holds no unpacked copy")
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             fetched = _fetch(names, Path(scratch), folder / "apt")
             fresh = Path(scratch) / "fresh"

@@ -83,7 +83,7 @@ def test_state():
 
 def test_configuration():
     try:
-        read_trusted("/etc/smtpguard/smtpguard.yaml", max_bytes=10)
+        read_trusted("/etc/smtpguard/smtpguard.yaml", max_bytes=1 << 20)
     except FileNotFoundError:
         pass
 

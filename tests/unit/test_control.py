@@ -7,6 +7,7 @@ import selectors
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -48,8 +49,10 @@ def handle(peer: Peer, verb: str, args: Json) -> Answer:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> str:
-    return str(tmp_path / "run" / "control.sock")
+def path() -> Iterator[str]:
+    """Short: a socket's path has 107 bytes at most, and tmp_path names user, run and test."""
+    with tempfile.TemporaryDirectory(prefix="sg-") as directory:
+        yield f"{directory}/run/control.sock"
 
 
 @pytest.fixture
