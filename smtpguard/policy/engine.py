@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from smtpguard.model import NS, Connect, Decision, Mode, Refusal, SocketReport
 from smtpguard.policy.commands import Commands
 from smtpguard.policy.directory import Directory
+from smtpguard.policy.networks import network_of
 from smtpguard.policy.roster import Limits
 from smtpguard.policy.rules import OUTCOMES
 from smtpguard.policy.volumes import Sessions
 from smtpguard.policy.watched import Watched
-from smtpguard.policy.windows import NEVER, network_of, note_keys
+from smtpguard.policy.windows import NEVER, note_keys
 from smtpguard.quick import quick_maker
 from smtpguard.settings import Settings
 

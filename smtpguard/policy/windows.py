@@ -8,6 +8,7 @@ from array import array
 from bisect import bisect_right, insort_right
 from typing import TYPE_CHECKING
 
+from smtpguard.policy.networks import network_of
 from smtpguard.policy.plan import Needs
 
 if TYPE_CHECKING:
@@ -20,13 +21,6 @@ FOREVER = (1 << 63) - 1
 FIRST_CAP = 64
 """How many entries a lane or table may take before its size is looked at: most users never fill it."""
 SHORT_ADDRESS = 4
-IPV4_NETWORK_BYTES = 3
-IPV6_NETWORK_BYTES = 6
-
-
-def network_of(address: bytes) -> bytes:
-    """The network an address counts for: its /24 or its /48, as 3 or 6 bytes."""
-    return address[:IPV4_NETWORK_BYTES] if len(address) == SHORT_ADDRESS else address[:IPV6_NETWORK_BYTES]
 
 
 class Bounds:
