@@ -6,7 +6,6 @@ logged with who asked.
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from smtpguard import __version__
 from smtpguard.daemon.control import Answer, Stream
@@ -17,6 +16,7 @@ from smtpguard.daemon.orders import Orders
 from smtpguard.daemon.overview import Overview
 from smtpguard.daemon.reloading import Done
 from smtpguard.daemon.serve.lookups import Lookups
+from smtpguard.daemon.serve.requests import MAX_SPAN_NS, Args, check_request
 from smtpguard.errors import GuardError, PolicyError
 from smtpguard.logline import render_time
 from smtpguard.model import NS, Account, Allowance, Block, Subject
@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 _MAX_REASON = 500
 _MAX_ID = 255
 _MAX_IDS = 8
-_MAX_SPAN_NS = 3650 * 86400 * NS
-Args = dict[str, Any]
 
 
 class Verbs:
@@ -87,6 +85,7 @@ class Verbs:
         answer = self._verbs.get(verb)
         if answer is None:
             raise GuardError(f"this guard has no verb {verb!r}", fix=f"it is smtpguard {__version__}: restart it?")
+        args = check_request(verb, args)
         who = f"{render_user(peer.uid, peer.name)} (pid {peer.pid})"
 
         def request() -> Answer:
@@ -153,8 +152,8 @@ class Verbs:
         now_ns = guard.now()
         span_ns = _number(args, "for_ns")
         # fail2ban's bantime -1, a ban without end, is the longest that a person can ask for.
-        longest_ns = guard.settings.escalation.max_ns if source == "admin" else _MAX_SPAN_NS
-        length_ns = min(span_ns if span_ns is not None else longest_ns, _MAX_SPAN_NS)
+        longest_ns = guard.settings.escalation.max_ns if source == "admin" else MAX_SPAN_NS
+        length_ns = min(span_ns if span_ns is not None else longest_ns, MAX_SPAN_NS)
         since_ns = now_ns
         if source != "admin":
             at = args.get("at")
@@ -242,7 +241,7 @@ class Verbs:
             log.warning("allow --end %s, asked by %s", user, who)
             return {"text": f"{user}: the pass ended, the rules hold again" if ended else f"{user} has no pass"}
         span_ns = _number(args, "for_ns")
-        if span_ns is None or not 0 < span_ns <= _MAX_SPAN_NS:
+        if span_ns is None or not 0 < span_ns <= MAX_SPAN_NS:
             raise GuardError("for how long?", fix="--for 24h")
         now_ns = guard.now()
         limit, window_ns = _number(args, "limit"), _number(args, "window_ns")

@@ -8,13 +8,14 @@ the writer, which knows what to do about each.
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from smtpguard.model import NS, Block
 from smtpguard.state import pruning, statements
 from smtpguard.state.opening import Opened, is_damage, open_state, read_identity
+from smtpguard.state.plausible import keep_plausible
 from smtpguard.state.rows import (
     AllowanceRow,
     BlockRow,
@@ -35,6 +36,7 @@ _PRECIOUS = frozenset({"blocks", "allowances", "switches", "escalation"})
 """Small tables that are checked whole; the big ones show their damage when they are read."""
 _CAN_CHECK_ONE_TABLE = sqlite3.sqlite_version_info >= (3, 33)
 Row = tuple[Any, ...]
+T = TypeVar("T")
 FULL_SHARE = 0.9
 """Pruning by size begins at this share of the bound, and ends below it."""
 
@@ -148,17 +150,26 @@ class Store:
                 damage.append(f"{table}: {failure}")
                 return []
 
+        dropped: dict[str, int] = {}
+
+        def rows(table: str, parse: Callable[[Row], T], where: str = "1", *parameters: int | str) -> tuple[T, ...]:
+            kept, dropped[table] = keep_plausible(read(table, where, *parameters), parse)
+            return kept
+
         loaded = Loaded(
-            blocks=tuple(map(_parse_block, read("blocks", f"until_ns > ? AND {here}", now_ns, self.boot_id))),
-            allowances=tuple(map(_parse_allowance, read("allowances", "until_ns > ?", now_ns))),
-            switches=tuple(map(_parse_switch, read("switches", "until_ns IS NULL OR until_ns > ?", now_ns))),
-            escalation=tuple(map(_parse_escalation, read("escalation"))),
-            windows=tuple(map(_parse_window, read("windows", here, self.boot_id))),
-            incidents=tuple(map(parse_incident, read("incidents", "last_ns > ?", now_ns - OPEN_INCIDENT_NS))),
-            seen={(uid, port): last_ns for uid, port, last_ns in read("seen")},
+            blocks=rows("blocks", _parse_block, f"until_ns > ? AND {here}", now_ns, self.boot_id),
+            allowances=rows("allowances", _parse_allowance, "until_ns > ?", now_ns),
+            switches=rows("switches", _parse_switch, "until_ns IS NULL OR until_ns > ?", now_ns),
+            escalation=rows("escalation", _parse_escalation),
+            windows=rows("windows", _parse_window, here, self.boot_id),
+            incidents=rows("incidents", parse_incident, "last_ns > ?", now_ns - OPEN_INCIDENT_NS),
+            seen=dict(rows("seen", _parse_seen)),
             now_ns=now_ns,
             notes=self.notes,
         )
+        told = ", ".join(f"{count} of {table}" for table, count in dropped.items() if count)
+        if told:
+            loaded = replace(loaded, notes=(*loaded.notes, f"rows that can't be true were left out: {told}"))
         return replace(loaded, damage="; ".join(damage)) if damage else loaded
 
     def size_bytes(self) -> int:
@@ -249,6 +260,13 @@ def _parse_switch(row: Row) -> SwitchRow:
 def _parse_escalation(row: Row) -> EscalationRow:
     uid, name, level, last_ns = row
     return EscalationRow(uid=uid, name=from_name(name), level=level, last_ns=last_ns)
+
+
+def _parse_seen(row: Row) -> tuple[tuple[int, int], int]:
+    uid, port, last_ns = row
+    if not all(isinstance(value, int) for value in row):
+        raise ValueError("no number")
+    return (uid, port), last_ns
 
 
 def _parse_window(row: Row) -> WindowRow:

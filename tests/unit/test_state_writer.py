@@ -141,7 +141,7 @@ def test_a_disk_that_hangs_holds_nobody(writer: StateWriter, path: Path) -> None
         return real(batch)
 
     writer._keeper.commit = commit  # type: ignore[method-assign]
-    for uid in range(1000):
+    for uid in range(1, 1001):
         writer.put_block(block(uid), NOW_NS)
     assert writer.stats().waiting == 1000
     assert not writer.flush(0.01)
