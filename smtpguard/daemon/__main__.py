@@ -1,5 +1,6 @@
 """`python -m smtpguard.daemon FD`: the daemon itself, started by `smtpguard run` (see start.py)."""
 
+import faulthandler
 import logging
 import sys
 
@@ -21,6 +22,8 @@ class Escaped(logging.Formatter):
 def main() -> int:
     """Run until a signal; the exit code of CONTRACT."""
     settings, start = receive(int(sys.argv[1]))
+    # A hang that the service manager's watchdog ends (SIGABRT), or a crash, says where it happened.
+    faulthandler.enable()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Escaped("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.DEBUG if start.verbose else logging.INFO, handlers=[handler])

@@ -1,5 +1,7 @@
 """The loop: waits for descriptors and times, calls who asked for it. One thread, no policy.
 
+What a part raises is caught here and nowhere else: see supervision.py.
+
 Waits are on CLOCK_MONOTONIC (epoll(7)); deadlines are given in CLOCK_BOOTTIME, as event times are.
 """
 
@@ -10,9 +12,11 @@ import select
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import FrameType
 from typing import Protocol
 
+from smtpguard.daemon.supervision import Health, Supervision
 from smtpguard.model import NS
 
 log = logging.getLogger(__name__)
@@ -67,16 +71,16 @@ class StallGauge:
         self._begun_ns: int | None = None
         self._last_ns = 0
         self._longest_ns = 0
-        self._part: Part | None = None
+        self._part = ""
         self.worst_ns = 0
         self.worst_part = ""
 
     def begin(self) -> None:
         """A wait is over."""
         self._begun_ns = self._last_ns = self._clock()
-        self._longest_ns, self._part = 0, None
+        self._longest_ns, self._part = 0, ""
 
-    def note(self, part: Part) -> None:
+    def note(self, part: str) -> None:
         """A part has had a turn."""
         now_ns = self._clock()
         took_ns, self._last_ns = now_ns - self._last_ns, now_ns
@@ -90,7 +94,15 @@ class StallGauge:
         took_ns = self._clock() - self._begun_ns
         if took_ns > self.worst_ns:
             self.worst_ns = took_ns
-            self.worst_part = "" if self._part is None else type(self._part).__name__
+            self.worst_part = self._part
+
+
+@dataclass(slots=True)
+class _Member:
+    """A part and how it fares."""
+
+    part: Part
+    health: Health
 
 
 class Loop:
@@ -103,6 +115,7 @@ class Loop:
 
     Attributes:
         stalls: How long a turn took at most.
+        supervision: What parts raised.
     """
 
     def __init__(
@@ -113,23 +126,30 @@ class Loop:
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.stalls = StallGauge(clock)
+        self.supervision = Supervision(now)
         self._now = now
         self._longest_wait_ns = longest_wait_ns
         self._epoll = select.epoll()
-        self._parts: list[Part] = []
-        self._owners: dict[int, Part] = {}
+        self._members: list[_Member] = []
+        self._owners: dict[int, _Member] = {}
         self._stopping = False
         self._handlers: dict[int, Callable[[], None]] = {}
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._epoll.register(self._wake_read, select.EPOLLIN)
 
-    def add(self, part: Part) -> None:
-        """Add a part; parts are served in the order they were added."""
-        self._parts.append(part)
+    def add(self, part: Part, name: str = "", *, vital: bool = False) -> None:
+        """Add a part; parts are served in the order they were added.
+
+        Args:
+            part: The part.
+            name: What it is called in `status`; "" for that of its class.
+            vital: Whether it is on the way of a verdict.
+        """
+        self._members.append(_Member(part, Health(name or type(part).__name__, vital)))
 
     def remove(self, part: Part) -> None:
         """Take a part out; its descriptors are dropped at the next turn."""
-        self._parts.remove(part)
+        self._members = [member for member in self._members if member.part is not part]
 
     def on_signal(self, number: signal.Signals, handler: Callable[[], None]) -> None:
         """Call a handler in the loop's own turn when a signal has come."""
@@ -157,13 +177,26 @@ class Loop:
         for fileno, _ in ready:
             if fileno == self._wake_read:
                 self._serve_signals()
-            elif part := self._owners.get(fileno):
-                part.on_ready(fileno)
-                gauge.note(part)
-        now_ns = self._now()
-        for part in list(self._parts):
-            part.on_time(now_ns)
-            gauge.note(part)
+            elif member := self._owners.get(fileno):
+                self._serve(member, fileno)
+        for member in list(self._members):
+            self._serve(member, None)
+
+    def _serve(self, member: _Member, fileno: int | None) -> None:
+        """Give a part its turn, unless it rests."""
+        health, now_ns = member.health, self._now()
+        if health.rests_until_ns is not None:
+            if now_ns < health.rests_until_ns:
+                return
+            health.rests_until_ns = None
+        try:
+            if fileno is None:
+                member.part.on_time(now_ns)
+            else:
+                member.part.on_ready(fileno)
+        except Exception as error:  # noqa: BLE001 - the supervisor
+            self.supervision.note(health, error)
+        self.stalls.note(health.name)
 
     def close(self) -> None:
         """Release the descriptors; parts close themselves."""
@@ -180,26 +213,48 @@ class Loop:
         with contextlib.suppress(BlockingIOError):
             for number in os.read(self._wake_read, 256):
                 if handler := self._handlers.get(number):
-                    handler()
+                    try:
+                        handler()
+                    except Exception as error:  # noqa: BLE001 - the supervisor
+                        self.supervision.record("signals", error)
 
     def _wait_s(self) -> float:
-        deadlines = [deadline for part in self._parts if (deadline := part.next_deadline()) is not None]
-        wait_ns = min(deadlines, default=self._now() + self._longest_wait_ns) - self._now()
-        return max(0, min(wait_ns, self._longest_wait_ns)) / NS
+        now_ns = self._now()
+        until_ns = now_ns + self._longest_wait_ns
+        for member in self._members:
+            deadline_ns = member.health.rests_until_ns
+            if deadline_ns is None:
+                try:
+                    deadline_ns = member.part.next_deadline()
+                except Exception as error:  # noqa: BLE001 - the supervisor
+                    self.supervision.note(member.health, error)
+                    deadline_ns = member.health.rests_until_ns
+            if deadline_ns is not None:
+                until_ns = min(until_ns, deadline_ns)
+        return max(0, until_ns - now_ns) / NS
 
     def _sync(self) -> None:
-        """Make epoll watch what the parts ask for now.
+        """Make epoll watch what the parts ask for now; those that rest ask for nothing.
 
         A part may close a descriptor and open another that gets the same number within one turn; the kernel has
         forgotten it then, and only the kernel knows: so each is modified anew, and registered where that fails.
         """
-        owners = {fileno: part for part in self._parts for fileno in part.filenos()}
+        owners: dict[int, _Member] = {}
+        for member in self._members:
+            if member.health.rests_until_ns is None:
+                try:
+                    for fileno in member.part.filenos():
+                        self._watch(fileno)
+                        owners[fileno] = member
+                except Exception as error:  # noqa: BLE001 - the supervisor
+                    self.supervision.note(member.health, error)
         for fileno in self._owners.keys() - owners.keys():
             with contextlib.suppress(OSError):
                 self._epoll.unregister(fileno)
-        for fileno in owners:
-            try:
-                self._epoll.modify(fileno, select.EPOLLIN)
-            except FileNotFoundError:
-                self._epoll.register(fileno, select.EPOLLIN)
         self._owners = owners
+
+    def _watch(self, fileno: int) -> None:
+        try:
+            self._epoll.modify(fileno, select.EPOLLIN)
+        except FileNotFoundError:
+            self._epoll.register(fileno, select.EPOLLIN)

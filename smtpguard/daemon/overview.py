@@ -11,6 +11,7 @@ from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.loop import StallGauge
 from smtpguard.daemon.sensing import Sensing
+from smtpguard.daemon.supervision import Supervision
 from smtpguard.enrich.looker import Looker
 from smtpguard.enrich.rdns import ReverseDns
 from smtpguard.errors import EnforceError
@@ -29,6 +30,7 @@ class Overview:
         guard, sensing, events, switch, looker, rdns: The parts; None for enrichers that are off.
         counting: What pairs several sources; None with one.
         stalls: How long the loop was busy at most.
+        supervision: What parts raised.
         troubles: What is wrong with the parts that are not named here.
         since_ns: When the guard started (CLOCK_BOOTTIME).
     """
@@ -44,6 +46,7 @@ class Overview:
         rdns: ReverseDns | None,
         counting: Counting | None,
         stalls: StallGauge,
+        supervision: Supervision,
         troubles: Callable[[], list[str]],
         since_ns: int,
     ) -> None:
@@ -55,6 +58,7 @@ class Overview:
         self._rdns = rdns
         self._counting = counting
         self._stalls = stalls
+        self._supervision = supervision
         self._more_troubles = troubles
         self._since_ns = since_ns
 
@@ -84,6 +88,7 @@ class Overview:
             "refused": guard.refused.total(),
             "cap": self._cap(),
             "capped": capped,
+            "part_failures": dict(self._supervision.failures),
             "worst_stall_ms": round(self._stalls.worst_ns / 1e6, 1),
             "worst_stall_in": self._stalls.worst_part,
             "parts": self._parts(),
@@ -113,7 +118,23 @@ class Overview:
         guard = self._guard
         sees = self._sensing.leader() is not None or guard.settings.sources == "none"
         acts = guard.settings.dry_run or guard.engine.is_off or guard.enforcement.is_in_place()
-        return sees and acts
+        return sees and acts and self._supervision.is_ready()
+
+    def headline(self) -> str:
+        """How the guard fares, in one line."""
+        guard = self._guard
+        mode = "dry run" if guard.settings.dry_run else "enforcing"
+        if guard.engine.is_off:
+            mode = "OFF: nobody is refused"
+        leader = self._sensing.leader()
+        if leader is not None:
+            text = f"{mode}, watching with {leader.name}"
+        elif guard.settings.sources == "none":
+            text = f"{mode}, watching nothing (sources: none)"
+        else:
+            text = "blind: " + "; ".join(f"{sensor.name}: {sensor.why}" for sensor in self._sensing.sensors)
+        failing = ", ".join(health.name for health in self._supervision.failing())
+        return f"{text}; failing: {failing}" if failing else text
 
     def troubles(self) -> list[str]:
         """What is wrong now, worst first."""
@@ -125,6 +146,7 @@ class Overview:
             found.append("BLIND: no source works; nothing is seen and nobody is stopped")
         if trouble := guard.enforcement.activation.trouble:
             found.append(f"NOT ENFORCING: nft: {trouble}")
+        found += self._supervision.troubles()
         found += [f"not in step: {text}" for text in guard.enforcement.out_of_step()]
         if error := self._events.stats().error:
             found.append(f"the event log can't be written: {error}")
@@ -193,6 +215,8 @@ class Overview:
             parts["attribution"] = _render_stats(self._looker.stats())
         if self._rdns is not None:
             parts["rdns"] = _render_stats(self._rdns.stats())
+        if failures := self._supervision.failures:
+            parts["failures"] = ", ".join(f"{name} {count}" for name, count in sorted(failures.items()))
         return parts
 
 

@@ -52,7 +52,7 @@ class Program:
             if self._responder is None:
                 self._responder = TellResponder(self._find_told, self._guard.explain, self._guard.now)
                 self._stack.callback(self._responder.close)
-                self._loop.add(self._responder)
+                self._loop.add(self._responder, "tell")
             self._telling.start(self._responder.port)
         except EnforceError as error:
             log.warning("refused senders are not told why: %s", error)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from smtpguard.daemon.supervision import Supervision
 from smtpguard.errors import GuardError, SourceError
 from smtpguard.model import NS, Connect, SocketReport
 from smtpguard.settings import Settings
@@ -60,6 +61,7 @@ class Sensing:
         make: Makes a source by name.
         reports: Takes what the leading source says of what became of connections.
         beside: Takes what sources beside the leading one saw.
+        supervision: Counts what a source raises that it ought not to.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Sensing:
         make: Callable[[str, Settings], Source] = make_source,
         beside: Callable[[list[Connect]], None] | None = None,
         reports: Callable[[list[SocketReport]], None] | None = None,
+        supervision: Supervision | None = None,
     ) -> None:
         self._settings = settings
         self._deliver = deliver
@@ -82,6 +85,8 @@ class Sensing:
         self._on_close = on_close
         self._now = now
         self._make = make
+        self._supervision = supervision or Supervision(now)
+        self._started = False
         self.auto = settings.sources == "auto"
         chosen = {"auto": tuple(KINDS), "none": ()}
         names = settings.sources if isinstance(settings.sources, tuple) else chosen[settings.sources]
@@ -92,7 +97,9 @@ class Sensing:
         for sensor in self.sensors:
             if self.auto and self.leader() is not None:
                 break
-            self._open(sensor)
+            if sensor.source is None:
+                self._open(sensor)
+        self._started = True
         leader = self.leader()
         if leader is not None:
             log.info("source %s leads%s", leader.name, self._why_not_better(leader))
@@ -121,14 +128,18 @@ class Sensing:
                 return
 
     def next_deadline(self) -> int | None:
-        """The next poll or retry."""
+        """The next poll or retry; at once until sources were opened."""
+        if not self._started:
+            return 0
         times = [sensor.retry_ns for sensor in self.sensors if sensor.retry_ns is not None]
         polls = [sensor.source.next_poll_ns() for sensor in self.sensors if sensor.source is not None]
         times.extend(poll for poll in polls if poll is not None)
         return min(times, default=None)
 
     def on_time(self, now_ns: int) -> None:
-        """Poll what wants to be polled, try again what is down."""
+        """Open sources, then poll what wants to be polled, and try again what is down."""
+        if not self._started:
+            self.start()
         for sensor in self.sensors:
             if sensor.source is not None:
                 poll = sensor.source.next_poll_ns()
@@ -235,15 +246,22 @@ class Sensing:
                     source.close()
                 raise
         except (GuardError, OSError) as error:
-            if sensor.why != str(error):
-                log.warning("source %s can't be used: %s", sensor.name, error)
-            sensor.why = str(error)
-            sensor.retry_ns = self._now() + sensor.pause_ns
-            sensor.pause_ns = min(sensor.pause_ns * 2, _LONGEST_PAUSE_NS)
+            self._cannot_open(sensor, str(error))
+            return False
+        except Exception as error:  # noqa: BLE001 - one source that is broken must not keep the next from being opened
+            self._supervision.record(f"source {sensor.name}", error)
+            self._cannot_open(sensor, f"{type(error).__name__}: {error}")
             return False
         sensor.source, sensor.why, sensor.retry_ns, sensor.pause_ns = source, "", None, _PAUSE_NS
         self._on_open(source)
         return True
+
+    def _cannot_open(self, sensor: Sensor, why: str) -> None:
+        if sensor.why != why:
+            log.warning("source %s can't be used: %s", sensor.name, why)
+        sensor.why = why
+        sensor.retry_ns = self._now() + sensor.pause_ns
+        sensor.pause_ns = min(sensor.pause_ns * 2, _LONGEST_PAUSE_NS)
 
     def _close(self, sensor: Sensor) -> None:
         source = sensor.source

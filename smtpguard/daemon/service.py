@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from dataclasses import replace
 from functools import partial
 
@@ -20,7 +21,8 @@ from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.actions.nft.render import build_spec
 from smtpguard.actions.sessions import SessionEnder
 from smtpguard.daemon.clock import SystemClock, WallMap
-from smtpguard.daemon.control import ControlServer
+from smtpguard.daemon.control import Answer, ControlServer
+from smtpguard.daemon.control_client import Peer
 from smtpguard.daemon.counting import Counting
 from smtpguard.daemon.doors import Doors
 from smtpguard.daemon.enforce.enforcement import Enforcement
@@ -41,7 +43,9 @@ from smtpguard.daemon.reloading import Reloading
 from smtpguard.daemon.restore import restore, restore_late
 from smtpguard.daemon.sensing import Sensing
 from smtpguard.daemon.serve.lookups import Lookups
+from smtpguard.daemon.serve.requests import Args
 from smtpguard.daemon.start import Start
+from smtpguard.daemon.startup.service_manager import ServiceManager
 from smtpguard.daemon.surroundings import Surroundings
 from smtpguard.daemon.ticker import Ticker
 from smtpguard.daemon.verbs import Verbs
@@ -125,6 +129,7 @@ class Service:
         self._had_terminal = sys.stdin is not None and sys.stdin.isatty()
         stack.enter_context(InstanceLock(settings))
         self.loop = Loop(self.now)
+        threading.excepthook = self._thread_died
         stack.callback(self.loop.close)
         self._make_enrichers()
         self._make_core()
@@ -180,7 +185,13 @@ class Service:
         self._stack.callback(sessions.close)
         self.sessions = sessions
         self.enforcement = Enforcement(
-            settings, engine=self.engine, around=self.around, nft=self.nft, sessions=sessions, now=self.now
+            settings,
+            engine=self.engine,
+            around=self.around,
+            nft=self.nft,
+            sessions=sessions,
+            judging=self.loop.supervision,
+            now=self.now,
         )
         self.journal = Journal(self.events, state, self.wall, self.now, looker=self.looker, rdns=self.rdns)
         self._stack.callback(self.journal.waiting.close)
@@ -227,6 +238,7 @@ class Service:
             self.now,
             reports=self.guard.take_reports,
             beside=self.counting.beside if self.counting else None,
+            supervision=self.loop.supervision,
         )
         self._stack.callback(self.sensing.close)
         self.unbanner = Unbanner(self.now)
@@ -239,13 +251,14 @@ class Service:
             rdns=self.rdns,
             counting=self.counting,
             stalls=self.loop.stalls,
+            supervision=self.loop.supervision,
             troubles=self._troubles,
             since_ns=self._started_ns,
         )
         self.reloading = Reloading(partial(read_settings_apart, self._start.config_path), self._apply_settings)
         self._stack.callback(self.reloading.close)
         self.lookups = Lookups(self.around.accounts.names, self.now)
-        verbs = Verbs(
+        self.verbs = Verbs(
             self.orders,
             overview,
             switch=self.switch,
@@ -257,10 +270,12 @@ class Service:
             settings.control_socket,
             group=settings.control_group,
             verbs=settings.control_verbs,
-            handler=verbs.handle,
+            handler=self._handle,
             names=lambda uid: self.around.accounts.account(uid).name,
         )
         self.control = Doors(server)
+        self.manager = ServiceManager(self._start.manager, overview.headline, self.now())
+        self._stack.callback(self.manager.close)
         self.journal.publish = self.control.publish
         self._stack.callback(server.close)
 
@@ -272,27 +287,31 @@ class Service:
         self.loop.on_signal(signal.SIGTERM, self.loop.stop)
         self.loop.on_signal(signal.SIGHUP, self._hang_up)
         self.control.server.open()
-        for part in (
-            self.sensing,
-            self.guard,
-            self.enforcement,
-            self.journal,
-            self.around,
-            self.healing,
-            self.journal.waiting,
-            self.unbanner,
-            self.reloading,
-            self.lookups,
-            self.control,
-        ):
-            self.loop.add(part)
+        for name, part in (("sources", self.sensing), ("engine", self.guard), ("enforcement", self.enforcement)):
+            self.loop.add(part, name, vital=True)
         if self.counting is not None:
-            self.loop.add(self.counting)
-        self.loop.add(Ticker(_CHORE_NS, self._chores, self.now()))
-        self.sensing.start()
+            self.loop.add(self.counting, "pairing", vital=True)
+        for name, other in (
+            ("journal", self.journal),
+            ("surroundings", self.around),
+            ("table_watch", self.healing),
+            ("enrichment", self.journal.waiting),
+            ("fail2ban", self.unbanner),
+            ("reload", self.reloading),
+            ("lookups", self.lookups),
+            ("control", self.control),
+            ("switch", Ticker(_CHORE_NS, self.switch.on_time, self.now())),
+            ("clock", Ticker(_CHORE_NS, self._follow_clock, self.now())),
+            ("state", Ticker(_CHORE_NS, self._keep_state, self.now())),
+            ("service_manager", self.manager),
+        ):
+            self.loop.add(other, name)
         mode = "dry run: nobody is refused" if self.settings.dry_run else "enforcing"
         log.info("smtpguard %s, %s, pid %d", __version__, mode, os.getpid())
-        self.loop.run()
+        try:
+            self.loop.run()
+        finally:
+            self.manager.stopping()
         log.info("stopped")
 
     def _apply_settings(self, new: Settings) -> str:
@@ -324,18 +343,39 @@ class Service:
         self.events.reopen()
         self.reloading.request(_tell_reload)
 
-    def _chores(self, now_ns: int) -> None:
-        """Once a second."""
-        self.switch.on_time(now_ns)
+    def _follow_clock(self, now_ns: int) -> None:
+        """Once a second: what is stored as wall time is stored again when somebody has set the clock."""
+        del now_ns
         step_ns = self.wall.refresh()
         if step_ns:
             log.warning("the clock was set by %+.1f s; blocks keep their length", step_ns / NS)
             self.keeping.clock_was_set()
             self.switch.clock_was_set()
+
+    def _keep_state(self, now_ns: int) -> None:
+        """Once a second: take what could not be read at the start, and save the windows."""
+        del now_ns
         late = self.guard.state.take_late()
         if late is not None:
             restore_late(self.orders, self.switch, late)
         self.keeping.save_windows()
+
+    def _handle(self, peer: Peer, verb: str, args: Args) -> Answer:
+        """Answer a request; one that finds a mistake of ours is answered too, and ends nothing."""
+        try:
+            return self.verbs.handle(peer, verb, args)
+        except GuardError:
+            raise
+        except Exception as error:
+            self.loop.supervision.record("control", error)
+            what = f"{verb} failed by a mistake of smtpguard's own: {type(error).__name__}: {error}"
+            raise GuardError(what, fix="the guard goes on; please report what its log says") from error
+
+    def _thread_died(self, args: threading.ExceptHookArgs) -> None:
+        """A thread has ended by a mistake of ours."""
+        if isinstance(args.exc_value, Exception):
+            name = args.thread.name if args.thread is not None else "unknown"
+            self.loop.supervision.record(f"thread {name}", args.exc_value)
 
     def _troubles(self) -> list[str]:
         """What is wrong with parts that have no line of their own in `status`."""

@@ -8,9 +8,10 @@ memory (memfd_create(2)) and executes `python -P -m smtpguard.daemon` in /, unde
 import os
 import pickle
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
+from smtpguard.daemon.startup.service_manager import NOWHERE, Address, take_address
 from smtpguard.errors import PrivilegeError
 from smtpguard.interpreter import module_argv, module_environment
 from smtpguard.settings import Settings
@@ -25,12 +26,14 @@ class Start:
         dry_run: --dry-run.
         sources: --source, each.
         verbose: --verbose.
+        manager: Where the service manager listens; it is nobody else's business.
     """
 
     config_path: str | None = None
     dry_run: bool = False
     sources: tuple[str, ...] = ()
     verbose: bool = False
+    manager: Address = NOWHERE
 
 
 def check_privilege() -> None:
@@ -43,11 +46,12 @@ def check_privilege() -> None:
 
 def execute(settings: Settings, start: Start) -> NoReturn:
     """Become the daemon."""
+    environment = module_environment()
+    start = replace(start, manager=take_address(environment))
     descriptor = os.memfd_create("smtpguard-settings", 0)
     with os.fdopen(os.dup(descriptor), "wb") as file:
         pickle.dump((settings, start), file)
     os.lseek(descriptor, 0, os.SEEK_SET)
-    environment = module_environment()
     os.chdir("/")  # the directory it was typed in may be a tenant's, and may want to be unmounted
     os.execve(sys.executable, module_argv("smtpguard.daemon", str(descriptor)), environment)  # noqa: S606 - ourselves
 

@@ -18,6 +18,8 @@ _PYTHON = re.compile(
 )
 """What Python says of its own accord: nothing of it is meant for people who run a daemon."""
 _ERROR = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (?:ERROR|CRITICAL) (.*)$", re.MULTILINE)
+_EVENT = re.compile(r"^(?=\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} )", re.MULTILINE)
+"""Where a line of the log begins, and with it what belongs to it."""
 _END_S = 10
 
 
@@ -78,13 +80,17 @@ class DaemonWatch:
         Args:
             stderr: All that the daemons of the test have said.
         """
-        found = [f"the daemon's Python said: {match[0]}" for match in _PYTHON.finditer(stderr)]
-        errors = (match[1] for match in _ERROR.finditer(stderr))
+        words = "".join(event for event in _EVENT.split(stderr) if not self._is_expected(event))
+        found = [f"the daemon's Python said: {match[0]}" for match in _PYTHON.finditer(words)]
+        errors = (match[1] for match in _ERROR.finditer(words))
         return found + [
-            f"the daemon logged an ERROR that the test does not expect (expect_errors): {text}"
-            for text in errors
-            if not any(pattern.search(text) for pattern in self._expected)
+            f"the daemon logged an ERROR that the test does not expect (expect_errors): {text}" for text in errors
         ]
+
+    def _is_expected(self, event: str) -> bool:
+        """Whether a line of the log is an ERROR that is expected; the trace that follows it is part of it."""
+        error = _ERROR.match(event)
+        return error is not None and any(pattern.search(error[1]) for pattern in self._expected)
 
 
 def fail_with(found: Sequence[str], stderr: str) -> None:

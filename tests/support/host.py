@@ -119,10 +119,12 @@ class Host:
         assert sink.stdout is not None
         assert sink.stdout.readline() == "ready\n"
 
-    def start(self, *words: str, ready: bool = True) -> subprocess.Popen[str]:
+    def start(
+        self, *words: str, ready: bool = True, command: Sequence[str] = (*SMTPGUARD, "run")
+    ) -> subprocess.Popen[str]:
         """Start the daemon and wait until `status` says it is ready."""
         with (self.lab.directory / "stderr").open("a") as stderr:
-            self.daemon = self.lab.start([*SMTPGUARD, "run", "--config", self.config, *words], stderr=stderr)
+            self.daemon = self.lab.start([*command, "--config", self.config, *words], stderr=stderr)
         self._watch.add(self.daemon)
         if ready:
             self.wait_ready()

@@ -89,6 +89,16 @@ def test_an_expected_error_is_none_and_excuses_no_other() -> None:
     fail_with([], said)
 
 
+def test_the_trace_of_an_expected_error_is_expected_and_no_other() -> None:
+    watch = DaemonWatch()
+    watch.expect_errors(["the part journal"])
+    trace = "Traceback (most recent call last):\n  File x\nRuntimeError: broken\n"
+    said = f"2026-11-28 21:30:55,695 ERROR the part journal has failed\n{trace}2026-11-28 21:30:55,700 INFO fine\n"
+    assert watch.judge_words(said) == []
+    assert len(watch.judge_words(said + trace)) == 1
+    assert len(watch.judge_words(said.replace("journal", "engine"))) == 2
+
+
 def test_what_a_tenant_says_in_a_line_is_not_the_daemons_error() -> None:
     said = "2026-11-28 21:30:55,695 WARNING web01 said 2026-11-28 21:30:55,695 ERROR oh Traceback (most recent\n"
     assert DaemonWatch().judge_words(said) == []

@@ -112,6 +112,17 @@ class Around:
         return Passes(uids=((0, 0), *exempt), uncapped=tuple((uid, uid) for uid in allowed))
 
 
+class Judging:
+    """Whether attempts are judged."""
+
+    def __init__(self) -> None:
+        self.vital_failures = 0
+        self.sound = True
+
+    def is_sound(self) -> bool:
+        return self.sound
+
+
 class World:
     """Enforcement on fakes."""
 
@@ -125,12 +136,14 @@ class World:
         self.nft = Table(self.told, build_spec(self.settings))
         self.bpf = Means("bpf", self.told)
         self.switch = Switch()
+        self.judging = Judging()
         self.enforcement = Enforcement(
             self.settings,
             engine=self.engine,
             around=self.around,
             nft=self.nft,
             sessions=Means("sessions", []),
+            judging=self.judging,
             now=lambda: self.now,
         )
         self.enforcement.reconciler.add_enforcer(self.bpf, first=True)

@@ -7,18 +7,18 @@ other from being taken: it is named, and tried again. It never decides about a u
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
-from smtpguard.actions.base import Enforcer, Passes
+from smtpguard.actions.base import Passes
 from smtpguard.actions.nft.render import build_spec
 from smtpguard.clock import next_beat
 from smtpguard.daemon.capping import Capping
 from smtpguard.daemon.crediting import Crediting
-from smtpguard.daemon.enforce.activation import Activation, Table
+from smtpguard.daemon.enforce.activation import Activation
 from smtpguard.daemon.enforce.bpf_attachment import BpfAttachment
+from smtpguard.daemon.enforce.neighbours import Around, Comparison, Judging, NftTable, Sessions
 from smtpguard.daemon.enforce.reconciler import Reconciler
 from smtpguard.daemon.loop import TimedPart
-from smtpguard.enrich.accounts import Accounts
 from smtpguard.model import NS, Block, Subject
 from smtpguard.policy.engine import Engine
 from smtpguard.settings import Settings
@@ -47,42 +47,6 @@ _LOOK_NS = NS
 _COMPARE_NS = 60 * NS
 
 
-class NftTable(Table, Enforcer, Protocol):
-    """The nftables table: something to raise and lower, and what holds refusals."""
-
-    def read_capped(self) -> dict[int, int]:
-        """Connections that the cap refused, by uid. Raises EnforceError."""
-        ...
-
-
-class Sessions(Enforcer, Protocol):
-    """What ends open sessions."""
-
-    ports: frozenset[int]
-
-
-class Around(Protocol):
-    """Who is who, and what passes."""
-
-    accounts: Accounts
-
-    def passes(self, forced: Iterable[int], allowed: Iterable[int]) -> Passes:
-        """What passes in spite of any refusal, given exempt uids that are blocked all the same and who is allowed."""
-        ...
-
-
-class Comparison(Protocol):
-    """Looks whether the kernel's sets hold what the list says, and mends what differs."""
-
-    def compare(self, *, reason: str) -> None:
-        """Compare now.
-
-        Args:
-            reason: What makes a look necessary: `start`, `heal`, `changed` (by somebody else) or `time`.
-        """
-        ...
-
-
 class Enforcement(TimedPart):
     """All means of enforcement, as a part of the loop.
 
@@ -92,12 +56,12 @@ class Enforcement(TimedPart):
         around: Accounts and what passes.
         nft: The nftables table.
         sessions: What ends open sessions.
+        judging: Whether attempts are judged; credits that nobody gives back would refuse without an end.
         now: CLOCK_BOOTTIME in nanoseconds.
 
     Attributes:
         settings: The configuration in force; `refresh("settings")` after a change.
         healing: Whether the table may be there at all; `nft remove` turns it off.
-        trusted: Whether attempts are judged now; credits are demanded only while they are.
         comparison: What compares sets with the list; None where nothing does.
     """
 
@@ -109,16 +73,18 @@ class Enforcement(TimedPart):
         around: Around,
         nft: NftTable,
         sessions: Sessions,
+        judging: Judging,
         now: Callable[[], int],
     ) -> None:
         self.settings = settings
         self.healing = True
-        self.trusted = True
         self.comparison: Comparison | None = None
         self._engine = engine
         self._around = around
         self._nft = nft
         self._sessions = sessions
+        self._judging = judging
+        self._judged = (0, True)
         self._now = now
         self._bpf: BpfAttachment | None = None
         self._applied: Settings | None = None
@@ -191,7 +157,7 @@ class Enforcement(TimedPart):
         self._activate(lost="lost" in reasons)
         self.reconciler.apply_all()
         self.credits.refresh(
-            settings, passes.uncapped, trusted=self.trusted, anew=not _WINDOWS_CHANGED.isdisjoint(reasons)
+            settings, passes.uncapped, trusted=self._judging.is_sound(), anew=not _WINDOWS_CHANGED.isdisjoint(reasons)
         )
         if not reasons.isdisjoint(("start", "lost")):
             self.compare("start" if "start" in reasons else "heal")
@@ -251,6 +217,10 @@ class Enforcement(TimedPart):
 
     def on_time(self, now_ns: int) -> None:
         """Do what was asked for; try again what failed; once a second, look whether anything is to be refused."""
+        judged = (self._judging.vital_failures, self._judging.is_sound())
+        if judged != self._judged:
+            self._judged = judged
+            self._asked.append("judging")
         if self._asked:
             self.refresh(self._asked.pop())
         if now_ns >= self._look_ns:

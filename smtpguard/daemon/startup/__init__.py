@@ -1,0 +1,1 @@
+"""How the daemon begins and what it says of it."""

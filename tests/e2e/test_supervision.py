@@ -1,0 +1,100 @@
+"""A part of the running guard that raises: the daemon goes on, says so, and takes it up again."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smtpguard.cli.client import ask
+from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
+
+RULE = {"name": "burst", "count": "connections", "limit": 5, "window": "10m", "action": "block", "block": "30m"}
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with Host(sources=["bpf"], rules=[RULE]) as made:
+        program = str(Path(__file__).parent.parent / "support" / "broken_daemon.py")
+        made.start(command=[sys.executable, "-P", program, str(made.lab.directory)])
+        yield made
+
+
+def status(host: Host) -> dict[str, Any]:
+    found: dict[str, Any] = ask(f"{host.lab.directory}/control.sock", "status")["status"]
+    return found
+
+
+def failures(host: Host, part: str) -> int:
+    count = status(host)["part_failures"].get(part, 0)
+    assert isinstance(count, int)
+    return count
+
+
+def test_a_part_that_raises_is_told_and_taken_up_again_and_everything_else_goes_on(host: Host) -> None:
+    host.expect_errors("^the part journal has failed .* RuntimeError: journal is broken")
+    broken = host.lab.directory / "journal"
+    broken.touch()
+    wait_for(lambda: failures(host, "journal") >= 3)
+    found = status(host)
+    assert found["ready"], "it is not on the way of a verdict"
+    assert any("the part journal fails: RuntimeError: journal is broken" in text for text in found["troubles"])
+    assert host.connect(SPAMMER, 8).refused == 3
+    shown = host.cli("status")
+    assert shown.returncode == 0
+    assert "the part journal fails" in shown.stdout
+    broken.unlink()
+    wait_for(lambda: not status(host)["troubles"])
+    assert failures(host, "journal") >= 3
+    wait_for(lambda: [row for row in host.events("EXCEEDED") if row["USER"] == SPAMMER[0]])
+    assert host.stderr().count("Traceback (most recent call last)") == 1, "the same error is traced once"
+
+
+def test_while_attempts_cannot_be_judged_status_says_so_and_nobody_is_refused_for_ever(host: Host) -> None:
+    host.expect_errors("^the part sources has failed .* RuntimeError: feed is broken")
+    assert host.connect(OTHER, 8).refused == 3
+    broken = host.lab.directory / "feed"
+    broken.touch()
+
+    def knock() -> bool:
+        host.connect(INNOCENT, 1)
+        return failures(host, "sources") >= 3
+
+    wait_for(knock)
+    assert host.cli("status").returncode == 3
+    assert any("the part sources fails" in text for text in status(host)["troubles"])
+    assert host.connect(INNOCENT, 8).refused == 0, "credits that nobody gives back"
+    assert host.connect(OTHER, 3).refused == 3, "who is blocked stays blocked"
+    broken.unlink()
+    wait_for(host.is_ready)
+    passed = host.connect(SPAMMER, 20)
+    assert (passed.ok, passed.refused) == (5, 15), "exact again"
+
+
+def test_a_request_that_meets_a_mistake_is_answered(host: Host) -> None:
+    host.expect_errors("^the part control has failed .* RuntimeError: blocks is broken")
+    (host.lab.directory / "blocks").touch()
+    shown = host.cli("blocks")
+    assert shown.returncode == 1
+    assert "blocks failed by a mistake of smtpguard's own: RuntimeError: blocks is broken" in shown.stderr
+    assert failures(host, "control") == 1
+    assert host.cli("status").returncode == 0
+
+
+def test_what_cannot_go_on_ends_the_process_and_leaves_no_refusal_without_an_end(host: Host) -> None:
+    host.expect_errors("^the part engine has failed .* RuntimeError: tick is broken")
+    host.expect_end()
+    assert host.cli("block", str(SPAMMER[1]), "--for", "7s").returncode == 0
+    begun = time.monotonic()
+    assert host.connect(INNOCENT, 8).refused == 3, "refused by credits and a block"
+    (host.lab.directory / "tick").touch()
+    assert host.daemon is not None
+    assert host.daemon.wait(20) == 1
+    assert "the part engine fails since 2 s: RuntimeError: tick is broken" in host.stderr()
+    if time.monotonic() < begun + 6:
+        assert host.connect(SPAMMER, 1).refused == 1
+    wait_for(lambda: host.connect(SPAMMER, 1).ok == 1, 20)
+    assert "expires" in host.nft("list", "set", "inet", "smtpguard", "blocked"), "the block of 30 min, with its end"
+    assert host.connect(OTHER, 8).refused == 0, "no credits without a daemon"

@@ -1,0 +1,57 @@
+"""The real daemon, in which a test can break parts: `python broken_daemon.py DIRECTORY --config F`.
+
+While DIRECTORY/NAME exists, the part of that name raises. The supervision loses its patience sooner.
+"""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from smtpguard.daemon import supervision
+from smtpguard.daemon.enforce.enforcement import Enforcement
+from smtpguard.daemon.journal import Journal
+from smtpguard.daemon.service import serve
+from smtpguard.daemon.start import Start
+from smtpguard.daemon.verbs import Verbs
+from smtpguard.errors import GuardError
+from smtpguard.policy.engine import Engine
+from smtpguard.settings_file import load_settings
+
+
+def make_breakable(kind: type, method: str, path: Path) -> None:
+    """Have a method raise while a file is there."""
+    sound = getattr(kind, method)
+
+    def call(self: object, *words: Any, **more: Any) -> object:  # noqa: ANN401 - whatever it takes
+        if path.exists():
+            raise RuntimeError(f"{path.name} is broken")
+        return sound(self, *words, **more)
+
+    setattr(kind, method, call)
+
+
+def main() -> int:
+    """Run until a signal."""
+    directory, _, config = sys.argv[1:4]
+    for name, kind, method in (
+        ("journal", Journal, "on_time"),
+        ("feed", Engine, "feed"),
+        ("tick", Engine, "tick"),
+        ("enforcement", Enforcement, "on_time"),
+        ("blocks", Verbs, "_blocks"),
+    ):
+        make_breakable(kind, method, Path(directory) / name)
+    supervision.WELL_NS //= 10
+    supervision.LAST_NS //= 30
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        serve(load_settings(config), Start(config_path=config))
+    except GuardError as error:
+        sys.stderr.write(f"smtpguard: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
