@@ -21,41 +21,68 @@ class Program:
         guard: Whose means grow by it.
         loop: Where the responder to refused senders lives.
         stack: What has to be undone at the end.
+
+    Attributes:
+        trouble: Why refused senders are not told why though they ought to be; None when all is well.
     """
 
     def __init__(self, guard: Guard, loop: Loop, stack: contextlib.ExitStack) -> None:
         self._guard = guard
         self._loop = loop
-        self._stack = stack
+        self._source: BpfSource | None = None
         self._telling: Telling | None = None
         self._responder: TellResponder | None = None
+        self.trouble: str | None = None
+        stack.callback(self._close_responder)
 
     def source_opened(self, source: Source) -> None:
         """A source was opened and has proved itself; only one of BPF matters here."""
         if not isinstance(source, BpfSource):
             return
+        self._source = source
         self._guard.enforcement.attach(source)
-        if self._guard.settings.block_verdict == "tell":
-            self._start_telling(source)
+        self.refresh()
 
     def source_closed(self, source: Source) -> None:
         """A source goes."""
         if not isinstance(source, BpfSource):
             return
-        self._telling = None
+        self._source = self._telling = None
         self._guard.enforcement.detach()
 
-    def _start_telling(self, source: BpfSource) -> None:
-        """`block.verdict: tell`: refused senders are led to a responder that says why; without it, just refused."""
-        self._telling = Telling(source.guard)
+    def refresh(self) -> None:
+        """Tell refused senders why, or do not, as `block.verdict` says; without the responder they are just refused."""
+        self.trouble = None
+        if self._guard.settings.block_verdict != "tell":
+            self._stop_telling()
+            return
+        if self._source is None or self._telling is not None:
+            return
+        telling = Telling(self._source.guard)
         try:
             if self._responder is None:
                 self._responder = TellResponder(self._find_told, self._guard.explain, self._guard.now)
-                self._stack.callback(self._responder.close)
                 self._loop.add(self._responder, "tell")
-            self._telling.start(self._responder.port)
+            telling.start(self._responder.port)
         except EnforceError as error:
+            self.trouble = str(error)
             log.warning("refused senders are not told why: %s", error)
+        else:
+            self._telling = telling
+
+    def _stop_telling(self) -> None:
+        """Refuse without a word: nobody is led to the responder any more, and nothing of it stays."""
+        if self._telling is not None:
+            self._telling.stop()
+            self._telling = None
+        if self._responder is not None:
+            self._loop.remove(self._responder)
+            self._close_responder()
+
+    def _close_responder(self) -> None:
+        if self._responder is not None:
+            self._responder.close()
+            self._responder = None
 
     def _find_told(self, cookie: int) -> int | None:
         return self._telling.find_owner(cookie) if self._telling is not None else None

@@ -8,11 +8,34 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from smtpguard.errors import ConfigError, GuardError
 from smtpguard.settings import Settings
 
-Done = Callable[[str | GuardError], None]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reloaded:
+    """What came of a reload.
+
+    Attributes:
+        text: For people.
+        changed: What is in force now and was not before, as `key old -> new`.
+        waiting: What needs a restart.
+    """
+
+    text: str
+    changed: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
+
+
+class Done(Protocol):
+    """Told what came of a reload."""
+
+    def __call__(self, answer: Reloaded | GuardError, /) -> None:
+        """Take it."""
+        ...
 
 
 class Reloading:
@@ -20,10 +43,10 @@ class Reloading:
 
     Args:
         read: Reads and checks the configuration; called in a thread of its own. Raises ConfigError.
-        apply: Puts it in force; called in the loop. Returns what to tell people. May raise GuardError.
+        apply: Puts it in force; called in the loop. May raise GuardError.
     """
 
-    def __init__(self, read: Callable[[], Settings], apply: Callable[[Settings], str]) -> None:
+    def __init__(self, read: Callable[[], Settings], apply: Callable[[Settings], Reloaded]) -> None:
         self._read = read
         self._apply = apply
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -60,7 +83,7 @@ class Reloading:
             return
         self._thread.join()
         found, asked, self._thread, self._found, self._asked = self._found, self._asked, None, None, []
-        answer: str | GuardError
+        answer: Reloaded | GuardError
         try:
             answer = found if isinstance(found, GuardError) else self._apply(found)
         except GuardError as error:

@@ -110,6 +110,19 @@ class Sensing:
         """The sensor whose events count; None if the guard is blind."""
         return next((sensor for sensor in self.sensors if sensor.source is not None), None)
 
+    def reconfigure(self, settings: Settings) -> None:
+        """Take a new configuration: open sources are told of its ports, those that are opened later get all of it."""
+        before, self._settings = self._settings, settings
+        if settings.ports == before.ports:
+            return
+        for sensor in self.sensors:
+            if sensor.source is None:
+                continue
+            try:
+                sensor.source.set_ports(settings.ports)
+            except SourceError as error:
+                self._lost(sensor, error)
+
     def close(self) -> None:
         """Close every source."""
         for sensor in self.sensors:

@@ -39,7 +39,7 @@ from smtpguard.daemon.places import state_paths
 from smtpguard.daemon.privileges import apply_limits, apply_priority, apply_privileges
 from smtpguard.daemon.program import Program
 from smtpguard.daemon.reading import read_settings_apart
-from smtpguard.daemon.reloading import Reloading
+from smtpguard.daemon.reloading import Reloaded, Reloading
 from smtpguard.daemon.restore import restore, restore_late
 from smtpguard.daemon.sensing import Sensing
 from smtpguard.daemon.serve.lookups import Lookups
@@ -56,34 +56,15 @@ from smtpguard.kernel.nft import open_nft
 from smtpguard.kernel.nft_watch import NftWatch
 from smtpguard.model import NS
 from smtpguard.policy.engine import Engine
+from smtpguard.policy.rules import check_rules
 from smtpguard.settings import Settings
+from smtpguard.settings_on_reload import find_changes, keep_until_restart, render_changes
 from smtpguard.state.writer import StateWriter
 
 log = logging.getLogger(__name__)
 
 _CHORE_NS = NS
 _M_ARENA_MAX = -8  # mallopt(3)
-_NEED_RESTART = (
-    "sources",
-    "cgroup",
-    "log_path",
-    "log_connects",
-    "state_path",
-    "state_keep_ns",
-    "state_max_bytes",
-    "control_socket",
-    "control_group",
-    "control_verbs",
-    "nft_table",
-    "nflog_group",
-    "audit_enable",
-    "audit_uid",
-    "audit_log",
-    "attribution_process",
-    "attribution_php",
-    "attribution_rdns",
-)
-"""What a running guard can't change under itself; a reload says so and keeps the old value."""
 
 
 def apply_start(settings: Settings, start: Start) -> Settings:
@@ -314,18 +295,24 @@ class Service:
             self.manager.stopping()
         log.info("stopped")
 
-    def _apply_settings(self, new: Settings) -> str:
-        """Put a configuration that was read again in force; says so."""
-        new = apply_start(new, self._start)
-        stuck = [key for key in _NEED_RESTART if getattr(new, key) != getattr(self.settings, key)]
-        new = replace(new, **{key: getattr(self.settings, key) for key in stuck})
+    def _apply_settings(self, read: Settings) -> Reloaded:
+        """Put a configuration that was read again in force, as far as a running guard can.
+
+        Raises:
+            ConfigError: A rule counts what can't be counted; nothing has changed then.
+        """
+        read = apply_start(read, self._start)
+        check_rules(read)
+        new, changes = keep_until_restart(self.settings, read), find_changes(self.settings, read)
         self.settings = new
         self.around.reconfigure(new)
         self.enforcement.settings = new
         self.guard.reconfigure(new)
+        self.sensing.reconfigure(new)
+        self.program.refresh()
         self.enforcement.refresh("settings")
-        text = f"reloaded {new.path or 'the shipped defaults'}"
-        return f"{text}; to change {', '.join(stuck)}, restart" if stuck else text
+        notes = [f"Refused senders are not told why: {self.program.trouble}"] if self.program.trouble else []
+        return Reloaded(text=render_changes(changes, notes=notes), changed=changes.live, waiting=changes.waiting)
 
     def _surroundings_changed(self, *, accounts: bool) -> None:
         """Accounts, own addresses or exempt destinations are others: kernel and engine learn it at once."""
@@ -383,13 +370,14 @@ class Service:
             "limits are not exact": self.enforcement.credits.trouble,
             "a lost table is noticed late": self.healing.trouble,
             "open sessions live on": self.sessions.trouble,
+            "refused senders are not told why": self.program.trouble,
         }
         return [*(f"{what}: {why}" for what, why in found.items() if why), *self.around.troubles()]
 
 
-def _tell_reload(answer: str | GuardError) -> None:
-    if isinstance(answer, str):
-        log.info("%s", answer)
+def _tell_reload(answer: Reloaded | GuardError) -> None:
+    if isinstance(answer, Reloaded):
+        log.info("%s", answer.text)
     else:
         log.error("not reloaded, the old configuration goes on: %s", answer)
 

@@ -14,7 +14,7 @@ from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.live import TOPIC
 from smtpguard.daemon.orders import Orders
 from smtpguard.daemon.overview import Overview
-from smtpguard.daemon.reloading import Done
+from smtpguard.daemon.reloading import Done, Reloaded
 from smtpguard.daemon.serve.lookups import Lookups
 from smtpguard.daemon.serve.requests import MAX_SPAN_NS, Args, check_request
 from smtpguard.errors import GuardError, PolicyError
@@ -228,7 +228,15 @@ class Verbs:
         del args
         log.warning("reload asked by %s", who)
         later = Later()
-        self._reload(lambda answer: later.resolve({"text": answer} if isinstance(answer, str) else answer))
+
+        def done(answer: Reloaded | GuardError) -> None:
+            if isinstance(answer, GuardError):
+                later.resolve(answer)
+                return
+            log.info("%s", answer.text)
+            later.resolve({"text": answer.text, "changed": [*answer.changed], "waiting": [*answer.waiting]})
+
+        self._reload(done)
         return later
 
     def _allow(self, args: Args, who: str) -> Answer:

@@ -138,6 +138,14 @@ class AuditDecoder:
         """Lines dropped for their length."""
         return self._buffer.overlong
 
+    def set_ports(self, ports: Iterable[int]) -> None:
+        """Find the records on other ports from now on.
+
+        Args:
+            ports: Ports that matter.
+        """
+        self._sieve = SockaddrSieve(ports)
+
     def feed(self, data: bytes) -> list[Connect]:
         """Take the next bytes of the stream, cut anywhere."""
         out: list[Connect] = []

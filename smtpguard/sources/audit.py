@@ -73,6 +73,7 @@ class AuditSource:
     ) -> None:
         self.stats = SourceStats()
         self._settings = settings
+        self._ports = settings.ports
         self._use = AuditUse(settings, name=self.name, control=control)
         self._buffer_bytes = buffer_bytes
         self._stack = contextlib.ExitStack()
@@ -129,7 +130,7 @@ class AuditSource:
         """Make an own connect and see it; raises SourceError with what is in the way."""
         sock = self._opened()
         self._waiting += self._receive()  # room for the proof
-        pid = make_connect(min(self._settings.ports), self._settings.audit_uid)
+        pid = make_connect(min(self._ports), self._settings.audit_uid)
         self._probes.append(pid)
         deadline = time.monotonic() + timeout_s
         poll = select.poll()
@@ -164,6 +165,11 @@ class AuditSource:
             return 0
         settle_ns = self._settling.next_ns
         return self._next_check_ns if settle_ns is None else min(settle_ns, self._next_check_ns)
+
+    def set_ports(self, ports: frozenset[int]) -> None:
+        """Look at these ports from now on: our rules log connects to all, the decoder picks."""
+        self._ports = ports
+        self._decoder.set_ports(ports)
 
     def close(self) -> None:
         """Take our rules away, switch auditing back; may be called twice."""

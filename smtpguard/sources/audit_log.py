@@ -65,6 +65,7 @@ class AuditLogSource:
         self.stats = SourceStats()
         self.path = path or settings.audit_log or read_log_path()
         self._settings = settings
+        self._ports = settings.ports
         self._alone = alone
         self._clock = clock or SystemClock()
         self._stack = contextlib.ExitStack()
@@ -118,7 +119,7 @@ class AuditLogSource:
         tail = self._opened()
         if tail.is_absent or self._alone:
             return
-        pid = make_connect(min(self._settings.ports), self._settings.audit_uid)
+        pid = make_connect(min(self._ports), self._settings.audit_uid)
         self._probes.append(pid)
         deadline = time.monotonic() + timeout_s
         while True:
@@ -151,6 +152,11 @@ class AuditLogSource:
             return 0
         settle_ns = self._settling.next_ns
         return self._next_check_ns if settle_ns is None else min(settle_ns, self._next_check_ns)
+
+    def set_ports(self, ports: frozenset[int]) -> None:
+        """Look at these ports from now on: our rules log connects to all, the decoder picks."""
+        self._ports = ports
+        self._decoder.set_ports(ports)
 
     def close(self) -> None:
         """Close the log, take our rules away; may be called twice."""

@@ -59,6 +59,14 @@ class Source(Protocol):
         """When `read` wants to be called even without a readable descriptor (CLOCK_BOOTTIME); None for never."""
         ...
 
+    def set_ports(self, ports: frozenset[int]) -> None:
+        """Look at exactly these ports from now on; what is open on others already is no attempt.
+
+        Raises:
+            SourceError: It can't be told; it has to be opened anew.
+        """
+        ...
+
     def close(self) -> None:
         """Release the sensor."""
         ...

@@ -133,6 +133,17 @@ class NflogSource:
         """When the table is to be looked at."""
         return self._next_check_ns
 
+    def set_ports(self, ports: frozenset[int]) -> None:
+        """Have the SYNs to these ports logged from now on. Raises SourceError; then the old rule is still there."""
+        before, self._ports = self._ports, ports
+        if self._socket is None or ports == before:
+            return
+        try:
+            self._load_table()
+        except SourceError:
+            self._ports = before
+            raise
+
     def close(self) -> None:
         """Stop reading and delete the table. May be called twice."""
         for part in (self._watch, self._diag, self._socket):

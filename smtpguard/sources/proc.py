@@ -130,6 +130,12 @@ class ProcSource:
         """When the next look is due."""
         return self._next_ns
 
+    def set_ports(self, ports: frozenset[int]) -> None:
+        """Look at these ports from now on; what is open on them already is known. Raises SourceError."""
+        if self._diag is not None and (added := ports - self._ports):
+            self._known |= {_key_of(session) for session in self._diag.read_sessions(added)}
+        self._ports = ports
+
     def close(self) -> None:
         """Stop looking. May be called twice."""
         if self._diag is not None:
@@ -146,7 +152,7 @@ class ProcSource:
         """The sessions that were not there the last time."""
         diag = self._require()
         sessions = diag.read_sessions(self._ports)
-        keys = {(s.cookie, s.address, s.port, s.source_port): s for s in sessions}
+        keys = {_key_of(session): session for session in sessions}
         new = [session for key, session in keys.items() if key not in self._known]
         # What is gone is forgotten: as many are remembered as the kernel has, MAX_SESSIONS a family at most.
         self._known = frozenset(keys)
@@ -155,3 +161,7 @@ class ProcSource:
         known_uid = [session for session in new if session.uid is not None]
         self.stats.notes["nobodys"] = self.stats.notes.get("nobodys", 0) + len(new) - len(known_uid)
         return known_uid
+
+
+def _key_of(session: Session) -> Key:
+    return session.cookie, session.address, session.port, session.source_port

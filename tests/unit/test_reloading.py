@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from smtpguard.daemon.reloading import Reloading
+from smtpguard.daemon.reloading import Reloaded, Reloading
 from smtpguard.errors import ConfigError, EnforceError, GuardError
 from smtpguard.settings import Settings
 
@@ -20,7 +20,7 @@ class Reads:
         self.go = threading.Semaphore(0)
         self.results: list[Settings | GuardError] = []
         self.applied: list[Settings] = []
-        self.answers: list[tuple[str, str | GuardError]] = []
+        self.answers: list[tuple[str, str]] = []
         self.refuse: GuardError | None = None
         self.part = Reloading(self._read, self._apply)
 
@@ -31,14 +31,17 @@ class Reads:
             raise result
         return result
 
-    def _apply(self, settings: Settings) -> str:
+    def _apply(self, settings: Settings) -> Reloaded:
         if self.refuse is not None:
             raise self.refuse
         self.applied.append(settings)
-        return f"applied {settings.nft_table}"
+        return Reloaded(text=f"applied {settings.nft_table}")
 
     def ask(self, name: str) -> None:
-        self.part.request(lambda answer: self.answers.append((name, answer)))
+        def done(answer: Reloaded | GuardError) -> None:
+            self.answers.append((name, answer.text if isinstance(answer, Reloaded) else str(answer)))
+
+        self.part.request(done)
 
     def turn(self) -> None:
         """One turn of the loop, when there is something to do."""
@@ -92,4 +95,4 @@ def test_a_bad_file_and_a_kernel_that_refuses_are_answers(reads: Reads) -> None:
     reads.ask("three")
     reads.go.release()
     reads.turn()
-    assert [str(answer) for _, answer in reads.answers] == ["bad", "no", "applied c"]
+    assert [answer for _, answer in reads.answers] == ["bad", "no", "applied c"]

@@ -18,9 +18,10 @@ CONNECT = Connect(time_ns=1, uid=1001, port=25, address=b"\xc0\x00\x02\x01", sen
 class Fake:
     """A source that does what the test says."""
 
-    def __init__(self, world: "World", name: str) -> None:
+    def __init__(self, world: "World", name: str, ports: frozenset[int]) -> None:
         self.world, self.name, self.stats = world, name, SourceStats()
         self.is_open = False
+        self.ports = ports
 
     def open(self) -> None:
         if self.name in self.world.closed:
@@ -45,6 +46,11 @@ class Fake:
     def next_poll_ns(self) -> int | None:
         return None
 
+    def set_ports(self, ports: frozenset[int]) -> None:
+        if self.name in self.world.stubborn:
+            raise SourceError("the kernel has no room")
+        self.ports = ports
+
     def close(self) -> None:
         self.is_open = False
 
@@ -54,6 +60,7 @@ class World:
         self.names = list(names)
         self.closed: set[str] = set()
         self.silent: set[str] = set()
+        self.stubborn: set[str] = set()
         self.queues: dict[str, list[list[Connect]]] = {}
         self.now = 0
         self.got: list[Connect] = []
@@ -61,8 +68,8 @@ class World:
         self.open: list[str] = []
         self.made: list[Fake] = []
 
-    def make(self, name: str, _settings: Settings) -> Source:
-        self.made.append(Fake(self, name))
+    def make(self, name: str, settings: Settings) -> Source:
+        self.made.append(Fake(self, name, settings.ports))
         return self.made[-1]
 
     def sensing(self, settings: Settings) -> Sensing:
@@ -208,3 +215,28 @@ def test_in_a_list_the_one_that_leads_now_is_named(world: World, caplog: pytest.
     assert caplog.messages[-1] == "source b leads now (better ones can't be used: a: not here)"
     sensing.on_ready(1)
     assert world.got == [CONNECT]
+
+
+def test_a_reload_reaches_open_sources_and_those_that_are_opened_later() -> None:
+    world = World(["a", "b"])
+    sensing = world.sensing(Settings(sources=("a", "b")))
+    world.closed.add("b")
+    sensing.start()
+    sensing.reconfigure(Settings(sources=("a", "b"), ports=frozenset({2525})))
+    assert world.made[0].ports == {2525}
+    world.closed.remove("b")
+    world.now = NS
+    sensing.on_time(world.now)
+    assert world.open == ["a", "b"]
+    assert world.made[-1].ports == {2525}
+
+
+def test_a_source_that_can_not_be_told_is_opened_anew() -> None:
+    world = World(["a"])
+    sensing = world.sensing(Settings(sources=("a",)))
+    sensing.start()
+    world.stubborn.add("a")
+    sensing.reconfigure(Settings(sources=("a",), ports=frozenset({2525})))
+    assert not world.made[0].is_open
+    assert (world.made[-1].is_open, world.made[-1].ports) == (True, frozenset({2525}))
+    assert world.open == ["a"]

@@ -91,16 +91,17 @@ class Lookups:
             self._try(waiting, is_last=True)
 
     def _try(self, waiting: _Waiting, *, is_last: bool = False) -> None:
+        self._waiting.remove(waiting)  # should it raise what nobody expects, it is not asked again
         answer: Answer | GuardError
         try:
             answer = waiting.request()
         except UnansweredError as error:
             if error.is_pending and not is_last:
+                self._waiting.append(waiting)
                 return
             answer = error
         except GuardError as error:
             answer = error
-        self._waiting.remove(waiting)
         if isinstance(answer, dict | Pages | GuardError):
             waiting.later.resolve(answer)
         else:

@@ -55,6 +55,7 @@ class BpfSource:
     def __init__(self, settings: Settings, *, ring_bytes: int = RING_BYTES) -> None:
         self.stats = SourceStats()
         self._settings = settings
+        self._ports = settings.ports
         self._ring_bytes = ring_bytes
         self._guard: Guard | None = None
         self._probes: list[Probe] = []
@@ -77,7 +78,7 @@ class BpfSource:
         """Load the program, attach it, guard the ports. Raises SourceError or PrivilegeError."""
         guard = Guard(read_cgroup(self._settings.cgroup), ring_bytes=self._ring_bytes)
         try:
-            guard.set_ports(self._settings.ports)
+            guard.set_ports(self._ports)
         except EnforceError as error:
             guard.close()
             raise SourceError(error.what, where=error.where, fix=error.fix) from error
@@ -99,7 +100,7 @@ class BpfSource:
             return sessions.lookup(cookie.to_bytes(8, sys.byteorder)) is not None
 
         try:
-            self._adopted = Adopted(self._settings.ports, boottime_ns())
+            self._adopted = Adopted(self._ports, boottime_ns())
             for report in self._adopted.adopt(boottime_ns(), is_known):
                 self._keep(report)
         except SourceError as error:
@@ -233,6 +234,19 @@ class BpfSource:
         if self._more or self._waiting:
             return 0
         return self._next_check_ns if self._look_again_ns is None else min(self._look_again_ns, self._next_check_ns)
+
+    def set_ports(self, ports: frozenset[int]) -> None:
+        """Guard these ports from now on; sessions that are open on them already are followed. Raises SourceError."""
+        added, self._ports = ports - self._ports, ports
+        if self._guard is None:
+            return
+        try:
+            self._guard.set_ports(ports)
+        except EnforceError as error:
+            raise SourceError(error.what, where=error.where, fix=error.fix) from error
+        if added and self._guard.features.outcome:
+            self._drop_adopted()
+            self._adopt()
 
     def close(self) -> None:
         """Detach and unload; may be called twice."""
