@@ -53,7 +53,7 @@ ON_RELOAD: Mapping[str, OnReload] = MappingProxyType(
         "audit.log": _restart("audit_log"),
         "rules": _live("rules"),
         "users": _live("overrides"),
-        "shared_users.users": _live("shared_users"),
+        "shared_users.users": _live("shared_users", "shared_shipped"),
         "shared_users.block": _live("shared_block"),
         "exempt.users": _live("exempt.users"),
         "exempt.groups": _live("exempt.groups"),
@@ -177,7 +177,7 @@ def _explain(key: str, value: object) -> str:
 def _list(values: Iterable[Iterable[Any]]) -> list[str]:
     """What a list holds, its fields together, as it is written."""
     shown = [_show("", value) for part in values for value in (sorted(part) if isinstance(part, frozenset) else part)]
-    return sorted(shown, key=lambda text: (not text.isdigit(), int(text) if text.isdigit() else 0))
+    return sorted(dict.fromkeys(shown), key=lambda text: (not text.isdigit(), int(text) if text.isdigit() else 0))
 
 
 def _tell_list(key: str, before: list[str], after: list[str]) -> str:

@@ -18,7 +18,9 @@ MIN_FILES = 65_536
 """Descriptors: clients, sources, and fanotify, which loses events where there are too few."""
 PRIORITY = -10
 """nice(2) value of the daemon."""
-_OPTIONAL = frozenset({"KILL", "CHOWN", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH", "AUDIT_CONTROL", "AUDIT_READ"})
+_OPTIONAL = frozenset({"KILL", "CHOWN", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH", "AUDIT_CONTROL", "AUDIT_READ"}) | {
+    "NET_BIND_SERVICE"
+}
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,8 @@ def needed_capabilities(settings: Settings) -> dict[str, str]:
         needed["SYS_ADMIN"] = "fanotify on a spool directory that was made anew"
     if settings.control_group is not None:
         needed["CHOWN"] = "giving the control socket to its group"
-    if settings.block_verdict == "tell":
+    if uses("bpf"):
+        # A reload may bring `block.verdict: tell`, and what was given up never comes back.
         needed["NET_BIND_SERVICE"] = "the responder's port, below 1024 so that no user can take it"
     if settings.attribution_process:
         needed["KILL"] = "ending helpers that look at processes, which are not root's"
@@ -117,7 +120,7 @@ def apply_privileges(settings: Settings, *, no_new_privileges: bool = True) -> f
     kept = apply_capabilities(needed, no_new_privileges=no_new_privileges)
     lacking = sorted(set(needed) - kept)
     for name in lacking:
-        if name not in _OPTIONAL:
+        if name not in _OPTIONAL or (name == "NET_BIND_SERVICE" and settings.block_verdict == "tell"):
             raise PrivilegeError(f"CAP_{name} is lacking: {needed[name]}", fix="run as root, with this capability")
         log.warning("CAP_%s is lacking: %s", name, needed[name])
     return kept

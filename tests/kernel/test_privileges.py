@@ -90,10 +90,10 @@ def test_it_can_do_nothing_else_and_never_again(tmp_path: Path) -> None:
         refused(lambda: os.chroot("/"))
         assert _libc.unshare(_CLONE_NEWNS) == -1
         apply_capabilities(NAMES)
-        assert read_held().effective == {"NET_ADMIN", "BPF", "PERFMON"}
+        assert read_held().effective == {"NET_ADMIN", "BPF", "PERFMON", "NET_BIND_SERVICE"}
         status = subprocess.run(["cat", "/proc/self/status"], capture_output=True, text=True, check=True).stdout
         masks = {line.split()[0]: int(line.split()[1], 16) for line in status.splitlines() if line.startswith("Cap")}
-        kept = sum(1 << NAMES.index(name) for name in ("NET_ADMIN", "BPF", "PERFMON"))
+        kept = sum(1 << NAMES.index(name) for name in ("NET_ADMIN", "BPF", "PERFMON", "NET_BIND_SERVICE"))
         assert (masks["CapPrm:"], masks["CapBnd:"]) == (kept, kept)
 
     run_forked(body)
@@ -174,7 +174,7 @@ def test_an_old_kernel_has_both_in_sys_admin(monkeypatch: pytest.MonkeyPatch, tm
     assert not is_known("BPF")
     assert is_known("AUDIT_READ")
     needed = needed_capabilities(Settings(sources=("bpf",)))
-    assert needed.keys() == {"NET_ADMIN", "SYS_ADMIN", "KILL"}
+    assert needed.keys() == {"NET_ADMIN", "SYS_ADMIN", "KILL", "NET_BIND_SERVICE"}
 
 
 def test_limits_are_raised_and_never_lowered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,9 +202,11 @@ class Host:
         words = ["connect", "--uid", str(user[1]), "--count", str(count), "--deliver", "--list-passed", to]
         return self.outcome(self.lab.start([*CLIENT, *words], inside=True))
 
-    def session(self, user: tuple[str, int], seconds: float = 10, to: str = PEER4) -> subprocess.Popen[str]:
+    def session(
+        self, user: tuple[str, int], seconds: float = 10, to: str = PEER4, port: int = 25
+    ) -> subprocess.Popen[str]:
         """Start a tenant's program that keeps one session open; returns when it is open."""
-        words = ["session", "--uid", str(user[1]), "--seconds", str(seconds), to]
+        words = ["session", "--uid", str(user[1]), "--seconds", str(seconds), "--port", str(port), to]
         child = self.lab.start([*CLIENT, *words], inside=True)
         assert child.stdout is not None
         assert child.stdout.readline() == "open\n"

@@ -1,9 +1,11 @@
 """What a reload does with each key: the table is complete, and what it tells is what has changed."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,3 +134,11 @@ def test_nothing_and_very_much() -> None:
     text = render_changes(find_changes(BASE, many), notes=["By the way"])
     assert text.count("added") == 19
     assert text.endswith(", and 11 more. By the way.")
+
+
+def test_the_documentation_names_what_waits() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "commands.md").read_text("utf-8")
+    told = text.partition("These keys wait for a restart")[2].partition("\n\n")[0]
+    sections = {key.partition(".")[0] for key, entry in ON_RELOAD.items() if entry.kind == "restart"}
+    assert set(re.findall("`([a-z_]+)`", told)) == sections
+    assert not {key for key, entry in ON_RELOAD.items() if entry.kind == "live" and key.partition(".")[0] in sections}
