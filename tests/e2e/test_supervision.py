@@ -1,5 +1,6 @@
 """A part of the running guard that raises: the daemon goes on, says so, and takes it up again."""
 
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -73,6 +74,13 @@ def test_while_attempts_cannot_be_judged_status_says_so_and_nobody_is_refused_fo
     assert (passed.ok, passed.refused) == (5, 15), "exact again"
 
 
+def test_a_thread_that_ends_by_a_mistake_is_told_and_counted(host: Host) -> None:
+    host.expect_errors("^the part thread errand has failed .* RuntimeError: errand is broken")
+    (host.lab.directory / "errand").touch()
+    wait_for(lambda: failures(host, "thread errand"))
+    assert host.is_ready()
+
+
 def test_a_request_that_meets_a_mistake_is_answered(host: Host) -> None:
     host.expect_errors("^the part control has failed .* RuntimeError: blocks is broken")
     (host.lab.directory / "blocks").touch()
@@ -83,18 +91,22 @@ def test_a_request_that_meets_a_mistake_is_answered(host: Host) -> None:
     assert host.cli("status").returncode == 0
 
 
-def test_what_cannot_go_on_ends_the_process_and_leaves_no_refusal_without_an_end(host: Host) -> None:
+@pytest.mark.parametrize("end", ["cannot go on", "SIGKILL"])
+def test_however_it_ends_no_refusal_without_an_end_is_left(host: Host, end: str) -> None:
     host.expect_errors("^the part engine has failed .* RuntimeError: tick is broken")
     host.expect_end()
-    assert host.cli("block", str(SPAMMER[1]), "--for", "7s").returncode == 0
+    assert host.cli("block", str(SPAMMER[1]), "--for", "5s" if end == "cannot go on" else "3s").returncode == 0
     begun = time.monotonic()
     assert host.connect(INNOCENT, 8).refused == 3, "refused by credits and a block"
-    (host.lab.directory / "tick").touch()
-    assert host.daemon is not None
-    assert host.daemon.wait(20) == 1
-    assert "the part engine fails since 2 s: RuntimeError: tick is broken" in host.stderr()
-    if time.monotonic() < begun + 6:
-        assert host.connect(SPAMMER, 1).refused == 1
+    if end == "SIGKILL":
+        host.stop(signal.SIGKILL)
+    else:
+        (host.lab.directory / "tick").touch()
+        assert host.daemon is not None
+        assert host.daemon.wait(20) == 1
+        assert "the part engine fails since 2 s: RuntimeError: tick is broken" in host.stderr()
+    if time.monotonic() < begun + 2:
+        assert host.connect(SPAMMER, 1).refused == 1, "by the set, whose elements have their time"
     wait_for(lambda: host.connect(SPAMMER, 1).ok == 1, 20)
-    assert "expires" in host.nft("list", "set", "inet", "smtpguard", "blocked"), "the block of 30 min, with its end"
+    assert "expires" in host.nft("list", "set", "inet", "smtpguard", "blocked"), "the block of 30 min"
     assert host.connect(OTHER, 8).refused == 0, "no credits without a daemon"

@@ -70,6 +70,14 @@ def test_unit_does_not_restart_what_can_not_succeed() -> None:
     assert f"\nExecReload=/bin/kill -{signal.SIGHUP.name[3:]} $MAINPID\n" in unit
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["Type=notify", "NotifyAccess=main", "WatchdogSec=30", "Restart=always", "RestartSec=1", "StartLimitIntervalSec=0"],
+)
+def test_unit_has_the_guard_back_in_a_second_however_often_it_ends(line: str) -> None:
+    assert f"\n{line}\n" in (PROJECT / "config/smtpguard.service").read_text()
+
+
 @pytest.mark.parametrize("line", ["create 0640 root root", "missingok", "delaycompress"])
 def test_shipped_rules_say(line: str) -> None:
     assert f"\n    {line}\n" in (PROJECT / "config/smtpguard.logrotate").read_text()
