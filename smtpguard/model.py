@@ -15,7 +15,7 @@ Mode = Literal["enforce", "dry-run"]
 Result = Literal["allowed", "refused"]
 RefusedBy = Literal["block", "throttle", "credit", "cap"]
 Attr = Literal["live", "slot", "guess"]
-Standing = Literal["root", "mta", "exempt", "shared", "tenant"]
+Standing = Literal["root", "mta", "exempt", "shared", "container", "tenant"]
 Outcome = Literal["established", "refused", "timeout", "gave-up"]
 SocketNews = Outcome | Literal["open", "closed"]
 
@@ -137,7 +137,7 @@ class SocketReport:
 class Subject:
     """Whom windows and blocks belong to: a uid and where it means somebody (a container's 1001 is not ours).
 
-    Policy compares scopes and looks into none.
+    Policy compares scopes and looks into none; policy/subjects.py says whom an attempt counts for.
 
     Attributes:
         id: The account's uid; for a subordinate uid, its owner's.
@@ -158,7 +158,7 @@ class Account:
         name: Login name that look-ups of the uid give; None if there is none, or it is not known yet.
         aliases: What else the account is called: further names of the uid, and configured spellings of a directory's.
         standing: Whom a verdict may hit: "root", "mta" and "exempt" are seen and never refused; "shared" is
-            counted and told, not refused; "tenant" is refused.
+            counted and told, not refused; so is "container", a uid that is nobody's on this host; "tenant" is refused.
         reason: Why it has that standing, for people.
         groups: Names of the groups the account is in.
         packages: Hosting packages the account has, from the panel.

@@ -6,8 +6,9 @@ from typing import Any
 
 from smtpguard.cli.times import render_moment, render_span
 from smtpguard.logline import render_time
-from smtpguard.model import NS, Block, BreakerChange, Decision, Ended, Refusal, Verdict
+from smtpguard.model import NS, Block, BreakerChange, Decision, Ended, Refusal, Subject, Verdict
 from smtpguard.policy.directory import Directory
+from smtpguard.policy.subjects import account_of, subject_of
 from smtpguard.text import render_address, render_escaped, render_user
 
 MAX_DESTINATIONS = 1_000_000
@@ -70,7 +71,7 @@ class Report:
 
     def row_of(self, uid: int | None) -> UserRow:
         """The row of the account that a uid counts for."""
-        owner = None if uid is None else self._directory.owner(uid)
+        owner = None if uid is None else subject_of(self._directory, uid).id
         row = self.users.get(owner)
         if row is None:
             row = UserRow(owner)
@@ -127,7 +128,7 @@ class Report:
 
     def name_of(self, uid: int | None) -> str:
         """How a user is written."""
-        return "-" if uid is None else render_user(uid, self._directory.account(uid).name)
+        return "-" if uid is None else render_user(uid, account_of(self._directory, Subject(id=uid)).name)
 
     def busiest(self) -> list[UserRow]:
         """All users who connected, the busiest first."""
@@ -149,7 +150,7 @@ class Report:
                     "would_refuse": row.would_refuse,
                     "verdicts": row.verdicts,
                     "blocks": row.blocks,
-                    "standing": None if row.uid is None else self._directory.account(row.uid).standing,
+                    "standing": None if row.uid is None else account_of(self._directory, Subject(id=row.uid)).standing,
                 }
                 for row in self.busiest()
             ],
@@ -212,7 +213,7 @@ class Report:
     def user_cells(self) -> Iterator[tuple[str, ...]]:
         """Rows of the table of users, for people; the busiest first."""
         for row in self.busiest():
-            account = None if row.uid is None else self._directory.account(row.uid)
+            account = None if row.uid is None else account_of(self._directory, Subject(id=row.uid))
             yield (
                 self.name_of(row.uid),
                 "-" if row.uid is None else str(row.uid),

@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
-from smtpguard.model import Connect, Subject
+from smtpguard.model import Connect
 from smtpguard.policy.cap import Buckets
 from smtpguard.policy.directory import Directory
 from smtpguard.policy.engine import Engine
+from smtpguard.policy.subjects import account_of, subject_of
 from smtpguard.settings import Cap, Settings
 
 _REST = 20
@@ -79,7 +80,7 @@ class Capping:
             known: Counter[int] = Counter()
             for read in self._counts:
                 for uid, count in read().items():
-                    known[self._accounts.owner(uid)] += count
+                    known[subject_of(self._accounts, uid).id] += count
             self._known = known
             ended = self._clock()
             self._next = ended + _REST * (ended - begun)
@@ -89,9 +90,10 @@ class Capping:
         """Whether such an attempt gets as far as the cap's rule."""
         if connect.port not in self._settings.ports or not self._engine.counts(connect.address):
             return False
-        account = self._accounts.account(self._accounts.owner(uid))
+        subject = subject_of(self._accounts, uid)
+        account = account_of(self._accounts, subject)
         may = account.standing == "tenant" or not self._settings.shared_block.isdisjoint(account.names)
-        if not may or any(a.subject.id == account.uid for a in self._engine.allowances()):
+        if not may or any(a.subject == subject for a in self._engine.allowances()):
             return False
-        held = self._engine.blocks_of(Subject(id=account.uid))
+        held = self._engine.blocks_of(subject)
         return not any(block.mode == "enforce" and block.until_ns > connect.time_ns for block in held)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from smtpguard.enrich.accounts import Accounts
 from smtpguard.errors import EnforceError
-from smtpguard.model import NS, Connect, Decision, Refusal, Verdict
+from smtpguard.model import NS, Connect, Decision, Refusal, Subject, Verdict
 from smtpguard.policy.credits import NO_LIMIT, CreditRule, choose_credit_rules
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.rules import override_index
@@ -152,17 +152,18 @@ class Crediting:
         if self._try(begin):
             self._begun, self.trouble = wanted, None
 
-    def note(self, connect: Connect, uid: int, decisions: Iterable[Decision]) -> None:
+    def note(self, connect: Connect, subject: Subject, decisions: Iterable[Decision]) -> None:
         """Tell of an attempt that was judged, and of the windows that its verdicts emptied.
 
         Args:
             connect: The attempt.
-            uid: The account it counts for.
+            subject: Whom it counts for: the kernel takes credits of this host's accounts alone, wherever they are.
             decisions: What the engine said.
         """
         book = self._credits
-        if book is None or not self._rules or connect.netns is not None:
+        if book is None or not self._rules or subject.scope is not None:
             return
+        uid = subject.id
         entered = connect.result != "refused"
         emptied: list[int] = []
         for decision in decisions:

@@ -7,7 +7,6 @@ policy of its own, and does nothing slow.
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from smtpguard.actions.suppression import highest_limit
 from smtpguard.daemon.clock import WallMap
@@ -37,6 +36,7 @@ from smtpguard.model import (
 from smtpguard.policy.destinations import Destinations
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.rules import compile_terms, override_index
+from smtpguard.policy.subjects import account_of, subject_of
 from smtpguard.settings import Settings
 from smtpguard.state.writer import StateWriter
 from smtpguard.text import render_user
@@ -98,21 +98,20 @@ class Guard(TimedPart):
 
     def take(self, connects: Iterable[Connect]) -> None:
         """Judge what a source saw, respond, and note it: all are judged before the first is noted."""
-        judged: list[tuple[Connect, int, list[Decision]]] = []
+        judged: list[tuple[Connect, Subject, list[Decision]]] = []
         for seen in connects:
             connect = self.enforcement.cap.mark(seen)
             decisions = self.engine.feed(connect)
             self.act(decisions, settle=connect.refused_by == "credit")
             if connect.uid is None:
                 continue
-            uid = self.accounts.owner(connect.uid)
-            self.enforcement.credits.note(connect, uid, decisions)
-            judged.append((connect, uid, decisions))
+            subject = subject_of(self.accounts, connect.uid, connect.netns)
+            self.enforcement.credits.note(connect, subject, decisions)
+            judged.append((connect, subject, decisions))
         self.seen += len(judged)
-        for connect, uid, decisions in judged:
+        for connect, subject, decisions in judged:
             if self.settings.loopback == "ignore" and self._destinations.passed(connect.address) == "loopback":
                 continue
-            subject = Subject(id=uid, scope=connect.netns if uid == connect.uid else None)
             account = self.account_of(subject)
             self.journal.add(
                 Entry(
@@ -234,7 +233,7 @@ class Guard(TimedPart):
         """What a refused sender is told: why, until when, and a reference for the administrator."""
         now_ns = self.now()
         held = [b for b in self.engine.blocks_of(Subject(id=uid)) if b.mode == "enforce" and b.until_ns > now_ns]
-        user = render_user(uid, self.accounts.account(uid).name)
+        user = render_user(uid, self.account_of(Subject(id=uid)).name)
         if not held:
             return f"SMTP of {user} is limited on this server; try again later"
         last = max(held, key=lambda block: block.until_ns)
@@ -243,9 +242,8 @@ class Guard(TimedPart):
         return f"SMTP of {user} is refused until {until}: {last.rule or last.source} (ref {reference})"
 
     def account_of(self, subject: Subject) -> Account:
-        """The account of a subject; a container's has no name here, whatever its number."""
-        account = self.accounts.account(subject.id)
-        return account if subject.scope is None else replace(account, name=None, aliases=())
+        """The account of a subject."""
+        return account_of(self.accounts, subject)
 
 
 def _tell_breaker(change: BreakerChange) -> None:

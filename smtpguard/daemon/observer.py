@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 
 from smtpguard.daemon.clock import SystemClock, WallMap
 from smtpguard.daemon.loop import Loop
@@ -16,8 +15,9 @@ from smtpguard.enrich.accounts import Accounts
 from smtpguard.enrich.looker import Looker
 from smtpguard.enrich.rdns import ReverseDns
 from smtpguard.errors import PrivilegeError, SourceError
-from smtpguard.model import NS, Account, Connect, Subject
+from smtpguard.model import NS, Account, Connect
 from smtpguard.policy.destinations import Destinations
+from smtpguard.policy.subjects import account_of, subject_of
 from smtpguard.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -74,12 +74,8 @@ def _observe(settings: Settings, show: Show, stack: contextlib.ExitStack) -> Non
                 continue
             if settings.loopback == "ignore" and destinations.passed(connect.address) == "loopback":
                 continue
-            uid = accounts.owner(connect.uid)
-            subject = Subject(id=uid, scope=connect.netns if uid == connect.uid else None)
-            account = accounts.account(uid)
-            if subject.scope is not None:
-                account = replace(account, name=None, aliases=())
-            waiting.add(Entry(connect=connect, account=account, subject=subject))
+            subject = subject_of(accounts, connect.uid, connect.netns)
+            waiting.add(Entry(connect=connect, account=account_of(accounts, subject), subject=subject))
 
     sensing = Sensing(settings, take, lambda _: None, lambda _: None, clock.boot_ns)
     stack.callback(sensing.close)

@@ -14,6 +14,7 @@ from smtpguard.daemon.lock import InstanceLock
 from smtpguard.daemon.places import state_paths
 from smtpguard.enrich.accounts import Accounts
 from smtpguard.errors import EnforceError, GuardError, PrivilegeError
+from smtpguard.policy.subjects import subject_of
 from smtpguard.settings import Settings
 from smtpguard.state.rows import BlockRow
 from smtpguard.state.store import Loaded
@@ -85,7 +86,7 @@ def _unban(jail: str, user: str) -> str:
 
 def _find(accounts: Accounts, user: str | None, uid: int | None, *, from_fail2ban: bool) -> int:
     if uid is not None:
-        return accounts.owner(uid)
+        return subject_of(accounts, uid).id
     if from_fail2ban and (namesake := accounts.find_namesake(user or "")) is not None:
         return namesake  # in a jail an account is called as in the event log
     found = accounts.by_name(user or "")

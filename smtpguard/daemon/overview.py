@@ -15,7 +15,7 @@ from smtpguard.daemon.supervision import Supervision
 from smtpguard.enrich.looker import Looker
 from smtpguard.enrich.rdns import ReverseDns
 from smtpguard.errors import EnforceError
-from smtpguard.model import NS
+from smtpguard.model import NS, Subject
 from smtpguard.text import render_user
 
 Figures = dict[str, Any]
@@ -109,7 +109,7 @@ class Overview:
             troubles.append(f"whom the cap refused can't be read: {error}")
             return None
         return [
-            {"user": render_user(uid, guard.accounts.account(uid).name), "uid": uid, "refused": count}
+            {"user": render_user(uid, guard.account_of(Subject(id=uid)).name), "uid": uid, "refused": count}
             for uid, count in counts.most_common(MAX_CAPPED)
         ]
 

@@ -20,6 +20,7 @@ from smtpguard.daemon.serve.requests import MAX_SPAN_NS, Args, check_request
 from smtpguard.errors import GuardError, PolicyError
 from smtpguard.logline import render_time
 from smtpguard.model import NS, Account, Allowance, Block, Subject
+from smtpguard.policy.subjects import account_of, subject_of
 from smtpguard.text import render_escaped, render_user, to_bytes
 
 log = logging.getLogger(__name__)
@@ -307,7 +308,7 @@ class Verbs:
         accounts = self._guard.accounts
         name, uid = _text(args, "user"), _number(args, "uid")
         if from_fail2ban and uid is not None:
-            account = accounts.account(accounts.owner(uid))
+            account = account_of(accounts, subject_of(accounts, uid))
             called = {render_user(account.uid, known) for known in account.names}
             if name and called and name not in called | {f"uid:{uid}"}:
                 raise GuardError(f"uid {uid} is {render_user(account.uid, account.name)} now, not {_shown(name)}")

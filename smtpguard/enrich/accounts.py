@@ -19,6 +19,7 @@ from smtpguard.enrich.spellings import is_plain, list_spellings, may_be_name, pa
 from smtpguard.errors import UnansweredError
 from smtpguard.model import Account
 from smtpguard.policy.standing import OVERFLOW_UID, HostFacts, Identity, decide_standing
+from smtpguard.policy.subjects import account_of, subject_of
 from smtpguard.settings import Settings
 from smtpguard.text import render_escaped, to_bytes
 
@@ -107,7 +108,7 @@ class Accounts:
         return tuple(_merge(sorted(passing)))
 
     def told_uids(self) -> tuple[tuple[int, int], ...]:
-        """Inclusive uid ranges that are counted and never refused: system accounts and shared users.
+        """Inclusive uid ranges that are counted and never refused: system accounts, shared users, root's containers.
 
         Not those that the configuration lets be blocked.
         """
@@ -124,6 +125,7 @@ class Accounts:
                 told.append((first, uid - 1))
                 first = uid + 1
         told.append((first, below))
+        told += [(r.first, r.last) for r in self._snapshot.ranges.ranges if r.owner == 0]
         return tuple(_merge(sorted(part for part in told if part[0] <= part[1])))
 
     def listed_uids(self) -> tuple[int, ...]:
@@ -149,13 +151,13 @@ class Accounts:
             Uids whose account is another than was known before; empty if there is nothing to tell to anybody.
         """
         if force or is_changed(self._snapshot):
-            passing, ranges = self._passing, set(self.ranges())
+            passing, ranges = self._passing, set(self._snapshot.ranges.ranges)
             self._snapshot = read_snapshot(self._root, self._snapshot)
             changed = self._rebuild()
             # Accounts nobody has asked for yet matter too: they are in what the kernel is told.
             self._passing = self._list_passing()
             changed |= passing ^ self._passing
-            return changed | {owner for _, _, owner in ranges.symmetric_difference(self.ranges())}
+            return changed | {r.owner for r in ranges.symmetric_difference(self._snapshot.ranges.ranges)}
         return self._take_news()
 
     def _take_news(self) -> frozenset[int]:
@@ -238,7 +240,7 @@ class Accounts:
 
     def _by_number(self, digits: str) -> Account | None:
         uid = parse_uid(digits)
-        return None if uid is None else self.account(self.owner(uid) or uid)
+        return None if uid is None else account_of(self, subject_of(self, uid))
 
     def wait_for_spellings(self, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         """Wait until the C library has said whom the configured exempt names mean: for commands that run once.

@@ -16,6 +16,7 @@ from smtpguard.policy.book import NEWCOMER_NS, Book
 from smtpguard.policy.directory import Directory
 from smtpguard.policy.plan import Plans
 from smtpguard.policy.rules import allowed_terms, compile_terms, override_index
+from smtpguard.policy.subjects import account_of, subject_of
 from smtpguard.policy.watched import CONTAINER, NEVER_REFUSED, SHARED, Watched
 from smtpguard.policy.windows import Bounds, Table
 from smtpguard.settings import Settings
@@ -37,7 +38,7 @@ class Limits:
         accounts: Subjects with an account name; root alone makes those.
         nameless: Subjects without one, on the host's network.
         foreign: Subjects in other network namespaces.
-        per_netns, per_uid: Of these, how many may share a namespace, or a uid.
+        per_netns, per_uid: Of these, how many may share a scope, or an id.
         times: Attempts in all windows, beyond the first 64 of each user and port; 8 bytes each.
         keys: Addresses and networks in all windows, beyond the first 64 of each user and rule; about 200 bytes each.
     """
@@ -120,26 +121,20 @@ class Roster:
         self._drop_windows(watched)
         watched.generation = -1
 
-    def find(self, uid: int, netns: int | None) -> Watched:
-        """The subject of an attempt, its rules up to date. A subordinate uid counts for its owner wherever it is.
-
-        Root's own subordinate ranges are containers (Proxmox, LXD): each uid counts for itself there.
-        """
-        owner = self._directory.owner(uid)
-        if owner not in {uid, 0}:
-            uid, netns = owner, None
-        watched = self._watched.get((uid, netns))
-        if watched is None:
-            watched = Watched(Subject(id=uid, scope=netns))
-            self._compile(watched, rooted=owner == 0)
-            self._add(watched)
-        elif watched.generation != self._generation:
-            self._compile(watched, rooted=owner == 0)
-        return watched
+    def find(self, uid: int, scope: int | None) -> Watched:
+        """The subject of an attempt, its rules up to date."""
+        return self.of(subject_of(self._directory, uid, scope))
 
     def of(self, subject: Subject) -> Watched:
-        """A subject by its own name, its rules up to date."""
-        return self.find(subject.id, subject.scope)
+        """A subject, its rules up to date."""
+        watched = self._watched.get((subject.id, subject.scope))
+        if watched is None:
+            watched = Watched(subject)
+            self._compile(watched)
+            self._add(watched)
+        elif watched.generation != self._generation:
+            self._compile(watched)
+        return watched
 
     def begin(self, watched: Watched, port: int) -> bool:
         """Let the fast path use a new lane for its first attempt, if that takes no look at the rules."""
@@ -173,14 +168,12 @@ class Roster:
         for book in watched.windows():
             book.reset(now_ns)
 
-    def _compile(self, watched: Watched, *, rooted: bool) -> None:
+    def _compile(self, watched: Watched) -> None:
         subject = watched.subject
         old = watched.account
-        account = self._directory.account(subject.id)
+        account = account_of(self._directory, subject)
         why = "off" if self.off else "dry_run" if self._settings.dry_run else ""
-        if subject.id != 0 and (subject.scope is not None or rooted):
-            # The number says nothing about the host's account of that number (THREATS 4).
-            account = Account(uid=subject.id, name=None, standing="tenant", reason=CONTAINER)
+        if account.standing == "container":
             why = CONTAINER
         elif account.standing == "shared" and self._settings.shared_block.isdisjoint(account.names):
             why = SHARED
@@ -202,7 +195,7 @@ class Roster:
         watched.rebuild(plans, self.bounds)
 
     def _plans_of(self, account: Account, why: str) -> Plans:
-        override = None if account.reason == CONTAINER else override_index(self._settings, account)
+        override = None if account.standing == "container" else override_index(self._settings, account)
         plans = self._plans.get((override, why))
         if plans is None:
             terms = compile_terms(self._settings, override, why)
@@ -221,7 +214,7 @@ class Roster:
     def _add(self, watched: Watched) -> None:
         subject = watched.subject
         if subject.scope is not None:
-            watched.groups = ("foreign", f"netns {subject.scope}", f"uid {subject.id}")
+            watched.groups = ("foreign", f"scope {subject.scope}", f"id {subject.id}")
         else:
             watched.groups = ("nameless" if watched.account.name is None else "accounts",)
         for group in watched.groups:
@@ -233,7 +226,7 @@ class Roster:
     def _maximum(self, group: str) -> int:
         if group in self._maxima:
             return self._maxima[group]
-        return self._per_netns if group.startswith("netns") else self._per_uid
+        return self._per_netns if group.startswith("scope") else self._per_uid
 
     def _evict(self, group: str) -> None:
         """Make room in a full group: a quarter goes, those first that were longest silent."""

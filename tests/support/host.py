@@ -24,6 +24,8 @@ SMTPGUARD = [sys.executable, "-m", "smtpguard"]
 CLIENT = [sys.executable, "-m", "smtpguard.demo.client"]
 SPAMMER, INNOCENT, OTHER = ("web01", 61101), ("web02", 61102), ("web03", 61103)
 ROOT, POSTFIX, SHARED = ("root", 0), ("postfix", 89), ("webapps", 804)
+SUBUIDS = (700_000, 65_536)
+"""The spammer's subordinate uids."""
 _LINE = re.compile(r'(\w+)=("[^"]*"|\S+)')
 
 
@@ -59,7 +61,7 @@ class Host:
         self.lab = Lab(
             dict([SPAMMER, INNOCENT, OTHER, POSTFIX, SHARED]) | dict(accounts or {}),
             groups={"mailers": [OTHER[0]]},
-            subuids={SPAMMER[0]: (700000, 65536)},
+            subuids={SPAMMER[0]: SUBUIDS},
         )
         self._settings = settings
         self.daemon: subprocess.Popen[str] | None = None

@@ -26,6 +26,8 @@ b c:x:1005:1005::/:/bin/false
 """
 GROUP = "users:x:100:\nweb01:x:1001:\nmailers:x:200:web02,web09\n"
 SUBUID = "web01:100000:65536\nweb02:165536:65536\nroot:300000:65536\n"
+CONTAINERS = (300_000, 365_535)
+"""Root's, who does not answer for them."""
 
 
 @pytest.fixture
@@ -98,10 +100,10 @@ def test_who_passes(root: Path) -> None:
 
 
 def test_who_is_only_told_of(root: Path) -> None:
-    assert Accounts(SETTINGS, root=root).told_uids() == ((1, 999), (65534, 65534))
+    assert Accounts(SETTINGS, root=root).told_uids() == ((1, 999), (65534, 65534), CONTAINERS)
     put(root, "etc/login.defs", "UID_MIN 1001\n")
     shared = replace(SETTINGS, shared_users=frozenset({"web01", "www-data"}), shared_block=frozenset({"www-data"}))
-    assert Accounts(shared, root=root).told_uids() == ((1, 32), (34, 1001), (65534, 65534))
+    assert Accounts(shared, root=root).told_uids() == ((1, 32), (34, 1001), (65534, 65534), CONTAINERS)
 
 
 def test_exempt_uids_pass_with_their_ranges_named_or_not(root: Path) -> None:
@@ -182,7 +184,7 @@ def test_all_names_of_a_uid_count(root: Path) -> None:
     settings = replace(SETTINGS, shared_users=frozenset({"ftp7"}), shared_block=frozenset({"ftp8"}))
     assert (1001, 1001) not in Accounts(settings, root=root).told_uids()
     told = Accounts(replace(settings, shared_block=frozenset()), root=root).told_uids()
-    assert told == ((1, 999), (1001, 1001), (65534, 65534))
+    assert told == ((1, 999), (1001, 1001), (65534, 65534), CONTAINERS)
 
 
 def test_a_number_given_to_another_name_is_another_account(root: Path) -> None:
@@ -201,7 +203,7 @@ def test_a_number_given_to_another_name_is_another_account(root: Path) -> None:
     ("name", "text", "changed"),
     [
         ("etc/group", GROUP.replace("web02", "web01"), {1001, 1002}),
-        ("etc/subuid", "", {1001, 1002}),
+        ("etc/subuid", "", {0, 1001, 1002}),
         ("etc/login.defs", "UID_MIN 2000\n", {1001}),
         ("etc/postfix/main.cf", "mail_owner = web01\n", {1001}),
         ("usr/lib/systemd/system/haraka.service", "[Service]\nUser=web01\n", {1001}),

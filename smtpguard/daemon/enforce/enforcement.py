@@ -21,6 +21,7 @@ from smtpguard.daemon.enforce.reconciler import Reconciler
 from smtpguard.daemon.loop import TimedPart
 from smtpguard.model import NS, Block, Subject
 from smtpguard.policy.engine import Engine
+from smtpguard.policy.subjects import account_of
 from smtpguard.settings import Settings
 from smtpguard.sources.bpf.source import BpfSource
 
@@ -266,4 +267,4 @@ class Enforcement(TimedPart):
 
     def _is_exempt(self, subject: Subject) -> bool:
         """Whether a person's block of this subject has to take away what lets the account pass."""
-        return subject.scope is None and self._around.accounts.account(subject.id).standing in ("mta", "exempt")
+        return account_of(self._around.accounts, subject).standing in ("mta", "exempt")
