@@ -93,8 +93,11 @@ class EventLog:
             now_ns: The daemon's time, for the budget.
             highest_limit: The highest limit of this user's rules (`suppression.highest_limit`).
         """
-        if self._connects and self._suppression.admit(account, now_ns, highest_limit):
-            self._put(render_connect(connect, account, wall_ns), important=False)
+        refused = connect.result == "refused"
+        if self._connects and self._suppression.admit(account, now_ns, highest_limit, refused=refused):
+            line = render_connect(connect, account, wall_ns)
+            self._suppression.charge(account, len(line), refused=refused)
+            self._put(line, important=False)
 
     def write_exceeded(self, verdict: Verdict, *, wall_ns: int) -> None:
         """EXCEEDED."""

@@ -1,8 +1,10 @@
 """How many CONNECT lines of one user are written: a flood fills neither the disk nor anybody's day. Pure.
 
-A user has, in each minute that starts with his first line, as many lines as his highest limit and 100 more: every rule
-and every log reader that counts his lines sees him exceed. What comes beyond is counted, and told in one SUPPRESSED
-line when the minute is over. It never drops a verdict, and never counts for the engine.
+A user has, in each minute that starts with their first line, as many lines as their highest limit and 100 more: every
+rule and every log reader that counts lines sees them exceed. The bytes are bounded too, as paths that a tenant chooses
+make a line forty times as long, and those of refused attempts most of all: a blocked user writes at most some 50 MB a
+day. What comes beyond is counted, and told in one SUPPRESSED line when the minute is over. It never drops a verdict,
+and never counts for the engine.
 """
 
 from collections.abc import Iterable
@@ -13,6 +15,10 @@ from smtpguard.settings import Rule
 
 LINES_BEYOND_LIMIT = 100
 """CONTRACT: so many lines a minute past the highest limit."""
+BYTES_A_LINE = 512
+"""A line of an ordinary site has 300 to 450 bytes: their number is bounded by lines, never by bytes."""
+REFUSED_BYTES = 32_768
+"""A minute's lines of refused attempts: some 80 ordinary ones."""
 MINUTE_NS = 60 * NS
 MAX_USERS = 65_536
 """Users with a minute of their own; those beyond share one budget (a host has fewer accounts)."""
@@ -43,6 +49,8 @@ class _Minute:
     account: Account
     start_ns: int
     written: int = 0
+    written_bytes: int = 0
+    refused_bytes: int = 0
     suppressed: int = 0
 
 
@@ -67,23 +75,36 @@ class Suppression:
         self.suppressed = 0
         self.crowded = 0
 
-    def admit(self, account: Account, now_ns: int, highest_limit: int) -> bool:
-        """Whether this user's next CONNECT line is written.
+    def admit(self, account: Account, now_ns: int, highest_limit: int, *, refused: bool = False) -> bool:
+        """Whether this user's next CONNECT line is written; `charge` says how long it was.
 
         Args:
             account: Whose line.
             now_ns: The daemon's time, any clock that never goes back.
             highest_limit: The highest limit of the rules for this user.
+            refused: The attempt was refused.
         """
         minute = self._minutes.get(account.uid)
         if minute is None or now_ns - minute.start_ns >= MINUTE_NS:
             minute = self._begin(account, now_ns)
-        if minute.written < highest_limit + LINES_BEYOND_LIMIT:
+        lines = highest_limit + LINES_BEYOND_LIMIT
+        has_bytes = minute.refused_bytes < REFUSED_BYTES if refused else minute.written_bytes < lines * BYTES_A_LINE
+        if minute.written < lines and has_bytes:
             minute.written += 1
             return True
         minute.suppressed += 1
         self.suppressed += 1
         return False
+
+    def charge(self, account: Account, size_bytes: int, *, refused: bool = False) -> None:
+        """A line that was admitted a moment ago had so many bytes; one line may pass the budget, the next may not."""
+        minute = self._minutes.get(account.uid) or self._shared
+        if minute is None:
+            return
+        if refused:
+            minute.refused_bytes += size_bytes
+        else:
+            minute.written_bytes += size_bytes
 
     def tick(self, now_ns: int) -> list[Suppressed]:
         """The SUPPRESSED lines that are due; forgets minutes that are over."""
