@@ -164,7 +164,8 @@ class Crediting:
         if book is None or not self._rules or subject.scope is not None:
             return
         uid = subject.id
-        entered = connect.result != "refused"
+        # What goes to an exempt or an own address takes no credit and enters no window.
+        entered = connect.result != "refused" and self._engine.counts(connect.address)
         emptied: list[int] = []
         for decision in decisions:
             if isinstance(decision, Refusal):
