@@ -238,6 +238,7 @@ class Block:
         level: How often the user was blocked before within the escalation's memory.
         ranges: Subordinate ranges it covers, as (first, count).
         ids: What the source calls the user: the failure ids of a fail2ban jail, as it banned them.
+        address: Where the attempt went that was one too many, packed; None for a person's block, and after a restart.
         renewed: A throttle that only goes on: to be enforced, but nothing new to tell (no verdict comes with it).
     """
 
@@ -253,6 +254,7 @@ class Block:
     level: int = 0
     ranges: tuple[tuple[int, int], ...] = ()
     ids: tuple[str, ...] = ()
+    address: bytes | None = None
     renewed: bool = False
 
 

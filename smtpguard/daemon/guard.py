@@ -7,6 +7,7 @@ policy of its own, and does nothing slow.
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from smtpguard.actions.suppression import highest_limit
 from smtpguard.daemon.clock import WallMap
@@ -46,6 +47,19 @@ log = logging.getLogger(__name__)
 _MAX_REFUSED_USERS = 65_536
 
 
+class Doubts(Protocol):
+    """Told of attempts whose destination may be exempt though nobody knows it yet: daemon/clearing.py."""
+
+    def judged(self, verdict: Verdict) -> None:
+        """A rule was exceeded."""
+
+    def refused(self, refusal: Refusal) -> None:
+        """An attempt was refused, or would have been."""
+
+    def is_undone(self, subject: Subject, at_ns: int) -> bool:
+        """Whether a ban that began at an event time follows a verdict that was undone."""
+
+
 class Guard(TimedPart):
     """What happens when something is seen, when time passes, and when a person asks; a part of the loop.
 
@@ -63,6 +77,7 @@ class Guard(TimedPart):
     Attributes:
         refused: Attempts refused since the start, by subject.
         seen: Connects taken since the start.
+        doubts: Who asks whether a destination is exempt; None where nobody does.
         freed: Whom somebody freed while the state could not be read, and of which source's block; None for all of
             them, or of everybody. What the state holds of these is over.
     """
@@ -92,6 +107,7 @@ class Guard(TimedPart):
         self._limits: dict[int | None, int] = {}
         self.refused: Counter[Subject] = Counter()
         self.seen = 0
+        self.doubts: Doubts | None = None
         self.freed: set[tuple[Subject | None, str | None]] = set()
 
     # -- what sources saw --------------------------------------------------------------------------------------------
@@ -153,6 +169,10 @@ class Guard(TimedPart):
                     self.carry_out(decision, settle=settle)
                 case Refusal():
                     self._count_refusal(decision)
+                    if self.doubts is not None:
+                        self.doubts.refused(decision)
+                case Verdict() if self.doubts is not None:
+                    self.doubts.judged(decision)
                 case Ended():
                     self._ended(decision)
                 case BreakerChange():

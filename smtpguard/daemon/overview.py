@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from smtpguard import __version__
 from smtpguard.actions.eventlog import EventLog
@@ -23,6 +23,13 @@ MAX_CAPPED = 20
 """Users whom the cap refused that are shown."""
 
 
+class Parts(Protocol):
+    """Lines of parts that are not named here."""
+
+    def __call__(self) -> dict[str, str]:
+        """Name of a part to its line, for people."""
+
+
 class Overview:
     """Collects the state of a running guard.
 
@@ -32,6 +39,7 @@ class Overview:
         stalls: How long the loop was busy at most.
         supervision: What parts raised.
         troubles: What is wrong with the parts that are not named here.
+        parts: Their lines.
         since_ns: When the guard started (CLOCK_BOOTTIME).
     """
 
@@ -48,6 +56,7 @@ class Overview:
         stalls: StallGauge,
         supervision: Supervision,
         troubles: Callable[[], list[str]],
+        parts: Parts,
         since_ns: int,
     ) -> None:
         self._guard = guard
@@ -60,6 +69,7 @@ class Overview:
         self._stalls = stalls
         self._supervision = supervision
         self._more_troubles = troubles
+        self._more_parts = parts
         self._since_ns = since_ns
 
     def collect(self) -> Figures:
@@ -217,7 +227,7 @@ class Overview:
             parts["rdns"] = _render_stats(self._rdns.stats())
         if failures := self._supervision.failures:
             parts["failures"] = ", ".join(f"{name} {count}" for name, count in sorted(failures.items()))
-        return parts
+        return parts | self._more_parts()
 
 
 def _render_stats(stats: object) -> str:

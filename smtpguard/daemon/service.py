@@ -20,6 +20,7 @@ from smtpguard.actions.fail2ban import Unbanner
 from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.actions.nft.render import build_spec
 from smtpguard.actions.sessions import SessionEnder
+from smtpguard.daemon.clearing import Clearing
 from smtpguard.daemon.clock import SystemClock, WallMap
 from smtpguard.daemon.control import Answer, ControlServer
 from smtpguard.daemon.control_client import Peer
@@ -223,6 +224,9 @@ class Service:
         )
         self._stack.callback(self.sensing.close)
         self.unbanner = Unbanner(self.now)
+        clearing = Clearing(self.guard, self.around.doubt, self.unbanner.tell)
+        self.guard.doubts = clearing
+        self.around.on_cleared = clearing.take
         overview = Overview(
             self.guard,
             self.sensing,
@@ -234,6 +238,7 @@ class Service:
             stalls=self.loop.stalls,
             supervision=self.loop.supervision,
             troubles=self._troubles,
+            parts=self.around.parts,
             since_ns=self._started_ns,
         )
         self.reloading = Reloading(partial(read_settings_apart, self._start.config_path), self._apply_settings)

@@ -11,7 +11,7 @@ from smtpguard.actions.base import Passes
 from smtpguard.clock import next_beat
 from smtpguard.enrich.accounts import Accounts
 from smtpguard.enrich.addresses import OwnAddresses
-from smtpguard.enrich.named import NamedDestinations
+from smtpguard.enrich.named import Cleared, NamedDestinations
 from smtpguard.errors import SourceError
 from smtpguard.model import NS
 from smtpguard.policy.destinations import Destinations
@@ -33,6 +33,13 @@ class Changed(Protocol):
         """
 
 
+class OnCleared(Protocol):
+    """Told whose doubted addresses turned out to be an exempt name's."""
+
+    def __call__(self, found: Iterable[Cleared], /) -> None:
+        """Take them; what passes is told already."""
+
+
 class Surroundings:
     """Accounts and destinations as they are now, as a part of the loop.
 
@@ -44,6 +51,8 @@ class Surroundings:
         accounts: Who is who.
         destinations: What never counts.
         on_change: Called when either has changed; says whether accounts have.
+        on_cleared: Called with whose doubted addresses turned out to be exempt.
+        doubt: Asks whether an address is an exempt name's, of whoever is refused there.
     """
 
     def __init__(self, settings: Settings, now: Callable[[], int]) -> None:
@@ -56,6 +65,8 @@ class Surroundings:
         self.accounts = Accounts(settings, patience_s=0)
         self.destinations = Destinations()
         self.on_change: Changed | None = None
+        self.on_cleared: OnCleared | None = None
+        self.doubt = self._named.doubt
 
     def open(self) -> None:
         """Read what there is, and watch it from then on."""
@@ -105,8 +116,9 @@ class Surroundings:
 
     def on_ready(self, fileno: int) -> None:
         """Addresses have changed."""
+        cleared: list[Cleared] = []
         if fileno == self._named.fileno():
-            self._named.take_news()
+            cleared = self._named.take_news()
         else:
             try:
                 self._own.read()
@@ -114,6 +126,8 @@ class Surroundings:
                 log.warning("%s: the last known ones hold", error)
         if self._replace_destinations():
             self._tell(accounts=False)
+        if cleared and self.on_cleared is not None:
+            self.on_cleared(cleared)
 
     def next_deadline(self) -> int:
         """When accounts are looked at again."""
@@ -133,6 +147,11 @@ class Surroundings:
         names = self.accounts.names.trouble() if self.accounts.names is not None else None
         found = [] if names is None else [f"accounts outside /etc/passwd: {names}; what was known of them holds"]
         return [*found, *(f"exempt destination {name} can't be looked up" for name in self._named.failed())]
+
+    def parts(self) -> dict[str, str]:
+        """Lines for `status`."""
+        named = self._named.render()
+        return {"exempt names": f"{named}; addresses hold for 24 h"} if named else {}
 
     def close(self) -> None:
         """Stop watching."""

@@ -164,6 +164,9 @@ class Verbs:
                 raise PolicyError(f"{user} is not blocked: {account.standing}: {account.reason}")
             if since_ns + length_ns <= now_ns:
                 return {"text": f"{user}: that ban is over already, nothing is blocked"}
+            if guard.doubts is not None and guard.doubts.is_undone(subject, since_ns):
+                self._tell_fail2ban([source], _text(args, "user") or user)
+                return {"text": f"{user} is not blocked: that verdict was over an exempt destination"}
             if guard.settings.dry_run:
                 return {"text": f"{user}: would block until {self._moment(since_ns + length_ns)} (dry run)"}
         block = Block(

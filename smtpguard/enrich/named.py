@@ -1,31 +1,103 @@
-"""Exempt destinations that are given as host names: looked up again and again, the last good answer kept.
+"""Exempt destinations that are given as host names: every address a name has given within a day is exempt.
 
-In a thread of its own, because a resolver may hang; whoever asks `networks` gets what is known now. A name that can
-not be looked up keeps its addresses: a broken resolver must not stop legitimate mail.
+Relays of large providers give another address every minute. So a name is asked again at half its lifetime, what it gave
+before holds on for 24 hours, and when somebody is refused at an address that is not known, all names are asked at once:
+their users lose one attempt a new address. In a thread of its own, because a resolver may hang; a name that can't be
+looked up keeps the addresses of its last answer however old: a broken resolver must not stop legitimate mail.
 """
 
 import logging
 import os
-import socket
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
+from typing import Protocol
 
+from smtpguard.enrich.resolver import Resolved, resolve_host
+from smtpguard.model import NS, Subject
 from smtpguard.settings import Network
+from smtpguard.text import render_address
 
 log = logging.getLogger(__name__)
 
-REFRESH_S = 300.0
-RETRY_S = 15.0
-"""Pause after a look-up that failed for some name that was never known."""
+KEEP_NS = 24 * 3600 * NS
+"""How long an address holds after a name gave it last."""
+MIN_PAUSE_NS, MAX_PAUSE_NS = 30 * NS, 3600 * NS
+UNKNOWN_PAUSE_NS = 60 * NS
+"""Where nobody says how long an answer may be believed: /etc/hosts, mDNS."""
+RETRY_NS = 15 * NS
+"""After a look-up that failed for a name that was never known."""
 MAX_ADDRESSES = 64
-"""Addresses taken of one name."""
+"""Addresses taken of one answer."""
+MAX_KEPT = 256
+"""Addresses kept of one name, and of all: what the kernel's sets hold, and `status` can show."""
+MAX_KEPT_IN_ALL = 4096
+MAX_DOUBTS = 256
+MAX_DOUBTS_OF_ONE = 16
+"""Refused attempts that wait to be told whether their destination is exempt, in all and of one user."""
+DOUBTED_NS = 10 * NS
+"""An address that no name gave is not asked for again for so long; and how many of these are remembered."""
+MAX_DOUBTED = 4096
+TRIES = 4
+"""Questions to one name in one round for a doubted address: servers give their addresses in turn."""
+ROUND_PAUSE_NS = NS
+LOOK_UP_PAUSE_NS = NS // 20
+"""Between two rounds for doubted addresses lies a second, or 50 ms for each name: 20 look-ups a second at most."""
 
 
-def resolve_host(name: str) -> list[str]:
-    """The addresses of a name, by the system's resolver; may wait long. Raises OSError if it has none now."""
-    found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    return sorted({str(entry[4][0]).partition("%")[0] for entry in found})
+class Resolve(Protocol):
+    """Looks a name up; may wait long. Raises OSError if it has no address now, or nobody could say."""
+
+    def __call__(self, name: str, /) -> Resolved:
+        """The addresses of a host name."""
+
+
+class Now(Protocol):
+    """A clock."""
+
+    def __call__(self) -> int:
+        """CLOCK_BOOTTIME in nanoseconds."""
+
+
+def read_boottime() -> int:
+    """CLOCK_BOOTTIME in nanoseconds: goes on while the host is suspended, as addresses do."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleared:
+    """An address at which a user was refused or judged turned out to be a name's.
+
+    Attributes:
+        subject: Whose attempt it was.
+        address: Packed.
+        name: Whose address it is.
+    """
+
+    subject: Subject
+    address: bytes
+    name: str
+
+
+@dataclass(slots=True)
+class _Host:
+    """What is known of one name.
+
+    Attributes:
+        addresses: Address to when the name gave it last.
+        latest: Those of the last answer: they hold until there is another one.
+        due_ns: When it is asked again.
+        failed: Whether the last look-up failed.
+        dropped: Addresses that did not fit.
+    """
+
+    addresses: dict[str, int] = field(default_factory=dict)
+    latest: frozenset[str] = frozenset()
+    due_ns: int = 0
+    failed: bool = False
+    dropped: int = 0
 
 
 class NamedDestinations:
@@ -34,14 +106,18 @@ class NamedDestinations:
     Args:
         names: Host names; none starts no thread.
         resolve: Looks one up.
+        now: The clock.
     """
 
-    def __init__(self, names: Iterable[str], *, resolve: Callable[[str], list[str]] = resolve_host) -> None:
+    def __init__(self, names: Iterable[str], *, resolve: Resolve = resolve_host, now: Now = read_boottime) -> None:
         self._resolve = resolve
+        self._now = now
         self._lock = threading.Condition()
-        self._names = tuple(dict.fromkeys(names))
-        self._known: dict[str, tuple[Network, ...]] = {}
-        self._failed: set[str] = set()
+        self._hosts = {name: _Host() for name in names}
+        self._doubts: dict[bytes, dict[Subject, None]] = {}
+        self._doubted: dict[bytes, int] = {}
+        self._cleared: list[Cleared] = []
+        self._round_ns = 0
         self._thread: threading.Thread | None = None
         self._closed = False
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -49,39 +125,79 @@ class NamedDestinations:
     def start(self) -> None:
         """Look the names up, in the background, from now on."""
         with self._lock:
-            if self._names and self._thread is None:
+            if self._hosts and self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="names-of-destinations", daemon=True)
                 self._thread.start()
 
     def replace(self, names: Iterable[str]) -> None:
         """Take other names; what is known of those that stay is kept."""
         with self._lock:
-            self._names = tuple(dict.fromkeys(names))
-            self._known = {name: self._known[name] for name in self._names if name in self._known}
-            self._failed &= set(self._names)
+            self._hosts = {name: self._hosts.get(name) or _Host() for name in names}
+            self._doubted.clear()
             self._lock.notify_all()
         self.start()
 
     def fileno(self) -> int:
-        """Readable when `networks` has changed."""
+        """Readable when `networks` has changed, or `take_news` has something."""
         return self._event
 
-    def take_news(self) -> None:
-        """Make `fileno` wait for the next change."""
+    def take_news(self) -> list[Cleared]:
+        """Whose doubted addresses turned out to be exempt; makes `fileno` wait for the next change."""
         try:
             os.eventfd_read(self._event)
         except BlockingIOError:
+            return []
+        with self._lock:
+            cleared, self._cleared = self._cleared, []
+        return cleared
+
+    def doubt(self, address: bytes, subject: Subject) -> None:
+        """Somebody is refused at an address: if a name gives it now, `take_news` tells. Never waits.
+
+        Args:
+            address: Packed; not exempt as far as is known.
+            subject: Whose attempt it was.
+        """
+        if not self._hosts or self._doubted.get(address, 0) > self._now():
             return
+        with self._lock:
+            waiting = self._doubts.get(address)
+            if waiting is None:
+                mine = sum(subject in subjects for subjects in self._doubts.values())
+                if len(self._doubts) >= MAX_DOUBTS or mine >= MAX_DOUBTS_OF_ONE:
+                    return
+                waiting = self._doubts[address] = {}
+                self._lock.notify_all()
+            if len(waiting) < MAX_DOUBTS_OF_ONE:
+                waiting[subject] = None
 
     def networks(self) -> tuple[Network, ...]:
-        """What all names stand for now."""
+        """What all names stand for now, those first that were given last."""
         with self._lock:
-            return tuple(network for networks in self._known.values() for network in networks)
+            newest: dict[str, int] = {}
+            for host in self._hosts.values():
+                for address, seen_ns in host.addresses.items():
+                    newest[address] = max(seen_ns, newest.get(address, 0))
+        kept = sorted(newest, key=lambda address: (-newest[address], address))[:MAX_KEPT_IN_ALL]
+        return tuple(ip_network(address) for address in kept)
 
     def failed(self) -> tuple[str, ...]:
         """Names whose last look-up failed, for `status`."""
         with self._lock:
-            return tuple(sorted(self._failed))
+            return tuple(sorted(name for name, host in self._hosts.items() if host.failed))
+
+    def render(self) -> str:
+        """Names with how many addresses each has given, for `status`; "" where none are exempt."""
+        now_ns = self._now()
+        with self._lock:
+            shown = [
+                f"{name} {len(host.addresses)}"
+                + (f" ({host.dropped} more did not fit)" if host.dropped else "")
+                + (" (not found)" if host.failed else f" (asked again in {max(0, host.due_ns - now_ns) // NS} s)")
+                for name, host in list(self._hosts.items())[:20]
+            ]
+            more = len(self._hosts) - len(shown)
+        return ", ".join(shown) + (f" and {more} more" if more else "")
 
     def close(self) -> None:
         """Let the thread go, without waiting for a resolver that hangs."""
@@ -91,41 +207,111 @@ class NamedDestinations:
                 self._lock.notify_all()
                 os.close(self._event)
 
-    def look_up(self) -> bool:
-        """Look all names up once; whether any network has changed. Waits for the resolver."""
+    def look_up(self, *, due_only: bool = False) -> bool:
+        """Look names up once; whether any network has changed. Waits for the resolver.
+
+        Args:
+            due_only: Only those whose time has come.
+        """
         changed = False
-        for name in self._names:
-            try:
-                addresses = self._resolve(name)[:MAX_ADDRESSES]
-                networks = tuple(ip_network(ip_address(address)) for address in addresses)
-            except (OSError, ValueError, UnicodeError) as error:
-                with self._lock:
-                    if name not in self._failed:
-                        log.warning(
-                            "exempt destination %s can't be looked up, its last addresses hold: %s", name, error
-                        )
-                    self._failed.add(name)
-                continue
-            with self._lock:
-                self._failed.discard(name)
-                if name in self._names and self._known.get(name) != networks:
-                    self._known[name] = networks
-                    changed = True
+        with self._lock:
+            names = [name for name, host in self._hosts.items() if not due_only or host.due_ns <= self._now()]
+        for name in names:
+            changed |= self._look_up(name)
+            if due_only and self._doubts:
+                break  # somebody was refused, and goes first
         return changed
+
+    def settle(self) -> bool:
+        """Ask all names for the doubted addresses; whether any network has changed. Waits for the resolver."""
+        with self._lock:
+            doubts, self._doubts = self._doubts, {}
+            names = list(self._hosts)
+        changed = False
+        for name in names:
+            for _ in range(TRIES):
+                if not self._find_unknown(doubts):
+                    break
+                changed |= self._look_up(name)
+        now_ns = self._now()
+        unknown = self._find_unknown(doubts)
+        with self._lock:
+            self._round_ns = now_ns + max(ROUND_PAUSE_NS, len(names) * LOOK_UP_PAUSE_NS)
+            if len(self._doubted) + len(unknown) > MAX_DOUBTED:
+                self._doubted.clear()
+            self._doubted.update(dict.fromkeys(unknown, now_ns + DOUBTED_NS))
+            for address, subjects in doubts.items():
+                text = render_address(address)
+                giver = next((name for name, host in self._hosts.items() if text in host.addresses), None)
+                if giver is not None:
+                    self._cleared += [Cleared(subject=one, address=address, name=giver) for one in subjects]
+        return changed
+
+    def _find_unknown(self, doubts: Iterable[bytes]) -> list[bytes]:
+        """Doubted addresses that no name has given."""
+        with self._lock:
+            known = {address for host in self._hosts.values() for address in host.addresses}
+        return [address for address in doubts if render_address(address) not in known]
+
+    def _look_up(self, name: str) -> bool:
+        try:
+            found = self._resolve(name)
+            addresses = [str(ip_address(address)) for address in found.addresses[:MAX_ADDRESSES]]
+        except (OSError, ValueError, UnicodeError) as error:
+            self._note_failure(name, error)
+            return False
+        pause_ns = UNKNOWN_PAUSE_NS if found.ttl_s is None else found.ttl_s * NS // 2
+        now_ns = self._now()
+        with self._lock:
+            host = self._hosts.get(name)
+            if host is None:
+                return False
+            host.failed = False
+            host.due_ns = now_ns + min(max(pause_ns, MIN_PAUSE_NS), MAX_PAUSE_NS)
+            before = set(host.addresses)
+            host.latest = frozenset(addresses)
+            host.addresses.update(dict.fromkeys(addresses, now_ns))
+            self._prune(host, now_ns)
+            return before != set(host.addresses)
+
+    def _note_failure(self, name: str, error: Exception) -> None:
+        with self._lock:
+            host = self._hosts.get(name)
+            if host is None:
+                return
+            if not host.failed:
+                log.warning("exempt destination %s can't be looked up, its last addresses hold: %s", name, error)
+            host.failed = True
+            host.due_ns = self._now() + (MIN_PAUSE_NS if host.addresses else RETRY_NS)
+
+    @staticmethod
+    def _prune(host: _Host, now_ns: int) -> None:
+        """Forget what was not given for a day, and the oldest of too many."""
+        for address, seen_ns in list(host.addresses.items()):
+            if address not in host.latest and seen_ns <= now_ns - KEEP_NS:
+                del host.addresses[address]
+        excess = len(host.addresses) - MAX_KEPT
+        host.dropped = max(0, excess)
+        for address in sorted(host.addresses, key=lambda key: host.addresses[key])[: max(0, excess)]:
+            del host.addresses[address]
 
     def _run(self) -> None:
         while True:
-            changed = self.look_up()
             with self._lock:
+                while not self._closed and (wait_ns := self._wait_ns()) > 0:
+                    self._lock.wait(wait_ns / NS)
                 if self._closed:
                     return
-                if changed:
+                is_doubted = bool(self._doubts) and self._round_ns <= self._now()
+            changed = self.settle() if is_doubted else self.look_up(due_only=True)
+            with self._lock:
+                if not self._closed and (changed or self._cleared):
                     os.eventfd_write(self._event, 1)
-                before = self._names
-                missing = any(name not in self._known for name in before)
-                self._lock.wait_for(
-                    lambda names=before: self._closed or self._names is not names,  # type: ignore[misc]
-                    RETRY_S if missing else REFRESH_S,
-                )
-                if self._closed:
-                    return
+
+    def _wait_ns(self) -> int:
+        """Until when there is nothing to do; an hour at most."""
+        now_ns = self._now()
+        due_ns = [host.due_ns for host in self._hosts.values()]
+        if self._doubts:
+            due_ns.append(self._round_ns)
+        return max(0, min(due_ns, default=now_ns + MAX_PAUSE_NS) - now_ns)

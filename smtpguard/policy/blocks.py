@@ -129,7 +129,16 @@ class BlockTable:
         strongest = max(entry.spans, key=lambda span: (*_strength(span), span.until_ns))
         return max(span.until_ns for span in entry.spans), strongest if strongest.hides else None
 
-    def end(self, subject: Subject, *, source: str | None, by: str, reason: str, now_ns: int) -> list[Ended]:
+    def end(
+        self,
+        subject: Subject,
+        *,
+        source: str | None,
+        by: str,
+        reason: str,
+        now_ns: int,
+        address: bytes | None = None,
+    ) -> list[Ended]:
         """End a subject's blocks.
 
         Args:
@@ -138,17 +147,18 @@ class BlockTable:
             by: Who ends them.
             reason: Free text for people.
             now_ns: When.
+            address: Only those over an attempt at this address; None for all.
         """
         entry = self._entries.get(subject)
         if entry is None:
             return []
         ended: list[Ended] = []
         for key, (block, span) in list(entry.held.items()):
-            if source in {None, block.source}:
+            if source in {None, block.source} and address in {None, block.address}:
                 del entry.held[key]
                 span.until_ns = min(span.until_ns, now_ns)
                 ended.append(Ended(time_ns=now_ns, block=block, by=by, reason=reason))
-        if source is None:
+        if source is None and address is None:
             for span in entry.spans:
                 span.until_ns = min(span.until_ns, now_ns)
         self._forget_if_empty(subject, entry, now_ns)

@@ -85,6 +85,24 @@ class Commands:
         self._settle(self._roster.of(subject))
         return ended
 
+    def forgive(self, subject: Subject, address: bytes, *, now_ns: int, reason: str) -> list[Ended]:
+        """End the blocks over an attempt at an address that turned out not to count, as if it had not been made.
+
+        Args:
+            subject: Whose attempt it was.
+            address: Where it went, packed.
+            now_ns: Event time now.
+            reason: Free text for people.
+        """
+        ended = self._blocks.end(subject, source="guard", by="exempt", reason=reason, now_ns=now_ns, address=address)
+        if ended:
+            watched = self._roster.of(subject)
+            for end in ended:
+                self._verdicts.forget(watched, end.block, now_ns)
+            self._roster.active[watched] = 0
+            self._settle(watched)
+        return ended
+
     def reset(self, subject: Subject, now_ns: int) -> None:
         """Empty a subject's windows and forget how often it was blocked."""
         watched = self._roster.of(subject)

@@ -6,6 +6,7 @@ from smtpguard.policy.breaker import Breaker
 from smtpguard.policy.counters import Excess
 from smtpguard.policy.escalation import Record, block_ns, level_of
 from smtpguard.policy.watched import CONTAINER, MODES, SHARED, Watched
+from smtpguard.policy.windows import NEVER
 from smtpguard.settings import Settings
 
 FAIL2BAN_GRACE_NS = 10 * NS
@@ -105,6 +106,7 @@ class Verdicts:
                     + (", breaker" if action != rule.action else ""),
                     level=level if action == "block" else 0,
                     ranges=watched.account.ranges,
+                    address=None if told else connect.address,
                     renewed=told,
                 )
                 ended = self._blocks.put(block, hides=mode == "enforce")
@@ -113,6 +115,30 @@ class Verdicts:
         if live and not softened:
             watched.records[mode] = Record(level + 1, at_ns + max(lengths.values()))
         return out
+
+    @staticmethod
+    def forget(watched: Watched, block: Block, now_ns: int) -> None:
+        """Undo what a block left behind: the window is empty, and the next one is no second one.
+
+        Args:
+            watched: Whose.
+            block: The guard's, ended.
+            now_ns: Event time now.
+        """
+        for book in watched.windows():
+            for counter in book.counters:
+                if counter.rule.name == block.rule:
+                    counter.empty(now_ns)
+                    counter.told_ns = NEVER
+        for attempts in watched.books:
+            attempts.distrust()
+        mode: Mode = block.mode
+        if block.kind == "block" and mode in watched.records:
+            if block.level:
+                watched.records[mode] = Record(block.level, block.since_ns)
+            else:
+                del watched.records[mode]
+        watched.changes += 1
 
     def calm(self, now_ns: int) -> list[Decision]:
         """Clear the breakers that are calm again."""

@@ -49,6 +49,8 @@ def test_digits_blanks_and_aliases_mean_whom_they_name() -> None:
         )
         assert said(host.cli("unblock", BLANK[0]))
         assert set(blocked(host)) == {user[1] for user in (DIGITS, AGENT, SPAMMER, OTHER)}
+        assert host.connect(INNOCENT, 1).ok == 1
+        assert host.connect(DIGITS, 1).ok == 0, "only the uid was meant"
         # fail2ban's action knows the uid from the log line, and without one an id of digits is the log's name.
         source = ("--source", "fail2ban:smtpguard")
         assert said(host.cli("unblock", "--all"))
@@ -60,26 +62,23 @@ def test_digits_blanks_and_aliases_mean_whom_they_name() -> None:
 
 
 def test_a_block_made_before_the_name_was_known_takes_it() -> None:
-    user = ("late", LATE)
+    user, allowed, freed = ("late", LATE), ("later", LATE + 1), ("free", LATE + 2)
     with Host(rules=[BURST]) as host:
         host.start()
-        assert said(host.cli("block", str(LATE)))
-        assert said(host.cli("allow", f"uid:{LATE + 1}", "--for", "1h"))
+        assert said(host.cli("block", str(user[1])))
+        assert said(host.cli("allow", f"uid:{allowed[1]}", "--for", "1h"))
+        assert said(host.cli("block", str(freed[1])))
         before = passwd(host).read_text()
-        passwd(host).write_text(
-            f"{before}late:x:{LATE}:{LATE}::/nonexistent:/bin/sh\nlater:x:{LATE + 1}:1::/nonexistent:/bin/sh\n"
-        )
-        wait_for(lambda: blocked(host) == {LATE: "late", LATE + 1: "later"})
+        lines = "".join(f"{name}:x:{uid}:{uid}::/nonexistent:/bin/sh\n" for name, uid in (user, allowed, freed))
+        passwd(host).write_text(before + lines)
+        wait_for(lambda: blocked(host) == {uid: name for name, uid in (user, allowed, freed)})
         assert host.connect(user, 2).ok == 0
-        assert host.connect(("later", LATE + 1), 8).refused == 0
+        assert host.connect(allowed, 8).refused == 0
+        said(host.cli("unblock", freed[0]))
         host.stop()
         host.start()
-        assert blocked(host) == {LATE: "late", LATE + 1: "later"}
-        said(host.cli("unblock", "late"))
-        host.stop()
-        host.start()
-        assert blocked(host) == {LATE + 1: "later"}, "what was kept under the uid alone is gone too"
-        said(host.cli("block", "late"))
+        assert blocked(host) == {uid: name for name, uid in (user, allowed)}, "nothing is left under the uid alone"
+        assert host.connect(user, 2).ok == 0
         passwd(host).write_text(f"{before}new:x:{LATE}:{LATE}::/nonexistent:/bin/sh\n")
         wait_for(lambda: LATE not in blocked(host))
         assert host.connect(user, 1).ok == 1, "the number was given to somebody else"

@@ -196,3 +196,40 @@ def test_a_block_bound_to_any_name_of_the_uid_stays() -> None:
     assert engine.reconfigure(settings_of(BURST), named("alias01", "web01"), T0 + 5 * NS) == []
     [ended] = only(Ended, engine.reconfigure(settings_of(BURST), named("alias01"), T0 + 6 * NS))
     assert ended.by == "name"
+
+
+RELAY, MX = bytes([192, 0, 2, 77]), bytes([192, 0, 2, 25])
+
+
+def test_a_block_over_an_attempt_that_should_not_have_counted_is_undone() -> None:
+    engine = engine_of(BURST)
+    feed(engine, range(3), address=RELAY)
+    [verdict, block] = feed(engine, [3], address=RELAY)
+    assert (block.address, block.level) == (RELAY, 0)
+    assert engine.forgive(WEB01, MX, now_ns=T0 + 4 * NS, reason="") == []
+    [ended] = engine.forgive(WEB01, RELAY, now_ns=T0 + 4 * NS, reason="it is exempt")
+    assert (ended.block, ended.by, ended.reason) == (block, "exempt", "it is exempt")
+    assert engine.blocks() == []
+    assert feed(engine, range(5, 8), address=MX) == [], "from an empty window"
+    [_, again] = feed(engine, [9], address=MX)
+    assert (again.level, again.until_ns - again.since_ns) == (0, verdict.until_ns - verdict.time_ns)
+
+
+def test_what_was_decided_over_something_else_stays() -> None:
+    engine = engine_of(BURST)
+    feed(engine, range(4), address=MX)
+    engine.add_block(block_of("admin"))
+    feed(engine, range(5, 9), address=RELAY)
+    assert engine.forgive(WEB01, RELAY, now_ns=T0 + 10 * NS, reason="") == []
+    assert {block.source for block in engine.blocks()} == {"guard", "admin"}
+
+
+def test_earlier_blocks_are_still_remembered_after_one_was_undone() -> None:
+    engine = engine_of(BURST)
+    feed(engine, range(4), address=MX)
+    engine.tick(T0 + 3600 * NS)
+    [_, second] = feed(engine, range(3601, 3605), address=RELAY)
+    assert second.level == 1
+    engine.forgive(WEB01, RELAY, now_ns=T0 + 3606 * NS, reason="")
+    [_, third] = feed(engine, range(3610, 3614), address=MX)
+    assert third.level == 1

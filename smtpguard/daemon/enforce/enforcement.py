@@ -38,10 +38,11 @@ Reason = Literal[
     "bpf",  # a BPF program has come or gone
     "table",  # a person's `nft ensure` or `nft remove`
     "lost",  # somebody deleted the table
+    "forgiven",  # a verdict was undone
     "judging",  # attempts are not judged, or are again
 ]
 _WINDOWS_CHANGED: frozenset[Reason] = frozenset(
-    {"start", "settings", "accounts", "allowance", "state", "bpf", "judging"}
+    {"start", "settings", "accounts", "allowance", "state", "bpf", "forgiven", "judging"}
 )
 """After these the engine's windows may hold something else than the attempts that credits were told of."""
 _LOOK_NS = NS

@@ -1,0 +1,87 @@
+"""A name server of the tests' own: `python dns_server.py ADDRESS PORT ZONE LOG`; says `ready` when it listens.
+
+ZONE is a JSON file, read anew for every question: name to `{"ttl", "addresses", "each"}`; an answer holds `each` of the
+addresses (all, if it is not there), the next ones with every question for them. Every question adds a line to LOG:
+`NAME TYPE udp|tcp`. What `cut` names is answered by TCP only, what `dumb` names not at all.
+"""
+
+import ipaddress
+import json
+import selectors
+import socket
+import struct
+import sys
+from pathlib import Path
+
+_HEADER = struct.Struct("!HHHHHH")
+
+
+class Server:
+    """Answers questions for A and AAAA."""
+
+    def __init__(self, zone: Path, log: Path) -> None:
+        self._zone = zone
+        self._log = log
+        self._turns: dict[tuple[str, int], int] = {}
+
+    def answer(self, query: bytes, way: str) -> bytes | None:
+        labels, at = [], 12
+        while query[at]:
+            labels.append(query[at + 1 : at + 1 + query[at]].decode())
+            at += 1 + query[at]
+        name = ".".join(labels).lower()
+        (kind,) = struct.unpack_from("!H", query, at + 1)
+        question = query[12 : at + 5]
+        with self._log.open("a") as log:
+            log.write(f"{name} {'A' if kind == 1 else 'AAAA'} {way}\n")
+        entry = json.loads(self._zone.read_text()).get(name)
+        number = query[:2]
+        if entry is None:
+            return number + struct.pack("!HHHHH", 0x8183, 1, 0, 0, 0) + question
+        if entry.get("dumb"):
+            return None
+        if entry.get("cut") and way == "udp":
+            return number + struct.pack("!HHHHH", 0x8380, 1, 0, 0, 0) + question
+        version = 4 if kind == 1 else 6
+        mine = [a for a in map(ipaddress.ip_address, entry["addresses"]) if a.version == version]
+        each = entry.get("each", len(mine))
+        turn = self._turns.get((name, kind), 0)
+        self._turns[name, kind] = turn + each
+        given = [mine[(turn + index) % len(mine)] for index in range(min(each, len(mine)))]
+        records = b"".join(
+            b"\xc0\x0c" + struct.pack("!HHIH", kind, 1, entry["ttl"], len(a.packed)) + a.packed for a in given
+        )
+        return number + struct.pack("!HHHHH", 0x8180, 1, len(given), 0, 0) + question + records
+
+
+def serve(address: str, port: int, zone: Path, log: Path) -> None:
+    """Serve until killed; prints the port."""
+    server = Server(zone, log)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    udp = socket.socket(family, socket.SOCK_DGRAM)
+    udp.bind((address, port))
+    tcp = socket.socket(family, socket.SOCK_STREAM)
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    tcp.bind((address, udp.getsockname()[1]))
+    tcp.listen()
+    print("ready", udp.getsockname()[1], flush=True)
+    selector = selectors.DefaultSelector()
+    selector.register(udp, selectors.EVENT_READ)
+    selector.register(tcp, selectors.EVENT_READ)
+    while True:
+        for key, _ in selector.select():
+            if key.fileobj is udp:
+                query, peer = udp.recvfrom(4096)
+                answer = server.answer(query, "udp")
+                if answer is not None:
+                    udp.sendto(answer, peer)
+            else:
+                with tcp.accept()[0] as connection:
+                    query = connection.recv(4096)
+                    answer = server.answer(query[2:], "tcp")
+                    if answer is not None:
+                        connection.sendall(struct.pack("!H", len(answer)) + answer)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))
