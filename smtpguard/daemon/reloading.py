@@ -38,17 +38,37 @@ class Done(Protocol):
         ...
 
 
+class Notice(Protocol):
+    """Who has to know that a reload is under way: the service manager."""
+
+    def reloading(self) -> None:
+        """The configuration is being read."""
+        ...
+
+    def ready(self) -> None:
+        """It is in force, or the old one goes on."""
+        ...
+
+
 class Reloading:
     """Reloads, as a part of the loop; one at a time.
 
     Args:
         read: Reads and checks the configuration; called in a thread of its own. Raises ConfigError.
         apply: Puts it in force; called in the loop. May raise GuardError.
+        notice: Who has to know; None for nobody.
+
+    Attributes:
+        trouble: Why a configuration is in force only in part, by a mistake of our own; None when all is well.
     """
 
-    def __init__(self, read: Callable[[], Settings], apply: Callable[[Settings], Reloaded]) -> None:
+    def __init__(
+        self, read: Callable[[], Settings], apply: Callable[[Settings], Reloaded], notice: Notice | None = None
+    ) -> None:
         self._read = read
         self._apply = apply
+        self._notice = notice
+        self.trouble: str | None = None
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread: threading.Thread | None = None
         self._found: Settings | GuardError | None = None
@@ -83,15 +103,25 @@ class Reloading:
             return
         self._thread.join()
         found, asked, self._thread, self._found, self._asked = self._found, self._asked, None, None, []
-        answer: Reloaded | GuardError
+        answer: Reloaded | GuardError = GuardError(
+            "the configuration may be in force only in part, by a mistake of smtpguard's own", fix="restart the guard"
+        )
         try:
             answer = found if isinstance(found, GuardError) else self._apply(found)
+            if isinstance(answer, Reloaded):
+                self.trouble = None
         except GuardError as error:
             answer = error
-        for done in asked:
-            done(answer)
-        if self._waiting:
-            self._begin()
+        except Exception:
+            self.trouble = str(answer)
+            raise
+        finally:
+            for done in asked:
+                done(answer)
+            if self._notice is not None:
+                self._notice.ready()
+            if self._waiting:
+                self._begin()
 
     def next_deadline(self) -> None:
         """None: the reading has its own timeout."""
@@ -101,6 +131,8 @@ class Reloading:
 
     def _begin(self) -> None:
         self._asked, self._waiting = self._waiting, []
+        if self._notice is not None:
+            self._notice.reloading()
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
         self._thread.start()
 

@@ -241,7 +241,11 @@ class Service:
             parts=self.around.parts,
             since_ns=self._started_ns,
         )
-        self.reloading = Reloading(partial(read_settings_apart, self._start.config_path), self._apply_settings)
+        self.manager = ServiceManager(self._start.manager, overview.headline, self.now())
+        self._stack.callback(self.manager.close)
+        self.reloading = Reloading(
+            partial(read_settings_apart, self._start.config_path), self._apply_settings, self.manager
+        )
         self._stack.callback(self.reloading.close)
         self.lookups = Lookups(self.around.accounts.names, self.now)
         self.verbs = Verbs(
@@ -260,8 +264,6 @@ class Service:
             names=lambda uid: self.around.accounts.account(uid).name,
         )
         self.control = Doors(server)
-        self.manager = ServiceManager(self._start.manager, overview.headline, self.now())
-        self._stack.callback(self.manager.close)
         self.journal.publish = self.control.publish
         self._stack.callback(server.close)
 
@@ -376,6 +378,7 @@ class Service:
             "a lost table is noticed late": self.healing.trouble,
             "open sessions live on": self.sessions.trouble,
             "refused senders are not told why": self.program.trouble,
+            "not reloaded": self.reloading.trouble,
         }
         return [*(f"{what}: {why}" for what, why in found.items() if why), *self.around.troubles()]
 

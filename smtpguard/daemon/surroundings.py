@@ -62,6 +62,7 @@ class Surroundings:
         self._named = NamedDestinations(settings.exempt.names)
         self._due_ns = next_beat(now(), _LOOK_NS)
         self._problems: tuple[str, ...] = ()
+        self._untold: bool | None = None
         self.accounts = Accounts(settings, patience_s=0)
         self.destinations = Destinations()
         self.on_change: Changed | None = None
@@ -135,6 +136,8 @@ class Surroundings:
 
     def on_time(self, now_ns: int) -> None:
         """Look whether accounts have changed."""
+        if self._untold is not None:  # who was told last has raised
+            self._tell(accounts=self._untold)
         if now_ns < self._due_ns:
             return
         self._due_ns = next_beat(now_ns, _LOOK_NS)
@@ -163,8 +166,10 @@ class Surroundings:
         return self.destinations.replace(own=self._own.networks, exempt=exempt)
 
     def _tell(self, *, accounts: bool) -> None:
+        self._untold = accounts or self._untold is True
         if self.on_change is not None:
-            self.on_change(accounts=accounts)
+            self.on_change(accounts=self._untold)
+        self._untold = None
 
     def _tell_problems(self) -> None:
         if self.accounts.problems != self._problems:

@@ -1,5 +1,6 @@
 """What the service manager hears of the real daemon, at a socket of the test's own; no child can speak for it."""
 
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,10 @@ def test_ready_alive_and_stopping_are_told_and_no_child_could(manager: Manager) 
         for pid in pids:
             assert b"NOTIFY_SOCKET" not in Path(f"/proc/{pid}/environ").read_bytes()
             assert b"WATCHDOG" not in Path(f"/proc/{pid}/environ").read_bytes()
+        host.stop_signal(signal.SIGHUP)
+        wait_for(lambda: manager.has_heard("RELOADING=1", "MONOTONIC_USEC="))
+        at = next(number for number, said in enumerate(manager.heard) if said.startswith("RELOADING=1"))
+        wait_for(lambda: manager.has_heard("none") or any(said.startswith("READY=1") for said in manager.heard[at:]))
         assert host.cli("off").returncode == 0
         wait_for(lambda: manager.has_heard("WATCHDOG=1", "STATUS=OFF"))
         host.stop()

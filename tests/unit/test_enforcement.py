@@ -323,3 +323,33 @@ def test_the_switch_asks_for_one_refresh_whatever_it_does(world: World) -> None:
     world.now += 1
     switch.on_time(world.now)
     assert world.held() == [True] * 4
+
+
+def test_credits_begin_anew_where_the_windows_may_be_others_and_only_there(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, bool]] = []
+    monkeypatch.setattr(world.enforcement.credits, "refresh", lambda *_, trusted, anew: seen.append((trusted, anew)))
+    reasons: dict[Reason, bool] = {
+        "settings": True,
+        "accounts": True,
+        "allowance": True,
+        "state": True,
+        "bpf": True,
+        "off": False,
+        "destinations": False,
+        "table": False,
+        "lost": False,
+    }
+    for reason in reasons:
+        world.refresh(reason)
+    assert seen == [(True, anew) for anew in reasons.values()]
+    seen.clear()
+    world.judging.vital_failures = 1  # what it had in its hands is lost
+    world.enforcement.on_time(world.now)
+    world.judging.vital_failures, world.judging.sound = 2, False
+    world.enforcement.on_time(world.now)
+    world.judging.sound = True
+    for _ in range(3):
+        world.enforcement.on_time(world.now)
+    assert seen == [(True, True), (False, True), (True, True)]

@@ -21,8 +21,15 @@ class Reads:
         self.results: list[Settings | GuardError] = []
         self.applied: list[Settings] = []
         self.answers: list[tuple[str, str]] = []
-        self.refuse: GuardError | None = None
-        self.part = Reloading(self._read, self._apply)
+        self.refuse: Exception | None = None
+        self.noticed: list[str] = []
+        self.part = Reloading(self._read, self._apply, self)
+
+    def reloading(self) -> None:
+        self.noticed.append("reloading")
+
+    def ready(self) -> None:
+        self.noticed.append("ready")
 
     def _read(self) -> Settings:
         assert self.go.acquire(timeout=LIMIT_S)
@@ -96,3 +103,34 @@ def test_a_bad_file_and_a_kernel_that_refuses_are_answers(reads: Reads) -> None:
     reads.go.release()
     reads.turn()
     assert [answer for _, answer in reads.answers] == ["bad", "no", "applied c"]
+
+
+def test_the_service_manager_hears_of_each(reads: Reads) -> None:
+    reads.results = [Settings(), ConfigError("line 3")]
+    for name in "ab":
+        reads.ask(name)
+        reads.go.release()
+        reads.turn()
+    assert reads.noticed == ["reloading", "ready"] * 2
+
+
+def test_a_mistake_of_our_own_is_answered_and_shown_until_a_reload_succeeds(reads: Reads) -> None:
+    reads.refuse = TypeError("no such keyword")
+    reads.results = [Settings(), Settings(), Settings()]
+    reads.ask("a")
+    reads.ask("b")
+    reads.go.release()
+    with pytest.raises(TypeError):
+        reads.turn()
+    assert [name for name, said in reads.answers if "in force only in part" in said] == ["a"]
+    assert reads.part.trouble is not None
+    reads.refuse = EnforceError("ports")
+    reads.go.release()
+    reads.turn()
+    assert reads.answers[1] == ("b", "ports"), "who asked meanwhile is answered"
+    assert reads.part.trouble is not None
+    reads.refuse = None
+    reads.ask("c")
+    reads.go.release()
+    reads.turn()
+    assert reads.part.trouble is None
