@@ -8,11 +8,11 @@ per user (suppression.py).
 import queue
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from smtpguard.actions.logfile import CHECK_NS, LogFile
 from smtpguard.actions.suppression import Suppression
+from smtpguard.hooks import ClockNs
 from smtpguard.logline import (
     render_allow,
     render_block,
@@ -61,7 +61,7 @@ class EventLog:
         monotonic: A clock in nanoseconds that never goes back.
     """
 
-    def __init__(self, path: str, *, connects: bool = True, monotonic: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(self, path: str, *, connects: bool = True, monotonic: ClockNs = time.monotonic_ns) -> None:
         self._file = LogFile(path, monotonic=monotonic)
         self._connects = connects
         self._suppression = Suppression()

@@ -12,10 +12,11 @@ import re
 import shutil
 import subprocess
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from smtpguard.errors import EnforceError
+from smtpguard.hooks import ClockNs
 from smtpguard.model import NS
 from smtpguard.text import render_escaped
 
@@ -107,7 +108,7 @@ class Unbanner:
 
     def __init__(
         self,
-        now: Callable[[], int],
+        now: ClockNs,
         *,
         program: str = PROGRAM,
         timeout_ns: int = TIMEOUT_NS,

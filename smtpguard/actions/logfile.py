@@ -13,10 +13,10 @@ import os
 import stat
 import time
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 
 from smtpguard.errors import LogError
+from smtpguard.hooks import ClockNs
 from smtpguard.model import NS
 from smtpguard.paths import make_directory
 
@@ -47,7 +47,7 @@ class LogFile:
         error: The last failure, while it lasts; None when all is well.
     """
 
-    def __init__(self, path: str, *, monotonic: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(self, path: str, *, monotonic: ClockNs = time.monotonic_ns) -> None:
         self.path = path
         self.written = 0
         self.failed = 0

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from smtpguard.errors import DecodeError, EnforceError, GuardError
+from smtpguard.hooks import ClockNs
 from smtpguard.kernel.sockdiag import SockDiag
 from smtpguard.model import NS
 
@@ -78,7 +79,7 @@ class TellResponder:
         self,
         find_owner: Callable[[int], int | None],
         explain: Callable[[int], str],
-        now: Callable[[], int],
+        now: ClockNs,
         *,
         ports: Sequence[int] = PORTS,
     ) -> None:

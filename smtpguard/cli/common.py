@@ -6,14 +6,12 @@ Exit codes (CONTRACT): 0 ok, 1 failed, 2 usage, 3 no daemon, 4 lacks privilege, 
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from smtpguard.errors import ConfigError, GuardError, NoDaemonError, PrivilegeError
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 EXIT_FAILED = 1
 EXIT_NO_DAEMON = 3

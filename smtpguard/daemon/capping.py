@@ -6,9 +6,10 @@ that BPF refuses never becomes a packet, so the two counts add up.
 
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
+from smtpguard.hooks import ClockS, YesNo
 from smtpguard.model import Connect
 from smtpguard.policy.cap import Buckets
 from smtpguard.policy.directory import Directory
@@ -18,6 +19,14 @@ from smtpguard.settings import Cap, Settings
 
 _REST = 20
 """With very many users the kernel's counts take a while to read: twenty times as long passes before the next time."""
+
+
+class ReadCounts(Protocol):
+    """Counts of the kernel's."""
+
+    def __call__(self) -> dict[int, int]:
+        """Attempts refused so far, by uid. Raises EnforceError."""
+        ...
 
 
 class Capping:
@@ -38,9 +47,9 @@ class Capping:
         accounts: Directory,
         engine: Engine,
         *,
-        in_force: Callable[[], bool],
-        counts: tuple[Callable[[], dict[int, int]], ...],
-        clock: Callable[[], float] = time.monotonic,
+        in_force: YesNo,
+        counts: tuple[ReadCounts, ...],
+        clock: ClockS = time.monotonic,
     ) -> None:
         self._accounts = accounts
         self._engine = engine

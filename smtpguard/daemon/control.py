@@ -11,15 +11,16 @@ import logging
 import os
 import selectors
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from smtpguard.daemon.control_bind import bind_listener, check_free, read_gid, read_identity, set_access
 from smtpguard.daemon.control_client import Client, Later, Pages, Peer, read_peer, render_pages
 from smtpguard.daemon.wire import Json, parse_request, render_error, render_line
 from smtpguard.errors import BusyError, ConfigError, DecodeError, GuardError, PrivilegeError
+from smtpguard.hooks import NameOf
 from smtpguard.model import NS
 from smtpguard.paths import make_directory
 
@@ -47,8 +48,14 @@ class Stream:
 
 
 Answer = Json | Pages | Stream | Later
-Handler = Callable[[Peer, str, Json], Answer]
-"""Called with who asks, the verb and its arguments; raises GuardError to refuse. It logs each change, and for whom."""
+
+
+class Handler(Protocol):
+    """Answers requests."""
+
+    def __call__(self, peer: Peer, verb: str, args: Json) -> Answer:
+        """Answer who asks; it logs each change, and for whom. Raises GuardError to refuse."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -90,7 +97,7 @@ class ControlServer:
         group: str | None,
         verbs: Iterable[str],
         handler: Handler,
-        names: Callable[[int], str | None],
+        names: NameOf,
     ) -> None:
         self.path = path
         self.stats = ControlStats()

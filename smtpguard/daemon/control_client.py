@@ -4,11 +4,12 @@ import socket
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from smtpguard.daemon.wire import MAX_REQUEST_BYTES, Json, render_line
 from smtpguard.errors import DecodeError, GuardError
+from smtpguard.hooks import NameOf, Task
 from smtpguard.model import NS
 
 IDLE_NS = 5 * NS
@@ -56,7 +57,7 @@ class Later:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._answer: Json | Pages | GuardError | None = None
-        self._wake: Callable[[], None] | None = None
+        self._wake: Task | None = None
 
     @property
     def answer(self) -> Json | Pages | GuardError | None:
@@ -71,7 +72,7 @@ class Later:
         if wake is not None:
             wake()
 
-    def notify(self, wake: Callable[[], None]) -> None:
+    def notify(self, wake: Task) -> None:
         """Have something called when the answer is there, at once if it is."""
         with self._lock:
             self._wake = wake
@@ -80,7 +81,7 @@ class Later:
             wake()
 
 
-def read_peer(connection: socket.socket, names: Callable[[int], str | None]) -> Peer:
+def read_peer(connection: socket.socket, names: NameOf) -> Peer:
     """Ask the kernel who connected.
 
     Args:

@@ -1,10 +1,18 @@
 """Hands what several sensors see to the guard, each connection once: policy/pairing.py as a part of the loop."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from smtpguard.daemon.loop import TimedPart
 from smtpguard.model import Connect
 from smtpguard.policy.pairing import Pairing
+
+
+class TakeConnects(Protocol):
+    """Judges attempts."""
+
+    def __call__(self, connects: Sequence[Connect], /) -> None:
+        """Take what was seen together."""
 
 
 class Counting(TimedPart):
@@ -15,7 +23,7 @@ class Counting(TimedPart):
         take: The guard's way in.
     """
 
-    def __init__(self, sensors: Iterable[str], take: Callable[[Iterable[Connect]], None]) -> None:
+    def __init__(self, sensors: Iterable[str], take: TakeConnects) -> None:
         self.pairing = Pairing(sensors)
         self._take = take
 

@@ -6,13 +6,14 @@ rules not while fail2ban does the blocking.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from smtpguard.enrich.accounts import Accounts
 from smtpguard.errors import EnforceError
+from smtpguard.hooks import ClockNs
 from smtpguard.model import NS, Connect, Decision, Refusal, Subject, Verdict
 from smtpguard.policy.credits import NO_LIMIT, CreditRule, choose_credit_rules
 from smtpguard.policy.engine import Engine
@@ -57,7 +58,7 @@ class Crediting:
         trouble: Why credits are not in step; None when all is well.
     """
 
-    def __init__(self, settings: Settings, accounts: Accounts, engine: Engine, now: Callable[[], int]) -> None:
+    def __init__(self, settings: Settings, accounts: Accounts, engine: Engine, now: ClockNs) -> None:
         self._settings = settings
         self._accounts = accounts
         self._engine = engine

@@ -6,7 +6,7 @@ policy of its own, and does nothing slow.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Protocol
 
 from smtpguard.actions.suppression import highest_limit
@@ -17,6 +17,7 @@ from smtpguard.daemon.keeping import render_allowance
 from smtpguard.daemon.loop import TimedPart
 from smtpguard.daemon.waiting import Entry
 from smtpguard.enrich.accounts import Accounts
+from smtpguard.hooks import ClockNs
 from smtpguard.logline import render_time
 from smtpguard.model import (
     NS,
@@ -93,7 +94,7 @@ class Guard(TimedPart):
         accounts: Accounts,
         destinations: Destinations,
         wall: WallMap,
-        now: Callable[[], int],
+        now: ClockNs,
     ) -> None:
         self.settings = settings
         self.engine = engine

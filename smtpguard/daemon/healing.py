@@ -5,7 +5,8 @@ it necessary. A hand that will not stop is told, and healing slows to one a seco
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 from smtpguard.actions.nft.apply import SETS, NftEnforcer
 from smtpguard.actions.nft.heal import HealLimiter
@@ -13,6 +14,7 @@ from smtpguard.clock import next_beat
 from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.decode.nft_notify import NftEvent
 from smtpguard.errors import EnforceError
+from smtpguard.hooks import ClockNs
 from smtpguard.kernel.nft_watch import NftWatch
 from smtpguard.model import NS
 from smtpguard.text import render_escaped
@@ -22,6 +24,13 @@ log = logging.getLogger(__name__)
 _KINDS = {name: kind for kind, name in SETS.items()}
 _REOPEN_NS = 10 * NS
 _CHECK_NS = 10 * NS
+
+
+class FreedByHand(Protocol):
+    """Has to know that somebody took elements out of our sets."""
+
+    def __call__(self, ranges: tuple[tuple[int, int], ...], kind: str, who: str) -> None:
+        """Take which uid ranges, of which kind of refusal, and who it was."""
 
 
 class Healing:
@@ -45,8 +54,8 @@ class Healing:
         *,
         nft: NftEnforcer,
         enforcement: Enforcement,
-        freed: Callable[[tuple[tuple[int, int], ...], str, str], None],
-        now: Callable[[], int],
+        freed: FreedByHand,
+        now: ClockNs,
     ) -> None:
         self._watch = watch
         self._nft = nft

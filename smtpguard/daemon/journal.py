@@ -4,8 +4,9 @@ Lines keep the order of what happened; those about attempts come from the waitin
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
+from typing import Protocol
 
 from smtpguard.actions.eventlog import EventLog
 from smtpguard.daemon.clock import WallMap
@@ -13,6 +14,7 @@ from smtpguard.daemon.loop import TimedPart
 from smtpguard.daemon.waiting import Entry, Waiting
 from smtpguard.enrich.looker import Looker, render_evidence
 from smtpguard.enrich.rdns import ReverseDns
+from smtpguard.hooks import ClockNs
 from smtpguard.model import Account, Block, Subject, Verdict
 from smtpguard.policy.incidents import Incident, Incidents
 from smtpguard.state.rows import IncidentRow, VerdictRow
@@ -20,6 +22,21 @@ from smtpguard.state.writer import StateWriter
 from smtpguard.text import render_user
 
 log = logging.getLogger(__name__)
+
+
+class Publish(Protocol):
+    """Shows attempts to whoever watches."""
+
+    def __call__(self, entry: Entry, wall_ns: int) -> None:
+        """Take an attempt and its wall time."""
+
+
+class AccountOf(Protocol):
+    """Knows accounts."""
+
+    def __call__(self, subject: Subject) -> Account:
+        """The account of a subject."""
+        ...
 
 
 class Journal(TimedPart):
@@ -42,7 +59,7 @@ class Journal(TimedPart):
         events: EventLog,
         state: StateWriter,
         wall: WallMap,
-        now: Callable[[], int],
+        now: ClockNs,
         *,
         looker: Looker | None,
         rdns: ReverseDns | None,
@@ -55,7 +72,7 @@ class Journal(TimedPart):
         self._gathering: dict[int, Verdict] = {}
         self._incidents = Incidents()
         self.waiting = Waiting(now, self._write, looker=looker, rdns=rdns)
-        self.publish: Callable[[Entry, int], None] | None = None
+        self.publish: Publish | None = None
 
     def add(self, entry: Entry) -> None:
         """An attempt was seen and judged; of an incident's first verdict the evidence is gathered at once."""
@@ -66,7 +83,7 @@ class Journal(TimedPart):
                 self._gather(verdict)
                 self._tell(begun)
 
-    def restore_incidents(self, rows: Iterable[IncidentRow], account_of: Callable[[Subject], Account]) -> None:
+    def restore_incidents(self, rows: Iterable[IncidentRow], account_of: AccountOf) -> None:
         """Go on with incidents from before this run: nobody is told of them again."""
         offset_ns = self._wall.offset_ns
         self._incidents.restore(

@@ -1,9 +1,10 @@
 """Keeps what must survive a restart in step: windows once a second, and ends when somebody sets the wall clock."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from smtpguard.daemon.clock import WallMap
+from smtpguard.hooks import ClockNs
 from smtpguard.model import Allowance, Subject
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.snapshot import StoredPart, WindowPart
@@ -23,7 +24,7 @@ class Keeping:
         now: CLOCK_BOOTTIME in nanoseconds.
     """
 
-    def __init__(self, engine: Engine, state: StateWriter, wall: WallMap, now: Callable[[], int]) -> None:
+    def __init__(self, engine: Engine, state: StateWriter, wall: WallMap, now: ClockNs) -> None:
         self._engine = engine
         self._state = state
         self._wall = wall

@@ -11,12 +11,13 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Protocol
 
 from smtpguard.daemon.supervision import Health, Supervision
+from smtpguard.hooks import ClockNs, Task
 from smtpguard.model import NS
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class StallGauge:
 
     __slots__ = ("_begun_ns", "_clock", "_last_ns", "_longest_ns", "_part", "worst_ns", "worst_part")
 
-    def __init__(self, clock: Callable[[], int]) -> None:
+    def __init__(self, clock: ClockNs) -> None:
         self._clock = clock
         self._begun_ns: int | None = None
         self._last_ns = 0
@@ -120,10 +121,10 @@ class Loop:
 
     def __init__(
         self,
-        now: Callable[[], int],
+        now: ClockNs,
         *,
         longest_wait_ns: int = 60 * NS,
-        clock: Callable[[], int] = time.monotonic_ns,
+        clock: ClockNs = time.monotonic_ns,
     ) -> None:
         self.stalls = StallGauge(clock)
         self.supervision = Supervision(now)
@@ -133,7 +134,7 @@ class Loop:
         self._members: list[_Member] = []
         self._owners: dict[int, _Member] = {}
         self._stopping = False
-        self._handlers: dict[int, Callable[[], None]] = {}
+        self._handlers: dict[int, Task] = {}
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._epoll.register(self._wake_read, select.EPOLLIN)
 
@@ -151,7 +152,7 @@ class Loop:
         """Take a part out; its descriptors are dropped at the next turn."""
         self._members = [member for member in self._members if member.part is not part]
 
-    def on_signal(self, number: signal.Signals, handler: Callable[[], None]) -> None:
+    def on_signal(self, number: signal.Signals, handler: Task) -> None:
         """Call a handler in the loop's own turn when a signal has come."""
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         self._handlers[int(number)] = handler

@@ -4,7 +4,8 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Protocol
 
 from smtpguard.daemon.clock import SystemClock, WallMap
 from smtpguard.daemon.loop import Loop
@@ -22,8 +23,12 @@ from smtpguard.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Show = Callable[[Connect, Account, int], None]
-"""Takes an attempt, whose it is, and its wall time in nanoseconds; raises OSError when nobody reads any more."""
+
+class Show(Protocol):
+    """Shows what was seen."""
+
+    def __call__(self, connect: Connect, account: Account, wall_ns: int) -> None:
+        """Show one attempt, whose it is, and its wall time. Raises OSError when nobody reads any more."""
 
 
 def observe(settings: Settings, show: Show) -> None:
@@ -68,7 +73,7 @@ def _observe(settings: Settings, show: Show, stack: contextlib.ExitStack) -> Non
 
     waiting = Waiting(clock.boot_ns, deliver, looker=looker, rdns=rdns)
 
-    def take(connects: list[Connect]) -> None:
+    def take(connects: Sequence[Connect]) -> None:
         for connect in connects:
             if connect.uid is None:
                 continue
@@ -86,7 +91,8 @@ def _observe(settings: Settings, show: Show, stack: contextlib.ExitStack) -> Non
         reasons = "; ".join(f"{sensor.name}: {sensor.why}" for sensor in sensing.sensors)
         raise SourceError(f"no source works: {reasons or 'sources: none'}", fix="smtpguard doctor")
 
-    def chores(_now_ns: int) -> None:
+    def chores(now_ns: int) -> None:
+        del now_ns
         wall.refresh()
         accounts.refresh()
 

@@ -1,7 +1,6 @@
 """What `status` shows: collected from the parts, decided by nobody else."""
 
 import os
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from smtpguard import __version__
@@ -28,6 +27,15 @@ class Parts(Protocol):
 
     def __call__(self) -> dict[str, str]:
         """Name of a part to its line, for people."""
+        ...
+
+
+class Troubles(Protocol):
+    """Knows what else is wrong."""
+
+    def __call__(self) -> list[str]:
+        """What is wrong now, a line each."""
+        ...
 
 
 class Overview:
@@ -55,7 +63,7 @@ class Overview:
         counting: Counting | None,
         stalls: StallGauge,
         supervision: Supervision,
-        troubles: Callable[[], list[str]],
+        troubles: Troubles,
         parts: Parts,
         since_ns: int,
     ) -> None:

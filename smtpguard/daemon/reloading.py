@@ -7,7 +7,7 @@ last heartbeat. So a thread waits for the child that reads, and the loop applies
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,6 +50,22 @@ class Notice(Protocol):
         ...
 
 
+class Read(Protocol):
+    """Reads the configuration."""
+
+    def __call__(self) -> Settings:
+        """What the file says now; may wait. Raises GuardError if it is no good."""
+        ...
+
+
+class Apply(Protocol):
+    """Puts a configuration in force."""
+
+    def __call__(self, read: Settings, /) -> Reloaded:
+        """Say what came of it. Raises GuardError; nothing has changed then."""
+        ...
+
+
 class Reloading:
     """Reloads, as a part of the loop; one at a time.
 
@@ -62,9 +78,7 @@ class Reloading:
         trouble: Why a configuration is in force only in part, by a mistake of our own; None when all is well.
     """
 
-    def __init__(
-        self, read: Callable[[], Settings], apply: Callable[[Settings], Reloaded], notice: Notice | None = None
-    ) -> None:
+    def __init__(self, read: Read, apply: Apply, notice: Notice | None = None) -> None:
         self._read = read
         self._apply = apply
         self._notice = notice

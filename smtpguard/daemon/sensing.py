@@ -9,11 +9,14 @@ was opened counts once, whichever of the two saw it.
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+from smtpguard.daemon.counting import TakeConnects
 from smtpguard.daemon.supervision import Supervision
 from smtpguard.errors import GuardError, SourceError
+from smtpguard.hooks import ClockNs
 from smtpguard.model import NS, Connect, SocketReport
 from smtpguard.settings import Settings
 from smtpguard.sources.base import Reporting, Source
@@ -49,6 +52,28 @@ class Sensor:
     restarts: int = 0
 
 
+class SourceHook(Protocol):
+    """Has to know when a source comes or goes."""
+
+    def __call__(self, source: Source) -> None:
+        """Take it."""
+
+
+class MakeSource(Protocol):
+    """Makes a source of a kind; it is not open yet."""
+
+    def __call__(self, name: str, settings: Settings) -> Source:
+        """Make one. Raises SourceError."""
+        ...
+
+
+class TakeReports(Protocol):
+    """Judges what became of connections."""
+
+    def __call__(self, reports: Sequence[SocketReport]) -> None:
+        """Take what was reported together."""
+
+
 class Sensing:
     """The sources of a running guard, as a part of the loop.
 
@@ -67,14 +92,14 @@ class Sensing:
     def __init__(
         self,
         settings: Settings,
-        deliver: Callable[[list[Connect]], None],
-        on_open: Callable[[Source], None],
-        on_close: Callable[[Source], None],
-        now: Callable[[], int],
+        deliver: TakeConnects,
+        on_open: SourceHook,
+        on_close: SourceHook,
+        now: ClockNs,
         *,
-        make: Callable[[str, Settings], Source] = make_source,
-        beside: Callable[[list[Connect]], None] | None = None,
-        reports: Callable[[list[SocketReport]], None] | None = None,
+        make: MakeSource = make_source,
+        beside: TakeConnects | None = None,
+        reports: TakeReports | None = None,
         supervision: Supervision | None = None,
     ) -> None:
         self._settings = settings

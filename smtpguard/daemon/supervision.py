@@ -7,10 +7,10 @@ is wrong with it, and the service manager has the guard back in a second, with e
 
 import logging
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from smtpguard.errors import GuardError
+from smtpguard.hooks import ClockNs
 from smtpguard.model import NS
 from smtpguard.text import render_escaped, to_bytes
 
@@ -64,7 +64,7 @@ class Supervision:
         vital_failures: Those of parts on the way of a verdict.
     """
 
-    def __init__(self, now: Callable[[], int]) -> None:
+    def __init__(self, now: ClockNs) -> None:
         self._now = now
         self._failing: dict[str, Health] = {}
         self.failures: Counter[str] = Counter()

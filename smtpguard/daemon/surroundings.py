@@ -4,7 +4,7 @@ Accounts are looked at every two seconds (a handful of stat(2) calls), addresses
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from smtpguard.actions.base import Passes
@@ -13,6 +13,7 @@ from smtpguard.enrich.accounts import Accounts
 from smtpguard.enrich.addresses import OwnAddresses
 from smtpguard.enrich.named import Cleared, NamedDestinations
 from smtpguard.errors import SourceError
+from smtpguard.hooks import ClockNs
 from smtpguard.model import NS
 from smtpguard.policy.destinations import Destinations
 from smtpguard.settings import Settings
@@ -55,7 +56,7 @@ class Surroundings:
         doubt: Asks whether an address is an exempt name's, of whoever is refused there.
     """
 
-    def __init__(self, settings: Settings, now: Callable[[], int]) -> None:
+    def __init__(self, settings: Settings, now: ClockNs) -> None:
         self._settings = settings
         self._now = now
         self._own = OwnAddresses()

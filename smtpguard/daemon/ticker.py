@@ -1,9 +1,16 @@
 """Chores of the loop: something to do every so often, one part for each."""
 
-from collections.abc import Callable
+from typing import Protocol
 
 from smtpguard.clock import next_beat
 from smtpguard.daemon.loop import TimedPart
+
+
+class Chore(Protocol):
+    """What is done again and again."""
+
+    def __call__(self, now_ns: int) -> None:
+        """Do it."""
 
 
 class Ticker(TimedPart):
@@ -15,7 +22,7 @@ class Ticker(TimedPart):
         now_ns: When the first pause begins.
     """
 
-    def __init__(self, pause_ns: int, chore: Callable[[int], None], now_ns: int) -> None:
+    def __init__(self, pause_ns: int, chore: Chore, now_ns: int) -> None:
         self._pause_ns = pause_ns
         self._chore = chore
         self._due_ns = next_beat(now_ns, pause_ns)

@@ -5,7 +5,8 @@ logged with who asked.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Protocol
 
 from smtpguard import __version__
 from smtpguard.daemon.control import Answer, Stream
@@ -30,6 +31,25 @@ _MAX_ID = 255
 _MAX_IDS = 8
 
 
+class TellFail2ban(Protocol):
+    """Has fail2ban unban somebody."""
+
+    def __call__(self, sources: Sequence[str], user: str) -> int:
+        """Tell the jails among the sources of blocks; how many there were."""
+        ...
+
+
+class RequestReload(Protocol):
+    """Has the configuration read again."""
+
+    def __call__(self, done: Done) -> None:
+        """Begin; `done` is called with what came of it."""
+
+
+class _Verb(Protocol):
+    def __call__(self, args: Args, who: str) -> Answer: ...
+
+
 class Verbs:
     """Answers requests.
 
@@ -48,8 +68,8 @@ class Verbs:
         overview: Overview,
         *,
         switch: OffSwitch,
-        tell_fail2ban: Callable[[list[str], str], int],
-        reload: Callable[[Done], None],
+        tell_fail2ban: TellFail2ban,
+        reload: RequestReload,
         lookups: Lookups,
     ) -> None:
         self._guard = orders.guard
@@ -59,7 +79,7 @@ class Verbs:
         self._tell_fail2ban = tell_fail2ban
         self._reload = reload
         self._lookups = lookups
-        self._verbs: dict[str, Callable[[Args, str], Answer]] = {
+        self._verbs: dict[str, _Verb] = {
             "status": self._status,
             "blocks": self._blocks,
             "block": self._block,

@@ -3,12 +3,14 @@
 The kernel was told long before: nothing here is on the verdict path. The daemon's journal and `watch` use it alike.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from smtpguard.enrich.looker import Attribution, Looker
 from smtpguard.enrich.pending import Pending
 from smtpguard.enrich.rdns import ReverseDns
+from smtpguard.hooks import ClockNs, Task
 from smtpguard.model import Account, Block, Connect, Subject, Verdict
 
 Found = Attribution | bytes | None
@@ -43,9 +45,16 @@ class Entry:
 class _Asked:
     """An item of the line, with the tickets of what was asked for it."""
 
-    item: Entry | Callable[[], None]
+    item: Entry | Task
     look: int | None = None
     name: int | None = None
+
+
+class Deliver(Protocol):
+    """Takes entries that have waited."""
+
+    def __call__(self, entry: Entry, /) -> None:
+        """Take one, in its turn."""
 
 
 class Waiting:
@@ -60,8 +69,8 @@ class Waiting:
 
     def __init__(
         self,
-        now: Callable[[], int],
-        deliver: Callable[[Entry], None],
+        now: ClockNs,
+        deliver: Deliver,
         *,
         looker: Looker | None,
         rdns: ReverseDns | None,
@@ -87,7 +96,7 @@ class Waiting:
         tickets = [ticket for ticket in (look, name) if ticket is not None]
         self._pending.add(_Asked(entry, look, name), tickets, self._now())
 
-    def add_call(self, call: Callable[[], None]) -> None:
+    def add_call(self, call: Task) -> None:
         """Call something when all that came before it has left: a line that is about no attempt keeps its place."""
         self._pending.add(_Asked(call), (), self._now())
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from smtpguard.enrich.nss import find_group, find_passwd
 from smtpguard.errors import UnansweredError
+from smtpguard.hooks import ClockS
 
 MAX_WAITING = 256
 MAX_KEPT = 10_000
@@ -75,7 +76,7 @@ class NameService:
     def __init__(
         self,
         ask: Callable[[int | str], NamedAccount | None] = ask_system,
-        clock: Callable[[], float] = time.monotonic,
+        clock: ClockS = time.monotonic,
     ) -> None:
         self._ask = ask
         self._clock = clock

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from smtpguard.clock import boottime_ns
 from smtpguard.decode.sockdiag import SYN_SENT, Session
 from smtpguard.errors import SourceError
+from smtpguard.hooks import ClockNs
 from smtpguard.kernel.sockdiag import SockDiag
 from smtpguard.model import NS, Connect
 from smtpguard.settings import Settings
@@ -56,7 +57,7 @@ class ProcSource:
         settings: Settings,
         *,
         make_diag: Callable[[], SockDiag] = SockDiag,
-        now_ns: Callable[[], int] = boottime_ns,
+        now_ns: ClockNs = boottime_ns,
     ) -> None:
         self.stats = SourceStats()
         self._ports = settings.ports

@@ -6,10 +6,10 @@ Every failure ends here: it is counted, told once while it lasts, and named in `
 
 import logging
 import sqlite3
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from smtpguard.errors import StateError
+from smtpguard.hooks import ClockNs
 from smtpguard.settings import HOUR_NS, MINUTE_NS
 from smtpguard.state.opening import is_damage, primary_code, read_identity, set_aside
 from smtpguard.state.pending import Batch
@@ -63,7 +63,7 @@ class Keeper:
         size_bytes: What the file holds.
     """
 
-    def __init__(self, paths: Paths, *, wall: Callable[[], int], monotonic: Callable[[], int]) -> None:
+    def __init__(self, paths: Paths, *, wall: ClockNs, monotonic: ClockNs) -> None:
         self._paths = paths
         self._wall = wall
         self._monotonic = monotonic

@@ -6,9 +6,10 @@ file fails; until it can be written again, `pending.py` holds what waits, within
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from smtpguard.hooks import ClockNs
 from smtpguard.model import NS, Block
 from smtpguard.state import statements
 from smtpguard.state.keeper import Keeper, Paths
@@ -75,8 +76,8 @@ class StateWriter:
         self,
         paths: Paths,
         *,
-        wall: Callable[[], int] = time.time_ns,
-        monotonic: Callable[[], int] = time.monotonic_ns,
+        wall: ClockNs = time.time_ns,
+        monotonic: ClockNs = time.monotonic_ns,
     ) -> None:
         self._boot_id = paths.boot_id
         self._monotonic = monotonic

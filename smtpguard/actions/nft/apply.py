@@ -5,7 +5,7 @@ business: the output hook of this namespace never sees those packets, only BPF d
 itself. Not thread safe: one thread calls it (the daemon's loop, or a command).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from smtpguard.actions.base import Deny, Passes
@@ -26,6 +26,7 @@ from smtpguard.decode.nft_numbers import Change, render_chain, render_delete_tab
 from smtpguard.decode.nft_numbers import Kind as Message
 from smtpguard.decode.nft_ruleset import Ruleset, read_counters, read_handle
 from smtpguard.errors import ConfigError, EnforceError
+from smtpguard.hooks import ClockNs
 from smtpguard.kernel.nft import Nft, NftError, open_nft
 from smtpguard.kernel.nft_wire import render_create, render_flush
 from smtpguard.model import Subject
@@ -70,7 +71,7 @@ class NftEnforcer:
         nft: Nft | None = None,
         templates: dict[str, str] | None = None,
         passes: Passes | None = None,
-        now_ns: Callable[[], int] = boottime_ns,
+        now_ns: ClockNs = boottime_ns,
     ) -> None:
         self.spec = spec
         self.active = False

@@ -27,6 +27,7 @@ from smtpguard.decode.nft_elements import has_intervals, read_intervals, read_si
 from smtpguard.decode.nft_numbers import Change, render_names
 from smtpguard.decode.nft_numbers import Kind as Message
 from smtpguard.errors import DecodeError, EnforceError, GuardError
+from smtpguard.hooks import ClockNs, YesNo
 from smtpguard.kernel.nft import Nft, NftError
 from smtpguard.kernel.nft_wire import UID_BYTES, NewElement, render_add, render_create, render_delete, render_flush
 from smtpguard.model import Subject
@@ -84,8 +85,8 @@ class UidSet:
         table: str,
         name: str,
         nft: Nft,
-        now_ns: Callable[[], int],
-        on_missing: Callable[[], bool],
+        now_ns: ClockNs,
+        on_missing: YesNo,
     ) -> None:
         self.kind = kind
         self._table = table

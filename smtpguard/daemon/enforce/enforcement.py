@@ -6,7 +6,7 @@ other from being taken: it is named, and tried again. It never decides about a u
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from smtpguard.actions.base import Passes
@@ -19,6 +19,7 @@ from smtpguard.daemon.enforce.bpf_attachment import BpfAttachment
 from smtpguard.daemon.enforce.neighbours import Around, Comparison, Judging, NftTable, Sessions
 from smtpguard.daemon.enforce.reconciler import Reconciler
 from smtpguard.daemon.loop import TimedPart
+from smtpguard.hooks import ClockNs
 from smtpguard.model import NS, Block, Subject
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.subjects import account_of
@@ -76,7 +77,7 @@ class Enforcement(TimedPart):
         nft: NftTable,
         sessions: Sessions,
         judging: Judging,
-        now: Callable[[], int],
+        now: ClockNs,
     ) -> None:
         self.settings = settings
         self.healing = True

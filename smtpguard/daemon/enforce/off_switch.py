@@ -4,12 +4,12 @@ Windows and blocks stay and time goes on for them: what is left of a block holds
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
 from smtpguard.daemon.clock import WallMap
 from smtpguard.daemon.enforce.enforcement import Reason
+from smtpguard.hooks import ClockNs
 from smtpguard.policy.engine import Engine
 from smtpguard.state.rows import SwitchRow
 from smtpguard.state.writer import StateWriter
@@ -40,9 +40,7 @@ class OffSwitch:
     It lasts as long as was asked for, whoever sets the wall clock meanwhile; only what is stored is wall time.
     """
 
-    def __init__(
-        self, engine: Engine, enforcement: Follower, state: StateWriter, wall: WallMap, now: Callable[[], int]
-    ) -> None:
+    def __init__(self, engine: Engine, enforcement: Follower, state: StateWriter, wall: WallMap, now: ClockNs) -> None:
         self._engine = engine
         self._enforcement = enforcement
         self._state = state

@@ -5,13 +5,14 @@ difference, BPF first. A means that fails is named and tried again each second: 
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, Protocol
 
 from smtpguard.actions.base import Deny, Enforcer, Passes
 from smtpguard.errors import EnforceError
+from smtpguard.hooks import ClockNs, Task
 from smtpguard.model import NS, Block, Subject
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class Reconciler:
         now: CLOCK_BOOTTIME in nanoseconds.
     """
 
-    def __init__(self, in_force: HeldBlocks, now: Callable[[], int]) -> None:
+    def __init__(self, in_force: HeldBlocks, now: ClockNs) -> None:
         self._in_force = in_force
         self._now = now
         self._means: list[_Told] = []
@@ -204,7 +205,7 @@ class Reconciler:
             told.failed.discard(subject)
         return fine
 
-    def _try(self, told: _Told, subject: Subject | None, change: Callable[[], None]) -> bool:
+    def _try(self, told: _Told, subject: Subject | None, change: Task) -> bool:
         try:
             change()
         except EnforceError as error:

@@ -5,7 +5,7 @@ thread. A request whose name is not known yet ends in UnansweredError before it 
 more when a look-up has ended, and at last told that nobody answered.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from smtpguard.daemon.control import Answer
 from smtpguard.daemon.control_client import Later, Pages
 from smtpguard.enrich.names import NameService
 from smtpguard.errors import GuardError, UnansweredError
+from smtpguard.hooks import ClockNs
 from smtpguard.model import NS
 
 PATIENCE_NS = 3 * NS
@@ -49,7 +50,7 @@ class Lookups:
         now: CLOCK_BOOTTIME in nanoseconds.
     """
 
-    def __init__(self, names: NameService | None, now: Callable[[], int]) -> None:
+    def __init__(self, names: NameService | None, now: ClockNs) -> None:
         self._names = names
         self._now = now
         self._waiting: list[_Waiting] = []

@@ -12,12 +12,13 @@ import re
 import stat
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from smtpguard.enrich.looker.evidence import MAX_NEWEST, NamedFile
 from smtpguard.enrich.looker.files import open_in_root
 from smtpguard.enrich.looker.procfs import Process
+from smtpguard.hooks import ClockS
 
 MAX_HASHED = 8 << 20
 """Largest file that is hashed: 20 ms."""
@@ -95,9 +96,7 @@ def site_roots(path: bytes) -> list[bytes]:
     return [*roots, own] if own and own not in roots else roots
 
 
-def walk_code(
-    process: Process, root: bytes, uids: Collection[int], *, clock: Callable[[], float] = time.monotonic
-) -> Walk | None:
+def walk_code(process: Process, root: bytes, uids: Collection[int], *, clock: ClockS = time.monotonic) -> Walk | None:
     """The newest code files of a user below a folder of his; None if the folder is not his. Can hang for ever.
 
     Args:

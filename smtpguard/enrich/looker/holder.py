@@ -7,11 +7,12 @@ it hang. A socket that several processes hold (inherited, or passed on) is nobod
 import os
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
 
 from smtpguard.enrich.looker.procfs import Process
+from smtpguard.hooks import ClockS
 
 LIMIT_S = 0.03
 """Longest search; a host with 1,000 processes takes some 15 ms."""
@@ -29,7 +30,7 @@ class HolderFinder:
         clock: Seconds, for the limit.
     """
 
-    def __init__(self, *, proc: Path = Path("/proc"), clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, proc: Path = Path("/proc"), clock: ClockS = time.monotonic) -> None:
         self._proc = proc
         self._clock = clock
         self._recent: OrderedDict[int, deque[int]] = OrderedDict()
