@@ -4,8 +4,9 @@ The daemon merges the blocks of all sources into one Deny per (subject, kind) an
 first. Enforcers keep no policy: what passes in spite of a deny is told to them beforehand as `Passes`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from smtpguard.model import Subject
 from smtpguard.settings import Network
@@ -66,4 +67,19 @@ class Enforcer(Protocol):
 
     def read_denies(self) -> list[Deny]:
         """What the kernel holds now."""
+        ...
+
+
+@runtime_checkable
+class BulkEnforcer(Protocol):
+    """An enforcer that carries out thousands of changes at once, much cheaper than one by one."""
+
+    def apply_many(
+        self, denies: Sequence[Deny], releases: Sequence[tuple[Subject, Literal["block", "throttle"]]]
+    ) -> None:
+        """All of these changes.
+
+        Raises:
+            EnforceError: Some were not carried out; nobody can say which, so ask for each one by itself.
+        """
         ...

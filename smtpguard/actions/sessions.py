@@ -14,8 +14,10 @@ import logging
 import os
 import queue
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 from smtpguard.actions.base import Deny, Passes
@@ -88,6 +90,26 @@ class SessionEnder:
         if ranges or deny.subject.scope is not None:
             uids = ranges if deny.subject.scope is None else ((deny.subject.id, deny.subject.id), *ranges)
             self._send(_Errand(uids=uids, cookie=deny.subject.scope, who=deny.subject.id))
+
+    def apply_many(
+        self, denies: Sequence[Deny], releases: Sequence[tuple[Subject, Literal["block", "throttle"]]]
+    ) -> None:
+        """End what many users have open, by one look at all sessions.
+
+        Raises:
+            EnforceError: Some could not be ended.
+        """
+        del releases
+        ours = [deny for deny in denies if deny.kind == "block" and deny.subject.id != 0]
+        here = [deny for deny in ours if deny.subject.scope is None]
+        ranges = [(first, first + count - 1) for deny in here for first, count in deny.ranges if count > 0]
+        for deny in ours:
+            if deny.subject.scope is not None:
+                self.apply_deny(deny)
+        if ranges:
+            self._send(_Errand(uids=tuple(sorted(ranges)), cookie=None, who=here[0].subject.id))
+        if here:
+            self._end_here((*((deny.subject.id, deny.subject.id) for deny in here), *ranges))
 
     def apply_release(self, subject: Subject, kind: Literal["block", "throttle"]) -> None:
         """Nothing to do: what is ended is ended."""
@@ -203,9 +225,14 @@ def end_sessions(
         PrivilegeError: CAP_NET_ADMIN is lacking.
     """
     ended = 0
+    firsts, lasts = zip(*sorted(uids), strict=True) if uids else ((), ())
+    furthest = list(accumulate(lasts, max))
     for session in diag.read_sessions(ports):
         uid = session.uid
-        if uid and any(first <= uid <= last for first, last in uids) and not passes(session):
+        if not uid:
+            continue
+        index = bisect_right(firsts, uid)
+        if index and furthest[index - 1] >= uid and not passes(session):
             ended += diag.destroy(session)
     return ended
 

@@ -1,6 +1,7 @@
 """What people, fail2ban and earlier runs make a guard do: blocks, passes, and the ends of both."""
 
 import logging
+from bisect import bisect_left
 
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.keeping import render_allowance
@@ -75,7 +76,8 @@ class Orders:
         """A person's unblock of everybody, of whom the state knows and could not say, too."""
         self._note_freed(None)
         subjects = self.guard.engine.blocked_subjects()
-        return [ended for subject in subjects for ended in self.unblock(subject, by=by, reason=reason)]
+        with self.guard.enforcement.together():
+            return [ended for subject in subjects for ended in self.unblock(subject, by=by, reason=reason)]
 
     def _note_freed(self, subject: Subject | None, source: str | None = None) -> None:
         """While the state can't be read: what it holds of whom was freed meanwhile is not brought back."""
@@ -83,14 +85,23 @@ class Orders:
             self.guard.freed.add((subject, source))
 
     def freed_by_hand(self, ranges: tuple[tuple[int, int], ...], kind: str, who: str) -> None:
-        """Somebody took elements out of our sets: the wish to unblock, done and recorded as such."""
-        for subject in self.guard.engine.blocked_subjects():
-            held = [block for block in self.guard.engine.blocks_of(subject) if block.kind == kind]
-            spans = [(subject.id, 1), *(span for block in held for span in block.ranges)]
-            hit = any(first <= low + count - 1 and low <= last for first, last in ranges for low, count in spans)
-            if held and subject.scope is None and hit:
-                log.warning("uid %d was taken out of the set by %s: unblocked", subject.id, who)
-                self.unblock(subject, by="admin", reason=f"deleted from the nft set by {who}")
+        """Somebody took elements out of our sets: the wish to unblock, done and recorded as such.
+
+        Args:
+            ranges: Inclusive, sorted, disjoint.
+            kind: Out of which set.
+            who: Who did it.
+        """
+        lasts = [last for _, last in ranges]
+        with self.guard.enforcement.together():
+            for subject in self.guard.engine.blocked_subjects():
+                held = [block for block in self.guard.engine.blocks_of(subject) if block.kind == kind]
+                spans = [(subject.id, 1), *(span for block in held for span in block.ranges)]
+                places = ((bisect_left(lasts, low), low + count - 1) for low, count in spans)
+                hit = any(index < len(ranges) and ranges[index][0] <= high for index, high in places)
+                if held and subject.scope is None and hit:
+                    log.warning("uid %d was taken out of the set by %s: unblocked", subject.id, who)
+                    self.unblock(subject, by="admin", reason=f"deleted from the nft set by {who}")
 
     def restore(self, block: Block) -> None:
         """A block from before this run: nothing new, so nothing is written to the event log."""
@@ -98,7 +109,8 @@ class Orders:
             if isinstance(decision, Block):
                 if decision.name != block.name:  # kept under the uid alone until its name was known
                     self.guard.state.delete_block(block)
-                self.guard.state.put_block(decision, self.guard.wall.offset_ns)
+                if decision != block:  # else the state holds it as it is
+                    self.guard.state.put_block(decision, self.guard.wall.offset_ns)
             else:
                 self.guard.act([decision])
 

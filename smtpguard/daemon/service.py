@@ -26,6 +26,7 @@ from smtpguard.daemon.control import Answer, ControlServer
 from smtpguard.daemon.control_client import Peer
 from smtpguard.daemon.counting import Counting
 from smtpguard.daemon.doors import Doors
+from smtpguard.daemon.enforce.bulk import without_collections
 from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.guard import Guard
@@ -195,8 +196,9 @@ class Service:
         self.switch = OffSwitch(self.engine, self.enforcement, state, self.wall, self.now)
         for row in loaded.switches:
             self.switch.restore(row)
-        restore(self.orders, self.keeping, loaded, self.nft)
-        self.enforcement.refresh("start")
+        with without_collections():
+            restore(self.orders, self.keeping, loaded, self.nft)
+            self.enforcement.refresh("start")
         self.healing = Healing(
             NftWatch(settings.nft_table, way),
             nft=self.nft,

@@ -31,7 +31,13 @@ _MAX_OWN_PIDS = 64
 
 
 class Nft(Protocol):
-    """Changes nftables, all or nothing, and reads it."""
+    """Changes nftables, all or nothing, and reads it.
+
+    Attributes:
+        ports: Netlink ports from which its own changes come.
+    """
+
+    ports: set[int]
 
     def compile(self, table: str, text: str) -> Ruleset:
         """The table that a text makes.
@@ -62,11 +68,15 @@ class NetlinkNft:
 
     Args:
         compiler: What compiles texts; None for a child of its own at the first text.
+
+    Attributes:
+        ports: Netlink ports of its sockets: notifications that come from them tell of our own changes.
     """
 
     def __init__(self, compiler: Compiler | None = None) -> None:
         self._compiler = compiler or Compiler()
         self._threads = threading.local()
+        self.ports: set[int] = set()
 
     def start(self) -> None:
         """Start the child that compiles, while it may still have a network namespace of its own."""
@@ -92,6 +102,7 @@ class NetlinkNft:
         found: NftSocket | None = getattr(self._threads, "socket", None)
         if found is None:
             found = self._threads.socket = NftSocket()
+            self.ports.add(found.port)
         return found
 
 

@@ -68,6 +68,9 @@ class NftError(EnforceError):
 class NftSocket:
     """A socket to nfnetlink, in the network namespace it is opened in. For one thread.
 
+    Attributes:
+        port: Its netlink port id, by which notifications name whose change they tell.
+
     Raises:
         EnforceError: The kernel gives no such socket.
     """
@@ -83,6 +86,7 @@ class NftSocket:
             with contextlib.suppress(PermissionError):  # then whatever it is for is refused as well
                 self._socket.setsockopt(socket.SOL_SOCKET, option, value)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        self.port: int = self._socket.getsockname()[0]
         self._sequence = 0
 
     def transact(self, changes: Sequence[Change]) -> None:

@@ -1,16 +1,16 @@
 """Watches what others do to our table: a notification socket, drained into events. Decides and heals nothing.
 
 AF_NETLINK, NETLINK_NETFILTER, multicast group NFNLGRP_NFTABLES of the network namespace it is opened in; needs
-CAP_NET_ADMIN. What this process did itself is left out. Nothing is lost silently: ENOBUFS gives an `unknown` event.
+CAP_NET_ADMIN. What this process did itself is known by the port of its sockets, and left out. Nothing is lost
+silently: ENOBUFS gives an `unknown` event.
 """
 
 import errno
-import os
 import select
 import socket
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator
 
+from smtpguard.decode.netlink import HEADER
 from smtpguard.decode.nft_notify import NftEvent, NotifyDecoder
 from smtpguard.decode.nft_numbers import render_delete_table
 from smtpguard.errors import DecodeError, EnforceError, PrivilegeError
@@ -33,20 +33,17 @@ class NftWatch:
     Args:
         table: Its name.
         nft: The way to nftables that our own changes take.
-        is_own: Whether a pid, as the kernel names it, is this process; None to find out.
 
     Attributes:
         lost: How often notifications were lost.
         garbled: Datagrams that could not be read.
     """
 
-    def __init__(self, table: str, nft: Nft, *, is_own: Callable[[int], bool] | None = None) -> None:
+    def __init__(self, table: str, nft: Nft) -> None:
         self._table = table
         self._nft = nft
-        self._is_own = is_own or self._is_this_process
         self._decoder = NotifyDecoder(table)
         self._socket: socket.socket | None = None
-        self._pid_in_kernel: int | None = None
         self.lost = 0
         self.garbled = 0
 
@@ -70,7 +67,7 @@ class NftWatch:
                 raise PrivilegeError("nftables can't be watched", fix="run as root, or with CAP_NET_ADMIN") from error
             raise EnforceError(f"nftables can't be watched: {error.strerror}") from error
         try:
-            self._learn_own_pid()
+            self._prove()
         except BaseException:
             self.close()
             raise
@@ -81,7 +78,9 @@ class NftWatch:
 
     def read(self) -> list[NftEvent]:
         """What others did since the last call, without waiting."""
-        return [event for event in self._drain() if event.pid is None or not self._is_own(event.pid)]
+        return [
+            event for datagram in self._drain() for event in (self._judge(datagram) if datagram else [self._lose()])
+        ]
 
     def close(self) -> None:
         """Leave the group. May be called twice."""
@@ -89,53 +88,47 @@ class NftWatch:
             self._socket.close()
             self._socket = None
 
-    def _drain(self) -> list[NftEvent]:
-        events: list[NftEvent] = []
+    def _judge(self, datagram: bytes) -> list[NftEvent]:
+        # One transaction's notifications share no datagram with another's: the first message tells whose it is.
+        if len(datagram) >= HEADER.size and HEADER.unpack_from(datagram)[4] in self._nft.ports:
+            return []
+        try:
+            return self._decoder.feed(datagram)  # a cut one fails in its last message
+        except DecodeError:
+            self.garbled += 1
+            return [self._decoder.lose()]
+
+    def _lose(self) -> NftEvent:
+        self.lost += 1
+        return self._decoder.lose()
+
+    def _drain(self) -> Iterator[bytes | None]:
+        """Datagrams of the kernel; None where some were lost."""
         if self._socket is None:
-            return events
+            return
         for _ in range(_MAX_DATAGRAMS):
             try:
                 datagram, sender = self._socket.recvfrom(_MAX_DATAGRAM_BYTES)
             except BlockingIOError:
-                break
+                return
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise EnforceError(f"nftables can be watched no longer: {error.strerror}") from error
-                self.lost += 1
-                events.append(self._decoder.lose())
+                yield None
                 continue
-            if sender[0] != 0:  # not the kernel
-                continue
-            try:
-                # A cut datagram fails in its last message.
-                events += self._decoder.feed(datagram)
-            except DecodeError:
-                self.garbled += 1
-                events.append(self._decoder.lose())
-        return events
+            if sender[0] == 0:  # the kernel
+                yield datagram
 
-    def _learn_own_pid(self) -> None:
-        """How the kernel names this process, which in a pid namespace is not os.getpid()."""
-        probe = f"{self._table}_probe"
-        decoder, self._decoder = self._decoder, NotifyDecoder(probe)
-        try:
-            self._nft.transact(render_delete_table(probe))
-            # The kernel has told it before nft is answered; the wait is for a busy machine.
-            while select.select([self], [], [], 2)[0]:
-                heard = [event for event in self._drain() if event.kind == "lost"]
-                if heard:
-                    self._pid_in_kernel = heard[-1].pid
+    def _prove(self) -> None:
+        """An own change that comes to nothing must be heard."""
+        self._nft.transact(render_delete_table(f"{self._table}_probe"))
+        # The kernel has told it before it answers; the wait is for a busy machine.
+        while select.select([self], [], [], 2)[0]:
+            for datagram in self._drain():
+                if datagram and HEADER.unpack_from(datagram)[4] in self._nft.ports:
                     return
-        finally:
-            self._decoder = decoder
         raise EnforceError(
             "nftables says nothing about its changes",
             where="NFNLGRP_NFTABLES",
             fix="a lost table is put back at the next change only",
         )
-
-    def _is_this_process(self, pid: int) -> bool:
-        if pid == self._pid_in_kernel:
-            return True
-        # The kernel names threads. Their numbers mean something only where ours are the kernel's.
-        return self._pid_in_kernel == os.getpid() and Path(f"/proc/self/task/{pid}").exists()

@@ -211,3 +211,44 @@ def test_passes_that_a_means_refused_are_told_again_and_those_it_knows_are_not(w
     calls = world.kernel.calls
     world.reconciler.apply_passes(Passes(uids=((0, 0), (89, 89))))
     assert world.kernel.calls == calls
+
+
+class BulkKernel(Kernel):
+    """An enforcer that takes many changes at once."""
+
+    def __init__(self) -> None:
+        super().__init__("bulk")
+        self.bulk_calls = 0
+        self.bulk_broken = False
+
+    def apply_many(
+        self, denies: Sequence[Deny], releases: Sequence[tuple[Subject, Literal["block", "throttle"]]]
+    ) -> None:
+        self.bulk_calls += 1
+        if self.bulk_broken:
+            raise EnforceError("no", where=self.name)
+        self.held |= {(deny.subject, deny.kind): deny for deny in denies}
+        for key in releases:
+            del self.held[key]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_many_are_told_at_once_to_who_can_and_one_by_one_where_that_fails(broken: bool) -> None:
+    world = World()
+    bulk = BulkKernel()
+    bulk.bulk_broken = broken
+    world.reconciler.add_enforcer(bulk)
+    subjects = [Subject(id=2000 + number) for number in range(100)]
+    for subject in subjects:
+        world.block(subject, 60)
+    world.reconciler.apply_all()
+    assert set(bulk.held) == {(subject, "block") for subject in subjects}
+    assert bulk.bulk_calls == 1
+    assert bulk.calls == (100 if broken else 0)
+    for subject in subjects[:40]:
+        del world.blocks[subject]
+    world.reconciler.apply_all()
+    assert set(bulk.held) == {(subject, "block") for subject in subjects[40:]}
+    calls = bulk.bulk_calls, bulk.calls
+    world.reconciler.apply_all()
+    assert (bulk.bulk_calls, bulk.calls) == calls, "what is held is not told again"

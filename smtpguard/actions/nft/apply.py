@@ -157,21 +157,26 @@ class NftEnforcer:
         else:
             self._sets[deny.kind].put(deny)
 
-    def apply_many(self, denies: Iterable[Deny]) -> None:
-        """Begin or change many refusals, those of a kind in one transaction.
+    def apply_many(self, denies: Iterable[Deny], releases: Iterable[tuple[Subject, Kind]] = ()) -> None:
+        """Begin, change and end many refusals, those of a kind in one transaction.
 
         Raises:
             SetFullError: Some are not carried out; as many as the set has room for are, those ending last first.
         """
         now_ns = self._now_ns()
-        ours = [deny for deny in denies if deny.subject.scope is None and deny.until_ns > now_ns]
+        held = [deny for deny in denies if deny.subject.scope is None]
+        ours = [deny for deny in held if deny.until_ns > now_ns]
+        ended = [(subject, kind) for subject, kind in releases if subject.scope is None]
+        ended += [(deny.subject, deny.kind) for deny in held if deny.until_ns <= now_ns]
         for deny in ours:
             _refuse_root(deny)
         ours.sort(key=lambda deny: -deny.until_ns)
         full: SetFullError | None = None
         for kind, uids in self._sets.items():
             try:
-                uids.put_many([deny for deny in ours if deny.kind == kind])
+                uids.put_many(
+                    [deny for deny in ours if deny.kind == kind], [subject for subject, what in ended if what == kind]
+                )
             except SetFullError as error:  # the other set may have room
                 full = error
         if full is not None:

@@ -169,13 +169,23 @@ class UidSet:
             self.forget(deny.subject)
             raise
 
-    def put_many(self, denies: Sequence[Deny]) -> None:
-        """Begin or change many refusals in one transaction; if there is no room for all, as many of the first as fit.
+    def put_many(self, denies: Sequence[Deny], takes: Iterable[Subject] = ()) -> None:
+        """Begin or change many refusals, and end others, in one transaction; if there is no room, as many as fit.
+
+        Args:
+            denies: In the order in which they are to find room.
+            takes: Whose refusals end.
 
         Raises:
             SetFullError: Some are not carried out; it says how many.
             EnforceError: The kernel refused them otherwise.
         """
+        gone = [self._asked.get(s) or Deny(subject=s, kind=self.kind, until_ns=0) for s in takes]
+        for deny in gone:
+            self.forget(deny.subject)
+        region = [interval for deny in gone for interval in _list_region(deny, None)]
+        if not denies and region:
+            self._repaint(region)
         index, chunk = 0, len(denies)
         while index < len(denies):
             part = denies[index : index + chunk]
@@ -183,7 +193,7 @@ class UidSet:
             for deny in part:
                 self._remember(deny)
             try:
-                self._repaint([i for deny in part for i in _list_region(deny, before[deny.subject])])
+                self._repaint([*region, *(i for deny in part for i in _list_region(deny, before[deny.subject]))])
             except GuardError as error:
                 for subject, old in before.items():
                     self.forget(subject)

@@ -5,8 +5,9 @@ all, who is refused, and exact limits. Each step does nothing where nothing has 
 other from being taken: it is named, and tried again. It never decides about a user; the engine does.
 """
 
+import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from smtpguard.actions.base import Passes
@@ -16,6 +17,7 @@ from smtpguard.daemon.capping import Capping
 from smtpguard.daemon.crediting import Crediting
 from smtpguard.daemon.enforce.activation import Activation
 from smtpguard.daemon.enforce.bpf_attachment import BpfAttachment
+from smtpguard.daemon.enforce.bulk import without_collections
 from smtpguard.daemon.enforce.neighbours import Around, Comparison, Judging, NftTable, Sessions
 from smtpguard.daemon.enforce.reconciler import Reconciler
 from smtpguard.daemon.loop import TimedPart
@@ -92,6 +94,7 @@ class Enforcement(TimedPart):
         self._bpf: BpfAttachment | None = None
         self._applied: Settings | None = None
         self._asked: list[Reason] = []
+        self._gathering = False
         self._look_ns = next_beat(now(), _LOOK_NS)
         self._compare_ns = next_beat(now(), _COMPARE_NS)
         self.activation = Activation(nft)
@@ -157,8 +160,8 @@ class Enforcement(TimedPart):
         if self._bpf is not None:
             self._tell_program(self._bpf)
         passes = self._tell_passes()
-        self._activate(lost="lost" in reasons)
-        self.reconciler.apply_all()
+        if not self._activate(lost="lost" in reasons):
+            self.reconciler.apply_all()
         self.credits.refresh(
             settings, passes.uncapped, trusted=self._judging.is_sound(), anew=not _WINDOWS_CHANGED.isdisjoint(reasons)
         )
@@ -180,12 +183,30 @@ class Enforcement(TimedPart):
         Returns:
             Whether every means does what it is told.
         """
+        if self._gathering:
+            return True
         if self._is_exempt(subject):
             self._tell_passes()
         self._activate()
         # A table that can't be had keeps BPF from nothing.
         fine = self.reconciler.apply(subject, settle=settle)
         return fine and self.activation.trouble is None
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Whatever is carried out within is carried out at its end, in one go."""
+        if self._gathering:
+            yield
+            return
+        self._gathering = True
+        with without_collections():
+            try:
+                yield
+            finally:
+                self._gathering = False
+                self._tell_passes()
+                if not self._activate():
+                    self.reconciler.apply_all()
 
     def compare(self, reason: str) -> None:
         """Look whether the kernel's sets hold what the list says: at the start, after a heal, after others, by time."""
@@ -248,13 +269,16 @@ class Enforcement(TimedPart):
             block.mode == "enforce" and block.until_ns > now_ns for block in self._engine.blocks()
         )
 
-    def _activate(self, *, lost: bool = False) -> None:
+    def _activate(self, *, lost: bool = False) -> bool:
+        """Whether all means were told everything by it."""
         before = self.activation.up
         self.activation.apply(up=self._wants_refusals(), lost=lost)
-        if self.activation.up != before:
-            if before:
-                self.reconciler.forget(self._nft)
-            self.reconciler.apply_all(forget=not before)
+        if self.activation.up == before:
+            return False
+        if before:
+            self.reconciler.forget(self._nft)
+        self.reconciler.apply_all(forget=not before)
+        return True
 
     def _tell_program(self, bpf: BpfAttachment) -> None:
         bpf.refresh(self.settings.ports, self._around.accounts.ranges())

@@ -5,12 +5,12 @@ difference, BPF first. A means that fails is named and tried again each second: 
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, Protocol
 
-from smtpguard.actions.base import Deny, Enforcer, Passes
+from smtpguard.actions.base import BulkEnforcer, Deny, Enforcer, Passes
 from smtpguard.errors import EnforceError
 from smtpguard.hooks import ClockNs, Task
 from smtpguard.model import NS, Block, Subject
@@ -23,10 +23,16 @@ _RETRY_NS = NS
 _MAX_RETRY_NS = 10 * NS
 SETTLE_NS = 20_000_000
 """Between connect() being let through and its first packet a process may be preempted: some scheduler slices."""
+_MANY = 16
+"""From so many subjects on, a means that can is told all changes at once."""
 PACKET_MEANS = frozenset({"nft", "sessions"})
 
 
-def merge_denies(subject: Subject, blocks: Iterable[Block], now_ns: int) -> dict[Kind, Deny]:
+Wanted = Mapping[Subject, Mapping[Kind, Deny]]
+"""What the blocks in force add up to, by subject."""
+
+
+def merge_denies(subject: Subject, blocks: Sequence[Block], now_ns: int) -> dict[Kind, Deny]:
     """What the enforced blocks of one subject add up to: for each kind the longest end and all ranges.
 
     Args:
@@ -35,15 +41,16 @@ def merge_denies(subject: Subject, blocks: Iterable[Block], now_ns: int) -> dict
         now_ns: CLOCK_BOOTTIME.
     """
     denies: dict[Kind, Deny] = {}
-    for kind in KINDS:
-        held = [b for b in blocks if b.kind == kind and b.mode == "enforce" and b.until_ns > now_ns]
-        if held:
-            last = max(held, key=lambda block: block.until_ns)
+    held = [b for b in blocks if b.mode == "enforce" and b.until_ns > now_ns]
+    for kind in KINDS if len(held) > 1 else [block.kind for block in held]:
+        of_kind = [block for block in held if block.kind == kind]
+        if of_kind:
+            last = max(of_kind, key=lambda block: block.until_ns)
             denies[kind] = Deny(
                 subject=subject,
                 kind=kind,
                 until_ns=last.until_ns,
-                ranges=tuple(sorted({span for block in held for span in block.ranges})),
+                ranges=tuple(sorted({span for block in of_kind for span in block.ranges})),
                 comment=" ".join(filter(None, (last.source, last.rule))),
             )
     return denies
@@ -100,8 +107,8 @@ class Reconciler:
         told = _Told(enforcer)
         self._means.insert(0 if first else len(self._means), told)
         self._tell_passes(told)
-        for subject in list(self._in_force.blocked_subjects()):
-            self._tell(told, subject)
+        blocked = dict.fromkeys(self._in_force.blocked_subjects())
+        self._tell_all(told, blocked, self._list_wanted(blocked))
 
     def remove_enforcer(self, enforcer: Enforcer) -> None:
         """Stop to use a means that is gone."""
@@ -135,12 +142,13 @@ class Reconciler:
         Args:
             forget: What the kernel held is lost (a flush): tell everything again.
         """
+        blocked = dict.fromkeys(self._in_force.blocked_subjects())
+        wanted = self._list_wanted(blocked)
         for told in self._means:
-            known = {subject for subject, _ in told.denies}
+            subjects = dict.fromkeys(subject for subject, _ in told.denies) | blocked
             if forget:
                 told.denies.clear()
-            for subject in known | set(self._in_force.blocked_subjects()):
-                self._tell(told, subject)
+            self._tell_all(told, subjects, wanted)
 
     def forget(self, enforcer: Enforcer) -> None:
         """A means was taken away, and all it held with it."""
@@ -179,6 +187,46 @@ class Reconciler:
             told.passes = None  # what a failed change has left is not known: told again at the next try
             if self._try(told, None, partial(told.enforcer.apply_passes, passes)):
                 told.passes = passes
+
+    def _list_wanted(self, subjects: Iterable[Subject]) -> Wanted:
+        now_ns = self._now()
+        return {subject: merge_denies(subject, self._in_force.blocks_of(subject), now_ns) for subject in subjects}
+
+    def _tell_all(self, told: _Told, subjects: Mapping[Subject, None], wanted: Wanted) -> None:
+        enforcer = told.enforcer
+        denies, releases, over = self._list_changes(told, subjects, wanted)
+        if not (denies or releases or over or told.failed):
+            return
+        if len(subjects) >= _MANY and isinstance(enforcer, BulkEnforcer):
+            if (denies or releases) and not self._try(told, None, partial(enforcer.apply_many, denies, releases)):
+                for deny in denies:  # nobody knows which of them are held: told one by one
+                    told.denies.pop((deny.subject, deny.kind), None)
+            else:
+                told.denies.update({(deny.subject, deny.kind): deny for deny in denies})
+                for key in (*releases, *over):
+                    told.denies.pop(key, None)
+                told.failed.difference_update(subjects)
+                return
+        for subject in subjects:
+            self._tell(told, subject)
+
+    def _list_changes(
+        self, told: _Told, subjects: Iterable[Subject], wanted: Wanted
+    ) -> tuple[list[Deny], list[tuple[Subject, Kind]], list[tuple[Subject, Kind]]]:
+        """What begins or changes, what ends, and what the kernel has ended by itself."""
+        now_ns = self._now()
+        denies: list[Deny] = []
+        releases: list[tuple[Subject, Kind]] = []
+        over: list[tuple[Subject, Kind]] = []
+        for subject in subjects:
+            merged = wanted.get(subject, {})
+            for kind in KINDS:
+                deny, held = merged.get(kind), told.denies.get((subject, kind))
+                if deny is not None and deny != held:
+                    denies.append(deny)
+                elif deny is None and held is not None:
+                    (over if held.until_ns <= now_ns else releases).append((subject, kind))
+        return denies, releases, over
 
     def _tell(self, told: _Told, subject: Subject) -> bool:
         now_ns = self._now()
