@@ -47,6 +47,7 @@ class Connect:
         attr: How process and script were found; None if nobody looked or nothing was found.
         proc, exe, cwd, script, rdns: Untrusted bytes that describe the caller and the destination.
         user: Account name as the *record* gave it (ENRICHED audit logs); decoration, never identity.
+        node: Host that a record names (audit's node=), where it names one.
     """
 
     time_ns: int
@@ -71,6 +72,7 @@ class Connect:
     script: bytes | None = None
     rdns: bytes | None = None
     user: bytes | None = None
+    node: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,13 +1,13 @@
 """`smtpguard replay`: what the rules would have done with an audit log, at the log's own times."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
-from smtpguard.cli.common import config_option, json_option, print_json, print_table
-from smtpguard.cli.replay_report import MAX_DESTINATIONS, Report, UserRow
+from smtpguard.cli.common import EXIT_FAILED, config_option, json_option, print_json, print_table
+from smtpguard.cli.replay_hosts import Host, Hosts
+from smtpguard.cli.replay_report import MAX_DESTINATIONS
 from smtpguard.cli.times import render_moment, render_span
 from smtpguard.logline import render_time
 from smtpguard.model import NS, Connect, Refusal
@@ -33,8 +33,9 @@ _LOOPBACK6 = frozenset({bytes(15) + b"\1", bytes(16), bytes(4)})
 def command(files: Sequence[str], config_path: str | None, *, as_json: bool, show_all: bool) -> None:
     """Show what the rules would have done with audit logs, at the logs' own times.
 
-    FILE is an audit.log, plain or packed by gzip, xz or bzip2; - is standard input. Rotated files may be named in any
-    order. Neither this host's addresses nor its state enter, and nobody is refused anything.
+    FILE is an audit.log, plain or packed by gzip, xz, bzip2 or zstd, or what syslog, the journal (-o json, -o export)
+    or a collector made of it; - is standard input. Rotated files may be named in any order. Neither this host's
+    addresses nor its state enter, and nobody is refused anything. Exit 1 if something of a file can't be read.
     """
     import gc
 
@@ -50,12 +51,15 @@ def command(files: Sequence[str], config_path: str | None, *, as_json: bool, sho
         replay.run()
     finally:
         source.close()
-    for path in source.silent:
-        click.echo(f"smtpguard: {path}: no audit record at its beginning", err=True)
+    for problem in source.problems:
+        use = f"; use: {problem.use}" if problem.use else ""
+        click.echo(f"smtpguard: {problem.file}: {problem.problem}{use}", err=True)
     if as_json:
         print_json(replay.to_json(files))
     else:
         replay.show(files, show_all=show_all)
+    if source.problems:
+        click.get_current_context().exit(EXIT_FAILED)
 
 
 class Replay:
@@ -66,29 +70,17 @@ class Replay:
         source: Where the connects come from.
 
     Attributes:
-        report: What was found.
+        hosts: What was found, by host.
         connects: Connects not to loopback.
         loopback: Connects to loopback.
         left_out: Rules that a log alone can't answer.
     """
 
     def __init__(self, settings: "Settings", source: "ReplaySource") -> None:
-        from smtpguard.enrich.recorded import RecordedAccounts
-        from smtpguard.policy.destinations import Destinations
-        from smtpguard.policy.engine import Engine
-
         self._settings = settings
         self._source = source
-        # Who is new can be told only by what was seen before the log began.
         self.left_out = [rule.name for rule in settings.rules if rule.novel_ns is not None]
-        rules = tuple(rule for rule in settings.rules if rule.novel_ns is None)
-        settings = replace(settings, dry_run=False, rules=rules)
-        self._accounts = RecordedAccounts(settings)
-        # Loopback does not come to the engine if it is ignored; without exempt networks there is nothing to look up.
-        passed = Destinations(exempt=settings.exempt.networks).passed
-        looked_up = settings.exempt.networks or settings.loopback == "count"
-        self._engine = Engine(settings=settings, directory=self._accounts, passes=passed if looked_up else None)
-        self.report = Report(self._accounts)
+        self.hosts = Hosts(settings)
         self.connects = 0
         self.loopback = 0
         self._first_ns: int | None = None
@@ -96,11 +88,11 @@ class Replay:
 
     def run(self) -> None:
         """Read it all, judge each connect at its own time."""
-        source, engine, report = self._source, self._engine, self.report
-        feed, take_refusal, named = engine.feed, report.take_refusal, self._accounts.named
+        source = self._source
         loopback6, skip_loopback = _LOOPBACK6, self._settings.loopback == "ignore"
-        rows: dict[int | None, UserRow] = {}
-        first_ns, last_ns, tick_ns = 1 << 63, -1, 0
+        host: Host | None = None
+        node: bytes | None = None
+        first_ns, last_ns = 1 << 63, -1
         total = local = kept = 0
         while not source.done:
             connects: list[Connect] = []
@@ -110,12 +102,16 @@ class Replay:
                 times = [connect.time_ns for connect in connects]
                 first_ns, last_ns = min(first_ns, *times), max(last_ns, *times)
             for connect in connects:
+                if connect.node != node or host is None:
+                    node = connect.node
+                    host = self.hosts.of(node)
+                    engine, report, rows, named = host.engine, host.report, host.rows, host.accounts.named
                 time_ns, address = connect.time_ns, connect.address
-                if time_ns >= tick_ns:
+                if time_ns >= host.tick_ns:
                     report.take(engine.tick(time_ns))
-                    tick_ns = min(time_ns + _TICK_NS, engine.next_deadline() or 1 << 63)
+                    host.tick_ns = min(time_ns + _TICK_NS, engine.next_deadline() or 1 << 63)
                 if connect.user is not None and connect.uid not in named:
-                    self._accounts.note(connect)
+                    host.accounts.note(connect)
                 if (address[0] == 127 and len(address) == 4) or address in loopback6:
                     local += 1
                     if skip_loopback:
@@ -130,15 +126,15 @@ class Replay:
                         row.as_root += 1
                     if kept < MAX_DESTINATIONS:
                         row.destinations.add(address)
-                decisions = feed(connect)
+                decisions = engine.feed(connect)
                 if not decisions:
                     continue
                 if type(decisions[0]) is Refusal and len(decisions) == 1:  # nearly always, of a user who is blocked
-                    take_refusal(decisions[0])
+                    report.take_refusal(decisions[0])
                 else:
                     report.take(decisions)
-                    tick_ns = min(tick_ns, engine.next_deadline() or 1 << 63)
-            kept = sum(len(row.destinations) for row in rows.values())
+                    host.tick_ns = min(host.tick_ns, engine.next_deadline() or 1 << 63)
+            kept = sum(len(row.destinations) for each in self.hosts.reports for row in each.users.values())
         self.connects, self.loopback = total, local
         if last_ns >= 0:
             self._first_ns, self._last_ns = first_ns, last_ns
@@ -154,48 +150,62 @@ class Replay:
             "until": None if self._last_ns is None else render_time(self._last_ns),
             "dry_run": self._settings.dry_run,
             "rules_left_out": self.left_out,
-            **self.report.to_json(),
-            "dropped_verdicts": self.report.dropped_verdicts,
+            **self.hosts.to_json(),
+            "dropped_verdicts": self.hosts.dropped_verdicts,
             "garbled": stats.garbled,
             "lost": stats.lost,
             **stats.notes,
+            "problems": [
+                {"file": problem.file, "problem": problem.problem, "use": problem.use}
+                for problem in self._source.problems
+            ],
         }
 
     def show(self, files: Sequence[str], *, show_all: bool) -> None:
         """Tell people."""
-        report, many = self.report, len(files) > 1
+        many = len(files) > 1
         if self._first_ns is None or self._last_ns is None:
-            click.echo(f"{'These files hold' if many else 'This file holds'} no SMTP connect that audit recorded.")
+            holds = "These files hold" if many else "This file holds"
+            if self._source.problems or self._count_bad():
+                click.echo(f"No SMTP connect could be read from {'these files' if many else 'this file'}.")
+            else:
+                click.echo(f"{holds} no SMTP connect that audit recorded.")
             self._show_left_out()
             return
-        rows = report.busiest()
+        users = self.hosts.users()
         rules = self._settings.path or "the shipped defaults"
         click.echo(
             f"{render_moment(self._first_ns / NS)} to {render_moment(self._last_ns / NS)} "
             f"({render_span((self._last_ns - self._first_ns) / NS)}), rules of {rules}"
         )
-        refused = sum(row.would_refuse for row in rows)
-        victims = sum(row.would_refuse > 0 for row in rows)
+        refused = sum(row.would_refuse for _, row in users)
+        victims = sum(row.would_refuse > 0 for _, row in users)
         click.echo(
-            f"{self.connects:,} SMTP connects by {_people(len(rows))}; "
+            f"{self.connects:,} SMTP connects by {_people(len(users))}; "
             + (
                 f"{refused:,} of them, by {_people(victims)}, would be refused."
                 if refused
                 else "none would be refused."
             )
         )
-        if report.verdicts:
+        verdicts = self.hosts.verdicts()
+        if verdicts:
             click.echo("\nVerdicts:")
-            cells = list(report.verdict_cells())
-            shown = cells if show_all else cells[:_SHOWN_VERDICTS]
+            first = verdicts if show_all else verdicts[:_SHOWN_VERDICTS]
+            shown = [report.verdict_cells(verdict) for report, verdict in first]
             print_table(("TIME", "USER", "RULE", "COUNT", "ACTION", "AT"), shown)
-            _show_rest(len(cells) + report.dropped_verdicts - len(shown))
+            _show_rest(len(verdicts) + self.hosts.dropped_verdicts - len(shown))
         click.echo("\nUsers:")
-        people = list(report.user_cells())
-        shown = people if show_all else people[:_SHOWN_USERS]
+        busiest = users if show_all else users[:_SHOWN_USERS]
+        shown = [report.user_cells(row) for report, row in busiest]
         print_table(("USER", "UID", "CONNECTS", "DESTINATIONS", "VERDICTS", "REFUSED", "STANDING"), shown)
-        _show_rest(len(people) - len(shown))
+        _show_rest(len(users) - len(shown))
         self._show_left_out()
+
+    def _count_bad(self) -> int:
+        """Records that should have been connects and are none."""
+        stats = self._source.stats
+        return stats.garbled + stats.lost + stats.notes.get("forged", 0) + stats.notes.get("doubled", 0)
 
     def _show_left_out(self) -> None:
         stats = self._source.stats
@@ -206,6 +216,7 @@ class Replay:
             "forged or doubled": stats.notes.get("forged", 0) + stats.notes.get("doubled", 0),
             "repeats of one attempt": stats.notes.get("repeats", 0),
             "probes of name look-ups": stats.notes.get("probes", 0),
+            "in more than one file": stats.notes.get("duplicates", 0),
         }
         left_out = [f"{count:,} {text}" for text, count in texts.items() if count]
         if left_out:

@@ -1,6 +1,5 @@
-"""What a replay found, counted while it runs and rendered at its end: as one JSON object, or for people."""
+"""What a replay found of one host, counted while it runs and rendered at its end: as JSON, or for people."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,15 +52,19 @@ class Report:
 
     Args:
         directory: Names of users.
+        node: The host that the log names; None where it names none.
 
     Attributes:
+        several: Whether there are other hosts, so that each user is written as user@node.
         users: By the uid of the account; None for connects without a uid.
         dropped_verdicts: Verdicts beyond MAX_VERDICTS, counted only.
         breakers: When the breaker turned blocks into throttles.
     """
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, node: bytes | None = None) -> None:
         self._directory = directory
+        self.node = node
+        self.several = False
         self.users: dict[int | None, UserRow] = {}
         self.verdicts: list[Verdict] = []
         self.blocks: list[BlockRow] = []
@@ -128,41 +131,37 @@ class Report:
 
     def name_of(self, uid: int | None) -> str:
         """How a user is written."""
-        return "-" if uid is None else render_user(uid, account_of(self._directory, Subject(id=uid)).name)
+        name = "-" if uid is None else render_user(uid, account_of(self._directory, Subject(id=uid)).name)
+        return f"{name}@{render_escaped(self.node)}" if self.several and self.node is not None else name
 
-    def busiest(self) -> list[UserRow]:
-        """All users who connected, the busiest first."""
-        rows = [row for row in self.users.values() if row.connects]
-        return sorted(rows, key=lambda row: (-row.connects, -1 if row.uid is None else row.uid))
+    @property
+    def node_text(self) -> str | None:
+        """The host, for JSON."""
+        return None if self.node is None else render_escaped(self.node)
 
-    def to_json(self) -> dict[str, Any]:
-        """The lists of the JSON object."""
+    def user_json(self, row: UserRow) -> dict[str, Any]:
+        """One user, for JSON."""
         return {
-            "verdicts": [self._verdict_json(verdict) for verdict in self.verdicts],
-            "blocks": [self._block_json(row) for row in self.blocks],
-            "users": [
-                {
-                    "user": self.name_of(row.uid),
-                    "uid": row.uid,
-                    "connects": row.connects,
-                    "destinations": len(row.destinations),
-                    "as_root": row.as_root,
-                    "would_refuse": row.would_refuse,
-                    "verdicts": row.verdicts,
-                    "blocks": row.blocks,
-                    "standing": None if row.uid is None else account_of(self._directory, Subject(id=row.uid)).standing,
-                }
-                for row in self.busiest()
-            ],
-            "breaker": [{"time": render_time(change.time_ns), "tripped": change.tripped} for change in self.breakers],
+            "user": self.name_of(row.uid),
+            "uid": row.uid,
+            "node": self.node_text,
+            "connects": row.connects,
+            "destinations": len(row.destinations),
+            "as_root": row.as_root,
+            "would_refuse": row.would_refuse,
+            "verdicts": row.verdicts,
+            "blocks": row.blocks,
+            "standing": None if row.uid is None else account_of(self._directory, Subject(id=row.uid)).standing,
         }
 
-    def _verdict_json(self, verdict: Verdict) -> dict[str, Any]:
+    def verdict_json(self, verdict: Verdict) -> dict[str, Any]:
+        """One verdict, for JSON."""
         connect = verdict.connect
         return {
             "time": render_time(verdict.time_ns),
             "user": self.name_of(verdict.subject.id),
             "uid": verdict.subject.id,
+            "node": self.node_text,
             "rule": verdict.rule,
             "count": verdict.count,
             "limit": verdict.limit,
@@ -178,11 +177,13 @@ class Report:
             "exe": None if connect.exe is None else render_escaped(connect.exe),
         }
 
-    def _block_json(self, row: BlockRow) -> dict[str, Any]:
+    def block_json(self, row: BlockRow) -> dict[str, Any]:
+        """One block, for JSON."""
         block = row.block
         return {
             "user": self.name_of(block.subject.id),
             "uid": block.subject.id,
+            "node": self.node_text,
             "kind": block.kind,
             "rule": block.rule,
             "since": render_time(block.since_ns),
@@ -192,34 +193,36 @@ class Report:
             "refused": row.refused,
         }
 
-    def verdict_cells(self) -> Iterator[tuple[str, ...]]:
-        """Rows of the table of verdicts, for people."""
-        for verdict in self.verdicts:
-            count = f"{verdict.count:,} of {verdict.limit:,} in {render_span(verdict.window_ns / NS)}"
-            action: str = verdict.action
-            if verdict.until_ns is not None:
-                action += f" for {render_span((verdict.until_ns - verdict.time_ns) / NS)}"
-            if verdict.mode != "enforce":
-                action = f"told only ({verdict.why_dry})" if verdict.why_dry else "told only"
-            yield (
-                render_moment(verdict.time_ns / NS),
-                self.name_of(verdict.subject.id),
-                verdict.rule,
-                count,
-                action,
-                f"port {verdict.connect.port} of {render_address(verdict.connect.address)}",
-            )
+    def breaker_json(self, change: BreakerChange) -> dict[str, Any]:
+        """A turn of the breaker, for JSON."""
+        return {"time": render_time(change.time_ns), "tripped": change.tripped, "node": self.node_text}
 
-    def user_cells(self) -> Iterator[tuple[str, ...]]:
-        """Rows of the table of users, for people; the busiest first."""
-        for row in self.busiest():
-            account = None if row.uid is None else account_of(self._directory, Subject(id=row.uid))
-            yield (
-                self.name_of(row.uid),
-                "-" if row.uid is None else str(row.uid),
-                f"{row.connects:,}",
-                f"{len(row.destinations):,}",
-                f"{row.verdicts:,}",
-                f"{row.would_refuse:,}",
-                "" if account is None or account.standing == "tenant" else f"{account.standing}: {account.reason}",
-            )
+    def verdict_cells(self, verdict: Verdict) -> tuple[str, ...]:
+        """A row of the table of verdicts, for people."""
+        count = f"{verdict.count:,} of {verdict.limit:,} in {render_span(verdict.window_ns / NS)}"
+        action: str = verdict.action
+        if verdict.until_ns is not None:
+            action += f" for {render_span((verdict.until_ns - verdict.time_ns) / NS)}"
+        if verdict.mode != "enforce":
+            action = f"told only ({verdict.why_dry})" if verdict.why_dry else "told only"
+        return (
+            render_moment(verdict.time_ns / NS),
+            self.name_of(verdict.subject.id),
+            verdict.rule,
+            count,
+            action,
+            f"port {verdict.connect.port} of {render_address(verdict.connect.address)}",
+        )
+
+    def user_cells(self, row: UserRow) -> tuple[str, ...]:
+        """A row of the table of users, for people."""
+        account = None if row.uid is None else account_of(self._directory, Subject(id=row.uid))
+        return (
+            self.name_of(row.uid),
+            "-" if row.uid is None else str(row.uid),
+            f"{row.connects:,}",
+            f"{len(row.destinations):,}",
+            f"{row.verdicts:,}",
+            f"{row.would_refuse:,}",
+            "" if account is None or account.standing == "tenant" else f"{account.standing}: {account.reason}",
+        )

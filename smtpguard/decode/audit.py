@@ -20,10 +20,13 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from smtpguard.decode.audit_duplicates import Duplicates
 from smtpguard.decode.audit_index import CallIndex, Key, find_line
-from smtpguard.decode.audit_pair import PairReader, make_connect
+from smtpguard.decode.audit_pair import PairReader, make_noded
 from smtpguard.decode.audit_record import (
+    MIN_DIGITS,
     URINGOP_GROUPS,
+    is_big_endian,
     is_same_address,
     is_uring_enter,
     match_sockaddr,
@@ -57,6 +60,7 @@ class AuditCounters:
         doubled: Further SOCKADDR records of a serial; an event not yet gone out was dropped for them.
         repeats: Calls that belong to an attempt already counted (see retries).
         probes: Calls of a resolver that sorts addresses (see audit_probes).
+        duplicates: Events that another file held too.
         others: Calls that are no connect: bind, getpeername, sendto without MSG_FASTOPEN, EISCONN, EALREADY.
     """
 
@@ -66,6 +70,7 @@ class AuditCounters:
     doubled: int = 0
     repeats: int = 0
     probes: int = 0
+    duplicates: int = 0
     others: int = 0
 
 
@@ -97,9 +102,11 @@ class AuditDecoder:
         hold_bytes: How much more of the stream must have come before an ENRICHED event goes out, so that a second
             SOCKADDR of its serial can still drop it. 1 waits for the next line.
         sieve: What finds the records on these ports; None for Python's own search.
+        duplicates: Where events of files that overlap are recognised; None where there are no such files.
 
     Attributes:
         counters: What was not made a Connect.
+        joined: Connecting calls with their address, counted or not: what could be read.
         to_event_ns: Makes event times of the records' wall times; None leaves nanoseconds since the epoch. A live
             source gives what maps them to CLOCK_BOOTTIME.
     """
@@ -113,13 +120,16 @@ class AuditDecoder:
         buffer: LineBuffer | None = None,
         hold_bytes: int = 1,
         sieve: Sieve | None = None,
+        duplicates: Duplicates | None = None,
     ) -> None:
         self.counters = AuditCounters()
+        self.joined = 0
         self.to_event_ns: Callable[[int], int] | None = None
         self._sensor = sensor
         self._retries = retries
         self._buffer = buffer or LineBuffer()
         self._hold = hold_bytes
+        self._duplicates = duplicates
         self._sieve: Sieve = sieve or SockaddrSieve(ports)
         self._read_pair = PairReader(sensor).read
         self._index = CallIndex(self._buffer)
@@ -174,6 +184,13 @@ class AuditDecoder:
         """
         out = self._let_go([], None)
         return out if self._retries is None else out + self._tell(self._retries.sweep())
+
+    def forget(self) -> list[Connect]:
+        """What comes now may hold the events again that came before: a serial seen twice is no second address."""
+        out = self._let_go([], None)
+        self._recent.clear()
+        self._older.clear()
+        return out
 
     def finish(self) -> list[Connect]:
         """The stream has ended: its last line counts without a newline. Another stream may follow."""
@@ -277,13 +294,12 @@ class AuditDecoder:
 
     def _join(self, key: Key, end: int, groups: tuple[bytes, ...], saddr: _Saddr, found: list[_Event]) -> None:
         """Make an event of a call and an address; `end` says where in the stream the later record ends."""
-        digits, tail = saddr
         try:
             call = read_uring_call(groups, None) if len(groups) == URINGOP_GROUPS else read_call(groups)
             if call is None and is_uring_enter(groups):
                 uring = self._index.find_uring(key, end - self._buffer.base)
                 call = read_uring_call(uring.groups(), groups) if uring else None
-            port, address = parse_sockaddr_hex(digits)
+            port, address = parse_sockaddr_hex(saddr[0], big_endian=is_big_endian(groups))
         except DecodeError:
             self.counters.garbled += 1
             return
@@ -291,17 +307,21 @@ class AuditDecoder:
             self.counters.others += 1
             return
         time_ns, pid, uid, euid, comm, exe, fd, exit_value, enriched = call
-        if enriched is not None and (tail is None or not is_same_address(tail, port, address)):
+        if enriched is not None and not _is_whole(saddr):
             self.counters.forged += 1
             return
         if self.to_event_ns is not None:
             time_ns = self.to_event_ns(time_ns)
         user = None if enriched is None else parse_user(enriched)
-        connect = make_connect(time_ns, pid, uid, euid, comm, exe, user, port, address, self._sensor)
+        connect = make_noded(time_ns, pid, uid, euid, comm, exe, user, port, address, self._sensor, key[0])
         self._keep(key, [end, fd, exit_value, connect], found if enriched is None else self._held)
 
     def _keep(self, key: Key, event: _Event, events: list[_Event]) -> None:
         """Put a joined event where it goes out from, now or when a second address can't drop it any more."""
+        self.joined += 1
+        if self._duplicates is not None and self._duplicates.is_known(key, event[3].time_ns):
+            self.counters.duplicates += 1
+            return
         events.append(event)
         self._remember(key, event if events is self._held else None)
 
@@ -333,6 +353,8 @@ def _is_whole(saddr: _Saddr) -> bool:
     """Whether a SOCKADDR has the whole part that auditd adds in ENRICHED format, saying the same address."""
     digits, tail = saddr
     try:
-        return tail is not None and is_same_address(tail, *parse_sockaddr_hex(digits))
+        if tail is None or len(digits) < MIN_DIGITS:
+            return False
+        return is_same_address(tail, *parse_sockaddr_hex(digits, big_endian=None))
     except DecodeError:
         return False

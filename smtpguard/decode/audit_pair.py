@@ -16,6 +16,7 @@ from smtpguard.decode.audit_record import (
     AUID,
     CALL,
     IDS,
+    MIN_DIGITS,
     PROGRAM,
     is_plain_connect,
     is_same_address,
@@ -43,8 +44,11 @@ _match_call = re.compile(CALL).fullmatch
 _match_ids = re.compile(AUID + IDS + rb" ").fullmatch
 _match_program = re.compile(PROGRAM[1:] + rb"(?:[ \r][^\x1d\n]*+)?").fullmatch
 
-make_connect = quick_maker(Connect, "time_ns", "pid", "uid", "euid", "proc", "exe", "user", "port", "address", "sensor")
+_FIELDS = ("time_ns", "pid", "uid", "euid", "proc", "exe", "user", "port", "address", "sensor")
+make_connect = quick_maker(Connect, *_FIELDS)
 """A Connect of what an audit event says."""
+make_noded = quick_maker(Connect, *_FIELDS, "node")
+"""The same, of an event that names its host."""
 
 V = TypeVar("V")
 
@@ -113,11 +117,14 @@ class PairReader:
             port, address = parse_sockaddr(unhexlify(digits))
         except (DecodeError, ValueError):
             return None
-        if tail is not None and not is_same_address(tail, port, address):
+        if tail is not None and (len(digits) < MIN_DIGITS or not is_same_address(tail, port, address)):
             return None
         if to_event_ns is not None:
             time_ns = to_event_ns(time_ns)
-        connect = make_connect(time_ns, int(pid), uid, euid, comm, exe, user, port, address, self._sensor)
+        if node is None:
+            connect = make_connect(time_ns, int(pid), uid, euid, comm, exe, user, port, address, self._sensor)
+        else:
+            connect = make_noded(time_ns, int(pid), uid, euid, comm, exe, user, port, address, self._sensor, node)
         return (node, serial), match.end(), fd, exit_value, tail is not None, connect
 
 
@@ -140,6 +147,6 @@ def _read_ids(piece: bytes) -> tuple[int | None, int | None]:
 def _read_program(piece: bytes) -> tuple[bytes | None, bytes | None]:
     """The process name and the program."""
     found = _match_program(piece)
-    if found is None:
+    if found is None or b"ARCH=" in piece:  # ENRICHED without its 0x1d is read with more care
         raise DecodeError("comm and exe are not where they belong")
     return parse_text(found[1]), parse_text(found[2])

@@ -39,7 +39,13 @@ ARCHES: dict[bytes, tuple[dict[int, int], int | None]] = {
     b"c0000102": ({203: ALWAYS, 206: FLAG_A3, 211: FLAG_A2, 269: FLAG_A3}, None),  # loongarch64
     b"40000028": ({283: ALWAYS, 290: FLAG_A3, 296: FLAG_A2, 374: FLAG_A3}, 102),  # arm
     b"c0000015": ({328: ALWAYS, 335: FLAG_A3, 341: FLAG_A2, 349: FLAG_A3}, 102),  # ppc64le
+    b"80000015": ({328: ALWAYS, 335: FLAG_A3, 341: FLAG_A2, 349: FLAG_A3}, 102),  # ppc64
+    b"14": ({328: ALWAYS, 335: FLAG_A3, 341: FLAG_A2, 349: FLAG_A3}, 102),  # ppc
+    b"80000016": ({362: ALWAYS, 369: FLAG_A3, 370: FLAG_A2, 358: FLAG_A3}, 102),  # s390x
+    b"16": ({362: ALWAYS, 369: FLAG_A3, 370: FLAG_A2, 358: FLAG_A3}, 102),  # s390
 }
+_BIG_ENDIAN = (b"80000015 ", b"14 ", b"80000016 ", b"16 ")
+"""Where the family of an address is written the other way round."""
 _X32_BIT = 0x40000000
 _X32 = {42: ALWAYS, 44: FLAG_A3, 518: FLAG_A2, 538: FLAG_A3}
 """x32 programs: AUDIT_ARCH_X86_64 with this bit in the number."""
@@ -76,19 +82,23 @@ IDS = (
 PROGRAM = rb" tty=[^ ]++ ses=[^ ]++ comm=([^ \n]++) exe=([^ \x1d\r\n]++)"
 """comm and exe."""
 _ENRICHED = rb"(?:\x1d([^\n]*+))?+"
+_CALL_END = (
+    # What auditd adds stands behind 0x1d; behind a blank, syslog's #035 or nothing where something wrote it on.
+    # (Not possessive: Python 3.11 forgets where it was when a lookahead in such a loop fails.)
+    rb"(?=[ \x1d\r\n])(?:(?!(?: |#035)?ARCH=[^ \n]++ SYSCALL=)[^\x1d\n])*"
+    rb"(?:(?:\x1d|(?: |#035)?(?=ARCH=))([^\n]*+))?+\n"
+)
 _SYSCALL = (
     _NODE
     + rb"type=SYSCALL"
     + _STAMP
     + CALL
-    + rb" a0=([0-9a-f]{1,16}+) a1=[^ ]++ a2=([0-9a-f]{1,16}+) a3=([0-9a-f]{1,16}+) items=[^ ]++"
+    + rb" a0=([0-9a-f]{1,16}+|\?) a1=[^ ]++ a2=([0-9a-f]{1,16}+|\?) a3=([0-9a-f]{1,16}+|\?) items=[^ ]++"
     + rb" ppid=[^ ]++ pid=([0-9]{1,10}+)"
     + AUID
     + IDS
     + PROGRAM
-    + rb"(?=[ \x1d\r\n])[^\x1d\n]*+"
-    + _ENRICHED
-    + rb"\n"
+    + _CALL_END
 )
 _URINGOP = (
     _NODE
@@ -106,9 +116,17 @@ match_syscall = re.compile(_SYSCALL).match
 match_uringop = re.compile(_URINGOP).match
 URINGOP_GROUPS = 10
 """How many groups tell a URINGOP record from a SYSCALL."""
-_SOCKADDR = _NODE + rb"type=SOCKADDR" + _STAMP + rb"saddr=([0-9A-Fa-f]++)" + _ENRICHED + rb"\r?\n"
+_SADDR_END = rb"(?:(?:\x1d|(?: |#035)?(?=SADDR=))([^\n]*+))?+\r?\n"
+_SOCKADDR = _NODE + rb"type=SOCKADDR" + _STAMP + rb"saddr=([0-9A-Fa-f]++)" + _SADDR_END
 match_sockaddr = re.compile(_SOCKADDR).match
-_SADDR_TAIL = re.compile(rb"SADDR=\{ saddr_fam=inet6? laddr=([0-9A-Fa-f.:]{2,45}+) lport=([0-9]{1,5}+) \}\r?").fullmatch
+_SADDR_TAIL = re.compile(
+    # auditd 3.0; auditd 2.6 to 2.8; with the interface of a link-local address. And what was before them.
+    rb"SADDR=(?:\{ (?:saddr_)?+fam=inet6? laddr=([0-9A-Fa-f.:]{2,45}+)(?:%[^ \n{}]{1,20}+)?+ lport=([0-9]{1,5}+) \}"
+    rb"|inet6? host:([0-9A-Fa-f.:]{2,45}+) serv:([0-9]{1,5}+))\r?"
+).fullmatch
+MIN_DIGITS = 32
+"""Of an address in ENRICHED format: the kernel takes no sockaddr_in of less than 16 bytes. A path has room for a forged
+record of 8 bytes with the shorter of these parts, for none of 16."""
 _unpack8 = struct.Struct(">8H").unpack
 _UID_NAME = re.compile(rb'(?:\A| )UID="([^"]++)"').search
 
@@ -132,7 +150,9 @@ def read_call(groups: tuple[bytes, ...]) -> Call | None:
     how = _CALLS.get(call)
     if how is None or exit_value in _REPEATS:
         return None
-    fd: bytes | None = a0
+    fd: bytes | None = None if a0 == b"?" else a0
+    if how not in {ALWAYS, SOCKETCALL} and b"?" in {a2, a3}:
+        raise DecodeError("a call whose flags are not told")
     if how == SOCKETCALL:
         if a0 not in _SUBCALLS:
             return None
@@ -141,6 +161,15 @@ def read_call(groups: tuple[bytes, ...]) -> Call | None:
         return None
     time_ns = parse_seconds(seconds) + parse_fraction(fraction)
     return time_ns, int(pid), parse_uid(uid), parse_uid(euid), parse_text(comm), parse_text(exe), fd, exit_value, tail
+
+
+def is_big_endian(groups: tuple[bytes, ...]) -> bool | None:
+    """Whether a call was logged by a host that writes the family of an address so; None if the record doesn't say.
+
+    Args:
+        groups: The groups of its match.
+    """
+    return None if len(groups) == URINGOP_GROUPS else groups[4].startswith(_BIG_ENDIAN)
 
 
 def is_plain_connect(call: bytes, exit_value: bytes | None) -> bool:
@@ -247,9 +276,9 @@ def is_same_address(tail: bytes, port: int, address: bytes) -> bool:
     ):
         return True
     found = _SADDR_TAIL(tail)
-    if not found or int(found[2]) != port:
+    if not found or int(found[2] or found[4]) != port:
         return False
-    text = found[1]
+    text = found[1] or found[3]
     if b":" not in text:
         return len(address) == 4 and text == b"%d.%d.%d.%d" % tuple(address)
     try:

@@ -42,6 +42,8 @@ _MACHINES = {
     "armv7l": (b"40000028",),
     "riscv64": (b"c00000f3",),
     "ppc64le": (b"c0000015",),
+    "ppc64": (b"80000015", b"14"),
+    "s390x": (b"80000016", b"16"),
     "loongarch64": (b"c0000102",),
 }
 """uname -m to the architectures whose programs it runs."""

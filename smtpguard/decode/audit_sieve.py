@@ -71,6 +71,6 @@ def _codes(port: int) -> Iterator[bytes]:
     forms = [""]
     for digit in f"{port:04x}":
         forms = [form + case for form in forms for case in {digit, digit.upper()}]
-    for family in ("0200", "0A00", "0a00"):
+    for family in ("0200", "0A00", "0a00", "0002", "000A", "000a"):  # and as big-endian hosts write it
         for form in forms:
             yield (family + form).encode("ascii")

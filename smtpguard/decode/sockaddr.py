@@ -1,7 +1,7 @@
 """Socket addresses as the kernel logs them: `struct sockaddr_in` and `sockaddr_in6` to a port and a packed address.
 
 Never resolves, never judges: loopback and 0.0.0.0 are decoded like any other. Layouts from ip(7) and ipv6(7); the
-family is in the byte order of the host that logged it, and only little-endian hosts are read.
+family is in the byte order of the host that logged it.
 """
 
 from binascii import unhexlify
@@ -17,16 +17,23 @@ _V6_BYTES = 24
 """sockaddr_in6 without its scope id, as RFC 2133 had it and as the kernel still takes it (SIN6_LEN_RFC2133)."""
 
 
-def parse_sockaddr_hex(text: bytes) -> tuple[int, bytes]:
+def parse_sockaddr_hex(text: bytes, *, big_endian: bool | None = False) -> tuple[int, bytes]:
     """Read an address written as hex digits in either case, as audit's SOCKADDR record has it.
+
+    Args:
+        text: The digits.
+        big_endian: Byte order of the host that logged it; None for either. No family fits both.
 
     Raises:
         DecodeError: Not hex, another family, or too short.
     """
     try:
-        return parse_sockaddr(unhexlify(text))
+        raw = unhexlify(text)
     except ValueError:
         raise DecodeError("socket address is not pairs of hex digits") from None
+    if big_endian or (big_endian is None and raw[:1] == b"\0"):
+        raw = raw[1::-1] + raw[2:]
+    return parse_sockaddr(raw)
 
 
 def parse_sockaddr(raw: bytes) -> tuple[int, bytes]:

@@ -1,7 +1,8 @@
 """Who was who when an audit log was written: a `policy.directory.Directory` for replay.
 
 An ENRICHED log names its users itself; for the rest this host's accounts are taken as they are now, read once and
-never again. Nobody else is asked, so that the same log and the same files give the same answer.
+never again, unless the log says that it is another host's. Nobody else is asked, so that the same log and the same
+files give the same answer.
 """
 
 from smtpguard.enrich.accounts import Accounts
@@ -10,6 +11,8 @@ from smtpguard.model import Account, Connect
 from smtpguard.policy.standing import Identity, decide_standing
 from smtpguard.settings import Settings
 
+_NOWHERE = "/proc/self/fdinfo/none"
+"""The root of a host of which nothing is known: no such folder can be."""
 MAX_NAMES = 100_000
 """Names kept from records; beyond it accounts have the host's."""
 
@@ -27,14 +30,15 @@ class RecordedAccounts:
     Args:
         settings: For who is exempt and shared.
         accounts: This host's accounts; None reads them now.
+        foreign: The log is another host's, whose accounts nobody here knows.
 
     Attributes:
         named: Names that records gave, by uid.
     """
 
-    def __init__(self, settings: Settings, accounts: Accounts | None = None) -> None:
+    def __init__(self, settings: Settings, accounts: Accounts | None = None, *, foreign: bool = False) -> None:
         self._settings = settings
-        self._accounts = accounts or Accounts(settings, names=_Nobody())
+        self._accounts = accounts or Accounts(settings, root=_NOWHERE if foreign else "/", names=_Nobody())
         self.named: dict[int | None, str] = {}
 
     def note(self, connect: Connect) -> None:

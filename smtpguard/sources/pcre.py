@@ -18,7 +18,7 @@ from smtpguard.decode.audit_sieve import SockaddrSieve
 _LIBRARY = "libpcre2-8.so.0"
 _JIT_COMPLETE = 1
 _NO_MATCH = -1
-_HEAD = rb"KADDR msg=audit\([^)\n]{1,64}+\): saddr=0[2Aa]00"
+_HEAD = rb"KADDR msg=audit\([^)\n]{1,64}+\): saddr=0(?:[2Aa]00|00[2Aa])"
 
 
 def make_sieve(ports: Iterable[int]) -> "PcreSieve | None":

@@ -153,10 +153,63 @@ def test_nothing_found_is_said(tmp_path: Path) -> None:
     path = tmp_path / "mail.log"
     path.write_text("Feb 18 not an audit log\n")
     result = run(tmp_path, str(path))
+    assert (result.exit_code, result.stdout) == (1, "No SMTP connect could be read from this file.\n")
+    use = "ausearch --raw where auditd runs, else journalctl _TRANSPORT=audit -o json"
+    assert result.stderr == f"smtpguard: {path}: holds no audit record; use: {use}\n"
+    result = run(tmp_path, str(path), "--json")
+    found = json.loads(result.stdout)
+    assert (result.exit_code, found["connects"], found["verdicts"], found["since"]) == (1, 0, [], None)
+    assert found["problems"] == [{"file": str(path), "problem": "holds no audit record", "use": use}]
+
+
+def test_a_log_without_smtp_is_no_problem(tmp_path: Path) -> None:
+    result = run(tmp_path, write(tmp_path / "a", [Event(port=443)]))
     assert (result.exit_code, result.stdout) == (0, "This file holds no SMTP connect that audit recorded.\n")
-    assert result.stderr == f"smtpguard: {path}: no audit record at its beginning\n"
-    found = json.loads(run(tmp_path, str(path), "--json").stdout)
-    assert (found["connects"], found["verdicts"], found["since"]) == (0, [], None)
+
+
+def test_the_same_uid_on_two_hosts_is_two_users(tmp_path: Path) -> None:
+    path = write(tmp_path / "a", spam(3, node="web1"), spam(3, node="web2"), spam(1, uid=61002))
+    found = answer(tmp_path, path)
+    assert (found["verdicts"], found["blocks"], found["nodes"]) == ([], [], ["web1", "web2"])
+    assert {(user["user"], user["node"], user["connects"]) for user in found["users"]} == {
+        ("uid:61001@web1", "web1", 3),
+        ("uid:61001@web2", "web2", 3),
+        ("uid:61002", None, 1),
+    }
+    both = write(tmp_path / "a", spam(6, node="web1"), spam(6, node="web2", step=1100, enriched=True))
+    found = answer(tmp_path, both)
+    assert [(block["user"], block["node"], block["refused"]) for block in found["blocks"]] == [
+        ("uid:61001@web1", "web1", 3),
+        ("web01@web2", "web2", 3),
+    ]
+    assert "uid:61001@web1" in run(tmp_path, both).stdout
+
+
+def test_one_host_is_not_named(tmp_path: Path) -> None:
+    found = answer(tmp_path, write(tmp_path / "a", spam(5, node="web1")))
+    assert [user["user"] for user in found["users"]] == ["uid:61001"]
+    assert [block["user"] for block in found["blocks"]] == ["uid:61001"]
+
+
+def test_accounts_of_another_host_are_not_looked_up_here(tmp_path: Path) -> None:
+    rows = answer(tmp_path, write(tmp_path / "a", spam(1, uid=1, node="elsewhere"), spam(1, uid=1)))["users"]
+    assert sorted(user["user"] for user in rows) == ["daemon", "uid:1@elsewhere"]
+
+
+def test_a_file_beside_one_that_cannot_be_read_is_read(tmp_path: Path) -> None:
+    (tmp_path / "mail.log").write_text("Feb 18 nothing\n")
+    result = run(tmp_path, write(tmp_path / "a", spam(2)), str(tmp_path / "mail.log"), "--json")
+    found = json.loads(result.stdout)
+    assert (result.exit_code, found["connects"], len(found["problems"])) == (1, 2, 1)
+
+
+def test_standard_input_that_holds_nothing_is_named(tmp_path: Path) -> None:
+    config = tmp_path / "g.yaml"
+    config.write_text(RULES)
+    result = CliRunner().invoke(main, ["replay", "-", "--json", "--config", str(config)], input=b"nothing\n")
+    found = json.loads(result.stdout)
+    assert (result.exit_code, found["connects"]) == (1, 0)
+    assert [(problem["file"], problem["problem"]) for problem in found["problems"]] == [("-", "holds no audit record")]
 
 
 def test_standard_input(tmp_path: Path) -> None:

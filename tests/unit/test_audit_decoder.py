@@ -33,6 +33,7 @@ def expected(event: Event, **changes: object) -> Connect:
         "proc": event.comm,
         "exe": event.exe,
         "user": event.user.encode() if event.enriched else None,
+        "node": event.node.encode() or None,
     }
     return Connect(**{**values, **changes})  # type: ignore[arg-type]
 

@@ -93,7 +93,10 @@ def test_a_file_without_audit_records_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     source = ReplaySource([str(tmp_path / "mail.log"), str(tmp_path / "empty")], ports=PORTS)
     assert read_all(source) == []
-    assert source.silent == [str(tmp_path / "mail.log"), str(tmp_path / "empty")]
+    assert [(problem.file, problem.problem) for problem in source.problems] == [
+        (str(tmp_path / "mail.log"), "holds no audit record"),
+        (str(tmp_path / "empty"), "is empty"),
+    ]
 
 
 @pytest.mark.parametrize("name", ["missing", "."])
