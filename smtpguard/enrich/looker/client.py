@@ -180,7 +180,7 @@ class Looker:
             evidence_refused=evidence["over_budget"] + evidence["crowded"],
             hanging=hanging,
             helpers=len(self._crew.helpers) - hanging,
-            off_users=tuple(sorted(uid for uid, count in self._hanging.counts.items() if count >= ABANDONED_PER_USER)),
+            off_users=self._hanging.off_users(),
             off=self._crew.off or too_many,
         )
 

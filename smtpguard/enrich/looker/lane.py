@@ -42,7 +42,8 @@ class Hanging:
     """Abandoned helpers that have not come back, by the user whose process hangs them.
 
     Attributes:
-        per_user: So many for one user end deep looks at his processes.
+        per_user: So many for one user end deep looks at their processes; once half of `total` hang, the first one does,
+            so that a few users who work together leave the others a share.
         total: So many end them for everybody.
         counts: The present state.
     """
@@ -57,11 +58,18 @@ class Hanging:
 
     def allow(self, owner: int) -> bool:
         """Whether this user's processes may be looked at deeply."""
-        return self.counts[owner] < self.per_user and self.all() < self.total
+        return self.counts[owner] < self._limit() and self.all() < self.total
+
+    def off_users(self) -> tuple[int, ...]:
+        """At whose processes nobody looks deeply because of what they hang."""
+        return tuple(sorted(owner for owner, count in self.counts.items() if count >= self._limit()))
 
     def add(self, owner: int) -> None:
         """One more hangs."""
         self.counts[owner] += 1
+
+    def _limit(self) -> int:
+        return self.per_user if self.all() < self.total // 2 else 1
 
     def forget(self, owner: int) -> None:
         """One has come back, or has ended."""
