@@ -68,3 +68,13 @@ def render_address(address: bytes) -> str:
     if len(address) == 4:
         return ".".join(map(str, address))
     return str(ipaddress.IPv6Address(address))
+
+
+def render_words(text: str, *, max_bytes: int = 64) -> str:
+    """Text as people may see it: escaped, its plain spaces kept.
+
+    Args:
+        text: What somebody else wrote.
+        max_bytes: Characters of it that are shown.
+    """
+    return " ".join(render_escaped(to_bytes(word)) for word in text[:max_bytes].split(" "))

@@ -7,19 +7,21 @@ import os
 import time
 from collections.abc import Iterable
 
-from smtpguard.actions.fail2ban import apply_unban, is_installed, parse_jail
+from smtpguard.actions.fail2ban import apply_unban, is_installed
 from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.actions.nft.render import build_spec
 from smtpguard.daemon.lock import InstanceLock
 from smtpguard.daemon.places import state_paths
+from smtpguard.daemon.serve.unblocking import Freed, Wish
+from smtpguard.daemon.serve.unblocking import unblock as serve_unblock
 from smtpguard.enrich.accounts import Accounts
 from smtpguard.errors import EnforceError, GuardError, PrivilegeError
-from smtpguard.policy.subjects import subject_of
+from smtpguard.model import Account
 from smtpguard.settings import Settings
 from smtpguard.state.rows import BlockRow
 from smtpguard.state.store import Loaded
 from smtpguard.state.writer import StateWriter
-from smtpguard.text import render_escaped, render_user, to_bytes
+from smtpguard.text import render_user
 
 _FLUSH_S = 5.0
 
@@ -29,7 +31,7 @@ def unblock(settings: Settings, *, user: str | None, uid: int | None, everybody:
 
     Args:
         settings: Where they are.
-        user: Whom, as a person names him; None with `uid` or `everybody`.
+        user: Whom, as a person names them; None with `uid` or `everybody`.
         uid: Whom, by number.
         everybody: All of them.
         source: Only this source's block; None for all.
@@ -43,22 +45,84 @@ def unblock(settings: Settings, *, user: str | None, uid: int | None, everybody:
     if os.geteuid() != 0:
         raise PrivilegeError("no daemon answers, and the kernel's sets are root's", fix="run it as root")
     accounts = Accounts(settings)
-    wanted = None if everybody else _find(accounts, user, uid, from_fail2ban=source is not None)
+    wish = Wish(user=user or "", uid=uid, everybody=everybody, source=source or "")
+    jails: list[tuple[str, str]] = []
+
+    def remember(*, jail: str, known_as: str) -> None:
+        jails.append((jail, known_as))
+
     with InstanceLock(settings):
         state = StateWriter(state_paths(settings))
         loaded = _read(state)
         try:
-            text, banned = _unblock(settings, accounts, state, loaded.blocks if loaded else (), wanted, source)
+            blocks = KeptBlocks(NftEnforcer(build_spec(settings)), state, loaded.blocks if loaded else (), accounts)
+            done = serve_unblock(wish, accounts=accounts, blocks=blocks, tell_fail2ban=remember)
         finally:
             is_written = state.close(_FLUSH_S)
     if loaded is None or not is_written:
         raise GuardError(
-            f"{text}; but the state file could not be {'read' if loaded is None else 'written'}, "
+            f"{done.text}; but the state file could not be {'read' if loaded is None else 'written'}, "
             "so the guard may block them again when it starts",
             fix=f"see who holds {settings.state_path}, then run it again",
         )
     # Without the lock: fail2ban's action is an `unblock` of its own, and wants it.
-    return "; ".join([text, *filter(None, [_unban(jail, name) for jail, name in banned])])
+    return "; ".join([done.text, *filter(None, [_unban(jail, name) for jail, name in jails])])
+
+
+class KeptBlocks:
+    """What a guard left in the kernel and in its state file, as `unblock` ends it.
+
+    Args:
+        nft: The kernel's sets.
+        state: The state file.
+        rows: The blocks that it holds.
+        accounts: Who is who.
+    """
+
+    how = "by kernel and state file: no daemon is running"
+    where = "no daemon is running"
+
+    def __init__(self, nft: NftEnforcer, state: StateWriter, rows: Iterable[BlockRow], accounts: Accounts) -> None:
+        self._nft = nft
+        self._state = state
+        self._rows = list(rows)
+        self._accounts = accounts
+
+    def end(self, account: Account, *, source: str, reason: str) -> bool:
+        """End one source's block; the kernel goes on refusing for what others have asked."""
+        del reason
+        rows = [row for row in self._rows if row.uid == account.uid]
+        mine = [row for row in rows if row.source == source]
+        kept = {row.kind for row in rows if row not in mine}
+        if mine:
+            for deny in self._nft.read_denies():
+                if deny.subject.id == account.uid and deny.kind not in kept:
+                    self._nft.apply_release(deny.subject, deny.kind)
+            self._state.delete_blocks(account.uid, source=source)
+        return bool(mine)
+
+    def unblock(self, account: Account | None, *, reason: str) -> list[Freed]:
+        """End all, what only the kernel knows too, and forget the escalation."""
+        del reason
+        rows = [row for row in self._rows if account is None or row.uid == account.uid]
+        freed = [Freed(user=self._show(row.uid), source=row.source, ids=self._list_ids(row)) for row in rows]
+        uids = {row.uid for row in rows} if account is None else {account.uid}
+        for deny in self._nft.read_denies():
+            if account is None or deny.subject.id == account.uid:
+                self._nft.apply_release(deny.subject, deny.kind)
+                freed.append(Freed(user=self._show(deny.subject.id), source=None))
+                uids.add(deny.subject.id)
+        for uid in uids:
+            self._state.delete_blocks(uid, source=None)
+            self._state.delete_escalation(uid, self._accounts.account(uid).name)
+        return freed
+
+    def _show(self, uid: int) -> str:
+        return render_user(uid, self._accounts.account(uid).name)
+
+    @staticmethod
+    def _list_ids(row: BlockRow) -> tuple[str, ...]:
+        return tuple(row.ids) or (render_user(row.uid, row.name),)
 
 
 def _read(state: StateWriter) -> Loaded | None:
@@ -82,53 +146,3 @@ def _unban(jail: str, user: str) -> str:
     except EnforceError as error:
         return f"note: {error}" if is_installed() else ""
     return ""
-
-
-def _find(accounts: Accounts, user: str | None, uid: int | None, *, from_fail2ban: bool) -> int:
-    if uid is not None:
-        return subject_of(accounts, uid).id
-    if from_fail2ban and (namesake := accounts.find_namesake(user or "")) is not None:
-        return namesake  # in a jail an account is called as in the event log
-    found = accounts.by_name(user or "")
-    if found is None:
-        raise GuardError(
-            f"there is no user {render_escaped(to_bytes(user or ''), max_bytes=64)}", fix="a name, or uid:N"
-        )
-    return found.uid
-
-
-def _unblock(
-    settings: Settings,
-    accounts: Accounts,
-    state: StateWriter,
-    known: Iterable[BlockRow],
-    wanted: int | None,
-    source: str | None,
-) -> tuple[str, list[tuple[str, str]]]:
-    """What was done, for people, and the jails with those they had banned."""
-    rows = [row for row in known if wanted is None or row.uid == wanted]
-    mine = [row for row in rows if source is None or row.source == source]
-    kept = {(row.uid, row.kind) for row in rows if row not in mine}
-    nft = NftEnforcer(build_spec(settings))
-    freed = {row.uid for row in mine}
-    for deny in nft.read_denies():
-        uid = deny.subject.id
-        ours = wanted is None or uid == wanted
-        if ours and (uid, deny.kind) not in kept and (source is None or uid in freed):
-            nft.apply_release(deny.subject, deny.kind)
-            freed.add(uid)
-    for uid in freed if source is not None else freed | ({wanted} if wanted is not None else set()):
-        state.delete_blocks(uid, source=source)
-        if source is None:
-            state.delete_escalation(uid, accounts.account(uid).name)
-    banned = [
-        (jail, known_as)
-        for row in mine
-        if source is None and (jail := parse_jail(row.source)) is not None
-        for known_as in row.ids or (render_user(row.uid, row.name),)
-    ]
-    users = sorted(render_user(uid, accounts.account(uid).name) for uid in freed)
-    if not users:
-        return "nobody to unblock: no block or throttle is in force (no daemon is running)", banned
-    shown = ", ".join(users[:20])
-    return f"{shown}: free (no daemon is running; the kernel and the state file were changed directly)", banned

@@ -5,8 +5,10 @@ from bisect import bisect_left
 
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.keeping import render_allowance
-from smtpguard.model import Allowance, Block, Ended, Named, Subject
+from smtpguard.daemon.serve.unblocking import Freed
+from smtpguard.model import Account, Allowance, Block, Ended, Named, Subject
 from smtpguard.state.rows import AllowanceRow
+from smtpguard.text import render_user
 
 log = logging.getLogger(__name__)
 
@@ -132,3 +134,36 @@ class Orders:
             for held in self.guard.engine.allowances():
                 if held.subject == allowance.subject and held.name != allowance.name:
                     self.guard.act([Named(before=allowance, after=held)])
+
+
+class GuardBlocks:
+    """The blocks of a running guard, as `unblock` ends them.
+
+    Args:
+        orders: Carries it out.
+    """
+
+    how = "from empty windows"
+    where = ""
+
+    def __init__(self, orders: Orders) -> None:
+        self._orders = orders
+
+    def end(self, account: Account, *, source: str, reason: str) -> bool:
+        """End one source's block; windows and memory stay."""
+        return bool(self._orders.end(Subject(id=account.uid), source, by=source, reason=reason))
+
+    def unblock(self, account: Account | None, *, reason: str) -> list[Freed]:
+        """End all, those of the same uid in other network namespaces too."""
+        if account is None:
+            ended = self._orders.unblock_all(by="admin", reason=reason)
+        else:
+            blocked = self._orders.guard.engine.blocked_subjects()
+            numbers = {subject for subject in blocked if subject.id == account.uid} | {Subject(id=account.uid)}
+            subjects = sorted(numbers, key=lambda s: (s.id, s.scope or 0))
+            ended = [e for subject in subjects for e in self._orders.unblock(subject, by="admin", reason=reason)]
+        return [self._render(end.block) for end in ended]
+
+    def _render(self, block: Block) -> Freed:
+        name = self._orders.guard.account_of(block.subject).name
+        return Freed(user=render_user(block.subject.id, name), source=block.source, ids=block.ids)

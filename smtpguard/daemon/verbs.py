@@ -13,20 +13,19 @@ from smtpguard.daemon.control import Answer, Stream
 from smtpguard.daemon.control_client import Later, Pages, Peer
 from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.live import TOPIC
-from smtpguard.daemon.orders import Orders
+from smtpguard.daemon.orders import GuardBlocks, Orders
 from smtpguard.daemon.overview import Overview
 from smtpguard.daemon.reloading import Done, Reloaded
 from smtpguard.daemon.serve.lookups import Lookups
 from smtpguard.daemon.serve.requests import MAX_SPAN_NS, Args, check_request
+from smtpguard.daemon.serve.unblocking import MAX_REASON, Wish, find_account, unblock
 from smtpguard.errors import GuardError, PolicyError
 from smtpguard.logline import render_time
 from smtpguard.model import NS, Account, Allowance, Block, Subject
-from smtpguard.policy.subjects import account_of, subject_of
-from smtpguard.text import render_escaped, render_user, to_bytes
+from smtpguard.text import render_user, render_words
 
 log = logging.getLogger(__name__)
 
-_MAX_REASON = 500
 _MAX_ID = 255
 _MAX_IDS = 8
 
@@ -136,7 +135,7 @@ class Verbs:
                 "until": (block.until_ns + guard.wall.offset_ns) / NS,
                 "by": block.source,
                 "rule": block.rule,
-                "why": _shown(block.reason, _MAX_REASON) if block.reason else block.rule or "-",
+                "why": render_words(block.reason, max_bytes=MAX_REASON) if block.reason else block.rule or "-",
                 "mode": block.mode,
                 "level": block.level,
                 "refused": guard.refused[block.subject],
@@ -154,7 +153,7 @@ class Verbs:
                 "until": (pass_.until_ns + guard.wall.offset_ns) / NS,
                 "by": pass_.by,
                 "rule": None,
-                "why": _shown(pass_.reason, _MAX_REASON) if pass_.reason else "-",
+                "why": render_words(pass_.reason, max_bytes=MAX_REASON) if pass_.reason else "-",
                 "mode": "enforce",
                 "level": 0,
                 "refused": guard.refused[pass_.subject],
@@ -197,7 +196,7 @@ class Verbs:
             since_ns=now_ns,
             until_ns=since_ns + length_ns,
             mode="enforce",
-            reason=_text(args, "reason")[:_MAX_REASON],
+            reason=_text(args, "reason")[:MAX_REASON],
             ids=self._list_ids(subject, source, _text(args, "user")),
         )
         fine = self._orders.begin(block, force=args.get("force") is True)
@@ -221,32 +220,24 @@ class Verbs:
         return tuple(known)[-_MAX_IDS:]
 
     def _unblock(self, args: Args, who: str) -> Answer:
-        guard = self._guard
-        source = _text(args, "source")
-        reason = _text(args, "reason")[:_MAX_REASON]
-        if source:
-            account = self._find(args, from_fail2ban=True)
-            ended = self._orders.end(Subject(id=account.uid), source, by=source, reason=reason)
-            user = render_user(account.uid, account.name)
-            return {"text": f"{user}: the block of {source} ended" if ended else f"{user}: no block of {source}"}
-        if args.get("all") is True:
-            ended = self._orders.unblock_all(by="admin", reason=reason)
-        else:
-            account = self._find(args)
-            numbers = {subject for subject in guard.engine.blocked_subjects() if subject.id == account.uid}
-            subjects = sorted(numbers | {Subject(id=account.uid)}, key=lambda s: (s.id, s.scope or 0))
-            ended = [e for subject in subjects for e in self._orders.unblock(subject, by="admin", reason=reason)]
-        freed: dict[str, None] = {}
-        for block in (end.block for end in ended):
-            user = render_user(block.subject.id, guard.account_of(block.subject).name)
-            freed[user] = None
-            for known_as in block.ids or (user,):
-                self._tell_fail2ban([block.source], known_as)
-        if freed:
-            shown = ", ".join(list(freed)[:20])
-            log.warning("unblock %s, asked by %s", shown, who)
-            return {"text": f"{shown}: free, from empty windows", "freed": list(freed)}
-        return {"text": "nobody to unblock: no block or throttle is in force", "freed": []}
+        wish = Wish(
+            user=_text(args, "user"),
+            uid=_number(args, "uid"),
+            everybody=args.get("all") is True,
+            source=_text(args, "source"),
+            reason=_text(args, "reason"),
+        )
+        done = unblock(
+            wish, accounts=self._guard.accounts, blocks=GuardBlocks(self._orders), tell_fail2ban=self._forget_in_jail
+        )
+        if wish.source:
+            return {"text": done.text}
+        if done.freed:
+            log.warning("unblock %s, asked by %s", ", ".join(done.freed[:20]), who)
+        return {"text": done.text, "freed": done.freed}
+
+    def _forget_in_jail(self, *, jail: str, known_as: str) -> None:
+        self._tell_fail2ban([f"fail2ban:{jail}"], known_as)
 
     def _do_reload(self, args: Args, who: str) -> Answer:
         del args
@@ -269,7 +260,7 @@ class Verbs:
         user = render_user(account.uid, account.name)
         subject = Subject(id=account.uid)
         if args.get("end") is True:
-            ended = self._orders.end_allowance(subject, reason=_text(args, "reason")[:_MAX_REASON])
+            ended = self._orders.end_allowance(subject, reason=_text(args, "reason")[:MAX_REASON])
             log.warning("allow --end %s, asked by %s", user, who)
             return {"text": f"{user}: the pass ended, the rules hold again" if ended else f"{user} has no pass"}
         span_ns = _number(args, "for_ns")
@@ -283,7 +274,7 @@ class Verbs:
             since_ns=now_ns,
             until_ns=now_ns + span_ns,
             by="admin",
-            reason=_text(args, "reason")[:_MAX_REASON],
+            reason=_text(args, "reason")[:MAX_REASON],
             limit=limit if window_ns else None,
             window_ns=window_ns if limit else None,
         )
@@ -328,20 +319,8 @@ class Verbs:
 
     def _find(self, args: Args, *, from_fail2ban: bool = False) -> Account:
         """The account that a request is about."""
-        accounts = self._guard.accounts
-        name, uid = _text(args, "user"), _number(args, "uid")
-        if from_fail2ban and uid is not None:
-            account = account_of(accounts, subject_of(accounts, uid))
-            called = {render_user(account.uid, known) for known in account.names}
-            if name and called and name not in called | {f"uid:{uid}"}:
-                raise GuardError(f"uid {uid} is {render_user(account.uid, account.name)} now, not {_shown(name)}")
-            return account
-        if from_fail2ban and (namesake := accounts.find_namesake(name)) is not None:
-            return accounts.account(namesake)  # in a jail an account is called as in the event log
-        found = accounts.by_name(name) if name else None
-        if found is None:
-            raise GuardError(f"there is no user {_shown(name)}", fix="give a login name, or uid:N")
-        return found
+        user, uid = _text(args, "user"), _number(args, "uid")
+        return find_account(self._guard.accounts, user=user, uid=uid, from_fail2ban=from_fail2ban)
 
     def _taken(self, args: Args) -> str:
         """What to add to an answer where digits name two: a uid, and an account that is called so."""
@@ -365,8 +344,3 @@ def _text(args: Args, key: str) -> str:
 def _number(args: Args, key: str) -> int | None:
     value = args.get(key)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _shown(text: str, max_bytes: int = 64) -> str:
-    """Text as people may see it: escaped, its plain spaces kept."""
-    return " ".join(render_escaped(to_bytes(word)) for word in text[:max_bytes].split(" "))

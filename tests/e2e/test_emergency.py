@@ -1,12 +1,13 @@
 """Emergency commands with the real daemon, when somebody has just broken the configuration; and without a daemon."""
 
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.host import SMTPGUARD, SPAMMER, Host, wait_for
+from tests.support.host import OTHER, SMTPGUARD, SPAMMER, Host, wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -90,3 +91,27 @@ def test_unblock_without_a_daemon_frees_in_kernel_and_state(host: Host) -> None:
     host.start()
     assert host.connect(SPAMMER).ok == 1, "the state file has no block left"
     assert SPAMMER[0] not in host.cli("blocks").stdout
+
+
+def test_unblock_means_the_same_with_and_without_a_daemon(host: Host) -> None:
+    """The words of both are compared: one implementation says them."""
+    said = []
+    for daemon in (True, False):
+        jail = ["--source", "fail2ban:mx", "--uid", str(SPAMMER[1])]
+        assert host.cli("block", *jail, "--at", str(time.time()), "--for", "600", "--", SPAMMER[0]).returncode == 0
+        assert host.cli("block", SPAMMER[0], "--for", "10m").returncode == 0
+        assert host.cli("block", OTHER[0], "--for", "10m").returncode == 0
+        if not daemon:
+            host.stop(signal.SIGKILL)
+        words = [["unblock", *jail, "--", SPAMMER[0]]] * 2
+        words += [["unblock", "no-such-user"], ["unblock", *jail, "--", "somebody"]]
+        answers = [host.cli(*line) for line in words]
+        assert host.connect(SPAMMER).ok == 0, "the administrator's block is not the jail's"
+        answers += [host.cli("unblock", "--all"), host.cli("unblock", "--all")]
+        assert (host.connect(SPAMMER).ok, host.connect(OTHER).ok) == (1, 1)
+        said.append([(done.returncode, done.stdout.partition(":")[0], done.stderr) for done in answers])
+        assert [done.returncode for done in answers] == [0, 0, 1, 1, 0, 0]
+        assert answers[0].stdout == f"{SPAMMER[0]}: the block of fail2ban:mx ended\n"
+        assert answers[1].stdout == f"{SPAMMER[0]}: no block of fail2ban:mx\n"
+        assert answers[4].stdout.startswith(f"{SPAMMER[0]}, {OTHER[0]}: free, ")
+    assert said[0] == said[1]

@@ -1,0 +1,154 @@
+"""`unblock`, said once: whom a request means, what becomes of their blocks, and what people and fail2ban are told.
+
+Where the blocks are is somebody else's business: a running guard has them (verbs.py), or only the kernel and the state
+file do (daemon/offline.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from smtpguard.actions.fail2ban import parse_jail
+from smtpguard.enrich.accounts import Accounts
+from smtpguard.errors import GuardError
+from smtpguard.model import Account
+from smtpguard.policy.subjects import account_of, subject_of
+from smtpguard.text import render_user, render_words
+
+MAX_REASON = 500
+_MAX_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """Who is to be unblocked.
+
+    Attributes:
+        user: As a person or fail2ban names them; "" with `everybody`.
+        uid: fail2ban's number of them; None where it has none.
+        everybody: Whoever is blocked or throttled.
+        source: Only this source's block, and nothing but it; "" for all.
+        reason: For the event log.
+    """
+
+    user: str = ""
+    uid: int | None = None
+    everybody: bool = False
+    source: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freed:
+    """One block or throttle that ended.
+
+    Attributes:
+        user: Whose, as the event log writes them.
+        source: Who had asked for it; None where that is not known.
+        ids: What they are called where it was asked for; empty for as the event log writes them.
+    """
+
+    user: str
+    source: str | None
+    ids: Sequence[str] = ()
+
+
+class Blocks(Protocol):
+    """Where the blocks are, and how they end there."""
+
+    how: str
+    """What an end means there, for people."""
+    where: str
+    """Where was looked, for people; "" where it goes without saying."""
+
+    def end(self, account: Account, *, source: str, reason: str) -> bool:
+        """End one source's block of an account, and nothing else; whether there was one."""
+
+    def unblock(self, account: Account | None, *, reason: str) -> Sequence[Freed]:
+        """End all blocks and throttles of an account, of everybody for None, and forget what led to them."""
+
+
+class TellFail2ban(Protocol):
+    """Has a jail forget somebody whom a person has freed."""
+
+    def __call__(self, *, jail: str, known_as: str) -> None:
+        """Tell it.
+
+        Args:
+            jail: Its name.
+            known_as: What the user is called there.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unblocked:
+    """What was done.
+
+    Attributes:
+        text: For people.
+        freed: Whose blocks ended, as the event log writes them.
+    """
+
+    text: str
+    freed: list[str]
+
+
+def find_account(accounts: Accounts, *, user: str, uid: int | None, from_fail2ban: bool = False) -> Account:
+    """The account that a request is about.
+
+    Args:
+        accounts: Who is who.
+        user: A name, or uid:N.
+        uid: A number beside it, from fail2ban.
+        from_fail2ban: In a jail an account is called as in the event log: digits are a name.
+
+    Raises:
+        GuardError: There is none, or the number is somebody else's now.
+        UnansweredError: Nobody can say yet.
+    """
+    if from_fail2ban and uid is not None:
+        account = account_of(accounts, subject_of(accounts, uid))
+        called = {render_user(account.uid, known) for known in account.names}
+        if user and called and user not in called | {f"uid:{uid}"}:
+            raise GuardError(f"uid {uid} is {render_user(account.uid, account.name)} now, not {render_words(user)}")
+        return account
+    if from_fail2ban and (namesake := accounts.find_namesake(user)) is not None:
+        return accounts.account(namesake)
+    found = accounts.by_name(user) if user else None
+    if found is None:
+        raise GuardError(f"there is no user {render_words(user)}", fix="give a login name, or uid:N")
+    return found
+
+
+def unblock(wish: Wish, *, accounts: Accounts, blocks: Blocks, tell_fail2ban: TellFail2ban) -> Unblocked:
+    """Carry out a wish.
+
+    Args:
+        wish: Whom.
+        accounts: Who is who.
+        blocks: Where the blocks are.
+        tell_fail2ban: Called for each block of a jail that a person ended; never when a jail ends its own.
+
+    Raises:
+        GuardError: Whom is not known, or it could not be done.
+    """
+    reason = wish.reason[:MAX_REASON]
+    if wish.source:
+        account = find_account(accounts, user=wish.user, uid=wish.uid, from_fail2ban=True)
+        user = render_user(account.uid, account.name)
+        if blocks.end(account, source=wish.source, reason=reason):
+            return Unblocked(text=f"{user}: the block of {wish.source} ended", freed=[user])
+        return Unblocked(text=f"{user}: no block of {wish.source}", freed=[])
+    wanted = None if wish.everybody else find_account(accounts, user=wish.user, uid=wish.uid)
+    freed: dict[str, None] = {}
+    for end in blocks.unblock(wanted, reason=reason):
+        freed[end.user] = None
+        jail = None if end.source is None else parse_jail(end.source)
+        if jail is not None:
+            for known_as in end.ids or (end.user,):
+                tell_fail2ban(jail=jail, known_as=known_as)
+    if not freed:
+        where = f" ({blocks.where})" if blocks.where else ""
+        return Unblocked(text=f"nobody to unblock: no block or throttle is in force{where}", freed=[])
+    shown = ", ".join(list(freed)[:_MAX_SHOWN])
+    return Unblocked(text=f"{shown}: free, {blocks.how}", freed=list(freed))
