@@ -81,6 +81,10 @@ class StallGauge:
         self._begun_ns = self._last_ns = self._clock()
         self._longest_ns, self._part = 0, ""
 
+    def forget(self) -> None:
+        """Begin anew: what has been was the start."""
+        self._begun_ns, self.worst_ns, self.worst_part = None, 0, ""
+
     def note(self, part: str) -> None:
         """A part has had a turn."""
         now_ns = self._clock()
@@ -164,6 +168,8 @@ class Loop:
 
     def run(self) -> None:
         """Serve until `stop`; signals are served between waits."""
+        self.turn()
+        self.stalls.forget()  # that turn opened the sources: before, nothing could come late
         while not self._stopping:
             self.turn()
 

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from dataclasses import replace
-from functools import partial
+from typing import TYPE_CHECKING
 
 from smtpguard import __version__
 from smtpguard.actions.eventlog import EventLog
@@ -63,10 +63,14 @@ from smtpguard.settings import Settings
 from smtpguard.settings_on_reload import find_changes, keep_until_restart, render_changes
 from smtpguard.state.writer import StateWriter
 
+if TYPE_CHECKING:
+    from smtpguard.enrich.accounts import Renewal
+
 log = logging.getLogger(__name__)
 
 _CHORE_NS = NS
 _M_ARENA_MAX = -8  # mallopt(3)
+_SWITCH_S = 0.0002
 
 
 def apply_start(settings: Settings, start: Start) -> Settings:
@@ -88,6 +92,8 @@ def serve(settings: Settings, start: Start) -> None:
     """
     # One heap for all threads: theirs would cost some 200 kB each, and none of them is busy.
     ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+    # After each system call the loop waits so long for a thread that computes (20,000 accounts: half a second).
+    sys.setswitchinterval(_SWITCH_S)
     with contextlib.ExitStack() as stack:
         Service(apply_start(settings, start), start, stack).run()
 
@@ -109,6 +115,7 @@ class Service:
         self.now = clock.boot_ns
         self.wall = WallMap(clock)
         self._started_ns = self.now()
+        self._renewal: Renewal | None = None
         self._had_terminal = sys.stdin is not None and sys.stdin.isatty()
         stack.enter_context(InstanceLock(settings))
         self.loop = Loop(self.now)
@@ -245,9 +252,7 @@ class Service:
         )
         self.manager = ServiceManager(self._start.manager, overview.headline, self.now())
         self._stack.callback(self.manager.close)
-        self.reloading = Reloading(
-            partial(read_settings_apart, self._start.config_path), self._apply_settings, self.manager
-        )
+        self.reloading = Reloading(self._read_settings, self._apply_settings, self.manager)
         self._stack.callback(self.reloading.close)
         self.lookups = Lookups(self.around.accounts.names, self.now)
         self.verbs = Verbs(
@@ -304,17 +309,23 @@ class Service:
             self.manager.stopping()
         log.info("stopped")
 
+    def _read_settings(self) -> Settings:
+        """What the file holds now, and the accounts by it: in a thread, as both take long."""
+        settings = apply_start(read_settings_apart(self._start.config_path), self._start)
+        self._renewal = self.around.accounts.renew(settings)
+        return settings
+
     def _apply_settings(self, read: Settings) -> Reloaded:
         """Put a configuration that was read again in force, as far as a running guard can.
 
         Raises:
             ConfigError: A rule counts what can't be counted; nothing has changed then.
         """
-        read = apply_start(read, self._start)
         check_rules(read)
         new, changes = keep_until_restart(self.settings, read), find_changes(self.settings, read)
         self.settings = new
-        self.around.reconfigure(new)
+        renewal, self._renewal = self._renewal, None
+        self.around.reconfigure(new, renewal)
         self.enforcement.settings = new
         self.guard.reconfigure(new)
         self.sensing.reconfigure(new)

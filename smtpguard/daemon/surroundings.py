@@ -9,7 +9,8 @@ from typing import Protocol
 
 from smtpguard.actions.base import Passes
 from smtpguard.clock import next_beat
-from smtpguard.enrich.accounts import Accounts
+from smtpguard.enrich.account_reader import AccountReader
+from smtpguard.enrich.accounts import Accounts, Renewal
 from smtpguard.enrich.addresses import OwnAddresses
 from smtpguard.enrich.named import Cleared, NamedDestinations
 from smtpguard.errors import SourceError
@@ -65,6 +66,7 @@ class Surroundings:
         self._problems: tuple[str, ...] = ()
         self._untold: bool | None = None
         self.accounts = Accounts(settings, patience_s=0)
+        self._reader = AccountReader(self.accounts)
         self.destinations = Destinations()
         self.on_change: Changed | None = None
         self.on_cleared: OnCleared | None = None
@@ -104,20 +106,31 @@ class Surroundings:
         given = [part for uid in allowed for part in ((uid, 1), *accounts.account(uid).ranges)]
         return (*accounts.told_uids(), *((first, first + count - 1) for first, count in given))
 
-    def reconfigure(self, settings: Settings) -> None:
-        """Take a new configuration."""
+    def reconfigure(self, settings: Settings, renewal: Renewal | None = None) -> None:
+        """Take a new configuration.
+
+        Args:
+            settings: The configuration.
+            renewal: The accounts by it, read beside the loop; None judges those that are known anew, here and now.
+        """
         self._settings = settings
-        self.accounts.reconfigure(settings)
+        if renewal is None or not self.accounts.fits(renewal, settings):
+            self.accounts.reconfigure(settings)
+        else:
+            self.accounts.adopt(renewal, settings)
         self._named.replace(settings.exempt.names)
         self._replace_destinations()
 
     def filenos(self) -> Sequence[int]:
-        """Descriptors that tell of changed addresses."""
+        """Descriptors that tell of accounts that were read again, and of changed addresses."""
         own = self._own.fileno()
-        return (self._named.fileno(), own) if own >= 0 else (self._named.fileno(),)
+        return (self._reader.fileno(), self._named.fileno(), *((own,) if own >= 0 else ()))
 
     def on_ready(self, fileno: int) -> None:
-        """Addresses have changed."""
+        """Accounts were read again, or addresses have changed."""
+        if fileno == self._reader.fileno():
+            self._accounts_changed(self._reader.take())
+            return
         cleared: list[Cleared] = []
         if fileno == self._named.fileno():
             cleared = self._named.take_news()
@@ -136,15 +149,16 @@ class Surroundings:
         return self._due_ns
 
     def on_time(self, now_ns: int) -> None:
-        """Look whether accounts have changed."""
+        """Look whether accounts have changed; they are read beside the loop."""
         if self._untold is not None:  # who was told last has raised
             self._tell(accounts=self._untold)
         if now_ns < self._due_ns:
             return
         self._due_ns = next_beat(now_ns, _LOOK_NS)
-        if self.accounts.refresh():
-            self._tell_problems()
-            self._tell(accounts=True)
+        if self.accounts.is_stale():
+            self._reader.begin()
+        else:
+            self._accounts_changed(self.accounts.take_news())
 
     def troubles(self) -> list[str]:
         """What is not as it should be, for `status`."""
@@ -159,6 +173,7 @@ class Surroundings:
 
     def close(self) -> None:
         """Stop watching."""
+        self._reader.close()
         self._own.close()
         self._named.close()
 
@@ -171,6 +186,11 @@ class Surroundings:
         if self.on_change is not None:
             self.on_change(accounts=self._untold)
         self._untold = None
+
+    def _accounts_changed(self, uids: frozenset[int]) -> None:
+        self._tell_problems()
+        if uids:
+            self._tell(accounts=True)
 
     def _tell_problems(self) -> None:
         if self.accounts.problems != self._problems:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -28,7 +29,23 @@ MAX_FOREIGN = 2000
 """Accounts outside /etc/passwd whose answers are kept fresh."""
 ANSWER_TIMEOUT_S = 1.0
 """How long a person's command waits for the C library to know a name."""
+Ranges = tuple[tuple[int, int], ...]
 _PASSING = frozenset({"root", "mta", "exempt"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewal:
+    """All accounts read anew, to be taken over.
+
+    Attributes:
+        accounts: They.
+        compared: Accounts of before that were compared, by uid.
+        changed: Uids whose account is another.
+    """
+
+    accounts: "Accounts"
+    compared: dict[int, Account]
+    changed: frozenset[int]
 
 
 class Accounts:
@@ -41,6 +58,7 @@ class Accounts:
             give a root of their own.
         document_roots: How many sites run under a uid, from files that only root can write; 0 if nobody knows.
         patience_s: How long a look-up for a person waits for the C library; 0 in the daemon, which must not wait.
+        before: What the files said the last time.
 
     Attributes:
         settings: The configuration in force.
@@ -54,18 +72,21 @@ class Accounts:
         names: NameService | None = None,
         document_roots: Callable[[int], int] | None = None,
         patience_s: float = ANSWER_TIMEOUT_S,
+        before: Snapshot | None = None,
     ) -> None:
         self.settings = settings
         self._root = Path(root)
         self._names = names if names is not None else NameService() if self._root == Path("/") else None
         self._document_roots = document_roots
         self._patience_s = patience_s
-        self._snapshot = Snapshot()
+        self._snapshot = before or Snapshot()
         self._accounts: dict[int, Account] = {}
         self._foreign: set[int] = set()
         self._spellings = list_spellings(settings)
         self._spelled: dict[int, tuple[str, ...]] = {}
         self._passing: frozenset[int] = frozenset()
+        self._passing_ranges: Ranges | None = None
+        self._told_ranges: Ranges | None = None
         self.refresh(force=True)
 
     # -- what policy asks ----------------------------------------------------------------------------------------------
@@ -79,6 +100,8 @@ class Accounts:
         account = self._accounts.get(uid)
         if account is None:
             account = self._build(uid)
+            if account.standing in ("mta", "exempt"):
+                self._passing_ranges = None
             if len(self._accounts) < MAX_CACHED:
                 self._accounts[uid] = account
         return account
@@ -101,22 +124,30 @@ class Accounts:
 
     def passing_uids(self) -> tuple[tuple[int, int], ...]:
         """Inclusive uid ranges that are never refused: root, mail servers, the exempt and their subordinate uids."""
-        passing = [(0, 0), *self.settings.exempt.uids]
-        for uid in self._list_passing():
-            passing.append((uid, uid))
-            passing += [(first, first + count - 1) for first, count in self.account(uid).ranges]
-        return tuple(_merge(sorted(passing)))
+        if self._passing_ranges is None:
+            passing = [(0, 0), *self.settings.exempt.uids]
+            for uid in self._list_passing():
+                passing.append((uid, uid))
+                passing += [(first, first + count - 1) for first, count in self.account(uid).ranges]
+            self._passing_ranges = tuple(_merge(sorted(passing)))
+        return self._passing_ranges
 
     def told_uids(self) -> tuple[tuple[int, int], ...]:
         """Inclusive uid ranges that are counted and never refused: system accounts, shared users, root's containers.
 
         Not those that the configuration lets be blocked.
         """
+        if self._told_ranges is None:
+            self._told_ranges = self._find_told()
+        return self._told_ranges
+
+    def _find_told(self) -> Ranges:
         below = self.facts.uid_min - 1
         told: list[tuple[int, int]] = []
         first = 1
         for uid in sorted({*self.listed_uids(), OVERFLOW_UID}):
-            account = self.account(uid)
+            # Not kept: 20,000 of them would be 8 MB, and 50 ms for each collection of garbage.
+            account = self._accounts.get(uid) or self._build(uid)
             is_told = account.standing == "shared" and self.settings.shared_block.isdisjoint(account.names)
             if uid > below:
                 if is_told:
@@ -158,9 +189,65 @@ class Accounts:
             self._passing = self._list_passing()
             changed |= passing ^ self._passing
             return changed | {r.owner for r in ranges.symmetric_difference(self._snapshot.ranges.ranges)}
-        return self._take_news()
+        return self.take_news()
 
-    def _take_news(self) -> frozenset[int]:
+    def is_stale(self) -> bool:
+        """Whether files have changed since they were read: some 20 calls of stat(2)."""
+        return is_changed(self._snapshot)
+
+    def renew(self, settings: Settings) -> Renewal:
+        """Read all files again and find out what is another; changes nothing here, so a thread may do it.
+
+        Args:
+            settings: The configuration that is to hold.
+        """
+        fresh = Accounts(
+            settings,
+            root=self._root,
+            names=self._names,
+            document_roots=self._document_roots,
+            patience_s=self._patience_s,
+            before=self._snapshot,
+        )
+        compared, passing, ranges = dict(self._accounts), self._passing, self._snapshot.ranges.ranges
+        changed = {uid for uid, account in compared.items() if fresh.account(uid) != account}
+        changed |= passing ^ fresh._passing
+        changed |= {r.owner for r in {*ranges}.symmetric_difference(fresh._snapshot.ranges.ranges)}
+        fresh.passing_uids()
+        # What the kernel is told of accounts that nobody has asked for.
+        changed |= {first for first, _ in {*self.told_uids()} ^ {*fresh.told_uids()}}
+        return Renewal(accounts=fresh, compared=compared, changed=frozenset(changed))
+
+    @staticmethod
+    def fits(renewal: Renewal, settings: Settings) -> bool:
+        """Whether accounts that were read anew are what they are by a configuration, too."""
+        return _list_concerns(renewal.accounts.settings) == _list_concerns(settings)
+
+    def adopt(self, renewal: Renewal, settings: Settings | None = None) -> frozenset[int]:
+        """Take over what was read; the uids whose account is another.
+
+        Args:
+            renewal: Read a moment ago. If the configuration has changed since in what concerns accounts, it is left.
+            settings: The configuration in force from now on; None for the one that is.
+        """
+        settings = settings or self.settings
+        fresh = renewal.accounts
+        if not self.fits(renewal, settings):
+            return frozenset()
+        # Whom somebody has asked for meanwhile, and what the C library has said meanwhile.
+        late = {uid: known for uid, known in self._accounts.items() if renewal.compared.get(uid) is not known}
+        vars(self).update(vars(fresh), settings=settings)
+        for uid in late:
+            self._forget(uid)
+        return renewal.changed | {uid for uid, account in late.items() if self.account(uid) != account}
+
+    def _forget(self, uid: int) -> None:
+        """Have an account built anew when somebody asks for it."""
+        old = self._accounts.pop(uid, None)
+        if old is not None and old.standing in ("mta", "exempt"):
+            self._passing_ranges = None
+
+    def take_news(self) -> frozenset[int]:
         """What the C library has said meanwhile; old answers are asked for again."""
         if self._names is None:
             return frozenset()
@@ -172,7 +259,8 @@ class Accounts:
         uids |= {uid for uid in before.keys() | self._spelled.keys() if before.get(uid) != self._spelled.get(uid)}
         for uid in uids:
             if uid not in self._snapshot.passwd.names:
-                old = self._accounts.pop(uid, None)
+                old = self._accounts.get(uid)
+                self._forget(uid)
                 if old != self.account(uid):
                     changed.add(uid)
         for uid in self._foreign:
@@ -255,7 +343,7 @@ class Accounts:
             if may_be_name(name) and name not in self._snapshot.passwd.uids:
                 with contextlib.suppress(UnansweredError):
                     self._names.wait_for(name, max(0.0, deadline - time.monotonic()))
-        self._take_news()
+        self.take_news()
 
     def group_name(self, name: str) -> str | None:
         """What the system calls a group; None if there is none. Asks the C library, which may wait.
@@ -295,7 +383,7 @@ class Accounts:
         if found is None:
             return None
         if found.uid not in self._snapshot.passwd.names:
-            self._accounts.pop(found.uid, None)
+            self._forget(found.uid)
         return found.uid
 
     # -- building ------------------------------------------------------------------------------------------------------
@@ -381,10 +469,22 @@ class Accounts:
         return found
 
     def _rebuild(self) -> frozenset[int]:
+        self._passing_ranges = self._told_ranges = None
         self._spelled = self._find_spelled()
         old, self._accounts = self._accounts, {}
         self._foreign.clear()
         return frozenset(uid for uid, account in old.items() if self.account(uid) != account)
+
+
+def _list_concerns(settings: Settings) -> tuple[object, ...]:
+    """What of the configuration accounts depend on."""
+    return (
+        settings.exempt,
+        settings.shared_users,
+        settings.shared_shipped,
+        settings.shared_block,
+        settings.overrides,
+    )
 
 
 def _merge(ranges: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:

@@ -5,6 +5,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,34 @@ def test_a_name_that_is_nobodys_is_nobodys(host: Host) -> None:
         ask(f"{host.lab.directory}/control.sock", "block", user="somebody-new")
     assert not isinstance(caught.value, UnansweredError)
     assert Path(host.config).exists()
+
+
+ACCOUNTS = 20_000
+
+
+def test_many_accounts_are_read_again_beside_the_loop(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    passwd, group = host.lab.read("/etc/passwd"), host.lab.read("/etc/group")
+    names = [f"shop{number}" for number in range(ACCOUNTS)]
+    many = "".join(f"{name}:x:{100_000 + number}:100::/home/{name}:/bin/sh\n" for number, name in enumerate(names))
+    host.lab.lay_over("/etc/passwd", passwd + many)
+    host.configure(dry_run=False, exempt={"users": ["gone*"], "groups": ["mailers"]})
+    host.start()
+    spam = host.begin(SPAMMER, 4000, rate=400)
+
+    def holds(uid: str) -> bool:
+        return uid in host.nft("list", "set", "inet", "smtpguard", "exempt")
+
+    for number in range(3):
+        host.lab.lay_over("/etc/passwd", passwd + many + f"new{number}:x:{90_000 + number}:100::/:/bin/sh\n")
+        host.lab.lay_over("/etc/group", group + f"mailers:x:70000:{names[number]}\n")
+        uid = 100_000 + number
+        wait_for(partial(holds, str(uid)))
+    host.configure(exempt={"users": ["shop1*"]})
+    assert host.cli("reload").returncode == 0
+    assert host.outcome(spam).ok == 4000
+    assert host.connect(("new2", 90_002), 8).ok == 8
+    wait_for(lambda: any(row["USER"] == "new2" for row in host.events("EXCEEDED")))
+    status = ask(f"{host.lab.directory}/control.sock", "status")["status"]
+    with capsys.disabled():
+        print(f"\nworst stall with {ACCOUNTS} accounts: {status['worst_stall_ms']} ms in {status['worst_stall_in']}")
+    assert status["worst_stall_ms"] < MOST_STALL_MS, status["worst_stall_in"]
