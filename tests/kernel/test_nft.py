@@ -10,10 +10,12 @@ from ipaddress import ip_network
 import pytest
 
 from smtpguard.actions.base import Deny, Passes
+from smtpguard.actions.nft import apply
 from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.actions.nft.render import TableSpec
 from smtpguard.actions.nft.sets import Kind, SetFullError
 from smtpguard.clock import boottime_ns
+from smtpguard.decode.nft_numbers import render_delete_table
 from smtpguard.errors import EnforceError
 from smtpguard.kernel.nft import CommandNft
 from smtpguard.kernel.nft_compiler import Compiler
@@ -273,6 +275,29 @@ def test_cap_refuses_beyond_the_burst_and_nobody_else(lab: Lab, library: NetnsNf
         assert passes(lab, BAD, "127.0.0.1")
         assert enforcer.read_counters()["refused_capped"] == 3
         assert enforcer.read_capped() == {BAD: 3}
+    finally:
+        enforcer.remove()
+
+
+def test_the_cap_ends_with_the_daemon_that_does_not_beat_any_more(
+    lab: Lab, library: NetnsNft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apply, "ALIVE_MS", 1000)
+    enforcer = NftEnforcer(TableSpec(cap=Cap(rate=1, per_ns=3600 * NS, burst=2)), nft=library)
+    enforcer.beat()
+    enforcer.ensure()
+    try:
+        assert [passes(lab, BAD) for _ in range(3)] == [True, True, False]
+        for _ in range(4):
+            time.sleep(0.4)
+            enforcer.beat()
+        assert not passes(lab, BAD)
+        time.sleep(1.2)
+        assert passes(lab, BAD), "nobody says that the guard lives"
+        enforcer.beat()
+        assert not passes(lab, BAD)
+        library.transact(render_delete_table("smtpguard"))
+        enforcer.beat()
     finally:
         enforcer.remove()
 

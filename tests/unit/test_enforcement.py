@@ -57,6 +57,7 @@ class Table(Means):
         super().__init__("nft", told)
         self.spec = spec
         self.there = False
+        self.beats = 0
 
     def ensure(self) -> None:
         self.note("ensure")
@@ -73,6 +74,11 @@ class Table(Means):
 
     def exists(self) -> bool:
         return self.there
+
+    def beat(self) -> None:
+        self.beats += 1
+        if self.broken:
+            raise EnforceError("no", where=self.name)
 
     def read_capped(self) -> dict[int, int]:
         return {}
@@ -353,3 +359,13 @@ def test_credits_begin_anew_where_the_windows_may_be_others_and_only_there(
     for _ in range(3):
         world.enforcement.on_time(world.now)
     assert seen == [(True, True), (False, True), (True, True)]
+
+
+def test_the_table_hears_every_three_seconds_that_the_guard_lives(world: World) -> None:
+    for _ in range(31):
+        world.now += NS
+        world.enforcement.on_time(world.now)
+    assert world.nft.beats in (10, 11)
+    world.nft.broken = True
+    world.now += 3 * NS
+    world.enforcement.on_time(world.now)

@@ -32,6 +32,9 @@ from smtpguard.kernel.nft_wire import render_create, render_flush
 from smtpguard.model import Subject
 from smtpguard.resources import read_resource
 
+ALIVE_MS = 10_000
+"""So long after the last `beat` the cap goes on: a busy host may well keep the daemon waiting for a second or two."""
+_ALIVE, _TCP = "alive", 6
 SETS: dict[Kind, str] = {"block": "blocked", "throttle": "throttled"}
 
 
@@ -81,6 +84,7 @@ class NftEnforcer:
         self._now_ns = now_ns
         self._restoring = False
         self._loaded: tuple[str, dict[str, Content]] | None = None
+        self._caps = False
         self._sets: dict[Kind, UidSet] = {
             kind: UidSet(
                 kind, table=spec.table, name=name, nft=self._nft, now_ns=now_ns, on_missing=self._restore_if_lost
@@ -102,7 +106,8 @@ class NftEnforcer:
         """Put the table there as it ought to be, in one transaction; elements in force stay. May be repeated."""
         shape, ruleset = self._compile()
         contents = list_contents(self.spec, self._passes)
-        load = ruleset.render(self._render_contents(ruleset, contents))
+        self._caps = self.spec.cap is not None and _ALIVE in ruleset.sets
+        load = ruleset.render([*self._render_contents(ruleset, contents), *self._render_alive()])
         try:
             self._nft.transact(load)
         except NftError as error:
@@ -126,6 +131,15 @@ class NftEnforcer:
         for uids in self._sets.values():
             uids.forget_all()
         self._transact(render_delete_table(self.spec.table))
+
+    def beat(self) -> None:
+        """Say that the guard lives; a cap ends ALIVE_MS after the last time. Every third of it is often enough."""
+        if self.active and self._caps:
+            try:
+                self._nft.transact(self._render_alive())
+            except NftError as error:
+                if not error.missing:  # a table that is gone is put back by others
+                    raise self._failed(error) from error
 
     def exists(self) -> bool:
         """Whether the table and its chain are in the kernel."""
@@ -265,6 +279,12 @@ class NftEnforcer:
                 changes += render_flush(table, name)
                 changes += render_create(table, name, [(a, b, None, "") for a, b in intervals], width)
         return changes
+
+    def _render_alive(self) -> list[Change]:
+        if not self._caps:
+            return []
+        table = self.spec.table
+        return [*render_flush(table, _ALIVE), *render_create(table, _ALIVE, [(_TCP, _TCP, ALIVE_MS, "")], 1)]
 
     def _transact(self, changes: Sequence[Change]) -> None:
         try:

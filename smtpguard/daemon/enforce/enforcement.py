@@ -21,6 +21,7 @@ from smtpguard.daemon.enforce.bulk import without_collections
 from smtpguard.daemon.enforce.neighbours import Around, Comparison, Judging, NftTable, Sessions
 from smtpguard.daemon.enforce.reconciler import Reconciler
 from smtpguard.daemon.loop import TimedPart
+from smtpguard.errors import EnforceError
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS, Block, Subject
 from smtpguard.policy.engine import Engine
@@ -49,6 +50,7 @@ _WINDOWS_CHANGED: frozenset[Reason] = frozenset(
 )
 """After these the engine's windows may hold something else than the attempts that credits were told of."""
 _LOOK_NS = NS
+_BEAT_NS = 3 * NS
 _COMPARE_NS = 60 * NS
 
 
@@ -96,6 +98,7 @@ class Enforcement(TimedPart):
         self._asked: list[Reason] = []
         self._gathering = False
         self._look_ns = next_beat(now(), _LOOK_NS)
+        self._beat_ns = next_beat(now(), _BEAT_NS)
         self._compare_ns = next_beat(now(), _COMPARE_NS)
         self.activation = Activation(nft)
         self.reconciler = Reconciler(self, now)
@@ -252,6 +255,9 @@ class Enforcement(TimedPart):
             if self._bpf is not None and self._bpf.trouble is not None:
                 self._tell_program(self._bpf)
             self._activate()
+        if now_ns >= self._beat_ns:
+            self._beat_ns = next_beat(now_ns, _BEAT_NS)
+            self._beat()
         if now_ns >= self._compare_ns:
             self._compare_ns = next_beat(now_ns, _COMPARE_NS)
             self.compare("time")
@@ -279,6 +285,12 @@ class Enforcement(TimedPart):
             self.reconciler.forget(self._nft)
         self.reconciler.apply_all(forget=not before)
         return True
+
+    def _beat(self) -> None:
+        try:
+            self._nft.beat()
+        except EnforceError as error:  # the cap ends then; what ails the table is found and told elsewhere
+            log.debug("nft: %s", error)
 
     def _tell_program(self, bpf: BpfAttachment) -> None:
         bpf.refresh(self.settings.ports, self._around.accounts.ranges())

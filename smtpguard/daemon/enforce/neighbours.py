@@ -11,6 +11,10 @@ from smtpguard.enrich.accounts import Accounts
 class NftTable(Table, Enforcer, Protocol):
     """The nftables table: something to raise and lower, and what holds refusals."""
 
+    def beat(self) -> None:
+        """Say that the guard lives, or else a cap ends by itself. Raises EnforceError."""
+        ...
+
     def read_capped(self) -> dict[int, int]:
         """Connections that the cap refused, by uid. Raises EnforceError."""
         ...
