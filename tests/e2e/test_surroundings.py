@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Iterator
+from typing import Protocol
 
 import pytest
 
 from smtpguard.demo.lab import PEER4
-from tests.support.host import INNOCENT, SPAMMER, Host, wait_for
+from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -18,7 +19,7 @@ NOBODY = "127.0.0.1 localhost\n"
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    with Host(rules=[RULE], breaker=CALM) as made:
+    with Host(rules=[RULE], breaker=CALM, exempt={"groups": ["letters"]}) as made:
         made.start()
         yield made
 
@@ -38,10 +39,55 @@ def test_an_account_that_is_made_ends_nothing_and_is_known(host: Host) -> None:
     assert is_alive(host)
 
 
-def test_an_own_address_that_comes_ends_nothing_and_is_exempt(host: Host) -> None:
-    host.lab.ip(host.lab.host, "address", "add", "192.0.2.77/32", "dev", "sg0")
-    wait_for(lambda: "192.0.2.77" in host.nft("list", "table", "inet", "smtpguard"), 10)
+class Look(Protocol):
+    def __call__(self) -> object: ...
+
+
+def wait_alive(host: Host, look: Look) -> None:
+    """The guard has taken the change, and lives."""
+    wait_for(look, 12)
     assert is_alive(host)
+
+
+def test_accounts_that_are_deleted_renamed_and_join_groups_end_nothing(host: Host) -> None:
+    passwd, group = host.lab.read("/etc/passwd"), host.lab.read("/etc/group")
+    for user in (SPAMMER, INNOCENT):
+        assert host.cli("block", user[0], "--for", "1h").returncode == 0
+        assert host.connect(user).refused == 1
+    # userdel: nobody has the number, and the block stays on it
+    gone = "".join(line for line in passwd.splitlines(keepends=True) if not line.startswith(f"{INNOCENT[0]}:"))
+    host.lab.lay_over("/etc/passwd", gone)
+    wait_alive(host, lambda: f"uid:{INNOCENT[1]}" in host.cli("blocks").stdout)
+    assert host.connect(INNOCENT).refused == 1
+    # usermod -l: the number is somebody else's
+    host.lab.lay_over("/etc/passwd", gone.replace(f"{SPAMMER[0]}:", "shop7:"))
+    wait_alive(host, lambda: host.connect(SPAMMER).ok == 1)
+    wait_for(lambda: [row["BY"] for row in host.events("UNBLOCK")] == ["name"])
+    # gpasswd -a: members of that group are exempt
+    assert host.connect(OTHER, 20).refused >= 14
+    host.lab.lay_over("/etc/group", f"{group}letters:x:60100:{OTHER[0]}\n")
+    wait_alive(host, lambda: host.connect(OTHER, 20).ok == 20)
+    host.lab.lay_over("/etc/group", group)
+    wait_alive(host, lambda: host.connect(OTHER, 20).refused > 0)
+
+
+def test_subordinate_uids_that_change_hands_end_nothing_and_a_block_follows_them(host: Host) -> None:
+    old, new = ("uid:700001", 700_001), ("uid:810001", 810_001)
+    assert host.cli("block", SPAMMER[0], "--for", "1h").returncode == 0
+    assert (host.connect(old).refused, host.connect(new).refused) == (1, 0)
+    host.lab.lay_over("/etc/subuid", f"{SPAMMER[0]}:810000:65536\n")
+    wait_alive(host, lambda: host.connect(new).refused == 1)
+    wait_for(lambda: host.connect(old).ok == 1)
+
+
+def test_own_addresses_that_come_and_go_end_nothing_and_are_exempt_meanwhile(host: Host) -> None:
+    def is_listed() -> bool:
+        return "192.0.2.77" in host.nft("list", "table", "inet", "smtpguard")
+
+    host.lab.ip(host.lab.host, "address", "add", "192.0.2.77/32", "dev", "sg0")
+    wait_alive(host, is_listed)
+    host.lab.ip(host.lab.host, "address", "del", "192.0.2.77/32", "dev", "sg0")
+    wait_alive(host, lambda: not is_listed())
 
 
 def test_the_first_configuration_of_the_readme_lives(host: Host) -> None:
@@ -54,3 +100,11 @@ def test_the_first_configuration_of_the_readme_lives(host: Host) -> None:
     assert is_alive(host)
     assert host.connect(SPAMMER, 20).ok == 20, "the relay never counts"
     assert host.events("EXCEEDED") == []
+    # It is looked up again when somebody is refused elsewhere. The answer fails: the last good one holds.
+    host.lab.lay_over("/etc/hosts", NOBODY)
+    assert host.connect(OTHER, 20, to=["198.18.9.9"]).refused >= 14
+    wait_alive(host, lambda: f"{RELAY} can't be looked up" in host.cli("status").stdout)
+    assert host.connect(SPAMMER, 20).ok == 20
+    # It changes: the new one holds too.
+    host.lab.lay_over("/etc/hosts", f"{NOBODY}198.18.7.7 {RELAY}\n")
+    wait_alive(host, lambda: host.connect(SPAMMER, 20, to=["198.18.7.7"]).ok == 20)
