@@ -1,0 +1,391 @@
+"""The daemon put together from fakes: each hook between two parts is called once, by the part that calls it in earnest.
+
+The kernel is fake (nftables, sessions, sources); state, event log, control socket, accounts and loop are the real ones.
+What a part raises is caught by the loop and told, so it is found there; and what nobody called is found by name.
+"""
+
+import contextlib
+import os
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from smtpguard.actions.base import Deny, Passes
+from smtpguard.cli.client import ask
+from smtpguard.daemon import service as module
+from smtpguard.daemon.loop import TimedPart
+from smtpguard.daemon.sensing import Sensing
+from smtpguard.daemon.service import Service
+from smtpguard.daemon.start import Start
+from smtpguard.daemon.startup.service_manager import Address
+from smtpguard.decode.nft_notify import NftEvent
+from smtpguard.enrich.named import Cleared
+from smtpguard.errors import SourceError
+from smtpguard.model import NS, Connect, SocketReport, Subject
+from smtpguard.settings_file import load_settings
+from smtpguard.sources import registry
+from smtpguard.sources.base import Source, SourceStats
+
+UID = 4_000_123
+LIMIT_S = 20
+CLEARED = Cleared(subject=Subject(id=UID), address=bytes([198, 18, 0, 1]), name="relay.example")
+HOOKS = {
+    "Around.passes": "Surroundings.passes",
+    "Changed": "Service._surroundings_changed",
+    "Cleared": "Clearing.take",
+    "Deliver": "Journal._write",
+    "Doubt": "NamedDestinations.doubt",
+    "Doubts": "Clearing.judged",
+    "FreedByHand": "Orders.freed_by_hand",
+    "Handler": "Service._handle",
+    "Headline": "Overview.headline",
+    "Parts": "Surroundings.parts",
+    "Publish": "Doors.publish",
+    "Read, by the thread": "read_settings_apart",
+    "Apply": "Service._apply_settings",
+    "RequestReload": "Reloading.request",
+    "SourceHook, open": "Program.source_opened",
+    "SourceHook, close": "Program.source_closed",
+    "TakeConnects": "Guard.take",
+    "TakeConnects, leader": "Counting.lead",
+    "TakeConnects, beside": "Counting.beside",
+    "TakeReports": "Guard.take_reports",
+    "TellFail2ban": "Unbanner.tell",
+    "Troubles": "Service._troubles",
+    "ReadCounts": "FakeTable.read_capped",
+    "ReadCounts, bpf": "Crediting.read_capped",
+    "Chore, clock": "Service._follow_clock",
+    "Chore, state": "Service._keep_state",
+    "Chore, off": "OffSwitch.on_time",
+    "Task, hang-up": "Service._hang_up",
+    "Thread": "Service._thread_died",
+    "HeldBlocks": "Enforcement.blocks_of",
+    "Explain": "Guard.explain",
+}
+"""What each hook leads to; every one of them has to be called."""
+
+
+class FakeTable:
+    """Nftables, and what ends sessions."""
+
+    name = "nft"
+    spec: Any = None
+    ports: frozenset[int] = frozenset()
+    trouble = None
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.there = False
+
+    def ensure(self) -> None:
+        self.there = True
+
+    restore = ensure
+
+    def remove(self) -> None:
+        self.there = False
+
+    def exists(self) -> bool:
+        return self.there
+
+    def read_capped(self) -> dict[int, int]:
+        return {UID: 1}
+
+    def apply_deny(self, deny: Deny) -> None: ...
+
+    def apply_release(self, subject: Subject, kind: str) -> None: ...
+
+    def apply_passes(self, passes: Passes) -> None: ...
+
+    def read_denies(self) -> list[Deny]:
+        return []
+
+    def forget(self, *_: object) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class FakeWatch:
+    """Notifications of nftables."""
+
+    def __init__(self, *_: object) -> None:
+        self.event = os.eventfd(0, os.EFD_NONBLOCK)
+        self.events: list[NftEvent] = []
+
+    def open(self) -> None: ...
+
+    def fileno(self) -> int:
+        return self.event
+
+    def read(self) -> list[NftEvent]:
+        os.eventfd_read(self.event)
+        events, self.events = self.events, []
+        return events
+
+    def tell(self, event: NftEvent) -> None:
+        self.events.append(event)
+        os.eventfd_write(self.event, 1)
+
+    def close(self) -> None:
+        if self.event >= 0:
+            os.close(self.event)
+        self.event = -1
+
+
+class FakeNft:
+    def start(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class FakeSource:
+    """A sensor that is polled; it reports, and dies, when the test says so."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.stats = name, SourceStats()
+        self.queue: list[Connect] = []
+        self.reports: list[SocketReport] = []
+        self.is_dead = False
+
+    def open(self) -> None: ...
+
+    def probe(self, timeout_s: float) -> None: ...
+
+    def filenos(self) -> Sequence[int]:
+        return ()
+
+    def read(self) -> list[Connect]:
+        if self.is_dead:
+            self.is_dead = False
+            raise SourceError("died")
+        queue, self.queue = self.queue, []
+        return queue
+
+    def take_reports(self) -> list[SocketReport]:
+        reports, self.reports = self.reports, []
+        return reports
+
+    def next_poll_ns(self) -> int | None:
+        return 0
+
+    def set_ports(self, ports: frozenset[int]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Steps(TimedPart):
+    """The test, as a part of the loop: one step a turn, until each has happened."""
+
+    def __init__(self, service: Service, steps: Generator[bool, None, None]) -> None:
+        self._service = service
+        self._steps = steps
+        self._end = time.monotonic() + LIMIT_S
+        self.is_done = False
+
+    def where(self) -> str:
+        frame = getattr(self._steps, "gi_frame", None)
+        return f"line {frame.f_lineno} of this file" if frame is not None else "its end"
+
+    def next_deadline(self) -> int:
+        return self._service.now() + NS // 200
+
+    def on_time(self, now_ns: int) -> None:
+        del now_ns
+        try:
+            next(self._steps)
+        except StopIteration:
+            self.is_done = True
+            self._service.loop.stop()
+        if time.monotonic() > self._end:
+            self._service.loop.stop()
+
+
+class Calls:
+    """Which of our functions were called."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+
+    def note(self, frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            self.seen.add(frame.f_code.co_qualname)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="smtpguard-") as made:  # short: a socket's path has 107 bytes
+        yield Path(made)
+
+
+def put_together(folder: Path, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack) -> Service:
+    sources = ["one", "two"]
+    path = folder / "smtpguard.yaml"
+    path.write_text(
+        f"""
+version: 1
+dry_run: false
+rules: [{{name: burst, count: connections, limit: 3, window: 10m, action: block, block: 30m}}]
+log: {{path: {folder}/events.log}}
+state: {{path: {folder}/state.db}}
+control: {{socket: {folder}/control.sock}}
+cap: {{rate: 60/minute, burst: 30}}
+attribution: {{process: false, php: false, rdns: false}}
+"""
+    )
+    path.chmod(0o600)
+    settings = load_settings(str(path))
+    for name in ("apply_limits", "apply_priority"):
+        monkeypatch.setattr(module, name, lambda: None)
+    monkeypatch.setenv("PATH", str(folder))  # where there is no fail2ban-client
+    monkeypatch.setattr(module, "apply_privileges", lambda _: None)
+    monkeypatch.setattr(module, "InstanceLock", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(module, "open_nft", FakeNft)
+    monkeypatch.setattr(module, "NftEnforcer", FakeTable)
+    monkeypatch.setattr(module, "SessionEnder", FakeTable)
+    monkeypatch.setattr(module, "NftWatch", FakeWatch)
+    monkeypatch.setattr("smtpguard.daemon.sensing.KINDS", {n: registry.SourceKind(module=n) for n in sources})
+
+    def make(name: str, settings: object) -> Source:
+        del settings
+        return FakeSource(name)
+
+    def make_sensing(*args: Any, **more: Any) -> Sensing:  # noqa: ANN401 - as it is called
+        return Sensing(*args, make=make, **more)
+
+    monkeypatch.setattr(module, "Sensing", make_sensing)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    stack.enter_context(notify)
+    notify.bind(str(folder / "notify"))
+    start = Start(config_path=str(path), sources=tuple(sources), manager=Address(str(folder / "notify")))
+    return Service(module.apply_start(settings, start), start, stack)
+
+
+def source_of(service: Service, index: int) -> FakeSource:
+    found = service.sensing.sensors[index].source
+    assert isinstance(found, FakeSource)
+    return found
+
+
+def attempt(service: Service, number: int = 0) -> Connect:
+    address = bytes([198, 18, 0, number])
+    return Connect(time_ns=service.now(), uid=UID, port=25, address=address, sensor="one", result="allowed")
+
+
+def make_mistake() -> None:
+    raise ZeroDivisionError
+
+
+class Asking:
+    """A request to the control socket from beside the loop."""
+
+    def __init__(self, folder: Path, verb: str, **args: object) -> None:
+        self.answer: dict[str, Any] | None = None
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._ask, args=(folder, verb, args), daemon=True)
+        self._thread.start()
+
+    def _ask(self, folder: Path, verb: str, args: dict[str, Any]) -> None:
+        try:
+            self.answer = ask(str(folder / "control.sock"), verb, **args)
+        except Exception as error:  # noqa: BLE001 - shown by the test
+            self.error = error
+
+    def is_answered(self) -> bool:
+        assert self.error is None, self.error
+        return self.answer is not None
+
+
+def poke(service: Service, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[bool, None, None]:
+    """One step after the other; each is repeated until it says True."""
+
+    def asked(verb: str, **args: object) -> Generator[bool, None, None]:
+        asking = Asking(folder, verb, **args)
+        while not asking.is_answered():
+            yield False
+
+    while service.sensing.leader() is None:
+        yield False
+    # what sources see: the leader's attempts, another's beside them, what became of connections
+    first, second = source_of(service, 0), source_of(service, 1)
+    for number in range(5):
+        first.queue.append(attempt(service, number))
+    second.queue.append(attempt(service, 77))
+    first.reports.append(
+        SocketReport(
+            time_ns=service.now(),
+            kind="refused",
+            uid=UID,
+            netns=None,
+            cookie=7,
+            connect_time_ns=service.now(),
+            port=25,
+            address=bytes(4),
+            latency_ns=1,
+            bytes_sent=0,
+            bytes_received=0,
+            retransmissions=0,
+        )
+    )
+    while not service.engine.blocks():
+        yield False
+    # people, and what they end
+    for verb in ("status", "blocks", "reload"):
+        yield from asked(verb)
+    now = time.time()
+    yield from asked("block", uid=UID, source="fail2ban:x", at=now, for_ns=600 * NS, user=f"uid:{UID}")
+    assert service.guard.explain(UID)
+    yield from asked("unblock", user=f"uid:{UID}")
+    yield from asked("off", for_ns=60 * NS)
+    yield from asked("on")
+    # somebody takes an element out of a set
+    yield from asked("block", user=f"uid:{UID}", for_ns=600 * NS)
+    watch = service.healing._watch
+    assert isinstance(watch, FakeWatch)
+    watch.tell(NftEvent(kind="deleted", pid=1, comm=b"nft", set="blocked", ranges=((UID, UID),)))
+    while service.engine.blocks():
+        yield False
+    # accounts and addresses change, a doubted address turns out to be exempt
+    monkeypatch.setattr(service.around.accounts, "refresh", lambda: frozenset({UID}))
+    service.around._due_ns = 0
+    yield True
+    monkeypatch.setattr(service.around, "_replace_destinations", lambda: True)
+    monkeypatch.setattr(service.around._named, "take_news", lambda: [CLEARED])
+    service.around.on_ready(service.around._named.fileno())
+    # a source dies; the terminal hangs up; a thread ends by a mistake of ours; time passes
+    first.is_dead = True
+    service._hang_up()
+    threading.excepthook = service._thread_died  # pytest has its own
+    threading.Thread(target=make_mistake, name="mistaken").start()
+    end = time.monotonic() + 1.2  # what is done once a second
+    while time.monotonic() < end:
+        yield False
+
+
+def test_every_hook_is_joined_and_called_as_its_receiver_wants(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    calls = Calls()
+    with contextlib.ExitStack() as stack:
+        service = put_together(folder, monkeypatch, stack)
+        steps = Steps(service, poke(service, folder, monkeypatch))
+        service.loop.add(steps, "test")
+        sys.setprofile(calls.note)
+        threading.setprofile(calls.note)
+        try:
+            service.run()
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)
+        failed = service.loop.supervision.failures
+    said = capfd.readouterr().err
+    assert steps.is_done, f"it stopped at {steps.where()}: {failed}\n{said}"
+    assert failed == {"thread mistaken": 1}, said
+    assert {name: hook for hook, name in HOOKS.items() if name not in calls.seen} == {}
