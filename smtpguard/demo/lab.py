@@ -36,6 +36,10 @@ BLACKHOLE4 = "203.0.113.0/24"
 
 HOSTS_OWN = ("/etc/smtpguard", "/var/log/smtpguard", "/var/lib/smtpguard")
 """The host's own guard's files: inside there are none."""
+NAME_SERVICES = ("/run/nscd", "/run/systemd/userdb")
+"""Where programs would ask for accounts before or beside the files: inside nobody answers there."""
+_NAMES = "passwd: files\ngroup: files\nshadow: files\nsubid: files\nhosts: files dns\n"
+"""nsswitch.conf(5) inside. The accounts are files; a directory server that is slow would be asked for each of them."""
 
 _COMMAND_TIMEOUT_S = 20
 
@@ -161,12 +165,13 @@ class Lab:
             "/etc/passwd": system_part("/etc/passwd") + passwd,
             "/etc/group": system_part("/etc/group") + group,
             "/etc/subuid": "".join(f"{n}:{first}:{count}\n" for n, (first, count) in self._subuids.items()),
+            "/etc/nsswitch.conf": _NAMES,
         }
         for target, text in files.items():
             self.lay_over(target, text)
         nothing = self.directory / "nothing"
         nothing.mkdir(0o700)
-        self._binds |= {target: str(nothing) for target in HOSTS_OWN if Path(target).is_dir()}
+        self._binds |= {target: str(nothing) for target in (*HOSTS_OWN, *NAME_SERVICES) if Path(target).is_dir()}
 
     def lay_over(self, target: str, text: str) -> None:
         """Make a file's content another one inside the laboratory; programs that run already see later changes too.

@@ -23,3 +23,15 @@ def test_the_hosts_own_guard_has_no_files_inside(tmp_path: Path, monkeypatch: py
 
 def test_the_shipped_places_are_among_them() -> None:
     assert set(lab.HOSTS_OWN) == {"/etc/smtpguard", "/var/log/smtpguard", "/var/lib/smtpguard"}
+
+
+def test_no_name_service_of_the_host_is_asked_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is slow would be asked for every uid that `nft` reads."""
+    service = tmp_path / "nscd"
+    service.mkdir()
+    (service / "socket").touch()
+    monkeypatch.setattr(lab, "NAME_SERVICES", (str(service),))
+    with lab.Lab({"web01": 61101}) as made:
+        assert made.run(["ls", "-A", str(service)]).stdout == ""
+        assert "passwd: files\n" in made.run(["cat", "/etc/nsswitch.conf"]).stdout
+        assert made.run(["id", "-u", "web01"]).stdout == "61101\n"
