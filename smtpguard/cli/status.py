@@ -15,7 +15,7 @@ from smtpguard.cli.common import EXIT_NO_DAEMON, config_option, find_socket, jso
 def command(ctx: click.Context, config_path: str | None, socket_path: str | None, as_json: bool) -> None:
     """Show sources, losses, enforcement, refusals and versions.
 
-    Exits 3 until sources and enforcement are in place, then 0.
+    Exits 3 until sources and enforcement are in place, and while a part that verdicts depend on fails; else 0.
     """
     from smtpguard.cli.client import ask
 

@@ -1,5 +1,6 @@
 """A part of the running guard that raises: the daemon goes on, says so, and takes it up again."""
 
+import re
 import signal
 import sys
 import time
@@ -95,8 +96,8 @@ def test_a_request_that_meets_a_mistake_is_answered(host: Host) -> None:
 def test_however_it_ends_no_refusal_without_an_end_is_left(host: Host, end: str) -> None:
     host.expect_errors("^the part engine has failed .* RuntimeError: tick is broken")
     host.expect_end()
-    assert host.cli("block", str(SPAMMER[1]), "--for", "5s" if end == "cannot go on" else "3s").returncode == 0
-    begun = time.monotonic()
+    begun, span_s = time.monotonic(), 6 if end == "cannot go on" else 3
+    assert host.cli("block", str(SPAMMER[1]), "--for", f"{span_s}s").returncode == 0
     assert host.connect(INNOCENT, 8).refused == 3, "refused by credits and a block"
     if end == "SIGKILL":
         host.stop(signal.SIGKILL)
@@ -104,9 +105,9 @@ def test_however_it_ends_no_refusal_without_an_end_is_left(host: Host, end: str)
         (host.lab.directory / "tick").touch()
         assert host.daemon is not None
         assert host.daemon.wait(20) == 1
-        assert "the part engine fails since 2 s: RuntimeError: tick is broken" in host.stderr()
-    if time.monotonic() < begun + 2:
-        assert host.connect(SPAMMER, 1).refused == 1, "by the set, whose elements have their time"
+        assert re.search("the part engine fails since [0-9]+ s: RuntimeError: tick is broken", host.stderr())
+    refused = host.connect(SPAMMER, 1).refused
+    assert refused or time.monotonic() > begun + span_s, "by the set, whose elements have their time"
     wait_for(lambda: host.connect(SPAMMER, 1).ok == 1, 20)
     assert "expires" in host.nft("list", "set", "inet", "smtpguard", "blocked"), "the block of 30 min"
     assert host.connect(OTHER, 8).refused == 0, "no credits without a daemon"

@@ -369,3 +369,21 @@ def test_the_table_hears_every_three_seconds_that_the_guard_lives(world: World) 
     world.nft.broken = True
     world.now += 3 * NS
     world.enforcement.on_time(world.now)
+
+
+def test_a_refresh_that_met_a_mistake_of_ours_is_made_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def refresh(*_: object, trusted: bool, anew: bool) -> None:
+        seen.append(trusted and anew)
+        if len(seen) == 1:
+            raise TypeError("no such keyword")
+
+    monkeypatch.setattr(world.enforcement.credits, "refresh", refresh)
+    with pytest.raises(TypeError):
+        world.enforcement.refresh("allowance")
+    assert world.enforcement.next_deadline() == 0
+    world.enforcement.on_time(world.now)
+    assert seen == [True, True]
+    world.enforcement.on_time(world.now)
+    assert seen == [True, True]

@@ -152,14 +152,14 @@ class Enforcement(TimedPart):
         Returns:
             Whether the table is there if it ought to be; else see `activation.trouble`.
         """
-        reasons: set[Reason] = {reason, *self._asked}
-        self._asked.clear()
+        self._asked.append(reason)
+        count, reasons = len(self._asked), set(self._asked)
         settings = self.settings
         if settings is not self._applied:
-            self._applied = settings
             self._nft.spec = build_spec(settings)
             self._sessions.ports = settings.ports
             self.cap.reconfigure(settings)
+            self._applied = settings
         if self._bpf is not None:
             self._tell_program(self._bpf)
         passes = self._tell_passes()
@@ -170,6 +170,7 @@ class Enforcement(TimedPart):
         )
         if not reasons.isdisjoint(("start", "lost")):
             self.compare("start" if "start" in reasons else "heal")
+        del self._asked[:count]  # not before: what was raised on the way leaves it to be done
         return self.activation.trouble is None
 
     def request(self, reason: Reason) -> None:
@@ -249,7 +250,7 @@ class Enforcement(TimedPart):
             self._judged = judged
             self._asked.append("judging")
         if self._asked:
-            self.refresh(self._asked.pop())
+            self.refresh(self._asked[-1])
         if now_ns >= self._look_ns:
             self._look_ns = next_beat(now_ns, _LOOK_NS)
             if self._bpf is not None and self._bpf.trouble is not None:
