@@ -202,7 +202,7 @@ class Crediting:
         """Limits of accounts that have their own, by uid and rule index."""
         found: dict[int, dict[int, int]] = {}
         settings = self._settings
-        for uid in self._accounts.listed_uids() if settings.overrides else ():
+        for uid in self._accounts.known_uids() if settings.overrides else ():
             entry = override_index(settings, self._accounts.account(uid))
             if entry is not None:
                 changed = settings.overrides[entry].rules

@@ -58,7 +58,7 @@ def unblock(settings: Settings, *, user: str | None, uid: int | None, everybody:
             blocks = KeptBlocks(NftEnforcer(build_spec(settings)), state, loaded.blocks if loaded else (), accounts)
             done = serve_unblock(wish, accounts=accounts, blocks=blocks, tell_fail2ban=remember)
         finally:
-            is_written = state.close(_FLUSH_S)
+            is_written = state.close(_FLUSH_S if loaded is not None else 0.5)
     if loaded is None or not is_written:
         raise GuardError(
             f"{done.text}; but the state file could not be {'read' if loaded is None else 'written'}, "

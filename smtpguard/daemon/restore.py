@@ -97,10 +97,13 @@ def _restore_blocks(orders: Orders, loaded: Loaded) -> set[Subject]:
     lifted: set[Subject] = set()
     kept = 0
     for block in loaded.live_blocks(guard.wall.offset_ns):
-        if block.until_ns <= now_ns or not guard.freed.isdisjoint(_whom(block)):
+        held = guard.engine.blocks_of(block.subject)
+        newer = [b for b in held if (b.source, b.kind) == (block.source, block.kind)]
+        if newer:  # the state came late, and what was said meanwhile holds, under the same key if the name is the same
+            if block.name not in [b.name for b in newer]:
+                guard.state.delete_block(block)
+        elif block.until_ns <= now_ns or not guard.freed.isdisjoint(_whom(block)):
             guard.state.delete_block(block)
-        elif any((b.source, b.kind) == (block.source, block.kind) for b in guard.engine.blocks_of(block.subject)):
-            continue  # the state came late, and what was said meanwhile is newer
         elif block.source != "admin" and dry_run != (block.mode == "dry-run"):
             guard.state.delete_block(block)
             lifted.add(block.subject)

@@ -22,6 +22,8 @@ from smtpguard.settings import Settings
 log = logging.getLogger(__name__)
 
 _LOOK_NS = 2 * NS
+_NEWS_NS = NS // 10
+"""Names that a directory gives are taken so late at most, many at once: until then a user is nobody in particular."""
 
 
 class Changed(Protocol):
@@ -63,6 +65,7 @@ class Surroundings:
         self._own = OwnAddresses()
         self._named = NamedDestinations(settings.exempt.names)
         self._due_ns = next_beat(now(), _LOOK_NS)
+        self._hurries = False
         self._problems: tuple[str, ...] = ()
         self._untold: bool | None = None
         self.accounts = Accounts(settings, patience_s=0)
@@ -122,14 +125,19 @@ class Surroundings:
         self._replace_destinations()
 
     def filenos(self) -> Sequence[int]:
-        """Descriptors that tell of accounts that were read again, and of changed addresses."""
-        own = self._own.fileno()
-        return (self._reader.fileno(), self._named.fileno(), *((own,) if own >= 0 else ()))
+        """Descriptors that tell of accounts that were read again, of changed addresses, and of names that came."""
+        names = self.accounts.names.news_fileno() if self.accounts.names is not None and not self._hurries else -1
+        known = (self._reader.fileno(), self._named.fileno(), self._own.fileno(), names)
+        return [fileno for fileno in known if fileno >= 0]
 
     def on_ready(self, fileno: int) -> None:
-        """Accounts were read again, or addresses have changed."""
+        """Accounts were read again, addresses have changed, or a directory has given names."""
         if fileno == self._reader.fileno():
             self._accounts_changed(self._reader.take())
+            return
+        if self.accounts.names is not None and fileno == self.accounts.names.news_fileno():
+            self._hurries = True
+            self._due_ns = min(self._due_ns, self._now() + _NEWS_NS)
             return
         cleared: list[Cleared] = []
         if fileno == self._named.fileno():
@@ -155,6 +163,7 @@ class Surroundings:
         if now_ns < self._due_ns:
             return
         self._due_ns = next_beat(now_ns, _LOOK_NS)
+        self._hurries = False
         if self.accounts.is_stale():
             self._reader.begin()
         else:

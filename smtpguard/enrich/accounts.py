@@ -145,7 +145,7 @@ class Accounts:
         below = self.facts.uid_min - 1
         told: list[tuple[int, int]] = []
         first = 1
-        for uid in sorted({*self.listed_uids(), OVERFLOW_UID}):
+        for uid in sorted({*self.known_uids(), OVERFLOW_UID}):
             # Not kept: 20,000 of them would be 8 MB, and 50 ms for each collection of garbage.
             account = self._accounts.get(uid) or self._build(uid)
             is_told = account.standing == "shared" and self.settings.shared_block.isdisjoint(account.names)
@@ -158,6 +158,10 @@ class Accounts:
         told.append((first, below))
         told += [(r.first, r.last) for r in self._snapshot.ranges.ranges if r.owner == 0]
         return tuple(_merge(sorted(part for part in told if part[0] <= part[1])))
+
+    def known_uids(self) -> tuple[int, ...]:
+        """Uids of /etc/passwd, and of those accounts of a directory that were seen or are configured, ascending."""
+        return tuple(sorted({*self._snapshot.passwd.names, *self._foreign, *self._spelled}))
 
     def listed_uids(self) -> tuple[int, ...]:
         """Uids of /etc/passwd, ascending."""

@@ -87,6 +87,7 @@ class NameService:
         self._failed: dict[int | str, tuple[float, str]] = {}
         self._news: set[int | str] = set()
         self._wake: int | None = None
+        self._news_event: int | None = None
         self._begun: float | None = None
         self.failure: str | None = None
         self._thread: threading.Thread | None = None
@@ -164,7 +165,17 @@ class NameService:
         """Keys whose answer is new or has changed since the last call."""
         with self._lock:
             news, self._news = self._news, set()
+            if self._news_event is not None:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._news_event)
         return news
+
+    def news_fileno(self) -> int:
+        """Readable while `take_news` has something."""
+        with self._lock:
+            if self._news_event is None:
+                self._news_event = os.eventfd(len(self._news), os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            return self._news_event
 
     def _request(self, key: int | str) -> threading.Event | None:
         with self._lock:
@@ -210,6 +221,8 @@ class NameService:
                 old = self._answers.get(key)
                 if old is None or old[1] != answer:
                     self._news.add(key)
+                    if self._news_event is not None:
+                        os.eventfd_write(self._news_event, 1)
                 self._answers[key] = (self._clock(), answer)
                 self._failed.pop(key, None)
                 _trim(self._answers)

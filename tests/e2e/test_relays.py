@@ -103,7 +103,8 @@ def test_who_was_blocked_over_a_new_address_is_freed_and_told_of() -> None:
         # From an empty window, and the next block is the first one.
         assert host.connect(SPAMMER, 5, to=[MX[0]]).refused == 0
         assert host.connect(SPAMMER, 2, to=[MX[0]]).ok == 0
-        [first, second] = host.events("EXCEEDED")
+        wait_for(lambda: len(host.events("EXCEEDED")) == 2)
+        first, second = host.events("EXCEEDED")
         assert first["BLOCK"] == second["BLOCK"] == "1800"
         # Another's address frees nobody, and does not make the name server work for it again and again.
         asked, begun = names.count(), time.monotonic()

@@ -445,6 +445,16 @@ def test_groups_of_a_directory_have_blanks_and_at_signs(root: Path) -> None:
     assert accounts.account(JOE.uid).standing == "exempt"
 
 
+def test_a_directorys_accounts_have_their_own_limits_in_the_kernel_too(root: Path) -> None:
+    names = directory()
+    shared = Settings(shared_users=frozenset({JOE.name}))
+    accounts = Accounts(shared, root=root, names=names)
+    accounts.account(JOE.uid)
+    learn(accounts, names, JOE.uid)
+    assert JOE.uid in accounts.known_uids()
+    assert (JOE.uid, JOE.uid) in accounts.told_uids()
+
+
 def test_a_directory_can_not_say_that_an_account_of_this_host_is_an_exempt_one(root: Path) -> None:
     evil = NamedAccount(uid=1001, name="corp-news")
     names = NameService(ask=lambda _: evil)

@@ -183,3 +183,15 @@ def test_the_c_library_tells_them_apart(monkeypatch: pytest.MonkeyPatch, code: i
             ask_system("bob")
     else:
         assert ask_system("bob") is None
+
+
+def test_news_wake_whoever_waits_for_them() -> None:
+    service = NameService(ask=lambda key: BOB if key == "bob" else None)
+    assert service.wait_for("bob", 10) == BOB
+    fileno = service.news_fileno()
+    assert select.select([fileno], [], [], 0)[0], "those from before, too"
+    assert service.take_news() == {"bob"}
+    assert not select.select([fileno], [], [], 0)[0]
+    service.find("eve")
+    assert select.select([fileno], [], [], 10)[0]
+    assert service.take_news() == {"eve"}
