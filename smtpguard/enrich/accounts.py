@@ -82,6 +82,7 @@ class Accounts:
         self._snapshot = before or Snapshot()
         self._accounts: dict[int, Account] = {}
         self._foreign: set[int] = set()
+        self._untold: set[int] = set()
         self._spellings = list_spellings(settings)
         self._spelled: dict[int, tuple[str, ...]] = {}
         self._passing: frozenset[int] = frozenset()
@@ -240,7 +241,7 @@ class Accounts:
             return frozenset()
         # Whom somebody has asked for meanwhile, and what the C library has said meanwhile.
         late = {uid: known for uid, known in self._accounts.items() if renewal.compared.get(uid) is not known}
-        vars(self).update(vars(fresh), settings=settings)
+        vars(self).update(vars(fresh), settings=settings, _untold=self._untold)
         for uid in late:
             self._forget(uid)
         return renewal.changed | {uid for uid, account in late.items() if self.account(uid) != account}
@@ -255,7 +256,7 @@ class Accounts:
         """What the C library has said meanwhile; old answers are asked for again."""
         if self._names is None:
             return frozenset()
-        changed = set()
+        changed, self._untold = self._untold, set()
         news = self._names.take_news()
         before, self._spelled = self._spelled, self._find_spelled()
         uids = {key for key in news if isinstance(key, int)}
@@ -387,7 +388,10 @@ class Accounts:
         if found is None:
             return None
         if found.uid not in self._snapshot.passwd.names:
+            old = self._accounts.get(found.uid)
             self._forget(found.uid)
+            if old != self.account(found.uid):
+                self._untold.add(found.uid)
         return found.uid
 
     # -- building ------------------------------------------------------------------------------------------------------

@@ -42,9 +42,8 @@ DOUBTED_NS = 10 * NS
 MAX_DOUBTED = 4096
 TRIES = 4
 """Questions to one name in one round for a doubted address: servers give their addresses in turn."""
-ROUND_PAUSE_NS = NS
 LOOK_UP_PAUSE_NS = NS // 20
-"""Between two rounds for doubted addresses lies a second, or 50 ms for each name: 20 look-ups a second at most."""
+"""Between two rounds for doubted addresses lie 50 ms for each look-up that the first one made: 20 a second at most."""
 
 
 class Resolve(Protocol):
@@ -227,16 +226,17 @@ class NamedDestinations:
         with self._lock:
             doubts, self._doubts = self._doubts, {}
             names = list(self._hosts)
-        changed = False
+        changed, look_ups = False, 0
         for name in names:
             for _ in range(TRIES):
                 if not self._find_unknown(doubts):
                     break
                 changed |= self._look_up(name)
+                look_ups += 1
         now_ns = self._now()
         unknown = self._find_unknown(doubts)
         with self._lock:
-            self._round_ns = now_ns + max(ROUND_PAUSE_NS, len(names) * LOOK_UP_PAUSE_NS)
+            self._round_ns = now_ns + look_ups * LOOK_UP_PAUSE_NS
             if len(self._doubted) + len(unknown) > MAX_DOUBTED:
                 self._doubted.clear()
             self._doubted.update(dict.fromkeys(unknown, now_ns + DOUBTED_NS))

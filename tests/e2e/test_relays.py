@@ -83,7 +83,7 @@ def test_a_new_address_costs_one_refusal() -> None:
         assert blocked(host) == {SPAMMER[0]}, "who was blocked for something else stays so"
         assert f"{RELAY} 3" in host.cli("status").stdout
         names.give(D, E, F, each=1)
-        assert host.connect(INNOCENT, 60, 20, to=[D, E, F]).refused <= 3, "in turn, another one with every answer"
+        assert host.connect(INNOCENT, 16, 5, to=[D, E, F]).refused <= 3, "in turn, another one with every answer"
         assert host.connect(INNOCENT, 60, to=[A, B, C, D, E, F]).refused == 0
         assert blocked(host) == {SPAMMER[0]}
 
@@ -111,7 +111,7 @@ def test_who_was_blocked_over_a_new_address_is_freed_and_told_of() -> None:
         host.connect(INNOCENT, 400, 400, to=MX)
         assert blocked(host) == {SPAMMER[0], INNOCENT[0]}
         spent_s = time.monotonic() - begun
-        assert names.count() - asked <= 4 * (spent_s + 2), "one round of 4 tries a second"
+        assert names.count() - asked <= 20 * (spent_s + 1), "20 look-ups a second"
 
 
 @pytest.mark.long

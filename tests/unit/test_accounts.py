@@ -445,6 +445,14 @@ def test_groups_of_a_directory_have_blanks_and_at_signs(root: Path) -> None:
     assert accounts.account(JOE.uid).standing == "exempt"
 
 
+def test_whom_a_person_asked_for_first_is_news_too(root: Path) -> None:
+    accounts = Accounts(Settings(), root=root, names=directory("ann"))
+    accounts.account(JOE.uid)
+    assert accounts.by_name(JOE.name) is not None
+    assert accounts.refresh() == {JOE.uid}
+    assert accounts.refresh() == frozenset()
+
+
 def test_a_directorys_accounts_have_their_own_limits_in_the_kernel_too(root: Path) -> None:
     names = directory()
     shared = Settings(shared_users=frozenset({JOE.name}))
