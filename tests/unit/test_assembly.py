@@ -87,6 +87,9 @@ class FakeTable:
     def ensure(self) -> None:
         self.there = True
 
+    def beat(self) -> None:
+        pass
+
     restore = ensure
 
     def remove(self) -> None:
