@@ -61,6 +61,7 @@ class Hosts:
         rules = tuple(rule for rule in settings.rules if rule.novel_ns is None)
         self._settings = replace(settings, dry_run=False, rules=rules)
         self._hosts: dict[bytes | None, Host] = {}
+        self._nameless = Host(self._settings, None)
 
     def of(self, node: bytes | None) -> Host:
         """The host of that name."""
@@ -68,7 +69,7 @@ class Hosts:
         if host is None:
             if len(self._hosts) >= MAX_HOSTS:
                 raise SourceError(f"names more than {MAX_HOSTS:,} hosts", where="replay", fix="replay fewer files")
-            host = self._hosts[node] = Host(self._settings, node)
+            host = self._hosts[node] = self._nameless if node is None else Host(self._settings, node)
             several = len(self._hosts) > 1
             for each in self._hosts.values() if several else ():
                 each.report.several = True

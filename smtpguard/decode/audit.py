@@ -106,7 +106,6 @@ class AuditDecoder:
 
     Attributes:
         counters: What was not made a Connect.
-        joined: Connecting calls with their address, counted or not: what could be read.
         to_event_ns: Makes event times of the records' wall times; None leaves nanoseconds since the epoch. A live
             source gives what maps them to CLOCK_BOOTTIME.
     """
@@ -123,7 +122,7 @@ class AuditDecoder:
         duplicates: Duplicates | None = None,
     ) -> None:
         self.counters = AuditCounters()
-        self.joined = 0
+        self._joined = 0
         self.to_event_ns: Callable[[int], int] | None = None
         self._sensor = sensor
         self._retries = retries
@@ -137,6 +136,11 @@ class AuditDecoder:
         self._recent: dict[Key, _Event | None] = {}
         self._older: dict[Key, _Event | None] = {}
         self._held: list[_Event] = []
+
+    @property
+    def joined(self) -> int:
+        """Connecting calls with their address, counted or not: what could be read."""
+        return self._joined + len(self._held)
 
     @property
     def is_holding(self) -> bool:
@@ -318,9 +322,9 @@ class AuditDecoder:
 
     def _keep(self, key: Key, event: _Event, events: list[_Event]) -> None:
         """Put a joined event where it goes out from, now or when a second address can't drop it any more."""
-        self.joined += 1
         if self._duplicates is not None and self._duplicates.is_known(key, event[3].time_ns):
             self.counters.duplicates += 1
+            self._joined += 1
             return
         events.append(event)
         self._remember(key, event if events is self._held else None)
@@ -338,6 +342,7 @@ class AuditDecoder:
             free = [event for event in self._held if event[0] <= edge and event[3] is not None]
             self._held = [event for event in self._held if event[0] > edge]
             found = sorted(found + free, key=itemgetter(0))
+        self._joined += len(found)
         if self._retries is None:
             return [connect for _, _, _, connect in found]
         return self._tell(self._retries.feed(found))

@@ -15,8 +15,11 @@ from urllib.parse import unquote_to_bytes
 
 from smtpguard.decode.audit_record import ARCHES, UNSET_UID
 from smtpguard.errors import DecodeError
+from smtpguard.text import to_bytes
 
 _MAX_DEPTH = 6
+_LITTLE_ENDIAN = 0x40000000
+"""A bit of AUDIT_ARCH_* (include/uapi/linux/audit.h)."""
 _KINDS = {"SYSCALL": "SYSCALL", "SOCKADDR": "SOCKADDR", "URINGOP": "URINGOP", "AUDIT1336": "URINGOP"}
 _NUMBERS = {1300: "SYSCALL", 1306: "SOCKADDR", 1336: "URINGOP"}
 _CALLS = ("connect", "sendto", "sendmsg", "sendmmsg")
@@ -67,7 +70,7 @@ def find_texts(value: object, depth: int = 0, node: bytes | None = None) -> Iter
     if isinstance(value, str):
         if "audit" in value or value.startswith('{"'):
             for line in value.split("\n"):
-                yield line.encode("utf-8", "surrogateescape"), node
+                yield to_bytes(line), node
     elif depth < _MAX_DEPTH:
         if isinstance(value, Mapping):
             node = _host(value) or node
@@ -94,7 +97,7 @@ def _host(value: Object) -> bytes | None:
 
 def _read_journal(value: Object) -> list[bytes] | None:
     message = value.get("MESSAGE", "")
-    raw = _bytes(message) if isinstance(message, list) else str(message).encode("utf-8", "surrogateescape")
+    raw = _bytes(message) if isinstance(message, list) else to_bytes(str(message))
     kind, _, text = (raw or b"").partition(b" ")
     name = _KINDS.get(kind.decode("ascii", "replace").replace("UNKNOWN[1336]", "URINGOP"))
     if name is None:
@@ -114,7 +117,7 @@ def _read_go_audit(value: Object, host: bytes | None) -> list[bytes]:
         raise DecodeError("go-audit event without its time or serial")
     messages = value["messages"]
     return [
-        _line(_host(value) or host, name, stamp, str(message.get("data", "")).encode("utf-8", "surrogateescape"))
+        _line(_host(value) or host, name, stamp, to_bytes(str(message.get("data", ""))))
         for message in (messages if isinstance(messages, list) else [])
         if isinstance(message, Mapping) and (name := _NUMBERS.get(_number(message.get("type")) or 0))
     ]
@@ -136,7 +139,7 @@ def _read_laurel(value: Object, host: bytes | None) -> list[bytes]:
     if isinstance(text, str) and _DIGITS(text):
         digits = text.upper()
     elif isinstance(text, str):
-        digits = unquote_to_bytes(text.encode("utf-8", "surrogateescape")).hex().upper()
+        digits = unquote_to_bytes(to_bytes(text)).hex().upper()
     elif isinstance(parts, Mapping):
         digits = _sockaddr(parts.get("laddr") or parts.get("addr"), parts.get("lport") or parts.get("port"))
     else:
@@ -147,7 +150,7 @@ def _read_laurel(value: Object, host: bytes | None) -> list[bytes]:
         fields.setdefault(f"a{number}", argument)
     for name in ("comm", "exe"):
         if isinstance(fields.get(name), str):
-            fields[name] = unquote_to_bytes(str(fields[name]).encode("utf-8", "surrogateescape"))
+            fields[name] = unquote_to_bytes(to_bytes(str(fields[name])))
     if not isinstance(call, Mapping):
         raise DecodeError("laurel event of io_uring alone")
     return _event(_host(value) or host, str(value["ID"]), fields, fields.get("UID"), digits)
@@ -156,7 +159,7 @@ def _read_laurel(value: Object, host: bytes | None) -> list[bytes]:
 def _read_auditbeat(value: Object) -> list[bytes]:
     data = _get(value, "auditd.data")
     name = _get(data, "syscall") if isinstance(data, Mapping) else None
-    if name not in {*_CALLS, "socketcall"}:
+    if name not in (*_CALLS, "socketcall"):
         return []
     address = _get(value, "destination.ip") or _get(data, "socket.addr") or _get(data, "addr")
     port = _get(value, "destination.port") or _get(data, "socket.port") or _get(data, "port")
@@ -169,7 +172,7 @@ def _read_auditbeat(value: Object) -> list[bytes]:
         digits = _sockaddr(address, port)
     try:
         when = datetime.fromisoformat(str(value["@timestamp"])).astimezone(UTC)
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         raise DecodeError("auditbeat event without its time") from None
     stamp = f"{int(when.timestamp())}.{when.microsecond // 1000:03d}:{_number(_get(value, 'auditd.sequence')) or 0}"
     fields = {name: _get(data, name) for name in ("arch", "syscall", "exit", "a0", "a1", "a2", "a3")}
@@ -188,7 +191,7 @@ def _event(node: bytes | None, stamp: str, fields: Object, user: object, digits:
     """The two records of a connect."""
     arch = str(fields.get("arch") or "")
     arch = _ARCHES.get(arch, arch.removeprefix("0x").lower())
-    numbers, socketcall = ARCHES.get(arch.encode(), ({}, None))
+    numbers, socketcall = ARCHES.get(to_bytes(arch), ({}, None))
     name = fields.get("syscall")
     call = _number(name)
     if call is None and name in _CALLS and numbers:
@@ -196,7 +199,7 @@ def _event(node: bytes | None, stamp: str, fields: Object, user: object, digits:
     elif call is None and name == "socketcall":
         call = socketcall
     pid, uid = _number(fields.get("pid")), _uid(fields.get("uid"))
-    if call is None or pid is None or uid is None:
+    if not numbers or call is None or pid is None or uid is None:
         raise DecodeError("event without its call, process or user")
     answer = _exit_value(fields.get("exit"))
     result = "" if answer is None else f" success={'no' if answer < 0 else 'yes'} exit={answer}"
@@ -208,12 +211,14 @@ def _event(node: bytes | None, stamp: str, fields: Object, user: object, digits:
         f"uid={uid} gid=? euid={uid if euid is None else euid} {names} comm={_field(fields.get('comm'))} "
         f"exe={_field(fields.get('exe'))} key=(null)"
     )
+    if int(arch, 16) & _LITTLE_ENDIAN == 0 and digits.startswith(("0200", "0A00")):
+        digits = digits[2:4] + digits[:2] + digits[4:]  # put together from an address: as that host would have it
     address = f"saddr={digits}"
     tail = _tail(digits) if isinstance(user, str) and _NAME(user) and user != "unset" else None
     if tail is not None:
         text += f'\x1dARCH={arch} SYSCALL=connect UID="{user}"'
         address += f"\x1d{tail}"
-    return [_line(node, "SYSCALL", stamp, text.encode()), _line(node, "SOCKADDR", stamp, address.encode())]
+    return [_line(node, "SYSCALL", stamp, to_bytes(text)), _line(node, "SOCKADDR", stamp, address.encode())]
 
 
 def _line(node: bytes | None, kind: str, stamp: str, text: bytes) -> bytes:
@@ -224,6 +229,8 @@ def _line(node: bytes | None, kind: str, stamp: str, text: bytes) -> bytes:
 def _tail(digits: str) -> str | None:
     """What auditd adds to an address in ENRICHED format; None if it is neither IPv4 nor IPv6."""
     raw = bytes.fromhex(digits)
+    if raw[:1] == b"\0":
+        raw = raw[1::-1] + raw[2:]
     port = int.from_bytes(raw[2:4], "big")
     if raw[:2] == b"\2\0" and len(raw) >= 16:
         return f"SADDR={{ saddr_fam=inet laddr={ipaddress.IPv4Address(raw[4:8])} lport={port} }}"

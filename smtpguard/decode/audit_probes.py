@@ -23,12 +23,14 @@ from smtpguard.model import NS, Connect
 MS = NS // 1000
 MAX_ADDRESSES = 32
 """More addresses than a mail server's name has: a longer burst is no look-up, and each of it counts."""
-_HOLD_NS = 50 * MS
+HOLD_NS = 50 * MS
 """How late, in event time, the next call of a burst may come in the stream: records of several CPUs interleave."""
 _SLACK_NS = MS // 2
 """Wall stamps are mapped to event time anew at each read."""
-Slot = tuple[int, bytes]
-"""pid and descriptor."""
+Process = int | tuple[int, bytes]
+"""pid, with the host's name where a log names one."""
+Slot = tuple[Process, bytes]
+"""Process and descriptor."""
 
 
 _MOST_TICK = 4 * MS
@@ -77,7 +79,7 @@ class _Burst:
         self.changes += 1
 
 
-_Lone = tuple[Connect, Connect | None, bool]
+Lone = tuple[Connect, Connect | None, bool]
 """A call with nothing beside it so far: it, what is to be let go of it (None: it counts not), whether 0 answered it."""
 
 
@@ -91,14 +93,15 @@ class Probes:
 
     Attributes:
         count: Calls that were probes.
+        open: What is held, by slot, in the order of the last call.
     """
 
     def __init__(self, *, tick_ns: int = MS, max_open: int = 8192) -> None:
         self.count = 0
-        self.open: dict[Slot, _Lone | _Burst] = {}  # in the order of the last call
+        self.open: dict[Slot, Lone | _Burst] = {}
         self.set_tick(tick_ns)
         self._max = max_open
-        self._before: dict[Slot, tuple[_Lone | _Burst, int]] = {}
+        self._before: dict[Slot, tuple[Lone | _Burst, int]] = {}
 
     def set_tick(self, tick_ns: int) -> None:
         """Another stream: how far its stamps jump."""
@@ -145,14 +148,15 @@ class Probes:
         is_repeat = isinstance(before, _Burst) and before.port == connect.port and connect.address in before.members
         self._close(slot, out, is_repeat=is_repeat)
 
-    def expire(self, time_ns: int, out: list[Connect]) -> None:
-        """Decide what is held since before: the stream is at `time_ns`."""
+    def expire(self, time_ns: int, out: list[Connect]) -> int:
+        """Decide what is held since before: the stream is at `time_ns`. Returns when to call it again."""
         while self.open:
             slot, first = next(iter(self.open.items()))
             last_ns = first[0].time_ns if isinstance(first, tuple) else first.last_ns
-            if last_ns + _HOLD_NS >= time_ns:
-                return
+            if last_ns + HOLD_NS >= time_ns:
+                return last_ns + HOLD_NS
             self._close(slot, out)
+        return time_ns + HOLD_NS
 
     def sweep(self, out: list[Connect]) -> None:
         """Time has passed and nothing more is to be read: decide what did not change since the last sweep."""
@@ -224,5 +228,5 @@ class Probes:
             out.append(held.repeat)
 
 
-def _changes(held: _Lone | _Burst) -> int:
+def _changes(held: Lone | _Burst) -> int:
     return held.changes if isinstance(held, _Burst) else 0

@@ -1,6 +1,7 @@
 """Both readers of audit logs against one that shares nothing with them: all forms, architectures and interleavings."""
 
 import io
+import json
 import random
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpguard.decode.audit import AuditDecoder
-from smtpguard.decode.audit_forms import BOM, make_unwrapper
+from smtpguard.decode.audit_forms import BOM, ExportUnwrapper, LineUnwrapper, make_unwrapper
 from smtpguard.model import Connect
 from smtpguard.sources.replay import ReplaySource
 from tests.support.audit_oracle import Found, Oracle
@@ -116,3 +117,65 @@ def test_forms_of_lines(form: str, events: list[Event], seed: int, size: int) ->
 def test_forms_of_events(form: str, events: list[Event], size: int) -> None:
     found = check(EVENT_FORMS[form](events), size)
     assert len(found) == sum(event.port in PORTS and event.exit_value != -106 for event in events)
+
+
+KEYS = [
+    *("_AUDIT_ID", "MESSAGE", "_SOURCE_REALTIME_TIMESTAMP", "_HOSTNAME", "ID", "NODE", "SYSCALL", "SOCKADDR", "saddr"),
+    *(
+        "SADDR",
+        "laddr",
+        "lport",
+        "URINGOP",
+        "sequence",
+        "timestamp",
+        "messages",
+        "type",
+        "data",
+        "auditd",
+        "auditd.data",
+    ),
+    *("arch", "syscall", "exit", "a0", "ARGV", "pid", "uid", "comm", "UID", "@timestamp", "destination", "ip", "port"),
+    *("process", "user", "id", "name", "socket", "addr", "log", "host"),
+]
+VALUES = [
+    *("", "x86_64", "0xc000003e", "connect", "\ud800", "SYSCALL arch=c000003e", "1700000000.100:41", "1700000000.100"),
+    *(
+        "type=SYSCALL msg=audit(1.1:1): x",
+        "02000019C63364190000000000000000",
+        "%02%00",
+        "EINPROGRESS",
+        "1.2.3.4",
+        "::1",
+    ),
+    *("9999-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00", "\x1d", '{"ID":"1.1:1","SYSCALL":{}}', "unset"),
+]
+leaves = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.sampled_from(VALUES), st.text(max_size=6)
+)
+trees = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.sampled_from(KEYS), inner, min_size=1, max_size=12)
+    ),
+    max_leaves=30,
+)
+
+
+@given(value=st.dictionaries(st.sampled_from(KEYS), trees, min_size=1, max_size=12))
+@settings(max_examples=300, deadline=None)
+def test_no_object_lets_an_error_out(value: dict[str, object]) -> None:
+    data = json.dumps(value).encode() + b"\n"
+    unwrapper = LineUnwrapper()
+    decoder = AuditDecoder(ports=PORTS, sensor="replay")
+    decoder.feed(unwrapper.feed(data) + unwrapper.finish())
+
+
+@given(data=st.binary(max_size=400), form=st.sampled_from(sorted(LINE_FORMS)), place=st.integers(0, 10**6))
+@settings(max_examples=200, deadline=None)
+def test_no_bytes_let_an_error_out(data: bytes, form: str, place: int) -> None:
+    whole = LINE_FORMS[form](Event().lines())
+    at = place % len(whole)
+    for text in (data, whole[:at] + data + whole[at:], whole[:at] + data):
+        for unwrapper in (make_unwrapper(text), LineUnwrapper(), ExportUnwrapper()):
+            if unwrapper is not None:
+                AuditDecoder(ports=PORTS, sensor="replay").feed(unwrapper.feed(text) + unwrapper.finish())

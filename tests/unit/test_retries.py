@@ -209,6 +209,7 @@ def test_tables_are_bounded_and_forget_the_oldest() -> None:
                 for fd in range(3)
             ]
             total += len(table.feed(events if exit_value else events[:1] * 2))
-    for kept in (table._under_way, table._under_way_before, table._probes.open):
+    tables = (table._once, table._once_before, table._lone, table._under_way, table._under_way_before)
+    for kept in (*tables, table._probes.open):
         assert len(kept) <= 100
     assert total + len(table.finish()) > 3000
