@@ -42,6 +42,11 @@ def enter_tmpfs(directory: Path, size: str) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(directory)], check=True)
 
 
+def leave_tmpfs(directory: Path) -> None:
+    """Take away what `enter_tmpfs` has mounted, so that the directory can be removed."""
+    subprocess.run(["umount", str(directory)], check=True)
+
+
 def fill(directory: Path) -> Path:
     """Write a file until the file system is full."""
     ballast = directory / "ballast"

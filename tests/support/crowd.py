@@ -101,12 +101,13 @@ class Crowd:
             # What a busy machine made late is not made up for: that would be another rate.
             due = max(due + 1 / rate, time.monotonic())
             begun_ns = time.time_ns()
-            error = _try(to[number % len(to)], port)
+            error = connect_once(to[number % len(to)], port)
             os.write(notes, _RECORD.pack(begun_ns, time.time_ns(), error))
             number += 1
 
 
-def _try(address: str, port: int) -> int:
+def connect_once(address: str, port: int) -> int:
+    """Open one connection and close it; its errno, 0 if it came through."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.settimeout(_TIMEOUT_S)

@@ -1,0 +1,145 @@
+"""What the daemon costs while it lives: memory, descriptors, and the worst stall of its loop."""
+
+import contextlib
+import statistics
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_FIRST = 10
+"""So many looks are the first ones: in one of them no question was under way."""
+_YOUNG_S = 5.0
+"""A daemon that has just begun is not measured: it has not yet seen what it will."""
+TOLD_STALL_MS = 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One look at the daemon."""
+
+    at_s: float
+    pid: int
+    resident_kb: int
+    files: tuple[str, ...]
+
+
+class Measures:
+    """Looks at the daemon again and again."""
+
+    def __init__(self) -> None:
+        self.samples: list[Sample] = []
+        self.stalls_ms: list[float] = []
+        self._stall_ms = 0.0
+        self.starts_ms: list[float] = []
+        self._first_ms = 0.0
+        self._disturbed = False
+        self._born: dict[int, float] = {}
+
+    def look(self, pid: int, status: dict[str, Any]) -> None:
+        """Note what a daemon costs now; the first look at one comes when it has just become ready.
+
+        What its loop did until then, opening sources, was no stall: nobody was guarded yet.
+        """
+        found = float(status["worst_stall_ms"])
+        if pid not in self._born:
+            self._first_ms = found
+            self.starts_ms.append(found)
+        if not self._disturbed and found > self._first_ms:
+            if found > max(self._stall_ms, TOLD_STALL_MS):
+                print(f"    a stall of {found} ms in {status['worst_stall_in']}", flush=True)
+            self._stall_ms = found
+        now_s = time.monotonic()
+        if now_s - self._born.setdefault(pid, now_s) >= _YOUNG_S:
+            self.samples.append(Sample(now_s, pid, read_resident_kb(pid), list_files(pid)))
+
+    def disturb(self) -> None:
+        """It is about to be stopped: the worst stall of this life tells of nothing else from here on."""
+        self._disturbed = True
+
+    def life_ends(self) -> None:
+        """This daemon ends."""
+        self.stalls_ms.append(self._stall_ms)
+        self._stall_ms, self._disturbed = 0.0, False
+
+    def tenth(self, number: int) -> float:
+        """Median of what was resident in one tenth of the time, in kB."""
+        begun_s, ended_s = self.samples[0].at_s, self.samples[-1].at_s
+        step_s = (ended_s - begun_s) / 10
+        low_s = begun_s + number * step_s
+        found = [s.resident_kb for s in self.samples if low_s <= s.at_s <= low_s + step_s]
+        return statistics.median(found) if found else float("nan")
+
+    def worst_stall_ms(self) -> float:
+        """The longest time that any daemon's loop did not wait, but for those in which it was stopped."""
+        return max(self.stalls_ms)
+
+    def compare_files(self, pid: int) -> list[str]:
+        """How what is open now differs from the least that was open when this was first looked at; empty if not."""
+        least = min((sample.files for sample in self.samples[:_FIRST]), key=len)
+        first, now = Counter(least), Counter(list_files(pid))
+        return [*(f"{name} no more" for name in first - now), *(f"{name} now" for name in now - first)]
+
+    def report(self) -> str:
+        kb = [sample.resident_kb for sample in self.samples]
+        second_mb, last_mb = self.tenth(1) / 1000, self.tenth(9) / 1000
+        return (
+            f"worst stall {self.worst_stall_ms():.1f} ms, {max(self.starts_ms):.1f} ms while starting; resident "
+            f"{min(kb) / 1000:.1f} to {max(kb) / 1000:.1f} MB, second tenth {second_mb:.2f} MB, last {last_mb:.2f} MB"
+        )
+
+
+def read_resident_kb(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    raise AssertionError(f"process {pid} has no memory")
+
+
+def list_descendants(pid: int) -> list[int]:
+    """Processes that a process has started, and theirs."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = [int(child) for child in task.read_text().split()]
+        except OSError:
+            continue
+        for child in children:
+            found += [child, *list_descendants(child)]
+    return found
+
+
+def list_files(pid: int) -> tuple[str, ...]:
+    """What a process holds open, sorted; numbers are left out, and so are the sockets to its helpers.
+
+    Helpers come when they are needed: the daemon has a socket for each.
+    """
+    sockets = _name_sockets(pid)
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            kind, _, number = str(entry.readlink()).partition(":[")
+            name = f"socket {sockets.get(number[:-1], '')}" if kind == "socket" else kind
+            found.append(name.removesuffix(f".{pid}"))
+    return tuple(sorted(name for name in found if name != _HELPER and "faketime" not in name))
+
+
+_HELPER = "socket unix 0005"
+"""A connection of SOCK_SEQPACKET, as /proc/net/unix shows it."""
+
+
+def _name_sockets(pid: int) -> dict[str, str]:
+    """Inode to the family of a socket, and what tells it from others of it."""
+    found: dict[str, str] = {}
+    for family, inode, more in (
+        ("unix", 6, (4, 7)),
+        ("netlink", 9, (1,)),
+        ("tcp", 9, ()),
+        ("udp", 9, ()),
+        ("udp6", 9, ()),
+    ):
+        for line in Path(f"/proc/{pid}/net/{family}").read_text().splitlines()[1:]:
+            fields = line.split()
+            found[fields[inode]] = " ".join([family, *(fields[number] for number in more if number < len(fields))])
+    return found
