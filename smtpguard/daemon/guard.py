@@ -116,15 +116,20 @@ class Guard(TimedPart):
     def take(self, connects: Iterable[Connect]) -> None:
         """Judge what a source saw, respond, and note it: all are judged before the first is noted."""
         judged: list[tuple[Connect, Subject, list[Decision]]] = []
-        for seen in connects:
-            connect = self.enforcement.cap.mark(seen)
-            decisions = self.engine.feed(connect)
-            self.act(decisions, settle=connect.refused_by == "credit")
-            if connect.uid is None:
-                continue
-            subject = subject_of(self.accounts, connect.uid, connect.netns)
-            self.enforcement.credits.note(connect, subject, decisions)
-            judged.append((connect, subject, decisions))
+        try:
+            for seen in connects:
+                connect = self.enforcement.cap.mark(seen)
+                decisions = self.engine.feed(connect)
+                self.act(decisions, settle=connect.refused_by == "credit")
+                if connect.uid is None:
+                    continue
+                subject = subject_of(self.accounts, connect.uid, connect.netns)
+                self.enforcement.credits.note(connect, subject, decisions)
+                judged.append((connect, subject, decisions))
+        finally:  # an attempt that meets a mistake of ours takes none of those before it with it
+            self._note(judged)
+
+    def _note(self, judged: list[tuple[Connect, Subject, list[Decision]]]) -> None:
         self.seen += len(judged)
         for connect, subject, decisions in judged:
             if self.settings.loopback == "ignore" and self._destinations.passed(connect.address) == "loopback":

@@ -3,12 +3,13 @@
 The kernel was told long before: nothing here is on the verdict path. The daemon's journal and `watch` use it alike.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from smtpguard.enrich.looker import Attribution, Looker
-from smtpguard.enrich.pending import Pending
+from smtpguard.enrich.pending import Pending, Ready
 from smtpguard.enrich.rdns import ReverseDns
 from smtpguard.hooks import ClockNs, Task
 from smtpguard.model import Account, Block, Connect, Subject, Verdict
@@ -80,6 +81,7 @@ class Waiting:
         self._looker = looker
         self._rdns = rdns
         self._pending: Pending[_Asked, Found] = Pending()
+        self._leaving: deque[Ready[_Asked, Found]] = deque()
 
     def add(self, entry: Entry) -> None:
         """Put an attempt at the end of the line, and ask about it."""
@@ -122,17 +124,22 @@ class Waiting:
         if self._rdns is not None:
             for ticket, found in self._rdns.read(now_ns):
                 self._pending.resolve(ticket, found)
-        for ready in self._pending.due(now_ns):
-            self._let_go(ready.item, ready.values)
+        self._leaving.extend(self._pending.due(now_ns))
+        self._let_all_go()
 
     def close(self) -> None:
         """Let everything go, without its answers if they have not come."""
-        for ready in self._pending.flush():
-            self._let_go(ready.item, ready.values)
+        self._leaving.extend(self._pending.flush())
+        self._let_all_go()
 
     def stats(self) -> dict[str, int]:
         """Figures for `status`."""
         return {"waiting": len(self._pending), "early": self._pending.early, "late": self._pending.late}
+
+    def _let_all_go(self) -> None:
+        while self._leaving:  # one that meets a mistake of ours takes none of those behind it with it
+            ready = self._leaving.popleft()
+            self._let_go(ready.item, ready.values)
 
     def _let_go(self, asked: _Asked, values: dict[int, Found]) -> None:
         if not isinstance(asked.item, Entry):
