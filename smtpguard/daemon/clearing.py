@@ -92,6 +92,7 @@ class Clearing:
             time_ns, where = self._judged.get(subject, (0, b""))
             if where == cleared.address and now_ns <= time_ns + BAN_NS:
                 _remember(self._cleared, subject, time_ns)
+                guard.engine.judge_again(subject, now_ns)
                 for block in guard.engine.blocks_of(subject):
                     if self.is_undone(subject, block.since_ns) and parse_jail(block.source) is not None:
                         ended += guard.engine.end(

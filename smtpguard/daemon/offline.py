@@ -65,8 +65,10 @@ def unblock(settings: Settings, *, user: str | None, uid: int | None, everybody:
             "so the guard may block them again when it starts",
             fix=f"see who holds {settings.state_path}, then run it again",
         )
+    namesake = accounts.find_namesake(user or "") if source is None else None
+    taken = "" if namesake is None else f"{user} was taken as a uid; the account called {user} is uid:{namesake}"
     # Without the lock: fail2ban's action is an `unblock` of its own, and wants it.
-    return "; ".join([done.text, *filter(None, [_unban(jail, name) for jail, name in jails])])
+    return "; ".join(filter(None, [done.text, taken, *[_unban(jail, name) for jail, name in jails]]))
 
 
 class KeptBlocks:

@@ -100,6 +100,13 @@ class BlockTable:
         entry.prune(since_ns)
         self._span(entry, since_ns, until_ns, "block", mode="dry-run", hides=True)
 
+    def unhide(self, subject: Subject, now_ns: int) -> None:
+        """End what `hide` began: nobody is about to block after all."""
+        entry = self._entries.get(subject)
+        for span in entry.spans if entry else ():
+            if span.hides and span.mode == "dry-run":
+                span.until_ns = min(span.until_ns, now_ns)
+
     @staticmethod
     def _span(
         entry: _Entry, since_ns: int, until_ns: int, kind: Literal["block", "throttle"], *, mode: Mode, hides: bool

@@ -103,6 +103,11 @@ class Commands:
             self._settle(watched)
         return ended
 
+    def judge_again(self, subject: Subject, now_ns: int) -> None:
+        """Judge a subject's attempts at once again, though a verdict of a moment ago was left to fail2ban."""
+        self._blocks.unhide(subject, now_ns)
+        self._settle(self._roster.of(subject))
+
     def reset(self, subject: Subject, now_ns: int) -> None:
         """Empty a subject's windows and forget how often it was blocked."""
         watched = self._roster.of(subject)

@@ -49,6 +49,7 @@ def guarded(
         fail2ban.log = host.lab.directory / "events.log"
         for jail in ("smtpguard", "smtpguard-connect"):
             fail2ban.configure({jail: {"logpath": str(fail2ban.log)}})
+        host.lab.lay_over("/etc/hosts", "127.0.0.1 localhost\n")
         host.start()
         try:
             yield host, fail2ban
@@ -257,3 +258,20 @@ def test_bans_by_hand_and_without_end(tmp_path: Path, monkeypatch: pytest.Monkey
             host.stop()
             assert host.cli("unblock", nobody).returncode == 0
             assert fail2ban.banned() == [], "without a daemon too"
+
+
+@pytest.mark.long
+def test_a_verdict_over_a_relays_new_address_is_no_ban_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    relay, address = "relay.example", "198.18.7.1"
+    with guarded(tmp_path, monkeypatch, exempt={"destinations": [relay]}) as (host, fail2ban), fail2ban:
+        assert "not found" in host.cli("status").stdout
+        host.lab.lay_over("/etc/hosts", f"{address} {relay}\n")
+        host.connect(SPAMMER, 12, 200, to=[address])
+        wait_for(lambda: f"{WEB01} was refused at a new address of {relay}" in host.stderr(), START_S)
+        wait_for(lambda: f"{WEB01} unbanned in smtpguard" in host.stderr(), START_S)
+        fail2ban.wait_banned()
+        assert sources(host) == {}
+        assert host.connect(SPAMMER, 30, to=[address]).refused == 0
+        host.connect(SPAMMER, 30, 200)
+        wait_for(lambda: in_kernel(host), START_S)
+        fail2ban.wait_banned(WEB01)

@@ -63,6 +63,8 @@ def test_digits_blanks_and_aliases_mean_whom_they_name() -> None:
         assert set(blocked(host)) == {ZERO[1], DIGITS[1]}
         said(host.cli("unblock", *source, "--uid", "", "--", DIGITS[0]))
         assert set(blocked(host)) == {ZERO[1]}
+        host.stop()
+        assert f"the account called {DIGITS[0]} is uid:{DIGITS[1]}" in said(host.cli("unblock", DIGITS[0]))
 
 
 def test_a_block_made_before_the_name_was_known_takes_it() -> None:

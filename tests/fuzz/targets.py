@@ -13,6 +13,7 @@ from smtpguard.decode import bpf_event, netlink, netlink_audit, nflog, sockdiag
 from smtpguard.decode.audit import AuditDecoder
 from smtpguard.decode.audit_record import is_same_address, parse_text, parse_user
 from smtpguard.decode.audit_rule import connect_rules, parse_rule, render_rule
+from smtpguard.decode.dns import parse_answer, render_query
 from smtpguard.decode.nft_notify import NotifyDecoder
 from smtpguard.decode.retries import Retries
 from smtpguard.decode.serials import SerialGaps
@@ -220,3 +221,25 @@ def lines(data: bytes) -> None:
     if all(len(line) < 512 for line in given.split(b"\n")):
         assert out == given + (b"\n" if given and not given.endswith(b"\n") else b"")
     assert not out or out.endswith(b"\n")
+
+
+def dns_answers() -> Iterator[bytes]:
+    """An answer with an alias and an address, and one that is cut."""
+    question = render_query(7, "relay.example", "A")[12:]
+    alias = b"\xc0\x0c\0\5\0\1\0\0\0\x3c\0\5\2p1\xc0\x12"
+    address = b"\2p1\xc0\x12\0\1\0\1\0\0\0\x3c\0\4\1\2\3\4"
+    yield b"\0\7\x81\x80\0\1\0\2\0\0\0\0" + question + alias + address
+    yield b"\0\7\x83\x80\0\1\0\0\0\0\0\0" + question
+
+
+@target("dns", dns_answers)
+def dns(data: bytes) -> None:
+    """Any bytes: whole addresses of the kind that was asked for, with a lifetime, or nothing."""
+    try:
+        answer = parse_answer(data, 7, "relay.example", "A")
+    except DecodeError:
+        return
+    if any(len(address) != 4 for address in answer.addresses):
+        raise AssertionError("an address of another kind")
+    if (answer.ttl_s is None) != (not answer.addresses):
+        raise AssertionError("addresses without a lifetime")
