@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PYTEST_ARGS ?=
 RUN_ARGS ?=
 
-.PHONY: help setup setup-test run demo test unit quick test-long lint types bench bpf build deb rpm clean
+.PHONY: help setup setup-test run demo test unit quick test-long lint types coverage bench bpf build deb rpm clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -50,6 +50,9 @@ lint: setup-test  ## ruff, import contract, spelling
 
 types: setup-test  ## mypy --strict, tests too
 	$(BIN)/mypy
+
+coverage: setup-test  ## the lines of daemon/ that no test runs; each needs a test, or a pragma that says why not
+	@bash tests/coverage.sh $(BIN)/python $(PYTEST_ARGS)
 
 bench: setup-test  ## ratios measured in one run
 	$(BIN)/python -m pytest -m bench --timeout 3600 -s $(PYTEST_ARGS)

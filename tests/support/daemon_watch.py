@@ -4,6 +4,7 @@ A test fails when a daemon that it started has ended without being told to, has 
 ERROR that the test did not say it expects.
 """
 
+import os
 import re
 import signal
 import subprocess
@@ -66,7 +67,7 @@ class DaemonWatch:
                 daemon.send_signal(signal.SIGTERM)
                 daemon.send_signal(signal.SIGCONT)
             try:
-                code = daemon.wait(_END_S)
+                code = daemon.wait(_END_S * float(os.environ.get("SMTPGUARD_TEST_PATIENCE", "1")))
             except subprocess.TimeoutExpired:
                 found.append(f"daemon {number} of the test did not end within {_END_S} s of SIGTERM")
                 continue

@@ -30,11 +30,13 @@ _LINE = re.compile(r'(\w+)=("[^"]*"|\S+)')
 
 
 T = TypeVar("T")
+PATIENCE = float(os.environ.get("SMTPGUARD_TEST_PATIENCE", "1"))
+"""How many times as long as usual something may take: 5 while coverage measures the daemon."""
 
 
 def wait_for(look: Callable[[], T | None], seconds: float = 10) -> T:
     """Poll until something is there; fails the test when it does not come."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * PATIENCE
     while True:
         found = look()
         if found:
@@ -153,7 +155,7 @@ class Host:
         assert self.daemon is not None
         self._watch.may_end(self.daemon, number)
         os.kill(self.daemon.pid, number)
-        return self.daemon.wait(10)
+        return self.daemon.wait(10 * PATIENCE)
 
     def stop_signal(self, number: int) -> None:
         """Send the daemon a signal that does not end it."""
