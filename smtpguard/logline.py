@@ -7,10 +7,10 @@ line has exactly the fields of its event, and `awk '{print $2}'` gives the user.
 
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
+from typing import Protocol
 
 from smtpguard.errors import DecodeError
 from smtpguard.model import NS, Account, Block, Connect, Message, Verdict
@@ -249,7 +249,12 @@ _FIELDS: dict[str, str] = {
 }
 """CONTRACT: each event's fields, in their order."""
 
-_KINDS: tuple[tuple[str, str, Callable[[str], Value]], ...] = (
+
+class _Parse(Protocol):
+    def __call__(self, text: str, /) -> Value: ...
+
+
+_KINDS: tuple[tuple[str, str, _Parse], ...] = (
     ("PID PORT COUNT LIMIT WINDOW BLOCK RCPTS SIZE SECONDS", f"-|{_INT}", _parse_int),
     ("UNTIL", _TIME, _parse_time),
     ("DST SENSOR RULE BY MTA QID", _WORD, _parse_word),

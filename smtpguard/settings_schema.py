@@ -5,11 +5,11 @@ judging; here its errors become sentences with the key, the value and the neares
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import ValidationError
@@ -20,7 +20,13 @@ from smtpguard.settings_lines import Path, Problem, show_key, show_path, show_va
 _MAX_ERRORS = 200
 """More errors than that are not even collected."""
 _TYPES = {"object": "a mapping", "array": "a list", "string": "text", "boolean": "true or false"}
-_FORMATS: dict[str, Callable[[str], object]] = {
+
+
+class _ParseText(Protocol):
+    def __call__(self, text: str, /) -> object: ...
+
+
+_FORMATS: dict[str, _ParseText] = {
     "smtpguard-duration": parse_duration,
     "smtpguard-uids": parse_uids,
     "smtpguard-destination": parse_destination,
@@ -74,7 +80,7 @@ def find_schema_faults(given: object, schema: Mapping[str, Any]) -> list[SchemaF
     return [fault for error in islice(errors, _MAX_ERRORS) for fault in _find_leaves(error, None)]
 
 
-def _judge_format(parse: Callable[[str], object], value: object) -> bool:
+def _judge_format(parse: _ParseText, value: object) -> bool:
     """Whether text is in a format; ValueError says why not. Whether it has to be text is the schema's `type`."""
     if isinstance(value, str):
         parse(value)

@@ -15,15 +15,15 @@ import os
 import queue
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal
+from typing import Literal, Protocol
 
 from smtpguard.actions.base import Deny, Passes
 from smtpguard.decode.sockdiag import Session
 from smtpguard.errors import EnforceError, GuardError, PrivilegeError, SourceError
-from smtpguard.kernel.netns import Namespaces, enter_namespace, open_namespaces, read_cookie
+from smtpguard.kernel.netns import IsUid, Namespaces, enter_namespace, open_namespaces, read_cookie
 from smtpguard.kernel.sockdiag import SockDiag
 from smtpguard.model import Subject
 from smtpguard.settings import Network
@@ -46,6 +46,22 @@ class _Errand:
     who: int
 
 
+class FindNamespaces(Protocol):
+    """Opens network namespaces."""
+
+    def __call__(self, is_wanted: IsUid) -> Namespaces:
+        """Those in which processes of wanted uids are."""
+        ...
+
+
+class PassesSession(Protocol):
+    """Knows which sessions live on."""
+
+    def __call__(self, session: Session, /) -> bool:
+        """Whether one passes in spite of a block."""
+        ...
+
+
 class SessionEnder:
     """An enforcer for sessions that are open when a block begins.
 
@@ -64,7 +80,7 @@ class SessionEnder:
         self,
         ports: frozenset[int],
         *,
-        find_namespaces: Callable[[Callable[[int], bool]], Namespaces] = open_namespaces,
+        find_namespaces: FindNamespaces = open_namespaces,
     ) -> None:
         self.ports = ports
         self.ended = 0
@@ -206,9 +222,7 @@ class SessionEnder:
             outcome.append(error)
 
 
-def end_sessions(
-    diag: SockDiag, uids: Sequence[Interval], ports: frozenset[int], passes: Callable[[Session], bool]
-) -> int:
+def end_sessions(diag: SockDiag, uids: Sequence[Interval], ports: frozenset[int], passes: PassesSession) -> int:
     """End the sessions of some uids to some ports in the namespace that `diag` was opened in.
 
     Args:

@@ -13,8 +13,9 @@ import logging
 import socket
 import struct
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from smtpguard.errors import DecodeError, EnforceError, GuardError
 from smtpguard.hooks import ClockNs
@@ -61,6 +62,22 @@ class _Guest:
     heard: int = 0
 
 
+class FindOwner(Protocol):
+    """Knows whose a socket is that was led here."""
+
+    def __call__(self, cookie: int, /) -> int | None:
+        """The uid that it counts for; None if it was not led here."""
+        ...
+
+
+class Explain(Protocol):
+    """Knows why somebody is refused."""
+
+    def __call__(self, uid: int, /) -> str:
+        """What the sender is told, one line."""
+        ...
+
+
 class TellResponder:
     """A part of the daemon's loop.
 
@@ -77,8 +94,8 @@ class TellResponder:
 
     def __init__(
         self,
-        find_owner: Callable[[int], int | None],
-        explain: Callable[[int], str],
+        find_owner: FindOwner,
+        explain: Explain,
         now: ClockNs,
         *,
         ports: Sequence[int] = PORTS,

@@ -1,11 +1,9 @@
 """`smtpguard watch`: every SMTP connection as it happens, one line each. Observes only."""
 
-from collections.abc import Callable
-from typing import Any
-
 import click
 
 from smtpguard.cli.common import config_option, find_socket, socket_option, warn_broken
+from smtpguard.daemon.observer import Show
 
 
 @click.command("watch")
@@ -79,7 +77,7 @@ def command(
     observe(replace(settings, sources=sources) if sources else settings, show)
 
 
-def _follow(socket_path: str, show: Callable[[Any, Any, int], None]) -> None:
+def _follow(socket_path: str, show: Show) -> None:
     """Show what the daemon sees, until it ends or nobody reads."""
     from smtpguard.cli.client import subscribe
     from smtpguard.daemon.live import TOPIC, parse_item

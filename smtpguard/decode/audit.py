@@ -15,14 +15,14 @@ forged SYSCALL does not fit into a path (107 bytes), nor does a forged SOCKADDR 
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 from smtpguard.decode.audit_duplicates import Duplicates
 from smtpguard.decode.audit_index import CallIndex, Key, find_line
-from smtpguard.decode.audit_pair import PairReader, make_noded
+from smtpguard.decode.audit_pair import PairReader, ToEventNs, make_noded
 from smtpguard.decode.audit_record import (
     MIN_DIGITS,
     URINGOP_GROUPS,
@@ -123,7 +123,7 @@ class AuditDecoder:
     ) -> None:
         self.counters = AuditCounters()
         self._joined = 0
-        self.to_event_ns: Callable[[int], int] | None = None
+        self.to_event_ns: ToEventNs | None = None
         self._sensor = sensor
         self._retries = retries
         self._buffer = buffer or LineBuffer()

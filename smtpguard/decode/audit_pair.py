@@ -8,8 +8,7 @@ connect, a repeat on one socket, a text that can't be read) is left to the gener
 
 import re
 from binascii import unhexlify
-from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from smtpguard.decode.audit_index import Key
 from smtpguard.decode.audit_record import (
@@ -51,10 +50,27 @@ make_noded = quick_maker(Connect, *_FIELDS, "node")
 """The same, of an event that names its host."""
 
 V = TypeVar("V")
+V_co = TypeVar("V_co", covariant=True)
 
 Pair = tuple[Key, int, bytes, bytes, bool, Connect]
 """Node and serial, where the second line ends, descriptor, exit value, whether it is ENRICHED, and what came of it. A
 bare tuple: this is the hottest place of all."""
+
+
+class ToEventNs(Protocol):
+    """Maps wall time to event time."""
+
+    def __call__(self, wall_ns: int, /) -> int:
+        """The event time, in nanoseconds."""
+        ...
+
+
+class ReadPiece(Protocol[V_co]):
+    """Reads a piece of a record."""
+
+    def __call__(self, piece: bytes, /) -> V_co:
+        """What it says. Raises DecodeError."""
+        ...
 
 
 class _Memo(dict[bytes, V]):
@@ -62,7 +78,7 @@ class _Memo(dict[bytes, V]):
 
     __slots__ = ("_read",)
 
-    def __init__(self, read: Callable[[bytes], V]) -> None:
+    def __init__(self, read: ReadPiece[V]) -> None:
         self._read = read
 
     def __missing__(self, piece: bytes) -> V:
@@ -89,9 +105,7 @@ class PairReader:
         self._programs = _Memo(_read_program)
         self._users = _Memo(parse_user)
 
-    def read(
-        self, data: bytearray, start: int, stop: int, to_event_ns: Callable[[int], int] | None = None
-    ) -> Pair | None:
+    def read(self, data: bytearray, start: int, stop: int, to_event_ns: ToEventNs | None = None) -> Pair | None:
         """The connect whose SYSCALL begins at an offset and whose SOCKADDR is the next line; None if it is no such.
 
         Args:

@@ -4,7 +4,8 @@ Each check is a function from `Host` to findings. What it reads off the host and
 the second half is tested with every answer a kernel can give. `CHECKS` is the list; a new check is one line there.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import Protocol
 
 from smtpguard.doctor.audit import check_audit
 from smtpguard.doctor.choice import check_sources
@@ -15,7 +16,14 @@ from smtpguard.doctor.people import check_chosen_names, check_mail_servers, chec
 from smtpguard.doctor.places import check_configuration, check_fail2ban, check_log, check_state, check_time
 from smtpguard.errors import GuardError
 
-Check = Callable[[Host], Iterable[Finding]]
+
+class Check(Protocol):
+    """Looks at one thing of the host."""
+
+    def __call__(self, host: Host, /) -> Iterable[Finding]:
+        """What it found."""
+        ...
+
 
 CHECKS: dict[str, Check] = {
     "configuration": check_configuration,

@@ -8,8 +8,9 @@ import re
 import shutil
 import subprocess
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from smtpguard.doctor.finding import Finding, Host
 from smtpguard.doctor.kernel import is_loaded
@@ -113,7 +114,15 @@ def find_in_iptables(text: str, ports: Collection[int]) -> set[int]:
     return found
 
 
-def find_in_nft(run: Callable[[str], str], ports: Collection[int]) -> set[int]:
+class RunNft(Protocol):
+    """Runs commands of nft's language."""
+
+    def __call__(self, text: str, /) -> str:
+        """What a command prints. Raises EnforceError."""
+        ...
+
+
+def find_in_nft(run: RunNft, ports: Collection[int]) -> set[int]:
     """Guarded ports that nftables' nat chains of the output hook, and chains these jump to, send elsewhere.
 
     Chains are listed one by one: a whole ruleset may have sets of a hundred thousand elements.

@@ -8,10 +8,11 @@ name is another account from then on (THREATS 5).
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Protocol
 
 from smtpguard.enrich.names import NamedAccount, NameService
 from smtpguard.enrich.nss import find_group
@@ -48,6 +49,14 @@ class Renewal:
     changed: frozenset[int]
 
 
+class CountSites(Protocol):
+    """Knows sites."""
+
+    def __call__(self, uid: int, /) -> int:
+        """How many run under a uid, from files that only root can write; 0 if nobody knows."""
+        ...
+
+
 class Accounts:
     """All accounts of the host; a `policy.directory.Directory`.
 
@@ -70,7 +79,7 @@ class Accounts:
         *,
         root: str | os.PathLike[str] = "/",
         names: NameService | None = None,
-        document_roots: Callable[[int], int] | None = None,
+        document_roots: CountSites | None = None,
         patience_s: float = ANSWER_TIMEOUT_S,
         before: Snapshot | None = None,
     ) -> None:

@@ -5,12 +5,19 @@ Shared by the enrichers. One tenant's flood of questions costs that tenant his o
 """
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from smtpguard.model import NS
 
 Item = TypeVar("Item")
+
+
+class MayBeServed(Protocol):
+    """Says whose turn it may be."""
+
+    def __call__(self, key: int, /) -> bool:
+        """Whether a key may be served now."""
+        ...
 
 
 class Budget:
@@ -78,7 +85,7 @@ class FairQueue(Generic[Item]):
         self._size += 1
         return True
 
-    def pop(self, *, may: Callable[[int], bool] = lambda _key: True) -> tuple[int, Item] | None:
+    def pop(self, *, may: MayBeServed = lambda _key: True) -> tuple[int, Item] | None:
         """The next item of the key that has waited longest for its turn; None if nobody may.
 
         Args:

@@ -6,8 +6,9 @@ does not.
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 from smtpguard.errors import ConfigError
 from smtpguard.policy.standing import MTA_UNITS
@@ -37,7 +38,15 @@ def list_sources(root: Path) -> list[Path]:
     return [*files, *directories, *{path.parent for path in files if path.parent.name.endswith(".d")}]
 
 
-def find_mta_uids(root: Path, uid_of: Callable[[str], int | None], problems: Problems) -> dict[int, str]:
+class UidOf(Protocol):
+    """Knows logins."""
+
+    def __call__(self, name: str, /) -> int | None:
+        """The uid of a login name; None if there is none."""
+        ...
+
+
+def find_mta_uids(root: Path, uid_of: UidOf, problems: Problems) -> dict[int, str]:
     """Uids of installed mail servers, and what says so.
 
     Args:

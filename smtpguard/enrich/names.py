@@ -10,9 +10,8 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from smtpguard.enrich.nss import find_group, find_passwd
 from smtpguard.errors import UnansweredError
@@ -61,6 +60,14 @@ def ask_system(key: int | str) -> NamedAccount | None:
     return NamedAccount(uid=uid, name=name, groups=frozenset(groups))
 
 
+class AskNameService(Protocol):
+    """Asks whoever knows accounts; may wait long."""
+
+    def __call__(self, key: int | str, /) -> NamedAccount | None:
+        """The account of a uid or a login name; None if there is none. Raises UnansweredError."""
+        ...
+
+
 class NameService:
     """Answers from memory, and asks in the background.
 
@@ -75,7 +82,7 @@ class NameService:
 
     def __init__(
         self,
-        ask: Callable[[int | str], NamedAccount | None] = ask_system,
+        ask: AskNameService = ask_system,
         clock: ClockS = time.monotonic,
     ) -> None:
         self._ask = ask

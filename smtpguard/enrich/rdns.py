@@ -10,8 +10,8 @@ import os
 import socket
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from smtpguard.enrich.fair import FairQueue
 from smtpguard.enrich.pending import next_ticket
@@ -28,7 +28,13 @@ MAX_TICKETS = 64
 """Most lines waiting for one address; they wait 50 ms, and the rest do without."""
 _STACK_BYTES = 512 * 1024  # the resolver keeps its buffers on the stack: some 80 KiB
 
-Resolve = Callable[[str], bytes | None]
+
+class Resolve(Protocol):
+    """Looks names of addresses up; may wait long."""
+
+    def __call__(self, address: str, /) -> bytes | None:
+        """The name; None if there is none."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,9 +6,9 @@ Dovecot's mail_uid, Apache's User, nginx's user. Looks at files only, bounded, a
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
+from smtpguard.enrich.mta_users import UidOf
 from smtpguard.errors import ConfigError
 from smtpguard.trust import read_trusted
 
@@ -38,7 +38,7 @@ def list_service_files(root: Path) -> list[Path]:
     return [*(root / name for name in _PATTERNS), root / _DROP_INS, *_list_drop_ins(root)]
 
 
-def find_service_uids(root: Path, uid_of: Callable[[str], int | None], problems: list[str]) -> dict[int, str]:
+def find_service_uids(root: Path, uid_of: UidOf, problems: list[str]) -> dict[int, str]:
     """Uids under which daemons serve many customers, and what says so; never root's.
 
     Args:

@@ -9,9 +9,9 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from smtpguard.errors import EnforceError, PrivilegeError
 
@@ -61,7 +61,15 @@ class Namespaces:
     missed: int
 
 
-def open_namespaces(is_wanted: Callable[[int], bool], *, proc: Path = Path("/proc")) -> Namespaces:
+class IsUid(Protocol):
+    """A question about uids."""
+
+    def __call__(self, uid: int, /) -> bool:
+        """The answer for one."""
+        ...
+
+
+def open_namespaces(is_wanted: IsUid, *, proc: Path = Path("/proc")) -> Namespaces:
     """The network namespaces, but this thread's own, in which processes of certain uids are.
 
     Args:

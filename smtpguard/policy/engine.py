@@ -4,8 +4,8 @@
 to be called. One caller, one thread.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from smtpguard.model import NS, Connect, Decision, Mode, Refusal, SocketReport
 from smtpguard.policy.commands import Commands
@@ -24,6 +24,14 @@ FAILED = frozenset({"refused", "timeout", "gave-up"})
 _refusal = quick_maker(Refusal, "time_ns", "subject", "account", "connect", "by", "mode")
 MAX_NETWORKS = 65_536
 """Destinations remembered as counting, with their networks; all are asked about anew when there are more."""
+
+
+class Passes(Protocol):
+    """Knows which destinations never count."""
+
+    def __call__(self, address: bytes, /) -> str | None:
+        """Why a destination, 4 or 16 bytes, does not count; None if it does."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +73,7 @@ class Engine(Commands):
         *,
         settings: Settings,
         directory: Directory,
-        passes: Callable[[bytes], str | None] | None,
+        passes: Passes | None,
         limits: Limits | None = None,
     ) -> None:
         super().__init__(settings, directory, limits or Limits())

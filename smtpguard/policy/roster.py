@@ -6,9 +6,9 @@ the last, each namespace and each uid has a share of its own.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from smtpguard.model import Account, Allowance, Subject
 from smtpguard.policy.blocks import LATE_NS
@@ -52,6 +52,14 @@ class Limits:
     keys: int = 1_000_000
 
 
+class Held(Protocol):
+    """Knows who is blocked."""
+
+    def __call__(self, subject: Subject, /) -> bool:
+        """Whether a block stands against a subject."""
+        ...
+
+
 class Roster:
     """All subjects.
 
@@ -71,9 +79,7 @@ class Roster:
         off: Whether nothing is carried out, by a person's word.
     """
 
-    def __init__(
-        self, settings: Settings, directory: Directory, limits: Limits, held: Callable[[Subject], bool]
-    ) -> None:
+    def __init__(self, settings: Settings, directory: Directory, limits: Limits, held: Held) -> None:
         self._settings = settings
         self._directory = directory
         self._held = held

@@ -10,11 +10,11 @@ import json
 import struct
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 from smtpguard.model import Subject
 from smtpguard.policy.book import Book
@@ -74,7 +74,11 @@ def export_parts(watched: Watched) -> list[WindowPart]:
     return parts
 
 
-def _current(watched: Watched) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
+class _Render(Protocol):
+    def __call__(self) -> bytes: ...
+
+
+def _current(watched: Watched) -> Iterator[tuple[str, int, _Render]]:
     """Each part as it is now: name, a mark that changes with it, and what makes its bytes."""
     for stream, book in _streams(watched):
         if isinstance(book, VolumeBook):

@@ -1,8 +1,8 @@
 """Switches the kernel's auditing on where that is allowed, and back off if nobody else has come to rely on it."""
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from smtpguard.decode.netlink_audit import AuditStatus
 from smtpguard.errors import SourceError
@@ -13,6 +13,14 @@ _BACKLOG = 8192
 """Records that may wait, where auditing is ours alone: the kernel's default of 64 is full in a millisecond."""
 
 
+class ListRules(Protocol):
+    """Knows the kernel's audit rules."""
+
+    def __call__(self) -> set[bytes]:
+        """Those that are not ours."""
+        ...
+
+
 class AuditSwitch:
     """The state of auditing as we found it.
 
@@ -21,7 +29,7 @@ class AuditSwitch:
         others: The rules that are not ours.
     """
 
-    def __init__(self, control: AuditControl, others: Callable[[], set[bytes]]) -> None:
+    def __init__(self, control: AuditControl, others: ListRules) -> None:
         self._control = control
         self._others = others
         self._before: AuditStatus | None = None

@@ -6,7 +6,7 @@ stay off, there is nothing to use. Everything is taken back at the end.
 
 import contextlib
 import logging
-from collections.abc import Callable
+from typing import Protocol
 
 from smtpguard.decode.netlink_audit import LOCKED, AuditStatus
 from smtpguard.errors import GuardError, PrivilegeError, SourceError
@@ -17,6 +17,10 @@ from smtpguard.sources.audit_switch import AuditSwitch
 
 _log = logging.getLogger(__name__)
 _OTHERS = "only what the loaded rules log is seen"
+
+
+class _Action(Protocol):
+    def __call__(self) -> object: ...
 
 
 class AuditUse:
@@ -114,7 +118,7 @@ class AuditUse:
         self._stack.close()
         self._control = self._rules = None
 
-    def _undo(self, action: Callable[[], object]) -> None:
+    def _undo(self, action: _Action) -> None:
         """Undo something at the end; nobody is left whom an error would help."""
         try:
             action()

@@ -13,9 +13,8 @@ import shutil
 import subprocess
 import threading
 import zlib
-from collections.abc import Callable
 from contextlib import ExitStack
-from typing import BinaryIO, cast
+from typing import BinaryIO, Protocol, cast
 
 from smtpguard.errors import SourceError
 
@@ -23,7 +22,13 @@ HEAD_BYTES = 1 << 16
 Reader = io.BufferedReader | io.FileIO
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError)
 _ZSTD = b"\x28\xb5\x2f\xfd"
-_PACKED: tuple[tuple[bytes, Callable[[BinaryIO], io.BufferedIOBase]], ...] = (
+
+
+class _Unpack(Protocol):
+    def __call__(self, packed: BinaryIO, /) -> io.BufferedIOBase: ...
+
+
+_PACKED: tuple[tuple[bytes, _Unpack], ...] = (
     (b"\x1f\x8b", lambda file: gzip.GzipFile(fileobj=file)),
     (b"\xfd7zXZ\x00", lzma.LZMAFile),
     (b"BZh", bz2.BZ2File),

@@ -11,7 +11,8 @@ import errno
 import logging
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 from smtpguard.clock import boottime_ns
 from smtpguard.decode.sockdiag import SYN_SENT, Session
@@ -41,6 +42,14 @@ def make_source(settings: Settings) -> "ProcSource":
     return ProcSource(settings)
 
 
+class MakeDiag(Protocol):
+    """Opens sock_diag."""
+
+    def __call__(self) -> SockDiag:
+        """A socket of its own. Raises SourceError."""
+        ...
+
+
 class ProcSource:
     """The sensor.
 
@@ -56,7 +65,7 @@ class ProcSource:
         self,
         settings: Settings,
         *,
-        make_diag: Callable[[], SockDiag] = SockDiag,
+        make_diag: MakeDiag = SockDiag,
         now_ns: ClockNs = boottime_ns,
     ) -> None:
         self.stats = SourceStats()

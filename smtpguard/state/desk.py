@@ -6,8 +6,7 @@ noticed.
 
 import queue
 import threading
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from smtpguard.errors import StateError
 from smtpguard.state.history import History
@@ -17,8 +16,20 @@ ANSWER_S = 4.0
 """Below the time that a client waits."""
 IDLE_S = 10.0
 
-Question = Callable[[History], Any]
-Done = Callable[[Any], None]
+
+class Question(Protocol):
+    """Something to be looked up."""
+
+    def __call__(self, history: History, /) -> Any:  # noqa: ANN401 - whatever was asked for
+        """The answer. Raises StateError."""
+        ...
+
+
+class Done(Protocol):
+    """Waits for an answer."""
+
+    def __call__(self, answer: Any, /) -> None:  # noqa: ANN401 - whatever was asked for
+        """Take it, or the StateError, in the desk's thread."""
 
 
 class HistoryDesk:

@@ -4,8 +4,8 @@ A row that can't be is left out and counted, never put in force (THREATS 28): a 
 every guard at that user's next connection. Times are wall time in nanoseconds.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any, Protocol, TypeVar
 
 from smtpguard.state.rows import AllowanceRow, BlockRow, EscalationRow, IncidentRow, SwitchRow, WindowRow
 
@@ -16,9 +16,18 @@ MAX_RANGES = 4096
 _MAX_COUNT = 1 << 48
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
-def keep_plausible(rows: Iterable[tuple[Any, ...]], parse: Callable[[tuple[Any, ...]], T]) -> tuple[tuple[T, ...], int]:
+class ParseRow(Protocol[T_co]):
+    """Makes something of a row."""
+
+    def __call__(self, row: tuple[Any, ...], /) -> T_co:
+        """What the row says; raises on what nothing can be made of."""
+        ...
+
+
+def keep_plausible(rows: Iterable[tuple[Any, ...]], parse: ParseRow[T]) -> tuple[tuple[T, ...], int]:
     """Rows as types, and how many were left out.
 
     Args:

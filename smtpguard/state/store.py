@@ -8,14 +8,14 @@ the writer, which knows what to do about each.
 import contextlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from smtpguard.model import NS, Block
 from smtpguard.state import pruning, statements
 from smtpguard.state.opening import Opened, is_damage, open_state, read_identity
-from smtpguard.state.plausible import keep_plausible
+from smtpguard.state.plausible import ParseRow, keep_plausible
 from smtpguard.state.rows import (
     AllowanceRow,
     BlockRow,
@@ -152,7 +152,7 @@ class Store:
 
         dropped: dict[str, int] = {}
 
-        def rows(table: str, parse: Callable[[Row], T], where: str = "1", *parameters: int | str) -> tuple[T, ...]:
+        def rows(table: str, parse: ParseRow[T], where: str = "1", *parameters: int | str) -> tuple[T, ...]:
             kept, dropped[table] = keep_plausible(read(table, where, *parameters), parse)
             return kept
 

@@ -14,13 +14,14 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from smtpguard.actions.base import Deny, Passes
 from smtpguard.cli.client import ask
 from smtpguard.daemon import service as module
+from smtpguard.daemon.enforce.neighbours import NftTable
 from smtpguard.daemon.loop import TimedPart
 from smtpguard.daemon.sensing import Sensing
 from smtpguard.daemon.service import Service
@@ -103,7 +104,7 @@ class FakeTable:
 
     def apply_deny(self, deny: Deny) -> None: ...
 
-    def apply_release(self, subject: Subject, kind: str) -> None: ...
+    def apply_release(self, subject: Subject, kind: Literal["block", "throttle"]) -> None: ...
 
     def apply_passes(self, passes: Passes) -> None: ...
 
@@ -113,6 +114,11 @@ class FakeTable:
     def forget(self, *_: object) -> None: ...
 
     def close(self) -> None: ...
+
+
+def check_table(table: FakeTable) -> NftTable:
+    """For mypy: what the enforcement wants of a table, the fake has."""
+    return table
 
 
 class FakeWatch:
@@ -367,7 +373,7 @@ def poke(service: Service, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Gen
     service._hang_up()
     threading.excepthook = service._thread_died  # pytest has its own
     threading.Thread(target=make_mistake, name="mistaken").start()
-    end = time.monotonic() + 1.2  # what is done once a second
+    end = time.monotonic() + 2.2  # what is done once a second, and a look at accounts
     while time.monotonic() < end:
         yield False
 

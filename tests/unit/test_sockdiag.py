@@ -136,7 +136,7 @@ class Kernel:
 
 
 def source(kernel: Kernel, clock: list[int]) -> ProcSource:
-    made = ProcSource(Settings(), make_diag=lambda: kernel, now_ns=lambda: clock[0])  # type: ignore[arg-type,return-value]
+    made = ProcSource(Settings(), make_diag=lambda: kernel, now_ns=lambda: clock[0])  # type: ignore[arg-type]
     made.open()
     return made
 

@@ -5,8 +5,8 @@ accounts with common subordinate uids do not free each other. The kernel stays t
 Decides about nobody, and never holds uid 0.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal, Protocol
 
 from smtpguard.actions.base import Deny
 from smtpguard.actions.nft.elements import (
@@ -35,6 +35,10 @@ from smtpguard.model import Subject
 Kind = Literal["block", "throttle"]
 _PRUNE_EVERY_NS = 60_000_000_000
 _REFRESH_MS = 1000
+
+
+class _Render(Protocol):
+    def __call__(self) -> list[Change]: ...
 
 
 class SetFullError(EnforceError):
@@ -298,7 +302,7 @@ class UidSet:
         except NftError as error:
             raise self._full() if error.full else self._failed(error) from error
 
-    def _change(self, render: Callable[[], list[Change]]) -> None:
+    def _change(self, render: _Render) -> None:
         """Run a change; if the table ought to be there and is not, once more when it is back."""
         try:
             self._nft.transact(render())

@@ -1,6 +1,5 @@
 """What workers do with a question: look at the process, or gather evidence about it."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from smtpguard.enrich.looker.evidence import render_packet
@@ -9,6 +8,7 @@ from smtpguard.enrich.looker.holder import HolderFinder
 from smtpguard.enrich.looker.look import look
 from smtpguard.enrich.looker.php_fpm import FpmReader
 from smtpguard.enrich.looker.protocol import parse_question, render_answer
+from smtpguard.enrich.looker.worker import Tell
 
 
 class Answerer:
@@ -18,7 +18,7 @@ class Answerer:
         self._fpm = FpmReader()
         self._holders = HolderFinder()
 
-    def __call__(self, packet: bytes, tell: Callable[[bytes], None]) -> bytes:
+    def __call__(self, packet: bytes, tell: Tell) -> bytes:
         """A question's packet to its last answer's.
 
         Args:

@@ -10,12 +10,11 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from smtpguard.enrich.looker.protocol import MAX_PACKET
 from smtpguard.enrich.looker.spawner import fork_spawner
-from smtpguard.enrich.looker.worker import Answer
+from smtpguard.enrich.looker.worker import LoadAnswer
 from smtpguard.errors import SourceError
 
 _CLOSE_S = 0.5
@@ -78,7 +77,7 @@ class Crew:
         off: Why there can't be helpers; "" while there can.
     """
 
-    def __init__(self, load: Callable[[], Answer], *, limit_s: float) -> None:
+    def __init__(self, load: LoadAnswer, *, limit_s: float) -> None:
         self.helpers: dict[int, Helper] = {}
         self.off = "not started"
         self._load = load

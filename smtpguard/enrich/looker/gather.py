@@ -3,9 +3,10 @@
 Told in steps, so that a file system which hangs us at the end takes nothing away of what was found before.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import pairwise
+from typing import Protocol
 
 from smtpguard.enrich.looker.code_files import read_file, site_roots, walk_code
 from smtpguard.enrich.looker.evidence import MAX_NAMED, Evidence, NamedFile, Origin
@@ -23,7 +24,14 @@ _SSH = (b"sshd", b"sshd-session")
 _APACHE = (b"apache2", b"httpd")
 
 
-def gather(question: Question, tell: Callable[[Evidence], None], fpm: FpmReader) -> Evidence:
+class TellEvidence(Protocol):
+    """Takes what is known so far."""
+
+    def __call__(self, found: Evidence, /) -> None:
+        """Take it."""
+
+
+def gather(question: Question, tell: TellEvidence, fpm: FpmReader) -> Evidence:
     """The bundle for an event.
 
     Args:

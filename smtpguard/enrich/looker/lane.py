@@ -5,9 +5,8 @@ fast. What hangs in either counts against the same user and the same total.
 """
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from smtpguard.enrich.fair import Budget, FairQueue
 from smtpguard.enrich.looker.crew import Crew, Helper
@@ -16,6 +15,7 @@ from smtpguard.enrich.pending import next_ticket
 from smtpguard.errors import DecodeError
 
 Found = TypeVar("Found")
+Found_co = TypeVar("Found_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +88,22 @@ class _Asked(Generic[Found]):
     known: Found | None = None
 
 
+class ParseAnswer(Protocol[Found_co]):
+    """Reads a packet of a helper's."""
+
+    def __call__(self, packet: bytes, /) -> tuple[Found_co, bool]:
+        """The answer, and whether it is the last one. Raises DecodeError."""
+        ...
+
+
+class Nothing(Protocol[Found_co]):
+    """Knows what to answer when nothing is known."""
+
+    def __call__(self, why: Why, /) -> Found_co:
+        """The answer."""
+        ...
+
+
 class Lane(Generic[Found]):
     """Questions of one kind.
 
@@ -110,8 +126,8 @@ class Lane(Generic[Found]):
         *,
         budget: Budget,
         hanging: Hanging,
-        parse: Callable[[bytes], tuple[Found, bool]],
-        nothing: Callable[[Why], Found],
+        parse: ParseAnswer[Found],
+        nothing: Nothing[Found],
     ) -> None:
         self.counts: Counter[str] = Counter()
         self._crew = crew

@@ -5,8 +5,9 @@ the answer has its name and binary by then.
 """
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
+from typing import Protocol
 
 from smtpguard.enrich.looker.cli import is_cgi, parse_environment, parse_script
 from smtpguard.enrich.looker.files import exists, join_path
@@ -24,7 +25,14 @@ SLACK_NS = 50_000_000
 than any pid space takes to come round."""
 
 
-def look(question: Question, tell: Callable[[Attribution], None], fpm: FpmReader) -> Attribution:
+class TellAttribution(Protocol):
+    """Takes what is known so far."""
+
+    def __call__(self, found: Attribution, /) -> None:
+        """Take it."""
+
+
+def look(question: Question, tell: TellAttribution, fpm: FpmReader) -> Attribution:
     """What can be said about the process of an event.
 
     Args:

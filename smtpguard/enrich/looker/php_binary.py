@@ -8,8 +8,8 @@ import os
 import stat
 import struct
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from smtpguard.errors import DecodeError
 
@@ -72,7 +72,15 @@ def is_roots_alone(found: os.stat_result) -> bool:
     return stat.S_ISREG(found.st_mode) and found.st_uid == 0 and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def parse_binary(read: Callable[[int, int], bytes], size: int) -> PhpBinary:
+class ReadAt(Protocol):
+    """Reads a file."""
+
+    def __call__(self, offset: int, size: int, /) -> bytes:
+        """So many bytes from there, or fewer."""
+        ...
+
+
+def parse_binary(read: ReadAt, size: int) -> PhpBinary:
     """Version and addresses; raises DecodeError.
 
     Args:
@@ -96,7 +104,7 @@ def _unpack(layout: str, data: bytes) -> tuple[int, ...]:
         raise DecodeError("cut short") from error
 
 
-def _parse_symbols(read: Callable[[int, int], bytes]) -> list[int]:
+def _parse_symbols(read: ReadAt) -> list[int]:
     head = read(0, 64)
     if head[:6] != b"\x7fELF\x02\x01":
         raise DecodeError("not a 64-bit little-endian ELF file")
@@ -114,7 +122,7 @@ def _parse_symbols(read: Callable[[int, int], bytes]) -> list[int]:
     raise DecodeError("no dynamic symbols")
 
 
-def _table(read: Callable[[int, int], bytes], offset: int, size: int) -> bytes:
+def _table(read: ReadAt, offset: int, size: int) -> bytes:
     if size > MAX_TABLE or offset > MAX_FILE:
         raise DecodeError("an absurd table")
     return read(offset, size)
@@ -139,7 +147,7 @@ def _find_symbols(symbols: bytes, strings: bytes) -> list[int]:
     return found
 
 
-def _find_version(read: Callable[[int, int], bytes], size: int) -> tuple[int, int]:
+def _find_version(read: ReadAt, size: int) -> tuple[int, int]:
     tail = b""
     for offset in range(0, size, _CHUNK):
         chunk = tail + read(offset, _CHUNK)

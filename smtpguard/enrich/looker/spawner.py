@@ -10,11 +10,10 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 from smtpguard.enrich.looker.privilege import apply_least, apply_name, apply_parent_death
-from smtpguard.enrich.looker.worker import Answer, run_worker
+from smtpguard.enrich.looker.worker import Answer, LoadAnswer, run_worker
 
 READY = b"r"
 """What the fork-server says once, when its workers can answer at once."""
@@ -23,7 +22,7 @@ _CHANNEL = 4
 _STEADY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE)
 
 
-def fork_spawner(control: socket.socket, load: Callable[[], Answer], *, limit_s: float) -> int:
+def fork_spawner(control: socket.socket, load: LoadAnswer, *, limit_s: float) -> int:
     """Fork the fork-server; returns its pid, in the daemon only.
 
     Call it early and from the thread that lives as long as the daemon: no other thread may run at the fork, and the
@@ -50,7 +49,7 @@ def fork_spawner(control: socket.socket, load: Callable[[], Answer], *, limit_s:
     os._exit(code)
 
 
-def _become_spawner(control: socket.socket, parent: int, load: Callable[[], Answer]) -> Answer:
+def _become_spawner(control: socket.socket, parent: int, load: LoadAnswer) -> Answer:
     signal.set_wakeup_fd(-1)
     for number in _STEADY:  # a terminal's ^C and systemd's SIGTERM reach the whole group; the daemon decides
         signal.signal(number, signal.SIG_IGN)

@@ -5,7 +5,7 @@ Never run by exec: the fork-server forks into `run_worker`.
 
 import signal
 import socket
-from collections.abc import Callable
+from typing import Protocol
 
 from smtpguard.enrich.looker.protocol import MAX_PACKET
 
@@ -13,8 +13,28 @@ LIMIT_S = 3.0
 """A worker that has worked so long on one question is ended by its own alarm clock, as soon as the kernel lets it;
 nobody waits longer than two seconds for an answer."""
 
-Answer = Callable[[bytes, Callable[[bytes], None]], bytes]
-"""From a question's packet, and a way to send a first answer, to the last answer's packet."""
+
+class Tell(Protocol):
+    """Sends a first answer ahead."""
+
+    def __call__(self, packet: bytes, /) -> None:
+        """Send it."""
+
+
+class Answer(Protocol):
+    """Answers questions about processes."""
+
+    def __call__(self, packet: bytes, tell: Tell, /) -> bytes:
+        """The answer to a packet; `tell` sends a first one ahead."""
+        ...
+
+
+class LoadAnswer(Protocol):
+    """Loads what answers, in the process that will."""
+
+    def __call__(self) -> Answer:
+        """Load it."""
+        ...
 
 
 def run_worker(channel: socket.socket, answer: Answer, *, limit_s: float = LIMIT_S) -> None:

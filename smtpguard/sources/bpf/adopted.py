@@ -4,7 +4,8 @@ Once a second sock_diag tells their bytes; one that is gone has closed. Only the
 and a session's uid is that of its socket's maker.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import Protocol
 
 from smtpguard.decode.sockdiag import Session, Totals
 from smtpguard.kernel.sockdiag import SockDiag
@@ -14,6 +15,14 @@ MAX_ADOPTED = 16_384
 """Most sessions that are followed; a host with more open SMTP sessions has the newest left out, counted."""
 
 _WALK_NS = NS
+
+
+class IsCookie(Protocol):
+    """A question about sockets."""
+
+    def __call__(self, cookie: int, /) -> bool:
+        """The answer for one."""
+        ...
 
 
 class Adopted:
@@ -34,7 +43,7 @@ class Adopted:
         self._next_ns = now_ns
         self.left_out = 0
 
-    def adopt(self, now_ns: int, is_known: Callable[[int], bool]) -> list[SocketReport]:
+    def adopt(self, now_ns: int, is_known: IsCookie) -> list[SocketReport]:
         """Find what is open now; one report each, with all that went before: a baseline.
 
         Args:

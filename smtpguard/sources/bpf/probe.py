@@ -9,9 +9,9 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from smtpguard.errors import SourceError
 from smtpguard.sources.bpf.cgroup import is_inside, parse_cgroup_root
@@ -26,7 +26,14 @@ def read_is_inside(cgroup: Path) -> bool:
     return is_inside(cgroup, Path("/proc/self/cgroup").read_text("utf-8", "surrogateescape"), root)
 
 
-def try_connect(family: socket.AddressFamily, address: str, port: int, announce: Callable[[int], None]) -> int | None:
+class Announce(Protocol):
+    """Has to know of a connection of our own before it is opened."""
+
+    def __call__(self, cookie: int, /) -> None:
+        """Take the cookie of its socket."""
+
+
+def try_connect(family: socket.AddressFamily, address: str, port: int, announce: Announce) -> int | None:
     """One connect() that should be refused: its errno, 0 if it went through, None if there is no such family.
 
     Args:
@@ -44,13 +51,13 @@ def try_connect(family: socket.AddressFamily, address: str, port: int, announce:
         return sock.connect_ex((address, port))
 
 
-def try_connects(port: int, announce: Callable[[int], None]) -> list[int]:
+def try_connects(port: int, announce: Announce) -> list[int]:
     """The errnos of one such connect() per address family that exists here."""
     codes = [try_connect(family, address, port, announce) for family, address in _TARGETS]
     return [code for code in codes if code is not None]
 
 
-def try_connects_inside(cgroup: Path, port: int, announce: Callable[[int], None]) -> list[int]:
+def try_connects_inside(cgroup: Path, port: int, announce: Announce) -> list[int]:
     """The same from a child in a cgroup of its own below `cgroup`. Raises SourceError."""
     group = cgroup / f"smtpguard-probe-{os.getpid()}"
     try:
