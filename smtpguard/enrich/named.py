@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Protocol
 
 from smtpguard.enrich.resolver import Resolved, resolve_host
@@ -233,6 +233,8 @@ class NamedDestinations:
                     break
                 changed |= self._look_up(name)
                 look_ups += 1
+                if name in self.failed():
+                    break  # a resolver that hangs is not asked four times
         now_ns = self._now()
         unknown = self._find_unknown(doubts)
         with self._lock:
@@ -256,7 +258,7 @@ class NamedDestinations:
     def _look_up(self, name: str) -> bool:
         try:
             found = self._resolve(name)
-            addresses = [str(ip_address(address)) for address in found.addresses[:MAX_ADDRESSES]]
+            addresses = [_render(address) for address in found.addresses[:MAX_ADDRESSES]]
         except (OSError, ValueError, UnicodeError) as error:
             self._note_failure(name, error)
             return False
@@ -315,3 +317,10 @@ class NamedDestinations:
         if self._doubts:
             due_ns.append(self._round_ns)
         return max(0, min(due_ns, default=now_ns + MAX_PAUSE_NS) - now_ns)
+
+
+def _render(text: str) -> str:
+    """An address as sensors and kernel name it: an IPv4-mapped one is the IPv4 one. Raises ValueError if it is none."""
+    address = ip_address(text)
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)

@@ -112,6 +112,24 @@ def test_hostile_answers_are_bounded_or_ignored() -> None:
     named.close()
 
 
+def test_an_address_is_named_as_the_kernel_does() -> None:
+    resolver = Resolver()
+    resolver.answers = {"relay.example": ["::ffff:192.0.2.9", "2001:DB8:0::1"]}
+    named = NamedDestinations(["relay.example"], resolve=resolver, now=Clock())
+    named.look_up()
+    assert shown(named) == ["192.0.2.9", "2001:db8::1"]
+    named.close()
+
+
+def test_a_resolver_that_fails_is_asked_once_a_round() -> None:
+    resolver = Resolver()
+    named = NamedDestinations(["relay.example"], resolve=resolver, now=Clock())
+    named.doubt(NEW, WEB01)
+    assert not named.settle()
+    assert resolver.asked == ["relay.example"]
+    named.close()
+
+
 def test_all_names_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_KEPT_IN_ALL", 5)
     resolver = Resolver()
