@@ -98,14 +98,25 @@ class Healing:
             self._watch.close()
             return
         for event in events:
-            if event.kind == "deleted":
-                kind = _KINDS.get(event.set or "")
-                if kind is not None and self._due_ns is None:
-                    self._freed(event.ranges, kind, _name(event))
-            elif event.kind in ("lost", "damaged", "altered", "unknown") and self._due_ns is None:
-                self._by = _name(event)
-                self._due_ns = self._limiter.next_heal_ns(self._now())
+            if not self._enforcement.is_refusing():
+                self._enforcement.remove_foreign(_name(event))
+            elif self._due_ns is None:  # else all is put back, and looked at, in a moment
+                self._take(event)
         self.on_time(self._now())
+
+    def _take(self, event: NftEvent) -> None:
+        kind = _KINDS.get(event.set or "")
+        if event.kind == "deleted":
+            if kind is not None:
+                self._freed(event.ranges, kind, _name(event))
+        elif event.kind == "changed":
+            if not event.loaded:
+                self._enforcement.compare("changed", _name(event))
+        elif event.kind == "unknown" and self._is_whole():
+            self._enforcement.compare("changed")
+        else:
+            self._by = _name(event)
+            self._due_ns = self._limiter.next_heal_ns(self._now())
 
     def next_deadline(self) -> int:
         """When a heal is due, or the next look."""
@@ -117,7 +128,9 @@ class Healing:
             self._check_ns = next_beat(now_ns, _CHECK_NS)
             if self._watch.fileno() < 0:
                 self.open()
-            if self._due_ns is None and self._enforcement.is_refusing() and not self._is_there():
+            if not self._enforcement.is_refusing():
+                self._enforcement.remove_foreign("somebody")
+            elif self._due_ns is None and self._enforcement.is_in_place() and not self._is_whole():
                 self._by, self._due_ns = "somebody", now_ns
         if self._due_ns is not None and now_ns >= self._due_ns:
             self._due_ns = None
@@ -136,9 +149,9 @@ class Healing:
         self.heals += 1
         log.warning("the table was deleted by %s: put back, with every block and what is left of its time", self._by)
 
-    def _is_there(self) -> bool:
+    def _is_whole(self) -> bool:
         try:
-            return self._nft.exists()
+            return self._nft.check() == "whole"
         except EnforceError:
             return False
 

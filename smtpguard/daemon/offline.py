@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterable
 
 from smtpguard.actions.fail2ban import apply_unban, is_installed
-from smtpguard.actions.nft.apply import NftEnforcer
+from smtpguard.actions.nft.apply import SETS, NftEnforcer
+from smtpguard.actions.nft.elements import list_bounds
 from smtpguard.actions.nft.render import build_spec
 from smtpguard.daemon.lock import InstanceLock
 from smtpguard.daemon.places import state_paths
@@ -99,7 +100,7 @@ class KeptBlocks:
         if mine:
             for deny in self._nft.read_denies():
                 if deny.subject.id == account.uid and deny.kind not in kept:
-                    self._nft.apply_release(deny.subject, deny.kind)
+                    self._nft.clear(deny.kind, list_bounds(deny))
             self._state.delete_blocks(account.uid, source=source)
         return bool(mine)
 
@@ -109,11 +110,17 @@ class KeptBlocks:
         rows = [row for row in self._rows if account is None or row.uid == account.uid]
         freed = [Freed(user=self._show(row.uid), source=row.source, ids=self._list_ids(row)) for row in rows]
         uids = {row.uid for row in rows} if account is None else {account.uid}
-        for deny in self._nft.read_denies():
-            if account is None or deny.subject.id == account.uid:
-                self._nft.apply_release(deny.subject, deny.kind)
-                freed.append(Freed(user=self._show(deny.subject.id), source=None))
-                uids.add(deny.subject.id)
+        held = self._nft.read_denies()
+        if account is None:
+            freed += [Freed(user=self._show(deny.subject.id), source=None) for deny in held]
+            uids |= {deny.subject.id for deny in held}
+            self._nft.clear_all()
+        else:  # whatever the list says, also from within a range that somebody has put there
+            if any(first <= account.uid <= last for deny in held for first, last in list_bounds(deny)):
+                freed.append(Freed(user=self._show(account.uid), source=None))
+            ranges = [(first, first + count - 1) for first, count in account.ranges]
+            for kind in SETS:
+                self._nft.clear(kind, [(account.uid, account.uid), *ranges])
         for uid in uids:
             self._state.delete_blocks(uid, source=None)
             self._state.delete_escalation(uid, self._accounts.account(uid).name)

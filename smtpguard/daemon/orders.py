@@ -70,6 +70,9 @@ class Orders:
         self._note_freed(subject)
         self.guard.refused.pop(subject, None)
         if subject.scope is None:
+            account = self.guard.accounts.account(subject.id)
+            ranges = ((first, first + count - 1) for first, count in account.ranges)
+            self.guard.enforcement.clear([(subject.id, subject.id), *ranges])
             self.guard.enforcement.credits.reset(subject.id)
         self.guard.state.delete_escalation(subject.id, self.guard.account_of(subject).name)
         return ended
@@ -79,7 +82,9 @@ class Orders:
         self._note_freed(None)
         subjects = self.guard.engine.blocked_subjects()
         with self.guard.enforcement.together():
-            return [ended for subject in subjects for ended in self.unblock(subject, by=by, reason=reason)]
+            all_ended = [ended for subject in subjects for ended in self.unblock(subject, by=by, reason=reason)]
+        self.guard.enforcement.clear_all()
+        return all_ended
 
     def _note_freed(self, subject: Subject | None, source: str | None = None) -> None:
         """While the state can't be read: what it holds of whom was freed meanwhile is not brought back."""

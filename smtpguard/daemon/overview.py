@@ -14,6 +14,7 @@ from smtpguard.daemon.supervision import Supervision
 from smtpguard.enrich.looker import Looker
 from smtpguard.enrich.rdns import ReverseDns
 from smtpguard.errors import EnforceError
+from smtpguard.logline import render_time
 from smtpguard.model import NS, Subject
 from smtpguard.text import render_user
 
@@ -86,6 +87,7 @@ class Overview:
         now_ns = guard.now()
         blocks = [block for block in guard.engine.blocks() if block.until_ns > now_ns]
         earnest = [block for block in blocks if block.mode == "enforce"]
+        guard.enforcement.compare("status")
         troubles = self.troubles()
         capped = self._capped(troubles)
         return {
@@ -166,6 +168,10 @@ class Overview:
             found.append(f"NOT ENFORCING: nft: {trouble}")
         found += self._supervision.troubles()
         found += [f"not in step: {text}" for text in guard.enforcement.out_of_step()]
+        if (comparison := guard.enforcement.comparison) is not None:
+            found += [f"OUT OF SYNC: {text}" for text in comparison.differences]
+            if comparison.trouble:
+                found.append(f"whether the kernel holds what is listed can't be looked at: {comparison.trouble}")
         if error := self._events.stats().error:
             found.append(f"the event log can't be written: {error}")
         if error := guard.state.stats().error:
@@ -195,6 +201,7 @@ class Overview:
     def _enforcement(self) -> list[Figures]:
         enforcement = self._guard.enforcement
         activation = enforcement.activation
+        comparison = enforcement.comparison
         table = f"table inet {self._guard.settings.nft_table}"
         if activation.trouble:
             nft = f"{table}: {activation.trouble}"
@@ -203,13 +210,36 @@ class Overview:
         elif not enforcement.healing:
             nft = f"{table} was taken away by `nft remove`; `smtpguard nft ensure` puts it back"
         elif activation.up:
-            nft = f"{table} is in place"
+            nft = f"{table} is in place, {self._render_comparison()}"
         else:
             nft = f"{table} is not there: dry run needs none"
-        rows = [{"name": "nft", "state": nft}]
+        looked_ns = comparison.looked_ns if comparison is not None else None
+        rows: list[Figures] = [
+            {
+                "name": "nft",
+                "state": nft,
+                "in_step": self._is_in_step(),
+                "looked": None if looked_ns is None else (looked_ns + self._guard.wall.offset_ns) / NS,
+            }
+        ]
         if activation.has_switch:
             rows.append({"name": "bpf", "state": "refuses" if activation.up else "only watches"})
         return rows
+
+    def _is_in_step(self) -> bool | None:
+        """Whether the kernel's sets hold what the list says; None if nobody knows."""
+        comparison = self._guard.enforcement.comparison
+        if comparison is None or comparison.looked_ns is None or comparison.trouble:
+            return None
+        return not comparison.differences
+
+    def _render_comparison(self) -> str:
+        comparison = self._guard.enforcement.comparison
+        if comparison is None or comparison.looked_ns is None:
+            return "not compared with the list yet"
+        when = render_time(comparison.looked_ns + self._guard.wall.offset_ns)
+        what = {True: "in step with the list", False: "OUT OF SYNC with the list", None: "last compared with the list"}
+        return f"{what[self._is_in_step()]} (looked at {when})"
 
     def _parts(self) -> dict[str, str]:
         """One line a part, for people."""

@@ -1,12 +1,17 @@
 """What the guard knows at the start: blocks from state, and what the kernel still holds.
 
-Missing elements are restored, unknown ones adopted (source `admin`, the kernel's end), never removed. A block that the
-guard or fail2ban made in earnest is not carried on in dry run: there nobody is refused but by a person's word.
+Missing elements are restored. Unknown ones are adopted (source `admin`, the kernel's end) where the table is the one
+that an earlier run has made; a table of another boot, namespace or handle was loaded by somebody else, and goes. A
+block that the guard or fail2ban made in earnest is not carried on in dry run: there nobody is refused but by a person's
+word.
 """
 
 import logging
 
 from smtpguard.actions.nft.apply import NftEnforcer
+from smtpguard.actions.nft.elements import list_claims
+from smtpguard.daemon.enforce.adoption import Adoption
+from smtpguard.daemon.enforce.identity import Identity
 from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.keeping import Keeping
 from smtpguard.daemon.orders import Orders
@@ -18,7 +23,9 @@ from smtpguard.text import render_user
 log = logging.getLogger(__name__)
 
 
-def restore(orders: Orders, keeping: Keeping, loaded: Loaded, nft: NftEnforcer) -> None:
+def restore(
+    orders: Orders, keeping: Keeping, loaded: Loaded, *, nft: NftEnforcer, adoption: Adoption, identity: Identity
+) -> None:
     """Bring the engine in step with state and kernel.
 
     Args:
@@ -26,6 +33,8 @@ def restore(orders: Orders, keeping: Keeping, loaded: Loaded, nft: NftEnforcer) 
         keeping: What takes windows back.
         loaded: What state held.
         nft: The table, which may be there from an earlier run.
+        adoption: What makes blocks of elements that nobody knows.
+        identity: Which table is ours.
     """
     guard = orders.guard
     for row in loaded.allowances:
@@ -34,30 +43,39 @@ def restore(orders: Orders, keeping: Keeping, loaded: Loaded, nft: NftEnforcer) 
     guard.journal.restore_incidents(loaded.incidents, guard.account_of)
     lifted = _restore_blocks(orders, loaded)
     try:
-        denies = nft.read_denies()
+        _take_elements(orders, nft, adoption, identity, lifted)
     except EnforceError as error:
         log.warning("what the kernel holds can't be read: %s", error)
+
+
+def _take_elements(
+    orders: Orders, nft: NftEnforcer, adoption: Adoption, identity: Identity, lifted: set[Subject]
+) -> None:
+    """Take over what is in the table of an earlier run, or take a table away that is none."""
+    guard = orders.guard
+    handle = nft.read_handle()
+    if handle is None:
         return
+    denies = nft.read_denies()
+    if identity.is_known and not identity.is_ours(handle):
+        nft.remove()
+        log.warning("the nft table was loaded by somebody else, with %d elements: replaced by ours", len(denies))
+        return
+    unlisted = []
     for deny in denies:
         if any(block.kind == deny.kind for block in guard.engine.blocks_of(deny.subject)):
             continue
-        user = render_user(deny.subject.id, guard.account_of(deny.subject).name)
         if deny.subject in lifted:
+            user = render_user(deny.subject.id, guard.account_of(deny.subject).name)
             log.warning("%s was blocked by the guard: let go, this is a dry run", user)
-            nft.apply_release(deny.subject, deny.kind)
-            continue
-        log.warning("%s is in the kernel's set and unknown here: adopted", user)
-        adopted = Block(
-            subject=deny.subject,
-            name=guard.account_of(deny.subject).name,
-            source="admin",
-            kind=deny.kind,
-            since_ns=guard.now(),
-            until_ns=deny.until_ns,
-            mode="enforce",
-            reason="found in the kernel's set",
-        )
-        orders.restore(adopted)
+            ranges = ((first, first + count - 1) for first, count in deny.ranges)
+            nft.clear(deny.kind, [(deny.subject.id, deny.subject.id), *ranges])
+        else:
+            unlisted.append(deny)
+    if unlisted and not identity.is_known:
+        log.warning("the state does not know the nft table that is there: who is in it is adopted")
+    for deny in unlisted:
+        adoption.take_over(deny.kind, tuple(list_claims(deny)), reason="found in the nft set")
 
 
 def restore_late(orders: Orders, switch: OffSwitch, loaded: Loaded) -> None:

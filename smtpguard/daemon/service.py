@@ -26,8 +26,10 @@ from smtpguard.daemon.control import Answer, ControlServer
 from smtpguard.daemon.control_client import Peer
 from smtpguard.daemon.counting import Counting
 from smtpguard.daemon.doors import Doors
-from smtpguard.daemon.enforce.bulk import without_collections
+from smtpguard.daemon.enforce.adoption import Adoption
+from smtpguard.daemon.enforce.comparison import SetComparison
 from smtpguard.daemon.enforce.enforcement import Enforcement
+from smtpguard.daemon.enforce.identity import Identity
 from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.healing import Healing
@@ -203,9 +205,12 @@ class Service:
         self.switch = OffSwitch(self.engine, self.enforcement, state, self.wall, self.now)
         for row in loaded.switches:
             self.switch.restore(row)
-        with without_collections():
-            restore(self.orders, self.keeping, loaded, self.nft)
-            self.enforcement.refresh("start")
+        identity, adoption = Identity(loaded.facts, state), Adoption(self.orders, self.nft)
+        self.comparison = SetComparison(self.nft, adopt=adoption, identity=identity, now=self.now)
+        self.enforcement.comparison = self.comparison
+        with self.enforcement.together():
+            restore(self.orders, self.keeping, loaded, nft=self.nft, adoption=adoption, identity=identity)
+        self.enforcement.refresh("start")
         self.healing = Healing(
             NftWatch(settings.nft_table, way),
             nft=self.nft,

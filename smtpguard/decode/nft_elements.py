@@ -126,9 +126,10 @@ def _read_elements(listing: memoryview, width: int) -> Iterable[tuple[int, int, 
                 raise DecodeError(f"a netlink attribute of {length} bytes in {end - inner}")
             kind &= _NESTED_TYPE
             if kind == 1:
-                if length != 8 + width:
-                    raise DecodeError(f"a key of {length - 8} bytes where {width} were due")
-                key = from_bytes(listing[inner + 8 : inner + length], "big")
+                bytes_of_key = unpack(listing, inner + 4)[0] - 4 if length >= 8 else 0
+                if bytes_of_key != width or length < 8 + width:
+                    raise DecodeError(f"a key of {bytes_of_key} bytes where {width} were due")
+                key = from_bytes(listing[inner + 8 : inner + 8 + width], "big")
             elif kind == 3:
                 flags = read_u32(listing[inner + 4 : inner + length]) or 0
             elif kind == 5:

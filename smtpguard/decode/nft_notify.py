@@ -6,7 +6,8 @@ until NEWGEN and judged by what they come to: an element deleted and added again
 - `lost`: the table is gone, or was deleted and made anew (flush ruleset, a reloaded firewall): put it back;
 - `damaged`: rules, chain, sets or counters are gone, or the table was made dormant: put them back;
 - `deleted`: elements were taken out of our sets, the table being whole: somebody's wish to free these uids;
-- `changed`: elements were put in, or given another time or comment: read the set;
+- `changed`: elements were put in, or given another time or comment: read the set; `loaded` if the same transaction also
+  changed rules, chains or sets, as a file does that is loaded over ours;
 - `altered`: something was added to our table or changed that is none of the above;
 - `unknown`: notifications were lost, or too many to keep: look for yourself.
 
@@ -36,6 +37,7 @@ _TABLE_DORMANT = 1
 _INTERVAL_END = 1
 _NFGENMSG = struct.Struct("=BBH")
 _LAST_UID = 0xFFFF_FFFF
+KEPT_SETS = ("ports", "root", "exempt", "exempt4", "exempt6", "uncapped", "blocked_")
 MAX_PENDING = 300_000
 """Most element changes kept of one transaction: 65,536 elements, each deleted and added, two ends each."""
 
@@ -50,6 +52,7 @@ class NftEvent:
         comm: Its name, untrusted; None if not told.
         set: Which set, for `deleted` and `changed`.
         ranges: The uids that are in the set no longer, as inclusive ranges, for `deleted`.
+        loaded: Whether the transaction did more than change elements, for `changed`.
     """
 
     kind: EventKind
@@ -57,6 +60,7 @@ class NftEvent:
     comm: bytes | None = None
     set: str | None = None
     ranges: tuple[tuple[int, int], ...] = ()
+    loaded: bool = False
 
 
 class NotifyDecoder:
@@ -64,12 +68,16 @@ class NotifyDecoder:
 
     Args:
         table: Our table, of family inet.
-        sets: The sets whose elements matter.
+        sets: The sets whose elements matter one by one.
+        kept: The sets that hold what the configuration says; a name that ends in _ stands for all that begin so.
     """
 
-    def __init__(self, table: str, sets: Iterable[str] = ("blocked", "throttled")) -> None:
+    def __init__(
+        self, table: str, sets: Iterable[str] = ("blocked", "throttled"), kept: Iterable[str] = KEPT_SETS
+    ) -> None:
         self._table = table.encode()
         self._sets = frozenset(name.encode() for name in sets)
+        self._kept = frozenset(name.encode() for name in kept)
         self._transaction = _Transaction()
 
     def feed(self, datagram: bytes | memoryview) -> list[NftEvent]:
@@ -107,6 +115,8 @@ class NotifyDecoder:
             name = read_string(attributes.get(2))
             if name in self._sets and 3 in attributes:
                 transaction.add_elements(name, attributes[3], gone=kind == _DELSETELEM)
+            elif name is not None and (name in self._kept or name.rpartition(b"_")[0] + b"_" in self._kept):
+                transaction.damaged = True
         elif kind == _DELTABLE:
             transaction.lost = True
         elif kind == _NEWTABLE:
@@ -166,7 +176,8 @@ class _Transaction:
             if freed:
                 events.append(NftEvent(kind="deleted", pid=pid, comm=comm, set=text, ranges=tuple(freed)))
             if any(n == name and not end for n, _, end in self.there):
-                events.append(NftEvent(kind="changed", pid=pid, comm=comm, set=text))
+                loaded = self.damaged or self.altered
+                events.append(NftEvent(kind="changed", pid=pid, comm=comm, set=text, loaded=loaded))
         return events
 
 

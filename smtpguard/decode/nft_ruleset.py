@@ -46,6 +46,12 @@ _DORMANT = 1
 _ZEROS = render_attribute(1, bytes(8)) + render_attribute(2, bytes(8))
 """NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS."""
 _NUMBER = re.compile(rb"\d+\Z")
+_NAMELESS = re.compile(rb"(__(?:set|map))\d+")
+_STATEFUL = frozenset({b"counter", b"quota", b"last", b"connlimit"})
+"""Expressions whose data changes by itself."""
+
+
+Fingerprint = tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +65,7 @@ class Ruleset:
         begin: What makes table, counters, sets and chains where they are not, and takes all rules out of these chains.
         elements: What the text itself puts into sets.
         rules: All rules.
+        fingerprint: The rules of each chain, as `read_fingerprint` gives them.
     """
 
     table: str
@@ -67,6 +74,7 @@ class Ruleset:
     begin: tuple[Change, ...]
     elements: tuple[Change, ...]
     rules: tuple[Change, ...]
+    fingerprint: tuple[Fingerprint, ...]
 
     def render(self, contents: Iterable[Change] = ()) -> list[Change]:
         """The whole as one transaction.
@@ -106,11 +114,27 @@ def parse_ruleset(messages: Sequence[tuple[int, bytes | memoryview]]) -> Ruleset
         chains=tuple(chains),
         begin=tuple(begin),
         elements=tuple(names.render_elements(table, by_kind.get(Kind.NEWSETELEM, ()))),
+        fingerprint=tuple(
+            read_fingerprint(rule for rule in by_kind.get(Kind.NEWRULE, ()) if _text(rule, 2) == chain)
+            for chain in chains
+        ),
         rules=tuple(
             Change(Kind.NEWRULE, NLM_F_CREATE | NLM_F_APPEND, names.render_rule(body))
             for body in by_kind.get(Kind.NEWRULE, ())
         ),
     )
+
+
+def read_fingerprint(rules: Iterable[bytes | memoryview]) -> Fingerprint:
+    """What the rules of a chain do, without what changes by itself: handles, counts, numbers of nameless sets."""
+    found = []
+    for body in rules:
+        for _, item in list_attributes(split_attributes(body).get(4, b"")):
+            parts = split_attributes(item)
+            name = read_string(parts.get(1)) or b""
+            found.append(name if name in _STATEFUL else name + _NAMELESS.sub(rb"\1", bytes(parts.get(2, b""))))
+        found.append(b"")
+    return tuple(found)
 
 
 def read_counters(objects: Iterable[bytes | memoryview]) -> dict[str, int]:

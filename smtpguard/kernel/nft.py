@@ -16,13 +16,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from smtpguard.decode.nft_numbers import Change, Kind
+from smtpguard.decode.netlink import split_attributes
+from smtpguard.decode.nft_elements import Interval, has_intervals, read_intervals, read_singles
+from smtpguard.decode.nft_numbers import Change, Kind, render_names
 from smtpguard.decode.nft_ruleset import Ruleset
-from smtpguard.errors import EnforceError, PrivilegeError
+from smtpguard.errors import DecodeError, EnforceError, PrivilegeError
 from smtpguard.kernel.nft_compiler import Compiler
 from smtpguard.kernel.nft_socket import NftError, NftSocket
+from smtpguard.kernel.nft_wire import UID_BYTES
 
-__all__ = ["CommandNft", "LibraryNft", "NetlinkNft", "Nft", "NftError", "TextNft", "open_nft", "open_text_nft"]
+__all__ = [
+    "CommandNft",
+    "LibraryNft",
+    "NetlinkNft",
+    "Nft",
+    "NftError",
+    "TextNft",
+    "open_nft",
+    "open_text_nft",
+    "read_set",
+]
 
 COMMAND_TIMEOUT_S = 20.0
 _CAP_NET_ADMIN = 12
@@ -104,6 +117,31 @@ class NetlinkNft:
             found = self._threads.socket = NftSocket()
             self.ports.add(found.port)
         return found
+
+
+def read_set(nft: Nft, table: str, name: str, width: int = UID_BYTES) -> list[Interval]:
+    """What a set holds, in order.
+
+    Args:
+        nft: The way to nftables.
+        table: Of family inet.
+        name: The set.
+        width: Bytes of a key.
+
+    Raises:
+        NftError: There is no such set.
+        EnforceError: It can't be read.
+    """
+    names = render_names(table, name)
+    shape = nft.get(Kind.GETSET, names, dump=False)
+    bodies = nft.get(Kind.GETSETELEM, names, dump=True)
+    try:
+        listings = [split_attributes(body).get(3, b"") for body in bodies]
+        if any(map(has_intervals, shape)):
+            return read_intervals(listings, width)
+        return read_singles(listings)  # an older version's, or somebody else's
+    except DecodeError as error:
+        raise EnforceError(f"what the kernel says is not understood: {error}", where=f"set {name}") from error
 
 
 class TextNft(Protocol):

@@ -85,7 +85,11 @@ _IDS_OF_BLOCKS = """
 ALTER TABLE blocks ADD COLUMN ids TEXT NOT NULL DEFAULT '[]';
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _IDS_OF_BLOCKS)
+_FACTS = """
+CREATE TABLE facts (name TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _IDS_OF_BLOCKS, _FACTS)
 """SQL that leads from version N to N + 1. Append only: files out there hold every version."""
 
 VERSION = len(MIGRATIONS)

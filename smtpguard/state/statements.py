@@ -19,7 +19,7 @@ from smtpguard.text import to_bytes
 
 EMPTY_KEPT = tuple(
     Statement(sql=f"DELETE FROM {table}", parameters=())  # noqa: S608 - constants
-    for table in ("blocks", "allowances", "switches", "escalation")
+    for table in ("blocks", "allowances", "switches", "escalation", "facts")
 )
 """Before all that is known is written again, to a file that may be an old copy: what ended stays ended."""
 
@@ -103,6 +103,11 @@ def put_switch(row: SwitchRow) -> Statement:
 def delete_switch(name: str) -> Statement:
     """Clear a switch."""
     return Statement(sql="DELETE FROM switches WHERE name = ?", parameters=(name,))
+
+
+def put_fact(name: str, value: str) -> Statement:
+    """Remember a fact about this host."""
+    return Statement(sql="INSERT OR REPLACE INTO facts VALUES (?, ?)", parameters=(name, to_bytes(value)))
 
 
 def put_escalation(row: EscalationRow) -> Statement:

@@ -32,7 +32,7 @@ from smtpguard.state.rows import (
 
 OPEN_INCIDENT_NS = 15 * 60 * NS
 """Incidents whose last verdict is younger are loaded: they may go on."""
-_PRECIOUS = frozenset({"blocks", "allowances", "switches", "escalation"})
+_PRECIOUS = frozenset({"blocks", "allowances", "switches", "escalation", "facts"})
 """Small tables that are checked whole; the big ones show their damage when they are read."""
 _CAN_CHECK_ONE_TABLE = sqlite3.sqlite_version_info >= (3, 33)
 Row = tuple[Any, ...]
@@ -48,6 +48,7 @@ class Loaded:
     Attributes:
         blocks, allowances, switches, escalation, windows, incidents: See rows.py.
         seen: (uid, port) to the wall time of the last connection.
+        facts: What is remembered of this host, by name.
         now_ns: Wall time at which it was read.
         damage: What could not be read; None if all could. What is here is sound all the same.
         notes: What a person must know about the file.
@@ -60,6 +61,7 @@ class Loaded:
     windows: tuple[WindowRow, ...] = ()
     incidents: tuple[IncidentRow, ...] = ()
     seen: dict[tuple[int, int], int] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
     now_ns: int
     damage: str | None = None
     notes: tuple[str, ...] = ()
@@ -74,6 +76,8 @@ class Loaded:
             yield ("switches", 0, switch.name), statements.put_switch(switch)
         for escalation in self.escalation:
             yield ("escalation", escalation.uid, escalation.name), statements.put_escalation(escalation)
+        for name, value in self.facts.items():
+            yield ("facts", 0, name), statements.put_fact(name, value)
 
     def live_blocks(self, offset_ns: int) -> list[Block]:
         """The blocks in event time.
@@ -164,6 +168,7 @@ class Store:
             windows=rows("windows", _parse_window, here, self.boot_id),
             incidents=rows("incidents", parse_incident, "last_ns > ?", now_ns - OPEN_INCIDENT_NS),
             seen=dict(rows("seen", _parse_seen)),
+            facts=dict(rows("facts", _parse_fact)),
             now_ns=now_ns,
             notes=self.notes,
         )
@@ -267,6 +272,11 @@ def _parse_seen(row: Row) -> tuple[tuple[int, int], int]:
     if not all(isinstance(value, int) for value in row):
         raise ValueError("no number")
     return (uid, port), last_ns
+
+
+def _parse_fact(row: Row) -> tuple[str, str]:
+    name, value = row
+    return str(name), from_bytes(value)
 
 
 def _parse_window(row: Row) -> WindowRow:

@@ -171,6 +171,10 @@ class StateWriter:
         """Clear a switch."""
         self._forget(("switches", 0, name), statements.delete_switch(name))
 
+    def put_fact(self, name: str, value: str) -> None:
+        """Remember a fact about this host."""
+        self._keep(("facts", 0, name), statements.put_fact(name, value))
+
     def put_escalation(self, row: EscalationRow) -> None:
         """Remember how often somebody was blocked."""
         self._keep(("escalation", row.uid, row.name), statements.put_escalation(row))

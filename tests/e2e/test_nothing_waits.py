@@ -12,6 +12,7 @@ import pytest
 
 from smtpguard.cli.client import ask
 from smtpguard.errors import UnansweredError
+from smtpguard.model import NS
 from tests.support.host import SMTPGUARD, SPAMMER, Host, wait_for
 
 pytestmark = pytest.mark.kernel
@@ -58,7 +59,7 @@ class SilentNameService:
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    with Host(rules=[RULE], dry_run=True) as made:  # no table: what libnftables asks is another matter
+    with Host(rules=[RULE], dry_run=True) as made:
         yield made
 
 
@@ -84,6 +85,38 @@ def test_a_name_service_that_hangs_holds_up_who_asked_and_nobody_else(host: Host
         assert host.cli("allow", SPAMMER[0], "--for", "1h").returncode == 0, "who is in /etc/passwd needs no look-up"
     finally:
         service.close()
+
+
+def test_refusing_needs_no_name_service() -> None:
+    """Start, heal, block, unblock by uid, status: with one that hangs for ever as fast as with none."""
+    with Host(rules=[RULE]) as host:
+        fast = time_refusing(host)
+        service = SilentNameService(host)
+        slow = time_refusing(host)
+        service.close()
+    assert all(slow[what] < 3 * fast[what] + 0.5 for what in fast), (fast, slow)
+
+
+def time_refusing(host: Host) -> dict[str, float]:
+    """Seconds that each takes."""
+    took: dict[str, float] = {}
+    socket_path = f"{host.lab.directory}/control.sock"
+    at = time.monotonic()
+    host.start()
+    took["start"], at = time.monotonic() - at, time.monotonic()
+    for minutes in (10, 15):
+        ask(socket_path, "block", user="uid:61777", for_ns=minutes * 60 * NS)
+    took["block"], at = time.monotonic() - at, time.monotonic()
+    ask(socket_path, "status")
+    took["status"], at = time.monotonic() - at, time.monotonic()
+    host.nft("flush", "ruleset")
+    wait_for(lambda: "61777" in host.nft("list", "ruleset"))
+    took["heal"], at = time.monotonic() - at, time.monotonic()
+    ask(socket_path, "unblock", user="uid:61777")
+    took["unblock"] = time.monotonic() - at
+    assert "61777" not in host.nft("list", "set", "inet", "smtpguard", "blocked")
+    assert host.stop() == 0
+    return took
 
 
 def test_a_name_that_is_nobodys_is_nobodys(host: Host) -> None:

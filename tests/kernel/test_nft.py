@@ -10,7 +10,7 @@ from ipaddress import ip_network
 import pytest
 
 from smtpguard.actions.base import Deny, Passes
-from smtpguard.actions.nft import apply
+from smtpguard.actions.nft import table
 from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.actions.nft.render import TableSpec
 from smtpguard.actions.nft.sets import Kind, SetFullError
@@ -282,7 +282,7 @@ def test_cap_refuses_beyond_the_burst_and_nobody_else(lab: Lab, library: NetnsNf
 def test_the_cap_ends_with_the_daemon_that_does_not_beat_any_more(
     lab: Lab, library: NetnsNft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apply, "ALIVE_MS", 1000)
+    monkeypatch.setattr(table, "ALIVE_MS", 1000)
     enforcer = NftEnforcer(TableSpec(cap=Cap(rate=1, per_ns=3600 * NS, burst=2)), nft=library)
     enforcer.beat()
     enforcer.ensure()

@@ -8,9 +8,9 @@ import pytest
 
 from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.actions.nft.render import TableSpec
-from smtpguard.actions.nft.sets import read_set
 from smtpguard.decode.nft_numbers import Kind, render_names
 from smtpguard.errors import EnforceError
+from smtpguard.kernel.nft import read_set
 from smtpguard.kernel.nft_socket import NftError, NftSocket
 from smtpguard.kernel.nft_wire import NewElement, render_add, render_create, render_delete, render_flush
 from tests.support.netlab import NetnsNft, inside, run

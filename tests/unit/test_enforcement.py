@@ -83,6 +83,12 @@ class Table(Means):
     def read_capped(self) -> dict[int, int]:
         return {}
 
+    def clear(self, kind: str, intervals: Iterable[tuple[int, int]]) -> None:
+        self.note(f"clear {kind} {list(intervals)}")
+
+    def clear_all(self) -> None:
+        self.note("clear all")
+
 
 class Switch:
     """The BPF program's."""
@@ -244,7 +250,12 @@ def test_a_lost_table_is_put_back_whole_and_compared(world: World) -> None:
     seen: list[str] = []
 
     class Comparison:
-        def compare(self, *, reason: str) -> None:
+        looked_ns: int | None = None
+        differences: tuple[str, ...] = ()
+        trouble: str | None = None
+
+        def compare(self, *, reason: str, who: str = "") -> None:
+            assert who == ""
             seen.append(reason)
 
     world.enforcement.comparison = Comparison()

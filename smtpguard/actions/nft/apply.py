@@ -5,53 +5,27 @@ business: the output hook of this namespace never sees those packets, only BPF d
 itself. Not thread safe: one thread calls it (the daemon's loop, or a command).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Mapping
 
 from smtpguard.actions.base import Deny, Passes
-from smtpguard.actions.nft.elements import flatten
-from smtpguard.actions.nft.render import (
-    TEMPLATE_NAMES,
-    Content,
-    TableSpec,
-    list_contents,
-    render_ruleset,
-    render_shape,
-)
+from smtpguard.actions.nft.difference import Difference
+from smtpguard.actions.nft.elements import Interval, flatten
+from smtpguard.actions.nft.render import TableSpec
 from smtpguard.actions.nft.sets import Kind, SetFullError, UidSet
+from smtpguard.actions.nft.table import OwnTable, read_templates
 from smtpguard.clock import boottime_ns
-from smtpguard.decode.netlink import split_attributes
-from smtpguard.decode.nft_elements import read_counts
-from smtpguard.decode.nft_numbers import Change, render_chain, render_delete_table, render_names
-from smtpguard.decode.nft_numbers import Kind as Message
-from smtpguard.decode.nft_ruleset import Ruleset, read_counters, read_handle
-from smtpguard.errors import ConfigError, EnforceError
+from smtpguard.decode.nft_numbers import Change
+from smtpguard.errors import EnforceError
 from smtpguard.hooks import ClockNs
-from smtpguard.kernel.nft import Nft, NftError, open_nft
-from smtpguard.kernel.nft_wire import render_create, render_flush
+from smtpguard.kernel.nft import Nft
 from smtpguard.model import Subject
-from smtpguard.resources import read_resource
 
-ALIVE_MS = 10_000
-"""So long after the last `beat` the cap goes on: a busy host may well keep the daemon waiting for a second or two."""
-_ALIVE, _TCP = "alive", 6
+__all__ = ["SETS", "NftEnforcer", "read_templates"]
+
 SETS: dict[Kind, str] = {"block": "blocked", "throttle": "throttled"}
 
 
-class Render(Protocol):
-    """Makes text of a ruleset."""
-
-    def __call__(self, spec: TableSpec, passes: Passes, templates: Mapping[str, str]) -> str:
-        """The text."""
-        ...
-
-
-def read_templates() -> dict[str, str]:
-    """The ruleset's templates: an administrator's below /etc/smtpguard/nft, else the shipped ones."""
-    return {name: read_resource("nft", name) for name in TEMPLATE_NAMES}
-
-
-class NftEnforcer:
+class NftEnforcer(OwnTable):
     """One table, in force from `ensure` to `remove`. Every method may raise EnforceError or PrivilegeError.
 
     Args:
@@ -63,6 +37,7 @@ class NftEnforcer:
 
     Attributes:
         active: Whether the table ought to be there; then a lost one is put back by the next change.
+        handle: The number that the kernel gave the table when it was loaded; None before.
     """
 
     name = "nft"
@@ -72,19 +47,13 @@ class NftEnforcer:
         spec: TableSpec,
         *,
         nft: Nft | None = None,
-        templates: dict[str, str] | None = None,
+        templates: Mapping[str, str] | None = None,
         passes: Passes | None = None,
         now_ns: ClockNs = boottime_ns,
     ) -> None:
-        self.spec = spec
-        self.active = False
-        self._nft = nft if nft is not None else open_nft()
-        self._templates = templates if templates is not None else read_templates()
-        self._passes = passes or Passes()
+        super().__init__(spec, nft=nft, templates=templates, passes=passes)
         self._now_ns = now_ns
         self._restoring = False
-        self._loaded: tuple[str, dict[str, Content]] | None = None
-        self._caps = False
         self._sets: dict[Kind, UidSet] = {
             kind: UidSet(
                 kind, table=spec.table, name=name, nft=self._nft, now_ns=now_ns, on_missing=self._restore_if_lost
@@ -92,72 +61,11 @@ class NftEnforcer:
             for kind, name in SETS.items()
         }
 
-    # -- the table ---------------------------------------------------------------------------------------------------
-
-    def render(self) -> str:
-        """The ruleset as `ensure` loads it, in nft's language.
-
-        Raises:
-            ConfigError: An administrator's template asks for a value that does not exist.
-        """
-        return self._render(render_ruleset)
-
-    def ensure(self) -> None:
-        """Put the table there as it ought to be, in one transaction; elements in force stay. May be repeated."""
-        shape, ruleset = self._compile()
-        contents = list_contents(self.spec, self._passes)
-        self._caps = self.spec.cap is not None and _ALIVE in ruleset.sets
-        load = ruleset.render([*self._render_contents(ruleset, contents), *self._render_alive()])
-        try:
-            self._nft.transact(load)
-        except NftError as error:
-            if not (error.present or error.unsupported):
-                raise EnforceError(f"the ruleset was refused: {error.what}", where=self._where()) from error
-            # A set or chain of another shape is in the way (an older version's): all new, with what is in force.
-            adds = [change for uids in self._sets.values() for change in uids.render_again(flatten(uids.read()))]
-            self._transact([*render_delete_table(self.spec.table), *load, *adds])
-        self.active = True
-        self._loaded = shape, contents
-
-    def restore(self) -> None:
-        """Put a lost table back, with every refusal that was asked for and what is left of its time."""
-        self.ensure()
-        for uids in self._sets.values():
-            uids.put_many(uids.list_asked())
-
     def remove(self) -> None:
         """Delete the table and forget what was asked for; nothing there is fine. Other tables stay as they are."""
-        self.active = False
         for uids in self._sets.values():
             uids.forget_all()
-        self._transact(render_delete_table(self.spec.table))
-
-    def beat(self) -> None:
-        """Say that the guard lives; a cap ends ALIVE_MS after the last time. Every third of it is often enough."""
-        if self.active and self._caps:
-            try:
-                self._nft.transact(self._render_alive())
-            except NftError as error:
-                if not error.missing:  # a table that is gone is put back by others
-                    raise self._failed(error) from error
-
-    def exists(self) -> bool:
-        """Whether the table and its chain are in the kernel."""
-        try:
-            return bool(self._nft.get(Message.GETCHAIN, render_chain(self.spec.table, "output"), dump=False))
-        except NftError as error:
-            if error.missing:
-                return False
-            raise self._failed(error) from error
-
-    def read_handle(self) -> int | None:
-        """The number that the kernel gave our table when it was made; None without a table."""
-        try:
-            return read_handle(self._nft.get(Message.GETTABLE, render_names(self.spec.table), dump=False))
-        except NftError as error:
-            if error.missing:
-                return None
-            raise self._failed(error) from error
+        super().remove()
 
     # -- who is refused ----------------------------------------------------------------------------------------------
 
@@ -201,25 +109,26 @@ class NftEnforcer:
         if subject.scope is None:
             self._sets[kind].take(subject)
 
-    def apply_passes(self, passes: Passes) -> None:
-        """Replace what passes, rules and sets at once; without a table in force it waits for `ensure`."""
-        self._passes = passes
-        if not self.active:
-            return
-        shape, ruleset = self._compile()
-        contents = list_contents(self.spec, passes)
-        if self._loaded is None or self._loaded[0] != shape:
-            self.ensure()
-            return
-        changed = {name: content for name, content in contents.items() if self._loaded[1].get(name) != content}
-        try:
-            self._nft.transact(self._render_contents(ruleset, changed))
-        except NftError:
-            self.ensure()  # the table is not there, or not as it was loaded
-        self._loaded = shape, contents
+    def compare(self) -> dict[Kind, Difference]:
+        """What the sets hold beside what was asked for, by kind; {} if they are in step."""
+        found = {kind: uids.compare() for kind, uids in self._sets.items()}
+        return {kind: difference for kind, difference in found.items() if difference}
+
+    def put_back(self, kind: Kind, intervals: Iterable[Interval]) -> None:
+        """Make a set hold within these uids what was asked for."""
+        self._sets[kind].repaint(intervals)
+
+    def clear(self, kind: Kind, intervals: Iterable[Interval]) -> None:
+        """Take out of a set whoever is in it within these uids and was not asked for; no set is fine."""
+        self._sets[kind].repaint(intervals)
+
+    def clear_all(self) -> None:
+        """Empty both sets, and forget what was asked for; no sets are fine."""
+        for uids in self._sets.values():
+            uids.take_all()
 
     def read_denies(self) -> list[Deny]:
-        """What the kernel holds now, elements of others included (adopted from then on); [] without a table."""
+        """What the kernel holds now, elements of others included; [] without a table."""
         return [deny for uids in self._sets.values() for deny in uids.read_denies()]
 
     def forget(self, subject: Subject, kind: Kind) -> None:
@@ -236,72 +145,13 @@ class NftEnforcer:
         kind = next(kind for kind, name in SETS.items() if name == set_name)
         return [(kind, subject) for subject in self._sets[kind].find_owners(ranges)]
 
-    # -- what was counted --------------------------------------------------------------------------------------------
-
-    def read_counters(self) -> dict[str, int]:
-        """Packets by rule since the table is there: `refused_blocked`, `passed_root` ...; {} without a table."""
-        return read_counters(self._dump(Message.GETOBJ, self.spec.table))
-
-    def read_capped(self) -> dict[int, int]:
-        """Connections that the cap refused, by uid, of the last day."""
-        bodies = self._dump(Message.GETSETELEM, self.spec.table, "capped")
-        return read_counts([split_attributes(body).get(3, b"") for body in bodies])
-
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _where(self) -> str:
-        return f"table inet {self.spec.table}"
+    def _render_held(self) -> list[Change]:
+        return [change for uids in self._sets.values() for change in uids.render_again(flatten(uids.read()))]
 
-    def _render(self, render: Render) -> str:
-        try:
-            return render(self.spec, self._passes, self._templates)
-        except (KeyError, ValueError) as error:
-            raise ConfigError(f"a ruleset template has an unknown placeholder: {error}", where="nft/*.nft") from error
-
-    def _compile(self) -> tuple[str, Ruleset]:
-        shape = self._render(render_shape)
-        try:
-            ruleset = self._nft.compile(self.spec.table, shape)
-        except NftError as error:
-            raise EnforceError(f"the ruleset was refused: {error.what}", where="nft/*.nft") from error
-        missing = sorted({*SETS.values(), "exempt", "exempt4", "exempt6"} - ruleset.sets)
-        if missing:
-            raise EnforceError(
-                f"the ruleset has no set {missing[0]}", where="nft/table.nft", fix="compare the shipped one"
-            )
-        return shape, ruleset
-
-    def _render_contents(self, ruleset: Ruleset, contents: Mapping[str, Content]) -> list[Change]:
-        table = self.spec.table
-        changes: list[Change] = []
-        for name, (width, intervals) in contents.items():
-            if name in ruleset.sets:  # an administrator's own text may do without some
-                changes += render_flush(table, name)
-                changes += render_create(table, name, [(a, b, None, "") for a, b in intervals], width)
-        return changes
-
-    def _render_alive(self) -> list[Change]:
-        if not self._caps:
-            return []
-        table = self.spec.table
-        return [*render_flush(table, _ALIVE), *render_create(table, _ALIVE, [(_TCP, _TCP, ALIVE_MS, "")], 1)]
-
-    def _transact(self, changes: Sequence[Change]) -> None:
-        try:
-            self._nft.transact(changes)
-        except NftError as error:
-            raise self._failed(error) from error
-
-    def _dump(self, kind: Message, *names: str) -> list[memoryview]:
-        try:
-            return self._nft.get(kind, render_names(*names), dump=True)
-        except NftError as error:
-            if error.missing:
-                return []
-            raise self._failed(error) from error
-
-    def _failed(self, error: NftError) -> EnforceError:
-        return EnforceError(error.what, where=self._where())
+    def _render_asked(self) -> list[Change]:
+        return [change for uids in self._sets.values() for change in uids.render_asked()]
 
     def _restore_if_lost(self) -> bool:
         """Put the table back if it ought to be there and is not; whether it did."""

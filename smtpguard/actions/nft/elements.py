@@ -62,6 +62,11 @@ def list_claims(deny: Deny) -> list[Element]:
     return flatten(claims)
 
 
+def list_bounds(deny: Deny) -> list[Interval]:
+    """The uids that a deny wants."""
+    return [(claim.first, claim.last) for claim in list_claims(deny)]
+
+
 def flatten(elements: Iterable[Element]) -> list[Element]:
     """Disjoint elements, in order, that cover the same uids; of several claims on a uid the one that ends last wins."""
     ordered = sorted(elements, key=lambda e: (e.first, e.last))

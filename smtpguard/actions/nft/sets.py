@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol
 
 from smtpguard.actions.base import Deny
+from smtpguard.actions.nft.difference import Difference, find_difference
 from smtpguard.actions.nft.elements import (
     PERMANENT_NS,
     Element,
@@ -21,15 +22,11 @@ from smtpguard.actions.nft.elements import (
     merge_intervals,
 )
 from smtpguard.actions.nft.render import timeout_ms
-from smtpguard.decode.netlink import split_attributes
-from smtpguard.decode.nft_elements import Interval as KernelInterval
-from smtpguard.decode.nft_elements import has_intervals, read_intervals, read_singles
-from smtpguard.decode.nft_numbers import Change, render_names
-from smtpguard.decode.nft_numbers import Kind as Message
-from smtpguard.errors import DecodeError, EnforceError, GuardError
+from smtpguard.decode.nft_numbers import Change
+from smtpguard.errors import EnforceError, GuardError
 from smtpguard.hooks import ClockNs, YesNo
-from smtpguard.kernel.nft import Nft, NftError
-from smtpguard.kernel.nft_wire import UID_BYTES, NewElement, render_add, render_create, render_delete, render_flush
+from smtpguard.kernel.nft import Nft, NftError, read_set
+from smtpguard.kernel.nft_wire import NewElement, render_add, render_create, render_delete, render_flush
 from smtpguard.model import Subject
 
 Kind = Literal["block", "throttle"]
@@ -43,31 +40,6 @@ class _Render(Protocol):
 
 class SetFullError(EnforceError):
     """The set has no room for more elements."""
-
-
-def read_set(nft: Nft, table: str, name: str, width: int = UID_BYTES) -> list[KernelInterval]:
-    """What a set holds, in order.
-
-    Args:
-        nft: The way to nftables.
-        table: Of family inet.
-        name: The set.
-        width: Bytes of a key.
-
-    Raises:
-        NftError: There is no such set.
-        EnforceError: It can't be read.
-    """
-    names = render_names(table, name)
-    shape = nft.get(Message.GETSET, names, dump=False)
-    bodies = nft.get(Message.GETSETELEM, names, dump=True)
-    try:
-        listings = [split_attributes(body).get(3, b"") for body in bodies]
-        if any(map(has_intervals, shape)):
-            return read_intervals(listings, width)
-        return read_singles(listings)  # an older version's, or somebody else's
-    except DecodeError as error:
-        raise EnforceError(f"what the kernel says is not understood: {error}", where=f"set {name}") from error
 
 
 class UidSet:
@@ -122,16 +94,34 @@ class UidSet:
         ]
 
     def read_denies(self) -> list[Deny]:
-        """The elements in the kernel as denies; those not asked for by us are remembered as if they were."""
-        denies = build_denies(self.kind, self.read())
-        for deny in denies:
-            if deny.subject not in self._asked:
-                self._remember(deny)
-        return denies
+        """The elements in the kernel as denies."""
+        return build_denies(self.kind, self.read())
+
+    def compare(self) -> Difference:
+        """What the kernel's set holds beside what was asked for.
+
+        Raises:
+            EnforceError: It can't be looked at.
+        """
+        now_ns = self._now_ns()
+        wanted = flatten([claim for deny in self.list_asked() for claim in list_claims(deny)])
+        return find_difference(wanted, self.read(), now_ns)
+
+    def repaint(self, intervals: Iterable[Interval]) -> None:
+        """Make the set hold within these uids just what was asked for; no set is fine."""
+        try:
+            self._repaint(intervals)
+        except NftError as error:
+            if not error.missing:
+                raise self._failed(error) from error
 
     def render_again(self, elements: Iterable[Element]) -> list[Change]:
         """What puts elements into the set when it is new."""
         return render_create(self._table, self._name, self._make_new(elements))
+
+    def render_asked(self) -> list[Change]:
+        """What puts all that was asked for into the set when it is new."""
+        return self.render_again(flatten([claim for deny in self.list_asked() for claim in list_claims(deny)]))
 
     def list_asked(self) -> list[Deny]:
         """What was asked for and is not over."""

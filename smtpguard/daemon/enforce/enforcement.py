@@ -19,7 +19,7 @@ from smtpguard.daemon.enforce.activation import Activation
 from smtpguard.daemon.enforce.bpf_attachment import BpfAttachment
 from smtpguard.daemon.enforce.bulk import without_collections
 from smtpguard.daemon.enforce.neighbours import Around, Comparison, Judging, NftTable, Sessions
-from smtpguard.daemon.enforce.reconciler import Reconciler
+from smtpguard.daemon.enforce.reconciler import KINDS, Reconciler
 from smtpguard.daemon.loop import TimedPart
 from smtpguard.errors import EnforceError
 from smtpguard.hooks import ClockNs
@@ -212,10 +212,41 @@ class Enforcement(TimedPart):
                 if not self._activate():
                     self.reconciler.apply_all()
 
-    def compare(self, reason: str) -> None:
+    def compare(self, reason: str, who: str = "") -> None:
         """Look whether the kernel's sets hold what the list says: at the start, after a heal, after others, by time."""
-        if self.comparison is not None and self.activation.up:
-            self.comparison.compare(reason=reason)
+        if self.comparison is not None and self.is_in_place() and not self._gathering:
+            self.comparison.compare(reason=reason, who=who)
+
+    def clear(self, uids: Iterable[tuple[int, int]]) -> None:
+        """Take whoever is in the kernel's sets within these uids, and in no list, out of them."""
+        if not self.activation.up or self._gathering:
+            return
+        intervals = list(uids)
+        try:
+            for kind in KINDS:
+                self._nft.clear(kind, intervals)
+        except EnforceError as error:
+            log.error("nft: %s", error)  # noqa: TRY400 - one line for people
+
+    def clear_all(self) -> None:
+        """Empty the kernel's sets: nobody is in any list."""
+        if not self.activation.up:
+            return
+        try:
+            self._nft.clear_all()
+        except EnforceError as error:
+            log.error("nft: %s", error)  # noqa: TRY400 - one line for people
+
+    def remove_foreign(self, who: str) -> None:
+        """While nothing is to be refused, a table of our name is somebody's saved one, and refuses whom it likes."""
+        if self.activation.up:
+            return
+        try:
+            if self._nft.exists():
+                self._nft.remove()
+                log.warning("%s has loaded our nft table, and nothing is to be refused now: taken away", who)
+        except EnforceError as error:
+            log.error("nft: %s", error)  # noqa: TRY400 - one line for people
 
     def attach(self, source: BpfSource) -> None:
         """A BPF program has come: the fastest of all means."""

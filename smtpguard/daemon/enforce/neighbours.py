@@ -1,7 +1,7 @@
 """What `Enforcement` asks of the parts around it."""
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from smtpguard.actions.base import Enforcer, Passes
 from smtpguard.daemon.enforce.activation import Table
@@ -17,6 +17,14 @@ class NftTable(Table, Enforcer, Protocol):
 
     def read_capped(self) -> dict[int, int]:
         """Connections that the cap refused, by uid. Raises EnforceError."""
+        ...
+
+    def clear(self, kind: Literal["block", "throttle"], intervals: Iterable[tuple[int, int]]) -> None:
+        """Take out of a set whoever is in it within these uids and was not asked for. Raises EnforceError."""
+        ...
+
+    def clear_all(self) -> None:
+        """Empty both sets. Raises EnforceError."""
         ...
 
 
@@ -37,13 +45,24 @@ class Around(Protocol):
 
 
 class Comparison(Protocol):
-    """Looks whether the kernel's sets hold what the list says, and mends what differs."""
+    """Looks whether the kernel's sets hold what the list says, and mends what differs.
 
-    def compare(self, *, reason: str) -> None:
+    Attributes:
+        looked_ns: When it was looked at last; None for never.
+        differences: What could not be mended, for people.
+        trouble: Why nobody could look; None when all is well.
+    """
+
+    looked_ns: int | None
+    differences: tuple[str, ...]
+    trouble: str | None
+
+    def compare(self, *, reason: str, who: str = "") -> None:
         """Compare now.
 
         Args:
-            reason: What makes a look necessary: `start`, `heal`, `changed` (by somebody else) or `time`.
+            reason: What makes a look necessary: `start`, `heal`, `changed` (by somebody else), `time` or `status`.
+            who: Who has changed it, where that is known.
         """
         ...
 

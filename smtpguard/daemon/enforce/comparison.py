@@ -1,0 +1,142 @@
+"""Whether the kernel's uid sets hold what the list says, and no more: looked at, told, and mended.
+
+Who is in the list and not in the set is put back. Who is in the set and not in the list was put there by hand, and
+a person has blocked them from then on (`adoption`). What comes with a table that somebody loads over ours is none: it
+has another handle, and is replaced by ours as a whole.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from smtpguard.actions.nft.apply import NftEnforcer
+from smtpguard.actions.nft.difference import Difference
+from smtpguard.actions.nft.elements import Element, Interval
+from smtpguard.actions.nft.sets import Kind
+from smtpguard.daemon.enforce.identity import Identity
+from smtpguard.errors import EnforceError
+from smtpguard.hooks import ClockNs
+from smtpguard.model import NS
+
+log = logging.getLogger(__name__)
+
+_FRESH_NS = NS
+_MAX_TOLD = 5
+_CHEAP_NS = 20_000_000
+"""A look that takes longer is not made again for each `status`."""
+_DEAR_NS = 60 * NS
+
+
+class Adopter(Protocol):
+    """Makes blocks of what a person has put into a set."""
+
+    def __call__(self, kind: Kind, strangers: tuple[Element, ...], *, who: str) -> None:
+        """Take over, or take out who can't be blocked."""
+        ...
+
+
+class SetComparison:
+    """Compares, as Enforcement asks for it.
+
+    Args:
+        nft: The table.
+        adopt: What makes blocks of strangers.
+        identity: Remembers which table is ours.
+        now: CLOCK_BOOTTIME in nanoseconds.
+
+    Attributes:
+        looked_ns: When it was looked at last; None for never.
+        differences: What could not be mended, for people.
+        trouble: Why nobody could look; None when all is well.
+        mended: How often something had to be mended.
+    """
+
+    def __init__(self, nft: NftEnforcer, *, adopt: Adopter, identity: Identity, now: ClockNs) -> None:
+        self._nft = nft
+        self._adopt = adopt
+        self._identity = identity
+        self._now = now
+        self._cost_ns = 0
+        self._is_busy = False
+        self.looked_ns: int | None = None
+        self.differences: tuple[str, ...] = ()
+        self.trouble: str | None = None
+        self.mended = 0
+
+    def compare(self, *, reason: str, who: str = "") -> None:
+        """Look, and mend what differs.
+
+        Args:
+            reason: `start`, `heal`, `changed` (by somebody else), `time`, or `status` (a look that is fresh will do).
+            who: Who has changed it, where that is known.
+        """
+        if self._is_busy or (reason == "status" and self._is_fresh()):
+            return
+        self._is_busy = True
+        try:
+            self._look(reason, who)
+        except EnforceError as error:
+            if str(error) != self.trouble:
+                log.error("whether the sets hold what the list says can't be looked at: %s", error)  # noqa: TRY400 - one line for people
+            self.trouble = str(error)
+        else:
+            self.trouble = None
+        finally:
+            self._is_busy = False
+
+    def _is_fresh(self) -> bool:
+        if self.looked_ns is None:
+            return False
+        age_ns = self._now() - self.looked_ns
+        return age_ns < (_DEAR_NS if self._cost_ns > _CHEAP_NS else _FRESH_NS)
+
+    def _look(self, reason: str, who: str) -> None:
+        begun_ns = self._now()
+        nft = self._nft
+        if reason not in ("start", "heal") and (state := nft.check()) != "whole":
+            if reason == "changed":  # its deed has been told as well, or will be: it is healed
+                return
+            log.warning("the table is %s, and nobody said so: put back, with every block", state)
+            nft.restore()
+            self.mended += 1
+        self._identity.note(nft.handle)
+        found = nft.compare()
+        if found:
+            self.mended += 1
+            for kind, difference in found.items():
+                self._mend(kind, difference, who=who, by_hand=reason == "changed")
+            found = nft.compare()
+        self.differences = tuple(render_difference(kind, difference) for kind, difference in found.items())
+        for text in self.differences:
+            log.error("out of sync: %s", text)
+        self.looked_ns = self._now()
+        self._cost_ns = self.looked_ns - begun_ns
+
+    def _mend(self, kind: Kind, difference: Difference, *, who: str, by_hand: bool) -> None:
+        if difference.missing:
+            log.warning("missing in the nft set of %ss: %s: put back", kind, _render(difference.missing))
+        strangers = difference.strangers
+        ours = [*difference.missing]
+        if by_hand:
+            strangers += difference.longer
+        else:  # a suspended host: the kernel's timeouts stood still meanwhile
+            ours += [(element.first, element.last) for element in difference.longer]
+        if ours:
+            self._nft.put_back(kind, ours)
+        if strangers:
+            self._adopt(kind, strangers, who=who)
+
+
+def render_difference(kind: Kind, difference: Difference) -> str:
+    """For people."""
+    found = {
+        "in the kernel and not listed": [(element.first, element.last) for element in difference.strangers],
+        "in the kernel for longer than listed": [(element.first, element.last) for element in difference.longer],
+        "listed and not in the kernel": difference.missing,
+    }
+    return f"{kind}s: " + "; ".join(f"{what}: {_render(uids)}" for what, uids in found.items() if uids)
+
+
+def _render(intervals: Sequence[Interval]) -> str:
+    shown = ", ".join(f"uid {a}" if a == b else f"uids {a}-{b}" for a, b in intervals[:_MAX_TOLD])
+    return shown + (f" and {len(intervals) - _MAX_TOLD} more" if len(intervals) > _MAX_TOLD else "")

@@ -1,0 +1,230 @@
+"""The kernel refuses whom `blocks` lists and nobody else, whatever people, firewalls and restarts do: by connects."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from smtpguard.cli.client import ask
+from smtpguard.demo.lab import PEER4
+from smtpguard.interpreter import module_environment
+from smtpguard.model import NS
+from tests.support.host import Host
+
+pytestmark = pytest.mark.kernel
+
+HIGHEST = 4_294_967_293
+ACCOUNTS = {
+    "0": 61_201,
+    "2000": 61_202,
+    "61203": 61_204,
+    "61204": 61_203,
+    "two words": 61_205,
+    "näïve": 61_206,
+    "twin-a": 61_207,
+    "twin-b": 61_207,
+    "4294967293": 61_208,
+    "highest": HIGHEST,
+}
+UIDS = [0, 2000, *range(61_201, 61_212), 700_000, 700_001, 765_535, 765_536, HIGHEST - 1, HIGHEST]
+"""Root, an exempt uid, accounts whose names are others' numbers, uids without an account, subordinate uids."""
+EXEMPT = 2000
+OWNER, SUBORDINATE = 61_101, range(700_000, 765_536)
+
+
+class World:
+    """A guarded host, and what happens to it."""
+
+    def __init__(self, host: Host, seed: int) -> None:
+        self.host = host
+        self.random = random.Random(seed)
+        self.saved: str | None = None
+        self.done: list[str] = []
+        self._trier: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        script = Path(__file__).parent.parent / "support" / "try_connects.py"
+        argv = self.host.lab.argv([sys.executable, str(script), PEER4, "25"])
+        self._trier = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=module_environment(), cwd="/"
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._trier is not None and self._trier.stdin is not None:
+            self._trier.stdin.close()
+            self._trier.wait(10)
+
+    # -- what is compared --------------------------------------------------------------------------------------------
+
+    def list_refused(self) -> set[int]:
+        trier = self._trier
+        assert trier is not None
+        assert trier.stdin is not None
+        assert trier.stdout is not None
+        trier.stdin.write(json.dumps(UIDS) + "\n")
+        trier.stdin.flush()
+        return {uid for uid, refused in zip(UIDS, json.loads(trier.stdout.readline()), strict=True) if refused}
+
+    def list_listed(self) -> set[int]:
+        rows = ask(self.socket, "blocks")["items"]
+        held = {row["uid"] for row in rows if row["kind"] in ("block", "throttle") and row["mode"] == "enforce"}
+        if OWNER in held:
+            held |= set(SUBORDINATE)
+        return held & set(UIDS)
+
+    def check(self) -> None:
+        """Soon both are the same, and `status` says so."""
+        deadline = time.monotonic() + 10
+        while True:
+            refused, listed = self.list_refused(), self.list_listed()
+            if refused == listed:
+                break
+            assert time.monotonic() < deadline, (
+                f"refused {sorted(refused - listed)} and not listed, "
+                f"listed {sorted(listed - refused)} and not refused, after {self.done[-12:]}"
+            )
+            time.sleep(0.02)
+        assert 0 not in refused
+        assert EXEMPT not in refused
+        [nft] = [row for row in ask(self.socket, "status")["status"]["enforcement"] if row["name"] == "nft"]
+        assert nft["in_step"] is True, nft
+
+    @property
+    def socket(self) -> str:
+        return f"{self.host.lab.directory}/control.sock"
+
+    # -- what happens ------------------------------------------------------------------------------------------------
+
+    def pick(self) -> int:
+        uid: int = self.random.choice([uid for uid in UIDS if uid not in (0, EXEMPT)])
+        return uid
+
+    def step(self) -> None:
+        happens = self.random.choice(
+            [self.block] * 4
+            + [self.unblock] * 3
+            + [self.add_by_hand] * 4
+            + [self.delete_by_hand] * 2
+            + [self.save, self.load, self.load, self.load_over, self.flush, self.delete_table, self.flush_set]
+            + [self.damage, self.ensure, self.reload, self.restart, self.unblock_all]
+        )
+        self.done.append(happens.__name__)
+        happens()
+
+    def block(self) -> None:
+        ask(self.socket, "block", user=f"uid:{self.pick()}", for_ns=self.random.choice([60, 600, 86_400]) * NS)
+
+    def unblock(self) -> None:
+        ask(self.socket, "unblock", user=f"uid:{self.pick()}")
+
+    def unblock_all(self) -> None:
+        ask(self.socket, "unblock", all=True)
+        assert self.list_refused() == set()
+
+    def nft(self, text: str) -> None:
+        file = self.host.lab.directory / "by-hand.nft"
+        file.write_text(text)
+        self.host.lab.run(["nft", "-f", str(file)])  # it may fail: what it is about may not be there
+
+    def add_by_hand(self) -> None:
+        first = self.pick()
+        name = self.random.choice(["blocked", "blocked", "throttled"])
+        last = self.random.choice([first, first, first + self.random.randrange(1, 4)])
+        uids = f"{first}" if first == last else f"{first}-{min(last, HIGHEST)}"
+        timeout = self.random.choice(["", " timeout 50s", " timeout 2d"])
+        self.done[-1] += f" {name} {uids}{timeout}"
+        self.nft(f"add element inet smtpguard {name} {{ {uids}{timeout} }}\n")
+
+    def delete_by_hand(self) -> None:
+        held = sorted(self.list_refused())
+        if held:
+            uid = self.random.choice(held)
+            self.nft(f"delete element inet smtpguard blocked {{ {uid} }}\n")
+
+    def flush_set(self) -> None:
+        self.nft("flush set inet smtpguard blocked\n")
+
+    def save(self) -> None:
+        self.saved = self.host.nft("list", "ruleset")
+
+    def load(self) -> None:
+        if self.saved:
+            self.nft("flush ruleset\n" + self.saved)
+
+    def load_over(self) -> None:
+        if self.saved:
+            self.nft(self.saved)
+
+    def flush(self) -> None:
+        self.nft("flush ruleset\n")
+
+    def delete_table(self) -> None:
+        self.nft("delete table inet smtpguard\n")
+
+    def damage(self) -> None:
+        self.nft(
+            self.random.choice(
+                [
+                    "flush chain inet smtpguard output\n",
+                    "insert rule inet smtpguard output accept\n",
+                    "flush set inet smtpguard ports\n",
+                    "add element inet smtpguard root { 61205 }\n",
+                    "add element inet smtpguard exempt { 61206 }\n",
+                    "add element inet smtpguard blocked_25 { 61207 }\n",
+                    "add table inet smtpguard { flags dormant; }\n",
+                ]
+            )
+        )
+
+    def ensure(self) -> None:
+        assert self.host.cli("nft", "ensure").returncode == 0
+
+    def reload(self) -> None:
+        ask(self.socket, "reload")
+
+    def restart(self) -> None:
+        """By a signal or for good; meanwhile somebody may load a ruleset, or put an element in."""
+        if self.random.random() < 0.5:
+            time.sleep(1.1)  # what is newer than a second may be lost
+            self.host.stop(signal.SIGKILL)
+        else:
+            self.host.stop()
+        for happens in self.random.sample([self.load, self.load_over, self.add_by_hand, self.flush], 2):
+            if self.random.random() < 0.4:
+                self.done.append(f"(down) {happens.__name__}")
+                happens()
+        self.host.start()
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with Host(ACCOUNTS, sources="none", exempt={"uids": [EXEMPT]}, attribution={"process": False}) as made:
+        made.start()
+        yield made
+
+
+SEEDS = [int(os.environ.get("SMTPGUARD_SEED", "0")) or random.randrange(1 << 30)]
+
+
+@pytest.mark.parametrize(
+    ("seed", "steps"),
+    [
+        *((seed, 60) for seed in SEEDS),
+        *(pytest.param(seed, 400, marks=pytest.mark.long) for seed in random.sample(range(1 << 30), 4)),
+    ],
+)
+def test_who_is_refused_is_who_is_listed(host: Host, seed: int, steps: int) -> None:
+    host.expect_errors("deletes the table again and again")
+    with World(host, seed) as world:
+        for _ in range(steps):
+            world.step()
+            world.check()
