@@ -76,7 +76,7 @@ def test_ten_thousand_blocks_come_back_at_once_and_go_at_once(host: Host) -> Non
     host.stop()
     ends = fill_state(host.lab.directory, COUNT)
     host.start()
-    assert read_cpu(host) - without < 3 * 0.5
+    assert read_cpu(host) - without < 4, "state, engine, nft and bpf; of it the kernel's set is the smallest part"
     assert f"{len(ends)} blocks and throttles restored" in host.stderr()
     held = read_ends(host)
     assert held.pop(700000), "the subordinate uids of one of them"

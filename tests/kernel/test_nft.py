@@ -4,7 +4,7 @@ import random
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_network
 
 import pytest
@@ -15,7 +15,7 @@ from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.actions.nft.render import TableSpec
 from smtpguard.actions.nft.sets import Kind, SetFullError
 from smtpguard.clock import boottime_ns
-from smtpguard.decode.nft_numbers import render_delete_table
+from smtpguard.decode.nft_numbers import Change, render_delete_table
 from smtpguard.errors import EnforceError
 from smtpguard.kernel.nft import CommandNft
 from smtpguard.kernel.nft_compiler import Compiler
@@ -395,6 +395,30 @@ def test_thousands_are_restored_in_one_transaction(lab: Lab, guard: NftEnforcer)
     guard.apply_many(denies)
     guard.apply_release(Subject(id=200_000), "block")
     assert len(guard.read_denies()) == 4_999
+
+
+def test_ten_thousand_are_one_transaction_of_half_a_second(
+    guard: NftEnforcer, library: NetnsNft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denies = [deny(uid=200_000 + 2 * i, seconds=100 + i) for i in range(10_000)]
+    transactions: list[int] = []
+    transact = library.transact
+
+    def count(changes: Sequence[Change]) -> None:
+        transactions.append(len(changes))
+        transact(changes)
+
+    monkeypatch.setattr(library, "transact", count)
+    began = time.process_time()  # which counts no neighbour's work
+    guard.apply_many(denies)
+    assert time.process_time() - began < 3 * 0.5
+    assert len(transactions) == 1
+    assert guard.compare() == {}, "each with its own end"
+    began = time.process_time()
+    guard.apply_many([], [(deny.subject, "block") for deny in denies])
+    assert time.process_time() - began < 3 * 0.5
+    assert guard.read_denies() == []
+    assert len(transactions) == 2
 
 
 def test_a_full_set_says_so_and_keeps_those_that_end_last(library: NetnsNft) -> None:

@@ -19,6 +19,8 @@ from typing import Any, Literal
 import pytest
 
 from smtpguard.actions.base import Deny, Passes
+from smtpguard.actions.nft.difference import Difference
+from smtpguard.actions.nft.elements import Element
 from smtpguard.cli.client import ask
 from smtpguard.daemon import service as module
 from smtpguard.daemon.enforce.neighbours import NftTable
@@ -40,6 +42,8 @@ LIMIT_S = 20
 CLEARED = Cleared(subject=Subject(id=UID), address=bytes([198, 18, 0, 1]), name="relay.example")
 HOOKS = {
     "Around.passes": "Surroundings.passes",
+    "Adopter": "Adoption.__call__",
+    "Comparison": "SetComparison.compare",
     "Changed": "Service._surroundings_changed",
     "Cleared": "Clearing.take",
     "Deliver": "Journal._write",
@@ -81,6 +85,8 @@ class FakeTable:
     spec: Any = None
     ports: frozenset[int] = frozenset()
     trouble = None
+    handle: int | None = 7
+    strangers: tuple[Element, ...] = ()
 
     def __init__(self, *_: object, **__: object) -> None:
         self.there = False
@@ -92,6 +98,22 @@ class FakeTable:
         pass
 
     restore = ensure
+
+    def check(self) -> str:
+        return "whole"
+
+    def compare(self) -> dict[str, Difference]:
+        strangers, self.strangers = self.strangers, ()
+        return {"block": Difference(strangers=strangers)} if strangers else {}
+
+    def put_back(self, *_: object) -> None: ...
+
+    def clear(self, *_: object) -> None: ...
+
+    def clear_all(self) -> None: ...
+
+    def read_handle(self) -> int | None:
+        return self.handle if self.there else None
 
     def remove(self) -> None:
         self.there = False
@@ -361,6 +383,14 @@ def poke(service: Service, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Gen
     watch.tell(NftEvent(kind="deleted", pid=1, comm=b"nft", set="blocked", ranges=((UID, UID),)))
     while service.engine.blocks():
         yield False
+    # somebody puts an element in
+    table = service.nft
+    assert isinstance(table, FakeTable)
+    table.strangers = (Element(first=UID, last=UID, until_ns=service.now() + 600 * NS),)
+    watch.tell(NftEvent(kind="changed", pid=1, comm=b"nft", set="blocked"))
+    while not service.engine.blocks():
+        yield False
+    yield from asked("unblock", user=f"uid:{UID}")
     # accounts and addresses change, a doubted address turns out to be exempt
     monkeypatch.setattr(service.around.accounts, "refresh", lambda: frozenset({UID}))
     service.around._due_ns = 0

@@ -111,7 +111,7 @@ def merge_intervals(intervals: Iterable[Interval]) -> list[Interval]:
 def clip(elements: Iterable[Element], region: Sequence[Interval]) -> list[Element]:
     """The parts of the elements that lie inside the region (as `merge_intervals` makes it)."""
     return [
-        replace(element, first=max(element.first, a), last=min(element.last, b))
+        _cut(element, max(element.first, a), min(element.last, b))
         for element in elements
         for a, b in _find_holes(element, region)
     ]
@@ -175,6 +175,12 @@ def _build_deny(kind: str, uid: int, elements: Sequence[Element], comment: str) 
         ),
         comment=comment,
     )
+
+
+def _cut(element: Element, first: int, last: int) -> Element:
+    if (first, last) == (element.first, element.last):
+        return element
+    return replace(element, first=first, last=last)
 
 
 def _find_holes(element: Element, region: Sequence[Interval]) -> list[Interval]:

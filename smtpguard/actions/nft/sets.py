@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol
 
 from smtpguard.actions.base import Deny
-from smtpguard.actions.nft.difference import Difference, find_difference
+from smtpguard.actions.nft.difference import TOLERANCE_NS, Difference, find_difference
 from smtpguard.actions.nft.elements import (
     PERMANENT_NS,
     Element,
@@ -22,6 +22,7 @@ from smtpguard.actions.nft.elements import (
     merge_intervals,
 )
 from smtpguard.actions.nft.render import timeout_ms
+from smtpguard.decode.nft_elements import Interval as KernelInterval
 from smtpguard.decode.nft_numbers import Change
 from smtpguard.errors import EnforceError, GuardError
 from smtpguard.hooks import ClockNs, YesNo
@@ -72,26 +73,21 @@ class UidSet:
         self._on_missing = on_missing
         self._asked: dict[Subject, Deny] = {}
         self._ranged: set[Subject] = set()
+        self._wanted: list[Element] | None = None
         self._next_prune_ns = 0
 
     def read(self) -> list[Element]:
         """The elements in the kernel; [] without a set."""
         now_ns = self._now_ns()  # before: what is read may seem to end a little early, so nothing grows by being read
+        return _build_elements(self._read_intervals(), now_ns)
+
+    def _read_intervals(self) -> list[KernelInterval]:
         try:
-            found = read_set(self._nft, self._table, self._name)
+            return read_set(self._nft, self._table, self._name)
         except NftError as error:
             if error.missing:
                 return []
             raise self._failed(error) from error
-        return [
-            Element(
-                first=first,
-                last=last,
-                until_ns=PERMANENT_NS if left_ms is None else now_ns + left_ms * 1_000_000,
-                comment=comment,
-            )
-            for first, last, left_ms, comment in found
-        ]
 
     def read_denies(self) -> list[Deny]:
         """The elements in the kernel as denies."""
@@ -104,8 +100,17 @@ class UidSet:
             EnforceError: It can't be looked at.
         """
         now_ns = self._now_ns()
-        wanted = flatten([claim for deny in self.list_asked() for claim in list_claims(deny)])
-        return find_difference(wanted, self.read(), now_ns)
+        wanted = self._list_wanted(now_ns)
+        held = self._read_intervals()
+        if len(wanted) == len(held) and all(
+            element.first == first
+            and element.last == last
+            and left_ms is not None
+            and abs(element.until_ns - now_ns - left_ms * 1_000_000) <= TOLERANCE_NS
+            for element, (first, last, left_ms, _) in zip(wanted, held, strict=True)
+        ):
+            return Difference()  # of ten thousand, three times as fast as what follows
+        return find_difference(wanted, _build_elements(held, now_ns), now_ns)
 
     def repaint(self, intervals: Iterable[Interval]) -> None:
         """Make the set hold within these uids just what was asked for; no set is fine."""
@@ -121,7 +126,7 @@ class UidSet:
 
     def render_asked(self) -> list[Change]:
         """What puts all that was asked for into the set when it is new."""
-        return self.render_again(flatten([claim for deny in self.list_asked() for claim in list_claims(deny)]))
+        return self.render_again(self._list_wanted(self._now_ns()))
 
     def list_asked(self) -> list[Deny]:
         """What was asked for and is not over."""
@@ -135,11 +140,13 @@ class UidSet:
 
     def forget(self, subject: Subject) -> None:
         """Ask no longer, and leave the kernel alone."""
+        self._wanted = None
         self._asked.pop(subject, None)
         self._ranged.discard(subject)
 
     def forget_all(self) -> None:
         """Ask for nobody, and leave the kernel alone."""
+        self._wanted = None
         self._asked.clear()
         self._ranged.clear()
 
@@ -273,8 +280,7 @@ class UidSet:
 
         def render() -> list[Change]:
             now_ns = self._now_ns()
-            asked = [deny for deny in self._asked.values() if deny.until_ns > now_ns]
-            wanted = clip(flatten([claim for deny in asked for claim in list_claims(deny)]), region)
+            wanted = clip(self._list_wanted(now_ns), region)
             touched, outside = carve(self.read(), region)
             kept = [element for element in outside if element.until_ns > now_ns]
             return [
@@ -301,7 +307,16 @@ class UidSet:
                 raise
             self._nft.transact(render())
 
+    def _list_wanted(self, now_ns: int) -> list[Element]:
+        """All that is asked for and not over, as disjoint elements in order; kept until something else is asked for."""
+        known = self._wanted
+        if known is None or any(element.until_ns <= now_ns for element in known):
+            claims = [claim for deny in self._asked.values() if deny.until_ns > now_ns for claim in list_claims(deny)]
+            known = self._wanted = flatten(claims)
+        return known
+
     def _remember(self, deny: Deny) -> None:
+        self._wanted = None
         self._asked[deny.subject] = deny
         if deny.ranges:
             self._ranged.add(deny.subject)
@@ -336,6 +351,18 @@ class UidSet:
 def _list_region(deny: Deny, before: Deny | None) -> list[Interval]:
     """The uids that a change concerns: those claimed now and those claimed before it."""
     return _bounds(list_claims(deny) + (list_claims(before) if before else []))
+
+
+def _build_elements(intervals: Iterable[KernelInterval], now_ns: int) -> list[Element]:
+    return [
+        Element(
+            first=first,
+            last=last,
+            until_ns=PERMANENT_NS if left_ms is None else now_ns + left_ms * 1_000_000,
+            comment=comment,
+        )
+        for first, last, left_ms, comment in intervals
+    ]
 
 
 def _bounds(elements: Iterable[Element]) -> list[Interval]:

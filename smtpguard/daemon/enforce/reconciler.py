@@ -95,6 +95,7 @@ class Reconciler:
         self._retry_ns: int | None = None
         self._pause_ns = _RETRY_NS
         self._settling: dict[Subject, int] = {}
+        self._merged: dict[Subject, tuple[tuple[Block, ...], Mapping[Kind, Deny]]] = {}
         self.failures = 0
 
     def add_enforcer(self, enforcer: Enforcer, *, first: bool = False) -> None:
@@ -189,8 +190,18 @@ class Reconciler:
                 told.passes = passes
 
     def _list_wanted(self, subjects: Iterable[Subject]) -> Wanted:
+        """Of ten thousand subjects most are as they were at the last time: these are not added up again."""
         now_ns = self._now()
-        return {subject: merge_denies(subject, self._in_force.blocks_of(subject), now_ns) for subject in subjects}
+        known, self._merged = self._merged, {}
+        wanted: dict[Subject, Mapping[Kind, Deny]] = {}
+        for subject in subjects:
+            blocks = tuple(self._in_force.blocks_of(subject))
+            before, merged = known.get(subject, (None, {}))
+            if before != blocks or any(deny.until_ns <= now_ns for deny in merged.values()):
+                merged = merge_denies(subject, blocks, now_ns)
+            self._merged[subject] = blocks, merged
+            wanted[subject] = merged
+        return wanted
 
     def _tell_all(self, told: _Told, subjects: Mapping[Subject, None], wanted: Wanted) -> None:
         enforcer = told.enforcer
