@@ -124,6 +124,7 @@ class World:
                 "FAKETIME_TIMESTAMP_FILE": str(self._clock),
                 "FAKETIME_CACHE_DURATION": "1",
                 "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+                "FAKETIME_FORCE_MONOTONIC_FIX": "0",  # the fix has threads that wait for Python's lock spin
                 "PYTHONPATH": os.pathsep.join([str(_FAKED), str(_PROJECT)]),
             }
             command = ["env", *(f"{name}={value}" for name, value in env.items()), *command]
