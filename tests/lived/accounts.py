@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from smtpguard.demo.lab import PEER4
 from tests.lived.registry import happening
-from tests.lived.world import World
+from tests.lived.world import UNTIL_SLID_S, World
 
 NEW_UID = 61290
 SUBUIDS = (900_000, 65_536)
@@ -99,7 +99,7 @@ def subuid_given(world: World) -> None:
 @happening
 def login_defs_changed(world: World) -> None:
     """Below UID_MIN accounts are the system's: told about, not refused by a rule."""
-    with world.model.span("free", after_s=0.3):
+    with world.model.span("free", after_s=UNTIL_SLID_S):
         with world.edited("/etc/login.defs", r"^UID_MIN\s.*", "UID_MIN 62000"):
             world.check(world.random.choice(world.model.of_kind("innocent")))
         for guest in world.model.of_kind("guest"):

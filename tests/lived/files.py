@@ -43,9 +43,15 @@ def log_copied_and_truncated(world: World) -> None:
     log = world.small / "events.log"
     wait_for(log.exists)
     copy = log.with_name(_rotated(world))
-    with log.open("r+b") as source, copy.open("wb") as target:
-        while chunk := source.read(1 << 20):  # what comes between the last read and the cut is lost; that is its way
-            target.write(chunk)
+    with log.open("r+b") as source:
+        try:
+            # What comes between the last read and the cut is lost; that is its way.
+            with copy.open("wb") as target:
+                while chunk := source.read(1 << 20):
+                    target.write(chunk)
+        except OSError:  # a full disk: it is given up for today
+            copy.unlink()
+            return
         os.ftruncate(source.fileno(), 0)
 
 

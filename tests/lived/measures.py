@@ -1,13 +1,19 @@
 """What the daemon costs while it lives: memory, descriptors, and the worst stall of its loop."""
 
 import contextlib
+import os
+import signal
 import statistics
 import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from smtpguard.daemon.privileges import PRIORITY
+from smtpguard.demo import namespaces
+
+_TICK_S = 0.005
 _FIRST = 10
 """So many looks are the first ones: in one of them no question was under way."""
 _YOUNG_S = 5.0
@@ -88,6 +94,51 @@ class Measures:
             f"worst stall {self.worst_stall_ms():.1f} ms, {max(self.starts_ms):.1f} ms while starting; resident "
             f"{min(kb) / 1000:.1f} to {max(kb) / 1000:.1f} MB, second tenth {second_mb:.2f} MB, last {last_mb:.2f} MB"
         )
+
+
+class Metronome:
+    """A process of the daemon's priority that only wakes: how late it does tells how busy the machine is. A context.
+
+    Args:
+        path: Where it notes how late it was.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pid = 0
+
+    def __enter__(self) -> Self:
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                namespaces.die_with_parent(signal.SIGKILL)
+                os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
+                self._tick()
+            finally:
+                os._exit(1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+
+    def worst_ms(self) -> float:
+        """How late it was at worst."""
+        return max((float(line) for line in self._path.read_text().split()), default=0)
+
+    def report(self) -> str:
+        return f"a process of its priority that does nothing woke {self.worst_ms():.1f} ms late at worst"
+
+    def _tick(self) -> None:
+        worst_ms = 0.0
+        with self._path.open("w", buffering=1) as notes:
+            while True:
+                begun = time.monotonic()
+                time.sleep(_TICK_S)
+                late_ms = (time.monotonic() - begun - _TICK_S) * 1000
+                if late_ms > worst_ms:
+                    worst_ms = late_ms
+                    notes.write(f"{late_ms:.1f}\n")
 
 
 def read_resident_kb(pid: int) -> int:

@@ -247,12 +247,13 @@ class Judge:
         free, blind, dead = self._of("free"), self._of("blind", "dead"), self._of("dead")
         bare = [span for span in self._of("bare") if any(span.touches(b.begun_ns, b.ended_ns) for b in blind)]
         more = math.ceil(rule.rate * HEARING_S)
+        deaf = [] if rule.credited else self._of("stopped")
         for block in blocks:
             # BPF refuses at once and nft a moment later (SETTLE_NS): a kill in that moment leaves it to the restart.
             cut = [span for span in dead if 0 <= span.begun_ns - block.begun_ns < 3 * SETTLE_NS]
             through = [
                 a for a in self._attempts if a.passed and block.begun_ns < a.begun_ns and a.ended_ns < block.ended_ns
-                and not _is_in(a, [*free, *bare, *cut])
+                and not _is_in(a, [*free, *bare, *cut, *deaf])
             ]  # fmt: skip
             who = self._person.name
             assert len(through) <= more, (

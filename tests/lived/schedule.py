@@ -20,7 +20,7 @@ class HappeningError(Exception):
     """Something went wrong; says with which seed, at which step, and what was being done."""
 
 
-def live_through(world: World, seed: int, seconds: float, *, only: Sequence[str] = (), pause_s: float = 1) -> int:
+def live_through(world: World, seed: int, seconds: float, *, only: Sequence[str] = (), pause_s: float) -> int:
     """Let things happen for a time, and everything at least once; how many did.
 
     Args:

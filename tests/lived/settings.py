@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lived.registry import happening
-from tests.lived.world import World
+from tests.lived.world import UNTIL_SLID_S, World
 
 GUEST = "guest1"
 CHANGES: dict[str, Any] = {
@@ -20,7 +20,6 @@ CHANGES: dict[str, Any] = {
     "breaker": {"blocks": 5000},
     "block": {"verdict": "drop"},
     "cap": {"rate": "6000/minute", "burst": 1000},
-    "uid_min": 1001,
     "sources": ["bpf", "nflog"],
     "cgroup": "auto",
     "log": {"connects": False},
@@ -84,7 +83,7 @@ def reloaded_exempting_a_blocked_user(world: World) -> Iterator[None]:
 def reloaded_into_dry_run(world: World) -> None:
     """Nobody is refused meanwhile but by a person's word."""
     guest = world.guest(blocked=True)
-    with world.model.span("free", after_s=0.3), world.reloaded(dry_run=True):
+    with world.model.span("free", after_s=UNTIL_SLID_S), world.reloaded(dry_run=True):
         world.check(guest)
         spammer = world.random.choice(world.model.of_kind("spammer"))
         time.sleep(0.3)

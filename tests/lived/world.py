@@ -52,6 +52,8 @@ ACCOUNTS_READ_S = 0.2
 _CLOCK_SET = "the clock was set by"
 LOOK_UP_S = 6.0
 """A refusal at an address that is new has its name asked for again; a resolver that hangs is given up before that."""
+UNTIL_SLID_S = 2.3
+"""After a time in which nobody was refused: until what came then has left the windows."""
 FAKED_STEP_S = 2 * 86_400
 """By so much the daemon's clock is stepped; a stamp tells by itself how many steps it is off."""
 
