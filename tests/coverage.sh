@@ -12,6 +12,6 @@ chmod 1777 "$data"  # helpers have given up root when they write theirs
 export COVERAGE_FILE="$data/data" SMTPGUARD_TEST_PATIENCE=5
 "$python" -m coverage run -m pytest -m "not long and not bench" --timeout 900 "$@" \
   || echo "coverage: some tests failed; what they would have run may be missing below" >&2
-"$python" -m coverage run --source=smtpguard.daemon -m smtpguard.errors  # a module that nothing imports counts too
-"$python" -m coverage combine --quiet "$data" 2>"$data/warnings"
+"$python" -m coverage run --source=smtpguard/daemon -m smtpguard.errors 2>"$data/warnings"  # what nothing imports counts too
+"$python" -m coverage combine --quiet "$data" 2>>"$data/warnings"
 "$python" -m coverage report

@@ -38,7 +38,7 @@ from smtpguard.sources import registry
 from smtpguard.sources.base import Source, SourceStats
 
 UID = 4_000_123
-LIMIT_S = 20
+LIMIT_S = 60
 CLEARED = Cleared(subject=Subject(id=UID), address=bytes([198, 18, 0, 1]), name="relay.example")
 HOOKS = {
     "Around.passes": "Surroundings.passes",
