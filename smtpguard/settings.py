@@ -130,6 +130,7 @@ class Settings:
         log_connects: Whether CONNECT lines are written.
         control_group, control_verbs: Who else may use the control socket, and for what.
         audit_log: The log that audit-log follows; None for auditd.conf's.
+        audit_node: What this host is called in that log; None for what auditd.conf and the host's own files say.
         accounts: Who tells whose a user is: the panel, nobody, or a command as argv.
         notify_hook: Program that gets incidents, as argv.
         metrics_listen: Address and port as written, `127.0.0.1:9798`.
@@ -143,6 +144,7 @@ class Settings:
     audit_enable: bool = False
     audit_uid: int | None = None
     audit_log: str | None = None
+    audit_node: str | None = None
     rules: tuple[Rule, ...] = ()
     overrides: tuple[Override, ...] = ()
     shared_users: frozenset[str] = frozenset()

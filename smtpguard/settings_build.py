@@ -57,6 +57,7 @@ def build_settings(data: Mapping[str, Any], path: str | None) -> Settings:
         audit_enable=data["audit"]["enable"],
         audit_uid=data["audit"]["uid"],
         audit_log=data["audit"]["log"],
+        audit_node=data["audit"]["node"],
         rules=tuple(_build_rule(rule) for rule in data["rules"]),
         overrides=tuple(_build_override(entry, rules) for entry in data["users"]),
         shared_users=frozenset(data["shared_users"]["users"]),

@@ -51,6 +51,7 @@ ON_RELOAD: Mapping[str, OnReload] = MappingProxyType(
         "audit.enable": _restart("audit_enable"),
         "audit.uid": _restart("audit_uid"),
         "audit.log": _restart("audit_log"),
+        "audit.node": _restart("audit_node"),
         "rules": _live("rules"),
         "users": _live("overrides"),
         "shared_users.users": _live("shared_users", "shared_shipped"),

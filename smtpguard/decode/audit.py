@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from smtpguard.decode.audit_duplicates import Duplicates
 from smtpguard.decode.audit_index import CallIndex, Key, find_line
@@ -61,6 +61,7 @@ class AuditCounters:
         repeats: Calls that belong to an attempt already counted (see retries).
         probes: Calls of a resolver that sorts addresses (see audit_probes).
         duplicates: Events that another file held too.
+        foreign: Events of other hosts (see AuditDecoder's nodes).
         others: Calls that are no connect: bind, getpeername, sendto without MSG_FASTOPEN, EISCONN, EALREADY.
     """
 
@@ -71,6 +72,7 @@ class AuditCounters:
     repeats: int = 0
     probes: int = 0
     duplicates: int = 0
+    foreign: int = 0
     others: int = 0
 
 
@@ -91,6 +93,14 @@ class _Waiting(NamedTuple):
     garbled: bool  # there is a call of that serial which can't be read
 
 
+class Nodes(Protocol):
+    """Knows which hosts' events are wanted."""
+
+    def is_own(self, node: bytes) -> bool:
+        """Whether the events of a host are."""
+        ...
+
+
 class AuditDecoder:
     """Bytes in, Connects out, in the order in which their last record came.
 
@@ -103,6 +113,7 @@ class AuditDecoder:
             SOCKADDR of its serial can still drop it. 1 waits for the next line.
         sieve: What finds the records on these ports; None for Python's own search.
         duplicates: Where events of files that overlap are recognised; None where there are no such files.
+        nodes: Which hosts' events are wanted; None for all. Those that name no host are.
 
     Attributes:
         counters: What was not made a Connect.
@@ -120,6 +131,7 @@ class AuditDecoder:
         hold_bytes: int = 1,
         sieve: Sieve | None = None,
         duplicates: Duplicates | None = None,
+        nodes: Nodes | None = None,
     ) -> None:
         self.counters = AuditCounters()
         self._joined = 0
@@ -129,6 +141,7 @@ class AuditDecoder:
         self._buffer = buffer or LineBuffer()
         self._hold = hold_bytes
         self._duplicates = duplicates
+        self._nodes = nodes
         self._sieve: Sieve = sieve or SockaddrSieve(ports)
         self._read_pair = PairReader(sensor).read
         self._index = CallIndex(self._buffer)
@@ -322,6 +335,9 @@ class AuditDecoder:
 
     def _keep(self, key: Key, event: _Event, events: list[_Event]) -> None:
         """Put a joined event where it goes out from, now or when a second address can't drop it any more."""
+        if key[0] is not None and self._nodes is not None and not self._nodes.is_own(key[0]):
+            self.counters.foreign += 1
+            return
         if self._duplicates is not None and self._duplicates.is_known(key, event[3].time_ns):
             self.counters.duplicates += 1
             self._joined += 1

@@ -240,7 +240,7 @@ class AuditSource:
             "serial_gaps": self._gaps.missing,
             "kernel_lost": self._use.lost,
             "repeats": counters.repeats,
-            "probes": counters.probes,
+            "probes_guessed": counters.probes,
             "rules_restored": self._use.restored,
         }
 

@@ -21,24 +21,27 @@ from smtpguard.decode.audit import AuditDecoder
 from smtpguard.decode.retries import Retries
 from smtpguard.decode.sieve import LineBuffer
 from smtpguard.errors import SourceError
-from smtpguard.model import Connect
+from smtpguard.model import NS, Connect
 from smtpguard.settings import Settings
+from smtpguard.sources.audit_nodes import AUDITD_CONF, OwnNodes
 from smtpguard.sources.audit_settle import Settling, stamp_tick_ns
 from smtpguard.sources.audit_switch import is_process
 from smtpguard.sources.audit_use import AuditUse
 from smtpguard.sources.base import SourceStats
 from smtpguard.sources.own_connect import make_connect
 from smtpguard.sources.tail import Tail
+from smtpguard.text import render_escaped
 
 _log = logging.getLogger(__name__)
 
-AUDITD_CONF = "/etc/audit/auditd.conf"
 DEFAULT_PATH = "/var/log/audit/audit.log"
 STAMP = re.compile(rb"msg=audit\(([0-9]{1,11}\.[0-9]{1,9}):([0-9]{1,20})\): ")
 MAX_BYTES = 8 << 20
 """Most bytes that one `read` takes in, so that a backlog leaves the loop its timers."""
 _CHUNK_BYTES = 1 << 17
 _HISTORY_BYTES = 16 << 20
+_BLIND_NS = 60 * NS
+"""How long a log may hold other hosts' records only."""
 _LOG_FILE = re.compile(rb"^\s*log_file\s*=\s*(/[^\s]+)", re.MULTILINE | re.IGNORECASE)
 
 
@@ -46,7 +49,7 @@ class AuditLogSource:
     """The sensor.
 
     Args:
-        settings: `ports`, `sources`, `audit_enable`, `audit_uid` and `audit_log` are used.
+        settings: `ports`, `sources`, `audit_enable`, `audit_uid`, `audit_log` and `audit_node` are used.
         path: The log; None takes what the settings, else auditd.conf(5), say.
         alone: Only follow the file: no rules, and nobody asks whether auditd lives. For logs that come from elsewhere.
         clock: The clocks.
@@ -72,17 +75,22 @@ class AuditLogSource:
         self._tail: Tail | None = None
         self._use: AuditUse | None = None
         self._wall = WallMap(self._clock)
+        self._nodes = OwnNodes(settings.audit_node, conf=AUDITD_CONF)
         self._decoder = AuditDecoder(
             ports=settings.ports,
             sensor=self.name,
             retries=Retries(tick_ns=stamp_tick_ns()),
             buffer=LineBuffer(chunk_bytes=_CHUNK_BYTES, max_bytes=_HISTORY_BYTES),
+            nodes=self._nodes,
         )
         self._decoder.to_event_ns = self._wall.to_event_ns
         self._settling = Settling(self._decoder)
         self._waiting: list[Connect] = []
         self._probes: deque[int] = deque(maxlen=16)
         self._daemon_gone = False
+        self._own_ns = self._foreign_ns = self._opened_ns = 0
+        self._foreign: bytes | None = None  # another host of which there are records, and none of ours behind them
+        self._told_foreign = False
         self._next_check_ns = 0
         self._more = False
 
@@ -103,7 +111,8 @@ class AuditLogSource:
             _log.warning("%s: is not there yet; it is waited for", self.path)
         if not self._alone:
             self._prepare()
-        self._next_check_ns = next_beat(self._clock.boot_ns())
+        self._own_ns = self._opened_ns = self._clock.boot_ns()
+        self._next_check_ns = next_beat(self._own_ns)
 
     def _prepare(self) -> None:
         """Own rules, and auditd to write down what they log."""
@@ -176,13 +185,27 @@ class AuditLogSource:
         taken = 0
         self._more = True
         while taken < MAX_BYTES:
-            count = tail.read(decoder.room())
+            room = decoder.room()
+            count = tail.read(room)
             if not count:
                 self._more = False
                 break
+            self._look_for_own(room[:count])
             out += decoder.commit(count)
             taken += count
         return out
+
+    def _look_for_own(self, text: memoryview) -> None:
+        """Note whether records are ours: a log of other hosts only would be blindness."""
+        is_own, other = self._nodes.find_own(text)
+        if other is not None and not self._told_foreign:
+            self._told_foreign = True
+            _log.warning("%s: records of other hosts (node=%s) are left out", self.path, render_escaped(other))
+        if is_own:
+            self._own_ns = self._clock.boot_ns()
+            self._foreign = None
+        elif other is not None:
+            self._foreign, self._foreign_ns = other, self._clock.boot_ns()
 
     def _settle(self) -> list[Connect]:
         return self._settling.settle(self._clock.boot_ns(), more=self._more)
@@ -200,8 +223,9 @@ class AuditLogSource:
         stats.notes = {
             "forged": counters.forged,
             "doubled": counters.doubled,
+            "foreign": counters.foreign,
             "repeats": counters.repeats,
-            "probes": counters.probes,
+            "probes_guessed": counters.probes,
             "rotations": tail.rotations,
             "truncations": tail.truncations,
             "kernel_lost": kernel_lost,
@@ -212,6 +236,12 @@ class AuditLogSource:
         """Once a second: the directory, auditd, the kernel's losses, our rules."""
         self._next_check_ns = next_beat(now_ns)
         self._opened().refresh()
+        if self._foreign is not None and self._foreign_ns - self._own_ns > _BLIND_NS:
+            raise SourceError(
+                f"for a minute it held records of other hosts only, such as node={render_escaped(self._foreign)}",
+                where=self.path,
+                fix="if that is this host, say so by audit.node; else see why auditd writes none of ours",
+            )
         status = self._use.check() if self._use else None
         if status is None:
             return
@@ -222,6 +252,11 @@ class AuditLogSource:
 
     def _silence(self) -> SourceError:
         what = "self-test: a connect() was made but no record of it came into the log"
+        if self._foreign is not None and self._own_ns == self._opened_ns:
+            node = render_escaped(self._foreign)
+            return SourceError(
+                f"{what}, only those of node={node}", where=self.path, fix=f"if that is this host: audit.node: {node}"
+            )
         obstacle = self._use.find_obstacle() if self._use else None
         fix = (
             "remove that rule from /etc/audit/rules.d" if obstacle else "see `auditctl -s`, `auditctl -l`, auditd.conf"

@@ -1,6 +1,7 @@
 """The audit-log source on files that a test writes: times, absence, what is held back and what is told."""
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from smtpguard.model import NS
 from smtpguard.settings import Settings
 from smtpguard.sources import audit_log
 from smtpguard.sources.audit_log import DEFAULT_PATH, AuditLogSource, read_log_path
+from smtpguard.sources.audit_nodes import OwnNodes
 from tests.fakes.clock import FakeClock
 from tests.support.audit_records import SECOND, Event, log
 
@@ -149,3 +151,94 @@ def test_a_closed_source_says_so(tmp_path: Path) -> None:
     source.close()
     with pytest.raises(SourceError):
         source.read()
+
+
+def nodes_of(tmp_path: Path, *, conf: str = "", hosts: str = "", resolv: str = "", node: str | None = None) -> OwnNodes:
+    (tmp_path / "etc").mkdir(exist_ok=True)
+    (tmp_path / "etc/hosts").write_text(hosts)
+    (tmp_path / "etc/resolv.conf").write_text(resolv)
+    (tmp_path / "auditd.conf").write_text(conf)
+    return OwnNodes(node, conf=str(tmp_path / "auditd.conf"), root=str(tmp_path))
+
+
+def test_the_names_of_this_host(tmp_path: Path) -> None:
+    host = os.uname().nodename.partition(".")[0]
+    nodes = nodes_of(tmp_path, conf="name_format = user\nname = mx-7  # ours\n", resolv="search a.example b.example\n")
+    for name in (host, host.upper(), f"{host}.a.example", "mx-7", "127.0.0.1", "::1"):
+        assert nodes.is_own(name.encode()), name
+    for name in ("web2", f"{host}.other.example", "192.0.2.77", "0.0.0.0", "::", "", "mx-8", "\xff"):
+        assert not nodes.is_own(name.encode("latin-1")), name
+    canonical = nodes_of(tmp_path, hosts=f"127.0.1.1 {host}.c.example {os.uname().nodename} # it\n")
+    assert canonical.is_own(f"{host}.c.example".encode())
+    said = nodes_of(tmp_path, node="collector-name")
+    assert said.is_own(b"collector-name")
+    assert not said.is_own(host.encode())
+    assert not said.is_own(b"127.0.0.1")
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 10**6])
+def test_a_record_of_ours_is_found_wherever_the_stretch_ends(tmp_path: Path, size: int) -> None:
+    ours, other = Event(node=os.uname().nodename), Event(node="web2")
+    for events, wanted in (([other, other], False), ([other, ours, other], True), ([other, Event()], True)):
+        nodes = nodes_of(tmp_path)
+        data = log([line for event in events for line in [*event.lines(), "x type=SYSCALL"]])
+        found = [nodes.find_own(data[start : start + size])[0] for start in range(0, len(data), size)]
+        # A stretch shorter than a line's beginning tells nothing.
+        assert any(found) == wanted or size < 100
+
+
+def test_only_the_records_of_this_host_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "audit.log"
+    path.touch()
+    source = opened(path)
+    with caplog.at_level(logging.WARNING):
+        append(path, Event(serial=1, pid=1, node="web2"), Event(serial=2, pid=2, node="localhost-is-not-it"))
+        append(path, Event(serial=3, pid=3, node=os.uname().nodename), Event(serial=4, pid=4))
+        assert [connect.pid for connect in source.read()] == [3, 4]
+    assert source.stats.notes["foreign"] == 2
+    assert caplog.text.count("records of other hosts (node=") == 1
+    source.close()
+
+
+def test_a_node_can_be_said(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    path.touch()
+    settings = Settings(sources=("audit-log",), ports=frozenset({25}), audit_node="web2")
+    source = AuditLogSource(settings, path=str(path), alone=True, clock=FakeClock())
+    source.open()
+    append(path, Event(serial=1, pid=1, node="web2"), Event(serial=2, pid=2, node=os.uname().nodename))
+    assert [connect.pid for connect in source.read()] == [1]
+    source.close()
+
+
+def test_a_log_of_other_hosts_only_is_blindness_after_a_minute(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    path.touch()
+    clock = FakeClock()
+    source = opened(path, clock)
+    for serial in range(12):
+        append(path, Event(serial=serial, node="web2"))
+        clock.advance(5)
+        source.read()
+    append(path, Event(serial=20, node="web2"))
+    clock.advance(2)
+    with pytest.raises(SourceError, match="other hosts only, such as node=web2") as caught:
+        source.read()
+    assert "audit.node" in str(caught.value)
+    source.close()
+
+
+def test_a_record_of_ours_once_a_minute_is_sight(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    path.touch()
+    clock = FakeClock()
+    source = opened(path, clock)
+    for serial in range(40):
+        append(path, Event(serial=serial, node="web2"))
+        if serial % 10 == 0:
+            append(path, Event(serial=1000 + serial, port=443, node=os.uname().nodename))
+        clock.advance(5)
+        source.read()
+    clock.advance(300)
+    source.read()  # nothing comes at all: that is no sign of anything
+    source.close()
