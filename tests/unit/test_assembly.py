@@ -6,6 +6,7 @@ What a part raises is caught by the loop and told, so it is found there; and wha
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -247,6 +248,16 @@ class Calls:
     def note(self, frame: FrameType, event: str, _: object) -> None:
         if event == "call":
             self.seen.add(frame.f_code.co_qualname)
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """The loop takes this process's signals; without this nobody could end the tests any more."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    signal.set_wakeup_fd(-1)
 
 
 @pytest.fixture
