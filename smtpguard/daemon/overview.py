@@ -168,6 +168,8 @@ class Overview:
             found.append(f"NOT ENFORCING: nft: {trouble}")
         found += self._supervision.troubles()
         found += [f"not in step: {text}" for text in guard.enforcement.out_of_step()]
+        if trouble := guard.enforcement.template_trouble:
+            found.append(f"the ruleset is not the one in the files: {trouble}")
         if (comparison := guard.enforcement.comparison) is not None:
             found += [f"OUT OF SYNC: {text}" for text in comparison.differences]
             if comparison.trouble:

@@ -188,6 +188,25 @@ def check_nft(host: Host) -> Iterator[Finding]:
             answer = str(error)
     program = shutil.which("nft") is not None
     yield judge_nft(library=library, program=program, module=find_module(host, "nf_tables"), answer=answer)
+    if not answer and (library or program) and is_loaded(host, "nf_tables"):
+        yield from _judge_ruleset(host)
+
+
+def _judge_ruleset(host: Host) -> Iterator[Finding]:
+    """Whether the ruleset compiles, an administrator's own one too; nothing where it does."""
+    from smtpguard.actions.nft.render import build_spec
+    from smtpguard.actions.nft.table import OwnTable
+
+    try:
+        OwnTable(build_spec(host.settings)).compile()
+    except GuardError as error:
+        yield Finding(
+            name="nftables ruleset",
+            level="bad",
+            found=str(error),
+            means="no table can be loaded: nobody is refused by nftables",
+            fix="compare the files below /etc/smtpguard/nft with the shipped ones",
+        )
 
 
 def judge_nft(*, library: bool, program: bool, module: bool | None, answer: str) -> Finding:

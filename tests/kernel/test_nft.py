@@ -397,6 +397,28 @@ def test_thousands_are_restored_in_one_transaction(lab: Lab, guard: NftEnforcer)
     assert len(guard.read_denies()) == 4_999
 
 
+def test_files_of_an_administrator_are_taken_at_a_reload_and_wrong_ones_are_not(
+    lab: Lab, guard: NftEnforcer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard.apply_deny(deny())
+    templates = table.read_templates()
+    own = {**templates, "loopback-ignore.nft": '\t\tip daddr 10.66.0.3 accept comment "our own relay"\n'}
+    monkeypatch.setattr(table, "read_templates", lambda: own)
+    guard.read_again()
+    assert passes(lab, BAD, Lab.ADDRESSES4[1])
+    assert not passes(lab, BAD, NEAR)
+    before = ruleset(lab)
+    for wrong, words in (("\t\tnonsense\n", "syntax error"), ("$nothing\n", "nothing"), ("", None)):
+        wrong_ones = {**own, "table.nft": "table inet $table { }\n"} if words is None else {**own, "cap.nft": wrong}
+        wrong_ones["loopback-ignore.nft"] = wrong
+        monkeypatch.setattr(table, "read_templates", lambda wrong_ones=wrong_ones: wrong_ones)
+        with pytest.raises(EnforceError, match=words or "no set"):
+            guard.read_again()
+        guard.ensure()
+        assert "our own relay" in ruleset(lab)
+    assert before.count("\n") == ruleset(lab).count("\n")
+
+
 def test_ten_thousand_are_one_transaction_of_half_a_second(
     guard: NftEnforcer, library: NetnsNft, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,8 @@ class FakeTable:
 
     restore = ensure
 
+    def read_again(self) -> None: ...
+
     def check(self) -> str:
         return "whole"
 

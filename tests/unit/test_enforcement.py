@@ -83,6 +83,9 @@ class Table(Means):
     def read_capped(self) -> dict[int, int]:
         return {}
 
+    def read_again(self) -> None:
+        pass
+
     def clear(self, kind: str, intervals: Iterable[tuple[int, int]]) -> None:
         self.note(f"clear {kind} {list(intervals)}")
 

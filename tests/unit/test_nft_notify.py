@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smtpguard.decode.netlink import render_attribute, render_message, render_nest
 from smtpguard.decode.nft_notify import MAX_PENDING, NftEvent, NotifyDecoder, _Transaction
+from smtpguard.decode.nft_numbers import INET, SUBSYSTEM, render_name
 from smtpguard.errors import DecodeError
 
 RECORDS = Path(__file__).parent.parent / "golden" / "nft_notify"
@@ -45,6 +47,39 @@ def test_record(name: str) -> None:
     events = [event for datagram in datagrams(name) for event in decoder.feed(datagram)]
     assert [(event.kind, event.set, event.ranges) for event in events] == EXPECTED[name]
     assert all(event.comm == b"nft" and event.pid for event in events)
+
+
+def tell(*messages: tuple[int, bytes]) -> bytes:
+    """One transaction as the kernel tells it: messages of our table, and NEWGEN."""
+    parts = [render_message(SUBSYSTEM << 8 | kind, 0, 1, INET + body) for kind, body in (*messages, (15, b""))]
+    return b"".join(parts)
+
+
+def element(name: str, key: int, *, gone: bool = False) -> tuple[int, bytes]:
+    item = render_nest(1, render_nest(1, render_attribute(1, key.to_bytes(4, "big"))))
+    return (14 if gone else 12), render_name(1, "smtpguard") + render_name(2, name) + render_nest(3, item)
+
+
+RULE = (6, render_name(1, "smtpguard") + render_name(2, "output"))
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        ([element("blocked", 7)], [("changed", False)]),
+        ([element("blocked", 7), RULE], [("altered", False), ("changed", True)]),
+        ([element("exempt", 7)], [("damaged", False)]),
+        ([element("blocked_587", 7)], [("damaged", False)]),
+        ([element("root", 0, gone=True)], [("damaged", False)]),
+        ([element("ratecap", 7)], []),
+        ([element("of_an_administrator", 7)], []),
+    ],
+)
+def test_what_a_hand_did_and_what_a_file_brought_are_told_apart(
+    messages: list[tuple[int, bytes]], expected: list[tuple[str, bool]]
+) -> None:
+    events = NotifyDecoder("smtpguard").feed(tell(*messages))
+    assert [(event.kind, event.loaded) for event in events] == expected
 
 
 @pytest.mark.parametrize("name", ["delete-element", "flush-ruleset", "cut-a-hole"])

@@ -61,7 +61,12 @@ class OwnTable:
     """
 
     def __init__(
-        self, spec: TableSpec, *, nft: Nft | None, templates: Mapping[str, str] | None, passes: Passes | None
+        self,
+        spec: TableSpec,
+        *,
+        nft: Nft | None = None,
+        templates: Mapping[str, str] | None = None,
+        passes: Passes | None = None,
     ) -> None:
         self.spec = spec
         self.active = False
@@ -82,7 +87,7 @@ class OwnTable:
 
     def ensure(self) -> None:
         """Put the table there as it ought to be, in one transaction; elements in force stay. May be repeated."""
-        shape, ruleset = self._compile()
+        shape, ruleset = self.compile()
         contents = list_contents(self.spec, self._passes)
         self._caps = self.spec.cap is not None and _ALIVE in ruleset.sets
         load = ruleset.render([*self._render_contents(ruleset, contents), *self._render_alive()])
@@ -100,12 +105,48 @@ class OwnTable:
 
         Whatever is there under its name is replaced, with all that it holds: somebody has loaded or changed it.
         """
-        shape, ruleset = self._compile()
+        shape, ruleset = self.compile()
         contents = list_contents(self.spec, self._passes)
         self._caps = self.spec.cap is not None and _ALIVE in ruleset.sets
         load = ruleset.render([*self._render_contents(ruleset, contents), *self._render_alive()])
         self._transact([*render_delete_table(self.spec.table), *load, *self._render_asked()])
         self._note(shape, contents)
+
+    def read_again(self) -> None:
+        """Take the templates as they are now, and load the table again if they have changed.
+
+        Raises:
+            EnforceError: They can't be compiled; the old ones stay.
+        """
+        before, self._templates = self._templates, read_templates()
+        if before == self._templates:
+            return
+        try:
+            self.compile()
+        except (ConfigError, EnforceError) as error:
+            self._templates = before
+            raise EnforceError(error.what, where=error.where, fix="the old ruleset stays in force") from error
+        if self.active:
+            self.ensure()
+
+    def compile(self) -> tuple[str, Ruleset]:
+        """The text and what becomes of it.
+
+        Raises:
+            ConfigError: An administrator's template asks for a value that does not exist.
+            EnforceError: It can't be compiled, or lacks what a guard needs.
+        """
+        shape = self._render(render_shape)
+        try:
+            ruleset = self._nft.compile(self.spec.table, shape)
+        except NftError as error:
+            raise EnforceError(f"the ruleset was refused: {error.what}", where="nft/*.nft") from error
+        missing = sorted(set(NEEDED_SETS) - ruleset.sets)
+        if missing:
+            raise EnforceError(
+                f"the ruleset has no set {missing[0]}", where="nft/table.nft", fix="compare the shipped one"
+            )
+        return shape, ruleset
 
     def remove(self) -> None:
         """Delete the table; nothing there is fine. Other tables stay as they are."""
@@ -123,7 +164,7 @@ class OwnTable:
 
     def check(self) -> State:
         """Whether the table is the one that was loaded, awake, with all its rules and sets as they were."""
-        _, ruleset = self._compile()
+        _, ruleset = self.compile()
         contents = list_contents(self.spec, self._passes)
         table = self.spec.table
         try:
@@ -168,7 +209,7 @@ class OwnTable:
         self._passes = passes
         if not self.active:
             return
-        shape, ruleset = self._compile()
+        shape, ruleset = self.compile()
         contents = list_contents(self.spec, passes)
         if self._loaded is None or self._loaded[0] != shape:
             self.ensure()
@@ -214,19 +255,6 @@ class OwnTable:
             return render(self.spec, self._passes, self._templates)
         except (KeyError, ValueError) as error:
             raise ConfigError(f"a ruleset template has an unknown placeholder: {error}", where="nft/*.nft") from error
-
-    def _compile(self) -> tuple[str, Ruleset]:
-        shape = self._render(render_shape)
-        try:
-            ruleset = self._nft.compile(self.spec.table, shape)
-        except NftError as error:
-            raise EnforceError(f"the ruleset was refused: {error.what}", where="nft/*.nft") from error
-        missing = sorted(set(NEEDED_SETS) - ruleset.sets)
-        if missing:
-            raise EnforceError(
-                f"the ruleset has no set {missing[0]}", where="nft/table.nft", fix="compare the shipped one"
-            )
-        return shape, ruleset
 
     def _render_contents(self, ruleset: Ruleset, contents: Mapping[str, Content]) -> list[Change]:
         table = self.spec.table

@@ -70,6 +70,7 @@ class Enforcement(TimedPart):
         settings: The configuration in force; `refresh("settings")` after a change.
         healing: Whether the table may be there at all; `nft remove` turns it off.
         comparison: What compares sets with the list; None where nothing does.
+        template_trouble: Why an administrator's own ruleset is not taken; None when all is well.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Enforcement(TimedPart):
         self.settings = settings
         self.healing = True
         self.comparison: Comparison | None = None
+        self.template_trouble: str | None = None
         self._engine = engine
         self._around = around
         self._nft = nft
@@ -139,7 +141,8 @@ class Enforcement(TimedPart):
     def troubles(self) -> list[str]:
         """All that keeps a refusal from being carried out, by means."""
         nft = self.activation.trouble
-        return [*([f"nft: {nft}"] if nft else []), *self.out_of_step()]
+        own = self.template_trouble
+        return [*([f"nft: {nft}"] if nft else []), *([f"nft: {own}"] if own else []), *self.out_of_step()]
 
     # -- one call for everything -------------------------------------------------------------------------------------
 
@@ -157,6 +160,8 @@ class Enforcement(TimedPart):
         settings = self.settings
         if settings is not self._applied:
             self._nft.spec = build_spec(settings)
+            if self._applied is not None:
+                self._read_templates()
             self._sessions.ports = settings.ports
             self.cap.reconfigure(settings)
             self._applied = settings
@@ -323,6 +328,16 @@ class Enforcement(TimedPart):
             self._nft.beat()
         except EnforceError as error:  # the cap ends then; what ails the table is found and told elsewhere
             log.debug("nft: %s", error)
+
+    def _read_templates(self) -> None:
+        """An administrator's own ruleset may be another."""
+        try:
+            self._nft.read_again()
+        except EnforceError as error:
+            self.template_trouble = str(error)
+            log.error("nft: %s", error)  # noqa: TRY400 - one line for people
+        else:
+            self.template_trouble = None
 
     def _tell_program(self, bpf: BpfAttachment) -> None:
         bpf.refresh(self.settings.ports, self._around.accounts.ranges())

@@ -19,6 +19,10 @@ class NftTable(Table, Enforcer, Protocol):
         """Connections that the cap refused, by uid. Raises EnforceError."""
         ...
 
+    def read_again(self) -> None:
+        """Take an administrator's ruleset as it is now. Raises EnforceError: the old one stays."""
+        ...
+
     def clear(self, kind: Literal["block", "throttle"], intervals: Iterable[tuple[int, int]]) -> None:
         """Take out of a set whoever is in it within these uids and was not asked for. Raises EnforceError."""
         ...
