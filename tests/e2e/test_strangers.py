@@ -159,3 +159,15 @@ def test_unblock_takes_out_of_both_sets_whatever_the_list_says(host: Host) -> No
         assert str(SPAMMER[1]) not in text
     assert host.cli("unblock", "--all").returncode == 0
     assert "elements" not in host.nft("list", "set", "inet", "smtpguard", "throttled")
+
+
+def test_a_list_of_thousands_put_in_is_told_and_not_made_blocks_one_by_one(host: Host) -> None:
+    host.start()
+    add(host, ", ".join(str(1_000_000 + 2 * number) for number in range(3_000)))
+    wait_for(lambda: nft_row(host)["in_step"] is False)
+    assert list_blocks(host) == {}
+    shown = host.cli("status").stdout
+    assert "OUT OF SYNC: blocks: 3000 elements more in the kernel than listed" in shown
+    assert host.cli("unblock", "--all").returncode == 0
+    assert "elements" not in host.nft("list", "set", "inet", "smtpguard", "blocked")
+    wait_for(lambda: nft_row(host)["in_step"] is True)

@@ -11,6 +11,8 @@ from itertools import pairwise
 from smtpguard.actions.nft.elements import PERMANENT_NS, Element, Interval, merge_intervals
 from smtpguard.actions.nft.render import MAX_TIMEOUT_MS
 
+MAX_STRANGERS = 1000
+"""A hand puts in some; a list of tens of thousands is not made blocks one by one, but told."""
 TOLERANCE_NS = 2_000_000_000
 _LONGEST_NS = MAX_TIMEOUT_MS * 1_000_000
 
@@ -23,14 +25,16 @@ class Difference:
         strangers: What is in the set and should not be: parts of its elements.
         longer: What is in it for longer than it should be.
         missing: Uids that should be in it, or for longer.
+        uncounted: How many elements too many there are, where nobody has looked which: more than MAX_STRANGERS.
     """
 
     strangers: tuple[Element, ...] = ()
     longer: tuple[Element, ...] = ()
     missing: tuple[Interval, ...] = ()
+    uncounted: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.strangers or self.longer or self.missing)
+        return bool(self.strangers or self.longer or self.missing or self.uncounted)
 
 
 def find_difference(wanted: Sequence[Element], held: Sequence[Element], now_ns: int) -> Difference:

@@ -101,14 +101,15 @@ class SetComparison:
             self.mended += 1
         self._identity.note(nft.handle)
         found = nft.compare()
-        if found:
+        if any(difference.strangers or difference.longer or difference.missing for difference in found.values()):
             self.mended += 1
             for kind, difference in found.items():
                 self._mend(kind, difference, who=who, by_hand=reason == "changed")
             found = nft.compare()
-        self.differences = tuple(render_difference(kind, difference) for kind, difference in found.items())
+        before, self.differences = self.differences, tuple(render_difference(*pair) for pair in found.items())
         for text in self.differences:
-            log.error("out of sync: %s", text)
+            if text not in before:
+                log.warning("OUT OF SYNC: %s", text)
         self.looked_ns = self._now()
         self._cost_ns = self.looked_ns - begun_ns
 
@@ -134,7 +135,13 @@ def render_difference(kind: Kind, difference: Difference) -> str:
         "in the kernel for longer than listed": [(element.first, element.last) for element in difference.longer],
         "listed and not in the kernel": difference.missing,
     }
-    return f"{kind}s: " + "; ".join(f"{what}: {_render(uids)}" for what, uids in found.items() if uids)
+    texts = [f"{what}: {_render(uids)}" for what, uids in found.items() if uids]
+    if difference.uncounted:
+        texts.append(
+            f"{difference.uncounted} elements more in the kernel than listed, too many to be listed one by one "
+            "(`smtpguard unblock --all` frees all)"
+        )
+    return f"{kind}s: " + "; ".join(texts)
 
 
 def _render(intervals: Sequence[Interval]) -> str:

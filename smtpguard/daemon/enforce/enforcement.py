@@ -241,6 +241,7 @@ class Enforcement(TimedPart):
             self._nft.clear_all()
         except EnforceError as error:
             log.error("nft: %s", error)  # noqa: TRY400 - one line for people
+        self.compare("changed")
 
     def remove_foreign(self, who: str) -> None:
         """While nothing is to be refused, a table of our name is somebody's saved one, and refuses whom it likes."""
