@@ -244,10 +244,15 @@ class Commands:
         watched.changes += 1
 
     def windows(self) -> Iterator[tuple[int, str, list[int]]]:
-        """What connections rules that are carried out have in their windows: (uid, rule, event times)."""
+        """What connections rules that are carried out have in their windows: (uid, rule, event times).
+
+        Of who has not been seen since a switch was turned, the windows from before go on: it may be told rules' only.
+        """
         for watched in self._roster:
-            for book in watched.books if watched.subject.scope is None else ():
-                for counter in book.counters if book.mode == "enforce" else ():
+            books = watched.books if watched.subject.scope is None else ()
+            carried = [book for book in books if book.mode == "enforce"]
+            for book in carried or (books if self._roster.is_outdated(watched) else ()):
+                for counter in book.counters:
                     if counter.rule.count == "connections" and counter.rule.action != "warn":
                         yield watched.subject.id, counter.rule.name, counter.times()
 

@@ -142,6 +142,10 @@ class Roster:
             self._compile(watched)
         return watched
 
+    def is_outdated(self, watched: Watched) -> bool:
+        """Whether a subject's rules are to be compiled anew when it is next seen."""
+        return watched.generation != self._generation
+
     def begin(self, watched: Watched, port: int) -> bool:
         """Let the fast path use a new lane for its first attempt, if that takes no look at the rules."""
         if len(watched.books) != 1 or watched.subject.scope is not None or not watched.books[0].begin_lane(port):

@@ -25,7 +25,7 @@ from tests.fakes.namespaces import enter_tmpfs, leave_tmpfs, run_forked
 from tests.lived.accounts import EXEMPT_GROUP
 from tests.lived.jail import prepare
 from tests.lived.measures import Metronome
-from tests.lived.model import Judge, Model, Person, Rule, list_blocks
+from tests.lived.model import HEARING_S, Judge, Model, Person, Rule, list_blocks
 from tests.lived.schedule import live_through
 from tests.lived.world import PLACES, RELAY_NAME, RELAY_PLACES, World
 from tests.servers import require
@@ -159,19 +159,21 @@ def live(seconds: float, seed: int, keep: Path, fail2ban: Fail2ban, faketime: Pa
     left = wait_for_none(lambda: list_left_behind(net, world.cgroup, world.cgroup_id, host.lab.directory))
     assert left == [], "something is left after the laboratory was closed"
     print(f"{steps} happenings; {world.measures.report()}; {metronome.report()}", flush=True)
-    judge(world, read_log(keep), attempts, seconds)
+    judge(world, read_log(keep), attempts, seconds, late_s=HEARING_S + metronome.worst_ms() / 1000)
     assert world.measures.worst_stall_ms() < MAX_STALL_MS + metronome.worst_ms()
     growth = world.measures.tenth(9) / world.measures.tenth(1) - 1
     assert growth < (MAX_GROWTH if seconds >= LONG_S else MAX_GROWTH_OF_A_MINUTE), f"memory grew by {growth:.1%}"
 
 
-def judge(world: World, lines: list[LogLine], attempts: dict[int, list[Attempt]], seconds: float) -> None:
+def judge(
+    world: World, lines: list[LogLine], attempts: dict[int, list[Attempt]], seconds: float, *, late_s: float
+) -> None:
     people = world.model.people.values()
     told = {line.user for line in lines if line.event in {"EXCEEDED", "BLOCK"}}
     for person in people:
         if person.kind == "guest":
             continue
-        one = Judge(person, attempts[person.uid], world.model.spans)
+        one = Judge(person, attempts[person.uid], world.model.spans, late_s=late_s)
         if person.rule is None:
             one.check_innocent()
             assert person.name not in told

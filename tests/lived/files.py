@@ -61,7 +61,6 @@ def disk_full(world: World) -> Iterator[None]:
     world.unsaved()
     yield
     (world.small / "ballast").unlink(missing_ok=True)
-    time.sleep(1.5)
     world.saved()
 
 
@@ -84,7 +83,6 @@ def state_locked(world: World) -> Iterator[None]:
         yield
         if locked:
             holder.kill()
-    time.sleep(1.5)
     world.saved()
 
 

@@ -70,7 +70,9 @@ class Measures:
         self._stall_ms, self._disturbed = 0.0, False
 
     def tenth(self, number: int) -> float:
-        """Median of what was resident in one tenth of the time, in kB."""
+        """Median of what was resident in one tenth of the time, in kB; not a number where nobody looked."""
+        if not self.samples:
+            return float("nan")
         begun_s, ended_s = self.samples[0].at_s, self.samples[-1].at_s
         step_s = (ended_s - begun_s) / 10
         low_s = begun_s + number * step_s
@@ -83,12 +85,14 @@ class Measures:
 
     def compare_files(self, pid: int) -> list[str]:
         """How what is open now differs from the least that was open when this was first looked at; empty if not."""
+        if not self.samples:
+            return []
         least = min((sample.files for sample in self.samples[:_FIRST]), key=len)
         first, now = Counter(least), Counter(list_files(pid))
         return [*(f"{name} no more" for name in first - now), *(f"{name} now" for name in now - first)]
 
     def report(self) -> str:
-        kb = [sample.resident_kb for sample in self.samples]
+        kb = [sample.resident_kb for sample in self.samples] or [0]
         second_mb, last_mb = self.tenth(1) / 1000, self.tenth(9) / 1000
         return (
             f"worst stall {self.worst_stall_ms():.1f} ms, {max(self.starts_ms):.1f} ms while starting; resident "

@@ -196,10 +196,12 @@ class Judge:
         person: Who.
         attempts: What he tried.
         spans: What was when.
+        late_s: How late the daemon may hear of a connection.
     """
 
-    def __init__(self, person: Person, attempts: Sequence[Attempt], spans: Sequence[Span]) -> None:
+    def __init__(self, person: Person, attempts: Sequence[Attempt], spans: Sequence[Span], *, late_s: float) -> None:
         self._person = person
+        self._late_s = late_s
         self._attempts = attempts
         self._spans = [span for span in spans if span.who in (None, person.uid)]
 
@@ -234,7 +236,7 @@ class Judge:
                 if s.touches(first.begun_ns, last.ended_ns)
             )
             blind = any(s.touches(first.begun_ns, last.ended_ns) for s in self._of("blind", "dead"))
-            more = 0 if rule.credited and not blind else math.ceil(rule.rate * (standing_ns / NS + HEARING_S))
+            more = 0 if rule.credited and not blind else math.ceil(rule.rate * (standing_ns / NS + self._late_s))
             assert len(within) <= rule.limit + more, (
                 f"{len(within)} of {self._person.name} came through within {rule.window_s} s from "
                 f"{first.begun_ns / NS:.3f} to {last.begun_ns / NS:.3f}, at most {rule.limit + more} may"
@@ -246,7 +248,7 @@ class Judge:
         assert rule is not None
         free, blind, dead = self._of("free"), self._of("blind", "dead"), self._of("dead")
         bare = [span for span in self._of("bare") if any(span.touches(b.begun_ns, b.ended_ns) for b in blind)]
-        more = math.ceil(rule.rate * HEARING_S)
+        more = math.ceil(rule.rate * self._late_s)
         deaf = [] if rule.credited else self._of("stopped")
         for block in blocks:
             # BPF refuses at once and nft a moment later (SETTLE_NS): a kill in that moment leaves it to the restart.

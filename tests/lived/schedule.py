@@ -10,7 +10,7 @@ from tests.lived.world import World
 
 ROOMS = (accounts, files, jail, kernel, network, people, process, settings)
 """Where happenings are: importing them registers them."""
-NOT_YET = frozenset({"element_added"})
+NOT_YET: frozenset[str] = frozenset()
 """Happenings that the guard does not live through yet."""
 MAX_LASTING = 3
 """Happenings after which one that lasts is ended."""

@@ -54,6 +54,7 @@ LOOK_UP_S = 6.0
 """A refusal at an address that is new has its name asked for again; a resolver that hangs is given up before that."""
 UNTIL_SLID_S = 2.3
 """After a time in which nobody was refused: until what came then has left the windows."""
+SAVED_S = 0.2
 FAKED_STEP_S = 2 * 86_400
 """By so much the daemon's clock is stepped; a stamp tells by itself how many steps it is off."""
 
@@ -96,7 +97,7 @@ class World:
         self._settings: dict[str, Any] = yaml.safe_load(Path(host.config).read_text())
         self._begun_ns = time.time_ns()
         self._unsaved_ns: int | None = None
-        self._unsaved: set[str] = set()
+        self._may_be_saved = False
 
     # -- the daemon --------------------------------------------------------------------------------------------------
 
@@ -138,6 +139,7 @@ class World:
 
     def kill(self, number: int = signal.SIGKILL, *, faked: bool = False, dead_s: float = 0) -> None:
         """End the daemon in an instant, and start it again."""
+        self._look_whether_saved()
         self.measures.life_ends()
         unsaved_s = 0.0 if self._unsaved_ns is None else (time.time_ns() - self._unsaved_ns) / NS
         with self.model.span("lost", before_s=LOST_COUNTING_S + unsaved_s), self.model.span("dead", after_s=0.1):
@@ -188,12 +190,20 @@ class World:
 
     def unsaved(self) -> None:
         """From here on nothing gets into the state, until `saved`."""
+        self._may_be_saved = False
         if self._unsaved_ns is None:
             self._unsaved_ns = time.time_ns()
 
     def saved(self) -> None:
-        """It does again; what waited is written within seconds."""
-        self._unsaved_ns = None
+        """It can again; the guard tries now and then."""
+        self._may_be_saved = True
+
+    def _look_whether_saved(self) -> None:
+        """What was ordered last is in the file within milliseconds, if anything can be written at all."""
+        time.sleep(SAVED_S)
+        troubles = self.ask("status")["status"]["troubles"]
+        if self._may_be_saved and not any("the state can't be" in trouble for trouble in troubles):
+            self._unsaved_ns = None
 
     def settle_unsaved(self) -> None:
         """What was said while nothing could be saved is lost: say again what is wanted."""

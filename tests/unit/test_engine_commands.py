@@ -233,3 +233,16 @@ def test_earlier_blocks_are_still_remembered_after_one_was_undone() -> None:
     engine.forgive(WEB01, RELAY, now_ns=T0 + 3606 * NS, reason="")
     [_, third] = feed(engine, range(3610, 3614), address=MX)
     assert third.level == 1
+
+
+def test_what_came_while_off_is_in_the_windows_when_it_is_on() -> None:
+    """The kernel's credits begin from these windows: else it would let the whole limit through once more."""
+    engine = engine_of(BURST)
+    feed(engine, (0, 1))
+    engine.set_off(off=True)
+    feed(engine, (2,))
+    assert list(engine.windows()) == [], "nobody is held to it"
+    engine.set_off(off=False)
+    ((_, name, times),) = engine.windows()
+    assert name == BURST.name
+    assert [(time_ns - T0) / NS for time_ns in times] == [0, 1, 2]
