@@ -10,6 +10,7 @@ from smtpguard.errors import SourceError
 from smtpguard.model import NS
 from smtpguard.settings import Settings
 from smtpguard.sources import audit_log
+from smtpguard.sources.audit import AuditSource
 from smtpguard.sources.audit_log import DEFAULT_PATH, AuditLogSource, read_log_path
 from smtpguard.sources.audit_nodes import OwnNodes
 from tests.fakes.clock import FakeClock
@@ -242,3 +243,19 @@ def test_a_record_of_ours_once_a_minute_is_sight(tmp_path: Path) -> None:
     clock.advance(300)
     source.read()  # nothing comes at all: that is no sign of anything
     source.close()
+
+
+def test_other_ports_are_picked_from_where_it_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    path.touch()
+    source = opened(path)
+    append(path, Event(serial=1), Event(serial=2, port=587))
+    assert [c.port for c in source.read()] == [25]
+    source.set_ports(frozenset({587}))
+    append(path, Event(serial=3), Event(serial=4, port=587))
+    assert [c.port for c in source.read()] == [587]
+    source.close()
+    netlink = AuditSource(SETTINGS)
+    netlink.set_ports(frozenset({587}))
+    lines = [line for event in (Event(serial=5), Event(serial=6, port=587)) for line in event.lines()]
+    assert [c.port for c in netlink._decoder.feed(log(lines))] == [587]
