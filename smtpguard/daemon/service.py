@@ -46,6 +46,7 @@ from smtpguard.daemon.reading import read_settings_apart
 from smtpguard.daemon.reloading import Reloaded, Reloading
 from smtpguard.daemon.restore import restore, restore_late
 from smtpguard.daemon.sensing import Sensing
+from smtpguard.daemon.serve.commits import Commits
 from smtpguard.daemon.serve.lookups import Lookups
 from smtpguard.daemon.serve.requests import Args
 from smtpguard.daemon.start import Start
@@ -260,6 +261,7 @@ class Service:
         self.reloading = Reloading(self._read_settings, self._apply_settings, self.manager)
         self._stack.callback(self.reloading.close)
         self.lookups = Lookups(self.around.accounts.names, self.now)
+        self.commits = Commits(self.guard.state, self.now)
         self.verbs = Verbs(
             self.orders,
             overview,
@@ -267,6 +269,7 @@ class Service:
             tell_fail2ban=self.unbanner.tell,
             reload=self.reloading.request,
             lookups=self.lookups,
+            commits=self.commits,
         )
         server = ControlServer(
             settings.control_socket,
@@ -299,6 +302,7 @@ class Service:
             ("fail2ban", self.unbanner),
             ("reload", self.reloading),
             ("lookups", self.lookups),
+            ("commits", self.commits),
             ("control", self.control),
             ("switch", Ticker(_CHORE_NS, self.switch.on_time, self.now())),
             ("clock", Ticker(_CHORE_NS, self._follow_clock, self.now())),

@@ -16,6 +16,7 @@ from smtpguard.daemon.live import TOPIC
 from smtpguard.daemon.orders import GuardBlocks, Orders
 from smtpguard.daemon.overview import Overview
 from smtpguard.daemon.reloading import Done, Reloaded
+from smtpguard.daemon.serve.commits import Commits
 from smtpguard.daemon.serve.lookups import Lookups
 from smtpguard.daemon.serve.requests import MAX_SPAN_NS, Args, check_request
 from smtpguard.daemon.serve.unblocking import MAX_REASON, Wish, find_account, unblock
@@ -25,6 +26,9 @@ from smtpguard.model import NS, Account, Allowance, Block, Subject
 from smtpguard.text import render_user, render_words
 
 log = logging.getLogger(__name__)
+
+_ORDERS = frozenset({"block", "unblock", "allow", "off", "on"})
+"""What has to survive the next moment: answered when it is on the disk."""
 
 _MAX_ID = 255
 _MAX_IDS = 8
@@ -59,6 +63,7 @@ class Verbs:
         tell_fail2ban: Called with the sources of blocks that a person ended, and the user as the log writes him.
         reload: Reads the configuration again, and calls what it is given with what came of it.
         lookups: Has requests wait for names that are being looked up.
+        commits: Has answers wait for the disk.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Verbs:
         tell_fail2ban: TellFail2ban,
         reload: RequestReload,
         lookups: Lookups,
+        commits: Commits,
     ) -> None:
         self._guard = orders.guard
         self._orders = orders
@@ -78,6 +84,7 @@ class Verbs:
         self._tell_fail2ban = tell_fail2ban
         self._reload = reload
         self._lookups = lookups
+        self._commits = commits
         self._verbs: dict[str, _Verb] = {
             "status": self._status,
             "blocks": self._blocks,
@@ -113,7 +120,7 @@ class Verbs:
             if isinstance(said, dict) and "text" in said and (taken := self._taken(args)):
                 said["text"] += f"; {taken}"
                 log.warning("%s: %s", verb, taken)
-            return said
+            return self._commits.answer(said) if isinstance(said, dict) and verb in _ORDERS else said
 
         return self._lookups.answer(request)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from smtpguard.hooks import ClockNs
+from smtpguard.hooks import ClockNs, Task
 from smtpguard.model import NS, Block
 from smtpguard.state import statements
 from smtpguard.state.keeper import Keeper, Paths
@@ -97,6 +97,8 @@ class StateWriter:
         self._is_loaded = False
         self._in_flight = 0
         self._late: Loaded | None = None
+        self._waiters: dict[int, tuple[int, Task]] = {}  # ticket to: how many changes must be in the file, whom to tell
+        self._tickets = 0
 
     def start(self) -> Loaded:
         """Open the file, read it, and begin the thread.
@@ -242,6 +244,29 @@ class StateWriter:
             self._condition.notify_all()
             return self._condition.wait_for(lambda: self._written >= target, timeout_s)
 
+    def when_written(self, then: Task) -> int | None:
+        """Have something called, from the thread, once all that was handed over until now is in the file.
+
+        Args:
+            then: Must not wait.
+
+        Returns:
+            What `forget_waiter` takes; None if all is there already, and nothing will be called.
+        """
+        with self._condition:
+            if self._written >= self._given:
+                return None
+            self._tickets += 1
+            self._waiters[self._tickets] = (self._given, then)
+            self._due_ns = 0
+            self._condition.notify_all()
+            return self._tickets
+
+    def forget_waiter(self, ticket: int) -> bool:
+        """Call it no more; False if it was called already."""
+        with self._condition:
+            return self._waiters.pop(ticket, None) is not None
+
     def close(self, timeout_s: float = 2.0) -> bool:
         """Write what waits, close the file, end the thread.
 
@@ -349,7 +374,11 @@ class StateWriter:
                 self._due_ns = 0
                 self._retry_ns = self._monotonic() + self._backoff_ns
                 self._backoff_ns = min(2 * self._backoff_ns, MAX_BACKOFF_NS)
+            done = [ticket for ticket, (target, _) in self._waiters.items() if target <= self._written]
+            told = [self._waiters.pop(ticket)[1] for ticket in done]
             self._condition.notify_all()
+        for then in told:
+            then()
         if is_done:
             keeper.prune()
         return is_done

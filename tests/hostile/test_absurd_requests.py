@@ -65,7 +65,7 @@ def test_no_moment_is_not_a_number(at: float) -> None:
 
 
 def test_every_verb_has_its_ranges() -> None:
-    verbs = Verbs(Mock(), Mock(), switch=Mock(), tell_fail2ban=Mock(), reload=Mock(), lookups=Mock())
+    verbs = Verbs(Mock(), Mock(), switch=Mock(), tell_fail2ban=Mock(), reload=Mock(), lookups=Mock(), commits=Mock())
     assert set(verbs._verbs) == set(SCHEMA)
 
 

@@ -103,7 +103,19 @@ class Lookups:
             answer = error
         except GuardError as error:
             answer = error
-        if isinstance(answer, dict | Pages | GuardError):
+        if isinstance(answer, Later):
+            _join(answer, waiting.later)
+        elif isinstance(answer, dict | Pages | GuardError):
             waiting.later.resolve(answer)
         else:
             waiting.later.resolve(GuardError("a request that has waited for a name can't begin a stream"))
+
+
+def _join(inner: Later, outer: Later) -> None:
+    """What answers the one answers the other."""
+
+    def pass_on() -> None:
+        if inner.answer is not None:
+            outer.resolve(inner.answer)
+
+    inner.notify(pass_on)

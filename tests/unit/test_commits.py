@@ -1,0 +1,77 @@
+"""Orders are answered when they are on the disk, and a disk that hangs holds up nobody for long."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from smtpguard.daemon.control_client import Later
+from smtpguard.daemon.serve.commits import PATIENCE_NS, Commits
+from smtpguard.model import NS, Block, Subject
+from smtpguard.state.keeper import Paths
+from smtpguard.state.writer import StateWriter
+
+
+def block(uid: int) -> Block:
+    return Block(
+        subject=Subject(id=uid),
+        name="web",
+        source="admin",
+        kind="block",
+        since_ns=NS,
+        until_ns=10**18,
+        mode="enforce",
+    )
+
+
+def begin(path: Path) -> StateWriter:
+    path.parent.mkdir(0o700)
+    writer = StateWriter(Paths(path=str(path), keep_ns=10**15, max_bytes=10**7, boot_id="b"))
+    writer.start()
+    return writer
+
+
+def wait(later: Later) -> Any:  # noqa: ANN401
+    there = threading.Event()
+    later.notify(there.set)
+    assert there.wait(5)
+    return later.answer
+
+
+def test_the_answer_comes_with_the_commit(tmp_path: Path) -> None:
+    writer = begin(tmp_path / "state" / "state.db")
+    commits = Commits(writer, lambda: 0)
+    assert writer.flush(5)
+    assert commits.answer({"text": "as before"}) == {"text": "as before"}  # there is nothing to wait for
+    writer.put_block(block(1001), 0)
+    later = commits.answer({"text": "blocked"})
+    if isinstance(later, Later):
+        assert wait(later) == {"text": "blocked"}
+    assert writer.stats().waiting == 0
+    commits.on_time(1)
+    assert commits.next_deadline() is None
+    assert writer.close(5)
+
+
+def test_a_disk_that_hangs_is_named_in_the_answer(tmp_path: Path) -> None:
+    writer = begin(tmp_path / "state" / "state.db")
+    assert writer.flush(5)
+    goes_on = threading.Event()
+    real = writer._keeper.commit
+
+    def commit(batch: Any) -> bool:  # noqa: ANN401
+        assert goes_on.wait(5)
+        return real(batch)
+
+    writer._keeper.commit = commit  # type: ignore[method-assign]
+    commits = Commits(writer, lambda: 0)
+    writer.put_block(block(1001), 0)
+    later = commits.answer({"text": "blocked"})
+    assert isinstance(later, Later)
+    assert later.answer is None
+    assert commits.next_deadline() == PATIENCE_NS
+    commits.on_time(PATIENCE_NS)
+    said = wait(later)["text"]
+    assert said.startswith("blocked; not on the disk yet")
+    goes_on.set()
+    assert writer.close(5)
+    assert later.answer == {"text": said}
