@@ -41,7 +41,10 @@ def ensure(outer: str | None, config_path: str | None, socket_path: str | None) 
     """Load the table as it ought to be; whoever is refused stays refused, and other tables stay as they are."""
     text = ask_guard(find_socket(config_path or outer, socket_path), "ensure")
     if text is None:
+        from smtpguard.kernel.nft import open_nft
+
         settings = _load(config_path or outer)
+        open_nft().start()  # its child is forked before there are threads
         make_enforcer(settings).ensure()
         text = f"table inet {settings.nft_table} is in place (no guard is running)"
     click.echo(text)

@@ -19,7 +19,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from smtpguard.decode.netlink import Message, list_attributes, read_string, read_u32, split_attributes, split_messages
+from smtpguard.decode.netlink import (
+    HEADER,
+    Message,
+    list_attributes,
+    read_string,
+    read_u32,
+    split_attributes,
+    split_messages,
+)
 from smtpguard.errors import DecodeError
 
 EventKind = Literal["lost", "damaged", "deleted", "changed", "altered", "unknown"]
@@ -87,6 +95,8 @@ class NotifyDecoder:
             DecodeError: It is not what the kernel sends; what was collected is dropped, call `lose`.
         """
         events: list[NftEvent] = []
+        if self._is_about_others(bytes(datagram)):
+            return events
         for message in split_messages(datagram):
             if message.type >> 8 != _NFNL_SUBSYS_NFTABLES:
                 continue
@@ -99,6 +109,16 @@ class NotifyDecoder:
             elif message.body[0] == _NFPROTO_INET:
                 self._collect(message)
         return events
+
+    def _is_about_others(self, datagram: bytes) -> bool:
+        """Whether our table is not named in it: somebody's 400,000 elements are as many messages.
+
+        NEWGEN names no table, and comes in a datagram of its own.
+        """
+        if self._table + b"\0" in datagram or len(datagram) < HEADER.size:
+            return False
+        kind: int = HEADER.unpack_from(datagram)[1]
+        return kind >> 8 == _NFNL_SUBSYS_NFTABLES and kind & 0xFF != _NEWGEN
 
     def lose(self) -> NftEvent:
         """Notifications were lost: drop what was collected; the event that says so."""

@@ -62,6 +62,10 @@ def test_put_in_by_hand_they_are_listed_told_and_can_be_undone(host: Host, dry_r
     assert re.search(r"added to the nft set by nft \(pid \d+\)", str(held[SPAMMER[1]]["why"]))
     wait_for(lambda: {row["USER"] for row in host.events("BLOCK")} >= {SPAMMER[0], INNOCENT[0]})
     assert is_refused(host, SPAMMER)
+    pid = ask(f"{host.lab.directory}/control.sock", "status")["status"]["pid"]
+    assert "libnftables" not in Path(f"/proc/{pid}/maps").read_text(), (
+        "it asks the name service, and reads everybody's sets"
+    )
     row = nft_row(host)
     assert row["in_step"] is True
     assert "in step with the list (looked at 2" in str(row["state"])

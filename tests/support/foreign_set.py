@@ -1,7 +1,7 @@
 """`foreign_set.py COUNT RATE`: somebody else's set of so many intervals, one of them changed RATE times a second.
 
 Says "ready" when it is filled. A line `heal UID` on stdin: deletes our table, and says after how many seconds it is
-back with this uid in it. Ends with stdin.
+back with this uid in it; `bulk COUNT`: adds so many at once, and says how long that took. Ends with stdin.
 """
 
 import subprocess
@@ -28,7 +28,8 @@ def main() -> None:
     threading.Thread(target=change, args=(1 / rate,), daemon=True).start()
     print("ready", flush=True)
     for line in sys.stdin:
-        print(heal(way, int(line.split()[1])), flush=True)
+        what, number = line.split()
+        print(heal(way, int(number)) if what == "heal" else fill_at_once(way, int(number)), flush=True)
 
 
 def change(pause_s: float) -> None:
@@ -38,6 +39,16 @@ def change(pause_s: float) -> None:
         time.sleep(pause_s)
         way.transact(render_delete(TABLE, NAME, [(0xFFFF_FF00, 0xFFFF_FF0F)], 4))
         time.sleep(pause_s)
+
+
+def fill_at_once(way: NetlinkNft, count: int) -> float:
+    """Seconds of one transaction of so many elements."""
+    changes = render_create(
+        TABLE, NAME, ((0x8000_0000 + 16 * n, 0x8000_0009 + 16 * n, None, "") for n in range(count)), 4
+    )
+    begun = time.monotonic()
+    way.transact(changes)
+    return time.monotonic() - begun
 
 
 def heal(way: NetlinkNft, uid: int) -> float:

@@ -82,6 +82,19 @@ def test_what_a_hand_did_and_what_a_file_brought_are_told_apart(
     assert [(event.kind, event.loaded) for event in events] == expected
 
 
+def test_what_others_do_to_theirs_is_not_read_and_hides_nothing_of_ours() -> None:
+    decoder = NotifyDecoder("smtpguard")
+    item = render_nest(1, render_nest(1, render_attribute(1, bytes(4))))
+    foreign = render_message(
+        SUBSYSTEM << 8 | 12, 0, 1, INET + render_name(1, "foreign") + render_name(2, "listed") + render_nest(3, item)
+    )
+    whole = tell(element("blocked", 7))
+    ours, end = whole[: whole.rindex(INET) - 16], whole[whole.rindex(INET) - 16 :]
+    kinds = [event.kind for datagram in (foreign * 300, ours, foreign, end) for event in decoder.feed(datagram)]
+    assert kinds == ["changed"]
+    assert [event.kind for event in decoder.feed(foreign + whole)] == ["changed"]
+
+
 @pytest.mark.parametrize("name", ["delete-element", "flush-ruleset", "cut-a-hole"])
 def test_nothing_is_said_before_the_transaction_ends(name: str) -> None:
     decoder = NotifyDecoder("smtpguard")
