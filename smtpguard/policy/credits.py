@@ -110,6 +110,9 @@ class CreditLedger:
 
     Args:
         rules: The rules, by index.
+
+    Attributes:
+        adopted_ns: Event time up to which credits that were taken are in what was adopted.
     """
 
     def __init__(self, rules: Sequence[CreditRule]) -> None:
@@ -120,6 +123,7 @@ class CreditLedger:
         self._limits: dict[int, dict[int, int]] = {}
         self._departures: list[tuple[int, int, int]] = []
         self._dirty: set[int] = set()
+        self.adopted_ns = 0
 
     def set_limits(self, uid: int, limits: Mapping[int, int]) -> None:
         """Give a user limits of his own, by rule index; the others are the rules' own.
@@ -144,8 +148,10 @@ class CreditLedger:
             credits_taken: Connect.credits.
             entered: Whether it entered the windows.
         """
+        # One that was still on its way when its account was adopted: what it took was adopted with it.
+        fresh = credits_taken if time_ns > self.adopted_ns else 0
         for index, rule in enumerate(self.rules):
-            credited = credits_taken >> index & 1
+            credited = fresh >> index & 1
             if not credited and not (entered and port in rule.ports):
                 continue
             lane = self._lane(uid, index)

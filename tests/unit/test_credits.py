@@ -198,6 +198,19 @@ def test_a_flood_without_credits_is_kept_within_bounds() -> None:
     assert run(kernel, ledger, 999 + WINDOW - 3, 9) == 0
 
 
+def test_an_attempt_on_its_way_when_its_account_is_adopted_gives_no_credit() -> None:
+    """A change of rules, accounts or allowances begins anew: what has not been read then counts once all the same."""
+    kernel, ledger = Kernel(RULES[:1]), CreditLedger(RULES[:1])
+    taken = [kernel.connect(25) for _ in range(2)]
+    ledger.adopt(UID, kernel.used)
+    ledger.adopted_ns = 1010
+    ledger.restore(UID, 0, [1000])
+    kernel.take(ledger, 1010)
+    ledger.note(UID, 25, 1005, taken[1] or 0, entered=True)
+    kernel.take(ledger, 1011)
+    assert [kernel.connect(25) for _ in range(2)] == [1, None], "three in all"
+
+
 def test_idle_users_are_those_with_empty_windows() -> None:
     ledger = CreditLedger(RULES)
     ledger.note(UID, 25, 10, 0b11, entered=True)

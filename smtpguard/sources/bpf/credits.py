@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from smtpguard.clock import next_beat
+from smtpguard.clock import boottime_ns, next_beat
 from smtpguard.errors import EnforceError
 from smtpguard.model import NS, Connect
 from smtpguard.policy.credits import MAX_RULES, NO_LIMIT, CreditLedger, CreditRule, Grant
@@ -202,6 +202,7 @@ class Credits:
             usage = self.maps.read_usage(uid)
             if usage is not None:
                 ledger.adopt(uid, usage.used)
+        ledger.adopted_ns = boottime_ns()
         for uid in self.ledger.limited():
             ledger.set_limits(uid, {})  # he may have no account yet, but a grant with the limits that end now
         for uid, own in (limits or {}).items():
