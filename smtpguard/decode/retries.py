@@ -80,11 +80,13 @@ class Retries:
                 call returned likewise; the Connect.
         """
         out: list[Connect] = []
-        once, before, lone, probes = self._once, self._once_before, self._lone, self._probes
+        once, before, lone, held = self._once, self._once_before, self._lone, self._probes.open
+        due_ns = self._due_ns
         for event in events:
             _, fd, exit_value, connect = event
-            if (lone or probes.open) and connect.time_ns > self._due_ns:
-                self._expire(connect.time_ns, out)
+            time_ns = connect.time_ns
+            if time_ns > due_ns and (lone or held):
+                due_ns = self._expire(time_ns, out)
             if connect.pid is None or fd is None:
                 out.append(connect)
                 continue
@@ -95,7 +97,7 @@ class Retries:
             if len(once) >= self._max:
                 self._once_before, self._once = once, {}
                 once, before = self._once, self._once_before
-            once[pid] = (fd, exit_value, (connect.time_ns, connect.port, connect.address))  # no Connect is kept
+            once[pid] = (fd, exit_value, (time_ns, connect.port, connect.address))  # no Connect is kept
             if exit_value in _AT_ONCE:
                 lone[pid] = event
                 if len(lone) > self._max:
@@ -123,8 +125,8 @@ class Retries:
         self._probes.finish(out)
         return out
 
-    def _expire(self, time_ns: int, out: list[Connect]) -> None:
-        """Let go what was held before the stream came so far."""
+    def _expire(self, time_ns: int, out: list[Connect]) -> int:
+        """Let go what was held before the stream came so far. Returns when to look again."""
         lone = self._lone
         due_ns = time_ns + HOLD_NS
         while lone:
@@ -135,6 +137,7 @@ class Retries:
             del lone[pid]
             out.append(event[3])
         self._due_ns = min(due_ns, self._probes.expire(time_ns, out))
+        return self._due_ns
 
     def _take(self, pid: Process, fd: bytes, exit_value: bytes | None, connect: Connect, out: list[Connect]) -> None:
         """Take a call of a process that made one before."""

@@ -82,14 +82,15 @@ class Event:
     def tail(self, value: str) -> str:
         return f"\x1d{value}" if self.enriched else ""
 
+    def sockaddr_digits(self) -> str:
+        ip = ipaddress.ip_address(self.address.partition("%")[0])
+        if ip.version == 4:
+            return f"0200{self.port:04X}{ip.packed.hex().upper()}{'0' * 16}"
+        return f"0A00{self.port:04X}00000000{ip.packed.hex().upper()}00000000"
+
     def sockaddr(self) -> str:
         ip = ipaddress.ip_address(self.address)
-        if self.saddr is not None:
-            digits = self.saddr
-        elif ip.version == 4:
-            digits = f"0200{self.port:04X}{ip.packed.hex().upper()}{'0' * 16}"
-        else:
-            digits = f"0A00{self.port:04X}00000000{ip.packed.hex().upper()}00000000"
+        digits = self.sockaddr_digits() if self.saddr is None else self.saddr
         family = "inet" if ip.version == 4 else "inet6"
         tail = self.tail(f"SADDR={{ saddr_fam={family} laddr={self.address} lport={self.port} }}")
         return f"{self.head('SOCKADDR')}saddr={digits.lower() if self.lower else digits}{tail}"

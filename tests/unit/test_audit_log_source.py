@@ -15,6 +15,7 @@ from smtpguard.sources.audit_log import DEFAULT_PATH, AuditLogSource, read_log_p
 from smtpguard.sources.audit_nodes import OwnNodes
 from tests.fakes.clock import FakeClock
 from tests.support.audit_records import SECOND, Event, log
+from tests.support.audit_wrappings import LINE_FORMS
 
 SETTINGS = Settings(sources=("audit-log",), ports=frozenset({25}))
 
@@ -259,3 +260,24 @@ def test_other_ports_are_picked_from_where_it_is_told(tmp_path: Path) -> None:
     netlink.set_ports(frozenset({587}))
     lines = [line for event in (Event(serial=5), Event(serial=6, port=587)) for line in event.lines()]
     assert [c.port for c in netlink._decoder.feed(log(lines))] == [587]
+
+
+@pytest.mark.parametrize("form", ["plain", "fam", "blank", "octal", "nothing"])
+def test_every_auditds_spelling_is_read(tmp_path: Path, form: str) -> None:
+    """auditd 2.6 to 2.8 writes fam=: of EL 8.0 everything was forged."""
+    path = tmp_path / "audit.log"
+    path.touch()
+    clock = FakeClock()
+    source = opened(path, clock)
+    addresses = ("192.0.2.1", "2001:db8::25", "fe80::1%eth0")
+    events = [Event(serial=n, pid=n, enriched=True, address=address) for n, address in enumerate(addresses)]
+    for event in events:
+        event.saddr = event.sockaddr_digits()
+    path.write_bytes(LINE_FORMS[form]([line for event in events for line in event.lines()]))
+    clock.advance(0.1)
+    connects = source.read()
+    clock.advance(0.1)
+    connects += source.read()
+    assert [connect.pid for connect in connects] == [0, 1, 2]
+    assert (source.stats.garbled, source.stats.notes["forged"]) == (0, 0)
+    source.close()
