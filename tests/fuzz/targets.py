@@ -11,6 +11,7 @@ from pathlib import Path
 
 from smtpguard.decode import bpf_event, netlink, netlink_audit, nflog, sockdiag
 from smtpguard.decode.audit import AuditDecoder
+from smtpguard.decode.audit_forms import ExportUnwrapper, LineUnwrapper
 from smtpguard.decode.audit_record import is_same_address, parse_text, parse_user
 from smtpguard.decode.audit_rule import connect_rules, parse_rule, render_rule
 from smtpguard.decode.dns import parse_answer, render_query
@@ -243,3 +244,28 @@ def dns(data: bytes) -> None:
         raise AssertionError("an address of another kind")
     if (answer.ttl_s is None) != (not answer.addresses):
         raise AssertionError("addresses without a lifetime")
+
+
+def wrapped_logs() -> Iterator[bytes]:
+    """The small logs in other forms, behind a byte that sets the size of the pieces."""
+    for path in sorted((GOLDEN / "audit_forms").glob("*.log")):
+        yield b"\x07" + path.read_bytes()[:1500]
+    entry = (
+        b"__CURSOR=x\nMESSAGE\n\x05\0\0\0\0\0\0\0a\nb=c\n_AUDIT_ID=41\n_SOURCE_REALTIME_TIMESTAMP=1700000000100000\n\n"
+    )
+    yield b"\x01" + entry
+
+
+@target("audit-forms", wrapped_logs)
+def audit_forms(data: bytes) -> None:
+    """Whatever wraps a log, cut anywhere: the same lines come out, and each is whole."""
+    size = 1 + data[0] * 3 if data else 1
+    for make in (LineUnwrapper, ExportUnwrapper):
+        cut, whole = make(), make()
+        lines = b"".join(cut.feed(data[start : start + size]) for start in range(1, len(data), size)) + cut.finish()
+        assert lines == whole.feed(data[1:]) + whole.finish(), "pieces matter"
+        assert (cut.records, cut.garbled, cut.unreadable) == (whole.records, whole.garbled, whole.unreadable)
+        assert all(line.startswith((b"type=", b"node=")) for line in lines.split(b"\n") if line)
+        decoder = AuditDecoder(ports=PORTS, sensor="fuzz", retries=Retries())
+        for connect in decoder.feed(lines) + decoder.finish():
+            check_connect(connect)
