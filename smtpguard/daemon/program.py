@@ -7,11 +7,15 @@ from smtpguard.actions.tell import TellResponder
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.loop import Loop
 from smtpguard.errors import EnforceError
+from smtpguard.model import NS
 from smtpguard.sources.base import Source
 from smtpguard.sources.bpf.source import BpfSource
 from smtpguard.sources.bpf.tell import Telling
 
 log = logging.getLogger(__name__)
+
+_RETRY_NS = 3 * NS
+"""How often a responder that found no port is tried again."""
 
 
 class Program:
@@ -33,6 +37,7 @@ class Program:
         self._telling: Telling | None = None
         self._responder: TellResponder | None = None
         self.trouble: str | None = None
+        self._retry_ns: int | None = None
         stack.callback(self._close_responder)
 
     def source_opened(self, source: Source) -> None:
@@ -52,7 +57,7 @@ class Program:
 
     def refresh(self) -> None:
         """Tell refused senders why, or do not, as `block.verdict` says; without the responder they are just refused."""
-        self.trouble = None
+        before, self.trouble, self._retry_ns = self.trouble, None, None
         if self._guard.settings.block_verdict != "tell":
             self._stop_telling()
             return
@@ -66,9 +71,16 @@ class Program:
             telling.start(self._responder.port)
         except EnforceError as error:
             self.trouble = str(error)
-            log.warning("refused senders are not told why: %s", error)
+            self._retry_ns = self._guard.now() + _RETRY_NS
+            if self.trouble != before:
+                log.warning("refused senders are not told why: %s", error)
         else:
             self._telling = telling
+
+    def on_time(self, now_ns: int) -> None:
+        """Try again what did not work: who holds all the responder's ports may have let one go."""
+        if self._retry_ns is not None and now_ns >= self._retry_ns:
+            self.refresh()
 
     def _stop_telling(self) -> None:
         """Refuse without a word: nobody is led to the responder any more, and nothing of it stays."""

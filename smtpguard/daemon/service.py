@@ -305,6 +305,7 @@ class Service:
             ("commits", self.commits),
             ("control", self.control),
             ("switch", Ticker(_CHORE_NS, self.switch.on_time, self.now())),
+            ("answers", Ticker(_CHORE_NS, self.program.on_time, self.now())),
             ("clock", Ticker(_CHORE_NS, self._follow_clock, self.now())),
             ("state", Ticker(_CHORE_NS, self._keep_state, self.now())),
             ("service_manager", self.manager),
