@@ -1,6 +1,7 @@
 """`smtpguard replay`: what the rules would have done with an audit log, at the log's own times."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import click
@@ -21,6 +22,7 @@ _BATCH = 2000
 """Connects judged at a time: reading and judging in turns of a few each would cost a tenth more, in cold caches."""
 _SHOWN_VERDICTS = 40
 _SHOWN_USERS = 20
+_BY_TIME = attrgetter("time_ns")
 _LOOPBACK6 = frozenset({bytes(15) + b"\1", bytes(16), bytes(4)})
 """::1, and the unspecified addresses, which connect to this host."""
 
@@ -99,13 +101,14 @@ class Replay:
             while len(connects) < _BATCH and not source.done:
                 connects += source.read()
             if connects:
-                times = [connect.time_ns for connect in connects]
-                first_ns, last_ns = min(first_ns, *times), max(last_ns, *times)
+                connects.sort(key=_BY_TIME)  # nearly in order, but for those that were held back for a moment
+                first_ns, last_ns = min(first_ns, connects[0].time_ns), max(last_ns, connects[-1].time_ns)
             for connect in connects:
                 if connect.node != node or host is None:
                     node = connect.node
                     host = self.hosts.of(node)
                     engine, report, rows, named = host.engine, host.report, host.rows, host.accounts.named
+                    feed = engine.feed
                 time_ns, address = connect.time_ns, connect.address
                 if time_ns >= host.tick_ns:
                     report.take(engine.tick(time_ns))
@@ -126,7 +129,7 @@ class Replay:
                         row.as_root += 1
                     if kept < MAX_DESTINATIONS:
                         row.destinations.add(address)
-                decisions = engine.feed(connect)
+                decisions = feed(connect)
                 if not decisions:
                     continue
                 if type(decisions[0]) is Refusal and len(decisions) == 1:  # nearly always, of a user who is blocked

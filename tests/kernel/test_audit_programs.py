@@ -138,8 +138,8 @@ def world(folder: Path, form: str) -> Iterator[World]:
     [
         ("RAW", 2),
         ("ENRICHED", 1),
-        pytest.param("RAW", 20, marks=pytest.mark.long),
-        pytest.param("ENRICHED", 20, marks=pytest.mark.long),
+        pytest.param("RAW", 20, marks=[pytest.mark.long, pytest.mark.timeout(900)]),
+        pytest.param("ENRICHED", 20, marks=[pytest.mark.long, pytest.mark.timeout(900)]),
     ],
 )
 def test_what_programs_do_is_counted_as_bpf_counts_it(tmp_path: Path, form: str, mails: int) -> None:
