@@ -126,16 +126,22 @@ class Surroundings:
 
     def filenos(self) -> Sequence[int]:
         """Descriptors that tell of accounts that were read again, of changed addresses, and of names that came."""
-        names = self.accounts.names.news_fileno() if self.accounts.names is not None and not self._hurries else -1
-        known = (self._reader.fileno(), self._named.fileno(), self._own.fileno(), names)
+        known = (self._reader.fileno(), self._named.fileno(), self._own.fileno(), *self._news_filenos())
         return [fileno for fileno in known if fileno >= 0]
+
+    def _news_filenos(self) -> list[int]:
+        """What tells of a directory's answers; nothing while they are about to be taken anyway."""
+        accounts = self.accounts
+        if self._hurries or accounts.names is None or accounts.inside is None:
+            return []
+        return [accounts.names.news_fileno(), accounts.inside.fileno()]
 
     def on_ready(self, fileno: int) -> None:
         """Accounts were read again, addresses have changed, or a directory has given names."""
         if fileno == self._reader.fileno():
             self._accounts_changed(self._reader.take())
             return
-        if self.accounts.names is not None and fileno == self.accounts.names.news_fileno():
+        if fileno in self._news_filenos():
             self._hurries = True
             self._due_ns = min(self._due_ns, self._now() + _NEWS_NS)
             return

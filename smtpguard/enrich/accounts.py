@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
+from smtpguard.enrich.inside_ranges import InsideRanges
 from smtpguard.enrich.names import NamedAccount, NameService
 from smtpguard.enrich.nss import find_group
 from smtpguard.enrich.snapshot import Snapshot, is_changed, read_snapshot
@@ -28,6 +29,8 @@ from smtpguard.text import render_escaped, to_bytes
 MAX_CACHED = 250_000
 MAX_FOREIGN = 2000
 """Accounts outside /etc/passwd whose answers are kept fresh."""
+MAX_TOLD = 20
+"""Directory accounts inside subordinate ranges that are named to people."""
 ANSWER_TIMEOUT_S = 1.0
 """How long a person's command waits for the C library to know a name."""
 Ranges = tuple[tuple[int, int], ...]
@@ -68,9 +71,11 @@ class Accounts:
         document_roots: How many sites run under a uid, from files that only root can write; 0 if nobody knows.
         patience_s: How long a look-up for a person waits for the C library; 0 in the daemon, which must not wait.
         before: What the files said the last time.
+        inside: What is known of directory accounts inside subordinate ranges; None to begin with nothing.
 
     Attributes:
         settings: The configuration in force.
+        inside: Who tells of directory accounts inside subordinate ranges; None without a name service.
     """
 
     def __init__(
@@ -82,6 +87,7 @@ class Accounts:
         document_roots: CountSites | None = None,
         patience_s: float = ANSWER_TIMEOUT_S,
         before: Snapshot | None = None,
+        inside: InsideRanges | None = None,
     ) -> None:
         self.settings = settings
         self._root = Path(root)
@@ -89,6 +95,8 @@ class Accounts:
         self._document_roots = document_roots
         self._patience_s = patience_s
         self._snapshot = before or Snapshot()
+        self.inside = inside or (InsideRanges(self._names) if self._names is not None else None)
+        self._ranges = self._snapshot.ranges
         self._accounts: dict[int, Account] = {}
         self._foreign: set[int] = set()
         self._untold: set[int] = set()
@@ -103,7 +111,10 @@ class Accounts:
 
     def owner(self, uid: int) -> int:
         """The uid that a uid counts for: the owner of the subordinate range it lies in, else itself."""
-        return self._snapshot.ranges.owner(uid)
+        owner = self._ranges.owner(uid)
+        if owner != uid and self.inside is not None:
+            self.inside.ask(uid, owner)
+        return owner
 
     def account(self, uid: int) -> Account:
         """The account of an owner uid; one without a name if nobody knows it (yet)."""
@@ -126,11 +137,21 @@ class Accounts:
     @property
     def problems(self) -> tuple[str, ...]:
         """What of the host's files was left out, and why."""
-        return self._snapshot.problems
+        inside = sorted(self.inside.uids)[:MAX_TOLD] if self.inside is not None else ()
+        owner = self._snapshot.ranges.owner
+        return (
+            *self._snapshot.problems,
+            *(
+                f"subuid: uid {uid} is an account of a directory in a range of uid {owner(uid)}: "
+                "it counts for itself, although they may become it"
+                for uid in inside
+                if owner(uid) != uid
+            ),
+        )
 
     def ranges(self) -> tuple[tuple[int, int, int], ...]:
         """Subordinate ranges as (first, count, owner), ascending; root's are not among them: those are containers."""
-        return tuple((r.first, r.count, r.owner) for r in self._snapshot.ranges.ranges if r.owner != 0)
+        return tuple((r.first, r.count, r.owner) for r in self._ranges.ranges if r.owner != 0)
 
     def passing_uids(self) -> tuple[tuple[int, int], ...]:
         """Inclusive uid ranges that are never refused: root, mail servers, the exempt and their subordinate uids."""
@@ -166,7 +187,7 @@ class Accounts:
                 told.append((first, uid - 1))
                 first = uid + 1
         told.append((first, below))
-        told += [(r.first, r.last) for r in self._snapshot.ranges.ranges if r.owner == 0]
+        told += [(r.first, r.last) for r in self._ranges.ranges if r.owner == 0]
         return tuple(_merge(sorted(part for part in told if part[0] <= part[1])))
 
     def known_uids(self) -> tuple[int, ...]:
@@ -196,13 +217,13 @@ class Accounts:
             Uids whose account is another than was known before; empty if there is nothing to tell to anybody.
         """
         if force or is_changed(self._snapshot):
-            passing, ranges = self._passing, set(self._snapshot.ranges.ranges)
+            passing, ranges = self._passing, set(self._ranges.ranges)
             self._snapshot = read_snapshot(self._root, self._snapshot)
             changed = self._rebuild()
             # Accounts nobody has asked for yet matter too: they are in what the kernel is told.
             self._passing = self._list_passing()
             changed |= passing ^ self._passing
-            return changed | {r.owner for r in ranges.symmetric_difference(self._snapshot.ranges.ranges)}
+            return changed | {r.owner for r in ranges.symmetric_difference(self._ranges.ranges)}
         return self.take_news()
 
     def is_stale(self) -> bool:
@@ -222,11 +243,12 @@ class Accounts:
             document_roots=self._document_roots,
             patience_s=self._patience_s,
             before=self._snapshot,
+            inside=self.inside,
         )
-        compared, passing, ranges = dict(self._accounts), self._passing, self._snapshot.ranges.ranges
+        compared, passing, ranges = dict(self._accounts), self._passing, self._ranges.ranges
         changed = {uid for uid, account in compared.items() if fresh.account(uid) != account}
         changed |= passing ^ fresh._passing
-        changed |= {r.owner for r in {*ranges}.symmetric_difference(fresh._snapshot.ranges.ranges)}
+        changed |= {r.owner for r in {*ranges}.symmetric_difference(fresh._ranges.ranges)}
         fresh.passing_uids()
         # What the kernel is told of accounts that nobody has asked for.
         changed |= {first for first, _ in {*self.told_uids()} ^ {*fresh.told_uids()}}
@@ -251,6 +273,10 @@ class Accounts:
         # Whom somebody has asked for meanwhile, and what the C library has said meanwhile.
         late = {uid: known for uid, known in self._accounts.items() if renewal.compared.get(uid) is not known}
         vars(self).update(vars(fresh), settings=settings, _untold=self._untold)
+        ranges = self._ranges.ranges
+        self._cut_ranges()  # of whom a directory has told meanwhile
+        if self._ranges.ranges != ranges:
+            self._passing_ranges = self._told_ranges = None
         for uid in late:
             self._forget(uid)
         return renewal.changed | {uid for uid, account in late.items() if self.account(uid) != account}
@@ -269,6 +295,7 @@ class Accounts:
         news = self._names.take_news()
         before, self._spelled = self._spelled, self._find_spelled()
         uids = {key for key in news if isinstance(key, int)}
+        changed |= self._take_insiders(frozenset(uid for uid in uids if self._names.find(uid) is None))
         uids |= {known.uid for key in news if isinstance(key, str) and (known := self._names.find(key)) is not None}
         uids |= {uid for uid in before.keys() | self._spelled.keys() if before.get(uid) != self._spelled.get(uid)}
         for uid in uids:
@@ -430,12 +457,12 @@ class Accounts:
             standing=standing,
             reason=reason,
             groups=groups,
-            ranges=snapshot.ranges.of(uid) if uid != 0 else (),
+            ranges=self._ranges.of(uid) if uid != 0 else (),
         )
 
     def _ask(self, uid: int) -> NamedAccount | None:
         """What the C library is known to say of a uid; a subordinate uid is nobody's login."""
-        if self._names is None or self._snapshot.ranges.owner(uid) != uid:
+        if self._names is None or self._ranges.owner(uid) != uid:
             return None
         if len(self._foreign) < MAX_FOREIGN:
             self._foreign.add(uid)
@@ -458,7 +485,7 @@ class Accounts:
         """Uids that may be exempt or a mail server's: all that are, and not many more."""
         snapshot = self._snapshot
         yield from snapshot.facts.mta_uids
-        yield from {r.owner for r in snapshot.ranges.ranges}
+        yield from {r.owner for r in self._ranges.ranges}
         exempt = self.settings.exempt
         plain = set(filter(is_plain, exempt.users))
         patterns = [pattern for pattern in exempt.users if pattern not in plain]
@@ -485,7 +512,29 @@ class Accounts:
                     found[known.uid] = (*found.get(known.uid, ()), name)
         return found
 
+    def _cut_ranges(self) -> None:
+        """Take the directory's accounts out of the ranges that the file gives to somebody."""
+        ranges = self._snapshot.ranges
+        self._ranges = ranges.without(self.inside.uids) if self.inside is not None and self.inside.uids else ranges
+
+    def _take_insiders(self, gone: frozenset[int]) -> frozenset[int]:
+        """Uids of ranges that have become accounts of their own, or are so no longer, and whose ranges they are in."""
+        if self.inside is None:
+            return frozenset()
+        gone &= self.inside.uids
+        found = self.inside.take_news() | gone
+        self.inside.forget(gone)
+        if not found:
+            return frozenset()
+        self._cut_ranges()
+        self._passing_ranges = self._told_ranges = None
+        changed = found | {self._snapshot.ranges.owner(uid) for uid in found}
+        for uid in changed:
+            self._forget(uid)
+        return changed
+
     def _rebuild(self) -> frozenset[int]:
+        self._cut_ranges()
         self._passing_ranges = self._told_ranges = None
         self._spelled = self._find_spelled()
         old, self._accounts = self._accounts, {}

@@ -100,6 +100,14 @@ class NameService:
         self._thread: threading.Thread | None = None
         self.dropped = 0
 
+    def sibling(self) -> "NameService":
+        """Another one that asks the same service, with a thread, a queue and a memory of its own."""
+        return NameService(self._ask, self._clock)
+
+    def time(self) -> float:
+        """What its clock says: seconds, monotonic."""
+        return self._clock()
+
     def trouble(self) -> str | None:
         """Why names can't be looked up now; None when they can, as far as is known."""
         begun = self._begun
@@ -117,6 +125,13 @@ class NameService:
         if (known is None or self._clock() - known[0] > KEEP_S) and not self._has_failed(key):
             self._request(key)
         return known[1] if known else None
+
+    def is_known(self, key: int | str) -> bool:
+        """Whether there is an answer that is not old, or a look-up has just failed or is under way."""
+        known = self._answers.get(key)
+        if known is not None and self._clock() - known[0] <= KEEP_S:
+            return True
+        return key in self._asked or self._has_failed(key)
 
     def wait_for(self, key: int | str, timeout_s: float) -> NamedAccount | None:
         """Like `find`, but waits for the first answer: for a person's command, never for a verdict.
