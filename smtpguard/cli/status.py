@@ -54,6 +54,9 @@ def render_status(status: dict[str, Any]) -> list[str]:
         shown = "not known" if capped is None else f"refused {who}" if who else "refused nobody"
         bucket = f"{cap['burst']} at once, {cap['rate']} in {render_span(cap['per'])}"
         lines.append(f"  cap          {bucket}: {shown}")
+    for row in status["not_recorded"] or ():
+        counts = f"{row['attempts']} attempts, {row['refused']} refused ones, {row['reports']} outcomes"
+        lines.append(f"  not recorded {row['user']}: {counts}: too many at once, the kernel counted them alone")
     lines.extend(f"  {name:<12} {text}" for name, text in status["parts"].items())
     return lines
 

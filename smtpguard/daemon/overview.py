@@ -1,6 +1,7 @@
 """What `status` shows: collected from the parts, decided by nobody else."""
 
 import os
+from collections import Counter
 from typing import Any, Protocol
 
 from smtpguard import __version__
@@ -13,7 +14,7 @@ from smtpguard.daemon.sensing import Sensing
 from smtpguard.daemon.supervision import Supervision
 from smtpguard.enrich.looker import Looker
 from smtpguard.enrich.rdns import ReverseDns
-from smtpguard.errors import EnforceError
+from smtpguard.errors import EnforceError, SourceError
 from smtpguard.logline import render_time
 from smtpguard.model import NS, Subject
 from smtpguard.text import render_user
@@ -21,6 +22,10 @@ from smtpguard.text import render_user
 Figures = dict[str, Any]
 MAX_CAPPED = 20
 """Users whom the cap refused that are shown."""
+MAX_NOT_RECORDED = 20
+"""Users with events that were only counted that are shown."""
+_RECENT_NS = 15 * 60 * NS
+"""How long a loss of events is a trouble."""
 
 
 class Parts(Protocol):
@@ -90,6 +95,7 @@ class Overview:
         guard.enforcement.compare("status")
         troubles = self.troubles()
         capped = self._capped(troubles)
+        not_recorded = self._not_recorded(troubles)
         return {
             "ready": self.is_ready(),
             "version": __version__,
@@ -108,6 +114,7 @@ class Overview:
             "refused": guard.refused.total(),
             "cap": self._cap(),
             "capped": capped,
+            "not_recorded": not_recorded,
             "part_failures": dict(self._supervision.failures),
             "worst_stall_ms": round(self._stalls.worst_ns / 1e6, 1),
             "worst_stall_in": self._stalls.worst_part,
@@ -174,11 +181,44 @@ class Overview:
             found += [f"OUT OF SYNC: {text}" for text in comparison.differences]
             if comparison.trouble:
                 found.append(f"whether the kernel holds what is listed can't be looked at: {comparison.trouble}")
+        found += self._losses()
         if error := self._events.stats().error:
             found.append(f"the event log can't be written: {error}")
         if error := guard.state.stats().error:
             found.append(f"the state can't be written: {error}")
         return found + self._more_troubles()
+
+    def _losses(self) -> list[str]:
+        """Sensors that lost events lately."""
+        since_ns = self._guard.now() - _RECENT_NS
+        return [
+            f"source {sensor.name}: {sensor.source.stats.lost} events lost, the last ones at "
+            f"{render_time(sensor.lost_ns + self._guard.wall.offset_ns)}: their destinations are not recorded"
+            for sensor in self._sensing.sensors
+            if sensor.source is not None and sensor.lost_ns is not None and sensor.lost_ns > since_ns
+        ]
+
+    def _not_recorded(self, troubles: list[str]) -> list[Figures] | None:
+        """Whose events were only counted in the kernel, most first; None if it does not say."""
+        totals: dict[int, Counter[str]] = {}
+        try:
+            for row in self._sensing.read_unsent():
+                what = "reports" if row.news else "refused" if row.refused_by else "attempts"
+                totals.setdefault(row.owner, Counter())[what] += row.count
+        except SourceError as error:
+            troubles.append(str(error))
+            return None
+        most = sorted(totals.items(), key=lambda item: -item[1].total())[:MAX_NOT_RECORDED]
+        return [
+            {
+                "user": render_user(uid, self._guard.account_of(Subject(id=uid)).name),
+                "uid": uid,
+                "attempts": counts["attempts"],
+                "refused": counts["refused"],
+                "reports": counts["reports"],
+            }
+            for uid, counts in most
+        ]
 
     def _sources(self) -> list[Figures]:
         leader = self._sensing.leader()

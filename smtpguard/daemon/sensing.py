@@ -19,7 +19,7 @@ from smtpguard.errors import GuardError, SourceError
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS, Connect, SocketReport
 from smtpguard.settings import Settings
-from smtpguard.sources.base import Reporting, Source
+from smtpguard.sources.base import Budgeting, Reporting, Source, Unsent
 from smtpguard.sources.registry import KINDS, make_source
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,8 @@ class Sensor:
         retry_ns: When it is tried again; None if it needs no try.
         pause_ns: How long the next pause will be.
         restarts: How often it has died.
+        lost: Events that it had lost when it was read last.
+        lost_ns: When more of them were found to be lost (CLOCK_BOOTTIME); None if never.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Sensor:
     retry_ns: int | None = None
     pause_ns: int = _PAUSE_NS
     restarts: int = 0
+    lost: int = 0
+    lost_ns: int | None = None
 
 
 class SourceHook(Protocol):
@@ -135,6 +139,12 @@ class Sensing:
         """The sensor whose events count; None if the guard is blind."""
         return next((sensor for sensor in self.sensors if sensor.source is not None), None)
 
+    def read_unsent(self) -> list[Unsent]:
+        """What the leading source only counted, by user, port and result. Raises SourceError."""
+        leader = self.leader()
+        source = leader.source if leader is not None else None
+        return source.read_unsent() if isinstance(source, Budgeting) else []
+
     def reconfigure(self, settings: Settings) -> None:
         """Take a new configuration: open sources are told of its ports, those that are opened later get all of it."""
         before, self._settings = self._settings, settings
@@ -195,6 +205,8 @@ class Sensing:
         except SourceError as error:
             self._lost(sensor, error)
             return
+        if source.stats.lost != sensor.lost:
+            sensor.lost, sensor.lost_ns = source.stats.lost, self._now()
         if self._reports is not None and isinstance(source, Reporting) and sensor is self.leader():
             self._reports(source.take_reports())
         if not connects:
@@ -290,6 +302,7 @@ class Sensing:
             self._supervision.record(f"source {sensor.name}", error)
             self._cannot_open(sensor, f"{type(error).__name__}: {error}")
             return False
+        sensor.lost = 0
         sensor.source, sensor.why, sensor.retry_ns, sensor.pause_ns = source, "", None, _PAUSE_NS
         self._on_open(source)
         return True

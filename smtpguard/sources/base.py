@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from smtpguard.model import Connect, SocketReport
+from smtpguard.model import Connect, RefusedBy, SocketNews, SocketReport
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,6 +26,25 @@ class SourceStats:
     lost: int = 0
     garbled: int = 0
     notes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsent:
+    """Events of one kind that a sensor counted and did not hand over: their destinations are not recorded.
+
+    Attributes:
+        owner: Whom they count for: a uid, or the owner of its subordinate range, in all network namespaces together.
+        port: Where they went.
+        refused_by: What refused these attempts; None if they passed, or are no attempts.
+        news: What became of connections; None if these are attempts.
+        count: How many.
+    """
+
+    owner: int
+    port: int
+    refused_by: RefusedBy | None
+    news: SocketNews | None
+    count: int
 
 
 class Source(Protocol):
@@ -78,4 +97,13 @@ class Reporting(Protocol):
 
     def take_reports(self) -> list[SocketReport]:
         """What `read` has seen of it since the last call."""
+        ...
+
+
+@runtime_checkable
+class Budgeting(Protocol):
+    """A source that hands over only so many events of each user, and counts the others."""
+
+    def read_unsent(self) -> list[Unsent]:
+        """What it counted since it was opened. Raises SourceError."""
         ...

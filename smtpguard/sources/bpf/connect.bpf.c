@@ -9,6 +9,7 @@
  * Kernel interfaces: include/uapi/linux/bpf.h, struct bpf_sock_addr and bpf-helpers(7).
  */
 #include "layout.bpf.h"
+#include "budget.bpf.h"
 #include "credits.bpf.h"
 #include "outcome.bpf.h"
 #include "creator.bpf.h"
@@ -86,8 +87,6 @@ static __always_inline __u8 decide(const struct config *cfg, struct event *event
 
 	if (event->uid == 0 || !(cfg->flags & FLAG_ENFORCE))
 		return ALLOWED;
-	if ((cfg->flags & FLAG_LOOPBACK) && is_loopback(address, event->family))
-		return ALLOWED;
 	if (passes(address, event->family))
 		return ALLOWED;
 	if (is_exempt(event->uid) || (event->owner != event->uid && is_exempt(event->owner)))
@@ -110,8 +109,18 @@ static __always_inline __u8 decide(const struct config *cfg, struct event *event
 
 static __always_inline void emit(const struct config *cfg, struct event *event, int urgent)
 {
-	if (bpf_ringbuf_output(&events, event, sizeof(*event), must_wake(cfg, urgent, event->time_ns)))
+	__u32 lane = event->verdict ? LANE_REFUSED : LANE_ALLOWED;
+
+	/* Attempts that took a credit are as many as the limits let through, and each of them counts. */
+	if (event->kind == KIND_CONNECT && !event->credited && !take_budget(event->owner, lane, event->time_ns)) {
+		count(COUNT_UNSENT);
+		note_unsent(event->owner, event->port, event->verdict);
+		return;
+	}
+	if (bpf_ringbuf_output(&events, event, sizeof(*event), must_wake(cfg, urgent, event->time_ns))) {
 		count(COUNT_LOST);
+		note_unsent(event->owner, event->port, event->verdict);
+	}
 }
 
 /* The kernel takes "any" for loopback (ip_route_connect, tcp_v6_connect); so do we, or 0.0.0.0 would be a way round. */
@@ -187,6 +196,9 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, __u8 family)
 		return 0;
 	}
 
+	/* It passes and counts for nobody: without a word, or a user's own traffic would crowd out what counts. */
+	if ((cfg->flags & FLAG_LOOPBACK) && is_loopback((const __be32 *)event.address, event.family))
+		return 1;
 	if (event.netns == cfg->own_netns)
 		event.netns = 0;
 	event.owner = owner_of(event.uid);

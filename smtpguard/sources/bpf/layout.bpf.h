@@ -222,7 +222,8 @@ struct {
 enum count {
 	COUNT_LOST = 0,       /* events lost because the ring was full */
 	COUNT_UNCREDITED = 1, /* attempts let through without credits because no entry could be made */
-	COUNTS = 2,
+	COUNT_UNSENT = 8,     /* events of whoever was beyond his budget: see budget.bpf.h */
+	COUNTS = 16,
 };
 
 struct {

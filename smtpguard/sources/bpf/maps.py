@@ -14,7 +14,7 @@ from smtpguard.settings import Network
 from smtpguard.sources.bpf.objects import Map
 
 FLAG_ENFORCE, FLAG_LOOPBACK, FLAG_CREDITS, FLAG_CAP, FLAG_PACED, FLAG_TELL = 1, 2, 4, 8, 16, 32
-COUNT_LOST, COUNT_UNCREDITED = 0, 1
+COUNT_LOST, COUNT_UNCREDITED, COUNT_UNSENT = 0, 1, 8
 PORT_GUARDED, PORT_TELL = 1 << 31, 1 << 30
 MAX_RULES = 16
 

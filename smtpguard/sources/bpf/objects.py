@@ -11,6 +11,7 @@ from ctypes import c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from smtpguard.sources.bpf.libbpf import BpfError, Library, library
 
 _NO_EXIST, _LOCK = 1, 4
+_BATCH = 1024
 _PER_CPU_TYPES = (5, 6)  # BPF_MAP_TYPE_PERCPU_HASH, BPF_MAP_TYPE_PERCPU_ARRAY
 _SAMPLE = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
 
@@ -80,6 +81,32 @@ class Map:
             current = following.raw
             found[current] = None
         return list(found)
+
+    def read_all(self) -> list[tuple[bytes, bytes]]:
+        """All keys and values of a hash, a thousand at a time (kernel 5.6; before that one by one, as `items`)."""
+        found: dict[bytes, bytes] = {}
+        keys = ctypes.create_string_buffer(_BATCH * self.key_bytes)
+        values = ctypes.create_string_buffer(_BATCH * self.value_bytes)
+        place, more = c_uint32(), False
+        while True:
+            count = c_uint32(_BATCH)
+            begin = ctypes.byref(place) if more else None
+            done = False
+            try:
+                self._lib.call(
+                    "bpf_map_lookup_batch", self.fd, begin, ctypes.byref(place), keys, values, ctypes.byref(count), None
+                )
+            except BpfError as error:
+                if error.errno != errno.ENOENT:
+                    return list(self.items())
+                done = True
+            all_keys, all_values = keys.raw, values.raw
+            for number in range(count.value):
+                key = all_keys[number * self.key_bytes : (number + 1) * self.key_bytes]
+                found[key] = all_values[number * self.value_bytes : (number + 1) * self.value_bytes]
+            if done:
+                return list(found.items())
+            more = True
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All keys and values, without those that vanish meanwhile."""

@@ -7,7 +7,7 @@
 #ifndef SMTPGUARD_OUTCOME_H
 #define SMTPGUARD_OUTCOME_H
 
-#include "layout.bpf.h"
+#include "budget.bpf.h"
 
 #define REPORT_NS 1000000000ULL
 
@@ -63,8 +63,15 @@ static __always_inline void report(struct bpf_sock_ops *ctx, const struct sessio
 		return;
 	__builtin_memcpy(report.address, session->address, sizeof(report.address));
 	report.bytes_sent = report.bytes_sent > uncounted ? report.bytes_sent - uncounted : 0;
-	if (bpf_ringbuf_output(&events, &report, sizeof(report), must_wake(cfg, 0, now)))
+	if (!take_budget(session->owner, LANE_REPORT, now)) {
+		count(COUNT_UNSENT);
+		note_unsent(session->owner, session->port, RESULT_REPORT + outcome);
+		return;
+	}
+	if (bpf_ringbuf_output(&events, &report, sizeof(report), must_wake(cfg, 0, now))) {
 		count(COUNT_LOST);
+		note_unsent(session->owner, session->port, RESULT_REPORT + outcome);
+	}
 }
 
 SEC("sockops")

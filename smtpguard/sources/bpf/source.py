@@ -1,7 +1,7 @@
 """The `bpf` Source: what the program in the kernel reports, as Connects. It never decides and never refuses by itself.
 
-Events come through a BPF ring buffer, in order, with CLOCK_BOOTTIME stamps. What a full ring drops is counted in
-`stats.lost`; the program goes on refusing meanwhile.
+Events come through a BPF ring buffer, in order, with CLOCK_BOOTTIME stamps. Each user may send so many of them; what
+is beyond, and what a full ring drops, is counted in `stats.lost`; the program goes on refusing meanwhile.
 """
 
 import logging
@@ -16,13 +16,13 @@ from smtpguard.decode.bpf_event import Probe, decode
 from smtpguard.errors import DecodeError, EnforceError, SourceError
 from smtpguard.model import Connect, SocketReport
 from smtpguard.settings import Settings
-from smtpguard.sources.base import SourceStats
-from smtpguard.sources.bpf import probe
+from smtpguard.sources.base import SourceStats, Unsent
+from smtpguard.sources.bpf import budget, probe
 from smtpguard.sources.bpf.adopted import Adopted
 from smtpguard.sources.bpf.cgroup import read_cgroup
 from smtpguard.sources.bpf.guard import RING_BYTES, Guard
 from smtpguard.sources.bpf.libbpf import BpfError
-from smtpguard.sources.bpf.maps import COUNT_LOST
+from smtpguard.sources.bpf.maps import COUNT_LOST, COUNT_UNSENT
 
 _log = logging.getLogger(__name__)
 
@@ -208,10 +208,16 @@ class BpfSource:
         self._reports.clear()
         return reports
 
+    def read_unsent(self) -> list[Unsent]:
+        """What the program counted instead of reporting it. Raises SourceError."""
+        return budget.read_unsent(self.guard)
+
     def _check(self) -> None:
         self._next_check_ns = next_beat(boottime_ns())
         try:
-            self.stats.lost = self.guard.read_count(COUNT_LOST)
+            unsent = self.guard.read_count(COUNT_UNSENT)
+            self.stats.lost = self.guard.read_count(COUNT_LOST) + unsent
+            self.stats.notes["beyond a user's budget"] = unsent
             attached = self.guard.is_attached()
         except BpfError as error:
             raise SourceError(f"the program can't be asked: {error.strerror}", where="bpf") from error

@@ -1,0 +1,128 @@
+"""Attack 3: a tenant's attempts that count for nothing, at full speed, push out of the ring what counts for others."""
+
+import ctypes
+import json
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from smtpguard.actions.bpf_deny import BpfDeny
+from smtpguard.sources.bpf import maps
+from smtpguard.sources.bpf.source import BpfSource
+from tests.kernel.bpf_lab import ADDRESS4, Lab, block, dial, open_lab, run_as
+from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
+
+pytestmark = pytest.mark.kernel
+
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+RULE = {"name": "burst", "count": "connections", "limit": 20, "window": "10m", "action": "block", "block": "10m"}
+FLOOD = """
+import os, socket, sys, time
+uid, seconds, address = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+os.setgroups([]); os.setgid(uid); os.setuid(uid)
+end, count = time.monotonic() + seconds, 0
+print("flooding", flush=True)
+while time.monotonic() < end:
+    for _ in range(100):
+        with socket.socket() as client:
+            client.setblocking(False)
+            client.connect_ex((address, 25))
+            count += 1
+print(count, flush=True)
+"""
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with open_lab() as made:
+        yield made
+
+
+def burst(count: int, address: str = ADDRESS4, port: int = 25) -> int:
+    for _ in range(count):
+        dial(address, port, nonblocking=True)
+    return count
+
+
+def unsent(source: BpfSource) -> dict[tuple[int, int, str], int]:
+    return {(row.owner, row.port, row.news or row.refused_by or "passed"): row.count for row in source.read_unsent()}
+
+
+def test_loopback_that_does_not_count_sends_nothing(lab: Lab) -> None:
+    lab.source.guard.replace_passes([], [], loopback=True)
+    run_as(61001, lab.cgroup, lambda: [dial("127.0.0.1"), dial("0.0.0.0"), dial("::1"), dial("::ffff:127.0.0.2")])
+    assert lab.events() == []
+    assert lab.source.take_reports() == []
+    lab.source.guard.replace_passes([], [], loopback=False)
+    run_as(61001, lab.cgroup, lambda: dial("127.0.0.1"))
+    assert len(lab.events()) == 1, "where it counts it is told"
+
+
+def test_one_user_has_one_share_of_the_ring(lab: Lab) -> None:
+    run_as(61001, lab.cgroup, lambda: burst(20_000))
+    run_as(61002, lab.cgroup, lambda: burst(20))
+    seen = []
+    while events := lab.events():
+        seen += events
+    ours = sum(event.uid == 61001 for event in seen)
+    assert sum(event.uid == 61002 for event in seen) == 20
+    assert 1900 < ours < 15_000
+    counted = unsent(lab.source)
+    assert ours + counted[61001, 25, "passed"] == 20_000
+    assert lab.source.guard.read_count(maps.COUNT_LOST) == 0
+    assert 61002 not in {owner for owner, _, _ in counted}
+
+
+def test_refused_attempts_have_a_smaller_share_of_their_own(lab: Lab) -> None:
+    deny = BpfDeny(lab.source.guard)
+    lab.source.guard.set_enforcing(on=True)
+    deny.apply_deny(block(61001))
+    run_as(61001, lab.cgroup, lambda: burst(20_000))
+    refused = len(lab.events())
+    assert refused < 4096
+    assert refused + unsent(lab.source)[61001, 25, "block"] == 20_000
+
+
+def test_namespaces_of_ones_own_are_no_further_shares(lab: Lab) -> None:
+    def flood() -> int:
+        assert ctypes.CDLL(None).unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0  # nothing is routed there
+        return burst(5000)
+
+    for _ in range(4):
+        run_as(61001, lab.cgroup, flood)
+    seen = []
+    while events := lab.events():
+        seen += events
+    assert len({event.netns for event in seen}) > 1
+    assert len(seen) < 15_000
+    assert len(seen) + sum(unsent(lab.source).values()) == 20_000
+
+
+def test_with_the_real_guard() -> None:
+    """Loopback, routes that fail and refused attempts at full speed; an accomplice and an innocent beside it."""
+    with Host(rules=[RULE]) as host:
+        host.start()
+        floods = [
+            host.lab.start([sys.executable, "-c", FLOOD, str(SPAMMER[1]), "4", address], inside=True)
+            for address in ("127.0.0.1", "100.64.0.1", "192.0.2.2")
+        ]
+        for flood in floods:
+            assert flood.stdout is not None
+            assert flood.stdout.readline() == "flooding\n"
+        networks = [f"198.18.{number}.1" for number in range(60)]
+        accomplice = host.connect(OTHER, 60, to=networks)
+        assert accomplice.ok == RULE["limit"]
+        assert host.connect(INNOCENT, 20).ok == 20
+        blocked = wait_for(lambda: [row for row in host.events("EXCEEDED") if row["USER"] == OTHER[0]], 5)
+        assert blocked
+        attempts = [int(flood.communicate(timeout=30)[0]) for flood in floods]
+        time.sleep(1.2)  # losses are looked at once a second
+        status = json.loads(host.cli("status", "--json").stdout)
+        assert status["sources"][0]["lost"] > 0
+        assert any("lost" in text for text in status["troubles"]), status["troubles"]
+        assert {row["user"] for row in status["not_recorded"]} == {SPAMMER[0]}
+        assert not [row for row in host.events("EXCEEDED") if row["USER"] == INNOCENT[0]]
+        print(f"{attempts} attempts; worst stall {status['worst_stall_ms']} ms; lost {status['sources'][0]['lost']}")
+        assert f"not recorded {SPAMMER[0]}" in host.cli("status").stdout
