@@ -8,7 +8,7 @@ import contextlib
 import errno
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
@@ -40,9 +40,6 @@ class Outlook(Enum):
     PASSES = "passes"
     REFUSED = "is refused"
     OPEN = "nobody can say"
-
-
-Listed = Mapping[tuple[int, str], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,31 +273,3 @@ class Judge:
 
 def _is_in(attempt: Attempt, spans: Sequence[Span]) -> bool:
     return any(span.covers(attempt) for span in spans)
-
-
-def compare_lists(before: Listed, held: Listed, after: Listed) -> list[str]:
-    """How the guard's list and the kernel's sets differ; what began or ended meanwhile may be in one alone.
-
-    Args:
-        before: (uid, kind) to its end, by the guard, before the kernel was asked.
-        held: The same, by the kernel.
-        after: As before, asked for afterwards.
-    """
-    now_s = time.time()
-    stood = {key: end_s for key, end_s in after.items() if abs(before.get(key, 0) - end_s) < HEARING_S}
-    found = [
-        f"{key} is listed for {end_s - now_s:.1f} s more and not in the kernel"
-        for key, end_s in stood.items()
-        if key not in held and end_s > now_s + HEARING_S
-    ]
-    found += [
-        f"{key} is in the kernel for {end_s - now_s:.1f} s more and not listed"
-        for key, end_s in held.items()
-        if key not in before and key not in after
-    ]
-    found += [
-        f"{key} ends in {end_s - now_s:.1f} s by the list, in {held[key] - now_s:.1f} s by the kernel"
-        for key, end_s in stood.items()
-        if key in held and abs(held[key] - end_s) > 1
-    ]
-    return found

@@ -8,6 +8,7 @@ from functools import partial
 
 from smtpguard.errors import GuardError
 from smtpguard.model import NS
+from tests.lived.forked import do_at_once
 from tests.lived.registry import happening
 from tests.lived.world import World
 from tests.support.host import wait_for
@@ -78,7 +79,7 @@ def six_at_once(world: World) -> None:
     with world.model.being_calm("six people", after_s=0.3):
         for person in people:
             person.unclear_until_ns = time.time_ns() + 30 * NS
-        world.do_at_once([partial(say, number) for number in range(6)])
+        do_at_once([partial(say, number) for number in range(6)])
         world.ask("on")
         for person in people:
             world.ask("allow", user=person.name, end=True)

@@ -13,20 +13,20 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import yaml
 
 from smtpguard.cli.client import ask
-from smtpguard.demo import namespaces
 from smtpguard.demo.lab import PEER4, PEER6
 from smtpguard.errors import GuardError
 from smtpguard.model import NS
+from tests.lived.forked import connect_as
+from tests.lived.lists import Blocks, compare_lists, parse_listed, read_held
 from tests.lived.measures import Measures
-from tests.lived.model import REFUSED, Model, Outlook, Person, Span, compare_lists
-from tests.support.crowd import connect_once
+from tests.lived.model import REFUSED, Model, Outlook, Person
 from tests.support.fail2ban import Fail2ban
 from tests.support.host import SMTPGUARD, Host, wait_for
 
@@ -57,12 +57,6 @@ UNTIL_SLID_S = 2.3
 SAVED_S = 0.2
 FAKED_STEP_S = 2 * 86_400
 """By so much the daemon's clock is stepped; a stamp tells by itself how many steps it is off."""
-
-
-class Does(Protocol):
-    """Something that is done at the same time as other things, in a process of its own."""
-
-    def __call__(self) -> None: ...
 
 
 class World:
@@ -261,18 +255,7 @@ class World:
 
     def probe(self, uid: int, place: str, port: int = 25) -> int:
         """Open one connection as a user; its errno, 0 if it came through."""
-        pid = os.fork()
-        if pid == 0:
-            code = 255
-            try:
-                namespaces.enter_cgroup(self.cgroup)
-                namespaces.enter_net(self.host.lab.host)
-                namespaces.become(uid)
-                code = connect_once(place, port)
-            finally:
-                os._exit(code)
-        _, status = os.waitpid(pid, 0)
-        return os.waitstatus_to_exitcode(status)
+        return connect_as(uid, place, port, net=self.host.lab.host, cgroup=self.cgroup)
 
     def check(self, person: Person, place: str = PEER4, *, within_s: float = SETTLE_S, port: int = 25) -> None:
         """The model's word on somebody is what a real connection finds."""
@@ -305,34 +288,13 @@ class World:
         if self.model.calm:
             return
         end = time.monotonic() + SETTLE_S
-        while found := compare_lists(self.read_listed(), self.read_held(), self.read_listed()):
+        while found := compare_lists(self.read_listed(), read_held(self.host.lab.host), self.read_listed()):
             assert time.monotonic() < end, f"list and kernel differ: {found}"
             time.sleep(0.1)
 
-    def read_listed(self) -> dict[tuple[int, str], float]:
-        """(uid, kind) to its end in seconds of our clock, as the guard lists it."""
-        rows: dict[tuple[int, str], float] = {}
-        for row in self.ask("blocks")["items"]:
-            if row["kind"] in ("block", "throttle") and row["mode"] == "enforce" and row["netns"] is None:
-                key = (row["uid"], row["kind"])
-                rows[key] = max(rows.get(key, 0), self.to_real(round(row["until"] * NS)) / NS)
-        return rows
-
-    def read_held(self) -> dict[tuple[int, str], float]:
-        """The same, as the kernel holds it."""
-        held = {}
-        for kind, name in (("block", "blocked"), ("throttle", "throttled")):
-            argv = [f"--net={self.host.lab.host}", "nft", "-j", "list", "set", "inet", "smtpguard", name]
-            done = subprocess.run(["nsenter", *argv], capture_output=True, text=True, timeout=20, check=False)
-            now_s = time.time()
-            if done.returncode != 0:
-                continue
-            (found,) = [part["set"] for part in json.loads(done.stdout)["nftables"] if "set" in part]
-            for element in found.get("elem", []):
-                value = element["elem"]
-                if isinstance(value["val"], int):
-                    held[value["val"], kind] = now_s + value["expires"] + 0.5  # whole seconds, rounded down
-        return held
+    def read_listed(self) -> Blocks:
+        """What the guard lists now."""
+        return parse_listed(self.ask("blocks")["items"], self.to_real)
 
     # -- files -------------------------------------------------------------------------------------------------------
 
@@ -378,37 +340,13 @@ class World:
         if self.relay in self.model.places:
             self.check(person, self.relay, within_s=LOOK_UP_S)
 
-    # -- at once -----------------------------------------------------------------------------------------------------
-
-    def do_at_once(self, things: Sequence[Does]) -> None:
-        """Each in a process of its own, all begun together; fails when one does."""
-        ready, go = os.pipe()
-        pids = []
-        for thing in things:
-            pid = os.fork()
-            if pid == 0:
-                code = 1
-                try:
-                    os.close(go)
-                    os.read(ready, 1)
-                    thing()
-                    code = 0
-                finally:
-                    os._exit(code)
-            pids.append(pid)
-        os.close(ready)
-        os.close(go)
-        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-        assert not any(codes), f"what was done at once failed: {codes}"
+    # -- others ------------------------------------------------------------------------------------------------------
 
     def connect_control(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(5)
         connection.connect(self.control)
         return connection
-
-    def note(self, span: Span) -> None:
-        self.model.spans.append(span)
 
     def save(self, keep: Path) -> None:
         """Copy what the judgement and a failure's report need; the daemon has ended."""
