@@ -67,9 +67,9 @@ def is_plausible(row: object) -> bool:
             free = row.max_count is None and row.window_ns is None
             return _is_uid(row.uid) and _is_span(row.since_ns, row.until_ns) and (limited or free)
         case SwitchRow():
-            return isinstance(row.name, str) and (
-                _is_in(row.since_ns, 0, MAX_TIME_NS) if row.until_ns is None else _is_span(row.since_ns, row.until_ns)
-            )
+            # The end is stored anew when the clock is set, the beginning is not: the end may come first.
+            times = (row.since_ns, row.since_ns if row.until_ns is None else row.until_ns)
+            return isinstance(row.name, str) and all(_is_in(time_ns, 0, MAX_TIME_NS) for time_ns in times)
         case EscalationRow():
             return _is_uid(row.uid) and _is_in(row.level, 0, MAX_LEVEL) and _is_in(row.last_ns, 0, MAX_TIME_NS)
         case WindowRow():
