@@ -11,10 +11,11 @@ from typing import Protocol
 from smtpguard.enrich.looker.code_files import read_file, site_roots, walk_code
 from smtpguard.enrich.looker.evidence import MAX_NAMED, Evidence, NamedFile, Origin
 from smtpguard.enrich.looker.files import is_path, join_path
-from smtpguard.enrich.looker.look import find_worker, look
+from smtpguard.enrich.looker.look import find_worker, look_unmarked
 from smtpguard.enrich.looker.php_fpm import FpmReader, is_genuine
 from smtpguard.enrich.looker.procfs import Process
 from smtpguard.enrich.looker.protocol import Ancestor, Attribution, Question
+from smtpguard.enrich.looker.standpoint import Marks
 
 MAX_TITLE = 512
 _MAX_WORDS = 32
@@ -39,7 +40,12 @@ def gather(question: Question, tell: TellEvidence, fpm: FpmReader) -> Evidence:
         tell: Is given what is known before each further step that may hang.
         fpm: Reads workers of PHP-FPM.
     """
-    found = look(question, lambda known: tell(Evidence(found=known)), fpm)
+    marks = Marks()
+    return marks.on_evidence(_gather(question, lambda evidence: tell(marks.on_evidence(evidence)), fpm, marks))
+
+
+def _gather(question: Question, tell: TellEvidence, fpm: FpmReader, marks: Marks) -> Evidence:
+    found = look_unmarked(question, lambda known: tell(Evidence(found=known)), fpm, marks)
     evidence = Evidence(found=found)
     if found.start_ns is None or question.pid is None:
         return evidence
@@ -64,8 +70,11 @@ def gather(question: Question, tell: TellEvidence, fpm: FpmReader) -> Evidence:
         )
         tell(evidence)
         evidence = replace(evidence, files=read_named(process, found, question.uids))
+        marks.compare_files(process, evidence.files, None)
         tell(evidence)
-        return _add_newest(process, evidence, question.uids)
+        evidence = _add_newest(process, evidence, question.uids)
+        marks.compare_files(process, evidence.newest, evidence.root)
+        return evidence
 
 
 def judge_origin(evidence: Evidence, *, web: bool) -> Origin | None:

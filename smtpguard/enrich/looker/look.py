@@ -11,6 +11,7 @@ from typing import Protocol
 
 from smtpguard.enrich.looker.cli import is_cgi, parse_environment, parse_script
 from smtpguard.enrich.looker.files import exists, join_path
+from smtpguard.enrich.looker.php_binary import is_roots_alone
 from smtpguard.enrich.looker.php_fpm import FpmReader, PhpScript, is_fpm, is_genuine
 from smtpguard.enrich.looker.procfs import Process, Stat
 from smtpguard.enrich.looker.protocol import (
@@ -19,6 +20,7 @@ from smtpguard.enrich.looker.protocol import (
     Attribution,
     Question,
 )
+from smtpguard.enrich.looker.standpoint import Marks, is_foreign
 
 SLACK_NS = 50_000_000
 """How far a process may seem to have been started after its event: audit's stamps are mapped from wall time. Far less
@@ -33,12 +35,25 @@ class TellAttribution(Protocol):
 
 
 def look(question: Question, tell: TellAttribution, fpm: FpmReader) -> Attribution:
-    """What can be said about the process of an event.
+    """What can be said about the process of an event, its paths marked where they are not what they seem.
 
     Args:
         question: Which process, and when.
         tell: Is given the identity before the first read that may hang.
         fpm: Reads workers of PHP-FPM.
+    """
+    marks = Marks()
+    return marks.on_attribution(look_unmarked(question, lambda known: tell(marks.on_attribution(known)), fpm, marks))
+
+
+def look_unmarked(question: Question, tell: TellAttribution, fpm: FpmReader, marks: Marks) -> Attribution:
+    """The same with paths as the process has them.
+
+    Args:
+        question: Which process, and when.
+        tell: Is given the identity before the first read that may hang.
+        fpm: Reads workers of PHP-FPM.
+        marks: Learns how to mark them.
     """
     if question.pid is None:
         return Attribution(why="gone")
@@ -52,26 +67,31 @@ def look(question: Question, tell: TellAttribution, fpm: FpmReader) -> Attributi
             return Attribution(why="gone")
         if stat.start_ns > question.time_ns + SLACK_NS or not set(uids) & set(question.uids):
             return Attribution(why="foreign")
+        marks.look(process)
         known = Attribution(
             proc=stat.comm,
             exe=process.link(b"exe"),
             cwd=process.link(b"cwd"),
             start_ns=stat.start_ns,
             session=stat.session,
-            chain=read_chain(stat),
+            chain=read_chain(stat, marks),
             pid=question.pid if question.inode is not None else None,
         )
         if not question.deep:
             return replace(known, why="off")
         tell(replace(known, why="late"))
-        known = replace(known, attr="live", cmdline=process.cmdline())
-        if question.php and (php := read_php(question, process, known, fpm)) is not None:
-            if php.script is None:
-                return replace(known, cwd=None, why="gone")
-            return replace(
-                known, attr=php.attr, script=php.script, stack=php.stack, request=php.request, client=php.client
-            )
-        return read_script(process, known)
+        found = look_deep(question, process, replace(known, attr="live", cmdline=process.cmdline()), fpm)
+        marks.compare(process, found, question.uids)
+        return found
+
+
+def look_deep(question: Question, process: Process, known: Attribution, fpm: FpmReader) -> Attribution:
+    """What is known, with the script. Can hang for ever."""
+    if question.php and (php := read_php(question, process, known, fpm)) is not None:
+        if php.script is None:
+            return replace(known, cwd=None, why="gone")
+        return replace(known, attr=php.attr, script=php.script, stack=php.stack, request=php.request, client=php.client)
+    return read_script(process, known)
 
 
 def read_php(question: Question, process: Process, known: Attribution, fpm: FpmReader) -> PhpScript | None:
@@ -121,7 +141,9 @@ def read_script(process: Process, known: Attribution) -> Attribution:
         for name in parse_environment(process.environ()):
             path = join_path(None, name)
             if path is not None and path != exe and exists(process, path):
-                return replace(known, script=path)
+                file = process.file(b"exe")  # anybody may call theirs php-cgi, and say anything in its environment
+                is_real = file is not None and is_roots_alone(file)
+                return replace(known, attr="live" if is_real else "guess", script=path)
     named = parse_script(exe, known.cmdline or b"")
     path = join_path(known.cwd, named) if named is not None else None
     if path is not None and exists(process, path):
@@ -129,7 +151,7 @@ def read_script(process: Process, known: Attribution) -> Attribution:
     return known
 
 
-def read_chain(stat: Stat) -> tuple[Ancestor, ...]:
+def read_chain(stat: Stat, marks: Marks) -> tuple[Ancestor, ...]:
     """The ancestors of a process, nearest first; ends at init, at what is gone, and after MAX_CHAIN.
 
     A parent that was started after its child is another process under a used pid.
@@ -145,6 +167,8 @@ def read_chain(stat: Stat) -> tuple[Ancestor, ...]:
             parent, uids = process.stat(), process.uids()
             if parent is None or uids is None or parent.start_ns > child.start_ns:
                 break
+            if is_foreign(process):
+                marks.foreign_parents.add(process.pid)
             chain.append(
                 Ancestor(
                     pid=process.pid, uid=uids[0], start_ns=parent.start_ns, comm=parent.comm, exe=process.link(b"exe")
