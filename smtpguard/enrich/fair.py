@@ -29,12 +29,15 @@ class Budget:
         per_key: Grants a second for one key.
         total: Grants a second in all.
         window_ns: The second.
+        keep_some: Whether a key gets at most as many as half of what is left, so that a few keys that use up all they
+            may leave the next one some; else they can take all there is.
     """
 
-    def __init__(self, *, per_key: int, total: int, window_ns: int = NS) -> None:
+    def __init__(self, *, per_key: int, total: int, window_ns: int = NS, keep_some: bool = False) -> None:
         self._per_key = per_key
         self._total = total
         self._window_ns = window_ns
+        self._keep_some = keep_some
         self._grants: deque[tuple[int, int]] = deque()
         self._held: Counter[int] = Counter()
 
@@ -50,7 +53,8 @@ class Budget:
             self._held[old] -= 1
             if not self._held[old]:
                 del self._held[old]
-        if len(self._grants) >= self._total or self._held[key] >= self._per_key:
+        left, held = self._total - len(self._grants), self._held[key]
+        if left <= 0 or held >= self._per_key or (self._keep_some and 2 * held >= left):
             return False
         self._grants.append((now_ns, key))
         self._held[key] += 1
@@ -84,6 +88,19 @@ class FairQueue(Generic[Item]):
         line.append(item)
         self._size += 1
         return True
+
+    def make_room(self, key: int) -> tuple[int, Item] | None:
+        """Take the newest item out of the longest line, if the key's line is shorter by two or more; None if not.
+
+        For a key that finds the queue full: those who filled it have more than their share.
+        """
+        own = len(self._lines.get(key, ()))
+        longest = max(self._lines, key=lambda other: len(self._lines[other]), default=key)
+        if len(self._lines.get(longest, ())) < own + 2:
+            return None
+        item = self._lines[longest].pop()
+        self._size -= 1
+        return longest, item
 
     def pop(self, *, may: MayBeServed = lambda _key: True) -> tuple[int, Item] | None:
         """The next item of the key that has waited longest for its turn; None if nobody may.

@@ -92,6 +92,7 @@ class ReverseDns:
         self._resolve = resolve
         self._names: OrderedDict[bytes, tuple[int, bytes | None]] = OrderedDict()
         self._tickets: dict[bytes, list[int]] = {}
+        self._displaced: list[int] = []
         self._hits = self._asked = self._answered = self._crowded = 0
         # Shared with the threads, under the lock:
         self._lock = threading.Condition()
@@ -144,7 +145,10 @@ class ReverseDns:
             with self._lock:
                 if not self._queue.push(owner, address):
                     self._crowded += 1
-                    return None
+                    displaced = self._queue.make_room(owner)
+                    if displaced is None or not self._queue.push(owner, address):
+                        return None
+                    self._displaced += self._tickets.pop(displaced[1], [])
                 self._lock.notify()
             self._asked += 1
             waiting = self._tickets[address] = []
@@ -165,7 +169,8 @@ class ReverseDns:
             if self._done and not self._closed:
                 os.eventfd_read(self._event)
             done, self._done = self._done, []
-        found: list[tuple[int, bytes | None]] = []
+        found: list[tuple[int, bytes | None]] = [(ticket, None) for ticket in self._displaced]
+        self._displaced.clear()
         for address, value in done:
             self._answered += 1
             self._names[address] = (now_ns + (MISSING_NS if value is None else FOUND_NS), value)

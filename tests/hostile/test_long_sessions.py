@@ -73,8 +73,9 @@ def test_what_the_shipped_rule_sees() -> None:
         print(
             f"five attachments of 10 MB: {honest['acked']} bytes, {honest['received']} received, "
             f"{honest['segments']} segments; spam: {spam['recipients']} recipients in 3 s, {each:.0f} bytes each, "
-            f"{spam['received'] / spam['recipients']:.0f} received, {spam['segments'] / spam['recipients']:.2f} segments;"
-            f" the rule warns after {VOLUME['limit'] / each:.0f} recipients"
+            f"{spam['received'] / spam['recipients']:.0f} received,"
+            f" {spam['segments'] / spam['recipients']:.2f} segments"
+            f"; the rule warns after {VOLUME['limit'] / each:.0f} recipients"
         )
         assert honest["mails"] == 5
         assert 65e6 < honest["acked"] < 75e6, "a third of what the rule lets pass in an hour"

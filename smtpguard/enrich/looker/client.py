@@ -83,7 +83,7 @@ class Looker:
         self._lines: Lane[Attribution] = Lane(
             self._crew,
             LINES,
-            budget=Budget(per_key=PER_USER_PER_S, total=PER_S),
+            budget=Budget(per_key=PER_USER_PER_S, total=PER_S, keep_some=True),
             hanging=self._hanging,
             parse=parse_answer,
             nothing=lambda why: Attribution(why=why),
@@ -91,7 +91,7 @@ class Looker:
         self._evidence: Lane[Evidence] = Lane(
             self._crew,
             EVIDENCE,
-            budget=Budget(per_key=EVIDENCE_PER_USER_PER_MIN, total=EVIDENCE_PER_MIN, window_ns=60 * NS),
+            budget=Budget(per_key=EVIDENCE_PER_USER_PER_MIN, total=EVIDENCE_PER_MIN, window_ns=60 * NS, keep_some=True),
             hanging=self._hanging,
             parse=parse_packet,
             nothing=lambda why: Evidence(found=Attribution(why=why)),

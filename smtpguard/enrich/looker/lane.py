@@ -163,7 +163,10 @@ class Lane(Generic[Found]):
         ticket = next_ticket()
         if not self._queue.push(owner, ticket):
             self.counts["crowded"] += 1
-            return None
+            displaced = self._queue.make_room(owner)
+            if displaced is None or not self._queue.push(owner, ticket):
+                return None
+            self._finish(displaced[1], self._nothing("late"))
         self.counts["asked"] += 1
         self._asked[ticket] = _Asked(owner, question, now_ns + self._terms.deadline_ns)
         self.dispatch(now_ns)
