@@ -467,7 +467,9 @@ class Accounts:
         if len(self._foreign) < MAX_FOREIGN:
             self._foreign.add(uid)
         known = self._names.find(uid)
-        return known if known is not None and known.uid == uid else None
+        if known is None or known.uid != uid or self._snapshot.passwd.uids.get(known.name, uid) != uid:
+            return None  # by name it is the host's own account, which has the exemptions and limits of that name
+        return known
 
     def _groups_of(self, uid: int, names: tuple[str, ...]) -> frozenset[str]:
         groups = self._snapshot.groups
