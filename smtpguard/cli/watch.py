@@ -40,21 +40,14 @@ def command(
 
     from smtpguard.cli.formats import Format, render_watch
     from smtpguard.cli.source import check_sensors
-    from smtpguard.errors import ConfigError, GuardError, NoDaemonError
+    from smtpguard.errors import ConfigError, NoDaemonError
     from smtpguard.model import Account, Connect
     from smtpguard.settings_file import load_settings, read_shipped
 
     if lines and path is not None:
         raise click.UsageError("-l and -f: choose one")
     check_sensors(sources)
-    if path is None:
-        descriptor = sys.stdout.fileno()
-    else:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            descriptor = os.open(path, flags, 0o640)
-        except OSError as error:
-            raise GuardError(f"can't be opened: {error.strerror}", where=path) from error
+    descriptor = sys.stdout.fileno() if path is None else _open_file(path)
 
     def show(connect: Connect, account: Account, wall_ns: int) -> None:
         line = render_watch(cast("Format", form), connect, account, wall_ns)
@@ -75,6 +68,34 @@ def command(
         settings = read_shipped()
         warn_broken(error, "connections are shown as by the shipped defaults")
     observe(replace(settings, sources=sources) if sources else settings, show)
+
+
+def _open_file(path: str) -> int:
+    """A file to append to; never somebody else's, a link, or a pipe that keeps us waiting."""
+    import os
+    import stat
+
+    from smtpguard.errors import GuardError
+    from smtpguard.trust import find_distrust
+
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o640)
+    except OSError as error:
+        raise GuardError(f"can't be opened: {error.strerror}", where=path) from error
+    status = os.fstat(descriptor)
+    if stat.S_ISCHR(status.st_mode):  # /dev/stdout, a terminal
+        os.set_blocking(descriptor, True)
+        return descriptor
+    why = find_distrust(status)
+    if not stat.S_ISREG(status.st_mode):
+        why = "is no file"
+    elif status.st_nlink > 1:
+        why = "has other names: it may be somebody else's file"
+    if why is not None:
+        os.close(descriptor)
+        raise GuardError(why, where=path, fix="name another file, in a folder of root's")
+    return descriptor
 
 
 def _follow(socket_path: str, show: Show) -> None:
