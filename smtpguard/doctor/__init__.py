@@ -14,6 +14,7 @@ from smtpguard.doctor.kernel import check_bpf, check_capabilities, check_nflog, 
 from smtpguard.doctor.nat import check_nat
 from smtpguard.doctor.people import check_chosen_names, check_mail_servers, check_shared, check_subordinate
 from smtpguard.doctor.places import check_configuration, check_fail2ban, check_log, check_state, check_time
+from smtpguard.doctor.relays import check_relays
 from smtpguard.errors import GuardError
 
 
@@ -33,6 +34,7 @@ CHECKS: dict[str, Check] = {
     "audit": check_audit,
     "nftables": check_nft,
     "redirects": check_nat,
+    "other ports": check_relays,
     "mail servers": check_mail_servers,
     "shared users": check_shared,
     "names that protect": check_chosen_names,
