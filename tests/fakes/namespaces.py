@@ -2,24 +2,27 @@
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 _CLONE_NEWNS = 0x00020000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def run_forked(body: Callable[[], None]) -> None:
-    """Run in a forked child; an exception there fails the test here."""
+    """Run in a forked child; an exception there fails the test here, one here (a timeout) ends the child."""
     read_fd, write_fd = os.pipe()
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
             os.close(read_fd)
+            signal.signal(signal.SIGTERM, _end)  # so that it closes what it opened
             body()
             code = 0
         except BaseException:  # noqa: BLE001 - whatever it is, the parent shows it
@@ -28,10 +31,20 @@ def run_forked(body: Callable[[], None]) -> None:
             sys.stdout.flush()
             os._exit(code)
     os.close(write_fd)
-    with os.fdopen(read_fd, "rb") as pipe:
-        report = pipe.read().decode()
+    try:
+        with os.fdopen(read_fd, "rb") as pipe:
+            report = pipe.read().decode()
+    except BaseException:
+        os.kill(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)
+        raise
     _, status = os.waitpid(pid, 0)
     assert status == 0, f"the child failed ({os.waitstatus_to_exitcode(status)}):\n{report}"
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    del frame
+    raise SystemExit(f"ended by signal {number}")
 
 
 def enter_tmpfs(directory: Path, size: str) -> None:

@@ -39,6 +39,7 @@ LOST_COUNTING_S = 1.0
 EXPECTED_ERRORS = (
     r"events\.log: can't be written: No space left on device",
     r"state\.db.*: database (is locked|or disk is full); kept in memory and tried again",
+    r"^nft: the process that compiles rulesets is gone",
     r"source bpf has died: .*: the program was detached",
 )
 SETTLE_S = 1.0
