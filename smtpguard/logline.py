@@ -111,13 +111,23 @@ def render_block(block: Block, account: Account, wall_ns: int, until_wall_ns: in
     return (
         f"{_head(wall_ns, account, 'BLOCK', block.subject.scope)} BY={render_word(by or block.source)}"
         f" UNTIL={render_time(until_wall_ns)} RULE={render_word(block.rule)} MODE={block.mode}"
-        f" REASON={render_reason(block.reason)}"
+        f" REASON={render_reason(block.reason)} {_reach(block)}"
     )
 
 
-def render_unblock(account: Account, wall_ns: int, *, by: str, reason: str = "") -> str:
+def render_unblock(block: Block, account: Account, wall_ns: int, *, by: str, reason: str = "") -> str:
     """The UNBLOCK line: a block or throttle ended, by its time or by somebody."""
-    return f"{_head(wall_ns, account, 'UNBLOCK')} BY={render_word(by)} REASON={render_reason(reason)}"
+    head = _head(wall_ns, account, "UNBLOCK")
+    return f"{head} BY={render_word(by)} REASON={render_reason(reason)} {_reach(block)}"
+
+
+def _reach(block: Block) -> str:
+    return f"KIND={block.kind} PORTS={render_ports(block.ports)}"
+
+
+def render_ports(ports: tuple[int, ...] | None) -> str:
+    """What is refused: `all`, or ports with commas between them."""
+    return "all" if ports is None else ",".join(map(str, ports))
 
 
 def render_allow(account: Account, wall_ns: int, until_wall_ns: int, *, by: str, reason: str = "") -> str:
@@ -164,7 +174,7 @@ def parse_line(line: str) -> LogLine:
     body = shape.fullmatch(line, found.end())
     if body is None:
         raise DecodeError(f"the fields of {event} are not those of the log's format")
-    fields: dict[str, Value] = {key: _PARSERS[key](text) for key, text in body.groupdict().items()}
+    fields: dict[str, Value] = {key: _PARSERS[key](text) for key, text in body.groupdict().items() if text is not None}
     return LogLine(
         wall_ns=_parse_time(found["time"]), user=found["user"], uid=int(found["uid"]), event=event, fields=fields
     )
@@ -241,8 +251,8 @@ _HEAD = re.compile(
 _FIELDS: dict[str, str] = {
     "CONNECT": "PID PORT DST SENSOR RESULT ATTR PROC EXE CWD SCRIPT RDNS",
     "EXCEEDED": "RULE COUNT LIMIT WINDOW ACTION BLOCK MODE PID PORT DST SENSOR ATTR PROC EXE CWD SCRIPT RDNS",
-    "BLOCK": "BY UNTIL RULE MODE REASON",
-    "UNBLOCK": "BY REASON",
+    "BLOCK": "BY UNTIL RULE MODE REASON KIND PORTS",
+    "UNBLOCK": "BY REASON KIND PORTS",
     "ALLOW": "BY UNTIL REASON",
     "MESSAGE": "PID MTA QID RCPTS SIZE ATTR PROC EXE CWD SCRIPT",
     "SUPPRESSED": "COUNT SECONDS",
@@ -262,11 +272,19 @@ _KINDS: tuple[tuple[str, str, _Parse], ...] = (
     ("ATTR", "live|slot|guess|-", _parse_word),
     ("ACTION", "warn|throttle|block", _parse_word),
     ("MODE", "enforce|dry-run", _parse_word),
+    ("KIND", "block|throttle|hold", _parse_word),
+    ("PORTS", r"all|\d{1,5}(?:,\d{1,5})*", _parse_word),
     ("PROC EXE CWD SCRIPT RDNS REASON", _QUOTED, _parse_quoted),
 )
 _PATTERNS = {key: pattern for keys, pattern, _ in _KINDS for key in keys.split()}
 _PARSERS = {key: parser for keys, _, parser in _KINDS for key in keys.split()}
-_SHAPES = {
-    event: re.compile("".join(f" {key}=(?P<{key}>{_PATTERNS[key]})" for key in keys.split()))
-    for event, keys in _FIELDS.items()
-}
+_LATER = frozenset({"KIND", "PORTS"})
+"""Lines of before 0.2 end without them."""
+
+
+def _shape(key: str) -> str:
+    text = f" {key}=(?P<{key}>{_PATTERNS[key]})"
+    return f"(?:{text})?" if key in _LATER else text
+
+
+_SHAPES = {event: re.compile("".join(_shape(key) for key in keys.split())) for event, keys in _FIELDS.items()}

@@ -231,7 +231,7 @@ class Block:
         subject: Whom it refuses.
         name: Account name it is bound to; None if the uid had none. A uid given to another name is not blocked.
         source: "guard", "admin", "fail2ban:JAIL" or "fleet".
-        kind: "block" (all SMTP packets) or "throttle" (new connections).
+        kind: "block" (packets of open sessions too) or "throttle" (new connections).
         since_ns: Event time it began.
         until_ns: Event time it ends.
         mode: Enforced, or kept only so that dry run tells the truth.
@@ -242,6 +242,7 @@ class Block:
         ids: What the source calls the user: the failure ids of a fail2ban jail, as it banned them.
         address: Where the attempt went that was one too many, packed; None for a person's block, and after a restart.
         renewed: A throttle that only goes on: to be enforced, but nothing new to tell (no verdict comes with it).
+        ports: Which destination ports it refuses, in order; None for all that are guarded.
     """
 
     subject: Subject
@@ -258,6 +259,16 @@ class Block:
     ids: tuple[str, ...] = ()
     address: bytes | None = None
     renewed: bool = False
+    ports: tuple[int, ...] | None = None
+
+    def covers(self, port: int) -> bool:
+        """Whether attempts at a destination port are refused."""
+        return self.ports is None or port in self.ports
+
+    @property
+    def reaches(self) -> tuple[int | None, ...]:
+        """What it refuses as the kernel keeps it: each port by itself, or None for all at once."""
+        return (None,) if self.ports is None else self.ports
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

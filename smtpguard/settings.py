@@ -31,6 +31,7 @@ class Rule:
         block_ns: How long a block lasts before escalation.
         novel_ns: Only users without a connection on these ports for so long; None for everybody.
         dry_run: This rule only tells.
+        refuse: What a block or throttle of this rule refuses: the ports that it counts, or all that are guarded.
     """
 
     name: str
@@ -43,6 +44,12 @@ class Rule:
     block_ns: int = 30 * MINUTE_NS
     novel_ns: int | None = None
     dry_run: bool = False
+    refuse: Literal["ports", "all"] = "ports"
+
+    @property
+    def refused_ports(self) -> tuple[int, ...] | None:
+        """The ports that a block or throttle of this rule refuses, in order; None for all that are guarded."""
+        return None if self.ports is None or self.refuse == "all" else tuple(sorted(self.ports))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,15 +1,29 @@
 """What an enforcer is: something in the kernel that refuses a user's SMTP until a time, and ends by itself.
 
-The daemon merges the blocks of all sources into one Deny per (subject, kind) and hands it to every enforcer, BPF
+The daemon merges the blocks of all sources into one Deny per (subject, kind, port) and hands it to every enforcer, BPF
 first. Enforcers keep no policy: what passes in spite of a deny is told to them beforehand as `Passes`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from smtpguard.model import Subject
 from smtpguard.settings import Network
+
+Kind = Literal["block", "throttle"]
+
+
+class Reach(NamedTuple):
+    """What is refused: every SMTP packet or new connections, at all guarded ports or at one.
+
+    Attributes:
+        kind: As in Deny.
+        port: The destination port; None for all that are guarded.
+    """
+
+    kind: Kind
+    port: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,13 +36,20 @@ class Deny:
         until_ns: CLOCK_BOOTTIME at which the kernel lets go by itself.
         ranges: Subordinate uid ranges refused with it, as (first, count).
         comment: Short, safe ASCII note kept beside it where the kernel can (nft); source and rule.
+        port: The destination port that is refused; None for all that are guarded.
     """
 
     subject: Subject
-    kind: Literal["block", "throttle"]
+    kind: Kind
     until_ns: int
     ranges: tuple[tuple[int, int], ...] = ()
     comment: str = ""
+    port: int | None = None
+
+    @property
+    def reach(self) -> Reach:
+        """What is refused."""
+        return Reach(self.kind, self.port)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +78,7 @@ class Enforcer(Protocol):
         """Begin or change a refusal; the later call wins, also if it ends earlier."""
         ...
 
-    def apply_release(self, subject: Subject, kind: Literal["block", "throttle"]) -> None:
+    def apply_release(self, subject: Subject, kind: Kind, port: int | None = None) -> None:
         """End a refusal, its ranges too; nothing to end is fine."""
         ...
 
@@ -74,9 +95,7 @@ class Enforcer(Protocol):
 class BulkEnforcer(Protocol):
     """An enforcer that carries out thousands of changes at once, much cheaper than one by one."""
 
-    def apply_many(
-        self, denies: Sequence[Deny], releases: Sequence[tuple[Subject, Literal["block", "throttle"]]]
-    ) -> None:
+    def apply_many(self, denies: Sequence[Deny], releases: Sequence[tuple[Subject, Reach]]) -> None:
         """All of these changes.
 
         Raises:

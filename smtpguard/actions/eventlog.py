@@ -109,9 +109,9 @@ class EventLog:
         """BLOCK."""
         self._put(render_block(block, account, wall_ns, until_wall_ns, by=by))
 
-    def write_unblock(self, account: Account, *, wall_ns: int, by: str, reason: str = "") -> None:
+    def write_unblock(self, block: Block, account: Account, *, wall_ns: int, by: str, reason: str = "") -> None:
         """UNBLOCK."""
-        self._put(render_unblock(account, wall_ns, by=by, reason=reason))
+        self._put(render_unblock(block, account, wall_ns, by=by, reason=reason))
 
     def write_allow(self, account: Account, *, wall_ns: int, until_wall_ns: int, by: str, reason: str = "") -> None:
         """ALLOW."""

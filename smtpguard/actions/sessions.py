@@ -18,9 +18,9 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal, Protocol
+from typing import Protocol
 
-from smtpguard.actions.base import Deny, Passes
+from smtpguard.actions.base import Deny, Kind, Passes, Reach
 from smtpguard.decode.sockdiag import Session
 from smtpguard.errors import EnforceError, GuardError, PrivilegeError, SourceError
 from smtpguard.kernel.netns import IsUid, Namespaces, enter_namespace, open_namespaces, read_cookie
@@ -39,9 +39,10 @@ Interval = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Errand:
-    """Sessions to end in other namespaces: of these uids, in all of them or in the one with the cookie."""
+    """Sessions to end in other namespaces: of these uids to these ports, in all or in the one with the cookie."""
 
     uids: tuple[Interval, ...]
+    ports: frozenset[int]
     cookie: int | None
     who: int
 
@@ -101,33 +102,37 @@ class SessionEnder:
         if deny.kind != "block" or deny.subject.id == 0:
             return
         ranges = tuple((first, first + count - 1) for first, count in deny.ranges if count > 0)
+        ports = self._ports_of(deny.port)
         if deny.subject.scope is None:
-            self._end_here(((deny.subject.id, deny.subject.id), *ranges))
+            self._end_here(((deny.subject.id, deny.subject.id), *ranges), ports)
         if ranges or deny.subject.scope is not None:
             uids = ranges if deny.subject.scope is None else ((deny.subject.id, deny.subject.id), *ranges)
-            self._send(_Errand(uids=uids, cookie=deny.subject.scope, who=deny.subject.id))
+            self._send(_Errand(uids=uids, ports=ports, cookie=deny.subject.scope, who=deny.subject.id))
 
-    def apply_many(
-        self, denies: Sequence[Deny], releases: Sequence[tuple[Subject, Literal["block", "throttle"]]]
-    ) -> None:
-        """End what many users have open, by one look at all sessions.
+    def _ports_of(self, port: int | None) -> frozenset[int]:
+        return self.ports if port is None else self.ports & {port}
+
+    def apply_many(self, denies: Sequence[Deny], releases: Sequence[tuple[Subject, Reach]]) -> None:
+        """End what many users have open, by one look at all sessions for each port that is refused by itself.
 
         Raises:
             EnforceError: Some could not be ended.
         """
         del releases
         ours = [deny for deny in denies if deny.kind == "block" and deny.subject.id != 0]
-        here = [deny for deny in ours if deny.subject.scope is None]
-        ranges = [(first, first + count - 1) for deny in here for first, count in deny.ranges if count > 0]
         for deny in ours:
             if deny.subject.scope is not None:
                 self.apply_deny(deny)
-        if ranges:
-            self._send(_Errand(uids=tuple(sorted(ranges)), cookie=None, who=here[0].subject.id))
-        if here:
-            self._end_here((*((deny.subject.id, deny.subject.id) for deny in here), *ranges))
+        for port in {deny.port: None for deny in ours}:
+            here = [deny for deny in ours if deny.subject.scope is None and deny.port == port]
+            ports = self._ports_of(port)
+            ranges = [(first, first + count - 1) for deny in here for first, count in deny.ranges if count > 0]
+            if ranges:
+                self._send(_Errand(uids=tuple(sorted(ranges)), ports=ports, cookie=None, who=here[0].subject.id))
+            if here:
+                self._end_here((*((deny.subject.id, deny.subject.id) for deny in here), *ranges), ports)
 
-    def apply_release(self, subject: Subject, kind: Literal["block", "throttle"]) -> None:
+    def apply_release(self, subject: Subject, kind: Kind, port: int | None = None) -> None:
         """Nothing to do: what is ended is ended."""
 
     def apply_passes(self, passes: Passes) -> None:
@@ -156,10 +161,12 @@ class SessionEnder:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _end_here(self, uids: Sequence[Interval]) -> None:
+    def _end_here(self, uids: Sequence[Interval], ports: frozenset[int]) -> None:
+        if not ports:
+            return
         try:
             self._diag = self._diag or SockDiag()
-            self.ended += end_sessions(self._diag, uids, self.ports, self._matcher.passes)
+            self.ended += end_sessions(self._diag, uids, ports, self._matcher.passes)
         except (SourceError, PrivilegeError) as error:
             self.trouble = str(error)
             raise EnforceError(error.what, where=error.where, fix=error.fix) from error
@@ -217,7 +224,7 @@ class SessionEnder:
             if errand.cookie is not None and read_cookie() != errand.cookie:
                 return
             with SockDiag() as diag:
-                outcome.append(end_sessions(diag, errand.uids, self.ports, self._matcher.passes))
+                outcome.append(end_sessions(diag, errand.uids, errand.ports, self._matcher.passes))
         except GuardError as error:
             outcome.append(error)
 

@@ -11,7 +11,8 @@ from smtpguard.cli.common import config_option, find_socket, socket_option
 @config_option
 @socket_option
 @click.argument("user", metavar="USER", required=False)
-@click.option("--for", "span", default="1h", metavar="D", show_default=True, help="How long: 30m, 2h, 1d, or seconds.")
+@click.option("--for", "span", metavar="D", help="How long: 30m, 2h, 1d, or seconds. 1h, or as long as it was.")
+@click.option("--ports", metavar="P,P", help="Only these destination ports, such as 25,587; else all.")
 @click.option("--reason", default="", metavar="T", help="Kept with the block and shown to people.")
 @click.option("--force", is_flag=True, help="Even if the user is exempt.")
 @click.option("--source", metavar="fail2ban:JAIL", help="Who asks; for fail2ban's action.")
@@ -21,19 +22,22 @@ def command(
     config_path: str | None,
     socket_path: str | None,
     user: str | None,
-    span: str,
+    span: str | None,
+    ports: str | None,
     reason: str,
     force: bool,
     source: str | None,
     uid: str | None,
     at_s: float | None,
 ) -> None:
-    """Refuse all SMTP of USER for a time, open sessions included.
+    """Refuse the SMTP of USER for a time, open sessions included: all of it, or some ports.
+
+    A block is never shortened by the way: without --for a later end stays, and so does its reason.
 
     It is enforced even in dry run, and says so. Root is never blocked, an exempt user only with --force.
     """
     from smtpguard.cli.client import ask
-    from smtpguard.cli.source import check_source, check_uid
+    from smtpguard.cli.source import check_ports, check_source, check_uid
     from smtpguard.cli.times import parse_span
 
     if source is None and (uid is not None or at_s is not None):
@@ -41,7 +45,11 @@ def command(
     number = check_uid(uid)
     if user is None and number is None:
         raise click.UsageError("whom? Give USER, a name or uid:N")
-    args: dict[str, Any] = {"user": user, "for_ns": parse_span(span, endless=source is not None), "reason": reason}
+    args: dict[str, Any] = {"user": user, "reason": reason, "ports": check_ports(ports)}
+    if span is not None:
+        args["for_ns"] = parse_span(span, endless=source is not None)
+    elif source is not None:
+        args["for_ns"] = parse_span("1h")
     if source is None:
         answer = ask(find_socket(config_path, socket_path), "block", **args, force=force)
     else:

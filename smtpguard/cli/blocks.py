@@ -27,7 +27,7 @@ def command(config_path: str | None, socket_path: str | None, as_json: bool) -> 
         click.echo("Nobody is blocked, throttled or allowed.")
         return
     now = time.time()
-    head = ("USER", "UID", "KIND", "UNTIL", "LEFT", "BY", "MODE", "REFUSED", "WHY")
+    head = ("USER", "UID", "KIND", "PORTS", "UNTIL", "LEFT", "BY", "MODE", "REFUSED", "WHY")
     print_table(
         head,
         [
@@ -35,6 +35,7 @@ def command(config_path: str | None, socket_path: str | None, as_json: bool) -> 
                 row["user"],
                 str(row["uid"]),
                 row["kind"],
+                "all" if row["ports"] is None else ",".join(map(str, row["ports"])),
                 render_moment(row["until"]),
                 render_span(row["until"] - now),
                 row["by"],

@@ -70,7 +70,9 @@ class Report:
         self.blocks: list[BlockRow] = []
         self.dropped_verdicts = 0
         self.breakers: list[BreakerChange] = []
-        self._standing: dict[tuple[int, str], BlockRow] = {}  # a log knows one network namespace
+        self._standing: dict[
+            tuple[int, str], dict[tuple[int, ...] | None, BlockRow]
+        ] = {}  # a log knows one network namespace
 
     def row_of(self, uid: int | None) -> UserRow:
         """The row of the account that a uid counts for."""
@@ -93,7 +95,7 @@ class Report:
                 case Refusal():
                     self.take_refusal(decision)
                 case Ended():
-                    row = self._standing.pop((decision.block.subject.id, decision.block.kind), None)
+                    row = self._standing_of(decision.block).pop(decision.block.ports, None)
                     if row is not None:
                         row.ended_ns = decision.time_ns
                 case BreakerChange():
@@ -110,14 +112,17 @@ class Report:
             self.dropped_verdicts += 1
 
     def _take_block(self, block: Block) -> None:
-        key = (block.subject.id, block.kind)
-        if block.renewed and key in self._standing:
-            self._standing[key].block = block
+        standing = self._standing_of(block)
+        if block.renewed and block.ports in standing:
+            standing[block.ports].block = block
             return
-        row = self._standing[key] = BlockRow(block, refused=1)
+        row = standing[block.ports] = BlockRow(block, refused=1)
         self.row_of(block.subject.id).blocks += 1
         if len(self.blocks) < MAX_VERDICTS:
             self.blocks.append(row)
+
+    def _standing_of(self, block: Block) -> dict[tuple[int, ...] | None, BlockRow]:
+        return self._standing.setdefault((block.subject.id, block.kind), {})
 
     def take_refusal(self, refusal: Refusal) -> None:
         """Take what nearly every attempt of a blocked user brings."""
@@ -125,9 +130,11 @@ class Report:
             return
         uid = refusal.subject.id
         (self.users.get(uid) or self.row_of(uid)).would_refuse += 1
-        row = self._standing.get((uid, refusal.by))
-        if row is not None:
-            row.refused += 1
+        port = refusal.connect.port
+        for ports, row in self._standing.get((uid, refusal.by), {}).items():
+            if ports is None or port in ports:
+                row.refused += 1
+                break
 
     def name_of(self, uid: int | None) -> str:
         """How a user is written."""
@@ -185,6 +192,7 @@ class Report:
             "uid": block.subject.id,
             "node": self.node_text,
             "kind": block.kind,
+            "ports": None if block.ports is None else list(block.ports),
             "rule": block.rule,
             "since": render_time(block.since_ns),
             "until": render_time(block.until_ns),

@@ -15,6 +15,20 @@ def check_source(source: str) -> str:
     return source
 
 
+def check_ports(text: str | None) -> list[int] | None:
+    """Ports as they are typed, `25,587`; None if none were.
+
+    Raises:
+        click.BadParameter: Not ports.
+    """
+    if text is None:
+        return None
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() and 0 < int(part) < 65_536 for part in parts):
+        raise click.BadParameter(f"{text!r} is no list of ports, such as 25,587", param_hint="--ports")
+    return [int(part) for part in parts]
+
+
 def check_uid(uid: str | None) -> int | None:
     """A uid; None for the empty text that fail2ban passes for a ban by hand; a usage error else."""
     if uid is None or not uid:

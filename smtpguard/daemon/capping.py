@@ -105,4 +105,7 @@ class Capping:
         if not may or any(a.subject == subject for a in self._engine.allowances()):
             return False
         held = self._engine.blocks_of(subject)
-        return not any(block.mode == "enforce" and block.until_ns > connect.time_ns for block in held)
+        return not any(
+            block.mode == "enforce" and block.until_ns > connect.time_ns and block.covers(connect.port)
+            for block in held
+        )

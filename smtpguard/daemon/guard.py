@@ -215,7 +215,8 @@ class Guard(TimedPart):
         self.enforcement.carry_out(ended.block.subject)
         self.state.delete_block(ended.block)
         if ended.block.mode == "enforce":
-            self.journal.add_unblock(self.account_of(ended.block.subject), by=ended.by, reason=ended.reason)
+            account = self.account_of(ended.block.subject)
+            self.journal.add_unblock(account, ended.block, by=ended.by, reason=ended.reason)
 
     # -- time --------------------------------------------------------------------------------------------------------
 

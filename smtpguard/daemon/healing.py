@@ -8,7 +8,8 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
-from smtpguard.actions.nft.apply import SETS, NftEnforcer
+from smtpguard.actions.base import Reach
+from smtpguard.actions.nft.apply import NftEnforcer, parse_set
 from smtpguard.actions.nft.heal import HealLimiter
 from smtpguard.clock import next_beat
 from smtpguard.daemon.enforce.enforcement import Enforcement
@@ -21,7 +22,6 @@ from smtpguard.text import render_escaped
 
 log = logging.getLogger(__name__)
 
-_KINDS = {name: kind for kind, name in SETS.items()}
 _REOPEN_NS = 10 * NS
 _CHECK_NS = 10 * NS
 
@@ -29,8 +29,8 @@ _CHECK_NS = 10 * NS
 class FreedByHand(Protocol):
     """Has to know that somebody took elements out of our sets."""
 
-    def __call__(self, ranges: tuple[tuple[int, int], ...], kind: str, who: str) -> None:
-        """Take which uid ranges, of which kind of refusal, and who it was."""
+    def __call__(self, ranges: tuple[tuple[int, int], ...], reach: Reach, who: str) -> None:
+        """Take which uid ranges, what they were refused, and who it was."""
 
 
 class Healing:
@@ -40,7 +40,7 @@ class Healing:
         watch: Notifications about the table.
         nft: The table.
         enforcement: Whether it ought to be there, and what puts it back.
-        freed: Called with (uid ranges, kind, who) when somebody deleted elements by hand.
+        freed: Called with (uid ranges, reach, who) when somebody deleted elements by hand.
         now: CLOCK_BOOTTIME in nanoseconds.
 
     Attributes:
@@ -105,10 +105,10 @@ class Healing:
         self.on_time(self._now())
 
     def _take(self, event: NftEvent) -> None:
-        kind = _KINDS.get(event.set or "")
+        reach = parse_set(event.set or "")
         if event.kind == "deleted":
-            if kind is not None:
-                self._freed(event.ranges, kind, _name(event))
+            if reach is not None:
+                self._freed(event.ranges, reach, _name(event))
         elif event.kind == "changed":
             if not event.loaded:
                 self._enforcement.compare("changed", _name(event))

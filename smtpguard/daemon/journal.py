@@ -111,11 +111,11 @@ class Journal(TimedPart):
         wall_ns = self._wall.to_wall_ns(self._now())
         self.waiting.add_call(partial(self._write_block, account, block, wall_ns))
 
-    def add_unblock(self, account: Account, *, by: str, reason: str) -> None:
+    def add_unblock(self, account: Account, block: Block, *, by: str, reason: str) -> None:
         """A block ended."""
         wall_ns = self._wall.to_wall_ns(self._now())
         write = self._events.write_unblock
-        self.waiting.add_call(partial(write, account, wall_ns=wall_ns, by=by, reason=reason))
+        self.waiting.add_call(partial(write, block, account, wall_ns=wall_ns, by=by, reason=reason))
 
     def add_allow(self, account: Account, *, until_wall_ns: int, by: str, reason: str) -> None:
         """Somebody was given a pass."""

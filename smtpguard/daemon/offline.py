@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 
 from smtpguard.actions.fail2ban import apply_unban, is_installed
-from smtpguard.actions.nft.apply import SETS, NftEnforcer
+from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.actions.nft.elements import list_bounds
 from smtpguard.actions.nft.render import build_spec
 from smtpguard.daemon.lock import InstanceLock
@@ -96,11 +96,11 @@ class KeptBlocks:
         del reason
         rows = [row for row in self._rows if row.uid == account.uid]
         mine = [row for row in rows if row.source == source]
-        kept = {row.kind for row in rows if row not in mine}
+        kept = [row for row in rows if row not in mine]
         if mine:
             for deny in self._nft.read_denies():
-                if deny.subject.id == account.uid and deny.kind not in kept:
-                    self._nft.clear(deny.kind, list_bounds(deny))
+                if deny.subject.id == account.uid and not any(row.accounts_for(deny.kind, deny.port) for row in kept):
+                    self._nft.clear(deny.reach, list_bounds(deny))
             self._state.delete_blocks(account.uid, source=source)
         return bool(mine)
 
@@ -119,8 +119,7 @@ class KeptBlocks:
             if any(first <= account.uid <= last for deny in held for first, last in list_bounds(deny)):
                 freed.append(Freed(user=self._show(account.uid), source=None))
             ranges = [(first, first + count - 1) for first, count in account.ranges]
-            for kind in SETS:
-                self._nft.clear(kind, [(account.uid, account.uid), *ranges])
+            self._nft.clear_everywhere([(account.uid, account.uid), *ranges])
         for uid in uids:
             self._state.delete_blocks(uid, source=None)
             self._state.delete_escalation(uid, self._accounts.account(uid).name)

@@ -3,6 +3,7 @@
 import logging
 from bisect import bisect_left
 
+from smtpguard.actions.base import Reach
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.keeping import render_allowance
 from smtpguard.daemon.serve.unblocking import Freed
@@ -91,18 +92,22 @@ class Orders:
         if not self.guard.state.is_read:
             self.guard.freed.add((subject, source))
 
-    def freed_by_hand(self, ranges: tuple[tuple[int, int], ...], kind: str, who: str) -> None:
+    def freed_by_hand(self, ranges: tuple[tuple[int, int], ...], reach: Reach, who: str) -> None:
         """Somebody took elements out of our sets: the wish to unblock, done and recorded as such.
 
         Args:
             ranges: Inclusive, sorted, disjoint.
-            kind: Out of which set.
+            reach: Out of which set.
             who: Who did it.
         """
         lasts = [last for _, last in ranges]
         with self.guard.enforcement.together():
             for subject in self.guard.engine.blocked_subjects():
-                held = [block for block in self.guard.engine.blocks_of(subject) if block.kind == kind]
+                held = [
+                    block
+                    for block in self.guard.engine.blocks_of(subject)
+                    if block.kind == reach.kind and reach.port in block.reaches
+                ]
                 spans = [(subject.id, 1), *(span for block in held for span in block.ranges)]
                 places = ((bisect_left(lasts, low), low + count - 1) for low, count in spans)
                 hit = any(index < len(ranges) and ranges[index][0] <= high for index, high in places)

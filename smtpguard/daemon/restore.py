@@ -63,19 +63,19 @@ def _take_elements(
         return
     unlisted = []
     for deny in denies:
-        if any(block.kind == deny.kind for block in guard.engine.blocks_of(deny.subject)):
+        if any(b.kind == deny.kind and deny.port in b.reaches for b in guard.engine.blocks_of(deny.subject)):
             continue
         if deny.subject in lifted:
             user = render_user(deny.subject.id, guard.account_of(deny.subject).name)
             log.warning("%s was blocked by the guard: let go, this is a dry run", user)
             ranges = ((first, first + count - 1) for first, count in deny.ranges)
-            nft.clear(deny.kind, [(deny.subject.id, deny.subject.id), *ranges])
+            nft.clear(deny.reach, [(deny.subject.id, deny.subject.id), *ranges])
         else:
             unlisted.append(deny)
     if unlisted and not identity.is_known:
         log.warning("the state does not know the nft table that is there: who is in it is adopted")
     for deny in unlisted:
-        adoption.take_over(deny.kind, tuple(list_claims(deny)), reason="found in the nft set")
+        adoption.take_over(deny.reach, tuple(list_claims(deny)), reason="found in the nft set")
 
 
 def restore_late(orders: Orders, switch: OffSwitch, loaded: Loaded) -> None:
@@ -116,7 +116,7 @@ def _restore_blocks(orders: Orders, loaded: Loaded) -> set[Subject]:
     kept = 0
     for block in loaded.live_blocks(guard.wall.offset_ns):
         held = guard.engine.blocks_of(block.subject)
-        newer = [b for b in held if (b.source, b.kind) == (block.source, block.kind)]
+        newer = [b for b in held if (b.source, b.kind, b.ports) == (block.source, block.kind, block.ports)]
         if newer:  # the state came late, and what was said meanwhile holds, under the same key if the name is the same
             if block.name not in [b.name for b in newer]:
                 guard.state.delete_block(block)

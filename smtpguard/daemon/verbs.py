@@ -16,14 +16,16 @@ from smtpguard.daemon.live import TOPIC
 from smtpguard.daemon.orders import GuardBlocks, Orders
 from smtpguard.daemon.overview import Overview
 from smtpguard.daemon.reloading import Done, Reloaded
+from smtpguard.daemon.serve.blocking import USUAL_NS, check_ports, merge_wish
 from smtpguard.daemon.serve.commits import Commits
+from smtpguard.daemon.serve.listing import list_blocks
 from smtpguard.daemon.serve.lookups import Lookups
 from smtpguard.daemon.serve.requests import MAX_SPAN_NS, Args, check_request
 from smtpguard.daemon.serve.unblocking import MAX_REASON, Wish, find_account, unblock
 from smtpguard.errors import GuardError, PolicyError
 from smtpguard.logline import render_time
 from smtpguard.model import NS, Account, Allowance, Block, Subject
-from smtpguard.text import render_user, render_words
+from smtpguard.text import render_user
 
 log = logging.getLogger(__name__)
 
@@ -130,45 +132,7 @@ class Verbs:
 
     def _blocks(self, args: Args, who: str) -> Answer:
         del args, who
-        guard = self._guard
-        now_ns = guard.now()
-        rows = [
-            {
-                "user": render_user(block.subject.id, guard.account_of(block.subject).name),
-                "uid": block.subject.id,
-                "netns": block.subject.scope,
-                "kind": block.kind,
-                "since": (block.since_ns + guard.wall.offset_ns) / NS,
-                "until": (block.until_ns + guard.wall.offset_ns) / NS,
-                "by": block.source,
-                "rule": block.rule,
-                "why": render_words(block.reason, max_bytes=MAX_REASON) if block.reason else block.rule or "-",
-                "mode": block.mode,
-                "level": block.level,
-                "refused": guard.refused[block.subject],
-            }
-            for block in guard.engine.blocks()
-            if block.until_ns > now_ns
-        ]
-        rows += [
-            {
-                "user": render_user(pass_.subject.id, guard.account_of(pass_.subject).name),
-                "uid": pass_.subject.id,
-                "netns": pass_.subject.scope,
-                "kind": "allow",
-                "since": (pass_.since_ns + guard.wall.offset_ns) / NS,
-                "until": (pass_.until_ns + guard.wall.offset_ns) / NS,
-                "by": pass_.by,
-                "rule": None,
-                "why": render_words(pass_.reason, max_bytes=MAX_REASON) if pass_.reason else "-",
-                "mode": "enforce",
-                "level": 0,
-                "refused": guard.refused[pass_.subject],
-            }
-            for pass_ in guard.engine.allowances()
-            if pass_.until_ns > now_ns
-        ]
-        return Pages(head={}, items=rows)
+        return Pages(head={}, items=list_blocks(self._guard))
 
     def _block(self, args: Args, who: str) -> Answer:
         guard = self._guard
@@ -179,8 +143,9 @@ class Verbs:
         now_ns = guard.now()
         span_ns = _number(args, "for_ns")
         # fail2ban's bantime -1, a ban without end, is the longest that a person can ask for.
-        longest_ns = guard.settings.escalation.max_ns if source == "admin" else MAX_SPAN_NS
-        length_ns = min(span_ns if span_ns is not None else longest_ns, MAX_SPAN_NS)
+        usual_ns = USUAL_NS if source == "admin" else MAX_SPAN_NS
+        length_ns = min(span_ns if span_ns is not None else usual_ns, MAX_SPAN_NS)
+        ports = check_ports(args.get("ports"), guard.settings.ports)
         since_ns = now_ns
         if source != "admin":
             at = args.get("at")
@@ -205,10 +170,18 @@ class Verbs:
             mode="enforce",
             reason=_text(args, "reason")[:MAX_REASON],
             ids=self._list_ids(subject, source, _text(args, "user")),
+            ports=ports,
         )
+        before_ns = None
+        if source == "admin":
+            merged = merge_wish(block, guard.engine.blocks_of(subject), has_length=span_ns is not None)
+            block, before_ns = merged.block, merged.before_ns
         fine = self._orders.begin(block, force=args.get("force") is True)
         log.warning("block %s by %s, asked by %s", user, source, who)
-        text = f"{user} is blocked until {self._moment(block.until_ns)}"
+        where = "" if ports is None else f" on port{'s' * (len(ports) > 1)} {', '.join(map(str, ports))}"
+        text = f"{user} is blocked{where} until {self._moment(block.until_ns)}"
+        if before_ns is not None:
+            text += f" (was until {self._moment(before_ns)}, now {self._moment(block.until_ns)})"
         if guard.settings.dry_run:
             text += " (enforced, although this is a dry run)"
         if account.standing == "shared":

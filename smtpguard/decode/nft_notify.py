@@ -17,7 +17,7 @@ The end of an element's time is not told by the kernel. Numbers: <linux/netfilte
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from smtpguard.decode.netlink import (
     HEADER,
@@ -45,7 +45,7 @@ _TABLE_DORMANT = 1
 _INTERVAL_END = 1
 _NFGENMSG = struct.Struct("=BBH")
 _LAST_UID = 0xFFFF_FFFF
-KEPT_SETS = ("ports", "root", "exempt", "exempt4", "exempt6", "uncapped", "blocked_")
+KEPT_SETS = ("ports", "root", "exempt", "exempt4", "exempt6", "uncapped")
 MAX_PENDING = 300_000
 """Most element changes kept of one transaction: 65,536 elements, each deleted and added, two ends each."""
 
@@ -76,8 +76,8 @@ class NotifyDecoder:
 
     Args:
         table: Our table, of family inet.
-        sets: The sets whose elements matter one by one.
-        kept: The sets that hold what the configuration says; a name that ends in _ stands for all that begin so.
+        sets: The sets whose elements matter one by one; those that begin with one of these and _ do, too.
+        kept: The sets that hold what the configuration says.
     """
 
     def __init__(
@@ -125,6 +125,9 @@ class NotifyDecoder:
         self._transaction = _Transaction()
         return NftEvent(kind="unknown")
 
+    def _is_ours(self, name: bytes | None) -> TypeGuard[bytes]:
+        return name is not None and name.partition(b"_")[0] in self._sets
+
     def _collect(self, message: Message) -> None:
         kind = message.type & 0xFF
         attributes = split_attributes(message.body[_NFGENMSG.size :])
@@ -133,9 +136,9 @@ class NotifyDecoder:
         transaction = self._transaction
         if kind in (_NEWSETELEM, _DELSETELEM):
             name = read_string(attributes.get(2))
-            if name in self._sets and 3 in attributes:
+            if self._is_ours(name) and 3 in attributes:
                 transaction.add_elements(name, attributes[3], gone=kind == _DELSETELEM)
-            elif name is not None and (name in self._kept or name.rpartition(b"_")[0] + b"_" in self._kept):
+            elif name in self._kept:
                 transaction.damaged = True
         elif kind == _DELTABLE:
             transaction.lost = True

@@ -1,6 +1,6 @@
 """Blocks and throttles in force, of all sources, and whether an attempt fell inside one. No clock, no kernel.
 
-Kept per (subject, source, kind, reach): the end of one never ends another. Ends are event times.
+Kept per (subject, source, kind, mode, ports): the end of one never ends another. Ends are event times.
 """
 
 import heapq
@@ -15,7 +15,8 @@ from smtpguard.policy.windows import NEVER
 LATE_NS = 60 * NS
 """How long after its end a block is remembered for attempts that are reported late (audit backlogs: seconds)."""
 
-Key = tuple[str, str, bool]
+Ports = tuple[int, ...] | None
+Key = tuple[str, str, bool, Ports]
 
 
 @dataclass(slots=True)
@@ -27,6 +28,7 @@ class Span:
         kind: Block or throttle.
         mode: "enforce" if the kernel refuses.
         hides: Whether attempts inside are hidden from enforced rules too; else only from those that are only told.
+        ports: At which ports; None for all.
     """
 
     since_ns: int
@@ -34,6 +36,11 @@ class Span:
     kind: Literal["block", "throttle"]
     mode: Mode
     hides: bool
+    ports: Ports = None
+
+    def covers(self, time_ns: int, port: int) -> bool:
+        """Whether an attempt at that time, at that port, is inside."""
+        return self.since_ns <= time_ns < self.until_ns and (self.ports is None or port in self.ports)
 
 
 def _strength(span: Span) -> tuple[bool, bool, bool]:
@@ -75,7 +82,7 @@ class BlockTable:
             The block of the same key that it follows, if that was over; None if the block brings nothing new.
         """
         entry = self._entries.setdefault(block.subject, _Entry())
-        key = (block.source, block.kind, hides)
+        key = (block.source, block.kind, hides, block.ports)
         ended: list[Ended] = []
         if held := entry.held.get(key):
             old, span = held
@@ -84,21 +91,21 @@ class BlockTable:
                     ended.append(Ended(time_ns=old.until_ns, block=old, by="time"))
             elif block.source == "guard" and old.until_ns >= block.until_ns:
                 if block.since_ns < span.since_ns:  # a late verdict: the time before is refused too, looking back
-                    self._span(entry, block.since_ns, block.until_ns, block.kind, mode=block.mode, hides=hides)
+                    self._span(entry, block, hides=hides)
                 return None
             else:
                 span.until_ns = block.since_ns
         entry.prune(block.since_ns)
-        span = self._span(entry, block.since_ns, block.until_ns, block.kind, mode=block.mode, hides=hides)
+        span = self._span(entry, block, hides=hides)
         entry.held[key] = (block, span)
         heapq.heappush(self._ends, (block.until_ns, next(self._tick), block.subject, key))
         return ended
 
-    def hide(self, subject: Subject, since_ns: int, until_ns: int) -> None:
+    def hide(self, subject: Subject, since_ns: int, until_ns: int, *, ports: Ports = None) -> None:
         """Hide attempts for a short time without a block: somebody else is about to block (block.by: fail2ban)."""
         entry = self._entries.setdefault(subject, _Entry())
         entry.prune(since_ns)
-        self._span(entry, since_ns, until_ns, "block", mode="dry-run", hides=True)
+        entry.spans.append(Span(since_ns, until_ns, "block", "dry-run", hides=True, ports=ports))
 
     def unhide(self, subject: Subject, now_ns: int) -> None:
         """End what `hide` began: nobody is about to block after all."""
@@ -108,19 +115,17 @@ class BlockTable:
                 span.until_ns = min(span.until_ns, now_ns)
 
     @staticmethod
-    def _span(
-        entry: _Entry, since_ns: int, until_ns: int, kind: Literal["block", "throttle"], *, mode: Mode, hides: bool
-    ) -> Span:
-        span = Span(since_ns, until_ns, kind, mode, hides)
+    def _span(entry: _Entry, block: Block, *, hides: bool) -> Span:
+        span = Span(block.since_ns, block.until_ns, block.kind, block.mode, hides, block.ports)
         entry.spans.append(span)
         return span
 
-    def cover(self, subject: Subject, time_ns: int) -> Span | None:
-        """What an attempt at a time ran into: the strongest, or None."""
+    def cover(self, subject: Subject, time_ns: int, port: int) -> Span | None:
+        """What an attempt at a time and port ran into: the strongest, or None."""
         entry = self._entries.get(subject)
         if entry is None:
             return None
-        inside = [span for span in entry.spans if span.since_ns <= time_ns < span.until_ns]
+        inside = [span for span in entry.spans if span.covers(time_ns, port)]
         if len(inside) == 1:
             return inside[0]
         return max(inside, key=_strength, default=None)
@@ -128,7 +133,7 @@ class BlockTable:
     def outlook(self, subject: Subject) -> tuple[int, Span | None]:
         """From when on no attempt can be inside a block that is known now, NEVER if there is none; and the strongest.
 
-        The second is given only if it hides: an attempt inside it ran into it, whatever else there is.
+        The second is given only if it hides: an attempt inside it, at its ports, ran into it, whatever else there is.
         """
         entry = self._entries.get(subject)
         if entry is None or not entry.spans:

@@ -106,7 +106,7 @@ class Engine(Commands):
         time_ns = connect.time_ns
         if time_ns < book.ready_ns or connect.result == "refused":
             shut = book.shut
-            if shut is not None and shut.since_ns <= time_ns < shut.until_ns and connect.result != "refused":
+            if shut is not None and shut.covers(time_ns, connect.port) and connect.result != "refused":
                 mode = "dry-run" if self._roster.off else shut.mode
                 return [_refusal(time_ns, watched.subject, watched.account, connect, shut.kind, mode)]
             return self._consider(connect, watched)
@@ -165,7 +165,7 @@ class Engine(Commands):
         if refused_by is not None and refused_by != "credit":
             return [_refusal(connect.time_ns, subject, watched.account, connect, refused_by, "enforce")]
         out: list[Decision] = []
-        span = self._blocks.cover(subject, connect.time_ns)
+        span = self._blocks.cover(subject, connect.time_ns, connect.port)
         if span is not None:
             mode: Mode = "dry-run" if self.is_off else span.mode
             out.append(_refusal(connect.time_ns, subject, watched.account, connect, span.kind, mode))
@@ -204,7 +204,7 @@ class Engine(Commands):
         if (not failed and not amount) or not self.counts(report.address):
             return []
         watched = self._roster.find(report.uid, report.netns)
-        span = self._blocks.cover(watched.subject, report.time_ns)
+        span = self._blocks.cover(watched.subject, report.time_ns, report.port)
         found = []
         for book in watched.failures if failed else ():
             if span is None or (book.mode == "enforce" and not span.hides):

@@ -90,7 +90,7 @@ class Verdicts:
             if action == "block":
                 counter.empty(at_ns)
                 if self._settings.block_by == "fail2ban" and carried == "enforce":
-                    self._blocks.hide(watched.subject, at_ns, at_ns + FAIL2BAN_GRACE_NS)
+                    self._blocks.hide(watched.subject, at_ns, at_ns + FAIL2BAN_GRACE_NS, ports=rule.refused_ports)
                     continue
             if until_ns is not None:
                 block = Block(
@@ -108,12 +108,15 @@ class Verdicts:
                     ranges=watched.account.ranges,
                     address=None if told else connect.address,
                     renewed=told,
+                    ports=rule.refused_ports,
                 )
                 ended = self._blocks.put(block, hides=mode == "enforce")
                 if ended is not None:
                     out += [*ended, block]
         if live and not softened:
-            watched.records[mode] = Record(level + 1, at_ns + max(lengths.values()))
+            before = watched.records.get(mode)
+            until_ns = at_ns + max(lengths.values())
+            watched.records[mode] = Record(level + 1, max(until_ns, before.until_ns if before else NEVER))
         return out
 
     @staticmethod

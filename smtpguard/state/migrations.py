@@ -89,7 +89,22 @@ _FACTS = """
 CREATE TABLE facts (name TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _IDS_OF_BLOCKS, _FACTS)
+_PORTS_OF_BLOCKS = """
+CREATE TABLE blocks_of_ports (
+  uid INTEGER NOT NULL, netns INTEGER NOT NULL, name BLOB NOT NULL, source BLOB NOT NULL, kind TEXT NOT NULL,
+  ports TEXT NOT NULL, since_ns INTEGER NOT NULL, until_ns INTEGER NOT NULL, mode TEXT NOT NULL, rule BLOB,
+  reason BLOB NOT NULL, level INTEGER NOT NULL, ranges TEXT NOT NULL, boot TEXT NOT NULL, ids TEXT NOT NULL,
+  PRIMARY KEY (uid, netns, name, source, kind, ports)
+) WITHOUT ROWID;
+INSERT INTO blocks_of_ports SELECT uid, netns, name, source, kind, '', since_ns, until_ns, mode, rule, reason, level,
+  ranges, boot, ids FROM blocks;
+DROP TABLE blocks;
+ALTER TABLE blocks_of_ports RENAME TO blocks;
+"""
+"""`ports` is empty for all, else the ports in order, joined by commas: other ports are another row. The
+columns of the key come first: quick_check of SQLite 3.40 takes them for the first ones."""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _IDS_OF_BLOCKS, _FACTS, _PORTS_OF_BLOCKS)
 """SQL that leads from version N to N + 1. Append only: files out there hold every version."""
 
 VERSION = len(MIGRATIONS)

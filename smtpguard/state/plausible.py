@@ -59,6 +59,7 @@ def is_plausible(row: object) -> bool:
                 and row.kind in ("block", "throttle")
                 and row.mode in ("enforce", "dry-run")
                 and _is_in(row.level, 0, MAX_LEVEL)
+                and (row.ports is None or (row.ports != () and all(_is_in(port, 1, 65_535) for port in row.ports)))
                 and len(row.ranges) <= MAX_RANGES
                 and all(_is_uid(first, low=1) and _is_in(count, 1, MAX_UID - first + 1) for first, count in row.ranges)
             )

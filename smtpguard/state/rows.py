@@ -44,6 +44,11 @@ class BlockRow:
     level: int
     ranges: tuple[tuple[int, int], ...]
     ids: tuple[str, ...] = ()
+    ports: tuple[int, ...] | None = None
+
+    def accounts_for(self, kind: str, port: int | None) -> bool:
+        """Whether a refusal in the kernel, of one port or (None) of all, may be this block's."""
+        return self.kind == kind and (self.ports is None if port is None else port in (self.ports or ()))
 
     @classmethod
     def of(cls, block: Block, offset_ns: int) -> "BlockRow":
@@ -67,6 +72,7 @@ class BlockRow:
             level=block.level,
             ranges=block.ranges,
             ids=block.ids,
+            ports=block.ports,
         )
 
     def to_block(self, offset_ns: int, now_ns: int) -> Block:
@@ -91,6 +97,7 @@ class BlockRow:
             level=self.level,
             ranges=self.ranges,
             ids=self.ids,
+            ports=self.ports,
         )
 
 
@@ -297,6 +304,16 @@ def to_name(name: str | None) -> bytes:
 def from_name(value: bytes) -> str | None:
     """The reverse of `to_name`."""
     return from_bytes(value) or None
+
+
+def to_ports(ports: tuple[int, ...] | None) -> str:
+    """Ports as stored: "" for all."""
+    return "" if ports is None else ",".join(map(str, ports))
+
+
+def from_ports(value: str) -> tuple[int, ...] | None:
+    """The reverse of `to_ports`. Raises ValueError."""
+    return tuple(int(port) for port in value.split(",")) if value else None
 
 
 def render_json(value: object, max_bytes: int = MAX_EVIDENCE_BYTES) -> str:

@@ -13,6 +13,7 @@ from smtpguard.state.rows import (
     WindowRow,
     render_json,
     to_name,
+    to_ports,
     to_signed,
 )
 from smtpguard.text import to_bytes
@@ -30,20 +31,29 @@ def boot_of(netns: int | None, boot_id: str) -> str:
 
 
 def block_key(row: BlockRow) -> Key:
-    """What names a block: CONTRACT's (uid, name, source), where, and its kind, as the file has them."""
-    return ("blocks", row.uid, to_signed(row.netns), to_name(row.name), to_bytes(row.source), row.kind)
+    """What names a block: CONTRACT's (uid, name, source), where, its kind and ports, as the file has them."""
+    return (
+        "blocks",
+        row.uid,
+        to_signed(row.netns),
+        to_name(row.name),
+        to_bytes(row.source),
+        row.kind,
+        to_ports(row.ports),
+    )
 
 
 def put_block(row: BlockRow, boot_id: str) -> Statement:
     """Add or replace a block."""
     return Statement(
-        sql="INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        sql="INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         parameters=(
             row.uid,
             to_signed(row.netns),
             to_name(row.name),
             to_bytes(row.source),
             row.kind,
+            to_ports(row.ports),
             row.since_ns,
             row.until_ns,
             row.mode,
@@ -63,10 +73,10 @@ def delete_block(key: Key) -> Statement:
     Args:
         key: From `block_key`.
     """
-    _, uid, netns, name, source, kind = key
+    _, uid, netns, name, source, kind, ports = key
     return Statement(
-        sql="DELETE FROM blocks WHERE uid = ? AND netns = ? AND name = ? AND source = ? AND kind = ?",
-        parameters=(uid, netns, name, source, kind),
+        sql="DELETE FROM blocks WHERE uid = ? AND netns = ? AND name = ? AND source = ? AND kind = ? AND ports = ?",
+        parameters=(uid, netns, name, source, kind, ports),
     )
 
 

@@ -27,6 +27,7 @@ from smtpguard.state.rows import (
     WindowRow,
     from_bytes,
     from_name,
+    from_ports,
     from_signed,
 )
 
@@ -225,7 +226,7 @@ class Store:
 
 
 def _parse_block(row: Row) -> BlockRow:
-    uid, netns, name, source, kind, since_ns, until_ns, mode, rule, reason, level, ranges, _, ids = row
+    uid, netns, name, source, kind, ports, since_ns, until_ns, mode, rule, reason, level, ranges, _, ids = row
     return BlockRow(
         uid=uid,
         netns=from_signed(netns),
@@ -240,6 +241,7 @@ def _parse_block(row: Row) -> BlockRow:
         level=level,
         ranges=tuple((first, count) for first, count in json.loads(ranges)),
         ids=tuple(map(str, json.loads(ids))),
+        ports=from_ports(ports),
     )
 
 

@@ -7,6 +7,8 @@ import socket
 import threading
 import time
 from collections.abc import Generator
+from dataclasses import replace
+from typing import Literal
 
 import pytest
 
@@ -272,3 +274,26 @@ def test_an_exempt_or_root_maker_and_a_root_caller_are_never_the_reason(lab: Lab
     assert client(0, caller) == OPEN
     enforcer.apply_passes(Passes(uids=((maker, maker),)))
     assert client(maker, caller) == OPEN
+
+
+@pytest.mark.parametrize("kind", ["block", "throttle"])
+def test_one_port_alone_is_refused_ranges_too_and_each_has_its_end(
+    lab: Lab, enforcer: BpfDeny, kind: Literal["block", "throttle"]
+) -> None:
+    uid, sub = random_uid(), random_uid() + 1_000_000
+    deny = replace(block(uid, ranges=((sub, 4),)), kind=kind)
+    enforcer.apply_deny(replace(deny, port=25))
+    enforcer.apply_deny(replace(deny, port=587, until_ns=boottime_ns() + NS))
+    for who in (uid, sub + 3):
+        assert run_as(who, lab.cgroup, lambda: [dial(port=port) for port in (25, 465, 587)]) == [REFUSED, OPEN, REFUSED]
+    assert {(deny.kind, deny.port) for deny in enforcer.read_denies()} == {(kind, 25), (kind, 587)}
+    time.sleep(1.05)
+    for who in (uid, sub + 3):
+        assert run_as(who, lab.cgroup, lambda: [dial(port=port) for port in (25, 465, 587)]) == [REFUSED, OPEN, OPEN]
+    enforcer.apply_deny(replace(deny, port=None, kind="throttle"))
+    assert run_as(uid, lab.cgroup, lambda: [dial(port=port) for port in (25, 465)]) == [REFUSED, REFUSED]
+    assert [event.refused_by for event in lab.events()][-2:] == [kind, "throttle"], "the block is the stronger"
+    enforcer.apply_release(deny.subject, "throttle")
+    enforcer.apply_release(deny.subject, kind, 25)
+    for who in (uid, sub + 3):
+        assert run_as(who, lab.cgroup, lambda: [dial(port=port) for port in (25, 465, 587)]) == [OPEN, OPEN, OPEN]

@@ -9,11 +9,11 @@ from ipaddress import ip_network
 
 import pytest
 
-from smtpguard.actions.base import Deny, Passes
+from smtpguard.actions.base import Deny, Kind, Passes, Reach
 from smtpguard.actions.nft import table
 from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.actions.nft.render import TableSpec
-from smtpguard.actions.nft.sets import Kind, SetFullError
+from smtpguard.actions.nft.sets import SetFullError
 from smtpguard.clock import boottime_ns
 from smtpguard.decode.nft_numbers import Change, render_delete_table
 from smtpguard.errors import EnforceError
@@ -437,7 +437,7 @@ def test_ten_thousand_are_one_transaction_of_half_a_second(
     assert len(transactions) == 1
     assert guard.compare() == {}, "each with its own end"
     began = time.process_time()
-    guard.apply_many([], [(deny.subject, "block") for deny in denies])
+    guard.apply_many([], [(deny.subject, Reach("block")) for deny in denies])
     assert time.process_time() - began < 3 * 0.5
     assert guard.read_denies() == []
     assert len(transactions) == 2

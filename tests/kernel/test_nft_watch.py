@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from smtpguard.actions.base import Deny
+from smtpguard.actions.base import Deny, Reach
 from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.actions.nft.render import TableSpec
 from smtpguard.clock import boottime_ns
@@ -133,11 +133,11 @@ def test_deleting_an_element_is_told_as_the_wish_to_free_it(
     other.run(f"delete element inet smtpguard blocked {{ {BAD} }}")
     [event] = hear(watch)
     assert event == NftEvent(kind="deleted", pid=other.own_pids[-1], comm=b"nft", set="blocked", ranges=((BAD, BAD),))
-    assert guard.find_owners("blocked", event.ranges) == [("block", Subject(id=BAD))]
+    assert guard.find_owners("blocked", event.ranges) == [(Reach("block"), Subject(id=BAD))]
     other.run("delete element inet smtpguard blocked { 100000-165535 }")
     [event] = hear(watch)
     assert event.ranges == ((100000, 165535),)
-    assert guard.find_owners("blocked", event.ranges) == [("block", Subject(id=BAD))]
+    assert guard.find_owners("blocked", event.ranges) == [(Reach("block"), Subject(id=BAD))]
     assert guard.find_owners("blocked", ((5, 5),)) == []
     assert guard.find_owners("throttled", event.ranges) == []
 

@@ -25,7 +25,8 @@ class World:
 @dataclass
 class Person:
     worlds: dict[str, World]
-    spans: list[tuple[int, int, str, str]] = field(default_factory=list)  # since, until, kind, world
+    spans: list[tuple[int, int, str, str, frozenset[int] | None]] = field(default_factory=list)
+    """Since, until, kind, world, ports (None: all)."""
 
 
 class Oracle:
@@ -45,7 +46,7 @@ class Oracle:
 
     def unblock(self, uid: int, now: int) -> None:
         person = self._person(uid)
-        person.spans = [(since, min(until, now), kind, world) for since, until, kind, world in person.spans]
+        person.spans = [(s[0], min(s[1], now), *s[2:]) for s in person.spans]
         for world in person.worlds.values():
             for rule in world.rules:
                 world.emptied[rule.name] = max(now, world.emptied.get(rule.name, now))
@@ -59,7 +60,7 @@ class Oracle:
         if c.result == "refused" and c.refused_by in {"block", "throttle", "cap"}:
             return [("refusal", c.refused_by, "enforce")]
         said: list[Said] = []
-        inside = [span for span in person.spans if span[0] <= t < span[1]]
+        inside = [s for s in person.spans if s[0] <= t < s[1] and (s[4] is None or c.port in s[4])]
         hidden = {"dry-run"} if inside else set()
         if inside:
             world = "enforce" if any(span[3] == "enforce" for span in inside) else "dry-run"
@@ -164,11 +165,13 @@ class Oracle:
                 world.emptied[rule.name] = max(at, world.emptied.get(rule.name, at))
             if until is not None:
                 kind = "block" if action == "block" else "throttle"
-                held = [span for span in person.spans if span[2:] == (kind, mode) and span[0] <= at < span[1]]
+                ports = None if rule.refuse == "all" else rule.ports
+                held = [span for span in person.spans if span[2:] == (kind, mode, ports) and span[0] <= at < span[1]]
                 if not any(span[1] >= until for span in held):
-                    person.spans.append((at, until, kind, mode))
+                    person.spans.append((at, until, kind, mode, ports))
         if live and not softened:
-            world.blocks, world.last_until = level + 1, at + max(length(rule) for rule in blocking)
+            until = at + max(length(rule) for rule in blocking)
+            world.blocks, world.last_until = level + 1, max(until, world.last_until or until)
         return said
 
     def _calm(self, mode: str, now: int) -> bool:

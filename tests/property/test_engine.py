@@ -43,6 +43,7 @@ def rules(draw: st.DrawFn) -> tuple[Rule, ...]:
             block_ns=draw(st.integers(1, 40)) * NS,
             novel_ns=draw(st.sampled_from([None, None, None, 5 * NS, 20 * NS])),
             dry_run=draw(st.booleans()),
+            refuse=draw(st.sampled_from(["ports", "ports", "all"])),
         )
         for i in range(many)
     )

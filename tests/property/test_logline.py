@@ -94,7 +94,8 @@ def test_block_and_unblock(account: Account, wall_ns: int, rule: str, by: str, r
     )  # fmt: skip
     fields = checked(render_block(block, account, wall_ns, wall_ns), account, wall_ns, "BLOCK").fields
     assert (fields["UNTIL"], fields["REASON"]) == (wall_ns // 1000 * 1000, kept(to_bytes(reason) or None))
-    checked(render_unblock(account, wall_ns, by=by, reason=reason), account, wall_ns, "UNBLOCK")
+    assert (fields["KIND"], fields["PORTS"]) == ("block", "all")
+    checked(render_unblock(block, account, wall_ns, by=by, reason=reason), account, wall_ns, "UNBLOCK")
 
 
 @given(messages, accounts, wall)

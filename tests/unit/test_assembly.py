@@ -15,11 +15,11 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
-from smtpguard.actions.base import Deny, Passes
+from smtpguard.actions.base import Deny, Kind, Passes, Reach
 from smtpguard.actions.nft.difference import Difference
 from smtpguard.actions.nft.elements import Element
 from smtpguard.cli.client import ask
@@ -105,13 +105,13 @@ class FakeTable:
     def check(self) -> str:
         return "whole"
 
-    def compare(self) -> dict[str, Difference]:
+    def compare(self) -> dict[Reach, Difference]:
         strangers, self.strangers = self.strangers, ()
-        return {"block": Difference(strangers=strangers)} if strangers else {}
+        return {Reach("block"): Difference(strangers=strangers)} if strangers else {}
 
     def put_back(self, *_: object) -> None: ...
 
-    def clear(self, *_: object) -> None: ...
+    def clear_everywhere(self, *_: object) -> None: ...
 
     def clear_all(self) -> None: ...
 
@@ -129,7 +129,7 @@ class FakeTable:
 
     def apply_deny(self, deny: Deny) -> None: ...
 
-    def apply_release(self, subject: Subject, kind: Literal["block", "throttle"]) -> None: ...
+    def apply_release(self, subject: Subject, kind: Kind, port: int | None = None) -> None: ...
 
     def apply_passes(self, passes: Passes) -> None: ...
 

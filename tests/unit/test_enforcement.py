@@ -1,11 +1,11 @@
 """Enforcement: what the kernel refuses follows engine, configuration, accounts and the panic switch by one call."""
 
 from collections.abc import Iterable
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import pytest
 
-from smtpguard.actions.base import Deny, Passes
+from smtpguard.actions.base import Deny, Kind, Passes
 from smtpguard.actions.nft.render import TableSpec, build_spec
 from smtpguard.daemon.enforce.enforcement import Enforcement, Reason
 from smtpguard.daemon.enforce.off_switch import OffSwitch
@@ -38,7 +38,8 @@ class Means:
         self.note(f"deny {deny.subject.id}")
         self.held[deny.subject.id, deny.kind] = deny
 
-    def apply_release(self, subject: Subject, kind: Literal["block", "throttle"]) -> None:
+    def apply_release(self, subject: Subject, kind: Kind, port: int | None = None) -> None:
+        del port
         self.note(f"release {subject.id}")
         self.held.pop((subject.id, kind), None)
 
@@ -86,8 +87,8 @@ class Table(Means):
     def read_again(self) -> None:
         pass
 
-    def clear(self, kind: str, intervals: Iterable[tuple[int, int]]) -> None:
-        self.note(f"clear {kind} {list(intervals)}")
+    def clear_everywhere(self, intervals: Iterable[tuple[int, int]]) -> None:
+        self.note(f"clear {list(intervals)}")
 
     def clear_all(self) -> None:
         self.note("clear all")

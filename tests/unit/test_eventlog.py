@@ -43,7 +43,7 @@ def test_every_event_in_its_order(path: Path) -> None:
     connect_line(log)
     log.write_exceeded(VERDICT, wall_ns=WALL_NS)
     log.write_block(BLOCK, WEB01, wall_ns=WALL_NS, until_wall_ns=WALL_NS + NS)
-    log.write_unblock(WEB01, wall_ns=WALL_NS, by="time")
+    log.write_unblock(BLOCK, WEB01, wall_ns=WALL_NS, by="time")
     log.write_allow(WEB01, wall_ns=WALL_NS, until_wall_ns=WALL_NS + NS, by="admin")
     log.write_message(Message(time_ns=0, uid=1001, mta="exim"), WEB01, wall_ns=WALL_NS)
     assert log.close(wall_ns=WALL_NS)
@@ -110,12 +110,12 @@ def test_a_disk_that_hangs_holds_nobody_and_drops_connects_first(path: Path, mon
 def test_sighup_moves_on_to_the_new_file(path: Path) -> None:
     log = EventLog(str(path))
     log.open()
-    log.write_unblock(WEB01, wall_ns=WALL_NS, by="time")
+    log.write_unblock(BLOCK, WEB01, wall_ns=WALL_NS, by="time")
     while log.stats().waiting or not log.stats().written:
         pass
     path.rename(path.with_suffix(".1"))
     log.reopen()
-    log.write_unblock(WEB01, wall_ns=WALL_NS, by="admin")
+    log.write_unblock(BLOCK, WEB01, wall_ns=WALL_NS, by="admin")
     log.close(wall_ns=WALL_NS)
     assert [line.fields["BY"] for line in parsed(path.with_suffix(".1"))] == ["time"]
     assert [line.fields["BY"] for line in parsed(path)] == ["admin"]
@@ -126,6 +126,6 @@ def test_a_log_that_can_not_be_opened_says_so_and_is_harmless(path: Path) -> Non
     log = EventLog(str(path))
     with pytest.raises(LogError):
         log.open()
-    log.write_unblock(WEB01, wall_ns=WALL_NS, by="time")
+    log.write_unblock(BLOCK, WEB01, wall_ns=WALL_NS, by="time")
     assert log.close(wall_ns=WALL_NS, timeout_s=60)
     assert log.stats().dropped == 1

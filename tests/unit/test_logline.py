@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, timedelta, timezone
 
 import pytest
@@ -125,12 +126,15 @@ def test_block_and_unblock_and_allow() -> None:
     until_ns = WALL_NS + 1800 * NS
     assert render_block(block, WEB01, WALL_NS, until_ns) == (
         f"{STAMP} USER=web01 UID=1001 EVENT=BLOCK BY=fail2ban:smtpguard UNTIL=2026-02-18T14:09:28.123456+01:00"
-        r' RULE=- MODE=enforce REASON="spam\x20\x22run\x22\x0aUSER=root"'
+        r' RULE=- MODE=enforce REASON="spam\x20\x22run\x22\x0aUSER=root" KIND=block PORTS=all'
     )
     assert render_block(block, WEB01, WALL_NS, until_ns, by="admin(a b)").split()[4] == r"BY=admin(a\x20b)"
-    assert render_unblock(WEB01, WALL_NS, by="time") == (
-        f'{STAMP} USER=web01 UID=1001 EVENT=UNBLOCK BY=time REASON="-"'
+    throttle = replace(block, kind="throttle", ports=(25, 587))
+    assert render_unblock(throttle, WEB01, WALL_NS, by="time") == (
+        f'{STAMP} USER=web01 UID=1001 EVENT=UNBLOCK BY=time REASON="-" KIND=throttle PORTS=25,587'
     )
+    older = f'{STAMP} USER=web01 UID=1001 EVENT=UNBLOCK BY=time REASON="-"'
+    assert parse_line(older).fields == {"BY": "time", "REASON": None}, "of before 0.2"
     assert render_allow(NAMELESS, WALL_NS, until_ns, by="admin", reason="news\udcff") == (
         f"{STAMP} USER=uid:3999 UID=3999 EVENT=ALLOW BY=admin UNTIL=2026-02-18T14:09:28.123456+01:00"
         r' REASON="news\xff"'

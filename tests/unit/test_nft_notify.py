@@ -69,7 +69,7 @@ RULE = (6, render_name(1, "smtpguard") + render_name(2, "output"))
         ([element("blocked", 7)], [("changed", False)]),
         ([element("blocked", 7), RULE], [("altered", False), ("changed", True)]),
         ([element("exempt", 7)], [("damaged", False)]),
-        ([element("blocked_587", 7)], [("damaged", False)]),
+        ([element("blocked_587", 7)], [("changed", False)]),
         ([element("root", 0, gone=True)], [("damaged", False)]),
         ([element("ratecap", 7)], []),
         ([element("of_an_administrator", 7)], []),

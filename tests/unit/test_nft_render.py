@@ -60,7 +60,7 @@ def test_what_passes_is_asked_before_what_is_refused() -> None:
     first_refusal = next(i for i, rule in enumerate(rules) if "refused_" in rule)
     assert all("passed_" not in rule for rule in rules[first_refusal:])
     assert "meta skuid @root counter name passed_root accept" in rules[:first_refusal]
-    assert sum("reject" in rule for rule in rules) == 3 + len(TableSpec().ports)
+    assert sum("reject" in rule for rule in rules) == 3 + 2 * len(TableSpec().ports)
 
 
 @pytest.mark.parametrize(

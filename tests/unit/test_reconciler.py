@@ -5,12 +5,17 @@ from typing import Literal
 
 import pytest
 
-from smtpguard.actions.base import Deny, Passes
+from smtpguard.actions.base import Deny, Kind, Passes, Reach
 from smtpguard.daemon.enforce.reconciler import SETTLE_NS, Reconciler, merge_denies
 from smtpguard.errors import EnforceError
 from smtpguard.model import NS, Block, Mode, Subject
 
 ALICE, BOB = Subject(id=1001), Subject(id=1002)
+BLOCK = Reach("block")
+
+
+def _key(kind: Kind, port: int | None) -> str:
+    return kind if port is None else f"{kind} {port}"
 
 
 class Kernel:
@@ -30,11 +35,11 @@ class Kernel:
 
     def apply_deny(self, deny: Deny) -> None:
         self._check()
-        self.held[deny.subject, deny.kind] = deny
+        self.held[deny.subject, _key(*deny.reach)] = deny
 
-    def apply_release(self, subject: Subject, kind: Literal["block", "throttle"]) -> None:
+    def apply_release(self, subject: Subject, kind: Kind, port: int | None = None) -> None:
         self._check()
-        self.held.pop((subject, kind), None)
+        self.held.pop((subject, _key(kind, port)), None)
 
     def apply_passes(self, passes: Passes) -> None:
         self._check()
@@ -68,6 +73,7 @@ class World:
         kind: Literal["block", "throttle"] = "block",
         mode: Mode = "enforce",
         ranges: tuple[tuple[int, int], ...] = (),
+        ports: tuple[int, ...] | None = None,
     ) -> None:
         self.blocks.setdefault(subject, []).append(
             Block(
@@ -79,6 +85,7 @@ class World:
                 until_ns=self.now + seconds * NS,
                 mode=mode,
                 ranges=ranges,
+                ports=ports,
             )
         )
 
@@ -96,10 +103,26 @@ def test_the_longest_end_wins_and_ranges_add_up(world: World) -> None:
     world.block(ALICE, 500, mode="dry-run")
     world.block(ALICE, 30, kind="throttle")
     denies = merge_denies(ALICE, world.blocks[ALICE], world.now)
-    assert denies["block"].until_ns == world.now + 90 * NS
-    assert denies["block"].ranges == ((100000, 65536),)
-    assert denies["block"].comment == "admin"
-    assert denies["throttle"].until_ns == world.now + 30 * NS
+    assert denies[BLOCK].until_ns == world.now + 90 * NS
+    assert denies[BLOCK].ranges == ((100000, 65536),)
+    assert denies[BLOCK].comment == "admin"
+    assert denies[Reach("throttle")].until_ns == world.now + 30 * NS
+
+
+def test_each_port_has_an_end_of_its_own(world: World) -> None:
+    world.block(ALICE, 60, ports=(25, 465))
+    world.block(ALICE, 90, source="admin", ports=(25,))
+    world.block(ALICE, 30, source="fail2ban:a")
+    world.reconciler.apply(ALICE)
+    ends = {what: (deny.until_ns - world.now) // NS for (_, what), deny in world.kernel.held.items()}
+    assert ends == {"block": 30, "block 25": 90, "block 465": 60}
+    world.blocks[ALICE].pop(1)
+    world.reconciler.apply_all()
+    ends = {what: (deny.until_ns - world.now) // NS for (_, what), deny in world.kernel.held.items()}
+    assert ends == {"block": 30, "block 25": 60, "block 465": 60}
+    world.blocks.clear()
+    world.reconciler.apply(ALICE)
+    assert world.kernel.held == {}
 
 
 def test_one_source_ending_leaves_the_other(world: World) -> None:
@@ -221,15 +244,13 @@ class BulkKernel(Kernel):
         self.bulk_calls = 0
         self.bulk_broken = False
 
-    def apply_many(
-        self, denies: Sequence[Deny], releases: Sequence[tuple[Subject, Literal["block", "throttle"]]]
-    ) -> None:
+    def apply_many(self, denies: Sequence[Deny], releases: Sequence[tuple[Subject, Reach]]) -> None:
         self.bulk_calls += 1
         if self.bulk_broken:
             raise EnforceError("no", where=self.name)
-        self.held |= {(deny.subject, deny.kind): deny for deny in denies}
-        for key in releases:
-            del self.held[key]
+        self.held |= {(deny.subject, _key(*deny.reach)): deny for deny in denies}
+        for subject, reach in releases:
+            del self.held[subject, _key(*reach)]
 
 
 @pytest.mark.parametrize("broken", [False, True])

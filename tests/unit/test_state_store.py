@@ -1,7 +1,9 @@
 """The state file: every row comes back as it was put, damage is set aside, history is bounded."""
 
+import contextlib
 import os
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -404,3 +406,19 @@ def test_evidence_is_json_and_bounded() -> None:
     assert row.evidence["connect"]["script"] == r"/x\x0a\x22\xff"
     huge = VerdictRow.of(verdict, 0, {"stack": "x" * 100_000})
     assert len(str(statements.add_verdict(huge).parameters[-1])) < 100
+
+
+def test_blocks_of_before_there_were_ports_refuse_all(tmp_path: Path) -> None:
+    path = str(tmp_path / "state.db")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        migrate(connection, MIGRATIONS[:3])
+        row = (1001, 0, b"web01", b"guard", "block", 5, NOW_NS + NS, "enforce", b"mx", b"", 2, "[]", "", '["a"]')
+        connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    store = open_store(path)
+    (old,) = store.load(NOW_NS).blocks
+    assert (old.ports, old.since_ns, old.level, old.ids) == (None, 5, 2, ("a",))
+    store.run([statements.put_block(replace(old, ports=(25, 587), since_ns=6), "boot-1")], durable=True)
+    assert {(row.ports, row.since_ns) for row in store.load(NOW_NS).blocks} == {(None, 5), ((25, 587), 6)}
+    store.run([statements.delete_block(statements.block_key(old))], durable=True)
+    assert [row.ports for row in store.load(NOW_NS).blocks] == [(25, 587)]
+    store.close()

@@ -7,11 +7,11 @@ itself. Not thread safe: one thread calls it (the daemon's loop, or a command).
 
 from collections.abc import Iterable, Mapping
 
-from smtpguard.actions.base import Deny, Passes
+from smtpguard.actions.base import Deny, Kind, Passes, Reach
 from smtpguard.actions.nft.difference import Difference
 from smtpguard.actions.nft.elements import Interval, flatten
 from smtpguard.actions.nft.render import TableSpec
-from smtpguard.actions.nft.sets import Kind, SetFullError, UidSet
+from smtpguard.actions.nft.sets import SetFullError, UidSet
 from smtpguard.actions.nft.table import OwnTable, read_templates
 from smtpguard.clock import boottime_ns
 from smtpguard.decode.nft_numbers import Change
@@ -23,6 +23,21 @@ from smtpguard.model import Subject
 __all__ = ["SETS", "NftEnforcer", "read_templates"]
 
 SETS: dict[Kind, str] = {"block": "blocked", "throttle": "throttled"}
+"""The sets of who is refused all guarded ports; `name_set` has those of one port, too."""
+
+
+def name_set(reach: Reach) -> str:
+    """The set that holds whom a refusal of this reach refuses."""
+    return SETS[reach.kind] + ("" if reach.port is None else f"_{reach.port}")
+
+
+def parse_set(name: str) -> Reach | None:
+    """What the uids in a set are refused; None if it is no set of refusals."""
+    base, _, port = name.partition("_")
+    kind = next((kind for kind, known in SETS.items() if known == base), None)
+    if kind is None or not ((port.isascii() and port.isdigit()) or name == base):
+        return None
+    return Reach(kind, int(port) if port else None)
 
 
 class NftEnforcer(OwnTable):
@@ -54,17 +69,42 @@ class NftEnforcer(OwnTable):
         super().__init__(spec, nft=nft, templates=templates, passes=passes)
         self._now_ns = now_ns
         self._restoring = False
-        self._sets: dict[Kind, UidSet] = {
-            kind: UidSet(
-                kind, table=spec.table, name=name, nft=self._nft, now_ns=now_ns, on_missing=self._restore_if_lost
+        self._all_sets: dict[Reach, UidSet] = {}
+        self._filled: set[Reach] = set()
+
+    @property
+    def _sets(self) -> dict[Reach, UidSet]:
+        """Those that the table has now; what was asked of others waits, until their port is guarded again."""
+        reaches = [Reach(kind, port) for port in (None, *sorted(self.spec.ports)) for kind in SETS]
+        has = self._has  # a ruleset of an administrator's own may have been written before there were sets of one port
+        return {reach: self._set(reach) for reach in reaches if has is None or name_set(reach) in has}
+
+    def _set(self, reach: Reach) -> UidSet:
+        uids = self._all_sets.get(reach)
+        if uids is None:
+            uids = self._all_sets[reach] = UidSet(
+                reach,
+                table=self.spec.table,
+                name=name_set(reach),
+                nft=self._nft,
+                now_ns=self._now_ns,
+                on_missing=self._restore_if_lost,
             )
-            for kind, name in SETS.items()
-        }
+        return uids
+
+    def ensure(self) -> None:
+        """As OwnTable's; a set that comes with its port, guarded from now on, holds whom it is asked to at once."""
+        super().ensure()
+        for reach in self._sets.keys() - self._filled:
+            if missing := self._set(reach).compare().missing:
+                self.put_back(reach, missing)
+        self._filled = set(self._sets)
 
     def remove(self) -> None:
         """Delete the table and forget what was asked for; nothing there is fine. Other tables stay as they are."""
-        for uids in self._sets.values():
+        for uids in self._all_sets.values():
             uids.forget_all()
+        self._filled.clear()
         super().remove()
 
     # -- who is refused ----------------------------------------------------------------------------------------------
@@ -74,13 +114,19 @@ class NftEnforcer(OwnTable):
         if deny.subject.scope is not None:
             return
         _refuse_root(deny)
-        if deny.until_ns <= self._now_ns():
-            self._sets[deny.kind].take(deny.subject)
+        if not self._looks_at(deny.reach):
+            self._set(deny.reach).remember(deny)
+        elif deny.until_ns <= self._now_ns():
+            self._set(deny.reach).take(deny.subject)
         else:
-            self._sets[deny.kind].put(deny)
+            self._set(deny.reach).put(deny)
 
-    def apply_many(self, denies: Iterable[Deny], releases: Iterable[tuple[Subject, Kind]] = ()) -> None:
-        """Begin, change and end many refusals, those of a kind in one transaction.
+    def _looks_at(self, reach: Reach) -> bool:
+        """Whether packets to its port are looked at: the port may have been guarded once."""
+        return reach.port is None or reach.port in self.spec.ports
+
+    def apply_many(self, denies: Iterable[Deny], releases: Iterable[tuple[Subject, Reach]] = ()) -> None:
+        """Begin, change and end many refusals, those of a kind and port in one transaction.
 
         Raises:
             SetFullError: Some are not carried out; as many as the set has room for are, those ending last first.
@@ -88,42 +134,63 @@ class NftEnforcer(OwnTable):
         now_ns = self._now_ns()
         held = [deny for deny in denies if deny.subject.scope is None]
         ours = [deny for deny in held if deny.until_ns > now_ns]
-        ended = [(subject, kind) for subject, kind in releases if subject.scope is None]
-        ended += [(deny.subject, deny.kind) for deny in held if deny.until_ns <= now_ns]
+        ended = [(subject, reach) for subject, reach in releases if subject.scope is None]
+        ended += [(deny.subject, deny.reach) for deny in held if deny.until_ns <= now_ns]
         for deny in ours:
             _refuse_root(deny)
         ours.sort(key=lambda deny: -deny.until_ns)
         full: SetFullError | None = None
-        for kind, uids in self._sets.items():
+        puts: dict[Reach, list[Deny]] = {}
+        takes: dict[Reach, list[Subject]] = {}
+        for deny in ours:
+            puts.setdefault(deny.reach, []).append(deny)
+        for subject, reach in ended:
+            takes.setdefault(reach, []).append(subject)
+        # Where nothing ends comes first: what is narrowed to some ports refuses those at every moment.
+        for reach in sorted({**puts, **takes}, key=lambda reach: reach in takes):
+            if not self._looks_at(reach):
+                for deny in puts.get(reach, []):
+                    self._set(reach).remember(deny)
+                for subject in takes.get(reach, []):
+                    self._set(reach).forget(subject)
+                continue
             try:
-                uids.put_many(
-                    [deny for deny in ours if deny.kind == kind], [subject for subject, what in ended if what == kind]
-                )
-            except SetFullError as error:  # the other set may have room
+                self._set(reach).put_many(puts.get(reach, []), takes.get(reach, []))
+            except SetFullError as error:  # another set may have room
                 full = error
         if full is not None:
             raise full
 
-    def apply_release(self, subject: Subject, kind: Kind) -> None:
+    def apply_release(self, subject: Subject, kind: Kind, port: int | None = None) -> None:
         """End a refusal with its ranges; nothing to end is fine."""
+        reach = Reach(kind, port)
         if subject.scope is None:
-            self._sets[kind].take(subject)
+            if self._looks_at(reach):
+                self._set(reach).take(subject)
+            else:
+                self._set(reach).forget(subject)
 
-    def compare(self) -> dict[Kind, Difference]:
-        """What the sets hold beside what was asked for, by kind; {} if they are in step."""
-        found = {kind: uids.compare() for kind, uids in self._sets.items()}
-        return {kind: difference for kind, difference in found.items() if difference}
+    def compare(self) -> dict[Reach, Difference]:
+        """What the sets hold beside what was asked for, by kind and port; {} if they are in step."""
+        found = {reach: uids.compare() for reach, uids in self._sets.items()}
+        return {reach: difference for reach, difference in found.items() if difference}
 
-    def put_back(self, kind: Kind, intervals: Iterable[Interval]) -> None:
+    def put_back(self, reach: Reach, intervals: Iterable[Interval]) -> None:
         """Make a set hold within these uids what was asked for."""
-        self._sets[kind].repaint(intervals)
+        self._set(reach).repaint(intervals)
 
-    def clear(self, kind: Kind, intervals: Iterable[Interval]) -> None:
+    def clear(self, reach: Reach, intervals: Iterable[Interval]) -> None:
         """Take out of a set whoever is in it within these uids and was not asked for; no set is fine."""
-        self._sets[kind].repaint(intervals)
+        self._set(reach).repaint(intervals)
+
+    def clear_everywhere(self, intervals: Iterable[Interval]) -> None:
+        """The same, out of all sets."""
+        uids = list(intervals)
+        for reach in self._sets:
+            self.clear(reach, uids)
 
     def clear_all(self) -> None:
-        """Empty both sets, and forget what was asked for; no sets are fine."""
+        """Empty all sets, and forget what was asked for; no sets are fine."""
         for uids in self._sets.values():
             uids.take_all()
 
@@ -131,19 +198,19 @@ class NftEnforcer(OwnTable):
         """What the kernel holds now, elements of others included; [] without a table."""
         return [deny for uids in self._sets.values() for deny in uids.read_denies()]
 
-    def forget(self, subject: Subject, kind: Kind) -> None:
+    def forget(self, subject: Subject, reach: Reach) -> None:
         """Somebody took the element out by hand: do not put it back with a lost table."""
-        self._sets[kind].forget(subject)
+        self._set(reach).forget(subject)
 
-    def find_owners(self, set_name: str, ranges: Iterable[tuple[int, int]]) -> list[tuple[Kind, Subject]]:
+    def find_owners(self, set_name: str, ranges: Iterable[tuple[int, int]]) -> list[tuple[Reach, Subject]]:
         """Whose refusals lie in these uid ranges of a set: for whom a deletion by hand was meant.
 
         Args:
             set_name: As a watch names it.
             ranges: Inclusive.
         """
-        kind = next(kind for kind, name in SETS.items() if name == set_name)
-        return [(kind, subject) for subject in self._sets[kind].find_owners(ranges)]
+        reach = parse_set(set_name)
+        return [] if reach is None else [(reach, subject) for subject in self._set(reach).find_owners(ranges)]
 
     # -- inside ------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from itertools import pairwise
 
-from smtpguard.actions.base import Deny
+from smtpguard.actions.base import Deny, Kind, Reach
 from smtpguard.model import Subject
 
 MAX_UID = 0xFFFF_FFFE
@@ -144,7 +144,7 @@ def carve(existing: Iterable[Element], region: Sequence[Interval]) -> tuple[list
     return touched, outside
 
 
-def build_denies(kind: str, elements: Iterable[Element]) -> list[Deny]:
+def build_denies(kind: str, elements: Iterable[Element], port: int | None = None) -> list[Deny]:
     """Denies from a set's elements: ranges join the account that their comment names.
 
     An element of somebody else's making is a deny of its own; a range of that kind has its first uid as subject.
@@ -156,17 +156,22 @@ def build_denies(kind: str, elements: Iterable[Element]) -> list[Deny]:
         if match:
             own.setdefault(int(match[1]), []).append(element)
         else:
-            denies.append(_build_deny(kind, element.first, [element], element.comment))
+            denies.append(_build_deny(Reach(_kind(kind), port), element.first, [element], element.comment))
     for uid, group in own.items():
         match = _OWNER.fullmatch(group[0].comment)
-        denies.append(_build_deny(kind, uid, group, (match and match[2]) or ""))
+        denies.append(_build_deny(Reach(_kind(kind), port), uid, group, (match and match[2]) or ""))
     return sorted(denies, key=lambda deny: deny.subject)
 
 
-def _build_deny(kind: str, uid: int, elements: Sequence[Element], comment: str) -> Deny:
+def _kind(text: str) -> Kind:
+    return "block" if text == "block" else "throttle"
+
+
+def _build_deny(reach: Reach, uid: int, elements: Sequence[Element], comment: str) -> Deny:
     return Deny(
         subject=Subject(id=uid),
-        kind="block" if kind == "block" else "throttle",
+        kind=reach.kind,
+        port=reach.port,
         until_ns=max(element.until_ns for element in elements),
         ranges=tuple(
             (element.first, element.last - element.first + 1)

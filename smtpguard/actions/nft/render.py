@@ -86,7 +86,6 @@ def list_contents(spec: TableSpec, passes: Passes) -> dict[str, Content]:
         "exempt4": Content(4, tuple(merge_intervals(map(_bounds, v4)))),
         "exempt6": Content(16, tuple(merge_intervals(map(_bounds, v6)))),
         "uncapped": Content(4, _merge_uids(passes.uncapped)),
-        **{f"blocked_{port}": Content(4, ()) for port in sorted(spec.ports)},
     }
 
 

@@ -6,9 +6,9 @@ Decides about nobody, and never holds uid 0.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
-from smtpguard.actions.base import Deny
+from smtpguard.actions.base import Deny, Reach
 from smtpguard.actions.nft.difference import MAX_STRANGERS, TOLERANCE_NS, Difference, find_difference
 from smtpguard.actions.nft.elements import (
     PERMANENT_NS,
@@ -30,7 +30,6 @@ from smtpguard.kernel.nft import Nft, NftError, read_set
 from smtpguard.kernel.nft_wire import NewElement, render_add, render_create, render_delete, render_flush
 from smtpguard.model import Subject
 
-Kind = Literal["block", "throttle"]
 _PRUNE_EVERY_NS = 60_000_000_000
 _REFRESH_MS = 1000
 
@@ -44,10 +43,10 @@ class SetFullError(EnforceError):
 
 
 class UidSet:
-    """The set of one kind of refusal.
+    """The set of one reach of refusal.
 
     Args:
-        kind: The kind.
+        reach: The reach.
         table: Table of family inet.
         name: The set in it.
         nft: The way to nft.
@@ -57,7 +56,7 @@ class UidSet:
 
     def __init__(
         self,
-        kind: Kind,
+        reach: Reach,
         *,
         table: str,
         name: str,
@@ -65,7 +64,7 @@ class UidSet:
         now_ns: ClockNs,
         on_missing: YesNo,
     ) -> None:
-        self.kind = kind
+        self.reach = reach
         self._table = table
         self._name = name
         self._nft = nft
@@ -91,7 +90,7 @@ class UidSet:
 
     def read_denies(self) -> list[Deny]:
         """The elements in the kernel as denies."""
-        return build_denies(self.kind, self.read())
+        return build_denies(self.reach.kind, self.read(), self.reach.port)
 
     def compare(self) -> Difference:
         """What the kernel's set holds beside what was asked for.
@@ -140,6 +139,10 @@ class UidSet:
         region = merge_intervals(ranges)
         return [subject for subject, deny in self._asked.items() if clip(list_claims(deny), region)]
 
+    def remember(self, deny: Deny) -> None:
+        """Ask from now on, and leave the kernel alone: the set is not there yet."""
+        self._remember(deny)
+
     def forget(self, subject: Subject) -> None:
         """Ask no longer, and leave the kernel alone."""
         self._wanted = None
@@ -183,7 +186,9 @@ class UidSet:
             SetFullError: Some are not carried out; it says how many.
             EnforceError: The kernel refused them otherwise.
         """
-        gone = [self._asked.get(s) or Deny(subject=s, kind=self.kind, until_ns=0) for s in takes]
+        gone = [
+            self._asked.get(s) or Deny(subject=s, kind=self.reach.kind, port=self.reach.port, until_ns=0) for s in takes
+        ]
         for deny in gone:
             self.forget(deny.subject)
         region = [interval for deny in gone for interval in _list_region(deny, None)]
@@ -212,7 +217,7 @@ class UidSet:
 
     def take(self, subject: Subject) -> None:
         """End one refusal; nothing to end is fine."""
-        deny = self._asked.get(subject) or Deny(subject=subject, kind=self.kind, until_ns=0)
+        deny = self._asked.get(subject) or Deny(subject=subject, kind=self.reach.kind, port=self.reach.port, until_ns=0)
         self.forget(subject)
         claims = list_claims(deny)
         if not self._is_shared(subject, claims):

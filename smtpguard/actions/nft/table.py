@@ -76,6 +76,7 @@ class OwnTable:
         self._passes = passes or Passes()
         self._loaded: tuple[str, dict[str, Content]] | None = None
         self._caps = False
+        self._has: frozenset[str] | None = None
 
     def render(self) -> str:
         """The ruleset as `ensure` loads it, in nft's language.
@@ -141,6 +142,7 @@ class OwnTable:
             ruleset = self._nft.compile(self.spec.table, shape)
         except NftError as error:
             raise EnforceError(f"the ruleset was refused: {error.what}", where="nft/*.nft") from error
+        self._has = frozenset(ruleset.sets)
         missing = sorted(set(NEEDED_SETS) - ruleset.sets)
         if missing:
             raise EnforceError(

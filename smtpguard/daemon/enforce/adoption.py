@@ -7,9 +7,9 @@ and too long to be listed one by one.
 import logging
 from collections.abc import Iterator
 
+from smtpguard.actions.base import Reach
 from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.actions.nft.elements import Element
-from smtpguard.actions.nft.sets import Kind
 from smtpguard.daemon.orders import Orders
 from smtpguard.model import NS, Block, Subject
 from smtpguard.policy.watched import NEVER_REFUSED
@@ -35,16 +35,16 @@ class Adoption:
         self._orders = orders
         self._nft = nft
 
-    def __call__(self, kind: Kind, strangers: tuple[Element, ...], *, who: str) -> None:
+    def __call__(self, reach: Reach, strangers: tuple[Element, ...], *, who: str) -> None:
         """Take over, or take out who can't be blocked."""
         with self._orders.guard.enforcement.together():
-            self.take_over(kind, strangers, reason=f"added to the nft set by {who}" if who else "found in the nft set")
+            self.take_over(reach, strangers, reason=f"added to the nft set by {who}" if who else "found in the nft set")
 
-    def take_over(self, kind: Kind, strangers: tuple[Element, ...], *, reason: str) -> None:
+    def take_over(self, reach: Reach, strangers: tuple[Element, ...], *, reason: str) -> None:
         """The same, before or while enforcement is put in step.
 
         Args:
-            kind: In which set they are.
+            reach: In which set they are.
             strangers: What the list does not know.
             reason: For people.
         """
@@ -53,7 +53,7 @@ class Adoption:
         ends: dict[int, int] = {}
         for element in strangers:
             until_ns = min(element.until_ns, now_ns + _LONGEST_NS)
-            for uid in self._list_owners(kind, element):
+            for uid in self._list_owners(reach, element):
                 ends[uid] = max(ends.get(uid, 0), until_ns)
         for uid, until_ns in ends.items():
             subject = Subject(id=uid)
@@ -61,7 +61,7 @@ class Adoption:
             user = render_user(uid, account.name)
             if account.standing in NEVER_REFUSED:
                 log.warning("%s can't be blocked (%s): taken out of the nft set", user, account.standing)
-                self._nft.clear(kind, [(uid, uid), *((a, a + count - 1) for a, count in account.ranges)])
+                self._nft.clear(reach, [(uid, uid), *((a, a + count - 1) for a, count in account.ranges)])
                 continue
             log.warning("%s is in the kernel's set and was not listed: adopted (%s)", user, reason)
             self._orders.begin(
@@ -69,7 +69,8 @@ class Adoption:
                     subject=subject,
                     name=account.name,
                     source="admin",
-                    kind=kind,
+                    kind=reach.kind,
+                    ports=None if reach.port is None else (reach.port,),
                     since_ns=now_ns,
                     until_ns=until_ns,
                     mode="enforce",
@@ -78,7 +79,7 @@ class Adoption:
                 force=True,
             )
 
-    def _list_owners(self, kind: Kind, element: Element) -> Iterator[int]:
+    def _list_owners(self, reach: Reach, element: Element) -> Iterator[int]:
         """Whose uids they are."""
         accounts = self._orders.guard.accounts
         owner = accounts.owner(element.first)
@@ -91,7 +92,7 @@ class Adoption:
                 element.first,
                 element.last,
             )
-            self._nft.clear(kind, [(element.first, element.last)])
+            self._nft.clear(reach, [(element.first, element.last)])
             return
         for uid in range(element.first, element.last + 1):
             yield accounts.owner(uid)

@@ -9,10 +9,10 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
+from smtpguard.actions.base import Reach
 from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.actions.nft.difference import Difference
 from smtpguard.actions.nft.elements import Element, Interval
-from smtpguard.actions.nft.sets import Kind
 from smtpguard.daemon.enforce.identity import Identity
 from smtpguard.errors import EnforceError
 from smtpguard.hooks import ClockNs
@@ -30,7 +30,7 @@ _DEAR_NS = 60 * NS
 class Adopter(Protocol):
     """Makes blocks of what a person has put into a set."""
 
-    def __call__(self, kind: Kind, strangers: tuple[Element, ...], *, who: str) -> None:
+    def __call__(self, reach: Reach, strangers: tuple[Element, ...], *, who: str) -> None:
         """Take over, or take out who can't be blocked."""
         ...
 
@@ -103,8 +103,8 @@ class SetComparison:
         found = nft.compare()
         if any(difference.strangers or difference.longer or difference.missing for difference in found.values()):
             self.mended += 1
-            for kind, difference in found.items():
-                self._mend(kind, difference, who=who, by_hand=reason == "changed")
+            for reach, difference in found.items():
+                self._mend(reach, difference, who=who, by_hand=reason == "changed")
             found = nft.compare()
         before, self.differences = self.differences, tuple(render_difference(*pair) for pair in found.items())
         for text in self.differences:
@@ -113,9 +113,9 @@ class SetComparison:
         self.looked_ns = self._now()
         self._cost_ns = self.looked_ns - begun_ns
 
-    def _mend(self, kind: Kind, difference: Difference, *, who: str, by_hand: bool) -> None:
+    def _mend(self, reach: Reach, difference: Difference, *, who: str, by_hand: bool) -> None:
         if difference.missing:
-            log.warning("missing in the nft set of %ss: %s: put back", kind, _render(difference.missing))
+            log.warning("missing in the nft set of %s: %s: put back", _name(reach), _render(difference.missing))
         strangers = difference.strangers
         ours = [*difference.missing]
         if by_hand:
@@ -123,12 +123,12 @@ class SetComparison:
         else:  # a suspended host: the kernel's timeouts stood still meanwhile
             ours += [(element.first, element.last) for element in difference.longer]
         if ours:
-            self._nft.put_back(kind, ours)
+            self._nft.put_back(reach, ours)
         if strangers:
-            self._adopt(kind, strangers, who=who)
+            self._adopt(reach, strangers, who=who)
 
 
-def render_difference(kind: Kind, difference: Difference) -> str:
+def render_difference(reach: Reach, difference: Difference) -> str:
     """For people."""
     found = {
         "in the kernel and not listed": [(element.first, element.last) for element in difference.strangers],
@@ -141,7 +141,11 @@ def render_difference(kind: Kind, difference: Difference) -> str:
             f"{difference.uncounted} elements more in the kernel than listed, too many to be listed one by one "
             "(`smtpguard unblock --all` frees all)"
         )
-    return f"{kind}s: " + "; ".join(texts)
+    return f"{_name(reach)}: " + "; ".join(texts)
+
+
+def _name(reach: Reach) -> str:
+    return f"{reach.kind}s" + ("" if reach.port is None else f" of port {reach.port}")
 
 
 def _render(intervals: Sequence[Interval]) -> str:

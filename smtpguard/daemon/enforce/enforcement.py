@@ -19,7 +19,7 @@ from smtpguard.daemon.enforce.activation import Activation
 from smtpguard.daemon.enforce.bpf_attachment import BpfAttachment
 from smtpguard.daemon.enforce.bulk import without_collections
 from smtpguard.daemon.enforce.neighbours import Around, Comparison, Judging, NftTable, Sessions
-from smtpguard.daemon.enforce.reconciler import KINDS, Reconciler
+from smtpguard.daemon.enforce.reconciler import Reconciler
 from smtpguard.daemon.loop import TimedPart
 from smtpguard.errors import EnforceError
 from smtpguard.hooks import ClockNs
@@ -228,8 +228,7 @@ class Enforcement(TimedPart):
             return
         intervals = list(uids)
         try:
-            for kind in KINDS:
-                self._nft.clear(kind, intervals)
+            self._nft.clear_everywhere(intervals)
         except EnforceError as error:
             log.error("nft: %s", error)  # noqa: TRY400 - one line for people
 

@@ -1,7 +1,7 @@
 """What `Enforcement` asks of the parts around it."""
 
 from collections.abc import Iterable
-from typing import Literal, Protocol
+from typing import Protocol
 
 from smtpguard.actions.base import Enforcer, Passes
 from smtpguard.daemon.enforce.activation import Table
@@ -23,12 +23,12 @@ class NftTable(Table, Enforcer, Protocol):
         """Take an administrator's ruleset as it is now. Raises EnforceError: the old one stays."""
         ...
 
-    def clear(self, kind: Literal["block", "throttle"], intervals: Iterable[tuple[int, int]]) -> None:
-        """Take out of a set whoever is in it within these uids and was not asked for. Raises EnforceError."""
+    def clear_everywhere(self, intervals: Iterable[tuple[int, int]]) -> None:
+        """Take out of all sets whoever is in one within these uids and was not asked for. Raises EnforceError."""
         ...
 
     def clear_all(self) -> None:
-        """Empty both sets. Raises EnforceError."""
+        """Empty all sets. Raises EnforceError."""
         ...
 
 

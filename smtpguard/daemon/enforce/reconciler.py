@@ -8,16 +8,15 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, Protocol
+from typing import Protocol
 
-from smtpguard.actions.base import BulkEnforcer, Deny, Enforcer, Passes
+from smtpguard.actions.base import BulkEnforcer, Deny, Enforcer, Kind, Passes, Reach
 from smtpguard.errors import EnforceError
 from smtpguard.hooks import ClockNs, Task
 from smtpguard.model import NS, Block, Subject
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["block", "throttle"]
 KINDS: tuple[Kind, ...] = ("block", "throttle")
 _RETRY_NS = NS
 _MAX_RETRY_NS = 10 * NS
@@ -28,30 +27,34 @@ _MANY = 16
 PACKET_MEANS = frozenset({"nft", "sessions"})
 
 
-Wanted = Mapping[Subject, Mapping[Kind, Deny]]
+Wanted = Mapping[Subject, Mapping[Reach, Deny]]
 """What the blocks in force add up to, by subject."""
 
 
-def merge_denies(subject: Subject, blocks: Sequence[Block], now_ns: int) -> dict[Kind, Deny]:
-    """What the enforced blocks of one subject add up to: for each kind the longest end and all ranges.
+def merge_denies(subject: Subject, blocks: Sequence[Block], now_ns: int) -> dict[Reach, Deny]:
+    """What the enforced blocks of one subject add up to: for each kind and port the longest end and all ranges.
+
+    A port has its own end beside that of all ports: the end of one never ends the other.
 
     Args:
         subject: Whose blocks they are.
         blocks: Blocks of all sources, enforced or not, over or not.
         now_ns: CLOCK_BOOTTIME.
     """
-    denies: dict[Kind, Deny] = {}
+    denies: dict[Reach, Deny] = {}
     held = [b for b in blocks if b.mode == "enforce" and b.until_ns > now_ns]
     for kind in KINDS if len(held) > 1 else [block.kind for block in held]:
         of_kind = [block for block in held if block.kind == kind]
-        if of_kind:
-            last = max(of_kind, key=lambda block: block.until_ns)
-            denies[kind] = Deny(
+        spans = tuple(sorted({span for block in of_kind for span in block.ranges}))
+        for port in sorted({port for block in of_kind for port in block.reaches}, key=lambda port: port or 0):
+            last = max((block for block in of_kind if port in block.reaches), key=lambda block: block.until_ns)
+            denies[Reach(kind, port)] = Deny(
                 subject=subject,
                 kind=kind,
                 until_ns=last.until_ns,
-                ranges=tuple(sorted({span for block in of_kind for span in block.ranges})),
+                ranges=spans,
                 comment=" ".join(filter(None, (last.source, last.rule))),
+                port=port,
             )
     return denies
 
@@ -74,9 +77,20 @@ class _Told:
 
     enforcer: Enforcer
     passes: Passes | None = None
-    denies: dict[tuple[Subject, Kind], Deny] = field(default_factory=dict)
+    denies: dict[Subject, dict[Reach, Deny]] = field(default_factory=dict)
     failed: set[Subject] = field(default_factory=set)
     trouble: str | None = None
+
+    def note(self, deny: Deny) -> None:
+        """It holds this refusal."""
+        self.denies.setdefault(deny.subject, {})[deny.reach] = deny
+
+    def drop(self, subject: Subject, reach: Reach) -> None:
+        """It does not hold this refusal, or nobody knows."""
+        held = self.denies.get(subject, {})
+        held.pop(reach, None)
+        if not held:
+            self.denies.pop(subject, None)
 
 
 class Reconciler:
@@ -95,7 +109,7 @@ class Reconciler:
         self._retry_ns: int | None = None
         self._pause_ns = _RETRY_NS
         self._settling: dict[Subject, int] = {}
-        self._merged: dict[Subject, tuple[tuple[Block, ...], Mapping[Kind, Deny]]] = {}
+        self._merged: dict[Subject, tuple[tuple[Block, ...], Mapping[Reach, Deny]]] = {}
         self.failures = 0
 
     def add_enforcer(self, enforcer: Enforcer, *, first: bool = False) -> None:
@@ -146,7 +160,7 @@ class Reconciler:
         blocked = dict.fromkeys(self._in_force.blocked_subjects())
         wanted = self._list_wanted(blocked)
         for told in self._means:
-            subjects = dict.fromkeys(subject for subject, _ in told.denies) | blocked
+            subjects = dict.fromkeys(told.denies) | blocked
             if forget:
                 told.denies.clear()
             self._tell_all(told, subjects, wanted)
@@ -193,7 +207,7 @@ class Reconciler:
         """Of ten thousand subjects most are as they were at the last time: these are not added up again."""
         now_ns = self._now()
         known, self._merged = self._merged, {}
-        wanted: dict[Subject, Mapping[Kind, Deny]] = {}
+        wanted: dict[Subject, Mapping[Reach, Deny]] = {}
         for subject in subjects:
             blocks = tuple(self._in_force.blocks_of(subject))
             before, merged = known.get(subject, (None, {}))
@@ -211,11 +225,12 @@ class Reconciler:
         if len(subjects) >= _MANY and isinstance(enforcer, BulkEnforcer):
             if (denies or releases) and not self._try(told, None, partial(enforcer.apply_many, denies, releases)):
                 for deny in denies:  # nobody knows which of them are held: told one by one
-                    told.denies.pop((deny.subject, deny.kind), None)
+                    told.drop(deny.subject, deny.reach)
             else:
-                told.denies.update({(deny.subject, deny.kind): deny for deny in denies})
+                for deny in denies:
+                    told.note(deny)
                 for key in (*releases, *over):
-                    told.denies.pop(key, None)
+                    told.drop(*key)
                 told.failed.difference_update(subjects)
                 return
         for subject in subjects:
@@ -223,42 +238,44 @@ class Reconciler:
 
     def _list_changes(
         self, told: _Told, subjects: Iterable[Subject], wanted: Wanted
-    ) -> tuple[list[Deny], list[tuple[Subject, Kind]], list[tuple[Subject, Kind]]]:
+    ) -> tuple[list[Deny], list[tuple[Subject, Reach]], list[tuple[Subject, Reach]]]:
         """What begins or changes, what ends, and what the kernel has ended by itself."""
         now_ns = self._now()
         denies: list[Deny] = []
-        releases: list[tuple[Subject, Kind]] = []
-        over: list[tuple[Subject, Kind]] = []
+        releases: list[tuple[Subject, Reach]] = []
+        over: list[tuple[Subject, Reach]] = []
         for subject in subjects:
             merged = wanted.get(subject, {})
-            for kind in KINDS:
-                deny, held = merged.get(kind), told.denies.get((subject, kind))
+            known = told.denies.get(subject, {})
+            for reach in {**merged, **known}:
+                deny, held = merged.get(reach), known.get(reach)
                 if deny is not None and deny != held:
                     denies.append(deny)
                 elif deny is None and held is not None:
-                    (over if held.until_ns <= now_ns else releases).append((subject, kind))
+                    (over if held.until_ns <= now_ns else releases).append((subject, reach))
         return denies, releases, over
 
     def _tell(self, told: _Told, subject: Subject) -> bool:
         now_ns = self._now()
         wanted = merge_denies(subject, self._in_force.blocks_of(subject), now_ns)
         fine = True
-        for kind in KINDS:
-            key = (subject, kind)
-            deny, held = wanted.get(kind), told.denies.get(key)
+        # What begins comes first: what is narrowed to some ports refuses those at every moment.
+        known = told.denies.get(subject, {})
+        for reach in {**wanted, **known}:
+            deny, held = wanted.get(reach), known.get(reach)
             if deny == held:
                 continue
             if deny is not None:
                 done = self._try(told, subject, partial(told.enforcer.apply_deny, deny))
                 if done:
-                    told.denies[key] = deny
+                    told.note(deny)
                 else:
-                    told.denies.pop(key, None)  # not known to be held: told again at the next try
+                    told.drop(subject, reach)  # not known to be held: told again at the next try
             else:
                 over = held is not None and held.until_ns <= now_ns  # the kernel has ended it by itself
-                done = over or self._try(told, subject, partial(told.enforcer.apply_release, subject, kind))
+                done = over or self._try(told, subject, partial(told.enforcer.apply_release, subject, *reach))
                 if done:
-                    del told.denies[key]
+                    told.drop(subject, reach)
             fine &= done
         if fine:
             told.failed.discard(subject)

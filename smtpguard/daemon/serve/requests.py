@@ -43,11 +43,20 @@ def _integer(low: int, high: int) -> Check:
     return check
 
 
+_PORT = _integer(1, 65_535)
+MAX_PORTS = 64
+
+
 def _text(longest: int) -> Check:
     def check(value: object) -> str | None:
         return None if isinstance(value, str) and len(value) <= longest else f"a text of at most {longest} characters"
 
     return check
+
+
+def _ports(value: object) -> str | None:
+    fits = isinstance(value, list) and 0 < len(value) <= MAX_PORTS and all(_PORT(port) is None for port in value)
+    return None if fits else "a list of ports"
 
 
 def _flag(value: object) -> str | None:
@@ -87,7 +96,7 @@ _WHY: dict[str, Check] = {"reason": _text(MAX_REASON)}
 SCHEMA: dict[str, Mapping[str, Check]] = {
     "status": {},
     "blocks": {},
-    "block": {**_WHOM, **_WHY, "for_ns": _ANY_SPAN, "source": _source, "at": _wall_s, "force": _flag},
+    "block": {**_WHOM, **_WHY, "for_ns": _ANY_SPAN, "source": _source, "at": _wall_s, "force": _flag, "ports": _ports},
     "unblock": {**_WHOM, **_WHY, "source": _source, "all": _flag},
     "reload": {},
     "watch": {},

@@ -63,10 +63,19 @@ static __always_inline __u32 owner_of(__u32 uid)
 	return owner ? *owner : uid;
 }
 
-static __always_inline __u8 denied_by_maps(__u32 uid, __u32 owner, __u64 netns, __u64 now)
+/* A block of some kind is stronger than a throttle of another: whoever is told wants to hear of the block. */
+static __always_inline __u8 stronger(__u8 one, __u8 other)
 {
-	struct subject subject = {.uid = uid, .netns = netns};
-	struct uid_prefix prefix = {.bits = 32, .uid = bpf_htonl(uid)};
+	if (!one)
+		return other;
+	return other == REFUSED_BLOCK ? other : one;
+}
+
+/* What is refused all ports (port 0), or one. */
+static __always_inline __u8 denied_at(__u32 uid, __u32 owner, __u64 netns, __u32 port, __u64 now)
+{
+	struct subject subject = {.uid = uid, .port = port, .netns = netns};
+	struct denied_prefix prefix = {.bits = 64, .port = bpf_htonl(port), .uid = bpf_htonl(uid)};
 	__u8 verdict = denied(bpf_map_lookup_elem(&deny, &subject), now);
 
 	if (verdict)
@@ -77,6 +86,15 @@ static __always_inline __u8 denied_by_maps(__u32 uid, __u32 owner, __u64 netns, 
 	subject.uid = owner; /* a subordinate uid is its owner's wherever it is seen */
 	subject.netns = 0;
 	return denied(bpf_map_lookup_elem(&deny, &subject), now);
+}
+
+static __always_inline __u8 denied_by_maps(__u32 uid, __u32 owner, const struct event *event)
+{
+	__u8 verdict = denied_at(uid, owner, event->netns, 0, event->time_ns);
+
+	if (verdict == REFUSED_BLOCK)
+		return verdict;
+	return stronger(verdict, denied_at(uid, owner, event->netns, event->port, event->time_ns));
 }
 
 /* What becomes of this attempt. The order is the contract: root, destination, exempt user, deny, credits. */
@@ -92,7 +110,7 @@ static __always_inline __u8 decide(const struct config *cfg, struct event *event
 	if (is_exempt(event->uid) || (event->owner != event->uid && is_exempt(event->owner)))
 		return ALLOWED;
 
-	verdict = denied_by_maps(event->uid, event->owner, event->netns, event->time_ns);
+	verdict = denied_by_maps(event->uid, event->owner, event);
 	if (verdict)
 		return verdict;
 	/* A user's socket in another user's hands: no way round a block. */
@@ -100,7 +118,7 @@ static __always_inline __u8 decide(const struct config *cfg, struct event *event
 		__u32 owner = owner_of(event->creator);
 
 		if (!is_exempt(event->creator) && !is_exempt(owner))
-			verdict = denied_by_maps(event->creator, owner, event->netns, event->time_ns);
+			verdict = denied_by_maps(event->creator, owner, event);
 		if (verdict)
 			return verdict;
 	}

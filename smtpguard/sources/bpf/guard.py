@@ -68,7 +68,7 @@ class Guard:
         self._more_bits: dict[int, frozenset[int]] = {}
         self._counts = self._object.map("counts")
         self._deny = self._object.map("deny")
-        self._ranges = RangeTable(self._object.map("deny_ranges"))
+        self._ranges: dict[int | None, RangeTable] = {}
         self._exempt = maps.KeySet(self._object.map("exempt_uids"))
         self._owners = maps.KeySet(self._object.map("owners"))
         self._pass = {4: maps.KeySet(self._object.map("pass4")), 6: maps.KeySet(self._object.map("pass6"))}
@@ -191,9 +191,13 @@ class Guard:
     def _netns_key(self, netns: int | None) -> int:
         return 0 if netns is None or netns == self.config.fields.own_netns else netns
 
-    def put_deny(self, uid: int, netns: int | None, block_ns: int, throttle_ns: int) -> None:
-        """Refuse a uid in a network namespace (None: our own) until these ends; 0 for none. Raises EnforceError."""
-        key = maps.pack_subject(uid, self._netns_key(netns))
+    def put_deny(self, uid: int, netns: int | None, block_ns: int, throttle_ns: int, port: int | None = None) -> None:
+        """Refuse a uid in a network namespace (None: our own) one port, or all, until these ends; 0 for none.
+
+        Raises:
+            EnforceError: It can't be written.
+        """
+        key = maps.pack_subject(uid, self._netns_key(netns), port)
         try:
             if block_ns or throttle_ns:
                 self._deny.update(key, maps.pack_ends(block_ns, throttle_ns))
@@ -203,22 +207,35 @@ class Guard:
             raise refused(f"a refusal of uid {uid} can't be written", error) from error
 
     def put_deny_ranges(
-        self, holder: tuple[int, int | None, str], ranges: Iterable[tuple[int, int]], block_ns: int, throttle_ns: int
+        self,
+        holder: tuple[int, int | None, str],
+        ranges: Iterable[tuple[int, int]],
+        block_ns: int,
+        throttle_ns: int,
+        port: int | None = None,
     ) -> None:
         """Refuse exactly these (first, count) ranges on a holder's behalf, in any namespace. Raises EnforceError."""
         try:
-            self._ranges.put(holder, ranges, (block_ns, throttle_ns))
+            self._ranges_of(port).put(holder, ranges, (block_ns, throttle_ns))
         except BpfError as error:
             raise refused(f"a refusal of the ranges of uid {holder[0]} can't be written", error) from error
 
-    def read_denies(self) -> list[tuple[int, int | None, int, int]]:
-        """What the kernel holds: (uid, netns, block_ns, throttle_ns), ended ones too. Raises EnforceError."""
+    def _ranges_of(self, port: int | None) -> RangeTable:
+        table = self._ranges.get(port)
+        if table is None:
+            table = self._ranges[port] = RangeTable(self._object.map("deny_ranges"), port)
+        return table
+
+    def read_denies(self) -> list[tuple[int, int | None, int | None, int, int]]:
+        """What the kernel holds: (uid, netns, port, block_ns, throttle_ns), ended ones too. Raises EnforceError."""
         try:
             items = list(self._deny.items())
         except BpfError as error:
             raise refused("the refusals can't be read", error) from error
         return [
-            (uid, netns or None, *maps.unpack_ends(v)) for k, v in items for uid, netns in (maps.unpack_subject(k),)
+            (uid, netns or None, port, *maps.unpack_ends(v))
+            for k, v in items
+            for uid, port, netns in (maps.unpack_denied(k),)
         ]
 
     def read_count(self, which: int) -> int:

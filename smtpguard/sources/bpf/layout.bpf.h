@@ -138,7 +138,7 @@ struct session { /* what a report repeats of its attempt */
 
 struct subject {
 	__u32 uid;
-	__u32 pad;
+	__u32 port; /* of a deny: which port; 0 for all, and for whatever else is kept of a subject */
 	__u64 netns;
 };
 
@@ -177,6 +177,12 @@ struct grant {
 
 struct uid_prefix {
 	__u32 bits;
+	__be32 uid;
+};
+
+struct denied_prefix { /* the port is always compared in full */
+	__u32 bits;
+	__be32 port; /* 0 for all */
 	__be32 uid;
 };
 
@@ -233,19 +239,21 @@ struct {
 	__type(value, __u64);
 } counts SEC(".maps");
 
-#define UID_TRIE(name, entries, value_type)                \
+#define TRIE(name, entries, key_type, value_type)          \
 	struct {                                           \
 		__uint(type, BPF_MAP_TYPE_LPM_TRIE);       \
 		__uint(map_flags, BPF_F_NO_PREALLOC);      \
 		__uint(max_entries, entries);              \
-		__type(key, struct uid_prefix);            \
+		__type(key, key_type);                     \
 		__type(value, value_type);                 \
 	} name SEC(".maps")
+#define UID_TRIE(name, entries, value_type) TRIE(name, entries, struct uid_prefix, value_type)
 
 UID_TRIE(exempt_uids, 65536, __u32);
 UID_TRIE(told_uids, 65536, __u32);           /* counted and never refused by credits or cap: shared and system users */
 UID_TRIE(owners, 1 << 20, __u32);            /* subordinate uid to the uid of its owner */
-UID_TRIE(deny_ranges, 1 << 20, struct ends); /* subordinate ranges that a deny covers, in whatever namespace */
+/* Subordinate ranges that a deny covers, in whatever namespace. */
+TRIE(deny_ranges, 1 << 20, struct denied_prefix, struct ends);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);

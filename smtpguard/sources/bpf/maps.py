@@ -47,6 +47,11 @@ def pack_uid_prefix(uid: int, bits: int) -> bytes:
     return struct.pack("=I", bits) + struct.pack(">I", uid)
 
 
+def pack_denied_prefix(uid: int, bits: int, port: int | None) -> bytes:
+    """Key of the LPM trie over denied uids of one port, or of all (None): the port is always compared in full."""
+    return struct.pack("=I", bits + _UID_BITS) + struct.pack(">II", port or 0, uid)
+
+
 def pack_network(network: Network) -> tuple[int, bytes]:
     """IP version and LPM key of a network; an IPv4-mapped one becomes IPv4, as the program does with addresses."""
     if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
@@ -54,15 +59,21 @@ def pack_network(network: Network) -> tuple[int, bytes]:
     return network.version, struct.pack("=I", network.prefixlen) + network.network_address.packed
 
 
-def pack_subject(uid: int, netns: int) -> bytes:
-    """Key of a hash over subjects; netns 0 is the guard's own namespace."""
-    return _SUBJECT.pack(uid, 0, netns)
+def pack_subject(uid: int, netns: int, port: int | None = None) -> bytes:
+    """Key of a hash over subjects; netns 0 is the guard's own namespace. Only denies are of one port."""
+    return _SUBJECT.pack(uid, port or 0, netns)
 
 
 def unpack_subject(key: bytes) -> tuple[int, int]:
     """(uid, netns) of a key."""
     uid, _, netns = _SUBJECT.unpack(key)
     return uid, netns
+
+
+def unpack_denied(key: bytes) -> tuple[int, int | None, int]:
+    """(uid, port, netns) of a deny's key; None for all ports."""
+    uid, port, netns = _SUBJECT.unpack(key)
+    return uid, port or None, netns
 
 
 def pack_ends(block_ns: int, throttle_ns: int) -> bytes:

@@ -7,7 +7,7 @@ through this prefix or a shorter one.
 from bisect import bisect_left, insort
 from collections.abc import Hashable, Iterable
 
-from smtpguard.sources.bpf.maps import pack_ends, pack_uid_prefix, split_range
+from smtpguard.sources.bpf.maps import pack_denied_prefix, pack_ends, split_range
 from smtpguard.sources.bpf.objects import Map
 
 Prefix = tuple[int, int]
@@ -15,10 +15,16 @@ Ends = tuple[int, int]
 
 
 class RangeTable:
-    """The trie `deny_ranges` and who put what into it. Raises BpfError, E2BIG when it is full."""
+    """One port's part of the trie `deny_ranges` and who put what into it. Raises BpfError, E2BIG when it is full.
 
-    def __init__(self, table: Map) -> None:
+    Args:
+        table: The trie.
+        port: The port; None for what is refused all of them.
+    """
+
+    def __init__(self, table: Map, port: int | None = None) -> None:
         self._table = table
+        self._port = port
         self._held: dict[Prefix, dict[Hashable, Ends]] = {}
         self._sorted: list[Prefix] = []
         self._prefixes: dict[Hashable, frozenset[Prefix]] = {}
@@ -63,7 +69,7 @@ class RangeTable:
         return [inner for inner in self._sorted[start:end] if inner[1] > bits]
 
     def _write(self, prefix: Prefix) -> None:
-        key = pack_uid_prefix(*prefix)
+        key = pack_denied_prefix(*prefix, self._port)
         if prefix not in self._held:
             self._table.delete(key)
             return
