@@ -409,7 +409,7 @@ def test_evidence_is_json_and_bounded() -> None:
 
 
 def test_blocks_of_before_there_were_ports_refuse_all(tmp_path: Path) -> None:
-    path = str(tmp_path / "state.db")
+    path = tmp_path / "state.db"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         migrate(connection, MIGRATIONS[:3])
         row = (1001, 0, b"web01", b"guard", "block", 5, NOW_NS + NS, "enforce", b"mx", b"", 2, "[]", "", '["a"]')
