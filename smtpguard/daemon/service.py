@@ -83,6 +83,13 @@ def apply_start(settings: Settings, start: Start) -> Settings:
     return replace(settings, sources=start.sources) if start.sources else settings
 
 
+def find_overruled(settings: Settings, start: Start) -> list[str]:
+    """What the file says and the command line overrules, as sentences without their full stop."""
+    if start.dry_run and not settings.dry_run:
+        return ["Nobody is refused all the same: it was started with --dry-run; start it again without that"]
+    return []
+
+
 def serve(settings: Settings, start: Start) -> None:
     """Run the guard until a signal ends it.
 
@@ -119,6 +126,7 @@ class Service:
         self.wall = WallMap(clock)
         self._started_ns = self.now()
         self._renewal: Renewal | None = None
+        self._overruled: list[str] = []
         self._had_terminal = sys.stdin is not None and sys.stdin.isatty()
         stack.enter_context(InstanceLock(settings))
         self.loop = Loop(self.now)
@@ -321,7 +329,9 @@ class Service:
 
     def _read_settings(self) -> Settings:
         """What the file holds now, and the accounts by it: in a thread, as both take long."""
-        settings = apply_start(read_settings_apart(self._start.config_path), self._start)
+        written = read_settings_apart(self._start.config_path)
+        self._overruled = find_overruled(written, self._start)
+        settings = apply_start(written, self._start)
         self._renewal = self.around.accounts.renew(settings)
         return settings
 
@@ -341,7 +351,9 @@ class Service:
         self.sensing.reconfigure(new)
         self.program.refresh()
         self.enforcement.refresh("settings")
-        notes = [f"Refused senders are not told why: {self.program.trouble}"] if self.program.trouble else []
+        notes = list(self._overruled)
+        if self.program.trouble:
+            notes.append(f"Refused senders are not told why: {self.program.trouble}")
         return Reloaded(text=render_changes(changes, notes=notes), changed=changes.live, waiting=changes.waiting)
 
     def _surroundings_changed(self, *, accounts: bool) -> None:

@@ -316,3 +316,14 @@ def test_a_command_is_answered_while_the_file_is_read(bpf: Reloader) -> None:
         assert time.monotonic() - begun < 0.3
         asking.settimeout(20)
         assert b'"ok":true' in asking.recv(65_536)
+
+
+def test_a_reload_under_the_dry_run_switch_says_that_nobody_is_refused_all_the_same() -> None:
+    """The first days go so: `run --dry-run`, then `dry_run: false` and a reload."""
+    with Host(**BASE | {"dry_run": True}) as host:
+        host.start("--dry-run")
+        assert host.cli("reload").stdout == "Loaded. Nothing has changed.\n"
+        host.configure(dry_run=False)
+        told = host.cli("reload").stdout
+        assert "Nobody is refused all the same: it was started with --dry-run" in told
+        assert ask(f"{host.lab.directory}/control.sock", "status")["status"]["mode"] == "dry-run"
