@@ -3,6 +3,8 @@
 Exit codes (CONTRACT): 0 ok, 1 failed, 2 usage, 3 no daemon, 4 lacks privilege, 78 bad configuration.
 """
 
+import contextlib
+import errno
 import json
 import os
 import sys
@@ -17,6 +19,7 @@ EXIT_FAILED = 1
 EXIT_NO_DAEMON = 3
 EXIT_PRIVILEGE = 4
 EXIT_CONFIG = 78
+_CANNOT_PRINT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 SOCKET_ENVIRONMENT = "SMTPGUARD_SOCKET"
 
@@ -85,6 +88,18 @@ class GuardGroup(click.Group):
         except GuardError as error:
             click.echo(f"smtpguard: {error}", err=True)
             ctx.exit(exit_code(error))
+        except OSError as error:
+            if error.filename is not None or error.errno not in _CANNOT_PRINT:
+                raise
+            _end_output()
+            click.echo(f"smtpguard: the output can't be written: {error.strerror}", err=True)
+            ctx.exit(EXIT_FAILED)
+
+
+def _end_output() -> None:
+    """Nothing more goes to stdout: Python would fail at it once more when it flushes at the end."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no stdout at all
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_json(value: object) -> None:

@@ -4,10 +4,9 @@ import faulthandler
 import logging
 import sys
 
-from smtpguard.daemon.service import serve
-from smtpguard.daemon.start import receive
-from smtpguard.errors import GuardError, PrivilegeError
 from smtpguard.text import render_escaped, to_bytes
+
+_INTERRUPTED = 130
 
 
 class Escaped(logging.Formatter):
@@ -21,6 +20,18 @@ class Escaped(logging.Formatter):
 
 def main() -> int:
     """Run until a signal; the exit code of CONTRACT."""
+    try:
+        return _run()
+    except KeyboardInterrupt:  # Ctrl-C before the guard listens to signals: it has done nothing yet
+        return _INTERRUPTED
+
+
+def _run() -> int:
+    # Here and not above: reading these takes most of the time in which Ctrl-C would end in a traceback.
+    from smtpguard.daemon.service import serve
+    from smtpguard.daemon.start import receive
+    from smtpguard.errors import GuardError, PrivilegeError
+
     settings, start = receive(int(sys.argv[1]))
     # A hang that the service manager's watchdog ends (SIGABRT), or a crash, says where it happened.
     faulthandler.enable()

@@ -1,0 +1,58 @@
+"""What a command prints can't always be written, and Ctrl-C comes when it likes: neither ends in a traceback."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+CHECK = [sys.executable, "-m", "smtpguard", "check"]
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_full_disk_is_named(words: list[str], tmp_path: Path) -> None:
+    config = tmp_path / "g.yaml"
+    config.write_text("version: 1\n")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*CHECK, "--config", str(config), *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.stderr == "smtpguard: the output can't be written: No space left on device\n"
+    assert done.returncode == 1
+
+
+def test_ctrl_c_while_the_daemon_is_still_being_read(tmp_path: Path) -> None:
+    """A module that takes long to read stands for a slow disk."""
+    told, package = tmp_path / "told", tmp_path / "slow"
+    package.mkdir()
+    (package / "sitecustomize.py").write_text(
+        "import sys, time, pathlib\n"
+        "class Slow:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'smtpguard.daemon.service':\n"
+        f"            pathlib.Path({str(told)!r}).touch()\n"
+        "            time.sleep(30)\n"
+        "sys.meta_path.insert(0, Slow())\n"
+    )
+    top = str(Path(__file__).resolve().parents[2])
+    daemon = subprocess.Popen(
+        [sys.executable, "-P", "-m", "smtpguard.daemon", "3"],
+        env={**os.environ, "PYTHONPATH": f"{package}:{top}"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 20
+        while not told.exists():
+            assert time.monotonic() < deadline, "it never began"
+            assert daemon.poll() is None, daemon.communicate()[1]
+            time.sleep(0.01)
+        daemon.send_signal(signal.SIGINT)
+        assert daemon.communicate(timeout=20)[1] == ""
+        assert daemon.returncode == 130
+    finally:
+        daemon.kill()
+        daemon.wait()
