@@ -5,6 +5,7 @@ judging; here its errors become sentences with the key, the value and the neares
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -116,6 +117,10 @@ def _find_leaves(error: ValidationError, title: str | None) -> Iterator[SchemaFa
     )
 
 
+_OF_MAPPINGS = (("rules",), ("users",))
+"""Lists whose entries are no single words."""
+
+
 def explain_fault(fault: SchemaFault, schema: Mapping[str, Any]) -> Iterator[Problem]:
     """A fault in words: one problem, or one for each unknown key.
 
@@ -137,7 +142,8 @@ def explain_fault(fault: SchemaFault, schema: Mapping[str, Any]) -> Iterator[Pro
         lacking = next((key for key in missing if fault.message.startswith(repr(key))), missing[0])
         text = f"{where} lacks the key {lacking!r}"
     elif fault.keyword == "uniqueItems":
-        text = f"{where} names something twice"
+        twice = next((entry for index, entry in enumerate(value) if entry in value[:index]), None)
+        text = f"{where} names something twice: {show_value(twice)}"
     elif fault.keyword in ("minItems", "minProperties", "maxItems"):
         word = "at most" if fault.keyword == "maxItems" else "at least"
         text = f"{where} has to be {fault.title or f'{word} {fault.expected} entries long'}"
@@ -158,7 +164,16 @@ def _advise(fault: SchemaFault) -> str:
         return " (take the line out to keep the default)"
     if fault.schema.get("type") == "string" and isinstance(fault.value, bool | int | float):
         is_duration = fault.schema.get("format") == "smtpguard-duration"
+        if not re.search(str(fault.schema.get("pattern", "")), str(fault.value)):
+            return ""
         return " (the unit is missing)" if is_duration else " (put it in quotes)"
+    if fault.keyword == "type" and fault.schema.get("type") == "array":
+        if isinstance(fault.value, dict):
+            return " (each entry begins with `- `)"
+        one = "" if fault.path in _OF_MAPPINGS else show_value(fault.value).strip("'")
+        return one and f" (put brackets around it: [{one}])"
+    if fault.keyword == "type" and fault.path and fault.schema.get("properties"):
+        return f"; its keys are {', '.join(fault.schema['properties'])}"
     return ""
 
 

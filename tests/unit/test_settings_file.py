@@ -224,7 +224,9 @@ RULE = "name: r, count: connections, limit: 1, window: 1m"
         ("dry_run: 'yes'", 1, "dry_run: 'yes' is not true or false"),
         ("dry_run: 1", 1, "dry_run: 1 is not true or false"),
         ("exempt:", 1, "exempt: nothing is not a mapping (take the line out to keep the default)"),
-        ("rules: {}", 1, "rules: a mapping is not a list"),
+        ("rules: {}", 1, "rules: a mapping is not a list (each entry begins with `- `)"),
+        ("exempt: web01", 1, "exempt: 'web01' is not a mapping; its keys are users, groups, uids, destinations"),
+        ("exempt: {users: web01}", 1, "exempt.users: 'web01' is not a list (put brackets around it: [web01])"),
         ("rules:\n - 5", 2, "rules[0]: 5 is not a mapping"),
         ("rules:\n - {name: r, count: connections, window: 1m}", 2, "rules[0] lacks the key 'limit'"),
         ("rules:\n - {limit: 1}", 2, "rules[0] lacks the key 'name'"),
@@ -254,9 +256,9 @@ RULE = "name: r, count: connections, limit: 1, window: 1m"
         ("rules: [" + ", ".join("{" + RULE.replace("r,", f"r{i},") + "}" for i in range(33)) + "]", 1, "at most 32"),
         ("ports: [0]", 1, "ports[0]: 0 is not a port from 1 to 65535"),
         ("ports: [65536]", 1, "ports[0]: 65536 is not a port"),
-        ("ports: [25, 25]", 1, "ports names something twice"),
+        ("ports: [25, 25]", 1, "ports names something twice: 25"),
         ("ports: ['25']", 1, "ports[0]: '25' is not a port"),
-        ("ports: 25", 1, "ports: 25 is not a list of ports"),
+        ("ports: 25", 1, "at most 16 (put brackets around it: [25])"),
         ("ports: [" + ", ".join(map(str, range(1, 18))) + "]", 1, "ports has to be a list of ports"),
         ("sources: bpf", 1, "sources: 'bpf' is not auto, none, or a list such as [bpf]"),
         ("sources: [bfp]", 1, "sources[0]: 'bfp' is not one of bpf, nflog"),
@@ -375,6 +377,12 @@ def test_many_errors_are_told_at_once(tmp_path: Path) -> None:
             "users:\n - {match: {users: [a]}, rules: {q: {limit: 1}}}\nmetrics: {users: true}\n",
         )
     assert [line.split(": ", 1)[0].rsplit(":", 1)[1] for line in str(caught.value).splitlines()] == list("1255578")
+
+
+def test_quotes_are_advised_only_where_they_help(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, "cap: {rate: 60, burst: 3}")
+    assert str(caught.value).endswith("cap.rate: 60 is not a rate such as 60/minute (second, minute, hour, day)")
 
 
 def test_a_wrong_section_does_not_make_others_look_wrong(tmp_path: Path) -> None:
