@@ -88,13 +88,14 @@ def _lstat(path: str, error: type[GuardError]) -> os.stat_result:
 
 def _check_owner(path: str, about: os.stat_result, error: type[GuardError]) -> None:
     if about.st_uid not in (0, os.geteuid()):
-        raise error(f"belongs to uid {about.st_uid}, who could swap what is in it", where=path, fix="chown root")
+        text = f"belongs to uid {about.st_uid}, who could swap what is in it"
+        raise error(text, where=path, fix=f"chown root {path}")
 
 
 def _check_writers(path: str, about: os.stat_result, error: type[GuardError], *, strict: bool) -> None:
     is_sticky = bool(about.st_mode & stat.S_ISVTX) and not strict
     if about.st_mode & stat.S_IWOTH and not is_sticky:
-        raise error("everybody may write to this directory", where=path, fix="chmod o-w")
+        raise error("everybody may write to this directory", where=path, fix=f"chmod o-w {path}")
     system_group = about.st_gid < _FIRST_PERSON_GID and (not strict or about.st_gid == 0)
     if about.st_mode & stat.S_IWGRP and not (is_sticky or system_group):
-        raise error(f"group {about.st_gid} may write to this directory", where=path, fix="chmod g-w")
+        raise error(f"group {about.st_gid} may write to this directory", where=path, fix=f"chmod g-w {path}")

@@ -183,7 +183,7 @@ class LogFile:
                 count += os.write(self._fd, data[count:] if count else data)
                 self.short += count < len(data)  # written on: the next answer says why
         except OSError as failure:
-            self._fail(f"can't be written: {failure.strerror}")
+            self._fail(f"{self.path}: can't be written: {failure.strerror}")
             if count and not self._take_back(self._fd, count):
                 self._begun += max(0, count - len(parting))
                 self._after_newline = self._begun == 0
@@ -206,7 +206,7 @@ class LogFile:
     def _fail(self, text: str) -> None:
         self.failed += 1
         if self.error is None:
-            _log.error("%s: %s; lines are kept and tried again", self.path, text)
+            _log.error("%s; lines are kept and tried again", text)
         self.error = text
 
 

@@ -183,7 +183,8 @@ class Overview:
                 found.append(f"whether the kernel holds what is listed can't be looked at: {comparison.trouble}")
         found += self._losses()
         if error := self._events.stats().error:
-            found.append(f"the event log can't be written: {error}")
+            shown = error.replace(": can't be written: ", ": ")
+            found.append(f"the event log can't be written: {shown}")
         if error := guard.state.stats().error:
             found.append(f"the state can't be written: {error}")
         return found + self._more_troubles()
@@ -313,4 +314,12 @@ class Overview:
 def _render_stats(stats: object) -> str:
     """The counters of a frozen dataclass as `3 asked, 2 answered`."""
     names = getattr(stats, "__dataclass_fields__", {})
-    return ", ".join(f"{getattr(stats, name)} {name.replace('_', ' ')}" for name in names)
+    values = {name.replace("_", " "): getattr(stats, name) for name in names}
+    shown = [f"{value} {name}" for name, value in values.items() if isinstance(value, int)]
+    # What is off, and why, is said only when something is.
+    shown += [f"{name}: {_render_off(value)}" for name, value in values.items() if value and not isinstance(value, int)]
+    return ", ".join(shown)
+
+
+def _render_off(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

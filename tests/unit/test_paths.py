@@ -50,6 +50,8 @@ def test_owners_and_groups(tmp_path: Path) -> None:
     check_directory(str(parent / "mine"), error=LogError)
     with pytest.raises(LogError, match="group 4 may write"):
         check_directory(str(parent), error=LogError)
+    with pytest.raises(LogError, match=f"chmod g-w {parent}"):
+        check_directory(str(parent), error=LogError)
     check_directory(str(parent), error=LogError, shared=True)
     os.chown(parent, 0, 61001)
     with pytest.raises(LogError, match="group 61001 may write"):
