@@ -86,7 +86,8 @@ def test_unblock_without_a_daemon_frees_in_kernel_and_state(host: Host) -> None:
     assert "unknown key 'dry_rnu'" in done.stderr
     assert SPAMMER[0] in done.stdout
     assert host.connect(SPAMMER).ok == 1
-    assert host.cli("unblock", SPAMMER[0]).stdout.startswith("nobody to unblock")
+    told = host.cli("unblock", SPAMMER[0]).stdout
+    assert told.startswith(f"nobody to unblock: no block or throttle of {SPAMMER[0]} is in force")
     path.write_text(good)
     host.start()
     assert host.connect(SPAMMER).ok == 1, "the state file has no block left"

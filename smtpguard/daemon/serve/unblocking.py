@@ -149,6 +149,7 @@ def unblock(wish: Wish, *, accounts: Accounts, blocks: Blocks, tell_fail2ban: Te
                 tell_fail2ban(jail=jail, known_as=known_as)
     if not freed:
         where = f" ({blocks.where})" if blocks.where else ""
-        return Unblocked(text=f"nobody to unblock: no block or throttle is in force{where}", freed=[])
+        whose = f" of {render_user(wanted.uid, wanted.name)}" if wanted else ""
+        return Unblocked(text=f"nobody to unblock: no block or throttle{whose} is in force{where}", freed=[])
     shown = ", ".join(list(freed)[:_MAX_SHOWN])
     return Unblocked(text=f"{shown}: free, {blocks.how}", freed=list(freed))
