@@ -8,6 +8,7 @@ is another user's file, is marked with whose it is. Only workers call this.
 """
 
 import fcntl
+import functools
 import os
 import re
 import stat
@@ -28,14 +29,20 @@ File = tuple[int, int]
 
 def is_foreign(process: Process) -> bool:
     """Whether somebody else than our own root made the mount namespace or the root of a process. Can't hang."""
-    with _ourselves() as we:
-        own = we.link(b"ns/user")
-        if own is None:
-            return False
-        if process.link(b"ns/mnt") != we.link(b"ns/mnt") and _read_owner(process) not in (None, own):
-            return True
+    own, mounts = _read_own(os.getpid())
+    if own is None:
+        return False
+    if process.link(b"ns/mnt") != mounts and _read_owner(process) not in (None, own):
+        return True
     # chroot(2) needs no mount namespace, only a user namespace in which one is root.
     return process.link(b"ns/user") not in (None, own) and process.link(b"root") not in (None, b"/")
+
+
+@functools.cache
+def _read_own(pid: int) -> tuple[bytes | None, bytes | None]:
+    """Our own user and mount namespace, in which we stay; asked for each ancestor of each process."""
+    with Process(pid) as we:
+        return we.link(b"ns/user"), we.link(b"ns/mnt")
 
 
 def _ourselves() -> Process:
