@@ -60,6 +60,7 @@ class LogFile:
         self._identity: tuple[int, int] | None = None
         self._checked_ns = 0
         self._retry_ns: int | None = None
+        self._astray = False  # the path leads to what could not be opened
         self._after_newline = True
         self._backlog: deque[bytes] = deque()
         self._backlog_bytes = 0
@@ -76,6 +77,7 @@ class LogFile:
         Raises:
             LogError: The path is not safe, not a plain file of ours, or the kernel refused.
         """
+        self._astray = True
         make_directory(str(Path(self.path).parent), _DIRECTORY_MODE, error=LogError, shared=True)
         try:
             fd = os.open(self.path, _FLAGS, _MODE)
@@ -90,7 +92,7 @@ class LogFile:
         if not stat.S_ISREG(about.st_mode) or about.st_uid not in (0, os.geteuid()) or about.st_nlink != 1:
             os.close(fd)
             raise LogError("not a plain file of ours with one name", where=self.path, fix="move it away")
-        self._fd = fd
+        self._fd, self._astray = fd, False
         self._identity = (about.st_dev, about.st_ino)
         self._after_newline = _ends_with_newline(self.path, about.st_size)
         self._begun = 0
@@ -130,6 +132,9 @@ class LogFile:
             if not self._write_first():
                 self._retry_ns = now_ns + CHECK_NS
                 return False
+        if self._astray:
+            self._retry_ns = now_ns + CHECK_NS if self._fd is None else None
+            return True
         if self.error is not None:
             _log.warning("%s: written again; %d lines were dropped so far", self.path, self.dropped)
         self._retry_ns = self.error = None

@@ -297,3 +297,30 @@ def test_a_log_that_could_not_be_opened_is_opened_later(tmp_path: Path, clock: F
     clock.advance(2)
     assert log.write(b"later")
     assert lines(log) == [b"early", b"later", b""]
+
+
+def test_a_path_that_can_not_be_opened_stays_a_trouble_without_a_line(
+    log: LogFile, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A quiet host writes nothing: nothing was written again, and the trouble is not over."""
+    Path(log.path).rename(log.path + ".1")
+    Path(log.path).symlink_to("/dev/null")
+    for _ in range(3):
+        clock.advance(2)
+        log.retry()
+        assert log.error is not None
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    Path(log.path).unlink()
+    clock.advance(2)
+    assert log.write(b"one")
+    assert log.error is None
+    assert lines(log) == [b"one", b""]
+
+
+def test_a_log_that_was_never_opened_is_not_said_to_be_written(tmp_path: Path, clock: FakeClock) -> None:
+    (tmp_path / "log").symlink_to("/dev/null")
+    file = LogFile(str(tmp_path / "log"), monotonic=clock.monotonic_ns)
+    for _ in range(2):
+        file.retry()
+        clock.advance(2)
+        assert file.error is not None
