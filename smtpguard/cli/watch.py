@@ -1,5 +1,7 @@
 """`smtpguard watch`: every SMTP connection as it happens, one line each. Observes only."""
 
+import errno
+
 import click
 
 from smtpguard.cli.common import config_option, find_socket, socket_option, warn_broken
@@ -53,6 +55,8 @@ def command(
         line = render_watch(cast("Format", form), connect, account, wall_ns)
         os.write(descriptor, line.encode("ascii") + b"\n")
 
+    if path is None:
+        _end_with_the_reader(descriptor)
     if not sources:
         try:
             _follow(find_socket(config_path, socket_path), show)
@@ -115,3 +119,25 @@ def _follow(socket_path: str, show: Show) -> None:
 
         # Python would complain about the closed pipe once more when it flushes stdout at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _end_with_the_reader(descriptor: int) -> None:
+    """Where nobody connects, no write would find out that nobody reads any more."""
+    import os
+    import select
+    import signal
+    import threading
+
+    def end(number: int, frame: object) -> None:
+        del number, frame
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    gone = select.poll()
+    gone.register(descriptor, 0)  # errors are told without being asked for
+
+    def wait() -> None:
+        gone.poll()
+        os.kill(os.getpid(), signal.SIGPIPE)
+
+    signal.signal(signal.SIGPIPE, end)
+    threading.Thread(target=wait, daemon=True).start()

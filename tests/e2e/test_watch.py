@@ -85,6 +85,18 @@ def test_it_ends_quietly_when_its_reader_goes(host: Host) -> None:
     assert said == []
 
 
+def test_it_ends_with_its_reader_where_nobody_connects(host: Host) -> None:
+    stderr = host.lab.directory / "watch.err"
+    with stderr.open("w") as sink:
+        child = host.lab.start([*SMTPGUARD, "watch", "--config", host.config], stderr=sink)
+    first_line(host, child)
+    assert child.stdout is not None
+    child.stdout.close()
+    child.stdout = None
+    child.wait(6)
+    assert [line for line in stderr.read_text().splitlines() if " INFO " not in line] == []
+
+
 def test_the_demonstration_plays(capsys: pytest.CaptureFixture[str]) -> None:
     del capsys
     story = "\n".join(tell())
