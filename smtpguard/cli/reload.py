@@ -14,9 +14,15 @@ def command(config_path: str | None, socket_path: str | None) -> None:
     A bad file changes nothing: it is named with its line, and the old configuration goes on.
     """
     import os
+    from pathlib import Path
 
     from smtpguard.cli.client import ask
     from smtpguard.settings_file import load_settings
 
     settings = load_settings(config_path)
-    click.echo(ask(socket_path or os.environ.get(SOCKET_ENVIRONMENT) or settings.control_socket, "reload")["text"])
+    socket_path = socket_path or os.environ.get(SOCKET_ENVIRONMENT) or settings.control_socket
+    answer = ask(socket_path, "reload")
+    click.echo(answer["text"])
+    read = answer.get("config")
+    if config_path is not None and read is not None and read != str(Path(config_path).absolute()):
+        click.echo(f"smtpguard: the guard has read {read}, which it was started with, not {config_path}", err=True)

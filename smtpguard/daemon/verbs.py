@@ -229,7 +229,8 @@ class Verbs:
                 later.resolve(answer)
                 return
             log.info("%s", answer.text)
-            later.resolve({"text": answer.text, "changed": [*answer.changed], "waiting": [*answer.waiting]})
+            told = {"text": answer.text, "changed": [*answer.changed], "waiting": [*answer.waiting]}
+            later.resolve({**told, "config": self._guard.settings.path})
 
         self._reload(done)
         return later

@@ -13,7 +13,7 @@ from smtpguard.cli.client import ask
 from smtpguard.demo.lab import PEER4
 from smtpguard.settings_on_reload import ON_RELOAD
 from tests.support.bpf_links import detach_all
-from tests.support.host import OTHER, SPAMMER, Host, wait_for
+from tests.support.host import OTHER, SMTPGUARD, SPAMMER, Host, wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -325,5 +325,10 @@ def test_a_reload_under_the_dry_run_switch_says_that_nobody_is_refused_all_the_s
         assert host.cli("reload").stdout == "Loaded. Nothing has changed.\n"
         host.configure(dry_run=False)
         told = host.cli("reload").stdout
+        other = host.lab.directory / "other.yaml"
+        other.write_text(Path(host.config).read_text("utf-8"), "utf-8")
+        answer = host.lab.run([*SMTPGUARD, "reload", "--config", str(other)])
+        assert f"the guard has read {host.config}, which it was started with, not {other}" in answer.stderr
+        assert host.cli("reload").stderr == ""
         assert "Nobody is refused all the same: it was started with --dry-run" in told
         assert ask(f"{host.lab.directory}/control.sock", "status")["status"]["mode"] == "dry-run"
