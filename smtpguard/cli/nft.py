@@ -19,7 +19,7 @@ def command(ctx: click.Context, config_path: str | None) -> None:
     ctx.obj = config_path
 
 
-@command.command("show")
+@command.command("show", short_help="Print the table as it is in the kernel.")
 @config_option
 @click.option("--would", is_flag=True, help="Not what is in the kernel, but what `ensure` would load. Needs no root.")
 @click.pass_obj
@@ -33,7 +33,7 @@ def show(outer: str | None, config_path: str | None, would: bool) -> None:
     click.echo(installed if installed is not None else enforcer.render(), nl=False)
 
 
-@command.command("ensure")
+@command.command("ensure", short_help="Load the table as it ought to be.")
 @config_option
 @socket_option
 @click.pass_obj
@@ -50,7 +50,7 @@ def ensure(outer: str | None, config_path: str | None, socket_path: str | None) 
     click.echo(text)
 
 
-@command.command("remove")
+@command.command("remove", short_help="Delete the table, and every refusal by it.")
 @config_option
 @socket_option
 @click.pass_obj

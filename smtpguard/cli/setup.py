@@ -59,7 +59,11 @@ def command(config_path: str | None, root: str, yes: bool, remove: bool) -> None
             click.echo("fail2ban is not installed: its files are left out. Run setup again when it is.")
     changes = print_steps(steps)
     if changes and not yes:
-        click.confirm(f"{'Remove' if remove else 'Write'} {changes} file{'s' if changes > 1 else ''}?", abort=True)
+        try:
+            click.confirm(f"{'Remove' if remove else 'Write'} {changes} file{'s' if changes > 1 else ''}?", abort=True)
+        except click.Abort:
+            click.echo("Nothing was changed.", err=True)
+            raise
     if remove:
         tree.apply(steps)
         tree.forget(manifest)

@@ -35,7 +35,9 @@ def command(
     number = check_uid(uid)
     if source is None and uid is not None:
         raise click.UsageError("--uid goes with --source")
-    if everybody == (user is not None or number is not None):
+    if everybody and (user is not None or number is not None):
+        raise click.UsageError("USER or --all, not both")
+    if not everybody and user is None and number is None:
         raise click.UsageError("whom? Give USER, a name or uid:N, or --all")
     args: dict[str, Any] = {"user": user, "reason": reason, "all": everybody, "uid": number}
     if source is not None:

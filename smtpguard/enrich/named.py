@@ -282,7 +282,9 @@ class NamedDestinations:
             if host is None:
                 return
             if not host.failed:
-                log.warning("exempt destination %s can't be looked up, its last addresses hold: %s", name, error)
+                hold = "its last addresses hold" if host.addresses else "nothing is exempt by it"
+                why = (isinstance(error, OSError) and error.strerror) or error
+                log.warning("exempt destination %s can't be looked up, %s: %s", name, hold, why)
             host.failed = True
             host.due_ns = self._now() + (MIN_PAUSE_NS if host.addresses else RETRY_NS)
 

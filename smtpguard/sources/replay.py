@@ -282,9 +282,18 @@ class ReplaySource:
         }
 
 
+_FIXES: dict[type[OSError], str] = {
+    IsADirectoryError: "name files, not directories",
+    PermissionError: "run as root",
+}
+"""What to do where a file can't be opened."""
+
+
 def _unreadable(path: str, error: Exception) -> SourceError:
     """What to say of a file that can't be read."""
     if isinstance(error, OSError) and error.errno is not None:
-        fix = "name files, not directories" if isinstance(error, IsADirectoryError) else None
+        fix = next((text for kind, text in _FIXES.items() if isinstance(error, kind)), None)
+        if isinstance(error, FileNotFoundError) and path.startswith("/var/log/audit/"):
+            fix = "without auditd: journalctl _TRANSPORT=audit -o json | smtpguard replay -"
         return SourceError(f"can't be read: {os.strerror(error.errno)}", where=path, fix=fix)
     return SourceError(f"is damaged or cut short: {error}", where=path, fix="unpack what can be saved and replay that")

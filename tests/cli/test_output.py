@@ -8,6 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from smtpguard.cli import main
 
 CHECK = [sys.executable, "-m", "smtpguard", "check"]
 
@@ -56,3 +59,9 @@ def test_ctrl_c_while_the_daemon_is_still_being_read(tmp_path: Path) -> None:
     finally:
         daemon.kill()
         daemon.wait()
+
+
+def test_a_user_and_all_are_too_much() -> None:
+    told = CliRunner().invoke(main, ["unblock", "web01", "--all"])
+    assert told.exit_code == 2
+    assert "Error: USER or --all, not both" in told.output
