@@ -122,14 +122,18 @@ def test_rows_of_a_state_file_are_not_believed() -> None:
         put(path, allow, SPAMMER[1], SPAMMER[0].encode(), 1, later, 5, -NS, b"admin", b"")
         put(path, allow, "web03", b"web03", "then", "never", None, None, b"admin", b"")
         block = (
-            "INSERT INTO blocks (uid, name, source, kind, since_ns, until_ns, mode, reason, level, ranges, netns, boot)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, '')"
+            "INSERT INTO blocks (uid, name, source, kind, since_ns, until_ns, mode, reason, level, ranges, ports,"
+            " netns, boot, ids) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, '', '[]')"
         )
-        put(path, block, 0, b"root", b"admin", "block", 1, later, "enforce", b"", 0, "[]")
-        put(path, block, -7, b"x", b"admin", "block", 1, later, "enforce", b"", 0, "[]")
-        put(path, block, INNOCENT[1], INNOCENT[0].encode(), b"admin", "evil", 1, later, "enforce", b"", 0, "[]")
-        put(path, block, 61103, b"web03", b"admin", "block", 1, later, "enforce", b"", 0, "[[0, 4294967295]]")
-        put(path, block, 61999, b"", b"admin", "block", 1, later, "enforce", b"", 0, "{")
+        put(path, block, 0, b"root", b"admin", "block", 1, later, "enforce", b"", 0, "[]", "")
+        put(path, block, -7, b"x", b"admin", "block", 1, later, "enforce", b"", 0, "[]", "")
+        put(path, block, INNOCENT[1], INNOCENT[0].encode(), b"admin", "evil", 1, later, "enforce", b"", 0, "[]", "")
+        put(path, block, 61103, b"web03", b"admin", "block", 1, later, "enforce", b"", 0, "[[0, 4294967295]]", "")
+        put(path, block, 61999, b"", b"admin", "block", 1, later, "enforce", b"", 0, "{", "")
+        put(path, block, 61990, b"x", b"admin", "block", 1, later, "enforce", b"", 0, "[]", "evil")
+        put(path, block, 61991, b"x", b"admin", "block", 1, later, "enforce", b"", 0, "[]", "25,99999")
+        put(path, block, 61992, b"x", b"admin", "block", 1, later, "enforce", b"", 0, "[]", "-25")
+        put(path, block, 61993, b"x", b"admin", "block", 1, later, "enforce", b"", 0, "[]", "0")
         put(path, "INSERT INTO switches VALUES ('off', 'x', 'y', x'00')")
         host.start()
         assert "rows that can't be true were left out" in host.stderr()
