@@ -328,7 +328,9 @@ class BreakerChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowance:
-    """A person's pass for one account: his rules do not hold for a time, or one limit holds in their place.
+    """A person's pass for one account: for a time its rules let ten times as much pass, or one limit holds instead.
+
+    Rules that count networks on port 25 go on as they are, unless it is for everything: no pass is meant for them.
 
     Attributes:
         subject: Whose.
@@ -336,7 +338,8 @@ class Allowance:
         since_ns, until_ns: Event times between which it holds.
         by: Who gave it.
         reason: Free text for people, untrusted.
-        limit, window_ns: Connections that pass within how long, more are throttled; None for any number.
+        limit, window_ns: Connections that pass within how long, more are throttled; None for ten times each rule.
+        everything: No rule holds but this limit, if there is one.
     """
 
     subject: Subject
@@ -347,6 +350,7 @@ class Allowance:
     reason: str = ""
     limit: int | None = None
     window_ns: int | None = None
+    everything: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

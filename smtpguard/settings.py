@@ -136,6 +136,7 @@ class Settings:
         shared_shipped: Those of shared_users that nobody wrote here: they hold below UID_MIN only.
         log_connects: Whether CONNECT lines are written.
         control_group, control_verbs: Who else may use the control socket, and for what.
+        control_allow_max_ns: For how long at most they may allow somebody.
         audit_log: The log that audit-log follows; None for auditd.conf's.
         audit_node: What this host is called in that log; None for what auditd.conf and the host's own files say.
         accounts: Who tells whose a user is: the panel, nobody, or a command as argv.
@@ -172,6 +173,7 @@ class Settings:
     control_socket: str = "/run/smtpguard/control.sock"
     control_group: str | None = None
     control_verbs: tuple[str, ...] = ("status", "blocks")
+    control_allow_max_ns: int = DAY_NS
     nft_table: str = "smtpguard"
     nflog_group: int = 25
     attribution_process: bool = True

@@ -82,6 +82,7 @@ def build_settings(data: Mapping[str, Any], path: str | None) -> Settings:
         control_socket=data["control"]["socket"],
         control_group=data["control"]["group"],
         control_verbs=tuple(data["control"]["verbs"]),
+        control_allow_max_ns=parse_duration(data["control"]["allow_max"]),
         nft_table=data["nft"]["table"],
         nflog_group=data["nft"]["nflog_group"],
         attribution_process=data["attribution"]["process"],

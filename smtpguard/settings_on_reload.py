@@ -77,6 +77,7 @@ ON_RELOAD: Mapping[str, OnReload] = MappingProxyType(
         "control.socket": _restart("control_socket"),
         "control.group": _restart("control_group"),
         "control.verbs": _restart("control_verbs"),
+        "control.allow_max": _restart("control_allow_max_ns"),
         "nft.table": _restart("nft_table"),
         "nft.nflog_group": _restart("nflog_group"),
         "attribution.process": _restart("attribution_process"),

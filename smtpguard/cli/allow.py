@@ -13,8 +13,12 @@ from smtpguard.cli.common import config_option, find_socket, socket_option
 @click.argument("user", metavar="USER")
 @click.option("--for", "span", default=None, metavar="D", help="How long the pass holds: 2h, 7d. Needed without --end.")
 @click.option(
-    "--limit", default=None, metavar="N/D", help="So many connections in a time, as in 500/1h; else any number."
+    "--limit",
+    default=None,
+    metavar="N/D",
+    help="So many connections in a time, as in 500/1h; else ten times each rule.",
 )
+@click.option("--everything", is_flag=True, help="Also set aside the rules that count networks on port 25.")
 @click.option("--reason", default="", metavar="T", help="Kept with the pass and shown to people.")
 @click.option("--end", is_flag=True, help="End the pass now; the rules hold again.")
 def command(
@@ -23,12 +27,14 @@ def command(
     user: str,
     span: str | None,
     limit: str | None,
+    everything: bool,
     reason: str,
     end: bool,
 ) -> None:
     """Let USER send more than the rules allow, for a time. What stands against him ends at once.
 
-    It survives a restart, ends by itself, and shows in `blocks`.
+    Without --limit it is ten times each rule; rules that count networks on port 25 go on unless --everything. It
+    survives a restart, ends by itself after 31 days at most, and shows in `blocks`.
     """
     from smtpguard.cli.client import ask
     from smtpguard.cli.times import parse_span
@@ -46,6 +52,7 @@ def command(
             for_ns=parse_span(span or ""),
             limit=count,
             window_ns=window_ns,
+            everything=everything,
             reason=reason,
         )
     click.echo(answer["text"])

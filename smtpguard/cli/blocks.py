@@ -22,6 +22,10 @@ def command(config_path: str | None, socket_path: str | None, as_json: bool) -> 
     if as_json:
         print_json(answer["items"])
         return
+    off = answer.get("off")
+    if off is not None:
+        until = "until `smtpguard on`" if off["until"] is None else f"until {render_moment(off['until'])}"
+        click.echo(f"OFF {until}: nobody is refused. What is suspended holds again after `smtpguard on`.")
     rows: list[dict[str, Any]] = answer["items"]
     if not rows:
         click.echo("Nobody is blocked, throttled or allowed.")
@@ -39,7 +43,7 @@ def command(config_path: str | None, socket_path: str | None, as_json: bool) -> 
                 render_moment(row["until"]),
                 render_span(row["until"] - now),
                 row["by"],
-                row["mode"],
+                "suspended" if row["suspended"] else row["mode"],
                 str(row["refused"]),
                 row["why"],
             )

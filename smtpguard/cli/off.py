@@ -1,5 +1,7 @@
 """`smtpguard off`: the panic switch."""
 
+from typing import Any
+
 import click
 
 from smtpguard.cli.common import config_option, find_socket, socket_option
@@ -8,7 +10,13 @@ from smtpguard.cli.common import config_option, find_socket, socket_option
 @click.command("off")
 @config_option
 @socket_option
-@click.option("--for", "span", default=None, metavar="D", help="Switch on again by itself after this time.")
+@click.option(
+    "--for",
+    "span",
+    default=None,
+    metavar="D",
+    help="Switch on again by itself after this time: 30m, 2h, or ever for never. 4h if not given.",
+)
 def command(config_path: str | None, socket_path: str | None, span: str | None) -> None:
     """Lift every block, throttle and limit at once, and respond to nothing; watching goes on.
 
@@ -17,5 +25,8 @@ def command(config_path: str | None, socket_path: str | None, span: str | None) 
     from smtpguard.cli.client import ask
     from smtpguard.cli.times import parse_span
 
-    answer = ask(find_socket(config_path, socket_path), "off", for_ns=None if span is None else parse_span(span))
+    args: dict[str, Any] = {"ever": True} if span == "ever" else {}
+    if span not in (None, "ever"):
+        args["for_ns"] = parse_span(str(span))
+    answer = ask(find_socket(config_path, socket_path), "off", **args)
     click.echo(answer["text"])

@@ -241,9 +241,9 @@ class ControlServer:
     def _is_crowded(self, peer: Peer) -> bool:
         if len(self._clients) >= MAX_CLIENTS:
             return True
-        if _is_owner(peer):
+        if is_owner(peer):
             return False
-        others = [client.peer.uid for client in self._clients.values() if not _is_owner(client.peer)]
+        others = [client.peer.uid for client in self._clients.values() if not is_owner(client.peer)]
         return len(others) >= MAX_CLIENTS_OF_OTHERS or others.count(peer.uid) >= MAX_CLIENTS_OF_UID
 
     def _settle(self, client: Client, now_ns: int, *, is_there: bool) -> None:
@@ -308,7 +308,7 @@ class ControlServer:
             self._settle(client, now_ns, is_there=client.send(now_ns))
 
     def _ask(self, peer: Peer, verb: str, args: Json) -> Answer:
-        if not _is_owner(peer) and not (self._gid in peer.groups and verb in self._verbs):
+        if not is_owner(peer) and not (self._gid in peer.groups and verb in self._verbs):
             self.stats.refused += 1
             raise PrivilegeError("this is for root", fix="run as root, or add the verb to control.verbs")
         self.stats.requests += 1
@@ -321,6 +321,6 @@ class ControlServer:
         client.connection.close()
 
 
-def _is_owner(peer: Peer) -> bool:
+def is_owner(peer: Peer) -> bool:
     """Root, or whoever runs this daemon."""
     return peer.uid in (0, os.geteuid())

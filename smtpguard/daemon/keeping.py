@@ -72,6 +72,7 @@ def render_allowance(allowance: Allowance, offset_ns: int) -> AllowanceRow:
         name=allowance.name,
         since_ns=allowance.since_ns + offset_ns,
         until_ns=allowance.until_ns + offset_ns,
+        everything=allowance.everything,
         by=allowance.by,
         max_count=allowance.limit,
         window_ns=allowance.window_ns,

@@ -138,6 +138,7 @@ class Orders:
             reason=row.reason,
             limit=row.max_count,
             window_ns=row.window_ns,
+            everything=row.everything,
         )
         if allowance.until_ns > self.guard.now():
             self.guard.act(self.guard.engine.allow(allowance))

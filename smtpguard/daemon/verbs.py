@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from smtpguard import __version__
-from smtpguard.daemon.control import Answer, Stream
+from smtpguard.daemon.control import Answer, Stream, is_owner
 from smtpguard.daemon.control_client import Later, Pages, Peer
 from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.live import TOPIC
 from smtpguard.daemon.orders import GuardBlocks, Orders
 from smtpguard.daemon.overview import Overview
 from smtpguard.daemon.reloading import Done, Reloaded
+from smtpguard.daemon.serve.allowing import MAX_ALLOW_NS, check_member, render_much
 from smtpguard.daemon.serve.blocking import USUAL_NS, check_ports, merge_wish
 from smtpguard.daemon.serve.commits import Commits
 from smtpguard.daemon.serve.listing import list_blocks
@@ -34,6 +35,8 @@ _ORDERS = frozenset({"block", "unblock", "allow", "off", "on"})
 
 _MAX_ID = 255
 _MAX_IDS = 8
+OFF_NS = 4 * 3600 * NS
+"""How long the guard is off for which no time was said: whoever forgets it is guarded again by the next shift."""
 
 
 class TellFail2ban(Protocol):
@@ -115,6 +118,8 @@ class Verbs:
         if answer is None:
             raise GuardError(f"this guard has no verb {verb!r}", fix=f"it is smtpguard {__version__}: restart it?")
         args = check_request(verb, args)
+        if not is_owner(peer):
+            args["is_member"] = True
         who = f"{render_user(peer.uid, peer.name)} (pid {peer.pid})"
 
         def request() -> Answer:
@@ -132,7 +137,11 @@ class Verbs:
 
     def _blocks(self, args: Args, who: str) -> Answer:
         del args, who
-        return Pages(head={}, items=list_blocks(self._guard))
+        off = None
+        if self._switch.is_off:
+            until_ns = self._switch.until_ns
+            off = {"until": None if until_ns is None else until_ns / NS}
+        return Pages(head={"off": off}, items=list_blocks(self._guard))
 
     def _block(self, args: Args, who: str) -> Answer:
         guard = self._guard
@@ -245,8 +254,8 @@ class Verbs:
             log.warning("allow --end %s, asked by %s", user, who)
             return {"text": f"{user}: the pass ended, the rules hold again" if ended else f"{user} has no pass"}
         span_ns = _number(args, "for_ns")
-        if span_ns is None or not 0 < span_ns <= MAX_SPAN_NS:
-            raise GuardError("for how long?", fix="--for 24h")
+        if span_ns is None or not 0 < span_ns <= MAX_ALLOW_NS:
+            raise GuardError("for how long? At most 31 days", fix="--for 24h")
         now_ns = guard.now()
         limit, window_ns = _number(args, "limit"), _number(args, "window_ns")
         allowance = Allowance(
@@ -258,14 +267,18 @@ class Verbs:
             reason=_text(args, "reason")[:MAX_REASON],
             limit=limit if window_ns else None,
             window_ns=window_ns if limit else None,
+            everything=args.get("everything") is True,
         )
+        if args.get("is_member") is True:
+            longest_ns = min(guard.settings.control_allow_max_ns, MAX_ALLOW_NS)
+            check_member(allowance, guard.engine.blocks_of(subject), longest_ns=longest_ns)
         self._orders.allow(allowance)
         log.warning("allow %s, asked by %s", user, who)
-        much = f"{limit} connections in {(window_ns or 0) // NS} s" if allowance.limit else "any number of connections"
-        return {"text": f"{user} may open {much} until {self._moment(allowance.until_ns)}"}
+        return {"text": f"{user} may open {render_much(allowance)} until {self._moment(allowance.until_ns)}"}
 
     def _off(self, args: Args, who: str) -> Answer:
-        self._switch.switch_off(_number(args, "for_ns"), by=who)
+        span_ns = None if args.get("ever") is True else _number(args, "for_ns") or OFF_NS
+        self._switch.switch_off(span_ns, by=who)
         until_ns = self._switch.until_ns
         tail = f"until {render_time(until_ns)}" if until_ns is not None else "until `smtpguard on`"
         return {"text": f"OFF {tail}: nobody is refused, watching goes on"}

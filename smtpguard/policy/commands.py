@@ -64,7 +64,10 @@ class Commands:
                 raise PolicyError(
                     f"{account.name or account.uid} is exempt: {account.reason or account.standing}", fix="--force"
                 )
-        told = block.source != "admin" and (watched.why != "" or account.standing in NEVER_REFUSED)
+        allowance = self._roster.allowances.get(block.subject)
+        allowed = allowance is not None and allowance.limit is None and self._settings.block_by != "fail2ban"
+        hidden = watched.why != "" or account.standing in NEVER_REFUSED or (allowed and block.source != "guard")
+        told = block.source != "admin" and hidden
         mode: Mode = "dry-run" if told or (block.source == "guard" and block.mode == "dry-run") else "enforce"
         ranges = () if block.subject.scope is not None else account.ranges
         block = replace(block, mode=mode, ranges=ranges, name=block.name or account.name)

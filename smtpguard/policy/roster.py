@@ -196,7 +196,8 @@ class Roster:
             return
         allowance = self.allowances.get(subject)
         if allowance is not None and account.may_be(allowance.name):
-            terms = allowed_terms(allowance, why)
+            override = None if account.standing == "container" else override_index(self._settings, account)
+            terms = allowed_terms(allowance, compile_terms(self._settings, override, why))
             plans = Plans(terms, self._settings.ports)
             watched.why = terms.why
         else:

@@ -1,7 +1,8 @@
 """Which rules hold for an account, and which of them in earnest. Rules of one mode share a book of windows."""
 
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from smtpguard.errors import ConfigError
@@ -14,6 +15,8 @@ FAILURES: frozenset[Count] = frozenset({"failures"})
 BYTES: frozenset[Count] = frozenset({"bytes"})
 """Like failures, counted from SocketReports."""
 OUTCOMES = FAILURES | BYTES
+ALLOWED_TIMES = 10
+"""So many times as much as each rule lets pass passes for whom a person allows more without saying how much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,15 +69,17 @@ def compile_terms(settings: Settings, override: int | None, why: str) -> Terms:
     return Terms(enforced=enforced, told=told, why=why)
 
 
-def allowed_terms(allowance: Allowance, why: str) -> Terms:
-    """The rules while an allowance holds: none, or its limit alone, as a throttle.
+def allowed_terms(allowance: Allowance, usual: Terms) -> Terms:
+    """The rules while an allowance holds.
 
     Args:
         allowance: What a person allowed.
-        why: Why its limit is not carried out; "" if it is.
+        usual: The account's rules without it.
     """
     if allowance.limit is None or allowance.window_ns is None:
-        return Terms(why="allowed")
+        if allowance.everything:
+            return Terms(why="allowed")
+        return replace(usual, enforced=_allow_more(usual.enforced), told=_allow_more(usual.told))
     rule = Rule(
         name="allowance",
         count="connections",
@@ -82,7 +87,21 @@ def allowed_terms(allowance: Allowance, why: str) -> Terms:
         window_ns=allowance.window_ns,
         action="throttle",
     )
-    return Terms(told=(rule,), why=why) if why else Terms(enforced=(rule,))
+    kept = (
+        Terms(why=usual.why)
+        if allowance.everything
+        else replace(usual, enforced=tuple(filter(_is_kept, usual.enforced)), told=tuple(filter(_is_kept, usual.told)))
+    )
+    return replace(kept, told=(*kept.told, rule)) if usual.why else replace(kept, enforced=(*kept.enforced, rule))
+
+
+def _is_kept(rule: Rule) -> bool:
+    """Whether no allowance is meant for what a rule counts: no shop or newsletter speaks to strangers' servers."""
+    return rule.count == "networks" and (rule.ports is None or 25 in rule.ports)
+
+
+def _allow_more(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    return tuple(rule if _is_kept(rule) else replace(rule, limit=rule.limit * ALLOWED_TIMES) for rule in rules)
 
 
 def check_rules(settings: Settings) -> None:

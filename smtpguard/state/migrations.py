@@ -104,7 +104,12 @@ ALTER TABLE blocks_of_ports RENAME TO blocks;
 """`ports` is empty for all, else the ports in order, joined by commas: other ports are another row. The
 columns of the key come first: quick_check of SQLite 3.40 takes them for the first ones."""
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _IDS_OF_BLOCKS, _FACTS, _PORTS_OF_BLOCKS)
+_EVERYTHING = """
+ALTER TABLE allowances ADD COLUMN everything INTEGER NOT NULL DEFAULT 1;
+"""
+"""What was allowed before was allowed everything."""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _IDS_OF_BLOCKS, _FACTS, _PORTS_OF_BLOCKS, _EVERYTHING)
 """SQL that leads from version N to N + 1. Append only: files out there hold every version."""
 
 VERSION = len(MIGRATIONS)

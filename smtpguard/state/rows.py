@@ -108,7 +108,7 @@ class AllowanceRow:
     Attributes:
         uid, name: Whose.
         since_ns, until_ns: Wall time.
-        max_count, window_ns: The limit that holds instead; None for no limit.
+        max_count, window_ns, everything: See model.Allowance.
         by: Who gave it.
         reason: Free text for people, untrusted.
     """
@@ -121,6 +121,7 @@ class AllowanceRow:
     max_count: int | None = None
     window_ns: int | None = None
     reason: str = ""
+    everything: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,7 +83,7 @@ def delete_block(key: Key) -> Statement:
 def put_allowance(row: AllowanceRow) -> Statement:
     """Add or replace an allowance."""
     return Statement(
-        sql="INSERT OR REPLACE INTO allowances VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        sql="INSERT OR REPLACE INTO allowances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         parameters=(
             row.uid,
             to_name(row.name),
@@ -93,6 +93,7 @@ def put_allowance(row: AllowanceRow) -> Statement:
             row.window_ns,
             to_bytes(row.by),
             to_bytes(row.reason),
+            int(row.everything),
         ),
     )
 

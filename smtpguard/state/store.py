@@ -246,7 +246,7 @@ def _parse_block(row: Row) -> BlockRow:
 
 
 def _parse_allowance(row: Row) -> AllowanceRow:
-    uid, name, since_ns, until_ns, max_count, window_ns, by, reason = row
+    uid, name, since_ns, until_ns, max_count, window_ns, by, reason, everything = row
     return AllowanceRow(
         uid=uid,
         name=from_name(name),
@@ -256,6 +256,7 @@ def _parse_allowance(row: Row) -> AllowanceRow:
         window_ns=window_ns,
         by=from_bytes(by),
         reason=from_bytes(reason),
+        everything=bool(everything),
     )
 
 

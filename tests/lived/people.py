@@ -36,7 +36,7 @@ def unblocked_by_hand(world: World) -> None:
 def allowed(world: World) -> None:
     """A pass frees; when it is ended, the rules hold from empty windows."""
     guest = world.guest(blocked=True)
-    world.ask("allow", user=guest.name, for_ns=60 * NS)
+    world.ask("allow", user=guest.name, for_ns=60 * NS, everything=True)
     guest.free()
     world.check(guest)
     world.ask("allow", user=guest.name, end=True)
@@ -60,7 +60,7 @@ def six_at_once(world: World) -> None:
     """Six people say different things about the same people at the same time; the last word is one's own."""
     people = [guest for guest in world.model.of_kind("guest") if not guest.exempt]
     orders = {
-        "allow": {"for_ns": 60 * NS},
+        "allow": {"for_ns": 60 * NS, "everything": True},
         "block": {"for_ns": 20 * NS},
         "unblock": {},
         "off": {},

@@ -205,7 +205,7 @@ class World:
         for person in self.model.of_kind("guest"):
             self.unblock(person)
         (reader,) = self.model.of_kind("newsletter")
-        self.ask("allow", user=reader.name, for_ns=3600 * NS)
+        self.ask("allow", user=reader.name, for_ns=3600 * NS, everything=True)
 
     # -- what people say ---------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ def allowance(
         by="admin",
         limit=limit,
         window_ns=window_ns,
+        everything=True,
     )
 
 

@@ -105,11 +105,12 @@ SCHEMA: dict[str, Mapping[str, Check]] = {
         **_WHOM,
         **_WHY,
         "for_ns": _SPAN,
+        "everything": _flag,
         "limit": _integer(1, MAX_LIMIT),
         "window_ns": _integer(1, MAX_WINDOW_NS),
         "end": _flag,
     },
-    "off": {"for_ns": _SPAN},
+    "off": {"for_ns": _SPAN, "ever": _flag},
     "on": {},
 }
 """Verb to argument to check. An argument that is null is one that was not given."""

@@ -1,0 +1,37 @@
+"""What an allowance may be, and how it is told. Pure."""
+
+from collections.abc import Iterable
+
+from smtpguard.errors import PolicyError
+from smtpguard.model import NS, Allowance, Block
+from smtpguard.policy.rules import ALLOWED_TIMES
+
+MAX_ALLOW_NS = 31 * 86_400 * NS
+"""Longest allowance: whoever needs more for longer needs another limit."""
+
+
+def check_member(allowance: Allowance, held: Iterable[Block], *, longest_ns: int) -> None:
+    """Refuse what a member of control.group may not allow.
+
+    Args:
+        allowance: What they ask for.
+        held: The account's blocks.
+        longest_ns: `control.allow_max`.
+
+    Raises:
+        PolicyError: It is for too long, or an administrator has blocked the account.
+    """
+    if allowance.until_ns - allowance.since_ns > longest_ns:
+        raise PolicyError(f"at most {longest_ns // NS} s may be allowed", fix="control.allow_max, or ask root")
+    if any(block.source == "admin" and block.until_ns > allowance.since_ns for block in held):
+        raise PolicyError("an administrator has blocked them", fix="ask root")
+
+
+def render_much(allowance: Allowance) -> str:
+    """How much passes, for people."""
+    kept = "" if allowance.everything else "; rules that count networks on port 25 go on (--everything sets them aside)"
+    if allowance.limit is not None and allowance.window_ns is not None:
+        return f"{allowance.limit} connections in {allowance.window_ns // NS} s{kept}"
+    if allowance.everything:
+        return "any number of connections"
+    return f"{ALLOWED_TIMES} times what each rule lets pass{kept}"
