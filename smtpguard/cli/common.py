@@ -88,12 +88,18 @@ class GuardGroup(click.Group):
         except GuardError as error:
             click.echo(f"smtpguard: {error}", err=True)
             ctx.exit(exit_code(error))
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - click's signature
+        """As click does it; an output that can't be written, be it only a help text, ends in one clear line."""
+        try:
+            return super().main(*args, **kwargs)
         except OSError as error:
             if error.filename is not None or error.errno not in _CANNOT_PRINT:
                 raise
             _end_output()
-            click.echo(f"smtpguard: the output can't be written: {error.strerror}", err=True)
-            ctx.exit(EXIT_FAILED)
+            with contextlib.suppress(OSError):  # stderr may be as full
+                click.echo(f"smtpguard: the output can't be written: {error.strerror}", err=True)
+            sys.exit(EXIT_FAILED)
 
 
 def _end_output() -> None:

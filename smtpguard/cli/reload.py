@@ -24,5 +24,7 @@ def command(config_path: str | None, socket_path: str | None) -> None:
     answer = ask(socket_path, "reload")
     click.echo(answer["text"])
     read = answer.get("config")
-    if config_path is not None and read is not None and read != str(Path(config_path).absolute()):
+    if read == "":
+        click.echo("smtpguard: there is no configuration file any more: the shipped defaults hold", err=True)
+    elif config_path is not None and read is not None and read != str(Path(config_path).absolute()):
         click.echo(f"smtpguard: the guard has read {read}, which it was started with, not {config_path}", err=True)

@@ -239,7 +239,7 @@ class Verbs:
                 return
             log.info("%s", answer.text)
             told = {"text": answer.text, "changed": [*answer.changed], "waiting": [*answer.waiting]}
-            later.resolve({**told, "config": self._guard.settings.path})
+            later.resolve({**told, "config": self._guard.settings.path or ""})
 
         self._reload(done)
         return later

@@ -12,16 +12,21 @@ from click.testing import CliRunner
 
 from smtpguard.cli import main
 
-CHECK = [sys.executable, "-m", "smtpguard", "check"]
+SMTPGUARD = [sys.executable, "-m", "smtpguard"]
 
 
-@pytest.mark.parametrize("words", [[], ["--json"]])
+@pytest.mark.parametrize("words", [["check"], ["check", "--json"], ["check", "--help"], ["--help"], ["--version"]])
 def test_a_full_disk_is_named(words: list[str], tmp_path: Path) -> None:
     config = tmp_path / "g.yaml"
     config.write_text("version: 1\n")
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [*CHECK, "--config", str(config), *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            [*SMTPGUARD, *words],
+            env={**os.environ, "SMTPGUARD_CONFIG": str(config)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
         )
     assert done.stderr == "smtpguard: the output can't be written: No space left on device\n"
     assert done.returncode == 1
@@ -65,3 +70,11 @@ def test_a_user_and_all_are_too_much() -> None:
     told = CliRunner().invoke(main, ["unblock", "web01", "--all"])
     assert told.exit_code == 2
     assert "Error: USER or --all, not both" in told.output
+
+
+def test_a_reload_without_the_file_says_that_the_shipped_defaults_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SMTPGUARD_CONFIG", raising=False)
+    monkeypatch.setattr("smtpguard.cli.client.ask", lambda *_: {"text": "Loaded. Nothing has changed.", "config": ""})
+    told = CliRunner().invoke(main, ["reload"])
+    assert told.stdout == "Loaded. Nothing has changed.\n"
+    assert told.stderr == "smtpguard: there is no configuration file any more: the shipped defaults hold\n"
