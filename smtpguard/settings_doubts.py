@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network
 
 from smtpguard.model import NS
+from smtpguard.policy.credits import KEY_SLOTS, KEYED, KEYED_PER_PORT
 from smtpguard.settings import DAY_NS, HOUR_NS, MINUTE_NS, Rule, Settings
 
 MAX_EXEMPT_UIDS = 10_000
@@ -30,6 +31,7 @@ def find_doubts(settings: Settings, *, uid_min: int = 1000) -> list[str]:
     return [
         *_doubt_mode(settings),
         *(text for rule in settings.rules for text in _doubt_rule(f"rule {rule.name}", rule, settings)),
+        *_doubt_exact(settings),
         *_doubt_overrides(settings, uid_min),
         *_doubt_shared(settings),
         *_doubt_exempt(settings, uid_min),
@@ -43,6 +45,24 @@ def _doubt_mode(settings: Settings) -> Iterator[str]:
         yield "sources is none: no connection is seen, so no rule is ever exceeded"
     if not settings.rules:
         yield "there are no rules: nothing is ever too much"
+
+
+def _doubt_exact(settings: Settings) -> Iterator[str]:
+    keyed = [rule for rule in settings.rules if rule.count in KEYED and rule.action != "warn"]
+    for rule in keyed:
+        if rule.limit > KEY_SLOTS:
+            yield (
+                f"rule {rule.name}: a limit of more than {KEY_SLOTS} {rule.count} is judged by the daemon, not exact: "
+                "some connections may slip through before it knows; `cap` bounds them"
+            )
+    for number, rule in enumerate(keyed):
+        for port in sorted(settings.ports if rule.ports is None else rule.ports):
+            if sum(other.ports is None or port in other.ports for other in keyed[:number]) >= KEYED_PER_PORT:
+                yield (
+                    f"rule {rule.name}: {KEYED_PER_PORT} rules before it count destinations or networks on port {port},"
+                    " so it is judged by the daemon, not exact"
+                )
+                break
 
 
 def _doubt_rule(name: str, rule: Rule, settings: Settings) -> Iterator[str]:

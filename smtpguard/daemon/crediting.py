@@ -1,28 +1,33 @@
-"""Exact limits: keeps the kernel's credits in step with engine, accounts and configuration, while BPF is there.
+"""Exact limits: keeps the kernel's credits and keys in step with engine, accounts and settings, while BPF is there.
 
-Credits stand before the engine: the program refuses attempt N+1 itself, and its report is the verdict. They are used
+They stand before the engine: the program refuses attempt N+1 itself, and its report is the verdict. They are used
 only where a refusal would be in earnest: never in dry run, never while switched off, never for shared users, and block
 rules not while fail2ban does the blocking.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
+from smtpguard.clock import next_beat
+from smtpguard.decode.bpf_event import decode
 from smtpguard.enrich.accounts import Accounts
 from smtpguard.errors import EnforceError
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS, Connect, Decision, Refusal, Subject, Verdict
-from smtpguard.policy.credits import NO_LIMIT, CreditRule, choose_credit_rules
+from smtpguard.policy.credits import KEY_SLOTS, KEYED, NO_LIMIT, CreditRule, choose_credit_rules
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.rules import override_index
 from smtpguard.settings import Cap, Rule, Settings
-from smtpguard.sources.bpf.credits import Credits
+from smtpguard.sources.bpf.credits import Credits, KeyWindow
 from smtpguard.sources.bpf.source import BpfSource
 
 log = logging.getLogger(__name__)
+
+_MAX_EARLY = 1024
+"""Verdicts that were found in the map before the ring told of them, remembered so that they are not judged twice."""
 
 
 class Change(Protocol):
@@ -70,6 +75,10 @@ class Crediting:
         self._begun: _Wanted | None = None
         self._wanted: _Wanted | None = None
         self._retry_ns = 0
+        self._look_ns = 0
+        self._looked_at = 0
+        self._unkeyed = 0
+        self._early: dict[tuple[int | None, int], bool] = {}
         self.trouble: str | None = None
 
     @property
@@ -82,6 +91,7 @@ class Crediting:
         self._source = source
         self._credits = Credits(source.guard, self._now())
         self._begun = None
+        self._looked_at = self._unkeyed = 0
 
     def read_capped(self) -> dict[int, int]:
         """Attempts that the cap of the BPF program refused, by uid; {} without it. Raises EnforceError."""
@@ -92,7 +102,15 @@ class Crediting:
         self._source = self._credits = self._begun = self._wanted = None
         self.trouble = None
 
-    def refresh(self, settings: Settings, uncapped: tuple[tuple[int, int], ...], *, trusted: bool, anew: bool) -> None:
+    def refresh(
+        self,
+        settings: Settings,
+        uncapped: tuple[tuple[int, int], ...],
+        *,
+        trusted: bool,
+        anew: bool,
+        restored: bool = False,
+    ) -> None:
         """Bring what the kernel demands in step; it begins anew, from the windows, only where something has changed.
 
         Args:
@@ -100,13 +118,14 @@ class Crediting:
             uncapped: Uid ranges that are counted and never refused by credits or cap: shared users, who has a pass.
             trusted: Whether attempts are judged; credits that nobody gives back would refuse without an end.
             anew: The windows hold something else than the attempts that were noted.
+            restored: They hold what an earlier run kept.
         """
         self._settings = settings
         if self._credits is None:
             return
         wanted = self._find_wanted(uncapped, trusted=trusted)
         if anew or wanted != self._begun:
-            self._begin(wanted)
+            self._begin(wanted, restored=restored)
 
     def _find_wanted(self, uncapped: tuple[tuple[int, int], ...], *, trusted: bool) -> _Wanted:
         settings = self._settings
@@ -114,7 +133,8 @@ class Crediting:
         rules: Sequence[Rule] = settings.rules if refuses and trusted else ()
         if settings.block_by == "fail2ban":
             rules = [rule for rule in rules if rule.action != "block"]
-        self._rules = choose_credit_rules(rules, settings.ports)
+        has_keys = self._source is not None and self._source.guard.features.keys
+        self._rules = choose_credit_rules(rules, settings.ports, keys=has_keys)
         self._index = {rule.name: number for number, rule in enumerate(self._rules)}
         # A rule that we judge must hear of each attempt at once, and who connects may be gone a millisecond later.
         judged = any(rule not in self._rules and rule.action != "warn" for rule in rules)
@@ -124,6 +144,10 @@ class Crediting:
                     ports=settings.ports if rule.ports is None else rule.ports & settings.ports,
                     limit=rule.limit,
                     window_ns=rule.window_ns,
+                    name=rule.name,
+                    count=rule.count,
+                    holds=rule.action == "block" or rule.count in KEYED,
+                    holds_all=rule.refused_ports is None,
                 )
                 for rule in self._rules
             ],
@@ -134,7 +158,7 @@ class Crediting:
             wake_new=judged or settings.attribution_process,
         )
 
-    def _begin(self, wanted: _Wanted) -> None:
+    def _begin(self, wanted: _Wanted, *, restored: bool = False) -> None:
         """Begin anew from what the windows hold."""
         book = self._credits
         if book is None:
@@ -142,16 +166,78 @@ class Crediting:
         windows = (
             (uid, self._index[name], times) for uid, name, times in self._engine.windows() if name in self._index
         )
+        keys = (
+            KeyWindow(uid=uid, index=self._index[name], keys=keys, emptied_ns=max(emptied_ns, 0))
+            for uid, name, keys, emptied_ns in self._engine.key_windows()
+            if name in self._index
+        )
 
         def begin() -> None:
             book.maps.replace_told(wanted.uncapped)
             book.maps.set_cap(wanted.cap)
-            book.start(wanted.rules, self._now(), limits=wanted.limits, windows=windows, wake_new=wanted.wake_new)
+            book.start(
+                wanted.rules,
+                self._now(),
+                limits=wanted.limits,
+                windows=windows,
+                wake_new=wanted.wake_new,
+                keys=keys,
+                anew=restored,
+            )
 
         self._wanted, self._retry_ns = wanted, self._now() + NS
         self._begun = None
         if self._try(begin):
             self._begun, self.trouble = wanted, None
+
+    def is_known(self, connect: Connect) -> bool:
+        """Whether a refused attempt was judged already, from the verdicts that the kernel keeps; asked once of each."""
+        return self._early.pop((connect.uid, connect.time_ns), False)
+
+    def prepare(self, connect: Connect, subject: Subject) -> Connect | None:
+        """Before an attempt is judged that a rule refused which holds: tell the engine what the kernel knows.
+
+        Attempts of two CPUs are reported in any order, and a full ring loses some; the kernel's word stands.
+
+        Returns:
+            The attempt with which the rule was exceeded, if it is another one and not known yet: to be judged first.
+        """
+        book = self._credits
+        index = connect.rule
+        if book is None or index is None or subject.scope is not None:
+            return None
+        if index >= len(self._rules) or not book.ledger.rules[index].holds:
+            return None
+        if connect.time_ns <= book.ledger.spoken().get(subject.id, 0) or self._engine.would_refuse(subject, connect):
+            return None
+        missed: list[Connect] = []
+        self._try(partial(self._catch_up, book, connect, subject, index, missed))
+        for verdict in missed:
+            self._remember(verdict)
+            return verdict
+        return None
+
+    def _remember(self, verdict: Connect) -> None:
+        self._early[verdict.uid, verdict.time_ns] = True
+        if len(self._early) > _MAX_EARLY:
+            del self._early[next(iter(self._early))]
+
+    def _catch_up(self, book: Credits, connect: Connect, subject: Subject, index: int, missed: list[Connect]) -> None:
+        keys: Mapping[bytes, int] = {}
+        lost = 0
+        if book.ledger.rules[index].is_keyed:
+            keys = book.keys.read(subject.id, index)
+        else:
+            lost = book.count_missing(subject.id, index)
+        self._engine.catch_up(subject, self._rules[index].name, connect, keys=keys, lost=lost)
+        sample = book.keys.read_verdict(subject.id)
+        verdict = decode(sample) if sample is not None else None
+        if (
+            isinstance(verdict, Connect)
+            and verdict.cookie != connect.cookie
+            and book.ledger.spoken().get(subject.id, 0) < verdict.time_ns < connect.time_ns
+        ):
+            missed.append(verdict)
 
     def note(self, connect: Connect, subject: Subject, decisions: Iterable[Decision]) -> None:
         """Tell of an attempt that was judged, and of the windows that its verdicts emptied.
@@ -179,6 +265,41 @@ class Crediting:
             book.note(uid, connect, entered=entered)
         for index in emptied:
             self._try(partial(book.reset, uid, index, self._now()))
+        if connect.refused_by == "credit" and connect.time_ns > book.ledger.spoken().get(uid, 0):
+            self._try(partial(book.speak, uid, self._now()))
+
+    def take_overdue(self, now_ns: int) -> list[Connect]:
+        """Attempts with which somebody exceeded a rule and that were not reported: the ring was full, or is behind."""
+        book, source = self._credits, self._source
+        if book is None or source is None or now_ns < self._look_ns or not self._rules:
+            return []
+        self._look_ns = next_beat(now_ns)
+        found: list[Connect] = []
+        self._try(partial(self._look, book, source, now_ns, found))
+        return found
+
+    def _look(self, book: Credits, source: BpfSource, now_ns: int, found: list[Connect]) -> None:
+        unkeyed = book.keys.count_unkeyed()
+        if unkeyed != self._unkeyed:
+            source.stats.notes["attempts not counted in the kernel, its map of keys is full"] = unkeyed
+            self._unkeyed = unkeyed
+        many = book.keys.count_verdicts()
+        if many == self._looked_at:
+            return
+        waiting = False
+        for uid, sample in book.keys.read_verdicts():
+            event = decode(sample)
+            if not isinstance(event, Connect):
+                continue
+            if event.time_ns <= book.ledger.spoken().get(uid, 0):
+                book.keys.drop_verdict(uid)
+            elif event.time_ns < max(source.drained_ns, now_ns - NS):
+                self._remember(event)
+                found.append(event)
+            else:
+                waiting = True
+        if not waiting:
+            self._looked_at = many
 
     def reset(self, uid: int) -> None:
         """A person let the user go: his windows are empty."""
@@ -206,7 +327,11 @@ class Crediting:
             entry = override_index(settings, self._accounts.account(uid))
             if entry is not None:
                 changed = settings.overrides[entry].rules
-                own = {self._index[name]: rule.limit for name, rule in changed.items() if name in self._index}
+                own = {
+                    self._index[name]: self._own_limit(self._rules[self._index[name]], rule)
+                    for name, rule in changed.items()
+                    if name in self._index
+                }
                 if own:
                     found[uid] = own
         # A pass with a limit of its own is judged by the engine: the kernel has no rule for one user alone.
@@ -214,6 +339,13 @@ class Crediting:
             if allowance.subject.scope is None:
                 found[allowance.subject.id] = dict.fromkeys(self._index.values(), NO_LIMIT)
         return found
+
+    @staticmethod
+    def _own_limit(rule: Rule, own: Rule) -> int:
+        """A user's own limit, where all else of the rule is the same: the kernel has one of each rule."""
+        if own.limit > KEY_SLOTS and own.count in KEYED:
+            return NO_LIMIT
+        return own.limit if replace(own, limit=rule.limit, block_ns=rule.block_ns) == rule else NO_LIMIT
 
     def _try(self, change: Change) -> bool:
         try:

@@ -113,21 +113,35 @@ class Guard(TimedPart):
 
     # -- what sources saw --------------------------------------------------------------------------------------------
 
-    def take(self, connects: Iterable[Connect]) -> None:
-        """Judge what a source saw, respond, and note it: all are judged before the first is noted."""
+    def take(self, connects: Iterable[Connect], *, early: bool = False) -> None:
+        """Judge what a source saw, respond, and note it: all are judged before the first is noted.
+
+        Args:
+            connects: The attempts.
+            early: They were found in the kernel's verdicts: the source may tell of them later, or not at all.
+        """
         judged: list[tuple[Connect, Subject, list[Decision]]] = []
         try:
             for seen in connects:
-                connect = self.enforcement.cap.mark(seen)
-                decisions = self.engine.feed(connect)
-                self.act(decisions, settle=connect.refused_by == "credit")
-                if connect.uid is None:
-                    continue
-                subject = subject_of(self.accounts, connect.uid, connect.netns)
-                self.enforcement.credits.note(connect, subject, decisions)
-                judged.append((connect, subject, decisions))
+                self._judge(self.enforcement.cap.mark(seen), judged, early=early)
         finally:  # an attempt that meets a mistake of ours takes none of those before it with it
             self._note(judged)
+
+    def _judge(self, connect: Connect, judged: list[tuple[Connect, Subject, list[Decision]]], *, early: bool) -> None:
+        limits = self.enforcement.credits
+        if connect.refused_by == "credit" and connect.uid is not None:
+            if not early and limits.is_known(connect):
+                return
+            missed = limits.prepare(connect, subject_of(self.accounts, connect.uid, connect.netns))
+            if missed is not None:
+                self._judge(missed, judged, early=True)
+        decisions = self.engine.feed(connect)
+        self.act(decisions, settle=connect.refused_by == "credit")
+        if connect.uid is None:
+            return
+        subject = subject_of(self.accounts, connect.uid, connect.netns)
+        limits.note(connect, subject, decisions)
+        judged.append((connect, subject, decisions))
 
     def _note(self, judged: list[tuple[Connect, Subject, list[Decision]]]) -> None:
         self.seen += len(judged)
@@ -227,6 +241,9 @@ class Guard(TimedPart):
     def on_time(self, now_ns: int) -> None:
         """Let time pass."""
         self.act(self.engine.tick(now_ns))
+        overdue = self.enforcement.credits.take_overdue(now_ns)
+        if overdue:
+            self.take(overdue, early=True)
 
     # -- what changes around it --------------------------------------------------------------------------------------
 

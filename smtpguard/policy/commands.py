@@ -1,10 +1,10 @@
 """What people and other programs ask of the engine: blocks, ends, allowances, the panic switch, a new configuration."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from smtpguard.errors import PolicyError
-from smtpguard.model import Allowance, AllowanceEnded, Block, Decision, Ended, Mode, Named, Subject
+from smtpguard.model import Allowance, AllowanceEnded, Block, Connect, Decision, Ended, Mode, Named, Subject
 from smtpguard.policy.blocks import BlockTable
 from smtpguard.policy.directory import Directory
 from smtpguard.policy.escalation import Record
@@ -258,6 +258,49 @@ class Commands:
                 for counter in book.counters:
                     if counter.rule.count == "connections" and counter.rule.action != "warn":
                         yield watched.subject.id, counter.rule.name, counter.times()
+
+    def key_windows(self) -> Iterator[tuple[int, str, dict[bytes, int], int]]:
+        """The same of rules that count destinations or networks: (uid, rule, keys, up to when it was emptied)."""
+        for watched in self._roster:
+            books = watched.books if watched.subject.scope is None else ()
+            carried = [book for book in books if book.mode == "enforce"]
+            for book in carried or (books if self._roster.is_outdated(watched) else ()):
+                for counter in book.counters:
+                    if counter.table is not None and counter.rule.action != "warn":
+                        yield watched.subject.id, counter.rule.name, counter.table.keys, counter.floor_ns
+
+    def would_refuse(self, subject: Subject, connect: Connect) -> bool:
+        """Whether an attempt is inside a block, or exceeds a rule that is carried out and refuses."""
+        watched = self._roster.of(subject)
+        if self._blocks.cover(subject, connect.time_ns, connect.port) is not None:
+            return True
+        books = [book for book in watched.books if book.mode == "enforce"]
+        found = [book.judge(connect.time_ns, connect.port, connect.address) for book in books]
+        return any(excess.action != "warn" for excesses in found for excess in excesses)
+
+    def catch_up(self, subject: Subject, rule: str, connect: Connect, *, keys: Mapping[bytes, int], lost: int) -> None:
+        """Take in what the kernel knows and nobody reported, before an attempt that it refused is judged.
+
+        Args:
+            subject: Whose attempt.
+            rule: By which rule it was refused.
+            connect: The attempt.
+            keys: Destinations or networks that the kernel has in the window of that rule.
+            lost: Attempts that it let through and nobody told of: they count as if they had come with this one.
+        """
+        watched = self._roster.of(subject)
+        for book in watched.books:
+            lane = book.open_lane(connect.port)
+            for _ in range(lost):
+                book.put_back(lane, max(connect.time_ns, book.newest_ns()))
+            for counter in lane.counters:
+                if counter.rule.name == rule and counter.table is not None:
+                    for key, last_ns in keys.items():
+                        book.put_back_key(counter.table, key, last_ns)
+            book.distrust()
+        watched.changes += 1
+        self._roster.active[watched] = 0
+        self._settle(watched)
 
     def export(self, *, full: bool = False) -> list[WindowPart]:
         """What has changed in the windows since the last call; cheap enough for once a second.

@@ -1,4 +1,4 @@
-"""How many credits each user may have taken of each connections rule: the userspace half of exact limits. Pure.
+"""What the kernel may let through of each user: the userspace half of exact limits. Pure.
 
 With bpf a connections rule is enforced where connect() happens. The kernel counts `used`, credits taken so far; we say
 `allowed`, and attempt `used >= allowed` is refused. For N in any window of length W
@@ -13,6 +13,9 @@ rule's verdict) gives it back at once. Attempts still in the ring have raised `u
 Every `Grant` says as of which time it holds, and the program makes an attempt that is older claim the present: with it
 no window of event times ever holds more than N. Credits come back late by at most the pause between two `tick`s, which
 can refuse an attempt early, never let one through.
+
+Of a rule that counts destinations or networks the kernel keeps the keys themselves, in a window that slides by itself.
+We say the limit, and up to when the window was emptied; see smtpguard/sources/bpf/keys.bpf.h.
 """
 
 from bisect import bisect_right
@@ -20,10 +23,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
+from smtpguard.model import Count
 from smtpguard.settings import Rule
 
 MAX_RULES = 16
-"""How many rules the kernel can count credits for."""
+"""How many rules the kernel can enforce."""
+
+KEY_SLOTS = 64
+"""How many destinations or networks the kernel keeps of one user and rule: higher limits are judged by the daemon."""
+
+KEYED_PER_PORT = 2
+"""How many rules that count destinations or networks the kernel looks at on one port."""
+
+KEYED: frozenset[Count] = frozenset({"destinations", "networks"})
 
 NO_LIMIT = 1 << 62
 """More credits than anybody can use."""
@@ -31,17 +43,30 @@ NO_LIMIT = 1 << 62
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreditRule:
-    """What the kernel has to know of a connections rule.
+    """What the kernel has to know of a rule.
 
     Attributes:
         ports: Destination ports that it counts.
         limit: How many pass in a window, for users without a limit of their own.
         window_ns: Length of the window.
+        name: The rule's.
+        count: What it counts: connections by credits, destinations and networks by the keys themselves.
+        holds: Whether a user who exceeded it is refused on its ports until the daemon has spoken ...
+        holds_all: ... and on all guarded ones.
     """
 
     ports: frozenset[int]
     limit: int
     window_ns: int
+    name: str = ""
+    count: Count = "connections"
+    holds: bool = False
+    holds_all: bool = False
+
+    @property
+    def is_keyed(self) -> bool:
+        """Whether it counts destinations or networks."""
+        return self.count != "connections"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,34 +75,44 @@ class Grant:
 
     Attributes:
         uid: The user.
-        allowed: Credits he may have taken in all, by rule.
+        allowed: Credits he may have taken in all, by rule; how many keys, of a rule that counts those.
         as_of_ns: Event time from which on that is right.
+        spoken_ns: The daemon has judged what he did up to then.
+        emptied_ns: By rule: keys up to then do not count; 0 where nothing was emptied.
     """
 
     uid: int
     allowed: tuple[int, ...]
     as_of_ns: int
+    spoken_ns: int = 0
+    emptied_ns: tuple[int, ...] = ()
 
 
-def choose_credit_rules(rules: Iterable[Rule], guarded: frozenset[int]) -> list[Rule]:
+def choose_credit_rules(rules: Iterable[Rule], guarded: frozenset[int], *, keys: bool = False) -> list[Rule]:
     """The rules that the kernel can enforce, at most MAX_RULES, in the order of the configuration.
 
-    Those that count connections, refuse, are in earnest and concern everybody: `novel` is for the engine to judge.
+    Those that count attempts, refuse, are in earnest and concern everybody: `novel` is for the engine to judge.
 
     Args:
         rules: All rules.
         guarded: The guarded ports.
+        keys: Whether it can count destinations and networks, too.
     """
-    chosen = [
-        rule
-        for rule in rules
-        if rule.count == "connections"
-        and rule.action != "warn"
-        and rule.path != "local"
-        and rule.novel_ns is None
-        and not rule.dry_run
-        and (rule.ports is None or rule.ports & guarded)
-    ]
+    chosen: list[Rule] = []
+    for rule in rules:
+        ports = guarded if rule.ports is None else rule.ports & guarded
+        if rule.action == "warn" or rule.path == "local" or rule.novel_ns is not None or rule.dry_run or not ports:
+            continue
+        if rule.count in KEYED:
+            beside = [other for other in chosen if other.count in KEYED]
+            crowded = any(
+                sum(other.ports is None or port in other.ports for other in beside) >= KEYED_PER_PORT for port in ports
+            )
+            if not keys or crowded or rule.limit > KEY_SLOTS:
+                continue
+        elif rule.count != "connections":
+            continue
+        chosen.append(rule)
     return chosen[:MAX_RULES]
 
 
@@ -124,6 +159,28 @@ class CreditLedger:
         self._departures: list[tuple[int, int, int]] = []
         self._dirty: set[int] = set()
         self.adopted_ns = 0
+        self._spoken: dict[int, int] = {}
+        self._emptied: dict[int, dict[int, int]] = {}
+
+    def speak(self, uid: int, now_ns: int) -> None:
+        """What a user did up to a time was judged: a refusal that holds for all of his attempts is over."""
+        self._spoken[uid] = max(now_ns, self._spoken.get(uid, 0))
+        self._dirty.add(uid)
+
+    def spoken(self) -> dict[int, int]:
+        """Up to when what users did was judged, by uid."""
+        return self._spoken
+
+    def empty(self, uid: int, index: int, at_ns: int) -> None:
+        """The window of a rule that counts keys was emptied: what came up to a time does not count."""
+        emptied = self._emptied.setdefault(uid, {})
+        if at_ns > emptied.get(index, 0):
+            emptied[index] = at_ns
+            self._dirty.add(uid)
+
+    def emptied(self) -> dict[int, dict[int, int]]:
+        """Until when windows of rules that count keys were emptied, by uid and rule index."""
+        return self._emptied
 
     def set_limits(self, uid: int, limits: Mapping[int, int]) -> None:
         """Give a user limits of his own, by rule index; the others are the rules' own.
@@ -151,6 +208,8 @@ class CreditLedger:
         # One that was still on its way when its account was adopted: what it took was adopted with it.
         fresh = credits_taken if time_ns > self.adopted_ns else 0
         for index, rule in enumerate(self.rules):
+            if rule.is_keyed:
+                continue
             credited = fresh >> index & 1
             if not credited and not (entered and port in rule.ports):
                 continue
@@ -161,10 +220,16 @@ class CreditLedger:
             if not (credited and entered):
                 self._dirty.add(uid)
 
+    def told(self, uid: int, index: int) -> int:
+        """How many credits of a rule a user is known to have taken."""
+        lane = self._lanes.get(uid, {}).get(index)
+        return 0 if lane is None else lane.told + sum(count for _, count in lane.lost)
+
     def adopt(self, uid: int, used: Sequence[int]) -> None:
         """Take over an account that the kernel already keeps: what it has used so far is no longer of interest."""
-        for index in range(len(self.rules)):
-            self._lane(uid, index).told = used[index]
+        for index, rule in enumerate(self.rules):
+            if not rule.is_keyed:
+                self._lane(uid, index).told = used[index]
         self._dirty.add(uid)
 
     def restore(self, uid: int, index: int, times_ns: Iterable[int]) -> None:
@@ -195,7 +260,9 @@ class CreditLedger:
             now_ns: Event time.
         """
         total = 0
-        for index in range(len(self.rules)):
+        for index, rule in enumerate(self.rules):
+            if rule.is_keyed:
+                continue
             lane = self._lanes.get(uid, {}).get(index)
             known = lane.told + sum(count for _, count in lane.lost) if lane else 0
             missing = used[index] - known
@@ -223,7 +290,14 @@ class CreditLedger:
 
     def grant(self, uid: int, now_ns: int) -> Grant:
         """What the kernel shall be told about a user, as of a time up to which `tick` was called."""
-        return Grant(uid=uid, allowed=tuple(self._allowed(uid, n) for n in range(len(self.rules))), as_of_ns=now_ns)
+        emptied = self._emptied.get(uid, {})
+        return Grant(
+            uid=uid,
+            allowed=tuple(self._allowed(uid, n) for n in range(len(self.rules))),
+            as_of_ns=now_ns,
+            spoken_ns=self._spoken.get(uid, 0),
+            emptied_ns=tuple(emptied.get(n, 0) for n in range(len(self.rules))) if emptied else (),
+        )
 
     def next_deadline(self) -> int | None:
         """Event time at which the next credit comes back; None if none is out. Past if something has changed."""
@@ -244,13 +318,25 @@ class CreditLedger:
         return [
             uid
             for uid, lanes in self._lanes.items()
-            if uid not in self._limits and not any(lane.times or lane.lost for lane in lanes.values())
+            if uid not in self._limits
+            and uid not in self._emptied
+            and not any(lane.times or lane.lost for lane in lanes.values())
         ]
 
     def forget(self, uid: int) -> None:
         """Drop a user whose entries in the kernel were removed: both begin anew."""
         self._lanes.pop(uid, None)
+        self._spoken.pop(uid, None)
         self._dirty.discard(uid)
+
+    def drop_old(self, now_ns: int) -> None:
+        """Forget when windows were emptied, where nothing from before would be in them any more."""
+        for uid, emptied in list(self._emptied.items()):
+            for index, at_ns in list(emptied.items()):
+                if at_ns + self.rules[index].window_ns < now_ns:
+                    del emptied[index]
+            if not emptied:
+                del self._emptied[uid]
 
     def _limit(self, uid: int, index: int) -> int:
         return self._limits.get(uid, {}).get(index, self.rules[index].limit)

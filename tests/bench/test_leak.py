@@ -1,6 +1,6 @@
 """How many connections get through after the limit, for each way of seeing and refusing them, at three speeds.
 
-The real daemon, a tenant's program, a new user for each trial. Credits and the cap are decided where connect() happens:
+The real daemon, a tenant's program, a new user for each trial. Credits, keys, cap are decided where connect() happens:
 nothing leaks at any rate, and that is asserted. The other ways answer to an event, so some slip through meanwhile: how
 many depends on how soon the machine lets the daemon run, and is printed (the bar on a quiet one is 4).
 """
@@ -47,7 +47,9 @@ class Path:
 
 PATHS = [
     Path("bpf, credits", "bpf", {"rules": [rule("connections")]}, [PEER4], exact=True),
-    Path("bpf, event and deny map", "bpf", {"rules": [rule("networks")]}, FAN, exact=False),
+    Path("bpf, keys, networks rule", "bpf", {"rules": [rule("networks")]}, FAN, exact=True),
+    Path("bpf, keys, destinations rule", "bpf", {"rules": [rule("destinations")]}, FAN, exact=True),
+    Path("bpf, daemon alone, networks rule", "bpf", {"rules": [rule("networks") | {"novel": "1h"}]}, FAN, exact=False),
     Path("nflog, nft", "nflog", {"rules": [rule("connections")]}, [PEER4], exact=False),
     Path("nflog, nft, networks rule", "nflog", {"rules": [rule("networks")]}, FAN, exact=False),
     Path("cap, bpf before nft", "bpf", {"rules": [], "cap": CAP}, [PEER4], exact=True),

@@ -71,7 +71,7 @@ def test_without_perfmon_only_the_names_are_missing() -> None:
             drop_capabilities(CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_BPF)
             return Guard(cgroup).features
 
-        assert run_as(0, cgroup, client) == Features(comm=False, creator=False)
+        assert run_as(0, cgroup, client) == Features(comm=False, creator=False, keys=False)
 
 
 def test_without_capabilities_it_says_which_it_needs() -> None:

@@ -350,7 +350,9 @@ def test_credits_begin_anew_where_the_windows_may_be_others_and_only_there(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[bool, bool]] = []
-    monkeypatch.setattr(world.enforcement.credits, "refresh", lambda *_, trusted, anew: seen.append((trusted, anew)))
+    monkeypatch.setattr(
+        world.enforcement.credits, "refresh", lambda *_, trusted, anew, **__: seen.append((trusted, anew))
+    )
     reasons: dict[Reason, bool] = {
         "settings": True,
         "accounts": True,
@@ -389,7 +391,8 @@ def test_the_table_hears_every_three_seconds_that_the_guard_lives(world: World) 
 def test_a_refresh_that_met_a_mistake_of_ours_is_made_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
 
-    def refresh(*_: object, trusted: bool, anew: bool) -> None:
+    def refresh(*_: object, trusted: bool, anew: bool, restored: bool) -> None:
+        assert not restored
         seen.append(trusted and anew)
         if len(seen) == 1:
             raise TypeError("no such keyword")

@@ -36,6 +36,14 @@ GLOB = Match(users=("shop*",))
         (settings(rules=()), "there are no rules"),
         (settings(rules=(rule(limit=200_000),)), "rule r: a limit of 200000 remembers up to 8 MB for each user"),
         (settings(rules=(rule(window_ns=8 * DAY_NS),)), "rule r: a window of 8d holds"),
+        (
+            settings(rules=(rule(count="networks", limit=65, action="block"),)),
+            "rule r: a limit of more than 64 networks is judged by the daemon",
+        ),
+        (
+            settings(rules=tuple(rule(name=n, count="networks", action="throttle") for n in "abc")),
+            "rule c: 2 rules before it count destinations or networks on port",
+        ),
         (settings(rules=(rule(block_ns=2 * DAY_NS),)), "a block of 2d ends after 1d, which is escalation.max"),
         (settings(rules=(rule(novel_ns=60 * DAY_NS),)), "novel looks back 60d, but state.keep is 30d"),
         (settings(shared_block=frozenset({"www-data"})), "a block of 'www-data' stops the mail of every site"),

@@ -171,7 +171,11 @@ class Enforcement(TimedPart):
         if not self._activate(lost="lost" in reasons):
             self.reconciler.apply_all()
         self.credits.refresh(
-            settings, passes.uncapped, trusted=self._judging.is_sound(), anew=not _WINDOWS_CHANGED.isdisjoint(reasons)
+            settings,
+            passes.uncapped,
+            trusted=self._judging.is_sound(),
+            anew=not _WINDOWS_CHANGED.isdisjoint(reasons),
+            restored=not reasons.isdisjoint(("start", "state")),
         )
         if not reasons.isdisjoint(("start", "lost")):
             self.compare("start" if "start" in reasons else "heal")

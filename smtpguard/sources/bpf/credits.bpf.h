@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Credits and the cap: limits that hold where connect() happens, on all CPUs. See smtpguard/policy/credits.py. */
+/* Credits, keys and the cap: limits that hold where connect() happens, on all CPUs. See smtpguard/policy/credits.py. */
 #ifndef SMTPGUARD_CREDITS_H
 #define SMTPGUARD_CREDITS_H
 
-#include "layout.bpf.h"
+#include "keys.bpf.h"
 
 #define NEAR 8      /* so few credits left: each attempt is reported at once */
 #define QUIET_MAX 3 /* so many attempts of one user may wait to be reported, where the reader judges a rule */
@@ -36,45 +36,33 @@ static __always_inline struct account *find_account(const struct subject *subjec
 	return bpf_map_lookup_elem(&accounts, subject);
 }
 
-static __always_inline __u8 lowest_bit(__u32 mask)
-{
-	__u8 bit = 0;
-
-	if (!(mask & 0xff)) {
-		bit += 8;
-		mask >>= 8;
-	}
-	if (!(mask & 0xf)) {
-		bit += 4;
-		mask >>= 4;
-	}
-	if (!(mask & 3)) {
-		bit += 2;
-		mask >>= 2;
-	}
-	return mask & 1 ? bit : bit + 1;
-}
-
 /*
- * Takes a credit of every rule in the mask and a token of the cap, or none of them: attempt limit + 1 is refused on
- * whatever CPU it comes. Only subjects of the guard's own namespace and subordinate uids have an account. Loops are
- * unrolled, and sums stand for branches: without CAP_PERFMON the verifier refuses pointers that walk over a map value
- * or are chosen between.
+ * Takes a credit and a key of every rule in the mask and a token of the cap, or none of them: attempt limit + 1 is
+ * refused on whatever CPU it comes. Once a holding rule is exceeded, so is each further attempt on its ports, until
+ * userspace has spoken. Only subjects of the guard's own namespace and subordinate uids have an account. Loops are unrolled, and sums
+ * stand for branches: without CAP_PERFMON the verifier refuses pointers that are chosen between.
+ *
+ * While the daemon is silent keys go on to be noted, as long as there is room, and nothing is refused.
  */
 static __noinline __u8 take(const struct config *cfg, struct event *event, __u32 rules)
 {
 	struct subject subject = {.uid = event->owner};
 	struct uid_prefix prefix = {.bits = 32, .uid = bpf_htonl(event->owner)};
-	__u64 allowed[MAX_RULES], cap_full_ns, as_of_ns;
-	__u32 flags, taken, quiet, exhausted = 0, near = 0;
+	__u64 cap_full_ns, address[2], network[2];
+	__u32 flags, taken, quiet, entered = 0, exhausted = 0, near = 0, keyed, left_over, held, unsettled, begins;
 	int capped = cfg->flags & FLAG_CAP;
+	__u32 strict, on = cfg->flags / FLAG_CREDITS & 1;
+	struct keys *known[KEYED_MAX] = {};
 	struct account *account;
 	struct grant *grant;
 	__u8 verdict;
 	int i;
 
-	if (!(cfg->flags & FLAG_CREDITS) || event->time_ns > cfg->heartbeat_ns + HEARTBEAT_MAX_NS)
-		rules = 0;
+	rules &= -on;
+	strict = on & ~((cfg->heartbeat_ns + HEARTBEAT_MAX_NS - event->time_ns) >> 63);
+	settle(strict);
+	settle(rules);
+	keyed = rules & cfg->keyed;
 	if (event->netns && event->owner == event->uid)
 		return ALLOWED;
 	if (bpf_map_lookup_elem(&told_uids, &prefix))
@@ -86,40 +74,85 @@ static __noinline __u8 take(const struct config *cfg, struct event *event, __u32
 		count(COUNT_UNCREDITED);
 		return ALLOWED;
 	}
+	left_over = keyed;
+#pragma clang loop unroll(full)
+	for (i = 0; i < KEYED_MAX; i++) {
+		if (use_keys && left_over && (!i || known[i - 1])) /* so the verifier has three ways to follow, not four */
+			known[i] = find_keys(event, lowest_bit(left_over));
+		left_over &= left_over - 1;
+		settle(left_over);
+	}
+	address_of(event, (__be32 *)address);
+	network_of(event, (__be32 *)network);
 
 	bpf_spin_lock(&grant->lock);
 	flags = grant->flags;
-	as_of_ns = grant->as_of_ns;
-#pragma clang loop unroll(full)
-	for (i = 0; i < MAX_RULES; i++)
-		allowed[i] = grant->allowed[i];
-	bpf_spin_unlock(&grant->lock);
-	if (flags & GRANT_TOLD)
+	if (flags & GRANT_TOLD) {
+		bpf_spin_unlock(&grant->lock);
 		return ALLOWED;
+	}
 	/* Credits came back meanwhile: an attempt that claims an earlier time would stand in the window they have left. */
-	if (event->time_ns < as_of_ns)
-		event->time_ns = bpf_ktime_get_boot_ns();
-
-	bpf_spin_lock(&account->lock);
+	if (event->time_ns < grant->as_of_ns)
+		event->time_ns = grant->as_of_ns;
+	unsettled = (grant->spoken_ns - account->verdict_ns) >> 63;
+	held = unsettled & (rules | cfg->holding >> 16) >> (account->verdict_rule & 15);
 #pragma clang loop unroll(full)
 	for (i = 0; i < MAX_RULES; i++) {
-		__u64 left = allowed[i] - account->used[i]; /* counts stay below 2^63: the top bit is the sign */
+		__u64 left = grant->allowed[i] - account->used[i]; /* counts stay below 2^63: the top bit is the sign */
 
 		exhausted |= (__u32)((left - 1) >> 63) << i;
 		near |= (__u32)((left - NEAR - 1) >> 63) << i;
+		settle(exhausted);
+		settle(near);
 	}
-	exhausted &= rules;
-	verdict = exhausted ? REFUSED_CREDIT : ALLOWED;
+	near &= rules & ~keyed;
+	exhausted &= rules & ~keyed;
+	left_over = keyed;
+#pragma clang loop unroll(full)
+	for (i = 0; i < KEYED_MAX; i++) {
+		__u64 *limits = grant->allowed, *emptied_ns = grant->emptied_ns;
+		__u32 number = lowest_bit(left_over);
+
+		settle(limits);
+		settle(emptied_ns);
+		if (known[i]) {
+			known[i]->enters = known[i]->exceeds = 0;
+			if (limits[number] <= KEY_SLOTS) /* else the daemon judges */
+				scan(known[i], address, network, event->time_ns, emptied_ns[number], limits[number]);
+			barrier();
+			exhausted |= (known[i]->exceeds & 1) << number;
+		}
+		left_over &= left_over - 1;
+		settle(left_over);
+	}
+	exhausted &= -(__u32)strict;
+	held &= -(__u32)strict;
+	begins = unsettled ? 0 : exhausted & cfg->holding & 0xffff;
+	verdict = held | exhausted ? REFUSED_CREDIT : ALLOWED;
 	cap_full_ns = account->cap_full_ns > event->time_ns ? account->cap_full_ns : event->time_ns;
 	cap_full_ns += cfg->cap_interval_ns;
 	if (!verdict && capped && cap_full_ns - event->time_ns > cfg->cap_depth_ns)
 		verdict = REFUSED_CAP;
-	taken = verdict ? 0 : rules;
+	taken = verdict ? 0 : rules & ~keyed & -(__u32)strict;
 #pragma clang loop unroll(full)
 	for (i = 0; i < MAX_RULES; i++)
 		account->used[i] += taken >> i & 1;
-	if (!verdict && capped)
-		account->cap_full_ns = cap_full_ns;
+	if (!verdict) {
+		if (capped)
+			account->cap_full_ns = cap_full_ns;
+		left_over = keyed;
+#pragma clang loop unroll(full)
+		for (i = 0; i < KEYED_MAX; i++) {
+			if (known[i] && enter(known[i], address, network, event->time_ns))
+				entered |= 1U << lowest_bit(left_over);
+			left_over &= left_over - 1;
+		}
+	}
+	if (begins) {
+		account->verdict_ns = event->time_ns;
+		account->verdict_rule = lowest_bit(begins);
+	}
+	event->rule = held | begins ? account->verdict_rule : lowest_bit(exhausted);
 	account->by_credit += verdict == REFUSED_CREDIT;
 	account->by_cap += verdict == REFUSED_CAP;
 	if (account->quiet_ns <= cfg->drained_ns) {
@@ -128,11 +161,15 @@ static __noinline __u8 take(const struct config *cfg, struct event *event, __u32
 	}
 	account->quiet += verdict != REFUSED_CAP;
 	quiet = account->quiet;
-	bpf_spin_unlock(&account->lock);
+	bpf_spin_unlock(&grant->lock);
 
-	event->urgent = (near & rules) || quiet > QUIET_MAX || (flags & GRANT_WAKE);
-	event->credited = taken;
-	event->rule = lowest_bit(exhausted);
+	event->urgent |= near || begins || quiet > QUIET_MAX || (flags & GRANT_WAKE);
+	event->credited = taken | entered;
+	event->verdict = verdict;
+	if (begins) {
+		count(COUNT_HELD);
+		bpf_map_update_elem(&verdicts, &subject, event, BPF_ANY);
+	}
 	return verdict;
 }
 

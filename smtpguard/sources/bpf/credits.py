@@ -19,10 +19,11 @@ from smtpguard.policy.credits import MAX_RULES, NO_LIMIT, CreditLedger, CreditRu
 from smtpguard.settings import Cap
 from smtpguard.sources.bpf import maps
 from smtpguard.sources.bpf.guard import Guard, refused
+from smtpguard.sources.bpf.key_maps import KeyMaps, Keys
 from smtpguard.sources.bpf.libbpf import BpfError
 
-_ACCOUNT = struct.Struct("=IIQ16QQQQQ")
-_GRANT = struct.Struct("=IIQ16Q")
+_ACCOUNT = struct.Struct("=IIQ16QQQQQQII")
+_GRANT = struct.Struct("=IIQ16QQ16Q")
 _GRANT_TOLD, _GRANT_WAKE = 1, 2
 _FIRST = struct.pack("=I", 0)
 _TICK_NS = 5_000_000
@@ -46,6 +47,23 @@ class Usage:
     by_cap: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyWindow:
+    """What the engine's window of a rule that counts destinations or networks holds.
+
+    Attributes:
+        uid: The user.
+        index: The rule.
+        keys: The keys with the times of their last attempts.
+        emptied_ns: What came up to then does not count; 0 if it was never emptied.
+    """
+
+    uid: int
+    index: int
+    keys: Keys
+    emptied_ns: int
+
+
 class CreditMaps:
     """The maps `accounts`, `grants` and what stands beside them. Methods raise EnforceError."""
 
@@ -59,13 +77,14 @@ class CreditMaps:
     def write_rules(self, rules: Sequence[CreditRule], *, wake: bool = False) -> None:
         """Say which ports each rule counts, and what a user without entries starts with; `wake` as in write_grant."""
         if len(rules) > MAX_RULES:
-            raise EnforceError(f"{len(rules)} connections rules, the kernel takes {MAX_RULES}", where="bpf")
+            raise EnforceError(f"{len(rules)} rules, the kernel takes {MAX_RULES}", where="bpf")
         ports: dict[int, int] = {}
         for index, rule in enumerate(rules):
             for port in rule.ports:
                 ports[port] = ports.get(port, 0) | 1 << index
         try:
-            self._new_grant.update(_FIRST, _pack_grant([rule.limit for rule in rules], 0, wake=wake))
+            blank = Grant(uid=0, allowed=tuple(rule.limit for rule in rules), as_of_ns=0)
+            self._new_grant.update(_FIRST, _pack_grant(blank, wake=wake))
         except BpfError as error:
             raise refused("the limits can't be written", error) from error
         self._guard.set_ports(self._guard.ports, ports)
@@ -82,11 +101,14 @@ class CreditMaps:
             told: He is never refused.
             wake: Each of his attempts is reported at once.
         """
-        value = _pack_grant(allowed, as_of_ns, told=told, wake=wake)
+        self.write(Grant(uid=uid, allowed=tuple(allowed), as_of_ns=as_of_ns), told=told, wake=wake)
+
+    def write(self, grant: Grant, *, told: bool = False, wake: bool = False) -> None:
+        """Tell the program of a grant; `told` and `wake` as in write_grant."""
         try:
-            self._grants.update(maps.pack_subject(uid, 0), value, locked=True)
+            self._grants.update(maps.pack_subject(grant.uid, 0), _pack_grant(grant, told=told, wake=wake), locked=True)
         except BpfError as error:
-            raise refused(f"the credits of uid {uid} can't be written", error) from error
+            raise refused(f"the credits of uid {grant.uid} can't be written", error) from error
 
     def read_usage(self, uid: int) -> Usage | None:
         """What the kernel counted for a user; None if he has no account yet."""
@@ -150,9 +172,11 @@ class CreditMaps:
         self._guard.config.fields.heartbeat_ns = now_ns
 
 
-def _pack_grant(allowed: Sequence[int], as_of_ns: int, *, told: bool = False, wake: bool = False) -> bytes:
+def _pack_grant(grant: Grant, *, told: bool = False, wake: bool = False) -> bytes:
     flags = (_GRANT_TOLD if told else 0) | (_GRANT_WAKE if wake else 0)
-    return _GRANT.pack(0, flags, as_of_ns, *allowed, *[NO_LIMIT] * (MAX_RULES - len(allowed)))
+    allowed = (*grant.allowed, *[NO_LIMIT] * (MAX_RULES - len(grant.allowed)))
+    emptied_ns = (*grant.emptied_ns, *[0] * (MAX_RULES - len(grant.emptied_ns)))
+    return _GRANT.pack(0, flags, grant.as_of_ns, *allowed, grant.spoken_ns, *emptied_ns)
 
 
 class Credits:
@@ -168,6 +192,7 @@ class Credits:
 
     def __init__(self, guard: Guard, now_ns: int) -> None:
         self.maps = CreditMaps(guard)
+        self.keys = KeyMaps(guard)
         self.ledger = CreditLedger(())
         self._running = False
         self._beat_ns = self._tick_ns = self._sweep_ns = now_ns
@@ -185,6 +210,8 @@ class Credits:
         limits: Mapping[int, Mapping[int, int]] | None = None,
         windows: Iterable[tuple[int, int, Iterable[int]]] = (),
         wake_new: bool = False,
+        keys: Iterable[KeyWindow] = (),
+        anew: bool = False,
     ) -> None:
         """Begin, or begin anew with other rules; credits are off while this lasts. Raises EnforceError.
 
@@ -194,9 +221,17 @@ class Credits:
             limits: Limits of some users' own, by uid and rule index.
             windows: What the windows hold, as (uid, rule index, event times).
             wake_new: Users are `near` from their first attempt on: some rule that we judge has a limit under ten.
+            keys: What the windows of rules hold that count destinations or networks.
+            anew: No such rule goes on with what the kernel has of it.
         """
         self.stop()
-        ledger = CreditLedger(rules)
+        before, ledger = self.ledger, CreditLedger(rules)
+        fresh = self.keys.write_rules(rules, anew=anew)
+        index_of = {rule.name: index for index, rule in enumerate(rules) if rule.is_keyed}
+        for uid, emptied in before.emptied().items():
+            for index, at_ns in emptied.items():
+                if before.rules[index].name in index_of:
+                    ledger.empty(uid, index_of[before.rules[index].name], at_ns)
         self.maps.write_rules(rules, wake=wake_new)
         for uid in self.maps.read_uids():
             usage = self.maps.read_usage(uid)
@@ -209,6 +244,12 @@ class Credits:
             ledger.set_limits(uid, own)
         for uid, index, times_ns in windows:
             ledger.restore(uid, index, times_ns)
+        for window in keys:
+            ledger.empty(window.uid, window.index, window.emptied_ns)
+            if window.index in fresh and window.keys:
+                self.keys.put(window.uid, window.index, window.keys)
+        for uid, spoken_ns in before.spoken().items():
+            ledger.speak(uid, spoken_ns)
         self.ledger = ledger
         self._write(now_ns)
         self.maps.beat(now_ns)
@@ -229,11 +270,28 @@ class Credits:
             entered: Whether it entered the windows.
         """
         self.ledger.note(uid, connect.port, connect.time_ns, connect.credits, entered=entered)
+        for index, rule in enumerate(self.ledger.rules) if connect.credits else ():
+            if rule.is_keyed and connect.credits >> index & 1:
+                self.keys.note(uid, index, connect.time_ns)
 
     def reset(self, uid: int, index: int | None, now_ns: int) -> None:
-        """Empty a user's windows, of one rule or (None) of all, at once. Raises EnforceError."""
+        """Empty a user's windows, of one rule or (None) of all, and end his refusals. Raises EnforceError."""
         self.ledger.reset(uid, index)
+        for number, rule in enumerate(self.ledger.rules):
+            if rule.is_keyed and index in (None, number):
+                self.ledger.empty(uid, number, now_ns)
+        self.speak(uid, now_ns)
+
+    def speak(self, uid: int, now_ns: int) -> None:
+        """All that a user did up to now was judged: a refusal that held for all his attempts is over."""
+        self.ledger.speak(uid, now_ns)
         self._write(now_ns)
+        self.keys.drop_verdict(uid)
+
+    def count_missing(self, uid: int, index: int) -> int:
+        """Credits of a rule that a user took with attempts that nobody told of yet. Raises EnforceError."""
+        usage = self.maps.read_usage(uid)
+        return 0 if usage is None else max(0, usage.used[index] - self.ledger.told(uid, index))
 
     def set_limits(self, uid: int, limits: Mapping[int, int], now_ns: int) -> None:
         """Give a user limits of his own at once, by rule index. Raises EnforceError."""
@@ -256,6 +314,7 @@ class Credits:
         """
         self.maps.beat(now_ns)
         self._beat_ns = now_ns
+        self.keys.delete_some()
         if not self._running:
             return
         deadline_ns = self.ledger.next_deadline()
@@ -288,11 +347,15 @@ class Credits:
             self._grant(grant)
 
     def _grant(self, grant: Grant) -> None:
-        self.maps.write_grant(grant.uid, grant.allowed, grant.as_of_ns, wake=grant.uid in self._near)
+        self.maps.write(grant, wake=grant.uid in self._near)
 
     def _sweep(self, now_ns: int) -> None:
         """With very many users, remove the entries of idle ones; the kernel's maps hold 131,072."""
         self._sweep_ns = now_ns
+        self.ledger.drop_old(now_ns)
+        if self.keys.count_entries() > _SWEEP_USERS:
+            windows_ns = {n: rule.window_ns for n, rule in enumerate(self.ledger.rules) if rule.is_keyed}
+            self.keys.delete_idle(windows_ns, now_ns)
         if len(self.ledger.users()) <= _SWEEP_USERS:
             return
         for uid in self.ledger.idle():

@@ -7,11 +7,12 @@ verifier takes a program that uses them.
 import errno
 import itertools
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from smtpguard.errors import SourceError
+from smtpguard.kernel.capabilities import read_held
 from smtpguard.sources.bpf.libbpf import BpfError, describe
 from smtpguard.sources.bpf.objects import BpfObject
 
@@ -35,6 +36,8 @@ class Features:
         outcome: What became of a connection; a sockops program.
         tell: A refused sender can be led to a responder; getpeername hooks, kernel 5.8.
         creator: Who made the socket; needs CAP_PERFMON and the kernel's type information (BTF).
+        keys: Destinations and networks rules are enforced where connect() happens; needs CAP_PERFMON, or the verifier
+            has too much to look at.
     """
 
     pid: bool = True
@@ -43,6 +46,7 @@ class Features:
     outcome: bool = True
     tell: bool = True
     creator: bool = True
+    keys: bool = True
 
     def missing(self) -> list[str]:
         """What will be lacking, for people."""
@@ -52,6 +56,8 @@ class Features:
             "netns": "network namespaces are not told apart: a container's uid counts as the host's",
             "outcome": "no outcomes and bytes: this kernel refuses the sockops program",
             "tell": "block.verdict: tell refuses without a word: this kernel has no getpeername hooks for programs",
+            "keys": "rules that count destinations or networks are judged by the daemon alone: no CAP_PERFMON, or"
+            " this kernel does not take the program with them",
             "creator": "a blocked user's socket in another user's hands passes: no BTF, or CAP_PERFMON is lacking",
         }
         return [text for name, text in texts.items() if not getattr(self, name)]
@@ -59,11 +65,14 @@ class Features:
 
 def list_preferences() -> list[Features]:
     """The sets of features to try, best first."""
+    # Without CAP_PERFMON the verifier gives up on the keys only after seconds: not tried.
+    keys = (True, False) if read_held().effective & {"PERFMON", "SYS_ADMIN"} else (False,)
     plain = [
-        Features(pid=pid, comm=comm, netns=netns, outcome=outcome, tell=tell, creator=False)
+        Features(pid=pid, comm=comm, netns=netns, outcome=outcome, tell=tell, creator=False, keys=with_keys)
         for outcome, tell, netns, pid, comm in itertools.product((True, False), repeat=5)
+        for with_keys in keys
     ]
-    return [Features(), *plain] if _BTF.exists() else plain
+    return [*(Features(keys=with_keys) for with_keys in keys), *plain] if _BTF.exists() else plain
 
 
 def probe_features() -> Features:
@@ -77,12 +86,15 @@ def probe_features() -> Features:
     return features
 
 
-def load_object(ring_bytes: int, preferences: Iterable[Features]) -> tuple[BpfObject, Features]:
+def load_object(
+    ring_bytes: int, preferences: Iterable[Features], sizes: Mapping[str, int] | None = None
+) -> tuple[BpfObject, Features]:
     """Load the program with the first set of features that this kernel takes.
 
     Args:
         ring_bytes: Size of the event ring.
         preferences: Sets of features, best first.
+        sizes: Most entries of other maps, by name.
 
     Raises:
         SourceError: It takes none of them.
@@ -91,13 +103,13 @@ def load_object(ring_bytes: int, preferences: Iterable[Features]) -> tuple[BpfOb
     failure: BpfError | None = None
     for features in preferences:
         name = "connect_creator" if features.creator else "connect"
-        constants = bytes([features.pid, features.comm, features.netns, features.outcome, features.tell])
+        constants = bytes([features.pid, features.comm, features.netns, features.outcome, features.tell, features.keys])
         try:
             loaded = BpfObject(
                 (_HERE / f"{name}.bpf.o").read_bytes(),
                 name,
                 constants=constants,
-                sizes={"events": ring_bytes},
+                sizes={"events": ring_bytes, **(sizes or {})},
                 autoload={OUTCOME_PROGRAM: features.outcome} | dict.fromkeys(TELL_PROGRAMS, features.tell),
             )
         except BpfError as error:

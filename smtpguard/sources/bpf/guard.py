@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 
 _PROGRAMS = ("smtpguard_v4", "smtpguard_v6")
 RING_BYTES = 1 << 20
+KEY_USERS = 1 << 16
+"""1.5 KiB each, made with the first attempt under a rule that counts destinations or networks."""
 
 
 class Guard:
@@ -35,16 +37,24 @@ class Guard:
         cgroup: Directory of the cgroup v2 hierarchy to attach to.
         ring_bytes: Size of the event ring, a power of two of pages.
         preferences: Sets of features to try, best first; None for all there are.
+        key_users: Of how many users and rules keys are kept.
     """
 
     def __init__(
-        self, cgroup: Path, *, ring_bytes: int = RING_BYTES, preferences: Iterable[Features] | None = None
+        self,
+        cgroup: Path,
+        *,
+        ring_bytes: int = RING_BYTES,
+        preferences: Iterable[Features] | None = None,
+        key_users: int = KEY_USERS,
     ) -> None:
         self.cgroup = cgroup
         self._links: list[Link] = []
         self._closers: list[Ring | maps.ConfigPage | BpfObject] = []
         try:
-            self._object, self.features = load_object(ring_bytes, preferences or list_preferences())
+            self._object, self.features = load_object(
+                ring_bytes, preferences or list_preferences(), {"keys": key_users}
+            )
             self._closers.append(self._object)
             self._open_maps()
             self._attach()

@@ -14,6 +14,8 @@
 #define AF_INET6 10
 #define IPPROTO_TCP 6
 #define IPPROTO_MPTCP 262
+/* A sum is worked out here, not when all its terms are there: these would not fit on the stack. */
+#define settle(sum) asm volatile("" : "+r"(sum) : : "memory")
 #define UID_UNKNOWN 0xffffffffU
 #define IPV4_MAPPED bpf_htonl(0x0000ffff)
 #define IPV4_LOOPBACK bpf_htonl(0x7f000001)
@@ -29,11 +31,12 @@ const volatile __u8 use_comm = 1;    /* bpf_get_current_comm: wants CAP_PERFMON 
 const volatile __u8 use_netns = 1;   /* bpf_get_netns_cookie: 5.7 */
 const volatile __u8 use_outcome = 1; /* the sockops program is attached too */
 const volatile __u8 use_tell = 1;    /* getpeername hooks: 5.8 */
+const volatile __u8 use_keys = 1;    /* too much for the verifier to look at without CAP_PERFMON */
 
 enum flag {
 	FLAG_ENFORCE = 1,  /* without it everything is reported as allowed, and is */
 	FLAG_LOOPBACK = 2, /* loopback passes whatever else is said */
-	FLAG_CREDITS = 4,  /* connections rules are enforced here */
+	FLAG_CREDITS = 4,  /* rules are enforced here */
 	FLAG_CAP = 8,      /* so is the cap */
 	FLAG_PACED = 16,   /* not every event wakes the reader: see must_wake() */
 	FLAG_TELL = 32,    /* refused senders are told why */
@@ -69,6 +72,9 @@ struct config {
 	__u32 flags;
 	__u16 tell_port; /* where the responder listens on loopback; 0 for nowhere */
 	__u16 reserved;
+	__u32 keyed;   /* rules that count keys; the others count attempts */
+	__u32 holding; /* rules whose refusal holds for all attempts on its ports until userspace has spoken; from bit 16
+			  on those that hold for all guarded ports */
 };
 
 struct event {
@@ -161,6 +167,9 @@ struct account {
 	__u64 by_credit;   /* refusals */
 	__u64 by_cap;
 	__u64 tell_full_ns; /* as cap_full_ns, for answers of the responder */
+	__u64 verdict_ns;   /* when a holding rule was last exceeded ... */
+	__u32 verdict_rule; /* ... and which */
+	__u32 reserved;
 };
 
 enum grant_flag {
@@ -172,7 +181,9 @@ struct grant {
 	struct bpf_spin_lock lock;
 	__u32 flags;
 	__u64 as_of_ns; /* `allowed` is right for attempts from this time on */
-	__u64 allowed[MAX_RULES];
+	__u64 allowed[MAX_RULES]; /* of a rule that counts keys: how many there may be */
+	__u64 spoken_ns; /* userspace knows of verdicts up to here */
+	__u64 emptied_ns[MAX_RULES]; /* of a rule that counts keys: what came up to here does not count */
 };
 
 struct uid_prefix {
@@ -228,6 +239,8 @@ struct {
 enum count {
 	COUNT_LOST = 0,       /* events lost because the ring was full */
 	COUNT_UNCREDITED = 1, /* attempts let through without credits because no entry could be made */
+	COUNT_UNKEYED = 2,    /* attempts of which a rule's keys could not be looked at, because no entry could be made */
+	COUNT_HELD = 3,       /* verdicts of holding rules */
 	COUNT_UNSENT = 8,     /* events of whoever was beyond his budget: see budget.bpf.h */
 	COUNTS = 16,
 };

@@ -14,7 +14,7 @@ from smtpguard.settings import Network
 from smtpguard.sources.bpf.objects import Map
 
 FLAG_ENFORCE, FLAG_LOOPBACK, FLAG_CREDITS, FLAG_CAP, FLAG_PACED, FLAG_TELL = 1, 2, 4, 8, 16, 32
-COUNT_LOST, COUNT_UNCREDITED, COUNT_UNSENT = 0, 1, 8
+COUNT_LOST, COUNT_UNCREDITED, COUNT_UNKEYED, COUNT_HELD, COUNT_UNSENT = 0, 1, 2, 3, 8
 PORT_GUARDED, PORT_TELL = 1 << 31, 1 << 30
 MAX_RULES = 16
 
@@ -117,6 +117,8 @@ class _ConfigLayout(ctypes.Structure):
         ("flags", ctypes.c_uint32),
         ("tell_port", ctypes.c_uint16),
         ("reserved", ctypes.c_uint16),
+        ("keyed", ctypes.c_uint32),
+        ("holding", ctypes.c_uint32),
     )
 
 

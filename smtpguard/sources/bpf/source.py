@@ -20,7 +20,7 @@ from smtpguard.sources.base import SourceStats, Unsent
 from smtpguard.sources.bpf import budget, probe
 from smtpguard.sources.bpf.adopted import Adopted
 from smtpguard.sources.bpf.cgroup import read_cgroup
-from smtpguard.sources.bpf.guard import RING_BYTES, Guard
+from smtpguard.sources.bpf.guard import KEY_USERS, RING_BYTES, Guard
 from smtpguard.sources.bpf.libbpf import BpfError
 from smtpguard.sources.bpf.maps import COUNT_LOST, COUNT_UNSENT
 
@@ -45,6 +45,7 @@ class BpfSource:
     Args:
         settings: `cgroup` and `ports` are used.
         ring_bytes: Size of the event ring.
+        key_users: As of Guard.
 
     Attributes:
         drained_ns: CLOCK_BOOTTIME: what was reported before then has been handed over.
@@ -52,11 +53,12 @@ class BpfSource:
 
     name = "bpf"
 
-    def __init__(self, settings: Settings, *, ring_bytes: int = RING_BYTES) -> None:
+    def __init__(self, settings: Settings, *, ring_bytes: int = RING_BYTES, key_users: int = KEY_USERS) -> None:
         self.stats = SourceStats()
         self._settings = settings
         self._ports = settings.ports
         self._ring_bytes = ring_bytes
+        self._key_users = key_users
         self._guard: Guard | None = None
         self._probes: list[Probe] = []
         self._waiting: list[Connect] = []
@@ -76,7 +78,7 @@ class BpfSource:
 
     def open(self) -> None:
         """Load the program, attach it, guard the ports. Raises SourceError or PrivilegeError."""
-        guard = Guard(read_cgroup(self._settings.cgroup), ring_bytes=self._ring_bytes)
+        guard = Guard(read_cgroup(self._settings.cgroup), ring_bytes=self._ring_bytes, key_users=self._key_users)
         try:
             guard.set_ports(self._ports)
         except EnforceError as error:

@@ -1,0 +1,318 @@
+"""Destinations and networks rules against the real kernel: exactly N keys, on all CPUs, in a window that slides."""
+
+import errno
+import ipaddress
+import os
+import random
+import time
+from collections.abc import Callable, Generator
+from dataclasses import replace
+
+import pytest
+
+from smtpguard.actions.base import Passes
+from smtpguard.actions.bpf_deny import BpfDeny
+from smtpguard.clock import boottime_ns
+from smtpguard.model import NS
+from smtpguard.policy.credits import NO_LIMIT, CreditRule
+from smtpguard.policy.networks import network_of
+from smtpguard.sources.bpf.credits import Credits, KeyWindow
+from smtpguard.sources.bpf.key_maps import pack_key, unpack_key
+from smtpguard.sources.bpf.maps import COUNT_HELD
+from tests.kernel.bpf_lab import Lab, dial, open_lab, random_uid, run_as
+
+pytestmark = pytest.mark.kernel
+
+REFUSED = errno.EPERM
+LIMIT = 10
+PORT25 = frozenset({25})
+
+
+def networks(limit: int = LIMIT, *, window_s: float = 600, holds: bool = False) -> CreditRule:
+    return CreditRule(
+        ports=PORT25, limit=limit, window_ns=int(window_s * NS), name="fanout", count="networks", holds=holds
+    )
+
+
+def destinations(limit: int = LIMIT, *, window_s: float = 600) -> CreditRule:
+    return CreditRule(ports=PORT25, limit=limit, window_ns=int(window_s * NS), name="wide", count="destinations")
+
+
+@pytest.fixture
+def lab() -> Generator[Lab]:
+    with open_lab() as lab:
+        lab.source.guard.set_enforcing(on=True)
+        BpfDeny(lab.source.guard).apply_passes(Passes())
+        yield lab
+
+
+def begin(lab: Lab, *rules: CreditRule, **more: object) -> Credits:
+    credits_ = Credits(lab.source.guard, boottime_ns())
+    credits_.start(rules, boottime_ns(), **more)  # type: ignore[arg-type]
+    return credits_
+
+
+def fan(count: int, *, start: int = 0) -> list[str]:
+    """Addresses in ever new networks, of both families."""
+    return [f"198.18.{number}.1" if number % 2 else f"2001:db8:{number:x}::1" for number in range(start, start + count)]
+
+
+def passed(results: list[int]) -> list[bool]:
+    return [code != REFUSED for code in results]
+
+
+def tries(uid: int, lab: Lab, *addresses: str, port: int = 25) -> list[bool]:
+    """Which of these attempts passed; none is waited for."""
+    return passed(run_as(uid, lab.cgroup, lambda: [dial(a, port, nonblocking=True) for a in addresses]))
+
+
+def together(lab: Lab, uid: int, works: list[list[str]]) -> list[list[bool]]:
+    """Several processes at full speed: what passed, of each."""
+    readers = []
+    for addresses in works:
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                (lab.cgroup / "cgroup.procs").write_text(str(os.getpid()))
+                os.setresuid(uid, uid, uid)
+                os.write(writer, bytes(dial(address, nonblocking=True) != REFUSED for address in addresses))
+            finally:
+                os._exit(0)
+        os.close(writer)
+        readers.append((reader, child))
+    results = []
+    for reader, child in readers:
+        with os.fdopen(reader, "rb") as pipe:
+            results.append([bool(byte) for byte in pipe.read()])
+        os.waitpid(child, 0)
+    return results
+
+
+def reached(works: list[list[str]], results: list[list[bool]], key: Callable[[bytes], bytes]) -> set[bytes]:
+    """The keys of what passed."""
+    return {
+        key(ipaddress.ip_address(address).packed)
+        for addresses, outcome in zip(works, results, strict=True)
+        for address, through in zip(addresses, outcome, strict=True)
+        if through
+    }
+
+
+@pytest.mark.parametrize("rule", [networks(), destinations()], ids=["networks", "destinations"])
+def test_n_keys_pass_known_ones_go_on_and_the_next_is_refused(lab: Lab, rule: CreditRule) -> None:
+    begin(lab, rule)
+    uid = random_uid()
+    assert tries(uid, lab, *fan(12)) == [True] * LIMIT + [False] * 2
+    assert tries(uid, lab, *fan(12)) == [True] * LIMIT + [False] * 2  # the first ten are known
+    assert tries(uid, lab, fan(99)[98], port=587) == [True]
+    assert tries(uid + 1, lab, *fan(3, start=70)) == [True] * 3
+    events = lab.events()
+    assert [event.credits for event in events[:12]] == [1] * LIMIT + [0] * 2
+    assert [(event.refused_by, event.rule) for event in events[10:12]] == [("credit", 0)] * 2
+
+
+@pytest.mark.parametrize("count", ["networks", "destinations"])
+def test_six_processes_at_full_speed_reach_exactly_n(lab: Lab, count: str) -> None:
+    rule, key = (networks(), network_of) if count == "networks" else (destinations(), bytes)
+    begin(lab, rule)
+    for _ in range(20):  # two CPUs have to meet
+        uid = random.randrange(61_100, 1 << 30)
+        works = [random.sample(fan(200), 60) for _ in range(6)]
+        results = together(lab, uid, works)
+        known = reached(works, results, key)
+        assert len(known) == LIMIT
+        for addresses, outcome in zip(works, results, strict=True):
+            seen: set[bytes] = set()
+            for address, through in zip(addresses, outcome, strict=True):
+                packed = key(ipaddress.ip_address(address).packed)
+                assert through or packed not in seen, "a key that this very process reached was refused later"
+                if through:
+                    seen.add(packed)
+        lab.events()
+
+
+def test_the_window_slides_by_the_last_attempt_at_each_key(lab: Lab) -> None:
+    window_s = 1.0
+    begin(lab, networks(2, window_s=window_s))
+    uid = random_uid()
+    assert tries(uid, lab, "198.18.1.1", "198.18.2.1", "198.18.3.1") == [True, True, False]
+    time.sleep(0.6)
+    assert tries(uid, lab, "198.18.1.9", "198.18.3.1") == [True, False]  # refreshed
+    time.sleep(0.6)
+    assert tries(uid, lab, "198.18.3.1", "198.18.2.1", "198.18.1.1") == [True, False, True]  # 2 has left, 3 is in
+    times = [event.time_ns for event in lab.events()]
+    assert times[5] - times[0] > window_s * NS
+
+
+def test_six_processes_again_when_the_window_has_slid(lab: Lab) -> None:
+    begin(lab, networks(window_s=0.5))
+    uid = random_uid()
+    for _ in range(3):
+        works = [random.sample(fan(200), 10) for _ in range(6)]
+        begun = time.monotonic()
+        results = together(lab, uid, works)
+        if time.monotonic() - begun < 0.4:
+            assert len(reached(works, results, network_of)) == LIMIT
+        time.sleep(0.6)
+
+
+def test_all_rules_pass_or_none_takes_anything(lab: Lab) -> None:
+    burst = CreditRule(ports=PORT25, limit=4, window_ns=60 * NS)
+    credits_ = begin(lab, networks(2), burst, destinations(3))
+    uid = random_uid()
+    a, b, c = "198.18.1.1", "198.18.2.1", "198.18.3.1"
+    assert tries(uid, lab, a, b, c, "198.18.1.2", "198.18.1.3", a, b) == [
+        True,
+        True,
+        False,  # a third network
+        True,
+        False,  # a fourth address
+        True,
+        False,  # a fifth connection
+    ]
+    assert [event.rule for event in lab.events() if event.result == "refused"] == [0, 2, 1]
+    assert set(credits_.keys.read(uid, 0)) == {bytes([198, 18, 1]), bytes([198, 18, 2])}
+    assert len(credits_.keys.read(uid, 2)) == 3
+    usage = credits_.maps.read_usage(uid)
+    assert usage is not None
+    assert usage.used[1] == 4
+
+
+EMBEDDED = [
+    "198.18.5.9",
+    "::ffff:198.18.5.1",
+    "64:ff9b::198.18.5.2",
+    "64:ff9b:1::198.18.5.3",
+    "64:ff9b:1:2:3:4:198.18.5.4",
+    "2002:c612:507::1",
+    "::198.18.5.6",
+]
+
+
+def test_an_address_counts_in_the_kernel_as_it_does_in_the_engine(lab: Lab) -> None:
+    credits_ = begin(lab, networks(64), destinations(64))
+    uid = random_uid()
+    others = ["2001:db8::1", "64:ff9b:2::1", "64:ff9b::1:198.18.5.1", "2003::1", "100::1", "::1:0:0:1", "0:0:1::"]
+    addresses = [*EMBEDDED, *others]
+    assert tries(uid, lab, *addresses) == [True] * len(addresses)
+    packed = [event.address for event in lab.events()]
+    assert len(packed) == len(addresses)
+    assert set(credits_.keys.read(uid, 0)) == {network_of(address) for address in packed}
+    assert set(credits_.keys.read(uid, 1)) == set(packed)
+    assert len({network_of(address) for address in packed[: len(EMBEDDED)]}) == 1
+
+
+def test_random_addresses_have_the_engines_keys(lab: Lab) -> None:
+    credits_ = begin(lab, networks(64), destinations(64))
+    heads = ["", "0064ff9b" + "00" * 8, "0064ff9b0001", "2002", "0064ff9b", "00" * 12, "00" * 11, "20010db8"]
+    for _ in range(20):
+        uid = random.randrange(61_100, 1 << 30)
+        addresses = []
+        for _ in range(40):
+            head = bytes.fromhex(random.choice(heads))
+            addresses.append(str(ipaddress.IPv6Address(head + random.randbytes(16 - len(head)))))
+        tries(uid, lab, *addresses)
+        packed = [event.address for event in lab.events()]
+        assert set(credits_.keys.read(uid, 0)) == {network_of(address) for address in packed}
+        assert set(credits_.keys.read(uid, 1)) == set(packed)
+
+
+@pytest.mark.parametrize("key", [bytes([1, 2, 3]), bytes([1, 2, 3, 4]), bytes(range(6)), bytes(range(16)), bytes(6)])
+def test_keys_go_there_and_back(key: bytes) -> None:
+    assert unpack_key(pack_key(key), whole=len(key) in (4, 16)) == key
+
+
+def test_sixty_four_is_the_most_and_more_is_left_to_the_daemon(lab: Lab) -> None:
+    uid = random_uid()
+    credits_ = begin(lab, networks(64), limits={uid + 1: {0: NO_LIMIT}, uid + 2: {0: 0}})
+    assert tries(uid, lab, *fan(70)) == [True] * 64 + [False] * 6
+    assert tries(uid + 1, lab, *fan(70)) == [True] * 70
+    assert tries(uid + 2, lab, *fan(2)) == [False] * 2
+    credits_.set_limits(uid, {0: 70}, boottime_ns())
+    assert tries(uid, lab, *fan(80, start=100)) == [True] * 80
+
+
+def test_a_silent_daemon_refuses_nobody_and_the_keys_are_noted(lab: Lab) -> None:
+    credits_ = begin(lab, networks(holds=True))
+    uid = random_uid()
+    credits_.maps.beat(boottime_ns() - 2 * NS - 1)
+    assert tries(uid, lab, *fan(14)) == [True] * 14
+    credits_.maps.beat(boottime_ns())
+    assert tries(uid, lab, fan(15)[14], fan(1)[0]) == [False, False]
+    assert len(credits_.keys.read(uid, 0)) == 14
+
+
+def test_after_a_verdict_nothing_passes_until_the_daemon_has_spoken(lab: Lab) -> None:
+    credits_ = begin(lab, networks(holds=True))
+    uid = random_uid()
+    assert tries(uid, lab, *fan(11), fan(1)[0]) == [True] * LIMIT + [False] * 2
+    assert tries(uid, lab, fan(1)[0], port=587) == [True]  # the rule is of 25
+    assert lab.source.guard.read_count(COUNT_HELD) == 1
+    ((who, sample),) = credits_.keys.read_verdicts()
+    events = lab.events()
+    assert who == uid
+    assert sample[:8] == events[LIMIT].time_ns.to_bytes(8, "little")
+    credits_.speak(uid, boottime_ns())
+    assert credits_.keys.read_verdicts() == []
+    assert tries(uid, lab, fan(1)[0]) == [True]
+    assert tries(uid, lab, *fan(1, start=20), fan(1)[0]) == [False] * 2
+    credits_.reset(uid, None, boottime_ns())
+    assert tries(uid, lab, *fan(11, start=30)) == [True] * LIMIT + [False]
+
+
+def test_a_verdict_of_a_rule_that_refuses_all_holds_on_every_port(lab: Lab) -> None:
+    begin(lab, replace(networks(1, holds=True), holds_all=True))
+    uid = random_uid()
+    assert tries(uid, lab, *fan(2)) == [True, False]
+    assert tries(uid, lab, fan(1)[0], port=587) == [False]
+
+
+def test_a_verdict_ends_with_the_heartbeat(lab: Lab) -> None:
+    credits_ = begin(lab, networks(1, holds=True))
+    uid = random_uid()
+    assert tries(uid, lab, *fan(2), fan(1)[0]) == [True, False, False]
+    credits_.maps.beat(boottime_ns() - 2 * NS - 1)
+    assert tries(uid, lab, *fan(3)) == [True] * 3
+
+
+def test_dry_run_and_who_is_only_told_have_no_keys(lab: Lab) -> None:
+    credits_ = begin(lab, networks())
+    uid = random_uid()
+    credits_.maps.replace_told([(uid + 1, uid + 1)])
+    assert tries(uid + 1, lab, *fan(14)) == [True] * 14
+    lab.source.guard.set_enforcing(on=False)
+    assert tries(uid, lab, *fan(14)) == [True] * 14
+    assert credits_.keys.read(uid, 0) == {}
+    assert credits_.keys.read(uid + 1, 0) == {}
+
+
+def test_a_rule_that_stays_keeps_its_keys_and_a_changed_one_begins_with_the_engines(lab: Lab) -> None:
+    credits_ = begin(lab, networks())
+    uid = random_uid()
+    assert tries(uid, lab, *fan(6)) == [True] * 6
+    burst = CreditRule(ports=PORT25, limit=99, window_ns=60 * NS)
+    credits_.start([burst, networks(8)], boottime_ns())
+    assert tries(uid, lab, *fan(10)) == [True] * 8 + [False] * 2
+    other = networks(8, window_s=60)
+    keys = {network_of(ipaddress.ip_address(address).packed): boottime_ns() for address in fan(7, start=40)}
+    window = KeyWindow(uid=uid, index=0, keys=keys, emptied_ns=0)
+    credits_.start([other], boottime_ns(), keys=[window])
+    assert tries(uid, lab, *fan(3), fan(1, start=40)[0]) == [True, False, False, True]
+    credits_.on_time(boottime_ns(), 0, 0)
+    credits_.reset(uid, 0, boottime_ns())
+    credits_.start([other], boottime_ns())  # what was emptied stays so
+    assert tries(uid, lab, *fan(9, start=60)) == [True] * 8 + [False]
+
+
+def test_a_full_map_is_counted_and_refuses_nobody() -> None:
+    with open_lab(key_users=4) as lab:
+        lab.source.guard.set_enforcing(on=True)
+        BpfDeny(lab.source.guard).apply_passes(Passes())
+        credits_ = begin(lab, networks(2))
+        uid = random_uid()
+        for number in range(6):
+            tries(uid + number, lab, *fan(2))
+        assert credits_.keys.count_unkeyed() > 0
+        assert tries(uid + 5, lab, *fan(5)) == [True] * 5
+        assert tries(uid, lab, *fan(3)) == [True, True, False]
