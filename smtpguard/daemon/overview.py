@@ -172,7 +172,9 @@ class Overview:
         if self._sensing.leader() is None and guard.settings.sources != "none":
             found.append("BLIND: no source works; nothing is seen and nobody is stopped")
         if trouble := guard.enforcement.activation.trouble:
-            found.append(f"NOT ENFORCING: nft: {trouble}")
+            wanted = guard.enforcement.activation.up
+            what = "NOT ENFORCING" if wanted else "MAY STILL REFUSE: the table is not taken away"
+            found.append(f"{what}: nft: {trouble}")
         found += self._supervision.troubles()
         found += [f"not in step: {text}" for text in guard.enforcement.out_of_step()]
         if trouble := guard.enforcement.template_trouble:

@@ -23,11 +23,20 @@ class Reloaded:
         text: For people.
         changed: What is in force now and was not before, as `key old -> new`.
         waiting: What needs a restart.
+        unmet: Why the kernel does not carry it out; empty when it does.
     """
 
     text: str
     changed: tuple[str, ...] = ()
     waiting: tuple[str, ...] = ()
+    unmet: tuple[str, ...] = ()
+
+    def as_error(self) -> GuardError | None:
+        """What to answer where the kernel does not do what was loaded; None where it does."""
+        if not self.unmet:
+            return None
+        what = f"{self.text} But the kernel does not carry it out: {'; '.join(self.unmet)}"
+        return GuardError(what, fix="see `smtpguard status`")
 
 
 class Done(Protocol):

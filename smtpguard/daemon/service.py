@@ -354,7 +354,9 @@ class Service:
         notes = list(self._overruled)
         if self.program.trouble:
             notes.append(f"Refused senders are not told why: {self.program.trouble}")
-        return Reloaded(text=render_changes(changes, notes=notes), changed=changes.live, waiting=changes.waiting)
+        text = render_changes(changes, notes=notes)
+        unmet = tuple(self.enforcement.refusal_troubles())
+        return Reloaded(text=text, changed=changes.live, waiting=changes.waiting, unmet=unmet)
 
     def _surroundings_changed(self, *, accounts: bool) -> None:
         """Accounts, own addresses or exempt destinations are others: kernel and engine learn it at once."""
@@ -420,7 +422,10 @@ class Service:
 
 def _tell_reload(answer: Reloaded | GuardError) -> None:
     if isinstance(answer, Reloaded):
-        log.info("%s", answer.text)
+        if (unmet := answer.as_error()) is not None:
+            log.error("%s", unmet)
+        else:
+            log.info("%s", answer.text)
     else:
         log.error("not reloaded, the old configuration goes on: %s", answer)
 

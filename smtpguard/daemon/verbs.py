@@ -223,6 +223,11 @@ class Verbs:
             return {"text": done.text}
         if done.freed:
             log.warning("unblock %s, asked by %s", ", ".join(done.freed[:20]), who)
+        enforcement = self._guard.enforcement
+        if done.freed and enforcement.reconciler.has_late_releases():
+            troubles = "; ".join(enforcement.troubles())
+            what = f"{done.text}, but the kernel refuses some of them still: {troubles}"
+            raise GuardError(what, fix="it is tried again")
         return {"text": done.text, "freed": done.freed}
 
     def _forget_in_jail(self, *, jail: str, known_as: str) -> None:
@@ -236,6 +241,10 @@ class Verbs:
         def done(answer: Reloaded | GuardError) -> None:
             if isinstance(answer, GuardError):
                 later.resolve(answer)
+                return
+            if (unmet := answer.as_error()) is not None:
+                log.error("%s", unmet)
+                later.resolve(unmet)
                 return
             log.info("%s", answer.text)
             told = {"text": answer.text, "changed": [*answer.changed], "waiting": [*answer.waiting]}
@@ -278,16 +287,23 @@ class Verbs:
 
     def _off(self, args: Args, who: str) -> Answer:
         span_ns = None if args.get("ever") is True else _number(args, "for_ns") or OFF_NS
-        self._switch.switch_off(span_ns, by=who)
+        lifted = self._switch.switch_off(span_ns, by=who)
         until_ns = self._switch.until_ns
         tail = f"until {render_time(until_ns)}" if until_ns is not None else "until `smtpguard on`"
+        if not lifted:
+            trouble = self._guard.enforcement.activation.trouble
+            what = f"OFF {tail}, but the nft table can't be taken away, and may still refuse: {trouble}"
+            raise GuardError(what, fix="it is tried again every second")
         return {"text": f"OFF {tail}: nobody is refused, watching goes on"}
 
     def _on(self, args: Args, who: str) -> Answer:
         del args
         if not self._switch.is_off:
             return {"text": "it is on already"}
-        self._switch.switch_on(by=who)
+        if not self._switch.switch_on(by=who):
+            trouble = self._guard.enforcement.activation.trouble
+            what = f"on, but the nft table can't be put back: {trouble}"
+            raise GuardError(what, fix="it is tried again every second")
         return {"text": "on: blocks hold again for what is left of their time"}
 
     def _nft(self, args: Args, who: str) -> Answer:

@@ -86,8 +86,7 @@ class Compiler:
         """
         known = self._known.get((table, text))
         if known is None:
-            self.start()
-            known = _read_ruleset(self._ask({"table": table, "text": text}))
+            known = _read_ruleset(self._ask_somebody({"table": table, "text": text}))
             if len(self._known) >= 16:
                 self._known.clear()
             self._known[table, text] = known
@@ -103,6 +102,18 @@ class Compiler:
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
 
+    def _ask_somebody(self, question: Answer) -> bytes:
+        """By the child there is; one that was killed while nobody asked anything has a successor."""
+        old = self._channel is not None
+        self.start()
+        try:
+            return self._ask(question)
+        except _GoneError:
+            if not old:
+                raise
+        self.start()
+        return self._ask(question)
+
     def _ask(self, question: Answer) -> bytes:
         channel = self._channel
         if channel is None:
@@ -112,7 +123,8 @@ class Compiler:
             status, answer = _receive(channel)
         except (OSError, EOFError) as error:
             self.close()
-            raise EnforceError(
+            kind = _GoneError if isinstance(error, EOFError | ConnectionError) else EnforceError
+            raise kind(
                 f"the process that compiles rulesets is gone: {error or 'it has ended'}", fix="restart the guard"
             ) from error
         if status != _DONE:
@@ -121,6 +133,10 @@ class Compiler:
                 raise NftError(told["what"], code=told["code"])
             raise (PrivilegeError if status == _LACKS else EnforceError)(told["what"], fix=told["fix"])
         return answer
+
+
+class _GoneError(EnforceError):
+    """The child has ended; one that only gives no answer has not."""
 
 
 _DONE, _REFUSED, _LACKS, _UNABLE = range(4)

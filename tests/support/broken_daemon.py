@@ -1,6 +1,7 @@
 """The real daemon, in which a test can break parts: `python broken_daemon.py DIRECTORY --config F`.
 
-While DIRECTORY/NAME exists, the part of that name raises. The supervision loses its patience sooner.
+While DIRECTORY/NAME exists, the part of that name raises; `ensure`, `remove` and `release` as the kernel would refuse
+them. The supervision loses its patience sooner.
 """
 
 import logging
@@ -10,24 +11,25 @@ import time
 from pathlib import Path
 from typing import Any
 
+from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.daemon import supervision
 from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.journal import Journal
 from smtpguard.daemon.service import Service, serve
 from smtpguard.daemon.start import Start
 from smtpguard.daemon.verbs import Verbs
-from smtpguard.errors import GuardError
+from smtpguard.errors import EnforceError, GuardError
 from smtpguard.policy.engine import Engine
 from smtpguard.settings_file import load_settings
 
 
-def make_breakable(kind: type, method: str, path: Path) -> None:
+def make_breakable(kind: type, method: str, path: Path, error: type[Exception] = RuntimeError) -> None:
     """Have a method raise while a file is there."""
     sound = getattr(kind, method)
 
     def call(self: object, *words: Any, **more: Any) -> object:  # noqa: ANN401 - whatever it takes
         if path.exists():
-            raise RuntimeError(f"{path.name} is broken")
+            raise error(f"{path.name} is broken")
         return sound(self, *words, **more)
 
     setattr(kind, method, call)
@@ -51,6 +53,8 @@ def main() -> int:
         ("blocks", Verbs, "_blocks"),
     ):
         make_breakable(kind, method, Path(directory) / name)
+    for name, method in (("ensure", "ensure"), ("remove", "remove"), ("release", "apply_release")):
+        make_breakable(NftEnforcer, method, Path(directory) / name, EnforceError)
     supervision.WELL_NS //= 10
     supervision.LAST_NS //= 30
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

@@ -144,6 +144,10 @@ class Enforcement(TimedPart):
         own = self.template_trouble
         return [*([f"nft: {nft}"] if nft else []), *([f"nft: {own}"] if own else []), *self.out_of_step()]
 
+    def refusal_troubles(self) -> list[str]:
+        """Those of them that keep what is configured from being in force; sessions that live on are none."""
+        return [text for text in self.troubles() if not text.startswith(f"{self._sessions.name}: ")]
+
     # -- one call for everything -------------------------------------------------------------------------------------
 
     def refresh(self, reason: Reason) -> bool:

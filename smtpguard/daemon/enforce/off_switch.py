@@ -59,26 +59,31 @@ class OffSwitch:
         """Wall time at which it switches itself on; None while it is on, or for until somebody says so."""
         return None if self._end_ns is None else self._end_ns + self._wall.offset_ns
 
-    def switch_off(self, span_ns: int | None, *, by: str) -> None:
+    def switch_off(self, span_ns: int | None, *, by: str) -> bool:
         """Lift everything.
 
         Args:
             span_ns: For how long; None for until `switch_on`.
             by: Who wants it.
+
+        Returns:
+            Whether the table is gone.
         """
         now_ns = self._now()
         self._row = SwitchRow(name=NAME, since_ns=self._wall.to_wall_ns(now_ns), until_ns=None, by=by)
         self._end_ns = None if span_ns is None else now_ns + span_ns
         self._store()
-        self._apply(off=True)
+        lifted = self._apply(off=True)
         log.warning("OFF, by %s: nobody is refused", by)
+        return lifted
 
-    def switch_on(self, *, by: str) -> None:
-        """Respond again; what is left of every block holds again."""
+    def switch_on(self, *, by: str) -> bool:
+        """Respond again; what is left of every block holds again. Whether the table is as it ought to be."""
         self._state.delete_switch(NAME)
         self._row = self._end_ns = None
-        self._apply(off=False)
+        done = self._apply(off=False)
         log.warning("on again, by %s", by)
+        return done
 
     def restore(self, row: SwitchRow) -> None:
         """It was off before this run; a refresh has to follow."""
@@ -104,6 +109,6 @@ class OffSwitch:
         if self._row is not None:
             self._state.put_switch(replace(self._row, until_ns=self.until_ns))
 
-    def _apply(self, *, off: bool) -> None:
+    def _apply(self, *, off: bool) -> bool:
         self._engine.set_off(off=off)
-        self._enforcement.refresh("off")
+        return self._enforcement.refresh("off")

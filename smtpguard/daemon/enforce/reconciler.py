@@ -176,6 +176,14 @@ class Reconciler:
         """Which means fail now, for `status`."""
         return [f"{told.enforcer.name}: {told.trouble}" for told in self._means if told.trouble]
 
+    def has_late_releases(self) -> bool:
+        """Whether a means holds somebody still who has no block any more, as it failed to let them go."""
+        return any(
+            subject in told.denies and not self._in_force.blocks_of(subject)
+            for told in self._means
+            for subject in told.failed
+        )
+
     def next_deadline(self) -> int | None:
         """When a failed change is tried again, or a means that waited is told."""
         first = next(iter(self._settling.values()), None)

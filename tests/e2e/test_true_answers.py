@@ -1,0 +1,89 @@
+"""What an answer says is so: where the kernel does not do what was asked for, it says that, and exits with 1."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smtpguard.cli.client import ask
+from tests.support.host import SPAMMER, Host, wait_for
+
+RULE = {"name": "burst", "count": "connections", "limit": 5, "window": "10m", "action": "block", "block": "30m"}
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with Host(sources=["bpf"], rules=[RULE]) as made:
+        program = str(Path(__file__).parent.parent / "support" / "broken_daemon.py")
+        made.start(command=[sys.executable, "-P", program, str(made.lab.directory)])
+        yield made
+
+
+def status(host: Host) -> dict[str, Any]:
+    found: dict[str, Any] = ask(f"{host.lab.directory}/control.sock", "status")["status"]
+    return found
+
+
+def break_it(host: Host, name: str) -> Path:
+    path = host.lab.directory / name
+    path.touch()
+    return path
+
+
+def find_child(host: Host, name: str) -> int:
+    assert host.daemon is not None
+    for task in Path(f"/proc/{host.daemon.pid}/task").iterdir():
+        for pid in (task / "children").read_text().split():
+            if Path(f"/proc/{pid}/comm").read_text().strip() == name:
+                return int(pid)
+    raise AssertionError(f"no child {name}")
+
+
+def test_a_reload_that_the_kernel_does_not_carry_out_fails_and_says_so(host: Host) -> None:
+    host.expect_errors("^nft: ensure is broken", "^Loaded.*does not carry it out: nft: ensure is broken")
+    broken = break_it(host, "ensure")
+    host.configure(ports=[25, 26])
+    done = host.cli("reload")
+    assert done.returncode == 1
+    assert "Loaded. Changed: ports" in done.stderr
+    assert "But the kernel does not carry it out: nft: ensure is broken" in done.stderr
+    broken.unlink()
+    wait_for(host.is_ready)
+    assert "26" in host.nft("list", "set", "inet", "smtpguard", "ports")
+    assert host.cli("reload").returncode == 0
+
+
+def test_a_compiler_that_was_killed_has_a_successor_before_anybody_notices(host: Host) -> None:
+    os.kill(find_child(host, "sg-nft-compile"), signal.SIGKILL)
+    host.configure(ports=[25, 26])
+    done = host.cli("reload")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "26" in host.nft("list", "set", "inet", "smtpguard", "ports")
+
+
+def test_off_says_when_the_table_can_not_be_taken_away(host: Host) -> None:
+    host.expect_errors("^nft: remove is broken")
+    broken = break_it(host, "remove")
+    done = host.cli("off")
+    assert done.returncode == 1
+    assert "but the nft table can't be taken away, and may still refuse: remove is broken" in done.stderr
+    assert any(text.startswith("MAY STILL REFUSE") for text in status(host)["troubles"])
+    broken.unlink()
+    wait_for(lambda: "smtpguard" not in host.nft("list", "tables"))
+    wait_for(lambda: len(status(host)["troubles"]) == 1)
+
+
+def test_unblock_says_when_the_kernel_does_not_let_go(host: Host) -> None:
+    host.expect_errors("^nft does not do what it is told: release is broken")
+    assert host.cli("block", SPAMMER[0]).returncode == 0
+    broken = break_it(host, "release")
+    done = host.cli("unblock", SPAMMER[0])
+    assert done.returncode == 1
+    assert "web01: free, from empty windows, but the kernel refuses some of them still: nft: " in done.stderr
+    broken.unlink()
+    wait_for(lambda: not status(host)["troubles"])
+    assert host.connect(SPAMMER, 1).ok == 1
