@@ -11,7 +11,7 @@ from tests.lived.model import HEARING_S
 
 Blocks = Mapping[tuple[int, str], float]
 """(uid, kind) to its end, in seconds of our clock."""
-_SETS = (("block", "blocked"), ("throttle", "throttled"))
+_KINDS = {"blocked": "block", "throttled": "throttle"}
 
 
 def parse_listed(items: Iterable[dict[str, Any]], to_real: Callable[[int], int]) -> Blocks:
@@ -30,19 +30,20 @@ def parse_listed(items: Iterable[dict[str, Any]], to_real: Callable[[int], int])
 
 
 def read_held(net: str) -> Blocks:
-    """What the sets hold in a network namespace; nothing where there is no table."""
-    held = {}
-    for kind, name in _SETS:
-        argv = ["nsenter", f"--net={net}", "nft", "-j", "list", "set", "inet", "smtpguard", name]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
-        now_s = time.time()
-        if done.returncode != 0:
-            continue
-        (found,) = [part["set"] for part in json.loads(done.stdout)["nftables"] if "set" in part]
-        for element in found.get("elem", []):
+    """What the sets hold in a network namespace, those of single ports too; nothing where there is no table."""
+    argv = ["nsenter", f"--net={net}", "nft", "-j", "list", "table", "inet", "smtpguard"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    now_s = time.time()
+    held: dict[tuple[int, str], float] = {}
+    if done.returncode != 0:
+        return held
+    for found in [part["set"] for part in json.loads(done.stdout)["nftables"] if "set" in part]:
+        kind = _KINDS.get(found["name"].partition("_")[0])
+        for element in found.get("elem", []) if kind is not None else ():
             value = element["elem"]
-            if isinstance(value["val"], int):
-                held[value["val"], kind] = now_s + value["expires"] + 0.5  # whole seconds, rounded down
+            if kind is not None and isinstance(value["val"], int):
+                end_s = now_s + value["expires"] + 0.5  # whole seconds, rounded down
+                held[value["val"], kind] = max(held.get((value["val"], kind), 0), end_s)
     return held
 
 
