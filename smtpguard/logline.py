@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
-from typing import Protocol
+from typing import Literal, Protocol
 
 from smtpguard.errors import DecodeError
 from smtpguard.model import NS, Account, Block, Connect, Message, Verdict
@@ -98,8 +98,16 @@ def render_exceeded(verdict: Verdict, wall_ns: int) -> str:
     )
 
 
-def render_block(block: Block, account: Account, wall_ns: int, until_wall_ns: int, *, by: str | None = None) -> str:
-    """The BLOCK line: a block or throttle began.
+def render_block(
+    block: Block,
+    account: Account,
+    wall_ns: int,
+    until_wall_ns: int,
+    *,
+    by: str | None = None,
+    event: Literal["BLOCK", "EXTENDED"] = "BLOCK",
+) -> str:
+    """The BLOCK line: a block or throttle began; or the EXTENDED line: it goes on.
 
     Args:
         block: What began.
@@ -107,9 +115,10 @@ def render_block(block: Block, account: Account, wall_ns: int, until_wall_ns: in
         wall_ns: When it began, nanoseconds since the epoch.
         until_wall_ns: When it ends, nanoseconds since the epoch.
         by: Who asked for it, where that says more than the block's source (`admin(alice)`).
+        event: Which line.
     """
     return (
-        f"{_head(wall_ns, account, 'BLOCK', block.subject.scope)} BY={render_word(by or block.source)}"
+        f"{_head(wall_ns, account, event, block.subject.scope)} BY={render_word(by or block.source)}"
         f" UNTIL={render_time(until_wall_ns)} RULE={render_word(block.rule)} MODE={block.mode}"
         f" REASON={render_reason(block.reason)} {_reach(block)}"
     )
@@ -252,6 +261,7 @@ _FIELDS: dict[str, str] = {
     "CONNECT": "PID PORT DST SENSOR RESULT ATTR PROC EXE CWD SCRIPT RDNS",
     "EXCEEDED": "RULE COUNT LIMIT WINDOW ACTION BLOCK MODE PID PORT DST SENSOR ATTR PROC EXE CWD SCRIPT RDNS",
     "BLOCK": "BY UNTIL RULE MODE REASON KIND PORTS",
+    "EXTENDED": "BY UNTIL RULE MODE REASON KIND PORTS",
     "UNBLOCK": "BY REASON KIND PORTS",
     "ALLOW": "BY UNTIL REASON",
     "MESSAGE": "PID MTA QID RCPTS SIZE ATTR PROC EXE CWD SCRIPT",

@@ -383,5 +383,20 @@ class Named:
     after: Block | Allowance
 
 
-Decision = Verdict | Block | Refusal | Ended | BreakerChange | AllowanceEnded | Named
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extended:
+    """A block of the guard's goes on without a gap: its user has not stopped trying.
+
+    Attributes:
+        time_ns: When that was decided, just before its end.
+        block: As it is from now on.
+        refused: Attempts of its last ten minutes that were refused, at least so many.
+    """
+
+    time_ns: int
+    block: Block
+    refused: int
+
+
+Decision = Verdict | Block | Refusal | Ended | Extended | BreakerChange | AllowanceEnded | Named
 """What the engine says, in the order to be acted upon."""

@@ -101,11 +101,12 @@ class Exempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Escalation:
-    """How much longer each further block lasts."""
+    """How much longer each further block lasts, and whether one goes on while its user goes on trying."""
 
     factor: float = 2.0
     max_ns: int = DAY_NS
     forget_ns: int = 7 * DAY_NS
+    still_trying: Literal["extend", "end"] = "extend"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,6 +69,7 @@ def build_settings(data: Mapping[str, Any], path: str | None) -> Settings:
             factor=float(data["escalation"]["factor"]),
             max_ns=parse_duration(data["escalation"]["max"]),
             forget_ns=parse_duration(data["escalation"]["forget"]),
+            still_trying=data["escalation"]["still_trying"],
         ),
         breaker=Breaker(blocks=data["breaker"]["blocks"], per_ns=parse_duration(data["breaker"]["per"])),
         block_verdict=data["block"]["verdict"],

@@ -64,6 +64,7 @@ ON_RELOAD: Mapping[str, OnReload] = MappingProxyType(
         "escalation.factor": _live("escalation.factor"),
         "escalation.max": _live("escalation.max_ns"),
         "escalation.forget": _live("escalation.forget_ns"),
+        "escalation.still_trying": _live("escalation.still_trying"),
         "breaker.blocks": _live("breaker.blocks"),
         "breaker.per": _live("breaker.per_ns"),
         "block.verdict": _live("block_verdict"),

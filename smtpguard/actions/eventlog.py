@@ -109,6 +109,10 @@ class EventLog:
         """BLOCK."""
         self._put(render_block(block, account, wall_ns, until_wall_ns, by=by))
 
+    def write_extended(self, block: Block, account: Account, *, wall_ns: int, until_wall_ns: int) -> None:
+        """EXTENDED."""
+        self._put(render_block(block, account, wall_ns, until_wall_ns, event="EXTENDED"))
+
     def write_unblock(self, block: Block, account: Account, *, wall_ns: int, by: str, reason: str = "") -> None:
         """UNBLOCK."""
         self._put(render_unblock(block, account, wall_ns, by=by, reason=reason))

@@ -5,7 +5,7 @@ from typing import Any
 
 from smtpguard.cli.times import render_moment, render_span
 from smtpguard.logline import render_time
-from smtpguard.model import NS, Block, BreakerChange, Decision, Ended, Refusal, Subject, Verdict
+from smtpguard.model import NS, Block, BreakerChange, Decision, Ended, Extended, Refusal, Subject, Verdict
 from smtpguard.policy.directory import Directory
 from smtpguard.policy.subjects import account_of, subject_of
 from smtpguard.text import render_address, render_escaped, render_user
@@ -94,6 +94,10 @@ class Report:
                     self._take_block(decision)
                 case Refusal():
                     self.take_refusal(decision)
+                case Extended():
+                    held = self._standing_of(decision.block).get(decision.block.ports)
+                    if held is not None:
+                        held.block = decision.block
                 case Ended():
                     row = self._standing_of(decision.block).pop(decision.block.ports, None)
                     if row is not None:

@@ -29,6 +29,7 @@ from smtpguard.model import (
     Connect,
     Decision,
     Ended,
+    Extended,
     Named,
     Refusal,
     SocketReport,
@@ -193,6 +194,11 @@ class Guard(TimedPart):
                         self.doubts.refused(decision)
                 case Verdict() if self.doubts is not None:
                     self.doubts.judged(decision)
+                case Extended():
+                    self.carry_out(decision.block)
+                    self.journal.add_extended(self.account_of(decision.block.subject), decision.block)
+                    user = render_user(decision.block.subject.id, decision.block.name)
+                    log.warning("%s has not stopped trying: the block goes on", user)
                 case Ended():
                     self._ended(decision)
                 case BreakerChange():

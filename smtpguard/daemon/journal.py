@@ -111,6 +111,13 @@ class Journal(TimedPart):
         wall_ns = self._wall.to_wall_ns(self._now())
         self.waiting.add_call(partial(self._write_block, account, block, wall_ns))
 
+    def add_extended(self, account: Account, block: Block) -> None:
+        """A block goes on."""
+        wall_ns = self._wall.to_wall_ns(self._now())
+        until_wall_ns = block.until_ns + self._wall.offset_ns
+        write = partial(self._events.write_extended, block, account, wall_ns=wall_ns, until_wall_ns=until_wall_ns)
+        self.waiting.add_call(write)
+
     def add_unblock(self, account: Account, block: Block, *, by: str, reason: str) -> None:
         """A block ended."""
         wall_ns = self._wall.to_wall_ns(self._now())

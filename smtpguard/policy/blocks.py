@@ -4,14 +4,21 @@ Kept per (subject, source, kind, mode, ports): the end of one never ends another
 """
 
 import heapq
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Literal
 
-from smtpguard.model import NS, Block, Ended, Mode, Subject
+from smtpguard.model import NS, Block, Ended, Extended, Mode, Subject
 from smtpguard.policy.windows import NEVER
 
+LAST_NS = 600 * NS
+TRIES = 20
+"""So many refused attempts within the last LAST_NS of a block mean that its user has not stopped: a mail that a plugin
+tries again every five minutes makes two or three."""
+AHEAD_NS = 2 * NS
+"""So long before its end that is judged, so that the kernel knows in time: nothing passes in between."""
 LATE_NS = 60 * NS
 """How long after its end a block is remembered for attempts that are reported late (audit backlogs: seconds)."""
 
@@ -29,6 +36,7 @@ class Span:
         mode: "enforce" if the kernel refuses.
         hides: Whether attempts inside are hidden from enforced rules too; else only from those that are only told.
         ports: At which ports; None for all.
+        tries: When the last TRIES attempts inside were refused.
     """
 
     since_ns: int
@@ -37,6 +45,7 @@ class Span:
     mode: Mode
     hides: bool
     ports: Ports = None
+    tries: deque[int] = field(default_factory=lambda: deque(maxlen=TRIES))
 
     def covers(self, time_ns: int, port: int) -> bool:
         """Whether an attempt at that time, at that port, is inside."""
@@ -66,6 +75,7 @@ class BlockTable:
     def __init__(self) -> None:
         self._entries: dict[Subject, _Entry] = {}
         self._ends: list[tuple[int, int, Subject, Key]] = []
+        self._looks: list[tuple[int, int, Subject, Key]] = []
         self._tick = count()
 
     def put(self, block: Block, *, hides: bool) -> list[Ended] | None:
@@ -98,8 +108,48 @@ class BlockTable:
         entry.prune(block.since_ns)
         span = self._span(entry, block, hides=hides)
         entry.held[key] = (block, span)
-        heapq.heappush(self._ends, (block.until_ns, next(self._tick), block.subject, key))
+        self._push(block, key)
         return ended
+
+    def _push(self, block: Block, key: Key) -> None:
+        heapq.heappush(self._ends, (block.until_ns, next(self._tick), block.subject, key))
+        if block.source == "guard" and block.kind == "block":
+            heapq.heappush(self._looks, (block.until_ns - AHEAD_NS, next(self._tick), block.subject, key))
+
+    def note_refused(self, subject: Subject, time_ns: int, port: int) -> None:
+        """An attempt was refused by the kernel: whatever block it was inside remembers it."""
+        entry = self._entries.get(subject)
+        for span in entry.spans if entry else ():
+            if span.covers(time_ns, port):
+                span.tries.append(time_ns)
+
+    def extend(self, now_ns: int, max_ns: int) -> list[Extended]:
+        """Lengthen what is about to end though its user has not stopped trying.
+
+        Args:
+            now_ns: Event time now.
+            max_ns: How long a block may last in all.
+        """
+        extended: list[Extended] = []
+        while self._looks and self._looks[0][0] <= now_ns:
+            _, _, subject, key = heapq.heappop(self._looks)
+            entry = self._entries.get(subject)
+            if entry is None or (held := entry.held.get(key)) is None:
+                continue
+            block, span = held
+            if block.until_ns - AHEAD_NS > now_ns:
+                continue  # it was lengthened meanwhile, and is looked at again
+            length_ns = block.until_ns - block.since_ns
+            until_ns = min(block.until_ns + length_ns, block.since_ns + max_ns)
+            tries = len(span.tries)
+            if tries < TRIES or span.tries[0] <= block.until_ns - LAST_NS or until_ns <= max(block.until_ns, now_ns):
+                continue
+            block = replace(block, until_ns=until_ns)
+            span.until_ns = until_ns
+            entry.held[key] = (block, span)
+            self._push(block, key)
+            extended.append(Extended(time_ns=now_ns, block=block, refused=tries))
+        return extended
 
     def hide(self, subject: Subject, since_ns: int, until_ns: int, *, ports: Ports = None) -> None:
         """Hide attempts for a short time without a block: somebody else is about to block (block.by: fail2ban)."""
@@ -191,7 +241,7 @@ class BlockTable:
 
     def next_deadline(self) -> int | None:
         """When the next block ends, at the earliest."""
-        return self._ends[0][0] if self._ends else None
+        return min((heap[0][0] for heap in (self._ends, self._looks) if heap), default=None)
 
     def of(self, subject: Subject) -> list[Block]:
         """The blocks of one subject."""

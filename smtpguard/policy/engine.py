@@ -7,7 +7,7 @@ to be called. One caller, one thread.
 from dataclasses import dataclass
 from typing import Protocol
 
-from smtpguard.model import NS, Connect, Decision, Mode, Refusal, SocketReport
+from smtpguard.model import NS, Connect, Decision, Extended, Mode, Refusal, SocketReport
 from smtpguard.policy.commands import Commands
 from smtpguard.policy.directory import Directory
 from smtpguard.policy.networks import network_of
@@ -107,6 +107,7 @@ class Engine(Commands):
         if time_ns < book.ready_ns or connect.result == "refused":
             shut = book.shut
             if shut is not None and shut.covers(time_ns, connect.port) and connect.result != "refused":
+                shut.tries.append(time_ns)
                 mode = "dry-run" if self._roster.off else shut.mode
                 return [_refusal(time_ns, watched.subject, watched.account, connect, shut.kind, mode)]
             return self._consider(connect, watched)
@@ -163,10 +164,12 @@ class Engine(Commands):
         subject = watched.subject
         refused_by = connect.refused_by if connect.result == "refused" else None
         if refused_by is not None and refused_by != "credit":
+            self._blocks.note_refused(subject, connect.time_ns, connect.port)
             return [_refusal(connect.time_ns, subject, watched.account, connect, refused_by, "enforce")]
         out: list[Decision] = []
         span = self._blocks.cover(subject, connect.time_ns, connect.port)
         if span is not None:
+            span.tries.append(connect.time_ns)
             mode: Mode = "dry-run" if self.is_off else span.mode
             out.append(_refusal(connect.time_ns, subject, watched.account, connect, span.kind, mode))
             if span.hides:
@@ -235,7 +238,7 @@ class Engine(Commands):
             now_ns: The time now, on the events' timeline. Never turns back.
         """
         self._now_ns = now_ns = max(now_ns, self._now_ns)
-        out: list[Decision] = [*self._blocks.expire(now_ns), *self._verdicts.calm(now_ns)]
+        out: list[Decision] = [*self._extend(now_ns), *self._blocks.expire(now_ns), *self._verdicts.calm(now_ns)]
         for allowance in self.allowances():
             if allowance.until_ns <= now_ns:
                 out += self.end_allowance(allowance.subject, by="time", now_ns=allowance.until_ns)
@@ -244,6 +247,21 @@ class Engine(Commands):
             self._roster.sweep(now_ns)
             self._blocks.drop_idle(now_ns)
         return out
+
+    def _extend(self, now_ns: int) -> list[Extended]:
+        """Blocks whose users have not stopped trying; while the guard is off nobody is refused, and none is."""
+        escalation = self._settings.escalation
+        may = escalation.still_trying == "extend" and not self.is_off
+        extended = self._blocks.extend(now_ns, escalation.max_ns if may else 0)
+        for decision in extended:
+            block = decision.block
+            watched = self._roster.of(block.subject)
+            record = watched.records.get(block.mode)
+            if record is not None:
+                watched.records[block.mode] = record._replace(until_ns=max(record.until_ns, block.until_ns))
+                watched.changes += 1
+            self._settle(watched)
+        return extended
 
     def next_deadline(self) -> int | None:
         """When `tick` is due; None if nothing is to come."""

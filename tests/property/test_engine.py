@@ -55,7 +55,10 @@ def configurations(draw: st.DrawFn) -> Settings:
         dry_run=draw(st.booleans()),
         rules=draw(rules()),
         escalation=Escalation(
-            factor=draw(st.sampled_from([1.0, 1.5, 3.0])), max_ns=60 * NS, forget_ns=draw(st.sampled_from([1, 50])) * NS
+            still_trying="end",
+            factor=draw(st.sampled_from([1.0, 1.5, 3.0])),
+            max_ns=60 * NS,
+            forget_ns=draw(st.sampled_from([1, 50])) * NS,
         ),
         breaker=Breaker(blocks=draw(st.integers(0, 4)), per_ns=draw(st.integers(1, 30)) * NS),
     )
@@ -158,6 +161,7 @@ def test_equals_the_oracle_in_long_traffic(seed: int) -> None:
             for number in range(6)
         ),
         breaker=Breaker(blocks=50),
+        escalation=Escalation(still_trying="end"),
     )
     engine = Engine(settings=configuration, directory=Tenants(), passes=lambda _: None)
     oracle = Oracle(configuration, NEWCOMER_NS)

@@ -18,6 +18,7 @@ from smtpguard.model import (
     Subject,
     Verdict,
 )
+from smtpguard.policy.blocks import AHEAD_NS
 from smtpguard.settings import DAY_NS, HOUR_NS, MINUTE_NS, Breaker, Escalation, Match, Override, Rule
 from tests.support.policy import BURST, T0, WEB, People, block_of, connect, engine_of, feed, only, person, settings_of
 
@@ -408,6 +409,8 @@ def test_blocks_end_by_themselves() -> None:
     engine = engine_of(BURST)
     feed(engine, (0, 1, 2, 3))
     until_ns = T0 + 3 * NS + 30 * MINUTE_NS
+    assert engine.next_deadline() == until_ns - AHEAD_NS, "whether the user goes on trying is asked just before"
+    assert engine.tick(until_ns - AHEAD_NS) == []
     assert engine.next_deadline() == until_ns
     assert engine.tick(until_ns - 1) == []
     [ended] = engine.tick(until_ns)

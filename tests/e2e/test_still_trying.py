@@ -1,0 +1,25 @@
+"""The daemon lengthens a block in the kernel before it ends: nothing passes in between."""
+
+import pytest
+
+from tests.support.host import SPAMMER, Host, wait_for
+
+pytestmark = pytest.mark.kernel
+
+RULE = {"name": "mx", "ports": [25], "count": "connections", "limit": 5, "window": "10m", "block": "4s"}
+
+
+@pytest.mark.parametrize(("still_trying", "ends"), [("extend", False), ("end", True)])
+def test_it_goes_on_without_a_gap(still_trying: str, ends: bool) -> None:
+    with Host(
+        rules=[RULE], sources=["bpf"], attribution={"process": False},
+        escalation={"factor": 1, "max": "30s", "still_trying": still_trying},
+    ) as host:  # fmt: skip
+        host.start()
+        assert host.connect(SPAMMER, 130, rate=20).ok == 5 * (1 + ends)
+        wait_for(lambda: host.events("UNBLOCK" if ends else "EXTENDED"))
+        told = host.events("EXTENDED")
+        assert bool(told) is not ends
+        assert {(row["BY"], row["RULE"], row["KIND"], row["PORTS"]) for row in told} <= {("guard", "mx", "block", "25")}
+        assert len(host.events("UNBLOCK")) == ends
+        assert not host.connect(SPAMMER, port=587).refused
