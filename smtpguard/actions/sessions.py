@@ -173,7 +173,7 @@ class SessionEnder:
         self.trouble = None
 
     def _send(self, errand: _Errand) -> None:
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._serve, name="session-ender", daemon=True)
             self._thread.start()
         try:

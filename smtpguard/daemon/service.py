@@ -142,6 +142,7 @@ class Service:
         """Helpers are forked first: before any thread, before privileges are given up, while the process is small."""
         settings = self.settings
         self.looker: Looker | None = None
+        self._looker_trouble: str | None = None
         if settings.attribution_process:
             looker = Looker(php=settings.attribution_php)
             try:
@@ -150,6 +151,7 @@ class Service:
                 self._stack.callback(looker.close)
             except SourceError as error:
                 log.warning("processes are not looked at: %s", error)
+                self._looker_trouble = str(error)
         way = open_nft()
         way.start()
         self._stack.callback(way.close)
@@ -406,11 +408,12 @@ class Service:
         """A thread has ended by a mistake of ours."""
         if isinstance(args.exc_value, Exception):
             name = args.thread.name if args.thread is not None else "unknown"
-            self.loop.supervision.record(f"thread {name}", args.exc_value)
+            self.loop.supervision.note_thread(name, args.exc_value)
 
     def _troubles(self) -> list[str]:
         """What is wrong with parts that have no line of their own in `status`."""
         found = {
+            "processes are not looked at": self._looker_trouble or (self.looker and self.looker.trouble()),
             "limits are not exact": self.enforcement.credits.trouble,
             "a lost table is noticed late": self.healing.trouble,
             "open sessions live on": self.sessions.trouble,

@@ -6,6 +6,7 @@ is wrong with it, and the service manager has the guard back in a second, with e
 """
 
 import logging
+import threading
 from collections import Counter
 from dataclasses import dataclass
 
@@ -23,6 +24,15 @@ WELL_NS = 10 * NS
 """Without an error for so long, a part is well again."""
 LAST_NS = 60 * NS
 """A part on the way of a verdict that fails for so long ends the process."""
+_RECENT_NS = 15 * 60 * NS
+"""How long the end of a thread is a trouble where another has taken its place, or will when it is needed."""
+_LASTING = {
+    "event-log": "events are not written any more",
+    "state": "blocks and windows are not stored any more",
+    "names-of-destinations": "exempt names are not looked up again",
+    "rdns": "fewer names of addresses are looked up",
+}
+"""Threads that nothing replaces, by the beginning of their names, and what is not done without them."""
 _MAX_TOLD = 500
 
 
@@ -69,6 +79,7 @@ class Supervision:
         self._failing: dict[str, Health] = {}
         self.failures: Counter[str] = Counter()
         self.vital_failures = 0
+        self._ended: dict[str, tuple[int, str]] = {}
 
     def note(self, health: Health, error: Exception) -> None:
         """A part has raised: let it rest.
@@ -111,6 +122,23 @@ class Supervision:
             exc_info=error if trace else None,
         )
 
+    def note_thread(self, name: str, error: BaseException) -> None:
+        """A thread has ended by a mistake: tell, count, and remember it for `troubles`. Called in that thread."""
+        self._ended[name] = self._now(), _render(error)
+        self.record(f"thread {name}", error)
+
+    def _render_ended(self) -> list[str]:
+        """What is not done as its thread has ended."""
+        alive = {thread.name for thread in threading.enumerate()}
+        found = []
+        for name, (time_ns, error) in list(self._ended.items()):
+            lost = next((text for begin, text in _LASTING.items() if name.startswith(begin)), None)
+            if lost is not None and name not in alive:
+                found.append(f"the thread {name} has ended: {error}: {lost}; restart the guard")
+            elif self._now() - time_ns < _RECENT_NS:
+                found.append(f"the thread {name} has ended by a mistake: {error}; its trace is in the log")
+        return found
+
     def failing(self) -> list[Health]:
         """The parts that fail now."""
         now_ns = self._now()
@@ -134,7 +162,7 @@ class Supervision:
             f"{'NOT JUDGING RELIABLY: ' if health.vital else ''}the part {health.name} fails: {health.error}; "
             "it is taken up again, its trace is in the log"
             for health in self.failing()
-        ]
+        ] + self._render_ended()
 
 
 def _render(error: BaseException) -> str:

@@ -56,7 +56,7 @@ class HistoryDesk:
         """
         if self._questions.qsize() >= MAX_WAITING:
             raise StateError("too many questions about the history wait already", fix="try again")
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._run, name="history", daemon=True)
             self._thread.start()
         self._questions.put((question, done))

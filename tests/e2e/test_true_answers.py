@@ -65,6 +65,23 @@ def test_a_compiler_that_was_killed_has_a_successor_before_anybody_notices(host:
     assert "26" in host.nft("list", "set", "inet", "smtpguard", "ports")
 
 
+def test_a_thread_that_has_ended_is_a_trouble(host: Host) -> None:
+    host.expect_errors("^the part thread event-log has failed .* RuntimeError: write is broken")
+    break_it(host, "write")
+    host.connect(SPAMMER, 1)
+    lost = "the thread event-log has ended: RuntimeError: write is broken: events are not written any more"
+    wait_for(lambda: any(text.startswith(lost) for text in status(host)["troubles"]))
+    assert lost in host.cli("status").stdout
+
+
+def test_helpers_that_are_gone_are_a_trouble(host: Host) -> None:
+    host.expect_errors("^processes are not looked at any more: the fork-server has ended")
+    os.kill(find_child(host, "sg-look-server"), signal.SIGKILL)
+    told = "processes are not looked at: the fork-server has ended; restart the guard"
+    wait_for(lambda: told in status(host)["troubles"])
+    assert host.is_ready(), "it is not on the way of a verdict"
+
+
 def test_off_says_when_the_table_can_not_be_taken_away(host: Host) -> None:
     host.expect_errors("^nft: remove is broken")
     broken = break_it(host, "remove")

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from smtpguard.actions.logfile import LogFile
 from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.daemon import supervision
 from smtpguard.daemon.enforce.enforcement import Enforcement
@@ -51,6 +52,7 @@ def main() -> int:
         ("tick", Engine, "tick"),
         ("enforcement", Enforcement, "on_time"),
         ("blocks", Verbs, "_blocks"),
+        ("write", LogFile, "write"),
     ):
         make_breakable(kind, method, Path(directory) / name)
     for name, method in (("ensure", "ensure"), ("remove", "remove"), ("release", "apply_release")):

@@ -167,6 +167,10 @@ class Looker:
         dues = (self._lines.next_deadline(), self._evidence.next_deadline())
         return min((due for due in dues if due is not None), default=None)
 
+    def trouble(self) -> str | None:
+        """Why nobody is looked at any more; None when all is well."""
+        return f"{self._crew.off}; restart the guard" if self._crew.off else None
+
     def stats(self) -> LookerStats:
         """Totals and state, for `status` and metrics."""
         hanging = self._hanging.all()

@@ -5,6 +5,7 @@ other end. So no pid is kept, and a helper that hangs in the kernel is simply a 
 """
 
 import contextlib
+import logging
 import os
 import select
 import signal
@@ -16,6 +17,8 @@ from smtpguard.enrich.looker.protocol import MAX_PACKET
 from smtpguard.enrich.looker.spawner import fork_spawner
 from smtpguard.enrich.looker.worker import LoadAnswer
 from smtpguard.errors import SourceError
+
+log = logging.getLogger(__name__)
 
 _CLOSE_S = 0.5
 _START_S = 2.0
@@ -147,6 +150,8 @@ class Crew:
 
     def _drop_spawner(self, why: str) -> None:
         """No fork-server any more: its children end with it, and everybody can see why."""
+        if why != "closed" and not self.off:
+            log.error("processes are not looked at any more: %s (restart the guard)", why)
         self.off = why
         if self._control is not None:
             self._poll.unregister(self._control)
