@@ -6,20 +6,28 @@ import os
 import random
 import time
 from collections.abc import Callable, Generator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from smtpguard.actions.base import Passes
 from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.clock import boottime_ns
-from smtpguard.model import NS
+from smtpguard.daemon.crediting import Crediting
+from smtpguard.model import NS, Connect, Decision, Subject, Verdict
 from smtpguard.policy.credits import NO_LIMIT, CreditRule
+from smtpguard.policy.engine import Engine
 from smtpguard.policy.networks import network_of
+from smtpguard.settings import Rule
 from smtpguard.sources.bpf.credits import Credits, KeyWindow
 from smtpguard.sources.bpf.key_maps import pack_key, unpack_key
 from smtpguard.sources.bpf.maps import COUNT_HELD
 from tests.kernel.bpf_lab import Lab, dial, open_lab, random_uid, run_as
+from tests.support.policy import People, engine_of, person, settings_of
+
+if TYPE_CHECKING:
+    from smtpguard.enrich.accounts import Accounts
 
 pytestmark = pytest.mark.kernel
 
@@ -316,3 +324,138 @@ def test_a_full_map_is_counted_and_refuses_nobody() -> None:
         assert credits_.keys.count_unkeyed() > 0
         assert tries(uid + 5, lab, *fan(5)) == [True] * 5
         assert tries(uid, lab, *fan(3)) == [True, True, False]
+
+
+def judge(lab: Lab, engine: Engine, limits: Crediting, connects: list[Connect]) -> list[Decision]:
+    """What the guard does with attempts, without log, state and nft."""
+    out: list[Decision] = []
+    for connect in connects:
+        assert connect.uid is not None
+        subject = Subject(id=connect.uid)
+        missed = limits.prepare(connect, subject) if connect.refused_by == "credit" else None
+        if missed is not None:
+            out += judge(lab, engine, limits, [missed])
+        decisions = engine.feed(connect)
+        limits.note(connect, subject, decisions)
+        out += decisions
+    return out
+
+
+def guarded(lab: Lab, uid: int, rule: Rule) -> tuple[Engine, Crediting]:
+    settings = settings_of(rule)
+    known = People([person(uid, "tenant", "web")])
+    engine = engine_of(rule, people=known)
+    limits = Crediting(settings, cast("Accounts", known), engine, boottime_ns)
+    limits.attach(lab.source)
+    limits.refresh(settings, (), trusted=True, anew=True)
+    return engine, limits
+
+
+BLOCK = Rule(
+    name="fanout",
+    count="networks",
+    ports=PORT25,
+    limit=LIMIT,
+    window_ns=600 * NS,
+    action="block",
+    block_ns=60 * NS,
+)
+
+
+@pytest.mark.parametrize("rule", [BLOCK, replace(BLOCK, count="connections")], ids=["networks", "connections"])
+def test_a_verdict_that_the_ring_lost_is_found_by_looking(rule: Rule) -> None:
+    with open_lab(ring_bytes=4096) as lab:
+        lab.source.guard.set_enforcing(on=True)
+        BpfDeny(lab.source.guard).apply_passes(Passes())
+        uid = random_uid()
+        engine, limits = guarded(lab, uid, rule)
+        tries(uid + 1, lab, *["198.18.1.1"] * 60, port=2525)  # the ring is full
+        assert tries(uid, lab, *fan(LIMIT + 1), fan(1)[0]) == [True] * LIMIT + [False] * 2
+        assert uid not in {event.uid for event in lab.events()}
+        lab.source.read()  # what came before has been read
+        overdue = limits.take_overdue(boottime_ns() + NS)
+        assert [event.uid for event in overdue] == [uid]
+        verdicts = [d for d in judge(lab, engine, limits, overdue) if isinstance(d, Verdict)]
+        assert [(verdict.rule, verdict.count, verdict.limit) for verdict in verdicts] == [("fanout", 11, 10)]
+        assert [block.kind for block in engine.blocks_of(Subject(id=uid))] == ["block"]
+        assert limits.take_overdue(boottime_ns() + 3 * NS) == []
+
+
+def test_a_later_refusal_brings_the_verdict_that_the_ring_lost(lab: Lab) -> None:
+    uid = random_uid()
+    engine, limits = guarded(lab, uid, BLOCK)
+    tries(uid, lab, *fan(LIMIT + 1), fan(1)[0])
+    later = lab.events()[-1]
+    assert later.address == ipaddress.ip_address(fan(1)[0]).packed
+    found = judge(lab, engine, limits, [later])
+    assert [(d.count, d.limit, d.connect.address) for d in found if isinstance(d, Verdict)] == [
+        (11, 10, ipaddress.ip_address(fan(LIMIT + 1)[-1]).packed)
+    ]
+
+
+@dataclass
+class Told:
+    """The window read literally: keys with the time of their last attempt that was let through."""
+
+    limit: int
+    window_ns: int
+    last: dict[bytes, int]
+
+    def passes(self, key: bytes, now_ns: int) -> bool:
+        alive = {known for known, at_ns in self.last.items() if at_ns > now_ns - self.window_ns}
+        return key in alive or len(alive) < self.limit
+
+
+def run_history(lab: Lab, seed: int, *, processes: int) -> None:
+    """Random attempts and pauses of one user under two rules; the oracle has the times that the kernel told."""
+    dice = random.Random(seed)
+    rules = [networks(dice.randint(0, 4), window_s=0.003), destinations(dice.randint(0, 6), window_s=0.002)]
+    Credits(lab.source.guard, boottime_ns()).start(rules, boottime_ns(), anew=True)
+    uid = 100_000 + seed
+    works = [[f"198.18.{dice.randint(1, 5)}.{dice.randint(1, 3)}" for _ in range(30)] for _ in range(processes)]
+    pauses = [dice.choice([0, 0, 0, 0.0005, 0.001, 0.003]) for _ in range(30)]
+
+    def client(addresses: list[str]) -> Callable[[], None]:
+        def run() -> None:
+            for address, pause in zip(addresses, pauses, strict=True):
+                dial(address, nonblocking=True)
+                time.sleep(pause)
+
+        return run
+
+    if processes == 1:
+        run_as(uid, lab.cgroup, client(works[0]))
+    else:
+        together(lab, uid, works)
+    events = [event for event in lab.events() if event.uid == uid]
+    assert len(events) == 30 * processes
+    told = [Told(rule.limit, rule.window_ns, {}) for rule in rules]
+    for event in sorted(events, key=lambda event: event.time_ns):
+        keys = [network_of(event.address), event.address]
+        fine = [one.passes(key, event.time_ns) for one, key in zip(told, keys, strict=True)]
+        if processes == 1:
+            assert (event.result == "allowed") == all(fine), (seed, event)
+            assert event.result == "allowed" or event.rule == fine.index(False)
+        for one, key in zip(told, keys, strict=True):
+            if event.result == "allowed":
+                one.last[key] = max(event.time_ns, one.last.get(key, 0))
+    if processes > 1:
+        for index, rule in enumerate(rules):
+            passed_ = [(e.time_ns, [network_of(e.address), e.address][index]) for e in events if e.result == "allowed"]
+            for now_ns, _ in passed_:
+                inside = {key for at_ns, key in passed_ if now_ns - rule.window_ns < at_ns <= now_ns}
+                assert len(inside) <= rule.limit, (seed, index)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_random_histories_are_as_the_window_read_literally(lab: Lab, processes: int) -> None:
+    for seed in range(60):
+        run_history(lab, seed, processes=processes)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ten_thousand_random_histories(lab: Lab, processes: int) -> None:
+    for seed in range(1000, 11_000):
+        run_history(lab, seed, processes=processes)
