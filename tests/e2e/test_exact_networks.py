@@ -75,9 +75,8 @@ def test_again_after_the_window_has_slid_and_with_other_rules_beside_it() -> Non
         host.start()
         reached, _ = reach(host, SPAMMER, 15)
         assert len(reached) == LIMIT
-        for first in (40, 80):
-            time.sleep(4)
-            assert host.connect(SPAMMER, 15, to=FAN[first : first + 15]).passed == list(range(LIMIT))
+        time.sleep(4)
+        assert host.connect(SPAMMER, 15, to=FAN[40:55]).passed == list(range(LIMIT))
 
 
 def test_while_a_second_tenant_floods_the_ring(host: Host) -> None:
