@@ -140,6 +140,7 @@ class Settings:
         control_allow_max_ns: For how long at most they may allow somebody.
         audit_log: The log that audit-log follows; None for auditd.conf's.
         audit_node: What this host is called in that log; None for what auditd.conf and the host's own files say.
+        uid_min: First uid of people; None for UID_MIN of login.defs.
         accounts: Who tells whose a user is: the panel, nobody, or a command as argv.
         notify_hook: Program that gets incidents, as argv.
         metrics_listen: Address and port as written, `127.0.0.1:9798`.
@@ -187,3 +188,4 @@ class Settings:
     metrics_textfile: str | None = None
     metrics_listen: str | None = None
     metrics_users: bool = False
+    uid_min: int | None = None

@@ -96,6 +96,7 @@ def build_settings(data: Mapping[str, Any], path: str | None) -> Settings:
         metrics_textfile=data["metrics"]["textfile"],
         metrics_listen=data["metrics"]["listen"],
         metrics_users=data["metrics"]["users"],
+        uid_min=data["uid_min"],
     )
 
 

@@ -79,6 +79,7 @@ ON_RELOAD: Mapping[str, OnReload] = MappingProxyType(
         "control.group": _restart("control_group"),
         "control.verbs": _restart("control_verbs"),
         "control.allow_max": _restart("control_allow_max_ns"),
+        "uid_min": _live("uid_min"),
         "nft.table": _restart("nft_table"),
         "nft.nflog_group": _restart("nflog_group"),
         "attribution.process": _restart("attribution_process"),

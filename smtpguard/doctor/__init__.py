@@ -12,7 +12,13 @@ from smtpguard.doctor.choice import check_sources
 from smtpguard.doctor.finding import Finding, Host
 from smtpguard.doctor.kernel import check_bpf, check_capabilities, check_nflog, check_nft
 from smtpguard.doctor.nat import check_nat
-from smtpguard.doctor.people import check_chosen_names, check_mail_servers, check_shared, check_subordinate
+from smtpguard.doctor.people import (
+    check_chosen_names,
+    check_mail_servers,
+    check_old_numbers,
+    check_shared,
+    check_subordinate,
+)
 from smtpguard.doctor.places import check_configuration, check_fail2ban, check_log, check_state, check_time
 from smtpguard.doctor.relays import check_relays
 from smtpguard.errors import GuardError
@@ -36,6 +42,7 @@ CHECKS: dict[str, Check] = {
     "redirects": check_nat,
     "other ports": check_relays,
     "mail servers": check_mail_servers,
+    "old numbers": check_old_numbers,
     "shared users": check_shared,
     "names that protect": check_chosen_names,
     "subordinate uids": check_subordinate,

@@ -11,6 +11,11 @@ from smtpguard.policy.standing import MTA_NAMES, OVERFLOW_UID
 from smtpguard.text import render_user
 
 MAX_SHOWN = 10
+FIRST_OLD_UID = 500
+"""Where people's uids began on Red Hat until version 6, and panels kept them."""
+MAX_PASSWD_BYTES = 64 << 20
+_NO_LOGIN = ("/nologin", "/false", "/sync", "/shutdown", "/halt")
+_PANEL_PLACES = ("var/cpanel/users", "usr/local/directadmin/data/users", "usr/local/hestia/data/users")
 _SUBID = re.compile(r"^\s*subid:\s*(.+)$", re.MULTILINE)
 
 
@@ -78,6 +83,44 @@ def judge_chosen_names(protected: list[str], lookalikes: list[str], uid_min: int
             means="whoever gets one of these names is protected too",
         )
     return Finding(name=name, level="ok", found=f"no name protects an account of uid {uid_min} or above")
+
+
+def check_old_numbers(host: Host) -> Iterator[Finding]:
+    """Customers below UID_MIN, as hosts have them that kept the numbers of before 2011."""
+    uid_min = host.accounts.facts.uid_min
+    found: list[str] = []
+    for line in (host.read("etc/passwd", MAX_PASSWD_BYTES) or "").splitlines():
+        fields = line.split(":")
+        if len(fields) < 7 or not (fields[2].isascii() and fields[2].isdigit()):
+            continue
+        uid, home, shell = int(fields[2]), fields[5], fields[6]
+        if not FIRST_OLD_UID <= uid < uid_min or host.accounts.account(uid).standing != "shared":
+            continue
+        lives_here = home.startswith("/home") and not shell.endswith(_NO_LOGIN)
+        if lives_here or any(
+            (host.root / place / fields[0]).exists() for place in _PANEL_PLACES if "/" not in fields[0]
+        ):
+            found.append(render_user(uid, fields[0]))
+    yield judge_old_numbers(found, uid_min)
+
+
+def judge_old_numbers(found: list[str], uid_min: int) -> Finding:
+    """What it means which customers are below UID_MIN.
+
+    Args:
+        found: Who.
+        uid_min: First uid of people.
+    """
+    name = "old numbers"
+    if not found:
+        return Finding(name=name, level="ok", found=f"no customer's uid is below {uid_min}")
+    return Finding(
+        name=name,
+        level="bad",
+        found=f"customers with a uid below {uid_min}: {_join(found)}",
+        means="taken for system accounts: counted and told, and never refused",
+        fix=f"uid_min: {FIRST_OLD_UID} in the configuration",
+    )
 
 
 def check_shared(host: Host) -> Iterator[Finding]:

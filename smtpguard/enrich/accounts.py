@@ -218,7 +218,7 @@ class Accounts:
         """
         if force or is_changed(self._snapshot):
             passing, ranges = self._passing, set(self._ranges.ranges)
-            self._snapshot = read_snapshot(self._root, self._snapshot)
+            self._snapshot = read_snapshot(self._root, self._snapshot, uid_min=self.settings.uid_min)
             changed = self._rebuild()
             # Accounts nobody has asked for yet matter too: they are in what the kernel is told.
             self._passing = self._list_passing()
@@ -552,6 +552,7 @@ def _list_concerns(settings: Settings) -> tuple[object, ...]:
         settings.shared_shipped,
         settings.shared_block,
         settings.overrides,
+        settings.uid_min,
     )
 
 

@@ -58,12 +58,13 @@ def is_changed(snapshot: Snapshot) -> bool:
     return any(_read_signature(path) != signature for path, signature in snapshot.signatures.items())
 
 
-def read_snapshot(root: Path, before: Snapshot) -> Snapshot:
+def read_snapshot(root: Path, before: Snapshot, *, uid_min: int | None = None) -> Snapshot:
     """Read all files.
 
     Args:
         root: Where the host's file system is.
         before: The last one; its accounts are kept while /etc/passwd is half written.
+        uid_min: First uid of people, in place of login.defs'.
     """
     problems: list[str] = []
     sources = [*(root / name for name in _FILES), *list_sources(root), *list_service_files(root)]
@@ -75,7 +76,8 @@ def read_snapshot(root: Path, before: Snapshot) -> Snapshot:
         signatures[str(root / "etc/passwd")] = None
         passwd = before.passwd
     groups = parse_group(_read(root, "etc/group", problems))
-    uid_min = parse_uid_min(_read(root, "etc/login.defs", problems))
+    if uid_min is None:
+        uid_min = parse_uid_min(_read(root, "etc/login.defs", problems))
     claims = parse_subuid(_read(root, "etc/subuid", problems), passwd.uids)
     ranges, oddities = resolve_ranges(claims, sorted(passwd.names), uid_min)
     problems += oddities

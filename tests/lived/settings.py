@@ -16,7 +16,7 @@ CHANGES: dict[str, Any] = {
     "shared_users": {"users": ["nobody-here"], "block": []},
     "exempt": {"destinations": ["198.18.200.0/24"]},
     "loopback": "count",
-    "escalation": {"forget": "1d"},
+    "escalation": {"forget": "1d", "still_trying": "end"},
     "breaker": {"blocks": 5000},
     "block": {"verdict": "drop"},
     "cap": {"rate": "6000/minute", "burst": 1000},
@@ -28,6 +28,7 @@ CHANGES: dict[str, Any] = {
     "audit": {"uid": 61299},
     "attribution": {"php": False},
     "nft": {"nflog_group": 26},
+    "uid_min": 900,
 }
 """Each key, and another value for it that lets everybody do what he might before. Rules are added."""
 AT_ONCE = 3

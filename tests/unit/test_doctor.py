@@ -14,7 +14,7 @@ from smtpguard.doctor.choice import judge_sources
 from smtpguard.doctor.finding import Finding, Host
 from smtpguard.doctor.kernel import CAPABILITIES, find_module, judge_bpf, judge_capabilities, judge_nflog, judge_nft
 from smtpguard.doctor.nat import find_in_iptables, find_in_nft, find_panel_hints, judge_nat, parse_nat_chains
-from smtpguard.doctor.people import check_shared, check_subordinate, judge_mail_servers
+from smtpguard.doctor.people import check_old_numbers, check_shared, check_subordinate, judge_mail_servers
 from smtpguard.doctor.places import check_configuration, judge_directory, judge_fail2ban, judge_time
 from smtpguard.doctor.sites import parse_pools
 from smtpguard.errors import ConfigError, DecodeError, GuardError, NoDaemonError
@@ -387,3 +387,25 @@ def test_a_check_that_cannot_look_says_so(monkeypatch: pytest.MonkeyPatch, error
     findings = examine(Host(Settings()))
     assert [(finding.name, finding.level) for finding in findings[:2]] == [("a", "unknown"), ("b", "ok")]
     assert isinstance(error, OSError | GuardError | ValueError)
+
+
+def test_customers_with_the_numbers_of_before(root: Path) -> None:
+    lines = [
+        "root:x:0:0::/root:/bin/bash",
+        "old01:x:501:501::/home/old01:/bin/bash",
+        "panel:x:502:502::/srv/panel:/sbin/nologin",
+        "nologin:x:503:503::/home/nologin:/sbin/nologin",
+        "daemon:x:504:504::/var/lib/daemon:/bin/sh",
+        "early:x:101:101::/home/early:/bin/bash",
+        "web01:x:1001:1001::/home/web01:/bin/bash",
+    ]
+    put(root, "etc/passwd", "\n".join(lines) + "\n")
+    put(root, "var/cpanel/users/panel", "")
+    (found,) = check_old_numbers(Host(Settings(), root=root))
+    assert is_like(found, "bad", "customers with a uid below 1000: old01, panel", "never refused")
+    assert found.fix == "uid_min: 500 in the configuration"
+    mended = Host(Settings(uid_min=500), root=root)
+    (found,) = check_old_numbers(mended)
+    assert is_like(found, "ok", "below 500")
+    standings = [mended.accounts.account(uid).standing for uid in (501, 502, 101, 1001)]
+    assert standings == ["tenant", "tenant", "shared", "tenant"]
