@@ -6,6 +6,9 @@ destroys the user's sockets, half-closed and orphaned ones too; in other network
 uids, or of the namespace that the block is about, by a thread that goes there. A uid of the same number in somebody
 else's container is somebody else.
 
+Tenants choose how many sockets there are: those to loopback are left out by the kernel, and what is not done within
+ten milliseconds is done by the thread.
+
 What passes in spite of a block is left alone: root, exempt uids, exempt and own destinations, loopback.
 """
 
@@ -15,7 +18,7 @@ import os
 import queue
 import threading
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
@@ -23,6 +26,7 @@ from typing import Protocol
 from smtpguard.actions.base import Deny, Kind, Passes, Reach
 from smtpguard.decode.sockdiag import Session
 from smtpguard.errors import EnforceError, GuardError, PrivilegeError, SourceError
+from smtpguard.kernel.beside import Pace
 from smtpguard.kernel.netns import IsUid, Namespaces, enter_namespace, open_namespaces, read_cookie
 from smtpguard.kernel.sockdiag import SockDiag
 from smtpguard.model import Subject
@@ -33,18 +37,24 @@ _log = logging.getLogger(__name__)
 MAX_WAITING = 64
 """Blocks whose containers are still to be looked at; a guard that blocks so many at once has its breaker."""
 _JOIN_S = 2.0
+_IN_LOOP = 256
+"""Sessions that the loop itself looks at, in 10 ms if it ends all of them; most hosts have fewer."""
 
 Interval = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Errand:
-    """Sessions to end in other namespaces: of these uids to these ports, in all or in the one with the cookie."""
+    """Sessions to end in other namespaces: of these uids to these ports, in all or in the one with the cookie.
+
+    One that is `here` is about our own namespace, and about whoever waits then.
+    """
 
     uids: tuple[Interval, ...]
     ports: frozenset[int]
     cookie: int | None
     who: int
+    here: bool = False
 
 
 class FindNamespaces(Protocol):
@@ -56,7 +66,13 @@ class FindNamespaces(Protocol):
 
 
 class PassesSession(Protocol):
-    """Knows which sessions live on."""
+    """Knows which sessions live on.
+
+    Attributes:
+        loopback: Whether all do whose peer is on the loopback interface.
+    """
+
+    loopback: bool
 
     def __call__(self, session: Session, /) -> bool:
         """Whether one passes in spite of a block."""
@@ -90,6 +106,8 @@ class SessionEnder:
         self._passes = Passes()
         self._matcher = _Matcher(self._passes)
         self._diag: SockDiag | None = None
+        self._lock = threading.Lock()
+        self._waiting: dict[frozenset[int], set[Interval]] = {}
         self._errands: queue.Queue[_Errand | None] = queue.Queue(MAX_WAITING)
         self._thread: threading.Thread | None = None
 
@@ -165,12 +183,37 @@ class SessionEnder:
         if not ports:
             return
         try:
-            self._diag = self._diag or SockDiag()
-            self.ended += end_sessions(self._diag, uids, ports, self._matcher.passes)
+            finished = self._end_some(uids, ports)
         except (SourceError, PrivilegeError) as error:
             self.trouble = str(error)
             raise EnforceError(error.what, where=error.where, fix=error.fix) from error
         self.trouble = None
+        if not finished:
+            self._send_here(uids, ports)
+
+    def _end_some(self, uids: Sequence[Interval], ports: frozenset[int]) -> bool:
+        """End what can be ended at once; False if there is more to look at."""
+        diag = self._diag = self._diag or SockDiag()
+        for number, ended in enumerate(_end_each(diag, uids, ports, self._matcher)):
+            self.ended += ended
+            if number > _IN_LOOP:
+                diag.close()  # with what the kernel still has to say
+                self._diag = None
+                return False
+        return True
+
+    def _send_here(self, uids: Sequence[Interval], ports: frozenset[int]) -> None:
+        """Let the thread look at all sessions, once for whoever waits by then."""
+        with self._lock:
+            is_asked = bool(self._waiting) and self._thread is not None and self._thread.is_alive()
+            self._waiting.setdefault(ports, set()).update(uids)
+        if not is_asked:
+            try:
+                self._send(_Errand(uids=(), ports=ports, cookie=None, who=uids[0][0], here=True))
+            except EnforceError:
+                with self._lock:
+                    self._waiting.clear()
+                raise
 
     def _send(self, errand: _Errand) -> None:
         if self._thread is None or not self._thread.is_alive():
@@ -192,8 +235,26 @@ class SessionEnder:
             finally:
                 self._errands.task_done()
 
+    def _run_here(self) -> None:
+        with self._lock:
+            waiting = [(ports, sorted(uids)) for ports, uids in self._waiting.items()]
+            self._waiting.clear()
+        pace = Pace()
+        with SockDiag() as diag:
+            for ports, uids in waiting:
+                for ended in _end_each(diag, uids, ports, self._matcher):
+                    self.ended += ended
+                    pace.breathe()
+
     def _run(self, errand: _Errand) -> None:
         """One errand, in this thread, which may never have left its namespace: it goes nowhere itself."""
+        if errand.here:
+            try:
+                self._run_here()
+            except GuardError as error:
+                self.trouble = f"open sessions: {error}"
+                _log.warning("uid %d is blocked; %s", errand.who, self.trouble)
+            return
         ended = 0
         spaces = self._find_namespaces(lambda uid: any(first <= uid <= last for first, last in errand.uids))
         if spaces.missed:
@@ -224,7 +285,7 @@ class SessionEnder:
             if errand.cookie is not None and read_cookie() != errand.cookie:
                 return
             with SockDiag() as diag:
-                outcome.append(end_sessions(diag, errand.uids, errand.ports, self._matcher.passes))
+                outcome.append(end_sessions(diag, errand.uids, errand.ports, self._matcher))
         except GuardError as error:
             outcome.append(error)
 
@@ -245,17 +306,22 @@ def end_sessions(diag: SockDiag, uids: Sequence[Interval], ports: frozenset[int]
         SourceError: The kernel can't.
         PrivilegeError: CAP_NET_ADMIN is lacking.
     """
-    ended = 0
+    return sum(_end_each(diag, uids, ports, passes))
+
+
+def _end_each(diag: SockDiag, uids: Sequence[Interval], ports: frozenset[int], passes: PassesSession) -> Iterator[bool]:
+    """Ends them, and says of each step of it whether one was ended."""
     firsts, lasts = zip(*sorted(uids), strict=True) if uids else ((), ())
     furthest = list(accumulate(lasts, max))
-    for session in diag.read_sessions(ports):
+    found: list[Session] = []
+    for session in diag.sessions(ports, loopback=not passes.loopback):
         uid = session.uid
-        if not uid:
-            continue
-        index = bisect_right(firsts, uid)
-        if index and furthest[index - 1] >= uid and not passes(session):
-            ended += diag.destroy(session)
-    return ended
+        index = bisect_right(firsts, uid) if uid else 0
+        if index and furthest[index - 1] >= (uid or 0) and not passes(session):
+            found.append(session)  # ended when the kernel has told of all: it is one conversation
+        yield False
+    for session in found:
+        yield diag.destroy(session)
 
 
 class _Matcher:
@@ -263,17 +329,17 @@ class _Matcher:
 
     def __init__(self, passes: Passes) -> None:
         self._uids = passes.uids
-        self._loopback = passes.loopback
+        self.loopback = passes.loopback
         self._prefixes: dict[tuple[int, int], set[int]] = {}
         for network in passes.networks:
             self._add(network)
 
-    def passes(self, session: Session) -> bool:
+    def __call__(self, session: Session, /) -> bool:
         """Whether it is left alone."""
         address, uid = session.address, session.uid
         if uid is None or any(first <= uid <= last for first, last in self._uids):
             return True
-        if self._loopback and (address[:1] == b"\x7f" if len(address) == 4 else address == bytes(15) + b"\1"):
+        if self.loopback and (address[:1] == b"\x7f" if len(address) == 4 else address == bytes(15) + b"\1"):
             return True
         number = int.from_bytes(address, "big")
         return any(

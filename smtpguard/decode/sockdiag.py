@@ -14,7 +14,7 @@ from smtpguard.errors import DecodeError
 AF_INET, AF_INET6 = 2, 10
 SOCK_DIAG_BY_FAMILY = 20
 SOCK_DESTROY = 21
-ESTABLISHED, SYN_SENT, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING = 1, 2, 4, 5, 8, 9, 11
+ESTABLISHED, SYN_SENT, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING = 1, 2, 4, 5, 8, 9, 10, 11
 SPEAKING = frozenset({ESTABLISHED, SYN_SENT, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING})
 """States in which a socket may still send or hear, and names its uid. TIME_WAIT (6) and NEW_SYN_RECV (12) say 0."""
 
@@ -28,7 +28,10 @@ _INFO = 2
 _WITH_INFO = 1 << (_INFO - 1)
 _TOTAL_RETRANSMISSIONS_AT, _TOTAL_BYTES_AT = 100, 120
 _OP = struct.Struct("=BBH")
-_JMP, _D_GE, _D_LE = 1, 4, 5
+_JMP, _D_GE, _D_LE, _D_COND = 1, 4, 5, 8
+_HOST = struct.Struct("=BBxxi")
+_LOOPBACK4 = _HOST.pack(AF_INET, 8, -1) + bytes([127, 0, 0, 0])  # mapped addresses match it too
+_LOOPBACK6 = _HOST.pack(AF_INET6, 128, -1) + bytes(15) + b"\1"
 _NO_COOKIE = b"\xff" * 8
 _NO_UID = 0xFFFF_FFFF
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -81,7 +84,13 @@ class Session:
 
 
 def render_dump(
-    family: int, states: Iterable[int], ports: Collection[int], sequence: int, *, totals: bool = False
+    family: int,
+    states: Iterable[int],
+    ports: Collection[int],
+    sequence: int,
+    *,
+    totals: bool = False,
+    loopback: bool = True,
 ) -> bytes:
     """A request for all TCP sockets of a family.
 
@@ -91,33 +100,44 @@ def render_dump(
         ports: Destination ports, filtered in the kernel; none for all.
         sequence: nlmsg_seq.
         totals: Ask for the totals too (INET_DIAG_INFO).
+        loopback: Those to 127.0.0.0/8 and ::1 too.
     """
     mask = sum(1 << state for state in states)
     wanted = _WITH_INFO if totals else 0
     body = _REQUEST.pack(family, _IPPROTO_TCP, wanted, 0, mask) + _ID.pack(b"", b"", b"", b"", 0, _NO_COOKIE)
     if ports:
-        code = render_port_filter(ports)
+        code = render_port_filter(ports, loopback=loopback)
         body += ATTRIBUTE.pack(ATTRIBUTE.size + len(code), _BYTECODE) + code
     return _frame(SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, sequence, body)
 
 
-def render_find(source: tuple[bytes, int], destination: tuple[bytes, int], interface: int, sequence: int) -> bytes:
-    """A request for the one socket between two ends.
+def render_find(
+    source: tuple[bytes, int],
+    destination: tuple[bytes, int],
+    interface: int,
+    sequence: int,
+    *,
+    cookie: int | None = None,
+    totals: bool = False,
+) -> bytes:
+    """A request for the one socket between two ends; for one that listens, where the destination is zeros.
 
     Args:
         source: Address (4 or 16 bytes) and port of our end.
         destination: Of the peer.
         interface: Index of the interface the packet left by; sockets bound to another don't match.
         sequence: nlmsg_seq.
+        cookie: Only if it is still this one.
+        totals: Ask for the totals too.
     """
     family = AF_INET if len(destination[0]) == 4 else AF_INET6
-    body = _REQUEST.pack(family, _IPPROTO_TCP, 0, 0, 0xFFFF) + _ID.pack(
+    body = _REQUEST.pack(family, _IPPROTO_TCP, _WITH_INFO if totals else 0, 0, 0xFFFF) + _ID.pack(
         source[1].to_bytes(2, "big"),
         destination[1].to_bytes(2, "big"),
         source[0],
         destination[0],
         interface,
-        _NO_COOKIE,
+        _NO_COOKIE if cookie is None else _pack_cookie(cookie),
     )
     return _frame(SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, sequence, body)
 
@@ -133,13 +153,17 @@ def render_destroy(session: Session, sequence: int) -> bytes:
         source,
         address,
         session.interface,
-        session.cookie.to_bytes(8, "little" if struct.pack("=H", 1)[0] else "big"),
+        _pack_cookie(session.cookie),
     )
     return _frame(SOCK_DESTROY, _NLM_F_REQUEST | _NLM_F_ACK, sequence, body)
 
 
-def render_port_filter(ports: Collection[int]) -> bytes:
-    """The kernel's bytecode for "the destination port is one of these".
+def _pack_cookie(cookie: int) -> bytes:
+    return struct.pack("=Q", cookie)
+
+
+def render_port_filter(ports: Collection[int], *, loopback: bool = True) -> bytes:
+    """The kernel's bytecode for "the destination port is one of these", and "... is not on the loopback interface".
 
     A program accepts by ending exactly at its end, and refuses by jumping 4 bytes beyond. GE and LE, for EQ came late.
     """
@@ -151,6 +175,10 @@ def render_port_filter(ports: Collection[int]) -> bytes:
         tests = _OP.pack(_D_GE, 8, 20) + _OP.pack(0, 0, port) + _OP.pack(_D_LE, 8, 12) + _OP.pack(0, 0, port)
         jump = _OP.pack(_JMP, _OP.size, _OP.size + len(code)) if code else b""
         code = tests + jump + code
+    for host in () if loopback else (_LOOPBACK6, _LOOPBACK4):
+        size = _OP.size + len(host)
+        refuse = _OP.pack(_JMP, _OP.size, _OP.size + len(code) + 4)
+        code = _OP.pack(_D_COND, size, size + _OP.size) + host + refuse + code
     return code
 
 

@@ -15,6 +15,7 @@ from smtpguard.decode.netlink import NLMSG_DONE, NLMSG_ERROR, Message, split_mes
 from smtpguard.decode.sockdiag import (
     AF_INET,
     AF_INET6,
+    LISTEN,
     SPEAKING,
     Session,
     parse_session,
@@ -62,32 +63,39 @@ class SockDiag:
         self._socket.close()
 
     def read_sessions(
-        self, ports: Collection[int], states: Iterable[int] = SPEAKING, *, totals: bool = False
+        self, ports: Collection[int], states: Iterable[int] = SPEAKING, *, totals: bool = False, loopback: bool = True
     ) -> list[Session]:
-        """All TCP sockets whose peer's port is one of these.
+        """As `sessions`, all of them. Tenants choose how many that are: never in the loop."""
+        return list(self.sessions(ports, states, totals=totals, loopback=loopback))
+
+    def sessions(
+        self, ports: Collection[int], states: Iterable[int] = SPEAKING, *, totals: bool = False, loopback: bool = True
+    ) -> Iterator[Session]:
+        """All TCP sockets whose peer's port is one of these, as the kernel tells of them.
+
+        Who does not take them all must close this, and open another: the kernel has the rest to say.
 
         Args:
             ports: Destination ports.
             states: See `decode.sockdiag`.
             totals: With what went through each so far.
+            loopback: With those whose peer is 127.0.0.0/8 or ::1; the kernel leaves them out.
 
         Raises:
             SourceError: The kernel does not answer.
         """
         wanted = frozenset(ports)
-        sessions: list[Session] = []
         for family in (AF_INET, AF_INET6):
-            found: list[Session] = []
-            for message in self._dump(family, frozenset(states), wanted, totals=totals):
+            count = 0
+            for message in self._dump(family, frozenset(states), wanted, totals=totals, loopback=loopback):
                 session = parse_session(message)
-                if session.port not in wanted:
+                if session.port not in wanted or (not loopback and _is_loopback(session.address)):
                     continue
-                if len(found) >= MAX_SESSIONS:
+                count += 1
+                if count > MAX_SESSIONS:
                     self.unseen += 1
                     continue
-                found.append(session)
-            sessions += found
-        return sessions
+                yield session
 
     def find(self, source: tuple[bytes, int], destination: tuple[bytes, int], interface: int = 0) -> Session | None:
         """The socket between two ends; None if it is gone. Costs some 10 us.
@@ -101,6 +109,21 @@ class SockDiag:
         session = None if isinstance(answer, int) else parse_session(answer)
         # Without a connected socket the kernel offers one that listens on our port.
         return session if session is not None and (session.address, session.port) == destination else None
+
+    def look_again(self, session: Session) -> Session | None:
+        """A socket that was seen before, by its cookie, with its totals; None if it is gone. Some 20 us."""
+        source, destination = (session.source, session.source_port), (session.address, session.port)
+        request = render_find(source, destination, session.interface, self._next(), cookie=session.cookie, totals=True)
+        answer = self._ask(request)
+        found = None if isinstance(answer, int) else parse_session(answer)
+        return found if found is not None and found.state in SPEAKING else None
+
+    def is_listened(self, session: Session) -> bool:
+        """Whether somebody listens on our end of a session: then it is the peer who called."""
+        nowhere = (bytes(len(session.source)), 0)
+        request = render_find((session.source, session.source_port), nowhere, session.interface, self._next())
+        answer = self._ask(request)
+        return not isinstance(answer, int) and parse_session(answer).state == LISTEN
 
     def destroy(self, session: Session) -> bool:
         """End a socket; False if it has ended by itself.
@@ -148,8 +171,11 @@ class SockDiag:
         message = next(self._receive())
         return _read_errno(message) if message.type == NLMSG_ERROR else message
 
-    def _dump(self, family: int, states: frozenset[int], ports: frozenset[int], *, totals: bool) -> Iterator[Message]:
-        self._send(render_dump(family, states, ports if self._filters else (), self._next(), totals=totals))
+    def _dump(
+        self, family: int, states: frozenset[int], ports: frozenset[int], *, totals: bool, loopback: bool
+    ) -> Iterator[Message]:
+        filtered = ports if self._filters else ()
+        self._send(render_dump(family, states, filtered, self._next(), totals=totals, loopback=loopback))
         for message in self._receive():
             if message.type == NLMSG_DONE:
                 return
@@ -159,9 +185,13 @@ class SockDiag:
             code = _read_errno(message)
             if code == errno.EINVAL and self._filters:
                 self._filters = False  # a kernel that does not take our bytecode: filtered here instead
-                yield from self._dump(family, states, ports, totals=totals)
+                yield from self._dump(family, states, ports, totals=totals, loopback=loopback)
                 return
             raise SourceError(f"sock_diag refuses: {os.strerror(code)}", fix="modprobe tcp_diag")
+
+
+def _is_loopback(address: bytes) -> bool:
+    return address[:1] == b"\x7f" if len(address) == 4 else address == bytes(15) + b"\1"
 
 
 def _read_errno(message: Message) -> int:

@@ -18,6 +18,7 @@ from smtpguard.clock import boottime_ns
 from smtpguard.decode.sockdiag import SYN_SENT, Session
 from smtpguard.errors import SourceError
 from smtpguard.hooks import ClockNs
+from smtpguard.kernel.beside import Beside, Pace
 from smtpguard.kernel.sockdiag import SockDiag
 from smtpguard.model import NS, Connect
 from smtpguard.settings import Settings
@@ -32,6 +33,10 @@ IDLE_NS = NS
 _PROBE_ADDRESS = "192.0.2.1"
 """TEST-NET-1 (RFC 5737), asked for by way of the loopback interface: nobody answers, nothing leaves."""
 _PROBE_PAUSE_S = 0.01
+_SMALL = 1_000
+"""Sessions that are looked at in a few milliseconds: the loop waits for them. Tenants choose how many there are."""
+_WAIT_S, _POLL_NS = 0.04, NS // 50
+_CLOSE_S = 2.0
 
 Key = tuple[int, bytes, int, int]
 """Cookie, address, port and our port: a socket may be used for one connection after the other."""
@@ -74,6 +79,8 @@ class ProcSource:
         self._now_ns = now_ns
         self._diag: SockDiag | None = None
         self._known: frozenset[Key] = frozenset()
+        self._beside: Beside[list[Session]] = Beside("proc-source")
+        self._loopback = settings.loopback == "count"
         self._next_ns = 0
 
     def open(self) -> None:
@@ -120,7 +127,14 @@ class ProcSource:
 
     def read(self) -> list[Connect]:
         """What is new since the last look. Raises SourceError if the kernel does not answer."""
+        self._require()
         now_ns = self._now_ns()
+        if not self._beside.is_busy:
+            self._beside.begin(self._look)
+        new = self._beside.take(_WAIT_S if len(self._known) < _SMALL else 0)
+        if new is None:
+            self._next_ns = now_ns + _POLL_NS
+            return []
         connects = [
             Connect(
                 time_ns=now_ns,
@@ -131,7 +145,7 @@ class ProcSource:
                 cookie=session.cookie,
                 inode=session.inode,
             )
-            for session in self._look()
+            for session in new
         ]
         self.stats.events += len(connects)
         return connects
@@ -143,12 +157,14 @@ class ProcSource:
     def set_ports(self, ports: frozenset[int]) -> None:
         """Look at these ports from now on; what is open on them already is known. Raises SourceError."""
         if self._diag is not None and (added := ports - self._ports):
-            self._known |= {_key_of(session) for session in self._diag.read_sessions(added)}
+            self._beside.wait(_CLOSE_S)
+            self._known |= {_key_of(session) for session in self._diag.sessions(added, loopback=self._loopback)}
         self._ports = ports
 
     def close(self) -> None:
         """Stop looking. May be called twice."""
         if self._diag is not None:
+            self._beside.wait(_CLOSE_S)
             with contextlib.suppress(OSError):
                 self._diag.close()
             self._diag = None
@@ -161,9 +177,13 @@ class ProcSource:
     def _look(self) -> list[Session]:
         """The sessions that were not there the last time."""
         diag = self._require()
-        sessions = diag.read_sessions(self._ports)
-        keys = {_key_of(session): session for session in sessions}
-        new = [session for key, session in keys.items() if key not in self._known]
+        pace = Pace()
+        keys: dict[Key, Session] = {}
+        for session in diag.sessions(self._ports, loopback=self._loopback):
+            pace.breathe()
+            keys[_key_of(session)] = session
+        fresh = [session for key, session in keys.items() if key not in self._known]
+        new = [session for session in fresh if not diag.is_listened(session)]
         # What is gone is forgotten: as many are remembered as the kernel has, MAX_SESSIONS a family at most.
         self._known = frozenset(keys)
         self._next_ns = self._now_ns() + (BUSY_NS if keys else IDLE_NS)

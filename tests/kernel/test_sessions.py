@@ -228,7 +228,7 @@ def test_a_kernel_that_takes_no_filter_is_asked_without(
     lab: Lab, diag: SockDiag, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sock = lab.connect(USER, NEAR)
-    monkeypatch.setattr("smtpguard.decode.sockdiag.render_port_filter", lambda _: b"\xee\xee\xee\xee")
+    monkeypatch.setattr("smtpguard.decode.sockdiag.render_port_filter", lambda *_, **__: b"\xee\xee\xee\xee")
     inodes = {session.inode for session in diag.read_sessions(PORTS)}
     assert os.fstat(sock.fileno()).st_ino in inodes
     assert not diag._filters

@@ -116,16 +116,20 @@ class Kernel:
     """sock_diag with sockets of a list."""
 
     def __init__(self, *sessions: Session) -> None:
-        self.sessions = list(sessions)
+        self.sockets = list(sessions)
+        self.listened: set[int] = set()
         self.destroyed: list[int] = []
         self.unseen = 0
         self.fails = False
 
-    def read_sessions(self, ports: frozenset[int], states: object = None) -> list[Session]:
-        del states
+    def sessions(self, ports: frozenset[int], states: object = None, *, loopback: bool = True) -> list[Session]:
+        del states, loopback
         if self.fails:
             raise SourceError("gone")
-        return [session for session in self.sessions if session.port in ports]
+        return [session for session in self.sockets if session.port in ports]
+
+    def is_listened(self, session: Session) -> bool:
+        return session.source_port in self.listened
 
     def destroy(self, session: Session) -> bool:
         self.destroyed.append(session.cookie)
@@ -145,7 +149,7 @@ def test_proc_tells_each_new_session_once_and_none_that_was_there() -> None:
     kernel, clock = Kernel(SESSION), [5 * NS]
     made = source(kernel, clock)
     assert made.read() == []
-    kernel.sessions.append(replace(SESSION, cookie=8, uid=1002, address=bytes(16), inode=3))
+    kernel.sockets.append(replace(SESSION, cookie=8, uid=1002, address=bytes(16), inode=3))
     clock[0] = 6 * NS
     [connect] = made.read()
     assert (connect.uid, connect.address, connect.inode, connect.cookie) == (1002, bytes(16), 3, 8)
@@ -157,18 +161,18 @@ def test_proc_tells_each_new_session_once_and_none_that_was_there() -> None:
 def test_proc_tells_a_socket_again_when_it_is_used_again() -> None:
     kernel = Kernel(SESSION)
     made = source(kernel, [0])
-    kernel.sessions = [replace(SESSION, source_port=40001)]
+    kernel.sockets = [replace(SESSION, source_port=40001)]
     assert len(made.read()) == 1
-    kernel.sessions = []
+    kernel.sockets = []
     made.read()
-    kernel.sessions = [SESSION]
+    kernel.sockets = [SESSION]
     assert len(made.read()) == 1, "what is gone is forgotten"
 
 
 def test_proc_does_not_guess_whose_an_orphan_is() -> None:
     kernel = Kernel()
     made = source(kernel, [0])
-    kernel.sessions = [replace(SESSION, uid=None, inode=None)]
+    kernel.sockets = [replace(SESSION, uid=None, inode=None)]
     assert made.read() == []
     assert made.stats.notes["nobodys"] == 1
 
@@ -177,7 +181,7 @@ def test_proc_looks_often_only_while_there_is_something_to_see() -> None:
     kernel, clock = Kernel(), [0]
     made = source(kernel, clock)
     assert made.next_poll_ns() == IDLE_NS
-    kernel.sessions = [SESSION]
+    kernel.sockets = [SESSION]
     clock[0] = IDLE_NS
     made.read()
     assert made.next_poll_ns() == IDLE_NS + BUSY_NS
@@ -208,7 +212,7 @@ def test_only_the_users_sessions_to_these_ports_are_ended() -> None:
         replace(SESSION, cookie=5, uid=0),
         replace(SESSION, cookie=6, uid=100_500),
     )
-    count = end_sessions(kernel, ((0, 1001), (100_000, 165_535)), frozenset({25}), lambda _: False)  # type: ignore[arg-type]
+    count = end_sessions(kernel, ((0, 1001), (100_000, 165_535)), frozenset({25}), _Matcher(Passes()))  # type: ignore[arg-type]
     assert (count, kernel.destroyed) == (2, [7, 6])
 
 
@@ -232,7 +236,7 @@ def test_only_the_users_sessions_to_these_ports_are_ended() -> None:
 )
 def test_what_passes_is_left_alone(address: str, passes: Passes, expected: bool) -> None:
     packed = ip_network(address).network_address.packed
-    assert _Matcher(passes).passes(replace(SESSION, address=packed)) is expected
+    assert _Matcher(passes)(replace(SESSION, address=packed)) is expected
 
 
 def test_throttles_root_and_other_namespaces_end_nothing_here() -> None:

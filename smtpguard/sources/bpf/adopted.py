@@ -1,20 +1,34 @@
 """Sessions that were open before the program was attached: the hooks never see them, so they are asked about by hand.
 
-Once a second sock_diag tells their bytes; one that is gone has closed. Only the guard's own network namespace is seen,
-and a session's uid is that of its socket's maker.
+Found once, by a walk in a thread: tenants choose how many there are. Then each is asked about by its cookie, so many a
+second; one that is gone has closed. Only the guard's own network namespace is seen, and a session's uid is that of its
+socket's maker. One whose local port is listened on was opened by the peer, who is nobody here.
 """
 
+from collections import deque
 from collections.abc import Iterable
+from functools import partial
 from typing import Protocol
 
 from smtpguard.decode.sockdiag import Session, Totals
-from smtpguard.kernel.sockdiag import SockDiag
+from smtpguard.kernel.beside import Beside, Pace
+from smtpguard.kernel.sockdiag import MAX_SESSIONS, SockDiag
 from smtpguard.model import NS, SocketNews, SocketReport
 
 MAX_ADOPTED = 16_384
-"""Most sessions that are followed; a host with more open SMTP sessions has the newest left out, counted."""
+"""Most sessions that are followed. Where there are more each user has a share of them; what is beyond is counted."""
+MAX_ASKED = 2_000
+"""Sessions asked about in one second, 40 us each; of more each has its turn every few seconds."""
 
-_WALK_NS = NS
+IN_LOOP = 60
+"""Sessions that the loop itself asks about, in 3 ms; most hosts have fewer."""
+
+_POLL_NS = NS
+_CLOSE_S = 2.0
+
+
+class _TooManyError(Exception):
+    """More than the loop has time for."""
 
 
 class IsCookie(Protocol):
@@ -31,55 +45,103 @@ class Adopted:
     Args:
         ports: The guarded ports.
         now_ns: CLOCK_BOOTTIME.
+        loopback: Whether sessions to 127.0.0.0/8 and ::1 count.
 
     Attributes:
         left_out: Sessions beyond MAX_ADOPTED.
     """
 
-    def __init__(self, ports: Iterable[int], now_ns: int) -> None:
+    def __init__(self, ports: Iterable[int], now_ns: int, *, loopback: bool = True) -> None:
         self._diag = SockDiag()
         self._ports = sorted(ports)
-        self._sessions: dict[int, Session] = {}
+        self._loopback = loopback
+        self._sessions: deque[Session] = deque()
+        self._beside: Beside[list[SocketReport]] = Beside("adopted-sessions")
         self._next_ns = now_ns
         self.left_out = 0
 
     def adopt(self, now_ns: int, is_known: IsCookie) -> list[SocketReport]:
-        """Find what is open now; one report each, with all that went before: a baseline.
+        """Find what is open now; one report each, with all that went before: a baseline. If it is much, `poll` has it.
 
         Args:
             now_ns: CLOCK_BOOTTIME.
             is_known: Whether the program has seen the session of a cookie itself.
         """
-        self._next_ns = now_ns + _WALK_NS
-        sockets = [sock for cookie, sock in self._walk().items() if not is_known(cookie)]
-        self.left_out = max(0, len(sockets) - MAX_ADOPTED)
-        self._sessions = {sock.cookie: sock for sock in sockets[:MAX_ADOPTED]}
-        return [_report(sock, "open", now_ns) for sock in self._sessions.values()]
+        self._next_ns = now_ns + _POLL_NS
+        try:
+            return self._find(now_ns, is_known, most=IN_LOOP)
+        except _TooManyError:
+            self._diag.close()  # with what the kernel still has to say
+            self._diag = SockDiag()
+            self._beside.begin(partial(self._find, now_ns, is_known))
+            return []
 
     def poll(self, now_ns: int) -> list[SocketReport]:
-        """What has changed since the last second: traffic, and ends with the totals last seen. Call it at any time."""
-        if not self._sessions or now_ns < self._next_ns:
-            return []
-        self._next_ns = now_ns + _WALK_NS
-        current = self._walk()
-        reports = []
-        for cookie, before in list(self._sessions.items()):
-            sock = current.get(cookie)
-            if sock is None:
-                del self._sessions[cookie]
-                reports.append(_report(before, "closed", now_ns))
-            elif sock.totals != before.totals:
-                self._sessions[cookie] = sock
-                reports.append(_report(sock, "open", now_ns))
+        """What was found to have changed: traffic, and ends with the totals last seen. Call it at any time."""
+        reports = self._beside.take() or []
+        if not self._beside.is_busy and self._sessions and now_ns >= self._next_ns:
+            self._next_ns = now_ns + _POLL_NS
+            if len(self._sessions) <= IN_LOOP:
+                return reports + self._ask(now_ns)
+            self._beside.begin(partial(self._ask, now_ns))
         return reports
 
     def close(self) -> None:
         """Release the socket; may be called twice."""
+        self._beside.wait(_CLOSE_S)
         self._diag.close()
-        self._sessions.clear()
 
-    def _walk(self) -> dict[int, Session]:
-        return {sock.cookie: sock for sock in self._diag.read_sessions(self._ports, totals=True)}
+    # -- in the thread, if there are many ----------------------------------------------------------------------------
+
+    def _find(self, now_ns: int, is_known: IsCookie, *, most: int = 2 * MAX_SESSIONS) -> list[SocketReport]:
+        pace = Pace()
+        by_user: dict[int, list[Session]] = {}
+        for number, session in enumerate(self._diag.sessions(self._ports, totals=True, loopback=self._loopback)):
+            if number >= most:
+                raise _TooManyError
+            pace.breathe()
+            if session.uid is not None and not is_known(session.cookie):
+                of_user = by_user.setdefault(session.uid, [])
+                if len(of_user) < MAX_ADOPTED:
+                    of_user.append(session)
+                else:
+                    self.left_out += 1
+        kept = share_out(list(by_user.values()), MAX_ADOPTED)
+        self.left_out += sum(map(len, by_user.values())) - len(kept)
+        listened: dict[tuple[bytes, int], bool] = {}
+        for session in kept:
+            pace.breathe()
+            end = (session.source, session.source_port)
+            if end not in listened:
+                listened[end] = self._diag.is_listened(session)
+            if not listened[end]:
+                self._sessions.append(session)
+        return [_report(session, "open", now_ns) for session in self._sessions]
+
+    def _ask(self, now_ns: int) -> list[SocketReport]:
+        pace = Pace()
+        reports = []
+        for _ in range(min(len(self._sessions), MAX_ASKED)):
+            pace.breathe()
+            before = self._sessions.popleft()
+            session = self._diag.look_again(before)
+            if session is None:
+                reports.append(_report(before, "closed", now_ns))
+                continue
+            self._sessions.append(session)
+            if session.totals != before.totals:
+                reports.append(_report(session, "open", now_ns))
+        return reports
+
+
+def share_out(groups: list[list[Session]], most: int) -> list[Session]:
+    """So many sessions at most, of each group as many as of any other, unless it has no more."""
+    kept: list[Session] = []
+    groups = sorted(groups, key=len)
+    for number, group in enumerate(groups):
+        share = (most - len(kept)) // (len(groups) - number)
+        kept += group[:share]
+    return kept
 
 
 def _report(sock: Session, kind: SocketNews, now_ns: int) -> SocketReport:

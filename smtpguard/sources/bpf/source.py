@@ -102,15 +102,12 @@ class BpfSource:
             return sessions.lookup(cookie.to_bytes(8, sys.byteorder)) is not None
 
         try:
-            self._adopted = Adopted(self._ports, boottime_ns())
+            self._adopted = Adopted(self._ports, boottime_ns(), loopback=self._settings.loopback == "count")
             for report in self._adopted.adopt(boottime_ns(), is_known):
                 self._keep(report)
         except SourceError as error:
             _log.warning("bpf: sessions that are open already stay unseen: %s", error)
             self._drop_adopted()
-        else:
-            if self._adopted.left_out:
-                self.stats.notes["open sessions not followed"] = self._adopted.left_out
 
     def _drop_adopted(self) -> None:
         if self._adopted is not None:
@@ -219,7 +216,8 @@ class BpfSource:
         try:
             unsent = self.guard.read_count(COUNT_UNSENT)
             self.stats.lost = self.guard.read_count(COUNT_LOST) + unsent
-            self.stats.notes["beyond a user's budget"] = unsent
+            if unsent:
+                self.stats.notes["beyond a user's budget"] = unsent
             attached = self.guard.is_attached()
         except BpfError as error:
             raise SourceError(f"the program can't be asked: {error.strerror}", where="bpf") from error
@@ -233,6 +231,8 @@ class BpfSource:
         try:
             for report in self._adopted.poll(boottime_ns()):
                 self._keep(report)
+            if self._adopted.left_out:
+                self.stats.notes["open sessions not followed"] = self._adopted.left_out
         except SourceError as error:
             _log.warning("bpf: sessions that were open at start are followed no longer: %s", error)
             self._drop_adopted()

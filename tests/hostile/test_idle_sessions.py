@@ -1,0 +1,127 @@
+"""Attack 2: 99,000 idle sessions to a guarded port, open before the guard: whoever walks over them stalls."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from smtpguard.demo.lab import HOST4
+from smtpguard.kernel.sockdiag import SockDiag
+from smtpguard.sources.bpf.adopted import share_out
+from tests.kernel.bpf_lab import ADDRESS4, private_netns
+from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
+
+pytestmark = pytest.mark.kernel
+
+RULE = {"name": "burst", "count": "connections", "limit": 10, "window": "10m", "action": "block", "block": "10m"}
+STALL_MS = 3 * 50
+CROWD = """
+import os, resource, socket, sys, time
+main = os.getpid()
+def stay():
+    while os.getpid() == main or os.getppid() == main:
+        time.sleep(0.1)
+    os._exit(0)
+uid, count, addresses = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+server = socket.create_server(("", 25), backlog=4096)
+share = most - 100
+for first in range(0, count, share):
+    if os.fork() == 0:
+        server.settimeout(20)
+        kept = [server.accept() for _ in range(min(share, count - first))]
+        stay()
+server.close()
+while count > share:  # the rest is another process's
+    count -= share
+    if os.fork() == 0:
+        count = share
+        break
+os.setgroups([]); os.setgid(uid); os.setuid(uid)
+kept = []
+for number in range(count):
+    client = socket.socket()
+    client.connect((addresses[number % len(addresses)], 25))
+    kept.append(client)
+if os.getpid() == main:
+    print("open", flush=True)
+stay()
+"""
+
+
+@contextmanager
+def crowd(host: Host, count: int, addresses: list[str]) -> Iterator[None]:
+    words = [sys.executable, "-c", CROWD, str(SPAMMER[1]), str(count), *addresses]
+    child = host.lab.start(words, inside=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "open\n"
+    yield
+
+
+def attack(count: int, addresses: list[str]) -> None:
+    with Host(rules=[RULE]) as host, crowd(host, count, addresses):
+        host.start()
+        host.connect(INNOCENT, 5)
+        time.sleep(2.5)  # the sessions were asked about, twice
+        spam = host.connect(SPAMMER, 60, to=[f"198.18.{number}.1" for number in range(60)])
+        assert spam.ok == RULE["limit"]
+        assert host.connect(INNOCENT, 5).ok == 5
+        assert host.cli("block", OTHER[0]).returncode == 0
+        assert host.connect(OTHER).refused == 1
+        wait_for(lambda: {row["USER"] for row in host.events("BLOCK")} == {SPAMMER[0], OTHER[0]}, 5)
+        time.sleep(1)
+        status = json.loads(host.cli("status", "--json").stdout)
+        print(f"{count} sessions: worst stall {status['worst_stall_ms']} ms in {status['worst_stall_in']}")
+        assert status["worst_stall_ms"] < STALL_MS, status["worst_stall_in"]
+
+
+@pytest.mark.parametrize("addresses", [["127.0.0.1"], [HOST4]], ids=["loopback", "own address"])
+def test_idle_sessions_stall_nobody(addresses: list[str]) -> None:
+    attack(15_000, addresses)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "addresses", [[f"127.0.0.{n}" for n in range(1, 9)], [HOST4, "192.0.2.11", "192.0.2.12", "192.0.2.13"]]
+)
+def test_99_000_idle_sessions_stall_nobody(addresses: list[str]) -> None:
+    attack(99_000, addresses)
+
+
+def test_the_kernel_leaves_loopback_out() -> None:
+    import socket
+
+    from tests.kernel.bpf_lab import ADDRESS6
+
+    with private_netns(), SockDiag() as diag:
+        server = socket.create_server(("::", 25), family=socket.AF_INET6, dualstack_ipv6=True)
+        clients = []
+        for address in ("127.0.0.1", "127.9.0.1", ADDRESS4, "::1", ADDRESS6, "::ffff:127.0.0.1", f"::ffff:{ADDRESS4}"):
+            client = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+            client.connect((address, 25))
+            clients.append(client)
+        assert len(diag.read_sessions({25, 587})) == 7
+        seen = [
+            socket.inet_ntop(socket.AF_INET if len(s.address) == 4 else socket.AF_INET6, s.address)
+            for s in diag.read_sessions({25, 587}, loopback=False)
+        ]
+        assert sorted(seen) == sorted([ADDRESS4, ADDRESS4, ADDRESS6])
+        session = diag.read_sessions({25}, loopback=False)[0]
+        assert diag.look_again(session) is not None
+        assert not diag.is_listened(session)
+        clients[2].close()
+        clients[6].close()
+        clients[4].close()
+        again = diag.look_again(session)
+        assert again is None or again.state != session.state
+        server.close()
+
+
+def test_who_has_many_sessions_takes_nobodys_place() -> None:
+    groups = [["a"] * 90, ["b"] * 3, ["c"] * 50]
+    kept = share_out(groups, 43)  # type: ignore[arg-type]
+    assert (len(kept), kept.count("a"), kept.count("b"), kept.count("c")) == (43, 20, 3, 20)  # type: ignore[arg-type]
