@@ -30,7 +30,10 @@ def make_directory(directory: str, mode: int, *, error: type[GuardError], shared
         Path(directory).chmod(mode)  # not narrowed by the umask
     except FileExistsError:
         pass
-    except FileNotFoundError:
+    except FileNotFoundError as failure:
+        if Path(directory).parent.exists():  # an automounter's directory, /proc: nothing can be made in it
+            text = f"the directory can't be created: {failure.strerror}"
+            raise error(text, where=directory, fix="create it, owned by root") from failure
         make_directory(str(Path(directory).parent), 0o755, error=error)
         make_directory(directory, mode, error=error, shared=shared)
         return

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from smtpguard.actions.logfile import CHECK_NS, LogFile
 from smtpguard.actions.suppression import Suppression
+from smtpguard.errors import LogError
 from smtpguard.hooks import ClockNs
 from smtpguard.logline import (
     render_allow,
@@ -77,6 +78,9 @@ class EventLog:
         """
         try:
             self._file.open()
+        except LogError as failure:
+            self._file.error = str(failure)  # known before the first line is to be written
+            raise
         finally:
             self._thread = threading.Thread(target=self._run, name="event-log", daemon=True)
             self._thread.start()

@@ -23,6 +23,7 @@ from smtpguard.actions.sessions import SessionEnder
 from smtpguard.daemon.clearing import Clearing
 from smtpguard.daemon.clock import SystemClock, WallMap
 from smtpguard.daemon.control import Answer, ControlServer
+from smtpguard.daemon.control_bind import read_gid
 from smtpguard.daemon.control_client import Peer
 from smtpguard.daemon.counting import Counting
 from smtpguard.daemon.doors import Doors
@@ -56,7 +57,7 @@ from smtpguard.daemon.ticker import Ticker
 from smtpguard.daemon.verbs import Verbs
 from smtpguard.enrich.looker import Looker
 from smtpguard.enrich.rdns import ReverseDns
-from smtpguard.errors import GuardError, LogError, SourceError
+from smtpguard.errors import ConfigError, GuardError, LogError, SourceError
 from smtpguard.kernel.nft import open_nft
 from smtpguard.kernel.nft_watch import NftWatch
 from smtpguard.model import NS
@@ -281,9 +282,17 @@ class Service:
             lookups=self.lookups,
             commits=self.commits,
         )
+        group = settings.control_group
+        self._group_trouble: str | None = None
+        try:
+            if group is not None:
+                read_gid(group)
+        except ConfigError as error:  # an LDAP group may come late: a guard that only root can ask is better than none
+            log.error("only root may use the control socket: %s", error)  # noqa: TRY400 - one line for people
+            group, self._group_trouble = None, f"{error.what}; restart the guard when it is there"
         server = ControlServer(
             settings.control_socket,
-            group=settings.control_group,
+            group=group,
             verbs=settings.control_verbs,
             handler=self._handle,
             names=lambda uid: self.around.accounts.account(uid).name,
@@ -418,6 +427,7 @@ class Service:
             "a lost table is noticed late": self.healing.trouble,
             "open sessions live on": self.sessions.trouble,
             "refused senders are not told why": self.program.trouble,
+            "only root may use the control socket": self._group_trouble,
             "not reloaded": self.reloading.trouble,
         }
         return [*(f"{what}: {why}" for what, why in found.items() if why), *self.around.troubles()]

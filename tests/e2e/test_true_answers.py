@@ -43,6 +43,18 @@ def find_child(host: Host, name: str) -> int:
     raise AssertionError(f"no child {name}")
 
 
+def test_a_configuration_that_check_calls_ok_starts() -> None:
+    with Host() as host:
+        control = {"socket": f"{host.lab.directory}/control.sock", "group": "no-such-group"}
+        host.configure(control=control, log={"path": "/proc/nothing-here/events.log"})
+        host.expect_errors("^only root may use the control socket", "^events are not logged, the guard goes on")
+        assert host.cli("check").returncode == 0
+        host.start()
+        told = status(host)["troubles"]
+        assert any(text.startswith("only root may use the control socket: control.group: there is no") for text in told)
+        assert any("the event log can't be written: " in text for text in told)
+
+
 def test_a_reload_that_the_kernel_does_not_carry_out_fails_and_says_so(host: Host) -> None:
     host.expect_errors("^nft: ensure is broken", "^Loaded.*does not carry it out: nft: ensure is broken")
     broken = break_it(host, "ensure")

@@ -20,6 +20,12 @@ def test_makes_all_that_is_missing_whatever_the_umask(tmp_path: Path) -> None:
     assert (tmp_path / "a/b/c").stat().st_mode & 0o777 == 0o750
 
 
+@pytest.mark.parametrize("missing", ["/proc/nothing-here", "/proc/nothing-here/below"])
+def test_where_no_directory_can_be_made_is_an_error(missing: str) -> None:
+    with pytest.raises(LogError, match="can't be created"):
+        make_directory(missing, 0o750, error=LogError)
+
+
 @pytest.mark.parametrize("mode", [0o777, 0o757, 0o1777])
 def test_a_directory_that_others_write_is_refused(tmp_path: Path, mode: int) -> None:
     directory = tmp_path / "open"
