@@ -21,6 +21,8 @@ from smtpguard.settings import Settings
 
 log = logging.getLogger(__name__)
 
+MAX_TOLD = 3
+"""Problems with account files that `status` shows."""
 _LOOK_NS = 2 * NS
 _NEWS_NS = NS // 10
 """Names that a directory gives are taken so late at most, many at once: until then a user is nobody in particular."""
@@ -68,6 +70,7 @@ class Surroundings:
         self._hurries = False
         self._problems: tuple[str, ...] = ()
         self._untold: bool | None = None
+        self._own_trouble: str | None = None
         self.accounts = Accounts(settings, patience_s=0)
         self._reader = AccountReader(self.accounts)
         self.destinations = Destinations()
@@ -77,10 +80,7 @@ class Surroundings:
 
     def open(self) -> None:
         """Read what there is, and watch it from then on."""
-        try:
-            self._own.open()
-        except SourceError as error:
-            log.warning("%s: connections to own addresses count", error)
+        self._open_own()
         self._named.start()
         self._replace_destinations()
         self._tell_problems()
@@ -153,6 +153,9 @@ class Surroundings:
                 self._own.read()
             except SourceError as error:
                 log.warning("%s: the last known ones hold", error)
+                self._own_trouble = f"{error}: the last known ones hold"
+            else:
+                self._own_trouble = None
         if self._replace_destinations():
             self._tell(accounts=False)
         if cleared and self.on_cleared is not None:
@@ -170,6 +173,10 @@ class Surroundings:
             return
         self._due_ns = next_beat(now_ns, _LOOK_NS)
         self._hurries = False
+        if self._own_trouble is not None:
+            self._open_own()
+            if self._replace_destinations():
+                self._tell(accounts=False)
         if self.accounts.is_stale():
             self._reader.begin()
         else:
@@ -179,18 +186,34 @@ class Surroundings:
         """What is not as it should be, for `status`."""
         names = self.accounts.names.trouble() if self.accounts.names is not None else None
         found = [] if names is None else [f"accounts outside /etc/passwd: {names}; what was known of them holds"]
+        found += [] if self._own_trouble is None else [self._own_trouble]
         return [*found, *(f"exempt destination {name} can't be looked up" for name in self._named.failed())]
 
     def parts(self) -> dict[str, str]:
         """Lines for `status`."""
         named = self._named.render()
-        return {"exempt names": f"{named}; addresses hold for 24 h"} if named else {}
+        parts = {"exempt names": f"{named}; addresses hold for 24 h"} if named else {}
+        if problems := self._problems:
+            more = f"; and {len(problems) - MAX_TOLD} more, see the log" if len(problems) > MAX_TOLD else ""
+            parts["accounts"] = "; ".join(problems[:MAX_TOLD]) + more
+        return parts
 
     def close(self) -> None:
         """Stop watching."""
         self._reader.close()
         self._own.close()
         self._named.close()
+
+    def _open_own(self) -> None:
+        """Read own addresses and listen for changes; tried again at each look while it fails."""
+        try:
+            self._own.open()
+        except SourceError as error:
+            if self._own_trouble is None:
+                log.warning("%s: connections to own addresses count", error)
+            self._own_trouble = f"{error}: connections to own addresses may count"
+        else:
+            self._own_trouble = None
 
     def _replace_destinations(self) -> bool:
         exempt = (*self._settings.exempt.networks, *self._named.networks())
