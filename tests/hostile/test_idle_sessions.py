@@ -3,8 +3,6 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -53,17 +51,19 @@ stay()
 """
 
 
-@contextmanager
-def crowd(host: Host, count: int, addresses: list[str]) -> Iterator[None]:
+def begin_crowd(host: Host, count: int, addresses: list[str]) -> None:
     words = [sys.executable, "-c", CROWD, str(SPAMMER[1]), str(count), *addresses]
     child = host.lab.start(words, inside=True)
     assert child.stdout is not None
     assert child.stdout.readline() == "open\n"
-    yield
 
 
 def attack(count: int, addresses: list[str]) -> None:
-    with Host(rules=[RULE]) as host, crowd(host, count, addresses):
+    with Host(rules=[RULE]) as host:
+        for address in addresses:
+            if address != HOST4 and not address.startswith("127."):
+                host.lab.ip(host.lab.host, "address", "add", f"{address}/32", "dev", "lo")
+        begin_crowd(host, count, addresses)
         host.start()
         host.connect(INNOCENT, 5)
         time.sleep(2.5)  # the sessions were asked about, twice
