@@ -226,7 +226,8 @@ class Crediting:
         keys: Mapping[bytes, int] = {}
         lost = 0
         if book.ledger.rules[index].is_keyed:
-            keys = book.keys.read(subject.id, index)
+            emptied_ns = book.ledger.emptied().get(subject.id, {}).get(index, 0)
+            keys = {key: at_ns for key, at_ns in book.keys.read(subject.id, index).items() if at_ns > emptied_ns}
         else:
             lost = book.count_missing(subject.id, index)
         self._engine.catch_up(subject, self._rules[index].name, connect, keys=keys, lost=lost)

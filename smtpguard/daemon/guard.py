@@ -269,6 +269,8 @@ class Guard(TimedPart):
     def _allowance_ended(self, ended: AllowanceEnded) -> None:
         allowance = ended.allowance
         log.info("the pass of uid %d ended: %s", allowance.subject.id, ended.by)
+        if allowance.subject.scope is None:
+            self.enforcement.credits.reset(allowance.subject.id)
         if ended.by != "allow":
             self.state.delete_allowance(allowance.subject.id, allowance.name)
             self.enforcement.request("allowance")
