@@ -127,7 +127,7 @@ def test_after_a_persons_word_the_window_is_empty(host: Host, order: str) -> Non
 
     assert host.connect(SPAMMER, LIMIT + 1, to=fan(0)).ok == LIMIT
     if order == "allow":
-        assert host.cli("allow", SPAMMER[0], "--for", "1h").returncode == 0
+        assert host.cli("allow", SPAMMER[0], "--for", "1h", "--everything").returncode == 0
         assert host.connect(SPAMMER, 50, to=FAN[:50]).ok == 50
         assert host.cli("allow", SPAMMER[0], "--end").returncode == 0
     else:
