@@ -96,23 +96,26 @@ class Store:
         opened: From `open_state`.
         boot_id: This boot (/proc/sys/kernel/random/boot_id).
         max_bytes: Bound of the file's size.
+        is_beside: The file stands beside that of a newer version, and may be of a time long ago: what it says of the
+            host (facts) is not believed.
     """
 
-    __slots__ = ("_connection", "_identity", "boot_id", "max_bytes", "notes", "path")
+    __slots__ = ("_connection", "_identity", "boot_id", "is_beside", "max_bytes", "notes", "path")
 
-    def __init__(self, opened: Opened, *, boot_id: str, max_bytes: int) -> None:
+    def __init__(self, opened: Opened, *, boot_id: str, max_bytes: int, is_beside: bool = False) -> None:
         self._connection = opened.connection
         self._identity = opened.identity
         self.path = opened.path
         self.notes = opened.notes
         self.boot_id = boot_id
         self.max_bytes = max_bytes
+        self.is_beside = is_beside
 
     @classmethod
     def open(cls, path: str, *, boot_id: str, wall_ns: int, max_bytes: int, busy_s: float = 1.0) -> "Store":
         """Open the file; see `open_state` for arguments and errors."""
         opened = open_state(path, wall_ns=wall_ns, max_bytes=max_bytes, busy_s=busy_s)
-        return cls(opened, boot_id=boot_id, max_bytes=max_bytes)
+        return cls(opened, boot_id=boot_id, max_bytes=max_bytes, is_beside=opened.path != path)
 
     def is_in_place(self) -> bool:
         """Whether the path still leads to the open file."""
@@ -169,7 +172,7 @@ class Store:
             windows=rows("windows", _parse_window, here, self.boot_id),
             incidents=rows("incidents", parse_incident, "last_ns > ?", now_ns - OPEN_INCIDENT_NS),
             seen=dict(rows("seen", _parse_seen)),
-            facts=dict(rows("facts", _parse_fact)),
+            facts={} if self.is_beside else dict(rows("facts", _parse_fact)),
             now_ns=now_ns,
             notes=self.notes,
         )
