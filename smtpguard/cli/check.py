@@ -8,6 +8,7 @@ from smtpguard.cli.common import EXIT_CONFIG, config_option, json_option, print_
 from smtpguard.enrich.accounts import Accounts
 from smtpguard.enrich.spellings import is_plain, parse_uid
 from smtpguard.errors import ConfigError, UnansweredError
+from smtpguard.policy.standing import OVERFLOW_UID
 from smtpguard.settings import Settings
 
 MAX_NAMES = 100
@@ -112,15 +113,17 @@ def _find_odd_user(place: str, name: str, accounts: Accounts) -> Iterator[str]:
 
 
 def find_lookalikes(settings: Settings, accounts: Accounts) -> Iterator[str]:
-    """Warnings about accounts of people that are called like a service of the shipped list.
+    """Warnings about accounts of /etc/passwd that are people's by uid and called like a service of the shipped list.
 
     Args:
         settings: The whole configuration.
         accounts: Who is who on this host.
     """
-    for name in sorted(settings.shared_shipped):
-        uid = accounts.find_uid(name)
-        if uid is not None and accounts.account(uid).standing == "tenant":
+    for uid in accounts.listed_uids():
+        if uid < accounts.facts.uid_min or uid == OVERFLOW_UID:
+            continue
+        account = accounts.account(uid)
+        for name in sorted(settings.shared_shipped.intersection(account.names) if account.standing == "tenant" else ()):
             yield (
                 f"shared_users.users: {name} (uid {uid}) is limited like any customer: the shipped names hold below "
                 f"UID_MIN {accounts.facts.uid_min} only; if many sites run under it: shared_users: {{users: [{name}]}}"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from smtpguard.cli.check import find_lookalikes
 from smtpguard.doctor.finding import Host as DoctorHost
 from smtpguard.doctor.people import check_chosen_names
 from smtpguard.enrich.accounts import Accounts
@@ -115,6 +116,12 @@ def test_doctor_names_them(root: Path) -> None:
     put(root, "etc/passwd", "root:x:0:0::/:/bin/sh\nnginx:x:5000:100::/:/bin/sh\n")
     (finding,) = check_chosen_names(DoctorHost(load(root, "shared_users: {users: [nginx]}"), root=root))
     assert finding.found == "never blocked, by name: nginx (shared_users)"
+
+
+def test_check_names_them_and_asks_no_directory(root: Path) -> None:
+    said = list(find_lookalikes(read_shipped(), Accounts(read_shipped(), root=root)))
+    assert len(said) == len(read_shipped().shared_users) - 1  # nobody's uid is the overflow uid there
+    assert "vmail" in " ".join(said)
 
 
 def load(root: Path, text: str) -> Settings:
