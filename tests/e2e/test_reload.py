@@ -138,6 +138,24 @@ def escalation(at: Reloader) -> None:
     assert at.seconds(third) == 1, "forgotten"
 
 
+def still_trying(at: Reloader) -> None:
+    for how, goes_on in (("end", False), ("extend", True)):
+        user = at.user()
+        at.reload(rules=[RULE | {"block": "3s"}], escalation={"factor": 1, "still_trying": how})
+        assert at.is_stopped(user)
+        assert at.host.connect(user, 30, rate=100).refused == 30
+        time.sleep(3.2)  # it is decided two seconds before the end
+        assert (at.block_of(user) is not None) is goes_on
+
+
+def uid_min(at: Reloader) -> None:
+    user = at.user()
+    at.reload(uid_min=user[1] + 1)
+    assert not at.is_stopped(user), "a system account now"
+    at.reload(uid_min=None)
+    assert at.is_stopped(user)
+
+
 def breaker(at: Reloader) -> None:
     at.reload(breaker={"blocks": 0, "per": "10m"})
     user = at.user()
@@ -168,6 +186,8 @@ SHOWN: dict[Shows, tuple[str, ...]] = {
     exempt_accounts: ("exempt.users", "exempt.groups", "exempt.uids"),
     exempt_destinations: ("exempt.destinations",),
     escalation: ("escalation.factor", "escalation.max", "escalation.forget"),
+    still_trying: ("escalation.still_trying",),
+    uid_min: ("uid_min",),
     breaker: ("breaker.blocks", "breaker.per"),
     block_by: ("block.by",),
 }
