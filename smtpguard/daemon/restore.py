@@ -124,7 +124,8 @@ def _restore_blocks(orders: Orders, loaded: Loaded) -> set[Subject]:
             guard.state.delete_block(block)
         elif block.source != "admin" and dry_run != (block.mode == "dry-run"):
             guard.state.delete_block(block)
-            lifted.add(block.subject)
+            if dry_run:  # else it only would have been, and the kernel holds nothing of it
+                lifted.add(block.subject)
         else:
             orders.restore(block)
             kept += 1
