@@ -117,7 +117,10 @@ def test_rows_of_a_state_file_are_not_believed() -> None:
         with closing(sqlite3.connect(path)) as connection:
             migrate(connection)
         path.chmod(0o600)
-        allow = "INSERT INTO allowances VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        allow = (
+            "INSERT INTO allowances (uid, name, since_ns, until_ns, max_count, window_ns, by, reason)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        )
         put(path, allow, INNOCENT[1], INNOCENT[0].encode(), 1, later, -5, NS, b"admin", b"")
         put(path, allow, SPAMMER[1], SPAMMER[0].encode(), 1, later, 5, -NS, b"admin", b"")
         put(path, allow, "web03", b"web03", "then", "never", None, None, b"admin", b"")

@@ -95,7 +95,12 @@ def test_it_stays_so_when_the_files_are_read_again(root: Path) -> None:
     settle(accounts, service, 1)
     renewal = accounts.renew(Settings())
     accounts.owner(200_007)
-    settle(accounts, service, 2)
+
+    def told() -> bool:
+        accounts.take_news()  # of names too, in whatever order they come
+        return accounts.owner(200_007) == 200_007
+
+    wait_for(told)
     accounts.adopt(renewal)
     assert (accounts.owner(100_007), accounts.owner(200_007)) == (100_007, 200_007)
     assert not any(first <= 200_007 <= last for first, last in accounts.told_uids())

@@ -4,10 +4,13 @@ Each is a command that makes a number of connections to a host on port 25 and en
 unpacked from Debian's packages, and what can't be had is named.
 """
 
+import atexit
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.servers import UnavailableError, unpack
 
@@ -123,8 +126,24 @@ def _unpacked(package: str, ways: Mapping[str, Callable[[str, int], list[str]]])
         tree = unpack(*PHP) if package == "php-cli" else unpack(package)
     except UnavailableError as error:
         return [Program(name=name, command=None, lacks=str(error)) for name in ways]
-    changed = {name: value for name, value in tree.environment().items() if os.environ.get(name) != value}
+    root = readable(tree.root)
+    changed = {
+        name: value.replace(str(tree.root), root)
+        for name, value in tree.environment().items()
+        if os.environ.get(name) != value
+    }
     return [Program(name=name, command=command, environment=changed) for name, command in ways.items()]
+
+
+def readable(root: Path) -> str:
+    """Where tenants can run it from: the checkout may be below a directory that is root's alone."""
+    if all(parent.stat().st_mode & 0o005 == 0o005 for parent in (root, *root.parents)):
+        return str(root)
+    copy = Path(tempfile.mkdtemp(prefix="smtpguard-programs-"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    shutil.copytree(root, copy / "root", symlinks=True)
+    copy.chmod(0o755)
+    return str(copy / "root")
 
 
 PHP = ("php8.2-cgi", "php8.2-cli", "php8.2-fpm", "php8.2-opcache")
