@@ -19,7 +19,7 @@ from smtpguard.model import NS
 from smtpguard.state.migrations import migrate
 from smtpguard.state.plausible import is_plausible
 from smtpguard.state.rows import AllowanceRow
-from tests.support.host import INNOCENT, SPAMMER, Host
+from tests.support.host import INNOCENT, SPAMMER, Host, wait_for
 
 RULE = {"name": "burst", "count": "connections", "limit": 5, "window": "10m", "action": "block", "block": "10m"}
 HUGE = 10**25
@@ -142,6 +142,7 @@ def test_rows_of_a_state_file_are_not_believed() -> None:
         assert "rows that can't be true were left out" in host.stderr()
         assert host.connect(INNOCENT, 3).ok == 3
         assert host.connect(SPAMMER, 12).ok == 5
+        wait_for(lambda: host.events("BLOCK"))
         assert [row["USER"] for row in host.events("BLOCK")] == [SPAMMER[0]]
         assert host.stop() == 0
 
