@@ -16,7 +16,7 @@ CHANGES: dict[str, Any] = {
     "shared_users": {"users": ["nobody-here"], "block": []},
     "exempt": {"destinations": ["198.18.200.0/24"]},
     "loopback": "count",
-    "escalation": {"forget": "1d", "still_trying": "end"},
+    "escalation": {"forget": "1d", "still_trying": "extend"},
     "breaker": {"blocks": 5000},
     "block": {"verdict": "drop"},
     "cap": {"rate": "6000/minute", "burst": 1000},
