@@ -114,7 +114,11 @@ class NetlinkNft:
     def _get_socket(self) -> NftSocket:
         found: NftSocket | None = getattr(self._threads, "socket", None)
         namespace = os.stat("/proc/thread-self/ns/net").st_ino  # noqa: PTH116 - 1 us beside the 25 of a change
-        if found is None or self._threads.namespace != namespace:
+        if found is not None and self._threads.namespace != namespace:
+            self.ports.discard(found.port)  # a stranger may get the number
+            found.close()
+            found = None
+        if found is None:
             found = self._threads.socket = NftSocket()
             self._threads.namespace = namespace
             self.ports.add(found.port)
