@@ -2,31 +2,19 @@
 
 import re
 import signal
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from smtpguard.cli.client import ask
+from tests.support.broken_host import broken_host, status
 from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
-
-RULE = {"name": "burst", "count": "connections", "limit": 5, "window": "10m", "action": "block", "block": "30m"}
 
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    with Host(sources=["bpf"], rules=[RULE]) as made:
-        program = str(Path(__file__).parent.parent / "support" / "broken_daemon.py")
-        made.start(command=[sys.executable, "-P", program, str(made.lab.directory)])
+    with broken_host() as made:
         yield made
-
-
-def status(host: Host) -> dict[str, Any]:
-    found: dict[str, Any] = ask(f"{host.lab.directory}/control.sock", "status")["status"]
-    return found
 
 
 def failures(host: Host, part: str) -> int:
