@@ -111,6 +111,14 @@ class NetlinkNft:
         """By this thread's socket."""
         return self._get_socket().get(kind, body, dump=dump)
 
+    def leave(self) -> None:
+        """This thread is about to end: its socket is closed, and its port is nobody's own any more."""
+        found: NftSocket | None = getattr(self._threads, "socket", None)
+        if found is not None:
+            self._threads.socket = None
+            self.ports.discard(found.port)  # a stranger may get the number
+            found.close()
+
     def _get_socket(self) -> NftSocket:
         found: NftSocket | None = getattr(self._threads, "socket", None)
         namespace = os.stat("/proc/thread-self/ns/net").st_ino  # noqa: PTH116 - 1 us beside the 25 of a change

@@ -15,6 +15,7 @@ import signal
 import socket
 import struct
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,15 +42,17 @@ Answer = dict[str, object]
 
 
 class Compiler:
-    """The child, seen from the process that started it; not thread safe.
+    """The child, seen from the process that started it.
 
-    Call `start` from the thread that lives as long as the process: the kernel kills the child with that thread.
+    Call `start` from the thread that lives as long as the process: the kernel kills the child with that thread. One
+    that another thread has to start again ends with that, and has a successor at the next question.
     """
 
     def __init__(self) -> None:
         self._channel: socket.socket | None = None
         self._pid = 0
         self._known: dict[tuple[str, str], Ruleset] = {}
+        self._one_question = threading.Lock()
 
     def start(self) -> None:
         """Fork the child, if there is none."""
@@ -84,13 +87,14 @@ class Compiler:
             EnforceError: There is no child, or it can't compile.
         PrivilegeError: It may not.
         """
-        known = self._known.get((table, text))
-        if known is None:
-            known = _read_ruleset(self._ask_somebody({"table": table, "text": text}))
-            if len(self._known) >= 16:
-                self._known.clear()
-            self._known[table, text] = known
-        return known
+        with self._one_question:
+            known = self._known.get((table, text))
+            if known is None:
+                known = _read_ruleset(self._ask_somebody({"table": table, "text": text}))
+                if len(self._known) >= 16:
+                    self._known.clear()
+                self._known[table, text] = known
+            return known
 
     def close(self) -> None:
         """End the child. May be called twice."""

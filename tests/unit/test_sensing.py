@@ -1,5 +1,7 @@
 """The keeper of sources: chooses, proves, moves on, comes back."""
 
+import threading
+import time
 from collections.abc import Sequence
 from typing import Literal
 
@@ -24,6 +26,10 @@ class Fake:
         self.ports = ports
 
     def open(self) -> None:
+        if gate := self.world.gates.get(self.name):
+            assert gate.wait(10)
+        if self.name in self.world.broken:
+            raise ZeroDivisionError("a mistake")
         if self.name in self.world.closed:
             raise SourceError("not here")
         self.is_open = True
@@ -61,6 +67,8 @@ class World:
         self.closed: set[str] = set()
         self.silent: set[str] = set()
         self.stubborn: set[str] = set()
+        self.broken: set[str] = set()
+        self.gates: dict[str, threading.Event] = {}
         self.queues: dict[str, list[list[Connect]]] = {}
         self.now = 0
         self.got: list[Connect] = []
@@ -91,6 +99,16 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return World(names)
 
 
+def settle(world: World, sensing: Sensing) -> None:
+    """Give it turns until nothing is being opened."""
+    deadline = time.monotonic() + 10
+    sensing.on_time(world.now)
+    while sensing.is_opening:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+        sensing.on_time(world.now)
+
+
 def leader(sensing: Sensing) -> str | None:
     found = sensing.leader()
     return found.name if found else None
@@ -115,7 +133,7 @@ def test_auto_comes_back_to_the_better_one(world: World) -> None:
     deadline = sensing.next_deadline()
     assert deadline is not None
     world.now = deadline
-    sensing.on_time(world.now)
+    settle(world, sensing)
     assert leader(sensing) == "a"
     assert world.open == ["a"]
 
@@ -127,6 +145,7 @@ def test_a_dead_source_is_reopened_at_once(world: World) -> None:
     assert isinstance(source, Fake)
     source.read = lambda: (_ for _ in ()).throw(SourceError("died"))  # type: ignore[method-assign]
     sensing.on_ready(0)
+    settle(world, sensing)
     assert leader(sensing) == "a"
     assert sensing.sensors[0].restarts == 1
     assert not source.is_open
@@ -137,6 +156,7 @@ def test_when_it_stays_dead_the_next_takes_over_and_pauses_grow(world: World) ->
     sensing.start()
     world.closed = {"a"}
     sensing.on_ready(0)
+    settle(world, sensing)
     assert leader(sensing) == "b"
     sensing.on_ready(1)
     assert world.got == [CONNECT]
@@ -146,7 +166,7 @@ def test_when_it_stays_dead_the_next_takes_over_and_pauses_grow(world: World) ->
         assert deadline is not None
         pauses.append((deadline - world.now) // NS)
         world.now = deadline
-        sensing.on_time(world.now)
+        settle(world, sensing)
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     assert leader(sensing) == "b"
 
@@ -189,7 +209,7 @@ def test_what_happened_while_the_better_one_was_opened_counts_once(
     after = seen("a", world.now + 5, 1)
     both = [seen("a", world.now - 9, 2), seen("a", world.now - 8, 1)]
     world.queues = {"b": [first, second], "a": [[*both, after]]}
-    sensing.on_time(world.now)
+    settle(world, sensing)
     assert leader(sensing) == "a"
     assert world.got == [*first, *both, after]
     assert world.open == (["a"] if sources == "auto" else ["b", "a"])
@@ -201,7 +221,7 @@ def test_a_flood_does_not_hold_the_hand_over(world: World) -> None:
     sensing.start()
     world.closed = set()
     world.now = 10 * NS
-    sensing.on_time(world.now)  # both always have more
+    settle(world, sensing)  # both always have more
     assert leader(sensing) == "a"
     assert 0 < len(world.got) < 100
 
@@ -211,6 +231,7 @@ def test_in_a_list_the_one_that_leads_now_is_named(world: World, caplog: pytest.
     sensing.start()
     world.closed = {"a"}
     sensing.on_ready(0)
+    settle(world, sensing)
     assert leader(sensing) == "b"
     assert caplog.messages[-1] == "source b leads now (better ones can't be used: a: not here)"
     sensing.on_ready(1)
@@ -226,7 +247,7 @@ def test_a_reload_reaches_open_sources_and_those_that_are_opened_later() -> None
     assert world.made[0].ports == {2525}
     world.closed.remove("b")
     world.now = NS
-    sensing.on_time(world.now)
+    settle(world, sensing)
     assert world.open == ["a", "b"]
     assert world.made[-1].ports == {2525}
 
@@ -237,6 +258,141 @@ def test_a_source_that_can_not_be_told_is_opened_anew() -> None:
     sensing.start()
     world.stubborn.add("a")
     sensing.reconfigure(Settings(sources=("a",), ports=frozenset({2525})))
+    assert sensing.next_deadline() == 0
+    settle(world, sensing)
     assert not world.made[0].is_open
     assert (world.made[-1].is_open, world.made[-1].ports) == (True, frozenset({2525}))
     assert world.open == ["a"]
+
+
+# -- beside the loop ---------------------------------------------------------------------------------------------------
+
+
+def begin_slowly(world: World, sensing: Sensing, name: str) -> threading.Event:
+    """Have a source that is down opened, which goes on until the event is set."""
+    gate = world.gates[name] = threading.Event()
+    world.closed = set()
+    deadline = sensing.next_deadline()
+    assert deadline is not None
+    world.now = deadline
+    sensing.on_time(world.now)
+    assert sensing.is_opening
+    return gate
+
+
+def test_the_loop_goes_on_while_a_source_is_opened(world: World) -> None:
+    world.closed = {"a"}
+    sensing = world.sensing(Settings())
+    sensing.start()
+    gate = begin_slowly(world, sensing, "a")
+    assert world.made[-1].name == "a"
+    world.queues["b"] = [[seen("b", world.now, 1)]]
+    begun = time.monotonic()
+    sensing.on_ready(1)
+    sensing.on_time(world.now)
+    assert time.monotonic() - begun < 5
+    assert [connect.sensor for connect in world.got] == ["b"]
+    assert leader(sensing) == "b"
+    gate.set()
+    ready = sensing.filenos()[0]
+    settle(world, sensing)
+    assert ready not in sensing.filenos()
+    assert leader(sensing) == "a"
+
+
+@pytest.mark.parametrize("sources", ["auto", ("a", "b")])
+def test_what_the_old_one_told_while_the_better_one_was_opened_counts_once(
+    world: World, sources: Literal["auto"] | tuple[str, ...]
+) -> None:
+    """a was attached after the first of three that b told; one waits in b unread, and one a alone has seen."""
+    world.closed = {"a"}
+    sensing = world.sensing(Settings(sources=sources))
+    sensing.start()
+    gate = begin_slowly(world, sensing, "a")
+    told = [seen("b", world.now, host) for host in (1, 1, 2)]
+    unread = seen("b", world.now, 1)
+    world.queues = {"b": [told], "a": []}
+    sensing.on_ready(1)
+    assert world.got == told
+    world.queues["b"] = [[unread]]
+    fresh = [seen("a", world.now - 9, host) for host in (1, 2, 1, 3)]
+    world.queues["a"] = [fresh]
+    gate.set()
+    settle(world, sensing)
+    assert leader(sensing) == "a"
+    assert [connect.address[3] for connect in world.got] == [1, 1, 2, 1, 3]
+    assert [connect.sensor for connect in world.got[3:]] == ["a", "a"]
+
+
+def test_ports_that_change_while_a_source_is_opened_are_told_when_it_is_open(world: World) -> None:
+    sensing = world.sensing(Settings(sources=("a", "b")))
+    world.closed = {"b"}
+    sensing.start()
+    gate = begin_slowly(world, sensing, "b")
+    sensing.reconfigure(Settings(sources=("a", "b"), ports=frozenset({2525})))
+    gate.set()
+    settle(world, sensing)
+    assert [fake.ports for fake in world.made if fake.is_open] == [frozenset({2525})] * 2
+
+
+def test_one_that_can_not_be_told_of_them_is_closed_and_tried_again(world: World) -> None:
+    sensing = world.sensing(Settings(sources=("a", "b")))
+    world.closed = {"b"}
+    sensing.start()
+    gate = begin_slowly(world, sensing, "b")
+    world.stubborn = {"b"}
+    sensing.reconfigure(Settings(sources=("a", "b"), ports=frozenset({2525})))
+    gate.set()
+    settle(world, sensing)
+    assert not world.made[-1].is_open
+    assert sensing.sensors[1].why == "the kernel has no room"
+    world.now += 60 * NS
+    settle(world, sensing)
+    assert world.made[-1].ports == frozenset({2525})
+    assert world.open == ["a", "b"]
+
+
+def test_what_is_being_opened_at_the_end_is_closed_too(world: World) -> None:
+    world.closed = {"a"}
+    sensing = world.sensing(Settings())
+    sensing.start()
+    gate = begin_slowly(world, sensing, "a")
+    threading.Timer(0.05, gate.set).start()
+    sensing.close()
+    assert [fake.name for fake in world.made if fake.is_open] == []
+    sensing.close()
+
+
+def test_a_source_that_dies_while_a_better_one_is_opened_is_not_needed_any_more(world: World) -> None:
+    world.closed = {"a"}
+    sensing = world.sensing(Settings())
+    sensing.start()
+    gate = begin_slowly(world, sensing, "a")
+    world.closed = {"b"}
+    sensing.on_ready(1)
+    assert leader(sensing) is None
+    gate.set()
+    settle(world, sensing)
+    assert leader(sensing) == "a"
+    assert [fake.name for fake in world.made] == ["a", "b", "a"], "b was not opened again"
+
+
+def test_that_nothing_works_is_said_once_and_who_is_opened_again_by_itself(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    sensing = world.sensing(Settings())
+    sensing.start()
+    world.closed, world.broken = {"a", "c"}, {"b"}
+    sensing.on_ready(0)
+    assert sensing.sensors[0].why == "it has died and is being opened again: died"
+    settle(world, sensing)
+    blind = "no source works: the guard is blind; a: not here; b: ZeroDivisionError: a mistake; c: not here"
+    assert caplog.messages.count(blind) == 1
+    world.now += 2 * NS
+    settle(world, sensing)
+    assert caplog.messages.count(blind) == 1
+    world.closed = {"a"}
+    world.now += 60 * NS
+    settle(world, sensing)
+    assert leader(sensing) == "c"
+    assert caplog.messages[-1] == "source c is back"

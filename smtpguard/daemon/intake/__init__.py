@@ -1,0 +1,1 @@
+"""What the sensors see, on its way into the engine."""
