@@ -135,6 +135,7 @@ class Settings:
         overrides: CONTRACT's `users`.
         shared_users, shared_block: Accounts that many sites share, and those of them that may be refused.
         shared_shipped: Those of shared_users that nobody wrote here: they hold below UID_MIN only.
+        shipped_rules: Names of the rules that nobody wrote here, or only copied: one that can't be counted is no error.
         log_connects: Whether CONNECT lines are written.
         control_group, control_verbs: Who else may use the control socket, and for what.
         control_allow_max_ns: For how long at most they may allow somebody.
@@ -156,6 +157,7 @@ class Settings:
     audit_log: str | None = None
     audit_node: str | None = None
     rules: tuple[Rule, ...] = ()
+    shipped_rules: frozenset[str] = frozenset()
     overrides: tuple[Override, ...] = ()
     shared_users: frozenset[str] = frozenset()
     shared_block: frozenset[str] = frozenset()

@@ -27,11 +27,23 @@ def merge_defaults(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dic
     shipped = defaults["shared_users"]["users"]
     merged["shared_users"]["shipped"] = shipped if set(shipped) <= set(merged["shared_users"]["users"]) else []
     if "rules" not in given:
-        merged["rules"] = [narrowed for rule in merged["rules"] if (narrowed := _narrow(rule, merged["ports"]))]
+        merged["rules"] = [narrowed for rule in merged["rules"] if (narrowed := narrow_rule(rule, merged["ports"]))]
+    merged["shipped_rules"] = [rule["name"] for rule in merged["rules"] if is_shipped(rule, defaults, merged["ports"])]
     return merged
 
 
-def _narrow(rule: Mapping[str, Any], ports: list[int]) -> dict[str, Any] | None:
+def is_shipped(rule: Mapping[str, Any], defaults: Mapping[str, Any], ports: list[int]) -> bool:
+    """Whether a rule is as it was shipped: a file may be a copy of ours, and then nobody chose it.
+
+    Args:
+        rule: As a file gives it.
+        defaults: Content of the shipped file.
+        ports: The guarded ports, which shipped rules are narrowed to.
+    """
+    return any(rule in (shipped, narrow_rule(shipped, ports)) for shipped in defaults["rules"])
+
+
+def narrow_rule(rule: Mapping[str, Any], ports: list[int]) -> dict[str, Any] | None:
     """A shipped rule with only the guarded ports; None if none of its ports is."""
     if "ports" not in rule:
         return dict(rule)
@@ -59,6 +71,7 @@ def build_settings(data: Mapping[str, Any], path: str | None) -> Settings:
         audit_log=data["audit"]["log"],
         audit_node=data["audit"]["node"],
         rules=tuple(_build_rule(rule) for rule in data["rules"]),
+        shipped_rules=frozenset(data.get("shipped_rules", rules)),
         overrides=tuple(_build_override(entry, rules) for entry in data["users"]),
         shared_users=frozenset(data["shared_users"]["users"]),
         shared_block=frozenset(data["shared_users"]["block"]),

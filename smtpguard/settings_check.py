@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from smtpguard.settings_build import is_shipped
 from smtpguard.settings_formats import parse_duration
 from smtpguard.settings_lines import Path, Problem, show_key, show_path, show_value
 from smtpguard.settings_schema import explain_fault, find_nearest, find_schema_faults
@@ -99,7 +100,7 @@ def _find_contradictions(given: dict[str, Any], defaults: Mapping[str, Any]) -> 
             text = f"rules[{index}].ports: {', '.join(map(str, strange))} not among the guarded ports {ports}"
             yield Problem(path=(*path, "ports"), text=text)
         count = rule.get("count")
-        if count in _NEED_BPF and sources != "auto" and "bpf" not in sources:
+        if count in _NEED_BPF and sources != "auto" and "bpf" not in sources and not is_shipped(rule, defaults, ports):
             text = f"rules[{index}].count: {count!r} needs the source bpf, but sources is {show_sources(sources)}"
             yield Problem(path=(*path, "count"), text=text)
         yield from _find_excess(path, rule, count)

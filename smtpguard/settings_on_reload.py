@@ -52,7 +52,7 @@ ON_RELOAD: Mapping[str, OnReload] = MappingProxyType(
         "audit.uid": _restart("audit_uid"),
         "audit.log": _restart("audit_log"),
         "audit.node": _restart("audit_node"),
-        "rules": _live("rules"),
+        "rules": _live("rules", "shipped_rules"),
         "users": _live("overrides"),
         "shared_users.users": _live("shared_users", "shared_shipped"),
         "shared_users.block": _live("shared_block"),

@@ -1,6 +1,7 @@
 """`smtpguard check`: is the configuration right, and is it meant so? Reads files only; needs no daemon and no root."""
 
 from collections.abc import Iterator
+from typing import NoReturn
 
 import click
 
@@ -25,6 +26,8 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
     Errors go to stderr, one a line with file and line, and end with code 78. Warnings are about what is allowed but
     seldom meant; they leave the code at 0.
     """
+    from smtpguard.doctor.rules import can_see_outcomes
+    from smtpguard.policy.countable import find_uncounted
     from smtpguard.settings_check import show_sources
     from smtpguard.settings_doubts import find_doubts
     from smtpguard.settings_file import load_settings
@@ -34,12 +37,14 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
         settings = load_settings(config_path)
     except ConfigError as error:
         errors = error.lines if isinstance(error, SettingsError) else [str(error)]
-        if as_json:
-            print_json({"ok": False, "errors": errors, "warnings": []})
-        else:
-            click.echo(str(error), err=True)
-            click.echo(f"smtpguard: {len(errors)} {'error' if len(errors) == 1 else 'errors'}", err=True)
-        ctx.exit(EXIT_CONFIG)
+        _fail(ctx, errors, str(error), as_json=as_json)
+    outcomes = can_see_outcomes(settings)
+    uncounted = find_uncounted(settings, outcomes=outcomes is True)
+    if outcomes is False and uncounted.broken:
+        where = settings.path or "shipped defaults"
+        lacking = "failures and bytes need the source bpf, which can't be had here; the guard runs without this rule"
+        errors = [f"{where}: rule {name} can't be counted: {lacking}" for name in uncounted.broken]
+        _fail(ctx, errors, "\n".join(errors), as_json=as_json)
     accounts = Accounts(settings)
     warnings = [*find_doubts(settings, uid_min=accounts.facts.uid_min), *find_absent(settings, accounts)]
     warnings += find_lookalikes(settings, accounts)
@@ -50,6 +55,7 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
         "sources": settings.sources if isinstance(settings.sources, str) else list(settings.sources),
         "ports": sorted(settings.ports),
         "rules": [rule.name for rule in settings.rules],
+        "inactive_rules": None if outcomes is None else list(uncounted.inactive),
         "errors": [],
         "warnings": warnings,
     }
@@ -63,6 +69,19 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
     )
     for warning in warnings:
         click.echo(f"warning: {warning}")
+    for name in uncounted.inactive:
+        found = "can't be looked at: not root?" if outcomes is None else "bpf can't be had here: the rule is inactive"
+        click.echo(f"note: rule {name} needs the source bpf; {found}")
+
+
+def _fail(ctx: click.Context, errors: list[str], text: str, *, as_json: bool) -> NoReturn:
+    """Tell what is wrong, and end."""
+    if as_json:
+        print_json({"ok": False, "errors": errors, "warnings": []})
+    else:
+        click.echo(text, err=True)
+        click.echo(f"smtpguard: {len(errors)} {'error' if len(errors) == 1 else 'errors'}", err=True)
+    ctx.exit(EXIT_CONFIG)
 
 
 def find_absent(settings: Settings, accounts: Accounts) -> Iterator[str]:

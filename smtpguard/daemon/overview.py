@@ -17,6 +17,7 @@ from smtpguard.enrich.rdns import ReverseDns
 from smtpguard.errors import EnforceError, SourceError
 from smtpguard.logline import render_time
 from smtpguard.model import NS, Subject
+from smtpguard.policy.countable import Uncounted, find_uncounted
 from smtpguard.text import render_user
 
 Figures = dict[str, Any]
@@ -118,8 +119,14 @@ class Overview:
             "part_failures": dict(self._supervision.failures),
             "worst_stall_ms": round(self._stalls.worst_ns / 1e6, 1),
             "worst_stall_in": self._stalls.worst_part,
+            "inactive_rules": list(self._uncounted().inactive),
             "parts": self._parts(),
         }
+
+    def _uncounted(self) -> Uncounted:
+        """Rules that nobody counts; none while nobody sees anything, which is told by itself."""
+        outcomes = self._sensing.sees_outcomes()
+        return Uncounted() if outcomes is None else find_uncounted(self._guard.settings, outcomes=outcomes)
 
     def _cap(self) -> Figures | None:
         cap = self._guard.enforcement.cap.cap
@@ -184,6 +191,10 @@ class Overview:
             if comparison.trouble:
                 found.append(f"whether the kernel holds what is listed can't be looked at: {comparison.trouble}")
         found += self._losses()
+        found += [
+            f"rule {name} is NOT COUNTED: failures and bytes need the source bpf, as `smtpguard doctor` explains"
+            for name in self._uncounted().broken
+        ]
         if error := self._events.stats().error:
             shown = error.replace(": can't be written: ", ": ")
             found.append(f"the event log can't be written: {shown}")
@@ -308,6 +319,8 @@ class Overview:
             parts["attribution"] = _render_stats(self._looker.stats())
         if self._rdns is not None:
             parts["rdns"] = _render_stats(self._rdns.stats())
+        if inactive := self._uncounted().inactive:
+            parts["inactive"] = f"rules as shipped that need the source bpf: {', '.join(inactive)}"
         if failures := self._supervision.failures:
             parts["failures"] = ", ".join(f"{name} {count}" for name, count in sorted(failures.items()))
         return parts | self._more_parts()

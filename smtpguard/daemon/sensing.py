@@ -148,6 +148,13 @@ class Sensing:
         """The sensor whose events count; None if the guard is blind."""
         return next((sensor for sensor in self.sensors if sensor.source is not None), None)
 
+    def sees_outcomes(self) -> bool | None:
+        """Whether it is reported what became of connections; None while the guard is blind."""
+        leader = self.leader()
+        if leader is None or leader.source is None:
+            return None
+        return isinstance(leader.source, Reporting) and leader.source.sees_outcomes()
+
     def read_unsent(self) -> list[Unsent]:
         """What the leading source only counted, by user, port and result. Raises SourceError."""
         leader = self.leader()

@@ -21,6 +21,7 @@ from smtpguard.doctor.people import (
 )
 from smtpguard.doctor.places import check_configuration, check_fail2ban, check_log, check_state, check_time
 from smtpguard.doctor.relays import check_relays
+from smtpguard.doctor.rules import check_rules
 from smtpguard.errors import GuardError
 
 
@@ -37,6 +38,7 @@ CHECKS: dict[str, Check] = {
     "capabilities": check_capabilities,
     "bpf": check_bpf,
     "nflog": check_nflog,
+    "rules": check_rules,
     "audit": check_audit,
     "nftables": check_nft,
     "redirects": check_nat,

@@ -95,6 +95,10 @@ class Source(Protocol):
 class Reporting(Protocol):
     """A source that also tells what became of connections."""
 
+    def sees_outcomes(self) -> bool:
+        """Whether it does so on this host."""
+        ...
+
     def take_reports(self) -> list[SocketReport]:
         """What `read` has seen of it since the last call."""
         ...

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from smtpguard.cli import main
+from smtpguard.resources import shipped
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +26,7 @@ def test_shipped_defaults() -> None:
     result = CliRunner().invoke(main, ["check"])
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.splitlines() == [
-        "shipped defaults: ok: dry run; sources auto; ports 25 465 587 2525; 7 rules",
+        "shipped defaults: ok: dry run; sources auto; ports 25 465 587 2525; 11 rules",
         "warning: dry_run is true: everything is counted and told, nobody is refused",
     ]
 
@@ -34,7 +35,7 @@ def test_warnings_leave_the_code_alone(tmp_path: Path) -> None:
     path = write(tmp_path, "dry_run: false\nexempt: {users: ['a*']}\nsources: [bpf]\nports: [25]")
     result = CliRunner().invoke(main, ["check", "--config", path])
     assert result.exit_code == 0
-    assert result.stdout.startswith(f"{path}: ok: enforcing; sources [bpf]; ports 25; 5 rules\nwarning: exempt.users: ")
+    assert result.stdout.startswith(f"{path}: ok: enforcing; sources [bpf]; ports 25; 8 rules\nwarning: exempt.users: ")
 
 
 def test_names_that_are_not_there(tmp_path: Path) -> None:
@@ -98,3 +99,46 @@ def test_hostile_text_does_not_reach_the_terminal(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["check", "--config", path])
     assert result.exit_code == 78
     assert all(line.isascii() and line.isprintable() for line in result.stderr.splitlines())
+
+
+BYTES = "{name: mb, count: bytes, limit: 5, window: 1h, action: warn}"
+
+
+@pytest.mark.parametrize(
+    ("rules", "outcomes", "code", "note"),
+    [
+        ("", True, 0, None),
+        ("", False, 0, "note: rule volume needs the source bpf; bpf can't be had here: the rule is inactive"),
+        ("", None, 0, "note: rule volume needs the source bpf; can't be looked at: not root?"),
+        (f"rules: [{BYTES}]", True, 0, None),
+        (f"rules: [{BYTES}]", None, 0, None),
+        (f"rules: [{BYTES}]", False, 78, None),
+    ],
+)
+def test_a_rule_that_this_host_can_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rules: str, outcomes: bool | None, code: int, note: str | None
+) -> None:
+    """Nobody chose a shipped rule: without bpf it is inactive and named. One that somebody wrote is missed."""
+    monkeypatch.setattr("smtpguard.doctor.rules.can_see_outcomes", lambda _: outcomes)
+    path = write(tmp_path, f"dry_run: false\n{rules}")
+    result = CliRunner().invoke(main, ["check", "--config", path])
+    assert result.exit_code == code
+    assert result.stdout.splitlines()[1:] == ([note] if note else [])
+    if code:
+        assert "rule mb can't be counted" in result.stderr
+    shown = json.loads(CliRunner().invoke(main, ["check", "--json", "--config", path]).stdout)
+    assert shown["ok"] is (code == 0)
+    if not code:
+        inactive = {True: [], False: ["volume"] if not rules else [], None: None}[outcomes]
+        assert shown["inactive_rules"] == inactive
+
+
+def test_a_copy_of_the_shipped_rules_is_nobodys_choice(tmp_path: Path) -> None:
+    """Where sources leave bpf out, the rule of bytes that was only copied is no error; one that was changed is."""
+    text = (shipped("config") / "smtpguard.yaml").read_text("utf-8").replace("sources: auto  ", "sources: [nflog]")
+    result = CliRunner().invoke(main, ["check", "--config", write(tmp_path, text)])
+    assert result.exit_code == 0
+    assert "note: rule volume needs the source bpf; bpf can't be had here: the rule is inactive" in result.stdout
+    result = CliRunner().invoke(main, ["check", "--config", write(tmp_path, text.replace("200000000", "200000001"))])
+    assert result.exit_code == 78
+    assert "'bytes' needs the source bpf, but sources is [nflog]" in result.stderr

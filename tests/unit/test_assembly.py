@@ -202,6 +202,9 @@ class FakeSource:
         queue, self.queue = self.queue, []
         return queue
 
+    def sees_outcomes(self) -> bool:
+        return True
+
     def take_reports(self) -> list[SocketReport]:
         reports, self.reports = self.reports, []
         return reports

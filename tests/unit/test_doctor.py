@@ -16,9 +16,10 @@ from smtpguard.doctor.kernel import CAPABILITIES, find_module, judge_bpf, judge_
 from smtpguard.doctor.nat import find_in_iptables, find_in_nft, find_panel_hints, judge_nat, parse_nat_chains
 from smtpguard.doctor.people import check_old_numbers, check_shared, check_subordinate, judge_mail_servers
 from smtpguard.doctor.places import check_configuration, judge_directory, judge_fail2ban, judge_time
+from smtpguard.doctor.rules import judge_rules
 from smtpguard.doctor.sites import parse_pools
 from smtpguard.errors import ConfigError, DecodeError, GuardError, NoDaemonError
-from smtpguard.settings import Settings
+from smtpguard.settings import Rule, Settings
 
 ALL = sum(1 << bit for bit in CAPABILITIES)
 SYS_ADMIN = 1 << 21
@@ -409,3 +410,21 @@ def test_customers_with_the_numbers_of_before(root: Path) -> None:
     assert is_like(found, "ok", "below 500")
     standings = [mended.accounts.account(uid).standing for uid in (501, 502, 101, 1001)]
     assert standings == ["tenant", "tenant", "shared", "tenant"]
+
+
+SHIPPED = Rule(name="volume", count="bytes", limit=1, window_ns=1)
+
+
+@pytest.mark.parametrize(
+    ("shipped", "outcomes", "level", "words"),
+    [
+        ({"volume"}, True, "ok", ["all 1 can be counted"]),
+        ({"volume"}, False, "note", ["inactive: volume"]),
+        ({"volume"}, None, "unknown", ["volume", "can't be looked at"]),
+        (set[str](), False, "bad", ["can't be counted here: volume", "never exceeded"]),
+    ],
+)
+def test_rules_that_need_bpf(shipped: set[str], outcomes: bool | None, level: str, words: list[str]) -> None:
+    settings = Settings(rules=(SHIPPED,), shipped_rules=frozenset(shipped))
+    (finding,) = judge_rules(settings, outcomes)
+    assert is_like(finding, level, *words)

@@ -396,3 +396,12 @@ def test_that_nothing_works_is_said_once_and_who_is_opened_again_by_itself(
     settle(world, sensing)
     assert leader(sensing) == "c"
     assert caplog.messages[-1] == "source c is back"
+
+
+def test_outcomes_are_seen_or_not_and_not_known_while_blind(world: World) -> None:
+    sensing = world.sensing(Settings())
+    assert sensing.sees_outcomes() is None
+    sensing.start()
+    assert sensing.sees_outcomes() is False, "a source that tells no outcomes"
+    sensing.close()
+    assert sensing.sees_outcomes() is None

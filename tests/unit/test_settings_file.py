@@ -40,13 +40,18 @@ def test_shipped_defaults_where_there_is_no_file() -> None:
     assert settings.path is None
     assert [rule.name for rule in settings.rules] == [
         "mx-fanout",
+        "mx-slow",
+        "mx-busy",
         "mx-burst",
         "submission-fanout",
+        "submission-busy",
         "submission-burst",
         "hourly",
         "daily",
+        "volume",
         "newcomer",
     ]
+    assert [rule.name for rule in settings.rules if rule.action == "block"] == ["mx-fanout"]
     assert settings.rules[0] == Rule(
         name="mx-fanout",
         count="networks",
@@ -65,7 +70,7 @@ def test_shipped_values_are_those_of_the_types() -> None:
     bare = Settings()
     settings = load_settings(None)
     different = {f.name for f in dataclasses.fields(bare) if getattr(bare, f.name) != getattr(settings, f.name)}
-    assert different == {"rules", "shared_users", "shared_shipped"}
+    assert different == {"rules", "shipped_rules", "shared_users", "shared_shipped"}
 
 
 def test_shipped_values_are_those_of_the_schema() -> None:

@@ -86,6 +86,21 @@ def probe_features() -> Features:
     return features
 
 
+def probe_outcomes() -> bool:
+    """Whether this kernel lets the program report what became of connections: loads the smallest one that does.
+
+    Raises:
+        PrivilegeError: A capability is lacking, so nobody knows.
+    """
+    bare = Features(pid=False, comm=False, netns=False, tell=False, creator=False, keys=False)
+    try:
+        loaded, _ = load_object(_PROBE_RING_BYTES, [bare])
+    except SourceError:
+        return False
+    loaded.close()
+    return True
+
+
 def load_object(
     ring_bytes: int, preferences: Iterable[Features], sizes: Mapping[str, int] | None = None
 ) -> tuple[BpfObject, Features]:

@@ -201,6 +201,10 @@ class BpfSource:
             self.stats.notes["reports dropped"] = self.stats.notes.get("reports dropped", 0) + 1
         self._reports.append(report)
 
+    def sees_outcomes(self) -> bool:
+        """Whether the kernel took the program that reports what became of connections."""
+        return self.guard.features.outcome
+
     def take_reports(self) -> list[SocketReport]:
         """What became of sockets, as far as `read` has seen it and nobody has taken it yet."""
         reports = list(self._reports)
