@@ -22,7 +22,7 @@ from smtpguard.errors import GuardError, SourceError
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS, Connect, SocketReport
 from smtpguard.settings import Settings
-from smtpguard.sources.base import Budgeting, Reporting, Source, Unsent
+from smtpguard.sources.base import Budgeting, Reporting, Reviving, Source, Unsent
 from smtpguard.sources.registry import KINDS, make_source
 
 log = logging.getLogger(__name__)
@@ -247,9 +247,24 @@ class Sensing:
         """A source has died: it is opened again before any other."""
         log.error("source %s has died: %s", sensor.name, error)
         sensor.restarts += 1
+        if self._revive(sensor):
+            log.warning("source %s is back", sensor.name)
+            return
         self._close(sensor)
         sensor.why, sensor.died = f"it has died and is being opened again: {error}", True
         self._queue.appendleft(sensor)
+
+    @staticmethod
+    def _revive(sensor: Sensor) -> bool:
+        """Take up what was taken from a source, where it can: opening one anew takes 0.2 s of CPU."""
+        if not isinstance(sensor.source, Reviving):
+            return False
+        try:
+            sensor.source.revive()
+        except (GuardError, OSError) as error:
+            log.info("source %s is opened anew: %s", sensor.name, error)
+            return False
+        return True
 
     def _is_asked(self, sensor: Sensor) -> bool:
         """Whether it is being opened, or waits for it."""

@@ -111,3 +111,12 @@ class Budgeting(Protocol):
     def read_unsent(self) -> list[Unsent]:
         """What it counted since it was opened. Raises SourceError."""
         ...
+
+
+@runtime_checkable
+class Reviving(Protocol):
+    """A source that can take up again what was taken from it, and keeps what it holds in the kernel."""
+
+    def revive(self) -> None:
+        """Take it up again. Raises SourceError if that can't be: it has to be opened anew."""
+        ...

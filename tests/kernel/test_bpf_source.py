@@ -37,6 +37,7 @@ from tests.kernel.bpf_lab import (
     run_as,
     set_comm,
 )
+from tests.support.bpf_links import detach_all
 
 pytestmark = pytest.mark.kernel
 
@@ -243,7 +244,7 @@ def test_the_probe_works_from_inside_the_cgroup() -> None:
 
 
 def test_the_probe_fails_when_the_program_is_gone(lab: Lab) -> None:
-    for link in lab.source.guard._links:
+    for link in lab.source.guard._links.values():
         link.close()
     with pytest.raises(SourceError, match="not refused"):
         lab.source.probe(timeout_s=1)
@@ -258,6 +259,32 @@ def test_a_removed_cgroup_is_noticed(lab: Lab) -> None:
     lab.source._next_check_ns = 0
     with pytest.raises(SourceError, match="detached"):
         lab.source.read()
+
+
+def test_a_detached_program_is_attached_again_and_its_maps_go_on(lab: Lab) -> None:
+    uid = random_uid()
+    lab.source.guard.set_enforcing(on=True)
+    BpfDeny(lab.source.guard).apply_deny(block(uid))
+    detach_all(lab.cgroup.stat().st_ino)
+    assert dials(uid, lab.cgroup, ADDRESS4) == [OPEN]
+    lab.source._next_check_ns = 0
+    with pytest.raises(SourceError, match="detached"):
+        lab.source.read()
+    begun = time.thread_time()
+    lab.source.revive()
+    assert time.thread_time() - begun < 0.05, "the program was verified anew"
+    assert lab.source.guard.is_attached()
+    assert dials(uid, lab.cgroup, ADDRESS4) == [REFUSED]
+    assert [event.uid for event in lab.events()] == [uid], "what came while it was detached was seen by nobody"
+
+
+def test_a_program_can_not_be_attached_again_to_a_cgroup_that_is_gone(lab: Lab) -> None:
+    lab.cgroup.rmdir()
+    try:
+        with pytest.raises(SourceError):
+            lab.source.revive()
+    finally:
+        lab.cgroup.mkdir()
 
 
 def test_two_instances_side_by_side(lab: Lab) -> None:

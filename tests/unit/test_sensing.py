@@ -151,6 +151,25 @@ def test_a_dead_source_is_reopened_at_once(world: World) -> None:
     assert not source.is_open
 
 
+@pytest.mark.parametrize("can_be", [True, False])
+def test_a_source_that_can_is_revived_and_else_opened_anew(world: World, *, can_be: bool) -> None:
+    class Reviving(Fake):
+        def revive(self) -> None:
+            if not can_be:
+                raise SourceError("gone for good")
+
+    world.make = lambda name, settings: Reviving(world, name, settings.ports)  # type: ignore[method-assign]
+    sensing = world.sensing(Settings())
+    sensing.start()
+    source = sensing.sensors[0].source
+    assert isinstance(source, Reviving)
+    source.read = lambda: (_ for _ in ()).throw(SourceError("died"))  # type: ignore[method-assign]
+    sensing.on_ready(0)
+    settle(world, sensing)
+    assert (sensing.sensors[0].source is source, source.is_open) == (can_be, can_be)
+    assert (leader(sensing), sensing.sensors[0].restarts, world.open) == ("a", 1, ["a"])
+
+
 def test_when_it_stays_dead_the_next_takes_over_and_pauses_grow(world: World) -> None:
     sensing = world.sensing(Settings())
     sensing.start()

@@ -215,6 +215,13 @@ class BpfSource:
         """What the program counted instead of reporting it. Raises SourceError."""
         return budget.read_unsent(self.guard)
 
+    def revive(self) -> None:
+        """Attach the program again; what its maps hold goes on. Raises SourceError."""
+        self.guard.attach_again()
+        self._drop_adopted()
+        self._adopt()  # what was opened meanwhile was seen by nobody
+        self._next_check_ns = next_beat(boottime_ns())
+
     def _check(self) -> None:
         self._next_check_ns = next_beat(boottime_ns())
         try:
