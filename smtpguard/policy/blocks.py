@@ -56,6 +56,11 @@ def _strength(span: Span) -> tuple[bool, bool, bool]:
     return (span.hides, span.mode == "enforce", span.kind == "block")
 
 
+Outlook = tuple[int, Span | None]
+"""From when on no attempt at a port can be inside a block; and the strongest block there, given only if it hides: an
+attempt inside it ran into it, whatever else there is."""
+
+
 class _Entry:
     """What is kept of one subject."""
 
@@ -180,16 +185,19 @@ class BlockTable:
             return inside[0]
         return max(inside, key=_strength, default=None)
 
-    def outlook(self, subject: Subject) -> tuple[int, Span | None]:
-        """From when on no attempt can be inside a block that is known now, NEVER if there is none; and the strongest.
-
-        The second is given only if it hides: an attempt inside it, at its ports, ran into it, whatever else there is.
-        """
+    def clear_ns(self, subject: Subject) -> int:
+        """From when on no attempt at any port can be inside a block that is known now; NEVER if there is none."""
         entry = self._entries.get(subject)
-        if entry is None or not entry.spans:
+        return max((span.until_ns for span in entry.spans), default=NEVER) if entry else NEVER
+
+    def outlook(self, subject: Subject, port: int) -> Outlook:
+        """What is ahead of a subject at one port, as far as it is known now."""
+        entry = self._entries.get(subject)
+        spans = [span for span in entry.spans if span.ports is None or port in span.ports] if entry else []
+        if not spans:
             return NEVER, None
-        strongest = max(entry.spans, key=lambda span: (*_strength(span), span.until_ns))
-        return max(span.until_ns for span in entry.spans), strongest if strongest.hides else None
+        strongest = max(spans, key=lambda span: (*_strength(span), span.until_ns))
+        return max(span.until_ns for span in spans), strongest if strongest.hides else None
 
     def end(
         self,

@@ -19,7 +19,7 @@ from smtpguard.policy.windows import FOREVER, NEVER, Bounds, Lane, Table
 from smtpguard.settings import DAY_NS
 
 if TYPE_CHECKING:
-    from smtpguard.policy.blocks import Span
+    from smtpguard.policy.blocks import Outlook
 
 NEWCOMER_NS = DAY_NS
 """A user is a newcomer for a day from his first attempt after the silence that `novel` asks for: one test connection
@@ -49,15 +49,18 @@ class Book:
         room, granted: No connections rule can be exceeded by this many further attempts (and were so at the last
             look) ...
         recheck_ns: ... before this event time.
-        ready_ns: From this event time on an attempt is neither late nor inside a block: the fast path may judge it.
-        shut: The block that hides attempts, if one stands: whatever is inside it is refused without a look.
+        ready_ns: From this event time on an attempt is not late: the fast path may judge it ...
+        clear_ns: ... and from this one on none is inside a block, at whatever port.
+        ahead: Until then: what is ahead at the ports that were asked about since the blocks last changed.
         floor_ns: All windows were emptied then, also of rules that had counted nothing yet.
         changes: Grows with what the lanes do not show: who became a newcomer.
     """
 
     __slots__ = (
         "_bounds",
+        "ahead",
         "changes",
+        "clear_ns",
         "counters",
         "floor_ns",
         "granted",
@@ -68,7 +71,6 @@ class Book:
         "recheck_ns",
         "room",
         "seen",
-        "shut",
         "tables",
     )
 
@@ -79,7 +81,8 @@ class Book:
         self.room = self.granted = 0
         self.recheck_ns = NEVER
         self.ready_ns = NEVER
-        self.shut: Span | None = None
+        self.clear_ns = NEVER
+        self.ahead: dict[int, Outlook] = {}
         self.floor_ns = NEVER
         self.changes = 0
         self.lanes: dict[int, Lane] = {}

@@ -357,7 +357,8 @@ class Commands:
 
     def _settle(self, watched: Watched) -> None:
         """Tell the fast path from when on the subject's attempts are neither late nor inside a block."""
-        clear_ns, shut = self._blocks.outlook(watched.subject)
+        clear_ns = self._blocks.clear_ns(watched.subject)
         for book in watched.books:
-            book.ready_ns = max(clear_ns, book.newest_ns())
-            book.shut = shut
+            book.ready_ns = book.newest_ns()
+            book.clear_ns = clear_ns
+            book.ahead = {}

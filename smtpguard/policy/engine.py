@@ -104,12 +104,21 @@ class Engine(Commands):
                 return []
             network = network_of(address)
         time_ns = connect.time_ns
-        if time_ns < book.ready_ns or connect.result == "refused":
-            shut = book.shut
-            if shut is not None and shut.covers(time_ns, connect.port) and connect.result != "refused":
+        if connect.result == "refused":
+            return self._consider(connect, watched)
+        if time_ns < book.clear_ns:
+            port = connect.port
+            ahead = book.ahead.get(port)
+            if ahead is None:
+                ahead = book.ahead[port] = self._blocks.outlook(watched.subject, port)
+            clear_ns, shut = ahead
+            if shut is not None and shut.since_ns <= time_ns < shut.until_ns:
                 shut.tries.append(time_ns)
                 mode = "dry-run" if self._roster.off else shut.mode
                 return [_refusal(time_ns, watched.subject, watched.account, connect, shut.kind, mode)]
+            if time_ns < clear_ns:
+                return self._consider(connect, watched)
+        if time_ns < book.ready_ns:
             return self._consider(connect, watched)
         if book.room > 0 and time_ns < book.recheck_ns:
             if table is None:

@@ -193,6 +193,22 @@ def test_port_that_is_not_guarded_is_left_alone() -> None:
     assert engine.stats().no_uid == 10
 
 
+def test_blocks_at_several_ports_refuse_without_a_look_at_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is blocked tries most, so each port's block is at hand, and costs attempts at the other ports nothing."""
+    mx = replace(BURST, name="mx", ports=frozenset({25}))
+    submission = replace(BURST, name="submission", ports=frozenset({465, 587}), action="throttle")
+    engine = engine_of(mx, submission)
+    feed(engine, (0, 1, 2, 3), port=25)
+    feed(engine, (4, 5, 6, 7), port=587)
+    assert feed(engine, [8], port=2525) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_consider", None)
+        by = [[decision.by for decision in feed(engine, [9, 9.5], port=port)] for port in (25, 587, 465, 2525)]
+    assert by == [["block"] * 2, ["throttle"] * 2, ["throttle"] * 2, []]
+    assert feed(engine, [70], port=587) == [], "the throttle is over, the block at the other port is not"
+    assert only(Refusal, feed(engine, [71], port=25))
+
+
 def test_all_verdicts_of_one_attempt_are_told_in_order() -> None:
     other = replace(BURST, name="second", action="throttle")
     third = replace(BURST, name="third", action="warn")
