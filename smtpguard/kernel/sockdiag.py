@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -29,6 +30,7 @@ _NETLINK_SOCK_DIAG = 4
 _ANSWER_TIMEOUT_S = 5.0
 _RECEIVE_BYTES = 1 << 20
 _MAX_DATAGRAM_BYTES = 65_536
+_MAX_INTERFACES = 64
 MAX_SESSIONS = 100_000
 """Most sockets taken of one dump, per family; what is beyond is counted as not seen."""
 
@@ -69,7 +71,13 @@ class SockDiag:
         return list(self.sessions(ports, states, totals=totals, loopback=loopback))
 
     def sessions(
-        self, ports: Collection[int], states: Iterable[int] = SPEAKING, *, totals: bool = False, loopback: bool = True
+        self,
+        ports: Collection[int],
+        states: Iterable[int] = SPEAKING,
+        *,
+        totals: bool = False,
+        loopback: bool = True,
+        most: int = MAX_SESSIONS,
     ) -> Iterator[Session]:
         """All TCP sockets whose peer's port is one of these, as the kernel tells of them.
 
@@ -80,6 +88,7 @@ class SockDiag:
             states: See `decode.sockdiag`.
             totals: With what went through each so far.
             loopback: With those whose peer is 127.0.0.0/8 or ::1; the kernel leaves them out.
+            most: So many of each family; what is beyond is counted as not seen.
 
         Raises:
             SourceError: The kernel does not answer.
@@ -92,7 +101,7 @@ class SockDiag:
                 if session.port not in wanted or (not loopback and _is_loopback(session.address)):
                     continue
                 count += 1
-                if count > MAX_SESSIONS:
+                if count > most:
                     self.unseen += 1
                     continue
                 yield session
@@ -143,6 +152,17 @@ class SockDiag:
         raise SourceError(
             f"open sessions can't be ended: {reason}", where="SOCK_DESTROY", fix="CONFIG_INET_DIAG_DESTROY may be off"
         )
+
+    def destroy_wherever_bound(self, session: Session) -> bool:
+        """End a socket that was seen before; its owner may have bound it to another interface since.
+
+        Raises:
+            PrivilegeError, SourceError: As of `destroy`.
+        """
+        if self.destroy(session):
+            return True
+        indexes = [index for index, _ in socket.if_nameindex()[:_MAX_INTERFACES]]
+        return any(self.destroy(replace(session, interface=index)) for index in indexes if index != session.interface)
 
     def _next(self) -> int:
         self._sequence = (self._sequence + 1) & 0x7FFF_FFFF

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpguard.actions.base import Deny, Passes
-from smtpguard.actions.sessions import SessionEnder, _Matcher, end_sessions
+from smtpguard.actions.session_walk import Matcher, Wanted, Wish, end_sessions
+from smtpguard.actions.sessions import SessionEnder
 from smtpguard.decode.netlink import HEADER, split_messages
 from smtpguard.decode.sockdiag import (
     AF_INET,
@@ -122,8 +123,10 @@ class Kernel:
         self.unseen = 0
         self.fails = False
 
-    def sessions(self, ports: frozenset[int], states: object = None, *, loopback: bool = True) -> list[Session]:
-        del states, loopback
+    def sessions(
+        self, ports: frozenset[int], states: object = None, *, loopback: bool = True, most: int = 0
+    ) -> list[Session]:
+        del states, loopback, most
         if self.fails:
             raise SourceError("gone")
         return [session for session in self.sockets if session.port in ports]
@@ -212,7 +215,8 @@ def test_only_the_users_sessions_to_these_ports_are_ended() -> None:
         replace(SESSION, cookie=5, uid=0),
         replace(SESSION, cookie=6, uid=100_500),
     )
-    count = end_sessions(kernel, ((0, 1001), (100_000, 165_535)), frozenset({25}), _Matcher(Passes()))  # type: ignore[arg-type]
+    wish = Wish(who=1001, uids=((0, 1001), (100_000, 165_535)), ports=frozenset({25}), until_ns=None)
+    count = end_sessions(kernel, Wanted([wish]), Matcher(Passes()))  # type: ignore[arg-type]
     assert (count, kernel.destroyed) == (2, [7, 6])
 
 
@@ -236,7 +240,7 @@ def test_only_the_users_sessions_to_these_ports_are_ended() -> None:
 )
 def test_what_passes_is_left_alone(address: str, passes: Passes, expected: bool) -> None:
     packed = ip_network(address).network_address.packed
-    assert _Matcher(passes)(replace(SESSION, address=packed)) is expected
+    assert Matcher(passes)(replace(SESSION, address=packed)) is expected
 
 
 def test_throttles_root_and_other_namespaces_end_nothing_here() -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from smtpguard.decode.sockdiag import Session, Totals
 from smtpguard.kernel.beside import Beside, Pace
-from smtpguard.kernel.sockdiag import MAX_SESSIONS, SockDiag
+from smtpguard.kernel.sockdiag import SockDiag
 from smtpguard.model import NS, SocketNews, SocketReport
 
 MAX_ADOPTED = 16_384
@@ -20,15 +20,11 @@ MAX_ADOPTED = 16_384
 MAX_ASKED = 2_000
 """Sessions asked about in one second, 40 us each; of more each has its turn every few seconds."""
 
-IN_LOOP = 60
-"""Sessions that the loop itself asks about, in 3 ms; most hosts have fewer."""
+FIND_S, ASK_S = 0.02, 0.005
+"""How long the loop waits for the walk at the start, and for answers; most hosts have so few sessions."""
 
 _POLL_NS = NS
 _CLOSE_S = 2.0
-
-
-class _TooManyError(Exception):
-    """More than the loop has time for."""
 
 
 class IsCookie(Protocol):
@@ -68,22 +64,16 @@ class Adopted:
             is_known: Whether the program has seen the session of a cookie itself.
         """
         self._next_ns = now_ns + _POLL_NS
-        try:
-            return self._find(now_ns, is_known, most=IN_LOOP)
-        except _TooManyError:
-            self._diag.close()  # with what the kernel still has to say
-            self._diag = SockDiag()
-            self._beside.begin(partial(self._find, now_ns, is_known))
-            return []
+        self._beside.begin(partial(self._find, now_ns, is_known))
+        return self._beside.take(FIND_S) or []
 
     def poll(self, now_ns: int) -> list[SocketReport]:
         """What was found to have changed: traffic, and ends with the totals last seen. Call it at any time."""
         reports = self._beside.take() or []
         if not self._beside.is_busy and self._sessions and now_ns >= self._next_ns:
             self._next_ns = now_ns + _POLL_NS
-            if len(self._sessions) <= IN_LOOP:
-                return reports + self._ask(now_ns)
             self._beside.begin(partial(self._ask, now_ns))
+            reports += self._beside.take(ASK_S) or []
         return reports
 
     def close(self) -> None:
@@ -91,14 +81,12 @@ class Adopted:
         self._beside.wait(_CLOSE_S)
         self._diag.close()
 
-    # -- in the thread, if there are many ----------------------------------------------------------------------------
+    # -- in the thread -----------------------------------------------------------------------------------------------
 
-    def _find(self, now_ns: int, is_known: IsCookie, *, most: int = 2 * MAX_SESSIONS) -> list[SocketReport]:
+    def _find(self, now_ns: int, is_known: IsCookie) -> list[SocketReport]:
         pace = Pace()
         by_user: dict[int, list[Session]] = {}
-        for number, session in enumerate(self._diag.sessions(self._ports, totals=True, loopback=self._loopback)):
-            if number >= most:
-                raise _TooManyError
+        for session in self._diag.sessions(self._ports, totals=True, loopback=self._loopback):
             pace.breathe()
             if session.uid is not None and not is_known(session.cookie):
                 of_user = by_user.setdefault(session.uid, [])

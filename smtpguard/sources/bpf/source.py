@@ -66,7 +66,7 @@ class BpfSource:
         self._adopted: Adopted | None = None
         self._look_again_ns: int | None = None
         self._next_check_ns = 0
-        self._more = False
+        self._more = self._more_reports = False
         self.drained_ns = 0
 
     @property
@@ -206,9 +206,9 @@ class BpfSource:
         return self.guard.features.outcome
 
     def take_reports(self) -> list[SocketReport]:
-        """What became of sockets, as far as `read` has seen it and nobody has taken it yet."""
-        reports = list(self._reports)
-        self._reports.clear()
+        """What became of sockets, as far as `read` has seen it: MAX_EVENTS at most, the rest with the next read."""
+        reports = [self._reports.popleft() for _ in range(min(len(self._reports), MAX_EVENTS))]
+        self._more_reports = bool(self._reports)  # whoever takes none is not woken for them
         return reports
 
     def read_unsent(self) -> list[Unsent]:
@@ -250,7 +250,7 @@ class BpfSource:
 
     def next_poll_ns(self) -> int | None:
         """Soon after something was read; in a second at the latest, to see losses and a program that was detached."""
-        if self._more or self._waiting:
+        if self._more or self._waiting or self._more_reports:
             return 0
         return self._next_check_ns if self._look_again_ns is None else min(self._look_again_ns, self._next_check_ns)
 

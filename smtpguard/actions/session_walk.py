@@ -1,0 +1,194 @@
+"""Which open sessions a block ends, and how they are found: by a walk over all of a namespace's. Never in the loop.
+
+The kernel goes over all its sockets for one walk, 2 us each, also those that it leaves out.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol
+
+from smtpguard.actions.base import Passes
+from smtpguard.clock import boottime_ns
+from smtpguard.decode.sockdiag import Session
+from smtpguard.kernel.beside import Pace
+from smtpguard.kernel.sockdiag import SockDiag
+from smtpguard.settings import Network
+
+MAX_FOUND = 16_384
+"""Sessions that one walk keeps, 350 bytes each; where there are more another walk follows."""
+_EVERY = 1 << 40
+
+Interval = tuple[int, int]
+
+
+@dataclass(slots=True, kw_only=True)
+class Wish:
+    """Somebody's open sessions are to end.
+
+    Attributes:
+        who: Whose block it is about.
+        uids: Inclusive ranges of who made them; 0 is never meant.
+        ports: Their destination ports.
+        until_ns: CLOCK_BOOTTIME from which on none is ended any more; None for no such time.
+        asked_ns: CLOCK_BOOTTIME of the block.
+        known: Sessions to end whoever made them.
+        is_over: There is nothing to end any more: all was, or the block is over.
+    """
+
+    who: int
+    uids: tuple[Interval, ...]
+    ports: frozenset[int]
+    until_ns: int | None
+    asked_ns: int = 0
+    known: tuple[Session, ...] = ()
+    is_over: bool = False
+
+
+class PassesSession(Protocol):
+    """Knows which sessions live on.
+
+    Attributes:
+        loopback: Whether all do whose peer is on the loopback interface.
+    """
+
+    loopback: bool
+
+    def __call__(self, session: Session, /) -> bool:
+        """Whether one passes in spite of a block."""
+        ...
+
+
+class Matcher:
+    """What passes, made ready for many sessions: a set look-up per prefix length in use.
+
+    Attributes:
+        loopback: As in PassesSession.
+    """
+
+    def __init__(self, passes: Passes) -> None:
+        self._uids = passes.uids
+        self.loopback = passes.loopback
+        self._prefixes: dict[tuple[int, int], set[int]] = {}
+        for network in passes.networks:
+            self._add(network)
+
+    def __call__(self, session: Session, /) -> bool:
+        """Whether it is left alone."""
+        uid = session.uid
+        return uid is None or self.is_exempt(uid) or self.is_passed(session.address)
+
+    def is_exempt(self, uid: int) -> bool:
+        """Whether what a uid does passes."""
+        return any(first <= uid <= last for first, last in self._uids)
+
+    def is_passed(self, address: bytes) -> bool:
+        """Whether a destination passes."""
+        if self.loopback and (address[:1] == b"\x7f" if len(address) == 4 else address == bytes(15) + b"\1"):
+            return True
+        number = int.from_bytes(address, "big")
+        return any(
+            size == len(address) and number >> shift in networks for (size, shift), networks in self._prefixes.items()
+        )
+
+    def _add(self, network: Network) -> None:
+        size, shift = network.max_prefixlen // 8, network.max_prefixlen - network.prefixlen
+        number = int(network.network_address)
+        if size == 16 and shift <= 32 and number >> 32 == 0xFFFF:  # IPv4-mapped: sessions have plain IPv4
+            size, number = 4, number & 0xFFFF_FFFF
+        self._prefixes.setdefault((size, shift), set()).add(number >> shift)
+
+
+def held(wishes: Iterable[Wish]) -> list[Wish]:
+    """Those that have something to end still."""
+    now_ns = boottime_ns()
+    return [wish for wish in wishes if not wish.is_over and (wish.until_ns is None or now_ns < wish.until_ns)]
+
+
+class Wanted:
+    """What many wishes come to: one look-up per session, though ten thousand users are blocked at once."""
+
+    def __init__(self, wishes: Iterable[Wish]) -> None:
+        grouped: dict[frozenset[int], list[Interval]] = {}
+        for wish in wishes:
+            grouped.setdefault(wish.ports, []).extend(wish.uids)
+        self._by_port: dict[int, list[Uids]] = {}
+        for ports, intervals in grouped.items():
+            uids = Uids(intervals)
+            for port in ports:
+                self._by_port.setdefault(port, []).append(uids)
+
+    @property
+    def ports(self) -> frozenset[int]:
+        """All ports that are meant."""
+        return frozenset(self._by_port)
+
+    def covers(self, session: Session) -> bool:
+        """Whether a session is to end."""
+        uid = session.uid
+        return bool(uid) and any(uids.hold(uid or 0) for uids in self._by_port.get(session.port, ()))
+
+
+class Uids:
+    """Ranges of uids, which may overlap."""
+
+    def __init__(self, intervals: Sequence[Interval]) -> None:
+        ordered = sorted(intervals)
+        self._firsts = [first for first, _ in ordered]
+        self._furthest = list(accumulate((last for _, last in ordered), max))
+
+    def hold(self, uid: int) -> bool:
+        """Whether a uid is in one of them."""
+        index = bisect_right(self._firsts, uid)
+        return bool(index) and self._furthest[index - 1] >= uid
+
+
+class Narrow(Protocol):
+    """Says what is wanted still: blocks end while somebody walks."""
+
+    def __call__(self) -> Wanted | None:
+        """What it is now; None if nothing has changed."""
+        ...
+
+
+def _unchanged() -> Wanted | None:
+    return None
+
+
+def end_sessions(diag: SockDiag, wanted: Wanted, passes: PassesSession, narrow: Narrow = _unchanged) -> int:
+    """End what is wanted in the namespace that `diag` was opened in; as many walks as it takes, paced.
+
+    Args:
+        diag: Open sock_diag, for nobody else meanwhile.
+        wanted: Which sessions.
+        passes: Whether a session is left alone.
+        narrow: Asked before each end.
+
+    Returns:
+        How many were ended.
+
+    Raises:
+        SourceError: The kernel can't.
+        PrivilegeError: CAP_NET_ADMIN is lacking.
+    """
+    total, pace = 0, Pace()
+    while wanted.ports:
+        found: list[Session] = []
+        more = False
+        for session in diag.sessions(wanted.ports, loopback=not passes.loopback, most=_EVERY):
+            pace.breathe()
+            if wanted.covers(session) and not passes(session):
+                if len(found) < MAX_FOUND:  # ended when the kernel has told of all: it is one conversation
+                    found.append(session)
+                else:
+                    more = True
+        ended = 0
+        for session in found:
+            pace.breathe()
+            wanted = narrow() or wanted
+            ended += wanted.covers(session) and diag.destroy(session)
+        total += ended
+        if not (more and ended):
+            break
+    return total
