@@ -107,13 +107,18 @@ def held(wishes: Iterable[Wish]) -> list[Wish]:
 
 
 class Wanted:
-    """What many wishes come to: one look-up per session, though ten thousand users are blocked at once."""
+    """What many wishes come to: one look-up per session, though ten thousand users are blocked at once.
+
+    Attributes:
+        uids: Whose, at whatever port.
+    """
 
     def __init__(self, wishes: Iterable[Wish]) -> None:
         grouped: dict[frozenset[int], list[Interval]] = {}
         for wish in wishes:
             grouped.setdefault(wish.ports, []).extend(wish.uids)
         self._by_port: dict[int, list[Uids]] = {}
+        self.uids = Uids([interval for intervals in grouped.values() for interval in intervals])
         for ports, intervals in grouped.items():
             uids = Uids(intervals)
             for port in ports:
@@ -176,7 +181,9 @@ def end_sessions(diag: SockDiag, wanted: Wanted, passes: PassesSession, narrow: 
     while wanted.ports:
         found: list[Session] = []
         more = False
-        for session in diag.sessions(wanted.ports, loopback=not passes.loopback, most=_EVERY):
+        for session in diag.sessions(
+            wanted.ports, loopback=not passes.loopback, most=_EVERY, is_wanted=wanted.uids.hold
+        ):
             pace.breathe()
             if wanted.covers(session) and not passes(session):
                 if len(found) < MAX_FOUND:  # ended when the kernel has told of all: it is one conversation

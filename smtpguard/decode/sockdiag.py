@@ -23,6 +23,7 @@ _IPPROTO_TCP = 6
 _REQUEST = struct.Struct("=BBBBI")
 _ID = struct.Struct("=2s2s16s16sI8s")
 _MESSAGE = struct.Struct("=BBBB2s2s16s16sI8sIIIII")
+_UID, _UID_AT = struct.Struct("=I"), 64
 _BYTECODE = 1
 _INFO = 2
 _WITH_INFO = 1 << (_INFO - 1)
@@ -211,6 +212,11 @@ def parse_session(message: Message) -> Session:
         inode=inode or None,
         totals=_parse_totals(split_attributes(message.body[_MESSAGE.size :]).get(_INFO)),
     )
+
+
+def read_uid(message: Message) -> int:
+    """The uid of one answer, without a look at the rest; 0 where the kernel does not say, 0xFFFFFFFF for nobody's."""
+    return int(_UID.unpack_from(message.body, _UID_AT)[0]) if len(message.body) >= _MESSAGE.size else 0
 
 
 def _parse_totals(info: memoryview | None) -> Totals | None:

@@ -100,9 +100,9 @@ def test_what_is_quick_is_done_when_it_returns(here: Here, caplog: pytest.LogCap
 
 def test_what_takes_long_holds_nobody_and_says_so(here: Here, caplog: pytest.LogCaptureFixture) -> None:
     begun = time.monotonic()
-    for uid in (USER, OTHER, 1003, 1004):
+    for uid in range(USER, USER + 100):
         here.end(uid)
-    assert time.monotonic() - begun < 3 * session_thread.PATIENCE_S
+    assert time.monotonic() - begun < 25 * session_thread.PATIENCE_S
     trouble = here.thread.trouble()
     assert trouble is not None
     assert "uid 1001: those open at the block are being ended" in trouble
@@ -112,7 +112,7 @@ def test_what_takes_long_holds_nobody_and_says_so(here: Here, caplog: pytest.Log
     assert here.kernel.walks == 2, "one for all who wait"
     assert here.thread.trouble() is None
     assert "uid 1001: blocked; 2 open sessions ended up to 0." in caplog.text
-    assert "uid 1002, 1003, 1004: blocked; 1 open sessions ended" in caplog.text
+    assert "uid 1002, 1003, 1004 and 96 more: blocked; 1 open sessions ended" in caplog.text
 
 
 def test_waiting_takes_no_more_of_a_turn_for_many_than_for_one(here: Here) -> None:
@@ -125,11 +125,9 @@ def test_waiting_takes_no_more_of_a_turn_for_many_than_for_one(here: Here) -> No
 
     here.kernel.sessions = sessions  # type: ignore[method-assign]
     begun = time.monotonic()
-    for _ in range(10):
+    for _ in range(100):
         here.end()
-        here.thread._change.acquire()
-        here.thread._change.release()
-    assert time.monotonic() - begun < 2.5 * session_thread.PATIENCE_S
+    assert time.monotonic() - begun < 25 * session_thread.PATIENCE_S
 
 
 def test_a_block_that_ends_meanwhile_ends_nobodys_sessions(here: Here) -> None:

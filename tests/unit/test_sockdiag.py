@@ -124,9 +124,15 @@ class Kernel:
         self.fails = False
 
     def sessions(
-        self, ports: frozenset[int], states: object = None, *, loopback: bool = True, most: int = 0
+        self,
+        ports: frozenset[int],
+        states: object = None,
+        *,
+        loopback: bool = True,
+        most: int = 0,
+        is_wanted: object = None,
     ) -> list[Session]:
-        del states, loopback, most
+        del states, loopback, most, is_wanted
         if self.fails:
             raise SourceError("gone")
         return [session for session in self.sockets if session.port in ports]

@@ -32,6 +32,9 @@ MAX_EVENTS = 4096
 MAX_REPORTS = 16_384
 """Most reports that wait to be taken."""
 
+MAX_TAKEN = 1024
+"""Most reports that are handed over at once: 5 ms of the engine's time."""
+
 PACE_NS = 15_000_000
 """How long after something was read the ring is looked at again: longer than WAKE_NS of layout.bpf.h, in which the
 program wakes nobody for events that are not urgent."""
@@ -206,8 +209,8 @@ class BpfSource:
         return self.guard.features.outcome
 
     def take_reports(self) -> list[SocketReport]:
-        """What became of sockets, as far as `read` has seen it: MAX_EVENTS at most, the rest with the next read."""
-        reports = [self._reports.popleft() for _ in range(min(len(self._reports), MAX_EVENTS))]
+        """What became of sockets, as far as `read` has seen it: MAX_TAKEN at most, the rest with the next read."""
+        reports = [self._reports.popleft() for _ in range(min(len(self._reports), MAX_TAKEN))]
         self._more_reports = bool(self._reports)  # whoever takes none is not woken for them
         return reports
 
