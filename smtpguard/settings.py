@@ -132,6 +132,8 @@ class Settings:
 
     Attributes:
         path: File it came from; None for the shipped defaults.
+        text: What that file held.
+        warnings: What it says that is not heeded any more.
         overrides: CONTRACT's `users`.
         shared_users, shared_block: Accounts that many sites share, and those of them that may be refused.
         shared_shipped: Those of shared_users that nobody wrote here: they hold below UID_MIN only.
@@ -191,3 +193,5 @@ class Settings:
     metrics_listen: str | None = None
     metrics_users: bool = False
     uid_min: int | None = None
+    text: str | None = field(default=None, compare=False, repr=False)
+    warnings: tuple[str, ...] = field(default=(), compare=False)

@@ -8,14 +8,24 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
+from smtpguard import __version__
 from smtpguard.errors import ConfigError
 from smtpguard.resources import shipped
 from smtpguard.settings import Settings
 from smtpguard.settings_build import build_settings, merge_defaults
 from smtpguard.settings_formats import parse_duration
-from smtpguard.settings_lines import MAX_BYTES, Document, Problem, SettingsError, parse_document, show_value
+from smtpguard.settings_lines import (
+    MAX_BYTES,
+    Document,
+    Problem,
+    SettingsError,
+    parse_document,
+    show_value,
+)
+from smtpguard.settings_removed import drop_removed
 from smtpguard.trust import read_trusted
 
 ENVIRONMENT = "SMTPGUARD_CONFIG"
@@ -47,16 +57,34 @@ def load_settings(path: str | None) -> Settings:
     Raises:
         ConfigError: What is wrong, with file and line, up to 20 things at once.
     """
-    document = read_configuration(path)
+    return _load_document(read_configuration(path))
+
+
+def load_text(text: str | None, name: str | None) -> Settings:
+    """A configuration that is no file now, checked as one.
+
+    Args:
+        text: What the file held; None for the shipped defaults.
+        name: What it was called.
+
+    Raises:
+        ConfigError: As `load_settings`.
+    """
+    return _load_document(None if text is None else parse_document(text, name or "the configuration"))
+
+
+def _load_document(document: Document | None) -> Settings:
     defaults = read_defaults()
     if document is None:
         return build_settings(defaults, None)
     from smtpguard.settings_check import find_problems  # jsonschema costs 70 ms: not where there is nothing to check
 
-    problems = find_problems(document.data, defaults, _read_schema(), UNBUILT)
+    data, left = drop_removed(document.data, __version__)
+    problems = find_problems(data, defaults, read_schema(), UNBUILT)
     if problems:
         raise SettingsError(document, problems)
-    return build_settings(merge_defaults(document.data, defaults), document.name)
+    warnings = tuple(SettingsError(document, left).lines) if left else ()
+    return replace(build_settings(merge_defaults(data, defaults), document.name), text=document.text, warnings=warnings)
 
 
 def load_part(path: str | None, sections: Iterable[str]) -> Settings:
@@ -107,23 +135,24 @@ def load_places(path: str | None, sections: Iterable[str]) -> tuple[Settings, Co
         return read_shipped(), error
     if document is None:
         return read_shipped(), None
-    defaults, schema = read_defaults(), _read_schema()
-    given = document.data if isinstance(document.data, dict) else {}
-    sound = {name: given[name] for name in sections if name in given and _is_sound(given[name], name, defaults, schema)}
+    defaults, schema = read_defaults(), read_schema()
+    data, _ = drop_removed(document.data, __version__)
+    given = data if isinstance(data, dict) else {}
+    sound = {name: given[name] for name in sections if name in given and is_sound(given[name], name, defaults, schema)}
     settings = build_settings(merge_defaults(sound, defaults), document.name)
     if (
-        given is document.data
+        given is data
         and len(sound) == sum(name in given for name in sections)
         and not _has_strange(given, defaults, schema)
     ):
         return settings, None
     from smtpguard.settings_check import find_problems  # costs 50 ms, so not before something is wrong
 
-    problems = find_problems(document.data, defaults, schema, UNBUILT)
+    problems = find_problems(data, defaults, schema, UNBUILT)
     return settings, SettingsError(document, problems) if problems else None
 
 
-def _is_sound(values: object, section: str, defaults: Mapping[str, Any], schema: Mapping[str, Any]) -> bool:
+def is_sound(values: object, section: str, defaults: Mapping[str, Any], schema: Mapping[str, Any]) -> bool:
     """Whether a section can be used: its values have the types of the defaults and the schema's patterns."""
     if not isinstance(values, dict):
         return False
@@ -197,6 +226,12 @@ def read_configuration(path: str | None) -> Document | None:
     Raises:
         ConfigError: It is not there although it was named, can't be trusted or read, or is no YAML.
     """
+    found = read_text(path)
+    return None if found is None else parse_document(*found)
+
+
+def read_text(path: str | None) -> tuple[str, str] | None:
+    """The file that is in force and its name; None where the shipped defaults are. Raises ConfigError."""
     named = path if path is not None else os.environ.get(ENVIRONMENT) or None
     where = named if named is not None else SYSTEM_PATH
     try:
@@ -211,7 +246,7 @@ def read_configuration(path: str | None) -> Document | None:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError("is not UTF-8 text", where=f"{where}:{line}") from error
-    return parse_document(text, where)
+    return text, where
 
 
 def read_shipped() -> Settings:
@@ -226,6 +261,7 @@ def read_defaults() -> dict[str, Any]:
     return data
 
 
-def _read_schema() -> dict[str, Any]:
+def read_schema() -> dict[str, Any]:
+    """The JSON Schema of a configuration."""
     schema: dict[str, Any] = json.loads((shipped("config") / "smtpguard.schema.json").read_text("utf-8"))
     return schema

@@ -54,11 +54,13 @@ class Document:
         name: The file, as errors name it.
         data: The content.
         lines: Line (from 1) of every key, list item and of the whole, ().
+        text: As it was read.
     """
 
     name: str
     data: Any
     lines: dict[Path, int]
+    text: str = ""
 
     def line(self, path: Path) -> int:
         """The line of a value, or of what should hold it."""
@@ -237,7 +239,24 @@ def parse_document(text: str, name: str) -> Document:
     except yaml.YAMLError as error:
         raise reader.fail(1, f"is no YAML: {show_message(str(error))}") from error
     data = {} if reader.root is None else reader.root
-    return Document(name=name, data=data, lines=reader.document.lines)
+    return Document(name=name, data=data, lines=reader.document.lines, text=text)
+
+
+def find_section(text: str, name: str) -> str | None:
+    """The lines of a top-level section of a file that as a whole is no YAML; None if there is none of that name.
+
+    Args:
+        text: The file.
+        name: Of the section.
+    """
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith(f"{name}:"):
+            end = number + 1
+            while end < len(lines) and (not lines[end].strip() or lines[end][0] in " #}]-"):
+                end += 1
+            return "\n".join(lines[number:end])
+    return None
 
 
 def show_message(text: str) -> str:

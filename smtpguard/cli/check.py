@@ -46,7 +46,11 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
         errors = [f"{where}: rule {name} can't be counted: {lacking}" for name in uncounted.broken]
         _fail(ctx, errors, "\n".join(errors), as_json=as_json)
     accounts = Accounts(settings)
-    warnings = [*find_doubts(settings, uid_min=accounts.facts.uid_min), *find_absent(settings, accounts)]
+    warnings = [
+        *settings.warnings,
+        *find_doubts(settings, uid_min=accounts.facts.uid_min),
+        *find_absent(settings, accounts),
+    ]
     warnings += find_lookalikes(settings, accounts)
     summary = {
         "ok": True,

@@ -56,6 +56,9 @@ class Overview:
         troubles: What is wrong with the parts that are not named here.
         parts: Their lines.
         since_ns: When the guard started (CLOCK_BOOTTIME).
+
+    Attributes:
+        wrong_file: Why what is in force is not what the file says; None if it is.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Overview:
         self._more_troubles = troubles
         self._more_parts = parts
         self._since_ns = since_ns
+        self.wrong_file: str | None = None
 
     def collect(self) -> Figures:
         """All of it, as JSON values."""
@@ -105,6 +109,7 @@ class Overview:
             "mode": "off" if guard.engine.is_off else "dry-run" if guard.settings.dry_run else "enforce",
             "off_until": self._switch.until_ns / NS if self._switch.until_ns is not None else None,
             "config": guard.settings.path or "shipped defaults",
+            "wrong_file": self.wrong_file,
             "troubles": troubles,
             "sources": self._sources(),
             "enforcement": self._enforcement(),
@@ -152,7 +157,7 @@ class Overview:
         guard = self._guard
         sees = self._sensing.leader() is not None or guard.settings.sources == "none"
         acts = guard.settings.dry_run or guard.engine.is_off or guard.enforcement.is_in_place()
-        return sees and acts and self._supervision.is_ready()
+        return sees and acts and self._supervision.is_ready() and self.wrong_file is None
 
     def headline(self) -> str:
         """How the guard fares, in one line."""
@@ -167,6 +172,8 @@ class Overview:
             text = f"{mode}, watching nothing (sources: none)"
         else:
             text = "blind: " + "; ".join(f"{sensor.name}: {sensor.why}" for sensor in self._sensing.sensors)
+        if self.wrong_file is not None:
+            text = f"{self.wrong_file}; {text}"
         failing = ", ".join(health.name for health in self._supervision.failing())
         return f"{text}; failing: {failing}" if failing else text
 
@@ -174,6 +181,8 @@ class Overview:
         """What is wrong now, worst first."""
         guard = self._guard
         found: list[str] = []
+        if self.wrong_file is not None:
+            found.append(f"{self.wrong_file}; mend it, then `smtpguard check && smtpguard reload`")
         if guard.engine.is_off:
             found.append("OFF: nobody is refused; `smtpguard on` ends it")
         if self._sensing.leader() is None and guard.settings.sources != "none":

@@ -65,6 +65,7 @@ from smtpguard.policy.engine import Engine
 from smtpguard.policy.rules import check_rules
 from smtpguard.settings import Settings
 from smtpguard.settings_on_reload import find_changes, keep_until_restart, render_changes
+from smtpguard.state.last_good import LastGood
 from smtpguard.state.writer import StateWriter
 
 if TYPE_CHECKING:
@@ -215,6 +216,7 @@ class Service:
         self.orders = Orders(self.guard)
         self.keeping = Keeping(self.engine, state, self.wall, self.now)
         self.switch = OffSwitch(self.engine, self.enforcement, state, self.wall, self.now)
+        self.last_good = LastGood(loaded.facts, state)
         for row in loaded.switches:
             self.switch.restore(row)
         identity, adoption = Identity(loaded.facts, state), Adoption(self.orders, self.nft)
@@ -267,6 +269,8 @@ class Service:
             parts=self.around.parts,
             since_ns=self._started_ns,
         )
+        overview.wrong_file = self._start.wrong_file
+        self.overview = overview
         self.manager = ServiceManager(self._start.manager, overview.headline, self.now())
         self._stack.callback(self.manager.close)
         self.reloading = Reloading(self._read_settings, self._apply_settings, self.manager)
@@ -332,6 +336,12 @@ class Service:
             self.loop.add(other, name)
         mode = "dry run: nobody is refused" if self.settings.dry_run else "enforcing"
         log.info("smtpguard %s, %s, pid %d", __version__, mode, os.getpid())
+        if self._start.wrong_file is not None:
+            log.error("%s", self._start.wrong_file)
+        else:
+            self.last_good.keep(self.settings, self.wall.to_wall_ns(self.now()))
+        for text in self.settings.warnings:
+            log.warning("%s", text)
         try:
             self.loop.run()
         finally:
@@ -362,7 +372,9 @@ class Service:
         self.sensing.reconfigure(new)
         self.program.refresh()
         self.enforcement.refresh("settings")
-        notes = list(self._overruled)
+        self.overview.wrong_file = None
+        self.last_good.keep(read, self.wall.to_wall_ns(self.now()))
+        notes = [*self._overruled, *read.warnings]
         if self.program.trouble:
             notes.append(f"Refused senders are not told why: {self.program.trouble}")
         text = render_changes(changes, notes=notes)

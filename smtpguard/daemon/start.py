@@ -26,6 +26,7 @@ class Start:
         dry_run: --dry-run.
         sources: --source, each.
         verbose: --verbose.
+        wrong_file: Why the settings are not those of the file, for people; None if they are.
         manager: Where the service manager listens; it is nobody else's business.
     """
 
@@ -33,6 +34,7 @@ class Start:
     dry_run: bool = False
     sources: tuple[str, ...] = ()
     verbose: bool = False
+    wrong_file: str | None = None
     manager: Address = NOWHERE
 
 

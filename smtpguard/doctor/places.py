@@ -27,7 +27,8 @@ def check_configuration(host: Host) -> Iterator[Finding]:
             name=name,
             level="fatal",
             found=str(host.problem).splitlines()[0],
-            means="smtpguard does not start; what follows is about the shipped defaults",
+            means="run by hand it does not start, the service goes on with the last good configuration; "
+            "what follows is about the shipped defaults",
             fix="smtpguard check",
         )
         return

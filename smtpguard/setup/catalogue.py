@@ -83,8 +83,8 @@ def _config() -> Wanted:
 
 
 def _unit(site: Site) -> bytes:
-    words = f"{site.program} run" if site.config == CONFIG else f"{site.program} run --config {site.config}"
-    return _read("config", "smtpguard.service").replace(f"{_SHIPPED_PROGRAM} run", words).encode()
+    words = f"{site.program} run --service" + ("" if site.config == CONFIG else f" --config {site.config}")
+    return _read("config", "smtpguard.service").replace(f"{_SHIPPED_PROGRAM} run --service", words).encode()
 
 
 def _logrotate(site: Site) -> bytes:

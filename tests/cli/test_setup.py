@@ -281,7 +281,7 @@ def test_interrupted_setup_can_be_taken_back(image: Path, monkeypatch: pytest.Mo
 def test_unit_and_jail_run_the_smtpguard_that_was_installed(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup_command, "find_program", lambda _root: "/opt/guard/bin/smtpguard")
     setup(image, "--yes")
-    assert "\nExecStart=/opt/guard/bin/smtpguard run\n" in (image / UNIT).read_text()
+    assert "\nExecStart=/opt/guard/bin/smtpguard run --service\n" in (image / UNIT).read_text()
     assert (image / JAIL).read_text().count("\ncommand        = /opt/guard/bin/smtpguard\n") == 2
 
 
@@ -289,7 +289,7 @@ def test_program_of_the_image_is_the_one_to_run(image: Path) -> None:
     (image / "usr/bin").mkdir(parents=True)
     (image / "usr/bin/smtpguard").touch()
     setup(image, "--yes")
-    assert "\nExecStart=/usr/bin/smtpguard run\n" in (image / UNIT).read_text()
+    assert "\nExecStart=/usr/bin/smtpguard run --service\n" in (image / UNIT).read_text()
     assert "\ncommand        = smtpguard\n" in (image / JAIL).read_text()
 
 
@@ -316,7 +316,7 @@ def test_installed_files_follow_the_configuration(image: Path, tmp_path: Path) -
     config = tmp_path / "second.yaml"
     config.write_text("log: {path: /srv/log/second.log}\nnft: {table: second}\n")
     assert setup(image, "--config", str(config), "--yes").exit_code == 0
-    assert f"smtpguard run --config {config}\n" in (image / UNIT).read_text()
+    assert f"smtpguard run --service --config {config}\n" in (image / UNIT).read_text()
     assert "\nlogpath        = /srv/log/second.log\n" in (image / JAIL).read_text()
     assert f"env SMTPGUARD_CONFIG={config} " in (image / JAIL).read_text()
     assert "\ntable   = second\n" in (image / "etc/fail2ban/action.d/smtpguard.conf").read_text()

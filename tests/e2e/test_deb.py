@@ -92,7 +92,7 @@ def test_files_belong_to_root_and_nobody_else_may_write_them(package: Path) -> N
 
 def test_unit_runs_the_program_of_the_package(unpacked: Path) -> None:
     unit = (unpacked / "usr/lib/systemd/system/smtpguard.service").read_text()
-    assert "\nExecStart=/usr/bin/smtpguard run\n" in unit
+    assert "\nExecStart=/usr/bin/smtpguard run --service\n" in unit
     assert os.access(unpacked / "usr/bin/smtpguard", os.X_OK)
 
 

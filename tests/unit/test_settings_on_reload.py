@@ -45,7 +45,7 @@ def test_each_key_of_the_schema_is_in_the_table_and_none_besides() -> None:
 
 def test_each_value_of_the_settings_belongs_to_one_key() -> None:
     named = [name for entry in ON_RELOAD.values() for name in entry.fields]
-    assert sorted(named) == sorted(set(leaves_of(Settings())) - {"path"})
+    assert sorted(named) == sorted(set(leaves_of(Settings())) - {"path", "text", "warnings"})
 
 
 def test_what_needs_a_restart_stays_and_is_told() -> None:
