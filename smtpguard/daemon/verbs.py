@@ -1,12 +1,12 @@
 """What people may ask of a running guard through the control socket: one method a verb, plain values in and out.
 
-Arguments come from root or from a group's members and are checked here all the same. Whatever changes something is
-logged with who asked.
+Arguments are checked by serve/requests.py, and nowhere else. Whatever changes something is logged with who asked.
 """
 
 import logging
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 from smtpguard import __version__
 from smtpguard.daemon.control import Answer, Stream, is_owner
@@ -16,12 +16,23 @@ from smtpguard.daemon.live import TOPIC
 from smtpguard.daemon.orders import GuardBlocks, Orders
 from smtpguard.daemon.overview import Overview
 from smtpguard.daemon.reloading import Done, Reloaded
-from smtpguard.daemon.serve.allowing import MAX_ALLOW_NS, check_member, render_much
+from smtpguard.daemon.serve.allowing import check_member, render_much
 from smtpguard.daemon.serve.blocking import USUAL_NS, check_ports, merge_wish
 from smtpguard.daemon.serve.commits import Commits
 from smtpguard.daemon.serve.listing import list_blocks
 from smtpguard.daemon.serve.lookups import Lookups
-from smtpguard.daemon.serve.requests import MAX_SPAN_NS, Args, check_request
+from smtpguard.daemon.serve.requests import (
+    MAX_SPAN_NS,
+    AllowRequest,
+    Args,
+    BlockRequest,
+    NftRequest,
+    OffRequest,
+    Request,
+    UnblockRequest,
+    UserRequest,
+    read_request,
+)
 from smtpguard.daemon.serve.unblocking import MAX_REASON, Wish, find_account, unblock
 from smtpguard.errors import GuardError, PolicyError
 from smtpguard.logline import render_time
@@ -54,8 +65,42 @@ class RequestReload(Protocol):
         """Begin; `done` is called with what came of it."""
 
 
-class _Verb(Protocol):
-    def __call__(self, args: Args, who: str) -> Answer: ...
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asker:
+    """Who asks.
+
+    Attributes:
+        who: For the log.
+        is_member: Whether they are a member of control.group only.
+    """
+
+    who: str
+    is_member: bool
+
+
+R_contra = TypeVar("R_contra", bound=Request, contravariant=True)
+R = TypeVar("R", bound=Request)
+
+
+class Serve(Protocol[R_contra]):
+    """Answers one kind of request."""
+
+    def __call__(self, request: R_contra, asker: Asker, /) -> Answer:
+        """What came of it. Raises GuardError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verb(Generic[R]):
+    """What may be asked.
+
+    Attributes:
+        shape: What its requests say.
+        serve: What answers them.
+    """
+
+    shape: type[R]
+    serve: Serve[R]
 
 
 class Verbs:
@@ -90,17 +135,17 @@ class Verbs:
         self._reload = reload
         self._lookups = lookups
         self._commits = commits
-        self._verbs: dict[str, _Verb] = {
-            "status": self._status,
-            "blocks": self._blocks,
-            "block": self._block,
-            "unblock": self._unblock,
-            "reload": self._do_reload,
-            TOPIC: self._watch,
-            "nft": self._nft,
-            "allow": self._allow,
-            "off": self._off,
-            "on": self._on,
+        self.verbs: dict[str, Verb[Any]] = {
+            "status": Verb(Request, self._status),
+            "blocks": Verb(Request, self._blocks),
+            "block": Verb(BlockRequest, self._block),
+            "unblock": Verb(UnblockRequest, self._unblock),
+            "reload": Verb(Request, self._do_reload),
+            TOPIC: Verb(Request, self._watch),
+            "nft": Verb(NftRequest, self._nft),
+            "allow": Verb(AllowRequest, self._allow),
+            "off": Verb(OffRequest, self._off),
+            "on": Verb(Request, self._on),
         }
 
     def handle(self, peer: Peer, verb: str, args: Args) -> Answer:
@@ -114,58 +159,55 @@ class Verbs:
         Raises:
             GuardError: It can't be done; says why.
         """
-        answer = self._verbs.get(verb)
-        if answer is None:
+        found = self.verbs.get(verb)
+        if found is None:
             raise GuardError(f"this guard has no verb {verb!r}", fix=f"it is smtpguard {__version__}: restart it?")
-        args = check_request(verb, args)
-        if not is_owner(peer):
-            args["is_member"] = True
+        request = read_request(found.shape, verb, args)
         who = f"{render_user(peer.uid, peer.name)} (pid {peer.pid})"
+        asker = Asker(who=who, is_member=not is_owner(peer))
 
-        def request() -> Answer:
-            said = answer(args, who)
-            if isinstance(said, dict) and "text" in said and (taken := self._taken(args)):
+        def serve() -> Answer:
+            said = found.serve(request, asker)
+            if isinstance(said, dict) and "text" in said and (taken := self._taken(request)):
                 said["text"] += f"; {taken}"
                 log.warning("%s: %s", verb, taken)
             return self._commits.answer(said) if isinstance(said, dict) and verb in _ORDERS else said
 
-        return self._lookups.answer(request)
+        return self._lookups.answer(serve)
 
-    def _status(self, args: Args, who: str) -> Answer:
-        del args, who
+    def _status(self, request: Request, asker: Asker) -> Answer:
+        del request, asker
         return {"status": self._overview.collect()}
 
-    def _blocks(self, args: Args, who: str) -> Answer:
-        del args, who
+    def _blocks(self, request: Request, asker: Asker) -> Answer:
+        del request, asker
         off = None
         if self._switch.is_off:
             until_ns = self._switch.until_ns
             off = {"until": None if until_ns is None else until_ns / NS}
         return Pages(head={"off": off}, items=list_blocks(self._guard))
 
-    def _block(self, args: Args, who: str) -> Answer:
+    def _block(self, request: BlockRequest, asker: Asker) -> Answer:
         guard = self._guard
-        source = _text(args, "source") or "admin"
-        account = self._find(args, from_fail2ban=source != "admin")
+        source = request.source or "admin"
+        account = self._find(request, from_fail2ban=source != "admin")
         user = render_user(account.uid, account.name)
         subject = Subject(id=account.uid)
         now_ns = guard.now()
-        span_ns = _number(args, "for_ns")
         # fail2ban's bantime -1, a ban without end, is the longest that a person can ask for.
         usual_ns = USUAL_NS if source == "admin" else MAX_SPAN_NS
-        length_ns = min(span_ns if span_ns is not None else usual_ns, MAX_SPAN_NS)
-        ports = check_ports(args.get("ports"), guard.settings.ports)
+        length_ns = min(request.for_ns if request.for_ns is not None else usual_ns, MAX_SPAN_NS)
+        ports = check_ports(request.ports, guard.settings.ports)
         since_ns = now_ns
         if source != "admin":
-            at = args.get("at")
-            if isinstance(at, int | float) and not isinstance(at, bool):
-                since_ns = min(now_ns, round(at * NS) - guard.wall.offset_ns)
+            if request.at is not None:
+                since_ns = min(now_ns, round(request.at * NS) - guard.wall.offset_ns)
             if account.standing != "tenant":
                 raise PolicyError(f"{user} is not blocked: {account.standing}: {account.reason}")
             if since_ns + length_ns <= now_ns:
                 return {"text": f"{user}: that ban is over already, nothing is blocked"}
             if guard.doubts is not None and guard.doubts.is_undone(subject, since_ns):
-                self._tell_fail2ban([source], _text(args, "user") or user)
+                self._tell_fail2ban([source], request.user or user)
                 return {"text": f"{user} is not blocked: that verdict was over an exempt destination"}
             if guard.settings.dry_run:
                 return {"text": f"{user}: would block until {self._moment(since_ns + length_ns)} (dry run)"}
@@ -177,16 +219,16 @@ class Verbs:
             since_ns=now_ns,
             until_ns=since_ns + length_ns,
             mode="enforce",
-            reason=_text(args, "reason")[:MAX_REASON],
-            ids=self._list_ids(subject, source, _text(args, "user")),
+            reason=request.reason[:MAX_REASON],
+            ids=self._list_ids(subject, source, request.user),
             ports=ports,
         )
         before_ns = None
         if source == "admin":
-            merged = merge_wish(block, guard.engine.blocks_of(subject), has_length=span_ns is not None)
+            merged = merge_wish(block, guard.engine.blocks_of(subject), has_length=request.for_ns is not None)
             block, before_ns = merged.block, merged.before_ns
-        fine = self._orders.begin(block, force=args.get("force") is True)
-        log.warning("block %s by %s, asked by %s", user, source, who)
+        fine = self._orders.begin(block, force=request.force)
+        log.warning("block %s by %s, asked by %s", user, source, asker.who)
         where = "" if ports is None else f" on port{'s' * (len(ports) > 1)} {', '.join(map(str, ports))}"
         text = f"{user} is blocked{where} until {self._moment(block.until_ns)}"
         if before_ns is not None:
@@ -208,13 +250,13 @@ class Verbs:
         known = dict.fromkeys((*held, *filter(None, [known_as[:_MAX_ID]])))
         return tuple(known)[-_MAX_IDS:]
 
-    def _unblock(self, args: Args, who: str) -> Answer:
+    def _unblock(self, request: UnblockRequest, asker: Asker) -> Answer:
         wish = Wish(
-            user=_text(args, "user"),
-            uid=_number(args, "uid"),
-            everybody=args.get("all") is True,
-            source=_text(args, "source"),
-            reason=_text(args, "reason"),
+            user=request.user,
+            uid=request.uid,
+            everybody=request.everybody,
+            source=request.source,
+            reason=request.reason,
         )
         done = unblock(
             wish, accounts=self._guard.accounts, blocks=GuardBlocks(self._orders), tell_fail2ban=self._forget_in_jail
@@ -222,7 +264,7 @@ class Verbs:
         if wish.source:
             return {"text": done.text}
         if done.freed:
-            log.warning("unblock %s, asked by %s", ", ".join(done.freed[:20]), who)
+            log.warning("unblock %s, asked by %s", ", ".join(done.freed[:20]), asker.who)
         enforcement = self._guard.enforcement
         if done.freed and enforcement.reconciler.has_late_releases():
             troubles = "; ".join(enforcement.troubles())
@@ -233,9 +275,9 @@ class Verbs:
     def _forget_in_jail(self, *, jail: str, known_as: str) -> None:
         self._tell_fail2ban([f"fail2ban:{jail}"], known_as)
 
-    def _do_reload(self, args: Args, who: str) -> Answer:
-        del args
-        log.warning("reload asked by %s", who)
+    def _do_reload(self, request: Request, asker: Asker) -> Answer:
+        del request
+        log.warning("reload asked by %s", asker.who)
         later = Later()
 
         def done(answer: Reloaded | GuardError) -> None:
@@ -253,41 +295,38 @@ class Verbs:
         self._reload(done)
         return later
 
-    def _allow(self, args: Args, who: str) -> Answer:
+    def _allow(self, request: AllowRequest, asker: Asker) -> Answer:
         guard = self._guard
-        account = self._find(args)
+        account = self._find(request)
         user = render_user(account.uid, account.name)
         subject = Subject(id=account.uid)
-        if args.get("end") is True:
-            ended = self._orders.end_allowance(subject, reason=_text(args, "reason")[:MAX_REASON])
-            log.warning("allow --end %s, asked by %s", user, who)
+        reason = request.reason[:MAX_REASON]
+        if request.for_ns is None or request.end:
+            ended = self._orders.end_allowance(subject, reason=reason)
+            log.warning("allow --end %s, asked by %s", user, asker.who)
             return {"text": f"{user}: the pass ended, the rules hold again" if ended else f"{user} has no pass"}
-        span_ns = _number(args, "for_ns")
-        if span_ns is None or not 0 < span_ns <= MAX_ALLOW_NS:
-            raise GuardError("for how long? At most 31 days", fix="--for 24h")
         now_ns = guard.now()
-        limit, window_ns = _number(args, "limit"), _number(args, "window_ns")
         allowance = Allowance(
             subject=subject,
             name=account.name,
             since_ns=now_ns,
-            until_ns=now_ns + span_ns,
+            until_ns=now_ns + request.for_ns,
             by="admin",
-            reason=_text(args, "reason")[:MAX_REASON],
-            limit=limit if window_ns else None,
-            window_ns=window_ns if limit else None,
-            everything=args.get("everything") is True,
+            reason=reason,
+            limit=request.limit,
+            window_ns=request.window_ns,
+            everything=request.everything,
         )
-        if args.get("is_member") is True:
-            longest_ns = min(guard.settings.control_allow_max_ns, MAX_ALLOW_NS)
+        if asker.is_member:
+            longest_ns = guard.settings.control_allow_max_ns
             check_member(allowance, guard.engine.blocks_of(subject), longest_ns=longest_ns)
         self._orders.allow(allowance)
-        log.warning("allow %s, asked by %s", user, who)
+        log.warning("allow %s, asked by %s", user, asker.who)
         return {"text": f"{user} may open {render_much(allowance)} until {self._moment(allowance.until_ns)}"}
 
-    def _off(self, args: Args, who: str) -> Answer:
-        span_ns = None if args.get("ever") is True else _number(args, "for_ns") or OFF_NS
-        lifted = self._switch.switch_off(span_ns, by=who)
+    def _off(self, request: OffRequest, asker: Asker) -> Answer:
+        span_ns = None if request.ever else request.for_ns or OFF_NS
+        lifted = self._switch.switch_off(span_ns, by=asker.who)
         until_ns = self._switch.until_ns
         tail = f"until {render_time(until_ns)}" if until_ns is not None else "until `smtpguard on`"
         if not lifted:
@@ -296,23 +335,21 @@ class Verbs:
             raise GuardError(what, fix="it is tried again every second")
         return {"text": f"OFF {tail}: nobody is refused, watching goes on"}
 
-    def _on(self, args: Args, who: str) -> Answer:
-        del args
+    def _on(self, request: Request, asker: Asker) -> Answer:
+        del request
         if not self._switch.is_off:
             return {"text": "it is on already"}
-        if not self._switch.switch_on(by=who):
+        if not self._switch.switch_on(by=asker.who):
             trouble = self._guard.enforcement.activation.trouble
             what = f"on, but the nft table can't be put back: {trouble}"
             raise GuardError(what, fix="it is tried again every second")
         return {"text": "on: blocks hold again for what is left of their time"}
 
-    def _nft(self, args: Args, who: str) -> Answer:
+    def _nft(self, request: NftRequest, asker: Asker) -> Answer:
         """`nft ensure` and `nft remove`: what was removed so is not healed."""
-        guard, do = self._guard, _text(args, "do")
+        guard, do = self._guard, request.do
         table = f"table inet {guard.settings.nft_table}"
-        if do not in ("ensure", "remove"):
-            raise GuardError("nft ensure, or nft remove")
-        log.warning("nft %s asked by %s", do, who)
+        log.warning("nft %s asked by %s", do, asker.who)
         activation = guard.enforcement.activation
         guard.enforcement.healing = do == "ensure"
         if not guard.enforcement.refresh("table"):
@@ -323,34 +360,25 @@ class Verbs:
             return {"text": f"{table} is not needed: this is a dry run, and nobody is blocked by a person"}
         return {"text": f"{table} is in place"}
 
-    def _watch(self, args: Args, who: str) -> Answer:
-        del args, who
+    def _watch(self, request: Request, asker: Asker) -> Answer:
+        del request, asker
         return Stream(topic=TOPIC, head={})
 
-    def _find(self, args: Args, *, from_fail2ban: bool = False) -> Account:
+    def _find(self, request: UserRequest, *, from_fail2ban: bool = False) -> Account:
         """The account that a request is about."""
-        user, uid = _text(args, "user"), _number(args, "uid")
-        return find_account(self._guard.accounts, user=user, uid=uid, from_fail2ban=from_fail2ban)
+        return find_account(self._guard.accounts, user=request.user, uid=request.uid, from_fail2ban=from_fail2ban)
 
-    def _taken(self, args: Args) -> str:
+    def _taken(self, request: Request) -> str:
         """What to add to an answer where digits name two: a uid, and an account that is called so."""
-        name = _text(args, "user")
-        namesake = self._guard.accounts.find_namesake(name) if _number(args, "uid") is None else None
+        if not isinstance(request, UserRequest) or request.uid is not None:
+            return ""
+        name = request.user
+        namesake = self._guard.accounts.find_namesake(name)
         if namesake is None:
             return ""
-        if _text(args, "source"):
+        if isinstance(request, BlockRequest | UnblockRequest) and request.source:
             return f"{name} was taken as the name of uid:{namesake}; the uid would be uid:{name.lstrip('0') or '0'}"
         return f"{name} was taken as a uid; the account called {name} is uid:{namesake}"
 
     def _moment(self, time_ns: int) -> str:
         return render_time(time_ns + self._guard.wall.offset_ns)
-
-
-def _text(args: Args, key: str) -> str:
-    value = args.get(key)
-    return value if isinstance(value, str) else ""
-
-
-def _number(args: Args, key: str) -> int | None:
-    value = args.get(key)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

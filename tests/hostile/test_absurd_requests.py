@@ -12,7 +12,14 @@ from unittest.mock import Mock
 
 import pytest
 
-from smtpguard.daemon.serve.requests import SCHEMA, check_request
+from smtpguard.daemon.serve.requests import (
+    BlockRequest,
+    Request,
+    UnblockRequest,
+    UnfitError,
+    list_arguments,
+    read_request,
+)
 from smtpguard.daemon.verbs import Verbs
 from smtpguard.errors import DecodeError
 from smtpguard.model import NS
@@ -48,25 +55,55 @@ ABSURD: tuple[tuple[str, dict[str, Any]], ...] = (
     ("off", {"for_ns": HUGE}),
     ("off", {"forns": 1}),
     ("nft", {"do": "flush"}),
+    ("nft", {}),
+    ("allow", {"user": SPAMMER[0]}),
+    ("allow", {"user": SPAMMER[0], "for_ns": 32 * 86_400 * NS}),
+    ("allow", {"user": SPAMMER[0], "for_ns": NS, "limit": 5}),
+    ("allow", {"user": SPAMMER[0], "for_ns": NS, "window_ns": NS}),
+    ("block", {"user": SPAMMER[0], "ports": []}),
+    ("block", {"user": SPAMMER[0], "ports": [25, True]}),
+    ("block", {"user": SPAMMER[0], "ports": 25}),
+    ("status", {"user": SPAMMER[0]}),
 )
+
+
+def verbs() -> Verbs:
+    return Verbs(Mock(), Mock(), switch=Mock(), tell_fail2ban=Mock(), reload=Mock(), lookups=Mock(), commits=Mock())
+
+
+def shape_of(verb: str) -> type[Request]:
+    shape: type[Request] = verbs().verbs[verb].shape
+    return shape
 
 
 @pytest.mark.parametrize(("verb", "args"), ABSURD)
 def test_each_is_refused_with_what_it_may_be(verb: str, args: dict[str, Any]) -> None:
-    with pytest.raises(DecodeError, match=r"has to be|does not know") as caught:
-        check_request(verb, args)
+    with pytest.raises(
+        DecodeError, match=r"has to be|does not know|for how long|go together|ensure, or remove"
+    ) as caught:
+        read_request(shape_of(verb), verb, args)
     assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("at", [math.nan, math.inf, -math.inf])
 def test_no_moment_is_not_a_number(at: float) -> None:
     with pytest.raises(DecodeError, match="seconds since 1970"):
-        check_request("block", {"at": at})
+        read_request(shape_of("block"), "block", {"at": at})
 
 
-def test_every_verb_has_its_ranges() -> None:
-    verbs = Verbs(Mock(), Mock(), switch=Mock(), tell_fail2ban=Mock(), reload=Mock(), lookups=Mock(), commits=Mock())
-    assert set(verbs._verbs) == set(SCHEMA)
+def test_every_argument_has_a_kind() -> None:
+    for verb, found in verbs().verbs.items():
+        for name, (_, take) in list_arguments(found.shape).items():
+            with pytest.raises(UnfitError):
+                pytest.fail(f"{verb} takes any {name}: {take(object())}")
+
+
+def test_what_is_checked_comes_as_it_is_meant() -> None:
+    told = {"user": "web01", "for_ns": 10**20, "ports": [587, 25], "at": 7, "force": True, "reason": None}
+    request = read_request(BlockRequest, "block", told)
+    assert request == BlockRequest(user="web01", for_ns=10**20, ports=(587, 25), at=7.0, force=True)
+    assert read_request(UnblockRequest, "unblock", {"all": True}).everybody
+    assert read_request(Request, "status", {}) == Request()
 
 
 def send(host: Host, line: bytes) -> dict[str, Any]:

@@ -1,14 +1,16 @@
-"""What a request may say: for each verb its arguments, and for each argument a kind and a range. Pure.
+"""What a request may say: for each verb a class whose fields are its arguments, each with a kind and a range. Pure.
 
 Members of control.group are not root: a limit of -5 or a span of 10^25 s must reach no window, clock or file
-(THREATS 28). A refused request changes nothing and is no failure of the guard's.
+(THREATS 28). It is checked here, once; what answers a request takes its fields as they are. A refused request changes
+nothing and is no failure of the guard's.
 """
 
-import math
 import re
 from collections.abc import Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol, TypeVar
 
+from smtpguard.daemon.serve.allowing import MAX_ALLOW_NS
 from smtpguard.errors import DecodeError
 from smtpguard.model import NS
 
@@ -21,121 +23,226 @@ MAX_UID = 0xFFFF_FFFE
 MAX_USER = 300
 """Characters of what names a user: login names, as bytes escaped, are shorter."""
 MAX_REASON = 4096
+MAX_PORTS = 64
 _SOURCE = re.compile(r"fail2ban:[A-Za-z0-9_.-]{1,64}")
 _MAX_WALL_S = 1 << 40
 
 Args = dict[str, Any]
+R = TypeVar("R", bound="Request")
 
 
-class Check(Protocol):
-    """Says what is wrong with a value; None if nothing is."""
+class UnfitError(Exception):
+    """A value is not what it has to be; says what that is."""
 
-    def __call__(self, value: object) -> str | None:
-        """What it has to be, in words."""
+
+class Take(Protocol):
+    """Takes a value of one kind as it came."""
+
+    def __call__(self, value: object, /) -> object:
+        """It, as the request holds it. Raises UnfitError."""
         ...
 
 
-def _integer(low: int, high: int) -> Check:
-    def check(value: object) -> str | None:
-        fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-        return None if fits else f"a whole number from {low} to {high}"
+def _integer(low: int, high: int, wanted: str | None = None) -> Take:
+    def take(value: object, /) -> int:
+        if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
+            return value
+        raise UnfitError(wanted or f"a whole number from {low} to {high}")
 
-    return check
-
-
-_PORT = _integer(1, 65_535)
-MAX_PORTS = 64
+    return take
 
 
-def _text(longest: int) -> Check:
-    def check(value: object) -> str | None:
-        return None if isinstance(value, str) and len(value) <= longest else f"a text of at most {longest} characters"
+def _text(longest: int) -> Take:
+    def take(value: object, /) -> str:
+        if isinstance(value, str) and len(value) <= longest:
+            return value
+        raise UnfitError(f"a text of at most {longest} characters")
 
-    return check
-
-
-def _ports(value: object) -> str | None:
-    fits = isinstance(value, list) and 0 < len(value) <= MAX_PORTS and all(_PORT(port) is None for port in value)
-    return None if fits else "a list of ports"
+    return take
 
 
-def _flag(value: object) -> str | None:
-    return None if isinstance(value, bool) else "true or false"
+def _is_port(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65_535
 
 
-def _source(value: object) -> str | None:
-    return None if isinstance(value, str) and _SOURCE.fullmatch(value) else "fail2ban:JAIL"
+def _take_ports(value: object, /) -> tuple[int, ...]:
+    if isinstance(value, list) and 0 < len(value) <= MAX_PORTS and all(map(_is_port, value)):
+        return tuple(value)
+    raise UnfitError("a list of ports")
 
 
-def _wall_s(value: object) -> str | None:
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return None if fits and 0 <= float(str(value)) <= _MAX_WALL_S else "seconds since 1970"
+def _take_flag(value: object, /) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise UnfitError("true or false")
 
 
-def _word(*words: str) -> Check:
-    def check(value: object) -> str | None:
-        return None if value in words else " or ".join(words)
-
-    return check
-
-
-def _span(longest_ns: int) -> Check:
-    whole = _integer(1, longest_ns)
-
-    def check(value: object) -> str | None:
-        return whole(value) and "a time of more than nothing and at most 3650 days, in nanoseconds"
-
-    return check
+def _take_source(value: object, /) -> str:
+    if isinstance(value, str) and _SOURCE.fullmatch(value):
+        return value
+    raise UnfitError("fail2ban:JAIL")
 
 
-_SPAN = _span(MAX_SPAN_NS)
-_ANY_SPAN = _span(10**20)
-"""Of a block: what is beyond MAX_SPAN_NS is cut to it, as fail2ban's jails may say anything."""
-_WHOM: dict[str, Check] = {"user": _text(MAX_USER), "uid": _integer(0, MAX_UID)}
-_WHY: dict[str, Check] = {"reason": _text(MAX_REASON)}
-SCHEMA: dict[str, Mapping[str, Check]] = {
-    "status": {},
-    "blocks": {},
-    "block": {**_WHOM, **_WHY, "for_ns": _ANY_SPAN, "source": _source, "at": _wall_s, "force": _flag, "ports": _ports},
-    "unblock": {**_WHOM, **_WHY, "source": _source, "all": _flag},
-    "reload": {},
-    "watch": {},
-    "nft": {"do": _word("ensure", "remove")},
-    "allow": {
-        **_WHOM,
-        **_WHY,
-        "for_ns": _SPAN,
-        "everything": _flag,
-        "limit": _integer(1, MAX_LIMIT),
-        "window_ns": _integer(1, MAX_WINDOW_NS),
-        "end": _flag,
-    },
-    "off": {"for_ns": _SPAN, "ever": _flag},
-    "on": {},
-}
-"""Verb to argument to check. An argument that is null is one that was not given."""
+def _take_wall_s(value: object, /) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MAX_WALL_S:
+        return float(value)
+    raise UnfitError("seconds since 1970")
 
 
-def check_request(verb: str, args: Args) -> Args:
-    """The arguments that were given, each of its kind and within its range.
+def _word(*words: str) -> Take:
+    def take(value: object, /) -> str:
+        if isinstance(value, str) and value in words:
+            return value
+        raise UnfitError(" or ".join(words))
+
+    return take
+
+
+def _span(longest_ns: int, told_ns: int = MAX_SPAN_NS) -> Take:
+    days = told_ns // (86_400 * NS)
+    return _integer(1, longest_ns, f"a time of more than nothing and at most {days} days, in nanoseconds")
+
+
+def _of(take: Take, called: str = "") -> dict[str, Any]:
+    """Metadata of a field: its kind, and what it is called in a request where that is no name for a field."""
+    return {"take": take, "called": called}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One without arguments."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserRequest(Request):
+    """One about a user.
+
+    Attributes:
+        user: As a person or fail2ban names them; "" where it is not said.
+        uid: The number beside it; None where there is none.
+        reason: For the event log.
+    """
+
+    user: str = field(default="", metadata=_of(_text(MAX_USER)))
+    uid: int | None = field(default=None, metadata=_of(_integer(0, MAX_UID)))
+    reason: str = field(default="", metadata=_of(_text(MAX_REASON)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockRequest(UserRequest):
+    """`block`.
+
+    Attributes:
+        source: fail2ban:JAIL; "" for a person.
+        for_ns: For how long; None where it is not said. Jails may say anything, so it is cut to MAX_SPAN_NS later.
+        at: Since when, as wall time.
+        force: Exempt users too.
+        ports: These alone; None for all.
+    """
+
+    source: str = field(default="", metadata=_of(_take_source))
+    for_ns: int | None = field(default=None, metadata=_of(_span(10**20)))
+    at: float | None = field(default=None, metadata=_of(_take_wall_s))
+    force: bool = field(default=False, metadata=_of(_take_flag))
+    ports: tuple[int, ...] | None = field(default=None, metadata=_of(_take_ports))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnblockRequest(UserRequest):
+    """`unblock`.
+
+    Attributes:
+        source: Only the block of fail2ban:JAIL; "" for all.
+        everybody: Whoever is blocked.
+    """
+
+    source: str = field(default="", metadata=_of(_take_source))
+    everybody: bool = field(default=False, metadata=_of(_take_flag, "all"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllowRequest(UserRequest):
+    """`allow`.
+
+    Attributes:
+        for_ns: For how long; None only with `end`.
+        limit, window_ns: How much, and in what time; both or neither.
+        everything: Rules that count networks on 25 are set aside too.
+        end: The one there is shall end.
+    """
+
+    for_ns: int | None = field(default=None, metadata=_of(_span(MAX_ALLOW_NS, MAX_ALLOW_NS)))
+    limit: int | None = field(default=None, metadata=_of(_integer(1, MAX_LIMIT)))
+    window_ns: int | None = field(default=None, metadata=_of(_integer(1, MAX_WINDOW_NS)))
+    everything: bool = field(default=False, metadata=_of(_take_flag))
+    end: bool = field(default=False, metadata=_of(_take_flag))
+
+    def __post_init__(self) -> None:
+        """Raise DecodeError where an argument is missing."""
+        if not self.end and self.for_ns is None:
+            raise DecodeError("allow: for how long? At most 31 days", fix="--for 24h")
+        if (self.limit is None) != (self.window_ns is None):
+            raise DecodeError("allow: limit and window_ns go together", fix="--limit 500/1h")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OffRequest(Request):
+    """`off`.
+
+    Attributes:
+        for_ns: For how long; None where it is not said.
+        ever: Until somebody says `on`.
+    """
+
+    for_ns: int | None = field(default=None, metadata=_of(_span(MAX_SPAN_NS)))
+    ever: bool = field(default=False, metadata=_of(_take_flag))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NftRequest(Request):
+    """`nft`.
+
+    Attributes:
+        do: ensure or remove.
+    """
+
+    do: str = field(default="", metadata=_of(_word("ensure", "remove")))
+
+    def __post_init__(self) -> None:
+        """Raise DecodeError where it is not said."""
+        if not self.do:
+            raise DecodeError("nft: ensure, or remove?")
+
+
+def list_arguments(shape: type[Request]) -> Mapping[str, tuple[str, Take]]:
+    """What a request may say, by what it is called there: the field's name, and what takes it."""
+    return {entry.metadata["called"] or entry.name: (entry.name, entry.metadata["take"]) for entry in fields(shape)}
+
+
+def read_request(shape: type[R], verb: str, args: Mapping[str, object]) -> R:
+    """A request, each of its arguments of its kind and within its range. An argument that is null was not given.
 
     Args:
-        verb: One of SCHEMA.
+        shape: What the verb takes.
+        verb: For messages.
         args: As they came.
 
     Raises:
         DecodeError: One is not; says which, and what it may be.
     """
-    checks = SCHEMA[verb]
-    given = {key: value for key, value in args.items() if value is not None}
-    for key, value in given.items():
-        check = checks.get(key)
-        if check is None:
+    arguments = list_arguments(shape)
+    found: Args = {}
+    for key, value in args.items():
+        if value is None:
+            continue
+        if key not in arguments:
             raise DecodeError(f"{verb}: an argument that this guard does not know: {key[:64]!a}", fix="is it older?")
-        wanted = check(value)
-        if wanted is not None:
-            raise DecodeError(f"{verb}: {key} is {_shown(value)}, and has to be {wanted}")
-    return given
+        name, take = arguments[key]
+        try:
+            found[name] = take(value)
+        except UnfitError as unfit:
+            raise DecodeError(f"{verb}: {key} is {_shown(value)}, and has to be {unfit}") from None
+    return shape(**found)
 
 
 def _shown(value: object) -> str:
