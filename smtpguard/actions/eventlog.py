@@ -6,14 +6,15 @@ per user (suppression.py).
 """
 
 import queue
-import threading
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from smtpguard.actions.logfile import CHECK_NS, LogFile
 from smtpguard.actions.suppression import Suppression
 from smtpguard.errors import LogError
 from smtpguard.hooks import ClockNs
+from smtpguard.kernel.lasting import start_lasting
 from smtpguard.logline import (
     render_allow,
     render_block,
@@ -24,6 +25,9 @@ from smtpguard.logline import (
     render_unblock,
 )
 from smtpguard.model import NS, Account, Block, Connect, Message, Verdict
+
+if TYPE_CHECKING:
+    import threading
 
 MAX_QUEUED_LINES = 20_000
 _REOPEN = (b"", True)
@@ -69,6 +73,7 @@ class EventLog:
         self._queue: queue.SimpleQueue[tuple[bytes, bool]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._dropped = 0
+        self._failed_lines = 0  # counted by the thread
 
     def open(self) -> None:
         """Open the file and begin.
@@ -82,8 +87,7 @@ class EventLog:
             self._file.error = str(failure)  # known before the first line is to be written
             raise
         finally:
-            self._thread = threading.Thread(target=self._run, name="event-log", daemon=True)
-            self._thread.start()
+            self._thread = start_lasting("event-log", self._run)
 
     def write_connect(
         self, connect: Connect, account: Account, *, wall_ns: int, now_ns: int, highest_limit: int
@@ -149,7 +153,7 @@ class EventLog:
             path=file.path,
             written=file.written,
             waiting=self._queue.qsize() + file.waiting,
-            dropped=file.dropped + self._dropped,
+            dropped=file.dropped + self._dropped + self._failed_lines,
             suppressed=self._suppression.suppressed,
             failed=file.failed,
             error=file.error,
@@ -193,5 +197,10 @@ class EventLog:
                 return
             if item is _REOPEN:
                 file.reopen()
-            else:
+                continue
+            written = False
+            try:
                 file.write(item[0], important=item[1])
+                written = True
+            finally:
+                self._failed_lines += not written

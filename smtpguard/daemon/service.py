@@ -426,7 +426,7 @@ class Service:
             raise GuardError(what, fix="the guard goes on; please report what its log says") from error
 
     def _thread_died(self, args: threading.ExceptHookArgs) -> None:
-        """A thread has ended by a mistake of ours."""
+        """A thread has made a mistake."""
         if isinstance(args.exc_value, Exception):
             name = args.thread.name if args.thread is not None else "unknown"
             self.loop.supervision.note_thread(name, args.exc_value)

@@ -6,7 +6,6 @@ is wrong with it, and the service manager has the guard back in a second, with e
 """
 
 import logging
-import threading
 from collections import Counter
 from dataclasses import dataclass
 
@@ -25,14 +24,14 @@ WELL_NS = 10 * NS
 LAST_NS = 60 * NS
 """A part on the way of a verdict that fails for so long ends the process."""
 _RECENT_NS = 15 * 60 * NS
-"""How long the end of a thread is a trouble where another has taken its place, or will when it is needed."""
-_LASTING = {
-    "event-log": "events are not written any more",
-    "state": "blocks and windows are not stored any more",
-    "names-of-destinations": "exempt names are not looked up again",
-    "rdns": "fewer names of addresses are looked up",
+"""How long a mistake of a thread is a trouble; it goes on, or another takes its place when it is needed."""
+_UNDONE = {
+    "event-log": "events may not have been written",
+    "state": "blocks and windows may be stored late",
+    "names-of-destinations": "exempt names may be looked up late",
+    "rdns": "a name of an address was not looked up",
 }
-"""Threads that nothing replaces, by the beginning of their names, and what is not done without them."""
+"""What a thread has left undone, by the beginning of its name."""
 _MAX_TOLD = 500
 
 
@@ -79,7 +78,7 @@ class Supervision:
         self._failing: dict[str, Health] = {}
         self.failures: Counter[str] = Counter()
         self.vital_failures = 0
-        self._ended: dict[str, tuple[int, str]] = {}
+        self._mistakes: dict[str, tuple[int, str]] = {}
 
     def note(self, health: Health, error: Exception) -> None:
         """A part has raised: let it rest.
@@ -123,20 +122,18 @@ class Supervision:
         )
 
     def note_thread(self, name: str, error: BaseException) -> None:
-        """A thread has ended by a mistake: tell, count, and remember it for `troubles`. Called in that thread."""
-        self._ended[name] = self._now(), _render(error)
+        """A thread has made a mistake: tell, count, and remember it for `troubles`. Called in that thread."""
+        self._mistakes[name] = self._now(), _render(error)
         self.record(f"thread {name}", error)
 
-    def _render_ended(self) -> list[str]:
-        """What is not done as its thread has ended."""
-        alive = {thread.name for thread in threading.enumerate()}
+    def _render_mistakes(self) -> list[str]:
+        """What threads have failed at of late."""
         found = []
-        for name, (time_ns, error) in list(self._ended.items()):
-            lost = next((text for begin, text in _LASTING.items() if name.startswith(begin)), None)
-            if lost is not None and name not in alive:
-                found.append(f"the thread {name} has ended: {error}: {lost}; restart the guard")
-            elif self._now() - time_ns < _RECENT_NS:
-                found.append(f"the thread {name} has ended by a mistake: {error}; its trace is in the log")
+        for name, (time_ns, error) in list(self._mistakes.items()):
+            if self._now() - time_ns < _RECENT_NS:
+                undone = next((text for begin, text in _UNDONE.items() if name.startswith(begin)), "")
+                what = f": {undone}; it is taken up again, and its trace" if undone else "; its trace"
+                found.append(f"the thread {name} has failed: {error}{what} is in the log")
         return found
 
     def failing(self) -> list[Health]:
@@ -162,7 +159,7 @@ class Supervision:
             f"{'NOT JUDGING RELIABLY: ' if health.vital else ''}the part {health.name} fails: {health.error}; "
             "it is taken up again, its trace is in the log"
             for health in self.failing()
-        ] + self._render_ended()
+        ] + self._render_mistakes()
 
 
 def _render(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Protocol
 
 from smtpguard.enrich.resolver import Resolved, resolve_host
+from smtpguard.kernel.lasting import start_lasting
 from smtpguard.model import NS, Subject
 from smtpguard.settings import Network
 from smtpguard.text import render_address
@@ -125,8 +126,7 @@ class NamedDestinations:
         """Look the names up, in the background, from now on."""
         with self._lock:
             if self._hosts and self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="names-of-destinations", daemon=True)
-                self._thread.start()
+                self._thread = start_lasting("names-of-destinations", self._run)
 
     def replace(self, names: Iterable[str]) -> None:
         """Take other names; what is known of those that stay is kept."""

@@ -232,10 +232,13 @@ class NameService:
         answer: NamedAccount | None = None
         failure: str | None = None
         self._begun = self._clock()
+        mistake: Exception | None = None
         try:
             answer = self._ask(key)
         except UnansweredError as error:
             failure = error.what
+        except Exception as error:  # noqa: BLE001 - whoever waits is told first, then it is raised
+            mistake, failure = error, f"by a mistake of smtpguard's own: {type(error).__name__}: {error}"
         self._begun = None
         with self._lock:
             self.failure = failure
@@ -255,6 +258,8 @@ class NameService:
             event.set()
             if self._wake is not None:
                 os.eventfd_write(self._wake, 1)
+        if mistake is not None:
+            raise mistake
 
 
 def _trim(kept: dict[int | str, Any]) -> None:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from smtpguard.enrich.fair import FairQueue
 from smtpguard.enrich.pending import next_ticket
+from smtpguard.kernel.lasting import start_lasting
 from smtpguard.model import NS
 from smtpguard.text import render_address
 
@@ -107,7 +108,7 @@ class ReverseDns:
         old = threading.stack_size(_STACK_BYTES)
         try:
             for number in range(self._threads):
-                threading.Thread(target=self._work, name=f"rdns-{number}", daemon=True).start()
+                start_lasting(f"rdns-{number}", self._work)
         finally:
             threading.stack_size(old)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from smtpguard.hooks import ClockNs, Task
+from smtpguard.kernel.lasting import start_lasting
 from smtpguard.model import NS, Block
 from smtpguard.state import statements
 from smtpguard.state.keeper import Keeper, Paths
@@ -107,8 +108,7 @@ class StateWriter:
             What it held; nothing, with a note, where it can't be had now. See `take_late`.
         """
         loaded = self._open()
-        self._thread = threading.Thread(target=self._run, name="state", daemon=True)
-        self._thread.start()
+        self._thread = start_lasting("state", self._run)
         if loaded is not None:
             return loaded
         return Loaded(now_ns=self._wall(), notes=(self._keeper.error or "the state can't be read",))
@@ -363,7 +363,13 @@ class StateWriter:
             given = self._given
             self._due_ns = None
             self._in_flight = len(batch)
-        is_done = keeper.path is not None and (not len(batch) or keeper.commit(batch))
+        try:
+            is_done = keeper.path is not None and (not len(batch) or keeper.commit(batch))
+        except Exception:
+            with self._condition:  # nothing is lost by a mistake: it is tried again
+                self._in_flight, self._due_ns = 0, 0
+                self._pending.put_back(batch)
+            raise
         with self._condition:
             self._in_flight = 0
             if is_done:

@@ -1,0 +1,49 @@
+"""A thread that outlives its own mistakes: what it raises is told, and after a rest it is taken up again.
+
+For threads that live as long as the process and that nobody would start again. Whoever supervises learns of it by
+threading.excepthook, as of the end of any other thread.
+"""
+
+import sys
+import threading
+import time
+
+from smtpguard.hooks import Task
+
+FIRST_REST_S = 0.5
+LONGEST_REST_S = 30.0
+_WELL_S = 60.0
+"""After so long without a mistake the next one is the first again."""
+
+
+def start_lasting(name: str, run: Task) -> threading.Thread:
+    """Start a thread.
+
+    Args:
+        name: What it is called in `status` and in the log.
+        run: What it does; it returns when it is no longer needed. It is called again where it raises, so what it was
+            at has to be put back or counted by then.
+    """
+    thread = threading.Thread(target=_outlive, args=(run,), name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+def _outlive(run: Task) -> None:
+    rest_s = FIRST_REST_S
+    while True:
+        begun = time.monotonic()
+        try:
+            run()
+        except Exception:  # noqa: BLE001 - told, and gone on
+            kind, error, trace = sys.exc_info()
+            if kind is not None:
+                told = (kind, error, trace, threading.current_thread())
+                threading.excepthook(threading.ExceptHookArgs(told))
+            del error, trace
+        else:
+            return
+        if time.monotonic() - begun > _WELL_S:
+            rest_s = FIRST_REST_S
+        time.sleep(rest_s)
+        rest_s = min(2 * rest_s, LONGEST_REST_S)
