@@ -5,23 +5,28 @@ session (nft and sock_diag do that), and nothing it writes outlives the process.
 `DenyMaps`, which `smtpguard.sources.bpf.guard.Guard` fulfils.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Protocol
 
-from smtpguard.actions.base import Deny, Kind, Passes
+from smtpguard.actions.base import Deny, Kind, Passes, Reach
 from smtpguard.clock import boottime_ns
 from smtpguard.model import NS, Subject
 from smtpguard.settings import Network
 
+KINDS: tuple[Kind, ...] = ("block", "throttle")
 _PURGE_NS = 60 * NS
+
+
+Refusal = tuple[int, int | None, int | None, int, int]
+"""uid, network namespace (None for the guard's own), port (None for all), ends of block and throttle, 0 for none."""
 
 
 class DenyMaps(Protocol):
     """What the enforcer writes into. Methods raise EnforceError."""
 
-    def put_deny(self, uid: int, netns: int | None, block_ns: int, throttle_ns: int, port: int | None = None) -> None:
-        """Refuse a uid, all or one port, until these ends; 0 for none."""
+    def put_denies(self, denies: Iterable[Refusal]) -> None:
+        """Make these hold, in one go where the kernel can."""
         ...
 
     def put_deny_ranges(
@@ -35,24 +40,13 @@ class DenyMaps(Protocol):
         """Refuse exactly these ranges, all or one port, on a holder's behalf."""
         ...
 
-    def read_denies(self) -> list[tuple[int, int | None, int | None, int, int]]:
-        """(uid, netns, port, block_ns, throttle_ns) of every refusal."""
+    def read_denies(self) -> list[Refusal]:
+        """Every refusal that is held."""
         ...
 
     def replace_passes(self, uids: Iterable[tuple[int, int]], networks: Iterable[Network], *, loopback: bool) -> None:
         """Replace what passes."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Held:
-    """The denies of one subject at one port, or at all, as they were given."""
-
-    block: Deny | None = None
-    throttle: Deny | None = None
-
-    def ends(self) -> tuple[int, int]:
-        return (self.block.until_ns if self.block else 0, self.throttle.until_ns if self.throttle else 0)
 
 
 class BpfDeny:
@@ -66,23 +60,34 @@ class BpfDeny:
 
     def __init__(self, maps: DenyMaps) -> None:
         self._maps = maps
-        self._held: dict[tuple[Subject, int | None], _Held] = {}
+        self._held: dict[tuple[Subject, int | None], dict[Kind, Deny]] = {}
         self._next_purge_ns = 0
 
     def apply_deny(self, deny: Deny) -> None:
         """Begin or change a refusal; the later call wins, also if it ends earlier."""
-        if deny.subject.id == 0:
-            return  # root is never refused; the program would not do it either
-        self._purge()
-        held = self._held.get((deny.subject, deny.port), _Held())
-        changed = replace(held, block=deny) if deny.kind == "block" else replace(held, throttle=deny)
-        self._write(deny.subject, deny.port, changed)
+        self.apply_many([deny], [])
 
     def apply_release(self, subject: Subject, kind: Kind, port: int | None = None) -> None:
         """End a refusal, its ranges too; nothing to end is fine."""
-        held = self._held.get((subject, port))
-        if held is not None:
-            self._write(subject, port, replace(held, block=None) if kind == "block" else replace(held, throttle=None))
+        self.apply_many([], [(subject, Reach(kind, port))])
+
+    def apply_many(self, denies: Iterable[Deny], releases: Iterable[tuple[Subject, Reach]]) -> None:
+        """Begin, change and end many refusals."""
+        changed = self._take_ended()
+        for deny in denies:
+            if deny.subject.id == 0:
+                continue  # root is never refused; the program would not do it either
+            key = deny.subject, deny.port
+            if key not in changed:
+                changed[key] = dict(self._held.get(key, ()))
+            changed[key][deny.kind] = deny
+        for subject, reach in releases:
+            key = subject, reach.port
+            if key not in changed and key in self._held:
+                changed[key] = dict(self._held[key])
+            if key in changed:
+                changed[key].pop(reach.kind, None)
+        self._write(changed)
 
     def apply_passes(self, passes: Passes) -> None:
         """Replace what passes: what is new is there before what is gone has left."""
@@ -94,33 +99,41 @@ class BpfDeny:
         denies = []
         for uid, netns, port, block_ns, throttle_ns in self._maps.read_denies():
             subject = Subject(id=uid, scope=netns)
-            held = self._held.get((subject, port), _Held())
-            if block_ns > now_ns:
-                base = held.block or Deny(subject=subject, kind="block", until_ns=0, port=port)
-                denies.append(replace(base, until_ns=block_ns))
-            if throttle_ns > now_ns:
-                base = held.throttle or Deny(subject=subject, kind="throttle", until_ns=0, port=port)
-                denies.append(replace(base, until_ns=throttle_ns))
+            held = self._held.get((subject, port), {})
+            for kind, until_ns in zip(KINDS, (block_ns, throttle_ns), strict=True):
+                if until_ns > now_ns:
+                    base = held.get(kind) or Deny(subject=subject, kind=kind, until_ns=0, port=port)
+                    denies.append(replace(base, until_ns=until_ns))
         return denies
 
-    def _write(self, subject: Subject, port: int | None, held: _Held) -> None:
-        block_ns, throttle_ns = held.ends()
-        self._maps.put_deny(subject.id, subject.scope, block_ns, throttle_ns, port)
-        for kind, deny in (("block", held.block), ("throttle", held.throttle)):
-            ends = (block_ns, 0) if kind == "block" else (0, throttle_ns)
-            holder = (subject.id, subject.scope, kind)
-            self._maps.put_deny_ranges(holder, deny.ranges if deny else (), *ends, port)
-        if held.block or held.throttle:
-            self._held[subject, port] = held
-        else:
-            self._held.pop((subject, port), None)
+    def _write(self, changed: Mapping[tuple[Subject, int | None], dict[Kind, Deny]]) -> None:
+        self._maps.put_denies(
+            (subject.id, subject.scope, port, _end(held, "block"), _end(held, "throttle"))
+            for (subject, port), held in changed.items()
+        )
+        for (subject, port), held in changed.items():
+            before = self._held.get((subject, port), {})
+            for kind in KINDS:
+                deny, old = held.get(kind), before.get(kind)
+                if (deny is not None and deny.ranges) or (old is not None and old.ranges):
+                    until_ns = _end(held, kind)
+                    ends = (until_ns, 0) if kind == "block" else (0, until_ns)
+                    holder = (subject.id, subject.scope, kind)
+                    self._maps.put_deny_ranges(holder, deny.ranges if deny else (), *ends, port)
+            if held:
+                self._held[subject, port] = held
+            else:
+                self._held.pop((subject, port), None)
 
-    def _purge(self) -> None:
-        """Take out what has ended by itself, so that the maps hold only what refuses somebody."""
+    def _take_ended(self) -> dict[tuple[Subject, int | None], dict[Kind, Deny]]:
+        """What has ended by itself, as nothing: the maps are to hold only what refuses somebody; once a minute."""
         now_ns = boottime_ns()
         if now_ns < self._next_purge_ns:
-            return
+            return {}
         self._next_purge_ns = now_ns + _PURGE_NS
-        for key, held in list(self._held.items()):
-            if max(held.ends()) <= now_ns:
-                self._write(*key, _Held())
+        return {key: {} for key, held in self._held.items() if all(deny.until_ns <= now_ns for deny in held.values())}
+
+
+def _end(held: Mapping[Kind, Deny], kind: Kind) -> int:
+    deny = held.get(kind)
+    return 0 if deny is None else deny.until_ns

@@ -6,7 +6,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -15,7 +16,10 @@ import pytest
 from smtpguard.actions.base import Deny, Passes
 from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.clock import boottime_ns
+from smtpguard.errors import EnforceError
 from smtpguard.model import NS, Subject
+from smtpguard.sources.bpf.libbpf import BpfError, Library
+from smtpguard.sources.bpf.objects import Map
 from tests.kernel.bpf_lab import (
     ADDRESS4,
     ADDRESS6,
@@ -86,7 +90,7 @@ def test_others_go_on_and_root_is_never_refused(lab: Lab, enforcer: BpfDeny) -> 
     enforcer.apply_passes(Passes(uids=()))
     enforcer.apply_deny(block(uid))
     guard, until_ns = lab.source.guard, boottime_ns() + 60 * NS
-    guard.put_deny(0, None, until_ns, until_ns)
+    guard.put_denies([(0, None, None, until_ns, until_ns)])
     guard.put_deny_ranges((0, None, "block"), [(0, 1)], until_ns, 0)
     assert dials(uid, lab.cgroup, ADDRESS4) == [REFUSED]
     assert dials(uid + 1, lab.cgroup, ADDRESS4) == [OPEN]
@@ -147,6 +151,54 @@ def test_block_and_throttle_are_told_apart_and_the_later_call_wins(lab: Lab, enf
     enforcer.apply_deny(Deny(subject=subject, kind="throttle", until_ns=boottime_ns() - 1))
     dials(subject.id, lab.cgroup, ADDRESS4)
     assert [event.refused_by for event in lab.events()] == ["throttle", "block", "throttle", None]
+
+
+@pytest.mark.parametrize("has_batches", [True, False])
+def test_many_are_written_at_once_or_one_by_one_on_older_kernels(
+    enforcer: BpfDeny, monkeypatch: pytest.MonkeyPatch, has_batches: bool
+) -> None:
+    calls = Counter[str]()
+    call = Library.call
+
+    def counted(self: Library, name: str, *args: object) -> int:
+        calls[name] += 1
+        if name.endswith("_batch") and not has_batches:
+            raise BpfError(errno.EINVAL, "no such command")
+        return call(self, name, *args)
+
+    first = block(2000, ranges=((200_000, 16),))
+    denies = [first, *(block(2000 + number, seconds=60 + number) for number in range(1, 5000))]
+    monkeypatch.setattr(Library, "call", counted)
+    enforcer.apply_many(denies, [])
+    assert calls["bpf_map_update_batch"] == 1
+    assert (calls["bpf_map_update_elem"] < 10) is has_batches
+    assert {(deny.subject, deny.until_ns) for deny in enforcer.read_denies()} == {
+        (deny.subject, deny.until_ns) for deny in denies
+    }
+    calls.clear()
+    throttle = Deny(subject=Subject(id=2001), kind="throttle", until_ns=boottime_ns() + 60 * NS, port=25)
+    enforcer.apply_many([throttle], [(deny.subject, deny.reach) for deny in denies])
+    assert enforcer.read_denies() == [throttle]
+    assert (calls["bpf_map_delete_elem"] < 10) is has_batches
+
+
+def test_what_finds_no_room_is_told_and_nothing_of_it_is_forgotten(
+    enforcer: BpfDeny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = Map.update_many
+
+    def half(self: Map, entries: Mapping[bytes, bytes]) -> None:
+        update(self, dict(list(entries.items())[: len(entries) // 2]))
+        raise BpfError(errno.E2BIG, "Argument list too long")
+
+    denies = [block(2000 + number) for number in range(100)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Map, "update_many", half)
+        with pytest.raises(EnforceError, match="the map is full"):
+            enforcer.apply_many(denies, [])
+    enforcer.apply_many(denies, [])  # asked again, as the reconciler does
+    enforcer.apply_many([], [(deny.subject, deny.reach) for deny in denies])
+    assert enforcer.read_denies() == []
 
 
 def test_subordinate_ranges_are_refused_with_their_owner(lab: Lab, enforcer: BpfDeny) -> None:

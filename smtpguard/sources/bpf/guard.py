@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 
 _PROGRAMS = ("smtpguard_v4", "smtpguard_v6")
 RING_BYTES = 1 << 20
+Refusal = tuple[int, int | None, int | None, int, int]
+"""uid, network namespace, port, ends of block and throttle."""
 KEY_USERS = 1 << 16
 """1.5 KiB each, made with the first attempt under a rule that counts destinations or networks."""
 
@@ -218,20 +220,26 @@ class Guard:
     def _netns_key(self, netns: int | None) -> int:
         return 0 if netns is None or netns == self.config.fields.own_netns else netns
 
-    def put_deny(self, uid: int, netns: int | None, block_ns: int, throttle_ns: int, port: int | None = None) -> None:
-        """Refuse a uid in a network namespace (None: our own) one port, or all, until these ends; 0 for none.
+    def put_denies(self, denies: Iterable[Refusal]) -> None:
+        """Refuse uids in network namespaces (None: our own) one port, or all, until these ends; 0 for none.
 
         Raises:
-            EnforceError: It can't be written.
+            EnforceError: Some can't be written.
         """
-        key = maps.pack_subject(uid, self._netns_key(netns), port)
-        try:
+        entries: dict[bytes, bytes] = {}
+        gone: list[bytes] = []
+        for uid, netns, port, block_ns, throttle_ns in denies:
+            key = maps.pack_subject(uid, self._netns_key(netns), port)
             if block_ns or throttle_ns:
-                self._deny.update(key, maps.pack_ends(block_ns, throttle_ns))
+                entries[key] = maps.pack_ends(block_ns, throttle_ns)
             else:
-                self._deny.delete(key)
+                gone.append(key)
+        try:
+            # First what begins: what is narrowed to some ports refuses those at every moment.
+            self._deny.update_many(entries)
+            self._deny.delete_many(gone)
         except BpfError as error:
-            raise refused(f"a refusal of uid {uid} can't be written", error) from error
+            raise refused("refusals can't be written", error) from error
 
     def put_deny_ranges(
         self,
@@ -253,7 +261,7 @@ class Guard:
             table = self._ranges[port] = RangeTable(self._object.map("deny_ranges"), port)
         return table
 
-    def read_denies(self) -> list[tuple[int, int | None, int | None, int, int]]:
+    def read_denies(self) -> list[Refusal]:
         """What the kernel holds: (uid, netns, port, block_ns, throttle_ns), ended ones too. Raises EnforceError."""
         try:
             items = list(self._deny.items())

@@ -5,7 +5,7 @@ Keys and values are bytes; maps.py and its neighbours know what they mean. Every
 
 import ctypes
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from ctypes import c_int, c_size_t, c_uint32, c_uint64, c_void_p
 
 from smtpguard.sources.bpf.libbpf import BpfError, Library, library
@@ -65,6 +65,35 @@ class Map:
                 return False
             raise
         return True
+
+    def update_many(self, entries: Mapping[bytes, bytes]) -> None:
+        """Set the values of many keys; some are set where it fails. Raises BpfError, E2BIG when the map is full.
+
+        Args:
+            entries: As for `update`.
+        """
+        if any(len(key) != self.key_bytes or len(value) != self.value_bytes for key, value in entries.items()):
+            raise BpfError(errno.EINVAL, f"{self.name}: key or value of the wrong size")
+        keys, values = list(entries), b"".join(entries.values())
+        done = self._run_batch("bpf_map_update_batch", len(keys), b"".join(keys), values)
+        for key in keys[done:]:
+            self.update(key, entries[key])
+
+    def delete_many(self, keys: Sequence[bytes]) -> None:
+        """Remove many keys, those that are there."""
+        done = self._run_batch("bpf_map_delete_batch", len(keys), b"".join(keys))
+        for key in keys[done:]:
+            self.delete(key)
+
+    def _run_batch(self, name: str, total: int, *arrays: bytes) -> int:
+        """How many it has done: all in one call from kernel 5.6 on; before that none, and it stops at what it can't."""
+        count = c_uint32(total)
+        try:
+            if total:
+                self._lib.call(name, self.fd, *arrays, ctypes.byref(count), None)
+        except BpfError as error:
+            return count.value if error.errno in (errno.E2BIG, errno.ENOENT) else 0
+        return total
 
     def keys(self) -> list[bytes]:
         """All keys. Where keys vanish meanwhile the kernel begins anew, so a key comes once but may be missed."""
