@@ -75,9 +75,14 @@ class _Entry:
 
 
 class BlockTable:
-    """All blocks. Every method takes and gives event times."""
+    """All blocks. Every method takes and gives event times.
+
+    Attributes:
+        changed: Whose blocks are others than before; whoever follows them takes these out.
+    """
 
     def __init__(self) -> None:
+        self.changed: set[Subject] = set()
         self._entries: dict[Subject, _Entry] = {}
         self._ends: list[tuple[int, int, Subject, Key]] = []
         self._looks: list[tuple[int, int, Subject, Key]] = []
@@ -113,6 +118,7 @@ class BlockTable:
         entry.prune(block.since_ns)
         span = self._span(entry, block, hides=hides)
         entry.held[key] = (block, span)
+        self.changed.add(block.subject)
         self._push(block, key)
         return ended
 
@@ -152,6 +158,7 @@ class BlockTable:
             block = replace(block, until_ns=until_ns)
             span.until_ns = until_ns
             entry.held[key] = (block, span)
+            self.changed.add(subject)
             self._push(block, key)
             extended.append(Extended(time_ns=now_ns, block=block, refused=tries))
         return extended
@@ -226,6 +233,7 @@ class BlockTable:
         for key, (block, span) in list(entry.held.items()):
             if source in {None, block.source} and address in {None, block.address}:
                 del entry.held[key]
+                self.changed.add(subject)
                 span.until_ns = min(span.until_ns, now_ns)
                 ended.append(Ended(time_ns=now_ns, block=block, by=by, reason=reason))
         if source is None and address is None:
@@ -243,6 +251,7 @@ class BlockTable:
             if entry is None or (held := entry.held.get(key)) is None or held[0].until_ns != until_ns:
                 continue  # ended by somebody, or replaced
             del entry.held[key]
+            self.changed.add(subject)
             ended.append(Ended(time_ns=until_ns, block=held[0], by="time"))
             self._forget_if_empty(subject, entry, now_ns)
         return ended
@@ -267,8 +276,10 @@ class BlockTable:
 
     def update_ranges(self, subject: Subject, ranges: tuple[tuple[int, int], ...]) -> None:
         """Make all blocks of a subject cover its subordinate ranges as they are now."""
-        if entry := self._entries.get(subject):
+        entry = self._entries.get(subject)
+        if entry is not None and any(block.ranges != ranges for block, _ in entry.held.values()):
             entry.held = {k: (replace(block, ranges=ranges), span) for k, (block, span) in entry.held.items()}
+            self.changed.add(subject)
 
     def bind(self, block: Block, name: str) -> Block:
         """Bind a block that was made by uid alone to a name; the block as it is then.

@@ -70,7 +70,9 @@ class Commands:
         told = block.source != "admin" and hidden
         mode: Mode = "dry-run" if told or (block.source == "guard" and block.mode == "dry-run") else "enforce"
         ranges = () if block.subject.scope is not None else account.ranges
-        block = replace(block, mode=mode, ranges=ranges, name=block.name or account.name)
+        name = block.name or account.name
+        if (block.mode, block.ranges, block.name) != (mode, ranges, name):
+            block = replace(block, mode=mode, ranges=ranges, name=name)
         out: list[Decision] = []
         if not account.may_be(block.name):
             return [Ended(time_ns=block.since_ns, block=block, by="name", reason=f"uid is {account.name}'s now")]
@@ -130,6 +132,11 @@ class Commands:
     def blocks_of(self, subject: Subject) -> list[Block]:
         """The blocks and throttles of one subject."""
         return self._blocks.of(subject)
+
+    @property
+    def changed_blocks(self) -> set[Subject]:
+        """Whose blocks have begun, changed or ended; whoever carries them out takes these out."""
+        return self._blocks.changed
 
     def blocked_subjects(self) -> list[Subject]:
         """Who has blocks or throttles."""

@@ -1,5 +1,6 @@
 """The reconciler: what enforcers are told follows the blocks in force, whatever fails in between."""
 
+import random
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -9,6 +10,7 @@ from smtpguard.actions.base import Deny, Kind, Passes, Reach
 from smtpguard.daemon.enforce.reconciler import SETTLE_NS, Reconciler, merge_denies
 from smtpguard.errors import EnforceError
 from smtpguard.model import NS, Block, Mode, Subject
+from smtpguard.policy.blocks import TRIES, BlockTable
 
 ALICE, BOB = Subject(id=1001), Subject(id=1002)
 BLOCK = Reach("block")
@@ -54,6 +56,7 @@ class World:
 
     def __init__(self) -> None:
         self.blocks: dict[Subject, list[Block]] = {}
+        self.changed: set[Subject] = set()
         self.now = 100 * NS
         self.kernel = Kernel()
         self.off = False
@@ -75,6 +78,7 @@ class World:
         ranges: tuple[tuple[int, int], ...] = (),
         ports: tuple[int, ...] | None = None,
     ) -> None:
+        self.changed.add(subject)
         self.blocks.setdefault(subject, []).append(
             Block(
                 subject=subject,
@@ -273,3 +277,110 @@ def test_many_are_told_at_once_to_who_can_and_one_by_one_where_that_fails(broken
     calls = bulk.bulk_calls, bulk.calls
     world.reconciler.apply_all()
     assert (bulk.bulk_calls, bulk.calls) == calls, "what is held is not told again"
+
+
+def test_only_whose_blocks_have_changed_are_looked_at_again(world: World) -> None:
+    world.block(ALICE, 60)
+    world.block(BOB, 60)
+    world.reconciler.apply_changes()
+    assert set(world.kernel.held) == {(ALICE, "block"), (BOB, "block")}
+    assert world.changed == set()
+    del world.blocks[ALICE]
+    world.blocks[BOB].clear()
+    world.changed.add(ALICE)
+    world.reconciler.apply_changes()
+    assert set(world.kernel.held) == {(BOB, "block")}, "nobody said that Bob's have changed"
+
+
+def test_a_change_that_a_means_refused_is_not_taken_for_done(world: World) -> None:
+    world.block(ALICE, 60)
+    world.block(BOB, 60)
+    world.reconciler.apply(ALICE)
+    world.kernel.broken = True
+    world.reconciler.apply_changes()
+    world.kernel.broken = False
+    world.blocks[ALICE].clear()
+    world.changed.add(ALICE)
+    world.reconciler.apply_changes()
+    assert set(world.kernel.held) == {(BOB, "block")}
+    assert world.reconciler.trouble() == []
+
+
+class Broken(Kernel):
+    """An enforcer with a mistake of ours."""
+
+    def apply_deny(self, deny: Deny) -> None:
+        raise ZeroDivisionError(deny.kind)
+
+
+def test_a_mistake_leaves_changes_to_be_told_at_the_next_time(world: World) -> None:
+    broken = Broken("bpf")
+    world.reconciler.add_enforcer(broken, first=True)
+    world.block(ALICE, 60)
+    for apply in (world.reconciler.apply_changes, lambda: world.reconciler.apply(ALICE)):
+        with pytest.raises(ZeroDivisionError):
+            apply()
+    world.reconciler.remove_enforcer(broken)
+    world.reconciler.apply_changes()
+    assert (ALICE, "block") in world.kernel.held
+
+
+class TableBlocks:
+    """The blocks of the engine's own table."""
+
+    def __init__(self) -> None:
+        self.table = BlockTable()
+
+    def blocks_of(self, subject: Subject) -> Sequence[Block]:
+        return self.table.of(subject)
+
+    def blocked_subjects(self) -> Iterable[Subject]:
+        return self.table.subjects()
+
+    @property
+    def changed(self) -> set[Subject]:
+        return self.table.changed
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_block_table_forgets_nobody_whose_blocks_change(seed: int) -> None:
+    chance = random.Random(seed)
+    held, kernel, now = TableBlocks(), Kernel(), 100 * NS
+    reconciler = Reconciler(held, lambda: now)
+    reconciler.add_enforcer(kernel)
+    table = held.table
+    for _ in range(300):
+        now += chance.randrange(5) * NS
+        subject = Subject(id=1000 + chance.randrange(4))
+        match chance.randrange(7):
+            case 0 | 1 | 2:
+                block = Block(
+                    subject=subject,
+                    name=None,
+                    source=chance.choice(["guard", "admin", "fail2ban:a"]),
+                    kind=chance.choice(["block", "throttle"]),
+                    since_ns=now,
+                    until_ns=now + chance.randrange(1, 30) * NS,
+                    mode=chance.choice(["enforce", "dry-run"]),
+                    ports=chance.choice([None, (25,), (25, 587)]),
+                )
+                table.put(block, hides=True)
+            case 3:
+                table.end(subject, source=chance.choice([None, "guard"]), by="x", reason="", now_ns=now)
+            case 4:
+                table.update_ranges(subject, chance.choice([(), ((100_000, 10),)]))
+            case 5:
+                for _ in range(TRIES):
+                    table.note_refused(subject, now, 25)
+                table.extend(now, 3600 * NS)
+            case _:
+                for block in table.of(subject)[:1]:
+                    table.bind(block, "web01")
+        table.expire(now)
+        reconciler.apply_changes()
+        wanted = {
+            (subject, _key(*reach)): deny
+            for subject in table.subjects()
+            for reach, deny in merge_denies(subject, table.of(subject), now).items()
+        }
+        assert {key: deny for key, deny in kernel.held.items() if deny.until_ns > now} == wanted

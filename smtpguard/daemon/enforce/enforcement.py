@@ -129,6 +129,11 @@ class Enforcement(TimedPart):
         """All subjects that have blocks."""
         return self._engine.blocked_subjects()
 
+    @property
+    def changed(self) -> set[Subject]:
+        """Whose blocks may be others than what the kernel was told."""
+        return self._engine.changed_blocks
+
     def is_in_place(self) -> bool:
         """Whether refusals are carried out, and the table is there."""
         return self.activation.up and self.activation.trouble is None
@@ -173,7 +178,7 @@ class Enforcement(TimedPart):
             self._tell_program(self._bpf)
         passes = self._tell_passes()
         if not self._activate(lost="lost" in reasons):
-            self.reconciler.apply_all()
+            self.reconciler.apply_changes()
         self.credits.refresh(
             settings,
             passes.uncapped,
@@ -223,7 +228,7 @@ class Enforcement(TimedPart):
                 self._gathering = False
                 self._tell_passes()
                 if not self._activate():
-                    self.reconciler.apply_all()
+                    self.reconciler.apply_changes()
 
     def compare(self, reason: str, who: str = "") -> None:
         """Look whether the kernel's sets hold what the list says: at the start, after a heal, after others, by time."""
@@ -265,7 +270,8 @@ class Enforcement(TimedPart):
         """A BPF program has come: the fastest of all means."""
         self._bpf = BpfAttachment(source.guard)
         self._tell_program(self._bpf)
-        self.reconciler.add_enforcer(self._bpf.deny, first=True)
+        with without_collections():
+            self.reconciler.add_enforcer(self._bpf.deny, first=True)
         self.activation.attach(source.guard)
         self.credits.attach(source)
         self.refresh("bpf")

@@ -53,7 +53,7 @@ def merge_denies(subject: Subject, blocks: Sequence[Block], now_ns: int) -> dict
                 kind=kind,
                 until_ns=last.until_ns,
                 ranges=spans,
-                comment=" ".join(filter(None, (last.source, last.rule))),
+                comment=f"{last.source} {last.rule}" if last.rule else last.source,
                 port=port,
             )
     return denies
@@ -68,6 +68,11 @@ class HeldBlocks(Protocol):
 
     def blocked_subjects(self) -> Iterable[Subject]:
         """All subjects that may have any."""
+        ...
+
+    @property
+    def changed(self) -> set[Subject]:
+        """Whose blocks may be others than those that were told; whoever tells takes them out."""
         ...
 
 
@@ -109,7 +114,6 @@ class Reconciler:
         self._retry_ns: int | None = None
         self._pause_ns = _RETRY_NS
         self._settling: dict[Subject, int] = {}
-        self._merged: dict[Subject, tuple[tuple[Block, ...], Mapping[Reach, Deny]]] = {}
         self.failures = 0
 
     def add_enforcer(self, enforcer: Enforcer, *, first: bool = False) -> None:
@@ -149,7 +153,17 @@ class Reconciler:
                 self._settling.setdefault(subject, self._now() + SETTLE_NS)
             else:
                 fine &= self._tell(told, subject)
+        self._in_force.changed.discard(subject)
         return fine
+
+    def apply_changes(self) -> None:
+        """Bring all means in step for whoever's blocks have changed since they were told."""
+        changed = dict.fromkeys(self._in_force.changed)
+        failed = dict.fromkeys(subject for told in self._means for subject in told.failed)
+        wanted = self._list_wanted(changed | failed)
+        for told in self._means:
+            self._tell_all(told, changed | failed, wanted)
+        self._in_force.changed.difference_update(changed)  # not before: a mistake on the way leaves them to be told
 
     def apply_all(self, *, forget: bool = False) -> None:
         """Bring all means in step for everybody.
@@ -157,6 +171,7 @@ class Reconciler:
         Args:
             forget: What the kernel held is lost (a flush): tell everything again.
         """
+        changed = tuple(self._in_force.changed)
         blocked = dict.fromkeys(self._in_force.blocked_subjects())
         wanted = self._list_wanted(blocked)
         for told in self._means:
@@ -164,6 +179,7 @@ class Reconciler:
             if forget:
                 told.denies.clear()
             self._tell_all(told, subjects, wanted)
+        self._in_force.changed.difference_update(changed)
 
     def forget(self, enforcer: Enforcer) -> None:
         """A means was taken away, and all it held with it."""
@@ -212,18 +228,8 @@ class Reconciler:
                 told.passes = passes
 
     def _list_wanted(self, subjects: Iterable[Subject]) -> Wanted:
-        """Of ten thousand subjects most are as they were at the last time: these are not added up again."""
         now_ns = self._now()
-        known, self._merged = self._merged, {}
-        wanted: dict[Subject, Mapping[Reach, Deny]] = {}
-        for subject in subjects:
-            blocks = tuple(self._in_force.blocks_of(subject))
-            before, merged = known.get(subject, (None, {}))
-            if before != blocks or any(deny.until_ns <= now_ns for deny in merged.values()):
-                merged = merge_denies(subject, blocks, now_ns)
-            self._merged[subject] = blocks, merged
-            wanted[subject] = merged
-        return wanted
+        return {subject: merge_denies(subject, self._in_force.blocks_of(subject), now_ns) for subject in subjects}
 
     def _tell_all(self, told: _Told, subjects: Mapping[Subject, None], wanted: Wanted) -> None:
         enforcer = told.enforcer
@@ -253,7 +259,7 @@ class Reconciler:
         releases: list[tuple[Subject, Reach]] = []
         over: list[tuple[Subject, Reach]] = []
         for subject in subjects:
-            merged = wanted.get(subject, {})
+            merged = wanted.get(subject, {})  # {}: they were told of, and have no block any more
             known = told.denies.get(subject, {})
             for reach in {**merged, **known}:
                 deny, held = merged.get(reach), known.get(reach)
