@@ -107,13 +107,14 @@ class Roster:
 
     def reconfigure(self, settings: Settings, directory: Directory) -> None:
         """Take a new configuration or new accounts; each subject's rules are compiled anew when it is next seen."""
+        if settings is not self._settings:
+            self._plans.clear()
         self._settings = settings
         self._directory = directory
         self.refresh()
 
     def refresh(self) -> None:
         """Have each subject's rules compiled anew when it is next seen: a switch was turned."""
-        self._plans.clear()
         self._generation += 1
         self.fast.clear()
 
@@ -202,6 +203,8 @@ class Roster:
             watched.why = terms.why
         else:
             plans = self._plans_of(account, why)
+            if plans is watched.plans:  # of all users few are others when accounts have changed
+                return
         self._forget_lanes(watched)
         watched.rebuild(plans, self.bounds)
 

@@ -24,6 +24,7 @@ class Watched:
         account: The account as it was when the rules were compiled.
         books: Windows of attempts, for rules in earnest and rules that are only told; empty for whom nothing counts.
         failures, volumes: Windows of failed connections, and of bytes, likewise.
+        plans: The rules they are of; None without windows.
         why: Why none of its rules is carried out; "" if not so.
         seen: When it was last seen on a port, from before its windows.
         records: What is remembered of its blocks, per mode.
@@ -43,6 +44,7 @@ class Watched:
         "failures",
         "generation",
         "groups",
+        "plans",
         "records",
         "saved",
         "seen",
@@ -58,6 +60,7 @@ class Watched:
         self.books: tuple[Book, ...] = ()
         self.failures: tuple[Book, ...] = ()
         self.volumes: tuple[VolumeBook, ...] = ()
+        self.plans: Plans | None = None
         self.why = ""
         self.seen: dict[int, int] = {}
         self.records: dict[Mode, Record] = {}
@@ -99,12 +102,12 @@ class Watched:
         for volume in volumes:
             volume.adopt(sorted(self.volumes, key=lambda old: old.mode != volume.mode))
         self.drop_windows()
-        self.books, self.failures, self.volumes = books, failures, volumes
+        self.books, self.failures, self.volumes, self.plans = books, failures, volumes, plans
 
     def drop_windows(self) -> None:
         """Forget all windows, and remember only when it was last seen, for rules that ask."""
         for book in (*self.books, *self.failures):
             book.note_seen()
             book.release()
-        self.books, self.failures, self.volumes = (), (), ()
+        self.books, self.failures, self.volumes, self.plans = (), (), (), None
         self.changes += 1
