@@ -121,7 +121,7 @@ class Orders:
             if isinstance(decision, Block):
                 if decision.name != block.name:  # kept under the uid alone until its name was known
                     self.guard.state.delete_block(block)
-                if decision != block:  # else the state holds it as it is
+                if decision is not block:  # else the state holds it as it is
                     self.guard.state.put_block(decision, self.guard.wall.offset_ns)
             else:
                 self.guard.act([decision])

@@ -120,7 +120,7 @@ def _restore_blocks(orders: Orders, loaded: Loaded) -> set[Subject]:
         if newer:  # the state came late, and what was said meanwhile holds, under the same key if the name is the same
             if block.name not in [b.name for b in newer]:
                 guard.state.delete_block(block)
-        elif block.until_ns <= now_ns or not guard.freed.isdisjoint(_whom(block)):
+        elif block.until_ns <= now_ns or (guard.freed and not guard.freed.isdisjoint(_whom(block))):
             guard.state.delete_block(block)
         elif block.source != "admin" and dry_run != (block.mode == "dry-run"):
             guard.state.delete_block(block)

@@ -6,6 +6,7 @@ sources, control socket. Whatever fails before the loop leaves nothing behind.
 
 import contextlib
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -28,6 +29,7 @@ from smtpguard.daemon.control_client import Peer
 from smtpguard.daemon.counting import Counting
 from smtpguard.daemon.doors import Doors
 from smtpguard.daemon.enforce.adoption import Adoption
+from smtpguard.daemon.enforce.bulk import without_collections
 from smtpguard.daemon.enforce.comparison import SetComparison
 from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.enforce.identity import Identity
@@ -135,7 +137,9 @@ class Service:
         threading.excepthook = self._thread_died
         stack.callback(self.loop.close)
         self._make_enrichers()
-        self._make_core()
+        with without_collections():
+            self._make_core()
+            gc.freeze()  # of 10,000 blocks nothing is garbage: each search through all that would take 50 ms
         self._make_doors()
 
     # -- parts -------------------------------------------------------------------------------------------------------

@@ -200,6 +200,12 @@ class NameService:
             return self._news_event
 
     def _request(self, key: int | str) -> threading.Event | None:
+        event = self._asked.get(key)
+        if event is not None:
+            return event
+        if self._questions.full():  # ten thousand may be asked for at once
+            self.dropped += 1
+            return None
         with self._lock:
             event = self._asked.get(key)
             if event is not None:

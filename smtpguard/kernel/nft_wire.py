@@ -17,6 +17,9 @@ UID_BYTES = 4
 _MAX_LIST_BYTES = 60_000
 """The length of the attribute that holds a list is 16 bits."""
 _END = render_attribute(3, (1).to_bytes(4, "big"))
+_KEY_HEAD = 8
+"""Headers of two attributes, one in the other."""
+_TIMEOUT_HEAD = render_attribute(4, bytes(8))[:4]
 
 
 def render_create(table: str, name: str, elements: Iterable[NewElement], width: int = UID_BYTES) -> list[Change]:
@@ -50,18 +53,22 @@ def render_flush(table: str, name: str) -> list[Change]:
 def _render(kind: Kind, flags: int, table: str, name: str, elements: Iterable[NewElement], width: int) -> list[Change]:
     head = render_names(table, name)
     past = 1 << 8 * width
+    # Headers are the same for all of ten thousand.
+    no_key = render_nest(1, render_attribute(1, bytes(width)))
+    key_head, pad = no_key[:_KEY_HEAD], bytes(-width % 4)
+    end_head = render_nest(1, no_key + _END)[:4] + key_head
     changes = []
     chunk: list[bytes] = []
     size = 0
     for first, last, timeout_ms, comment in elements:
-        start = render_nest(1, render_attribute(1, first.to_bytes(width, "big")))
+        start = key_head + first.to_bytes(width, "big") + pad
         if timeout_ms is not None:
-            start += render_attribute(4, timeout_ms.to_bytes(8, "big"))
+            start += _TIMEOUT_HEAD + timeout_ms.to_bytes(8, "big")
         if comment:
             start += _render_comment(comment)
         item = render_nest(1, start)
         if last + 1 < past:
-            item += render_nest(1, render_nest(1, render_attribute(1, (last + 1).to_bytes(width, "big"))) + _END)
+            item += end_head + (last + 1).to_bytes(width, "big") + pad + _END
         if size + len(item) > _MAX_LIST_BYTES:
             changes.append(Change(kind, flags, head + render_nest(3, b"".join(chunk))))
             chunk, size = [], 0

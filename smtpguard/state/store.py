@@ -36,6 +36,7 @@ OPEN_INCIDENT_NS = 15 * 60 * NS
 _PRECIOUS = frozenset({"blocks", "allowances", "switches", "escalation", "facts"})
 """Small tables that are checked whole; the big ones show their damage when they are read."""
 _CAN_CHECK_ONE_TABLE = sqlite3.sqlite_version_info >= (3, 33)
+_NO_ITEMS = "[]"
 Row = tuple[Any, ...]
 T = TypeVar("T")
 FULL_SHARE = 0.9
@@ -242,8 +243,8 @@ def _parse_block(row: Row) -> BlockRow:
         rule=None if rule is None else from_bytes(rule),
         reason=from_bytes(reason),
         level=level,
-        ranges=tuple((first, count) for first, count in json.loads(ranges)),
-        ids=tuple(map(str, json.loads(ids))),
+        ranges=() if ranges == _NO_ITEMS else tuple((first, count) for first, count in json.loads(ranges)),
+        ids=() if ids == _NO_ITEMS else tuple(map(str, json.loads(ids))),
         ports=from_ports(ports),
     )
 

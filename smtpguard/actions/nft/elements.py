@@ -55,16 +55,18 @@ def list_claims(deny: Deny) -> list[Element]:
     Ranges are clipped to real uids; the result is in order and disjoint.
     """
     comment = render_comment(deny)
-    wanted = [(deny.subject.id, deny.subject.id)]
-    wanted += [(first, first + count - 1) for first, count in deny.ranges if count > 0]
-    clipped = [(max(first, 1), min(last, MAX_UID)) for first, last in wanted]
-    claims = [Element(first=a, last=b, until_ns=deny.until_ns, comment=comment) for a, b in clipped if a <= b]
-    return flatten(claims)
+    claims = [Element(first=a, last=b, until_ns=deny.until_ns, comment=comment) for a, b in list_bounds(deny)]
+    return flatten(claims) if len(claims) > 1 else claims
 
 
 def list_bounds(deny: Deny) -> list[Interval]:
-    """The uids that a deny wants."""
-    return [(claim.first, claim.last) for claim in list_claims(deny)]
+    """The uids that a deny wants, in no order; they may overlap."""
+    uid = deny.subject.id
+    if not deny.ranges:
+        return [(uid, uid)] if 1 <= uid <= MAX_UID else []
+    wanted = [(uid, uid), *((first, first + count - 1) for first, count in deny.ranges if count > 0)]
+    clipped = [(max(first, 1), min(last, MAX_UID)) for first, last in wanted]
+    return [(first, last) for first, last in clipped if first <= last]
 
 
 def flatten(elements: Iterable[Element]) -> list[Element]:
@@ -110,10 +112,11 @@ def merge_intervals(intervals: Iterable[Interval]) -> list[Interval]:
 
 def clip(elements: Iterable[Element], region: Sequence[Interval]) -> list[Element]:
     """The parts of the elements that lie inside the region (as `merge_intervals` makes it)."""
+    lasts = [last for _, last in region]
     return [
         _cut(element, max(element.first, a), min(element.last, b))
         for element in elements
-        for a, b in _find_holes(element, region)
+        for a, b in _find_holes(element, region, lasts)
     ]
 
 
@@ -127,10 +130,11 @@ def carve(existing: Iterable[Element], region: Sequence[Interval]) -> tuple[list
     Returns:
         The elements that touch the region, as they are; and their parts outside of it.
     """
+    lasts = [last for _, last in region]
     touched: list[Element] = []
     outside: list[Element] = []
     for element in existing:
-        holes = _find_holes(element, region)
+        holes = _find_holes(element, region, lasts)
         if not holes:
             continue
         touched.append(element)
@@ -188,11 +192,9 @@ def _cut(element: Element, first: int, last: int) -> Element:
     return replace(element, first=first, last=last)
 
 
-def _find_holes(element: Element, region: Sequence[Interval]) -> list[Interval]:
-    """The intervals of a region that an element touches."""
-    index = bisect_left(region, element.first, key=lambda interval: interval[1])
-    holes = []
-    while index < len(region) and region[index][0] <= element.last:
-        holes.append(region[index])
-        index += 1
-    return holes
+def _find_holes(element: Element, region: Sequence[Interval], lasts: Sequence[int]) -> Sequence[Interval]:
+    """The intervals of a region that an element touches; `lasts` are their last uids."""
+    begin = end = bisect_left(lasts, element.first)
+    while end < len(region) and region[end][0] <= element.last:
+        end += 1
+    return region[begin:end]

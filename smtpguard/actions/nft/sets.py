@@ -18,6 +18,7 @@ from smtpguard.actions.nft.elements import (
     carve,
     clip,
     flatten,
+    list_bounds,
     list_claims,
     merge_intervals,
 )
@@ -357,7 +358,7 @@ class UidSet:
 
 def _list_region(deny: Deny, before: Deny | None) -> list[Interval]:
     """The uids that a change concerns: those claimed now and those claimed before it."""
-    return _bounds(list_claims(deny) + (list_claims(before) if before else []))
+    return list_bounds(deny) + (list_bounds(before) if before else [])
 
 
 def _build_elements(intervals: Iterable[KernelInterval], now_ns: int) -> list[Element]:
