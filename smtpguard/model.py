@@ -17,7 +17,7 @@ RefusedBy = Literal["block", "throttle", "credit", "cap"]
 Attr = Literal["live", "slot", "guess"]
 Standing = Literal["root", "mta", "exempt", "shared", "container", "tenant"]
 Outcome = Literal["established", "refused", "timeout", "gave-up"]
-SocketNews = Outcome | Literal["open", "closed"]
+SocketNews = Outcome | Literal["open", "closed", "untracked", "unfollowed"]
 
 NS = 1_000_000_000
 """Nanoseconds in a second."""
@@ -109,7 +109,9 @@ class SocketReport:
 
     Attributes:
         time_ns: Event time.
-        kind: "established", or how it failed; "open" at most once a second while it lives; "closed" at its end.
+        kind: "established", or how it failed; "open" at most once a second while it lives; "closed" at its end;
+            "untracked" when nothing can be kept with the socket, which is followed as far as a share of a table goes,
+            "unfollowed" when that is used up: nothing more will be told of it.
         uid: Who had opened it; None if not known.
         netns: As in Connect.
         cookie: Socket cookie.
@@ -117,6 +119,7 @@ class SocketReport:
         port, address: As in Connect.
         latency_ns: From connect() to this report, for "established" and failures; else None.
         bytes_sent: Payload that the peer has acknowledged so far.
+        bytes_told: Of those, what reports before told of; None where the sensor does not know.
         bytes_received: Payload received so far; the peer's FIN may count as one.
         retransmissions: Segments sent again so far.
     """
@@ -133,6 +136,7 @@ class SocketReport:
     bytes_sent: int
     bytes_received: int
     retransmissions: int
+    bytes_told: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

@@ -204,6 +204,12 @@ class Overview:
             f"rule {name} is NOT COUNTED: failures and bytes need the source bpf, as `smtpguard doctor` explains"
             for name in self._uncounted().broken
         ]
+        found += [
+            f"source {sensor.name}: {text}"
+            for sensor in self._sensing.sensors
+            if sensor.source is not None
+            for text in sensor.source.stats.warnings
+        ]
         if error := self._events.stats().error:
             shown = error.replace(": can't be written: ", ": ")
             found.append(f"the event log can't be written: {shown}")

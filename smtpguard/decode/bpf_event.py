@@ -11,14 +11,24 @@ from smtpguard.errors import DecodeError
 from smtpguard.model import Connect, RefusedBy, SocketNews, SocketReport
 
 _EVENT = struct.Struct("=QQQIIIHHBBBBHBB16s16sII")
-_REPORT = struct.Struct("=QQQIIIHHBBBBI16sQQQQ")
+_REPORT = struct.Struct("=QQQIIIHHBBBBI16sQQQQQ")
 _KIND_OFFSET = 40
 _KIND_CONNECT, _KIND_PROBE, _KIND_REPORT = 1, 2, 3
 _UID_UNKNOWN = 0xFFFFFFFF
 _AF_INET, _AF_INET6 = 2, 10
 _REFUSED: tuple[RefusedBy | None, ...] = (None, "block", "throttle", "credit", "cap")
 _CREDIT = 3
-_NEWS: tuple[SocketNews, ...] = ("established", "refused", "timeout", "gave-up", "open", "closed")
+NEWS: tuple[SocketNews, ...] = (
+    "established",
+    "refused",
+    "timeout",
+    "gave-up",
+    "open",
+    "closed",
+    "untracked",
+    "unfollowed",
+)
+"""By `enum outcome`, from 1."""
 _NEWS_WITH_LATENCY = 4
 
 EVENT_BYTES = _EVENT.size
@@ -91,7 +101,7 @@ def _decode_connect(data: bytes, sensor: str) -> Connect:
         time_ns=time_ns,
         uid=None if uid == _UID_UNKNOWN else uid,
         port=port,
-        address=_cut(address, family),
+        address=cut_address(address, family),
         sensor=sensor,
         netns=netns or None,
         pid=tgid or None,
@@ -127,26 +137,29 @@ def _decode_report(data: bytes) -> SocketReport:
         latency_ns,
         bytes_sent,
         bytes_received,
+        bytes_told,
     ) = _REPORT.unpack_from(data)
-    if not 1 <= outcome <= len(_NEWS):
+    if not 1 <= outcome <= len(NEWS):
         raise DecodeError(f"outcome {outcome}", where="bpf event")
     return SocketReport(
         time_ns=time_ns,
-        kind=_NEWS[outcome - 1],
+        kind=NEWS[outcome - 1],
         uid=None if uid == _UID_UNKNOWN else uid,
         netns=netns or None,
         cookie=cookie,
         connect_time_ns=connect_ns,
         port=port,
-        address=_cut(address, family),
+        address=cut_address(address, family),
         latency_ns=latency_ns if outcome <= _NEWS_WITH_LATENCY else None,
         bytes_sent=bytes_sent,
         bytes_received=bytes_received,
+        bytes_told=bytes_told,
         retransmissions=retransmissions,
     )
 
 
-def _cut(address: bytes, family: int) -> bytes:
+def cut_address(address: bytes, family: int) -> bytes:
+    """An address field as its 4 or 16 bytes. Raises DecodeError."""
     if family == _AF_INET:
         return address[:4]
     if family == _AF_INET6:

@@ -21,6 +21,8 @@ from smtpguard.settings import Settings
 
 SWEEP_NS = 10 * NS
 FAILED = frozenset({"refused", "timeout", "gave-up"})
+HIDING = frozenset({"untracked", "unfollowed"})
+"""A socket with no room for what is kept of it: a failure where bytes count; unfollowed, all the bytes there may be."""
 _refusal = quick_maker(Refusal, "time_ns", "subject", "account", "connect", "by", "mode")
 MAX_NETWORKS = 65_536
 """Destinations remembered as counting, with their networks; all are asked about anew when there are more."""
@@ -211,11 +213,14 @@ class Engine(Commands):
         """Count what became of a connection: failures, and bytes sent. Judged after the fact, in the report's order."""
         if not self._counts_outcomes or report.uid is None or report.port not in self._settings.ports:
             return []
-        amount = self._sessions.news(report)
+        hides = report.kind in HIDING
+        amount = 0 if hides else self._sessions.news(report)
         failed = report.kind in FAILED
-        if (not failed and not amount) or not self.counts(report.address):
+        if not (failed or amount or hides) or not self.counts(report.address):
             return []
         watched = self._roster.find(report.uid, report.netns)
+        if hides:  # whose bytes are not counted loses nothing by it
+            failed = any(report.port in volume.ports for book in watched.volumes for volume in book.counters)
         span = self._blocks.cover(watched.subject, report.time_ns, report.port)
         found = []
         for book in watched.failures if failed else ():
@@ -224,10 +229,13 @@ class Engine(Commands):
                 if all(excess.action == "warn" for excess in excesses):
                     book.enter(report.time_ns, report.port, report.address)
                 found.append((book.mode, excesses, max(report.time_ns, book.newest_ns())))
-        for volume in watched.volumes if amount else ():
+        for volume in watched.volumes if amount or report.kind == "unfollowed" else ():
             # Open sessions live on in a throttle, and may have to be ended by a block: it alone stops the judging.
             hidden = span is not None and span.kind == "block" and (span.hides or volume.mode == "dry-run")
-            excesses = volume.enter(report.time_ns, report.port, amount)
+            if hides:
+                excesses = volume.fill(report.time_ns, report.port)
+            else:
+                excesses = volume.enter(report.time_ns, report.port, amount)
             if not hidden:
                 found.append((volume.mode, excesses, report.time_ns))
         out: list[Decision] = []

@@ -115,6 +115,16 @@ class VolumeBook:
                     found.append(Excess(volume, held, before <= volume.rule.limit))
         return found
 
+    def fill(self, time_ns: int, port: int) -> list[Excess]:
+        """Take what can't be counted for one byte more than the rules let pass."""
+        found: list[Excess] = []
+        for volume in self.counters:
+            if port in volume.ports and time_ns > volume.floor_ns:
+                before = volume.held(time_ns)
+                volume.add(time_ns, max(0, volume.rule.limit + 1 - before))
+                found.append(Excess(volume, volume.held(time_ns), before <= volume.rule.limit))
+        return found
+
     def reset(self, at_ns: int) -> None:
         """Empty all windows, and forget what was told."""
         for volume in self.counters:
@@ -137,7 +147,7 @@ class VolumeBook:
 
 
 class Sessions:
-    """How many bytes of each open session were counted already: reports give totals.
+    """How many bytes of each open session were counted already, where a report does not say so itself.
 
     Attributes:
         untracked: Reports left out because too many sessions were open; their bytes count at the end.
@@ -155,6 +165,8 @@ class Sessions:
 
         The first report of a session that was open before the sensor was is where counting begins.
         """
+        if report.bytes_told is not None:
+            return max(0, report.bytes_sent - report.bytes_told)
         key = (report.cookie, report.connect_time_ns)
         counted, _ = self._counted.get(key, (None, 0))
         if report.kind == "closed":

@@ -20,12 +20,14 @@ class SourceStats:
         lost: Events that the kernel or the queue dropped before we saw them.
         garbled: Records that could not be decoded.
         notes: Counters of its own, by name.
+        warnings: What people have to know of it now.
     """
 
     events: int = 0
     lost: int = 0
     garbled: int = 0
     notes: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

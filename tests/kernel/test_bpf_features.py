@@ -41,8 +41,9 @@ CONNECT4 = 10  # BPF_CGROUP_INET4_CONNECT
         Features(netns=False),
         Features(outcome=False),
         Features(creator=False),
+        Features(storage=False),
     ],
-    ids=["no-comm", "no-pid", "no-netns", "no-outcome", "no-creator"],
+    ids=["no-comm", "no-pid", "no-netns", "no-outcome", "no-creator", "no-storage"],
 )
 def test_without_a_feature_it_loads_and_says_less(features: Features) -> None:
     with private_netns(), private_cgroup() as cgroup:

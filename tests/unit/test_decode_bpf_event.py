@@ -11,7 +11,7 @@ from smtpguard.errors import DecodeError
 from smtpguard.model import Connect, SocketReport
 
 _LAYOUT = "=QQQIIIHHBBBBHBB16s16sII"
-_REPORT_LAYOUT = "=QQQIIIHHBBBBI16sQQQQ"
+_REPORT_LAYOUT = "=QQQIIIHHBBBBI16sQQQQQ"
 _FIELDS = {
     "time_ns": 5_000_000_001,
     "netns": 4098,
@@ -52,6 +52,7 @@ _REPORT_FIELDS = {
     "latency_ns": 899,
     "bytes_sent": 10,
     "bytes_received": 11,
+    "bytes_told": 9,
 }
 
 
@@ -141,6 +142,7 @@ def test_every_field_of_a_report_arrives() -> None:
         latency_ns=899,
         bytes_sent=10,
         bytes_received=11,
+        bytes_told=9,
         retransmissions=2,
     )
 
@@ -154,6 +156,8 @@ def test_every_field_of_a_report_arrives() -> None:
         (4, "gave-up", True),
         (5, "open", False),
         (6, "closed", False),
+        (7, "untracked", False),
+        (8, "unfollowed", False),
     ],
 )
 def test_each_outcome(outcome: int, kind: str, timed: bool) -> None:
@@ -162,7 +166,7 @@ def test_each_outcome(outcome: int, kind: str, timed: bool) -> None:
     assert (news.kind, news.latency_ns is not None, news.uid, len(news.address)) == (kind, timed, None, 16)
 
 
-@pytest.mark.parametrize("data", [report(outcome=0), report(outcome=7), report(family=0), report()[:-1]])
+@pytest.mark.parametrize("data", [report(outcome=0), report(outcome=9), report(family=0), report()[:-1]])
 def test_a_report_that_the_program_never_writes_is_an_error(data: bytes) -> None:
     with pytest.raises(DecodeError):
         decode(data)

@@ -165,3 +165,27 @@ def test_sessions_are_bounded_and_lost_ends_forgotten(monkeypatch: pytest.Monkey
 def test_evidence_of_a_verdict_is_the_connection_of_the_report() -> None:
     [verdict, _] = tell(engine_of(replace(FAILURES, limit=0)), [report(1, cookie=77)])
     assert (verdict.connect.cookie, verdict.connect.uid, verdict.connect.address) == (77, WEB, connect(0).address)
+
+
+def test_a_report_that_says_what_was_told_needs_no_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(volumes, "MAX_SESSIONS", 0)
+    engine = engine_of(BYTES)
+    assert tell(engine, [report(0, "open", 600, bytes_told=0), report(1, "open", 900, bytes_told=600)]) == []
+    assert only(Verdict, tell(engine, [report(2, "closed", 1001, bytes_told=900)]))[0].count == 1001
+
+
+def test_a_socket_that_hides_is_a_failure_where_bytes_count() -> None:
+    engine = engine_of(FAILURES, BYTES)
+    assert tell(engine, [report(n, "untracked", cookie=n) for n in range(3)]) == []
+    assert only(Verdict, tell(engine, [report(3, "untracked")]))[0].rule == "scan"
+    assert tell(engine_of(FAILURES), [report(n, "untracked", cookie=n) for n in range(9)]) == []
+    elsewhere = replace(BYTES, ports=frozenset({587}))
+    assert tell(engine_of(FAILURES, elsewhere), [report(n, "untracked", cookie=n) for n in range(9)]) == []
+
+
+def test_a_session_that_is_followed_nowhere_has_sent_too_much() -> None:
+    engine = engine_of(BYTES)
+    tell(engine, [report(0, "open", 400, bytes_told=0)])
+    [verdict, block] = tell(engine, [report(1, "unfollowed", cookie=2)])
+    assert (verdict.rule, verdict.count, block.mode) == ("volume", 1001, "enforce")
+    assert tell(engine, [report(2, "unfollowed", cookie=3)]) == [], "blocked already"

@@ -52,6 +52,7 @@ class Adopted:
         self._ports = sorted(ports)
         self._loopback = loopback
         self._sessions: deque[Session] = deque()
+        self._cookies: set[int] = set()
         self._beside: Beside[list[SocketReport]] = Beside("adopted-sessions")
         self._next_ns = now_ns
         self.left_out = 0
@@ -75,6 +76,10 @@ class Adopted:
             self._beside.begin(partial(self._ask, now_ns))
             reports += self._beside.take(ASK_S) or []
         return reports
+
+    def forget(self, cookie: int) -> None:
+        """The program tells of this session itself."""
+        self._cookies.discard(cookie)
 
     def close(self) -> None:
         """Release the socket; may be called twice."""
@@ -103,6 +108,7 @@ class Adopted:
             if end not in listened:
                 listened[end] = self._diag.is_listened(session)
             if not listened[end]:
+                self._cookies.add(session.cookie)
                 self._sessions.append(session)
         return [_report(session, "open", now_ns) for session in self._sessions]
 
@@ -112,8 +118,11 @@ class Adopted:
         for _ in range(min(len(self._sessions), MAX_ASKED)):
             pace.breathe()
             before = self._sessions.popleft()
+            if before.cookie not in self._cookies:
+                continue
             session = self._diag.look_again(before)
             if session is None:
+                self._cookies.discard(before.cookie)
                 reports.append(_report(before, "closed", now_ns))
                 continue
             self._sessions.append(session)

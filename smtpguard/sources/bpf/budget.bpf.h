@@ -15,6 +15,7 @@ enum budget_lane { /* each has a budget of its own: refusals don't hide attempts
 	LANE_ALLOWED = 0,
 	LANE_REFUSED = 1,
 	LANE_REPORT = 2,
+	LANE_UNTRACKED = 3, /* reports of sockets that can't be followed: nothing else hides them */
 };
 
 /* So many events at once, and so many a second: together a third of the ring. */

@@ -5,8 +5,9 @@ The program judges and refuses whatever it can't report. See budget.bpf.h for th
 
 import struct
 
+from smtpguard.decode.bpf_event import NEWS, cut_address
 from smtpguard.errors import SourceError
-from smtpguard.model import RefusedBy, SocketNews
+from smtpguard.model import RefusedBy, SocketNews, SocketReport
 from smtpguard.sources.base import Unsent
 from smtpguard.sources.bpf.guard import Guard
 from smtpguard.sources.bpf.libbpf import BpfError
@@ -14,8 +15,10 @@ from smtpguard.sources.bpf.libbpf import BpfError
 _KEY = struct.Struct("=IHBB")
 _COUNT = struct.Struct("=Q")
 _REFUSED: tuple[RefusedBy | None, ...] = (None, "block", "throttle", "credit", "cap")
-_NEWS: tuple[SocketNews | None, ...] = (None, "established", "refused", "timeout", "gave-up", "open", "closed")
+_NEWS: tuple[SocketNews | None, ...] = (None, *NEWS)
 _REPORT = 16
+_OWED_KEY = struct.Struct("=IHBB")
+_OWED = struct.Struct("=Q16s")
 
 
 def read_unsent(guard: Guard) -> list[Unsent]:
@@ -39,3 +42,43 @@ def read_unsent(guard: Guard) -> list[Unsent]:
             )
         )
     return found
+
+
+class Owed:
+    """Bytes of sessions whose last report could not be sent: the program adds them up for their owner.
+
+    Args:
+        guard: The loaded program.
+    """
+
+    def __init__(self, guard: Guard) -> None:
+        self._table = guard.map("owed_bytes")
+        self._read: dict[bytes, int] = {}
+
+    def read(self, now_ns: int) -> list[SocketReport]:
+        """What was added since the last call, as the end of a session each. Raises BpfError."""
+        reports = []
+        for key, value in self._table.read_all():
+            owner, port, family, _ = _OWED_KEY.unpack(key)
+            total, address = _OWED.unpack(value)
+            told = self._read.get(key, 0)
+            if total > told:
+                self._read[key] = total
+                reports.append(
+                    SocketReport(
+                        time_ns=now_ns,
+                        kind="closed",
+                        uid=owner,
+                        netns=None,
+                        cookie=0,
+                        connect_time_ns=0,
+                        port=port,
+                        address=cut_address(address, family),
+                        latency_ns=None,
+                        bytes_sent=total,
+                        bytes_received=0,
+                        retransmissions=0,
+                        bytes_told=told,
+                    )
+                )
+        return reports

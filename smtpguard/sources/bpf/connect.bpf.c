@@ -105,7 +105,8 @@ static __always_inline __u8 decide(const struct config *cfg, struct event *event
 
 	if (event->uid == 0 || !(cfg->flags & FLAG_ENFORCE))
 		return ALLOWED;
-	if (passes(address, event->family))
+	event->passes = passes(address, event->family);
+	if (event->passes)
 		return ALLOWED;
 	if (is_exempt(event->uid) || (event->owner != event->uid && is_exempt(event->owner)))
 		return ALLOWED;
@@ -224,7 +225,7 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, __u8 family)
 	event.kind = KIND_CONNECT;
 	event.verdict = decide(cfg, &event, port_bits & ((1U << MAX_RULES) - 1));
 	if (use_outcome && event.verdict == ALLOWED)
-		note_session(&event);
+		note_session(ctx, &event);
 	emit(cfg, &event, event.urgent);
 	return event.verdict == ALLOWED || tell(ctx, cfg, &event, port_bits, family);
 }

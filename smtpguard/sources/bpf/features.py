@@ -38,6 +38,7 @@ class Features:
         creator: Who made the socket; needs CAP_PERFMON and the kernel's type information (BTF).
         keys: Destinations and networks rules are enforced where connect() happens; needs CAP_PERFMON, or the verifier
             has too much to look at.
+        storage: What is known of a socket is kept with the socket; else in a map, of which each user has a share.
     """
 
     pid: bool = True
@@ -47,6 +48,7 @@ class Features:
     tell: bool = True
     creator: bool = True
     keys: bool = True
+    storage: bool = True
 
     def missing(self) -> list[str]:
         """What will be lacking, for people."""
@@ -58,6 +60,8 @@ class Features:
             "tell": "block.verdict: tell refuses without a word: this kernel has no getpeername hooks for programs",
             "keys": "rules that count destinations or networks are judged by the daemon alone: no CAP_PERFMON, or"
             " this kernel does not take the program with them",
+            "storage": "bytes and outcomes of at most 1,024 open sessions of a user are followed: this kernel keeps"
+            " nothing with a socket",
             "creator": "a blocked user's socket in another user's hands passes: no BTF, or CAP_PERFMON is lacking",
         }
         return [text for name, text in texts.items() if not getattr(self, name)]
@@ -68,11 +72,22 @@ def list_preferences() -> list[Features]:
     # Without CAP_PERFMON the verifier gives up on the keys only after seconds: not tried.
     keys = (True, False) if read_held().effective & {"PERFMON", "SYS_ADMIN"} else (False,)
     plain = [
-        Features(pid=pid, comm=comm, netns=netns, outcome=outcome, tell=tell, creator=False, keys=with_keys)
+        Features(
+            pid=pid,
+            comm=comm,
+            netns=netns,
+            outcome=outcome,
+            tell=tell,
+            creator=False,
+            keys=with_keys,
+            storage=storage,
+        )
         for outcome, tell, netns, pid, comm in itertools.product((True, False), repeat=5)
+        for storage in ((True, False) if outcome else (False,))
         for with_keys in keys
     ]
-    return [*(Features(keys=with_keys) for with_keys in keys), *plain] if _BTF.exists() else plain
+    best = [Features(keys=with_keys, storage=storage) for with_keys in keys for storage in (True, False)]
+    return [*best, *plain] if _BTF.exists() else plain
 
 
 def probe_features() -> Features:
@@ -118,7 +133,17 @@ def load_object(
     failure: BpfError | None = None
     for features in preferences:
         name = "connect_creator" if features.creator else "connect"
-        constants = bytes([features.pid, features.comm, features.netns, features.outcome, features.tell, features.keys])
+        constants = bytes(
+            [
+                features.pid,
+                features.comm,
+                features.netns,
+                features.outcome,
+                features.tell,
+                features.keys,
+                features.storage,
+            ]
+        )
         try:
             loaded = BpfObject(
                 (_HERE / f"{name}.bpf.o").read_bytes(),

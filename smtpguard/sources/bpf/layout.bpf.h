@@ -32,6 +32,7 @@ const volatile __u8 use_netns = 1;   /* bpf_get_netns_cookie: 5.7 */
 const volatile __u8 use_outcome = 1; /* the sockops program is attached too */
 const volatile __u8 use_tell = 1;    /* getpeername hooks: 5.8 */
 const volatile __u8 use_keys = 1;    /* too much for the verifier to look at without CAP_PERFMON */
+const volatile __u8 use_storage = 1; /* bpf_sk_storage_get in both hooks */
 
 enum flag {
 	FLAG_ENFORCE = 1,  /* without it everything is reported as allowed, and is */
@@ -92,7 +93,7 @@ struct event {
 	__u8 rule;   /* which rule, with REFUSED_CREDIT */
 	__u16 credited; /* bit per rule of which a credit was used */
 	__u8 urgent;    /* the reader was to be woken at once */
-	__u8 reserved;
+	__u8 passes;    /* the destination is exempt, or the host's own */
 	__u8 address[16];
 	char comm[16];
 	__u32 creator; /* fsuid of who made the socket; UID_UNKNOWN if not known */
@@ -106,6 +107,9 @@ enum outcome {
 	OUTCOME_GAVE_UP = 4,
 	OUTCOME_OPEN = 5, /* an established session goes on: at most once a second */
 	OUTCOME_CLOSED = 6,
+	/* Nothing can be kept with the socket, whose option memory is full: it is followed in a map of limited size ... */
+	OUTCOME_UNTRACKED = 7,
+	OUTCOME_UNFOLLOWED = 8, /* ... or nowhere, because its owner has had a share of that. */
 };
 
 struct report { /* as `struct event` up to address */
@@ -127,19 +131,34 @@ struct report { /* as `struct event` up to address */
 	__u64 latency_ns; /* from connect() to established or to its end */
 	__u64 bytes_sent; /* acknowledged by the peer */
 	__u64 bytes_received; /* the peer's FIN may count as one */
+	__u64 bytes_told; /* of those sent: what reports before told of */
 };
 
 struct session { /* what a report repeats of its attempt */
 	__u64 connect_ns;
 	__u64 reported_ns;
+	__u64 bytes_told;
 	__u64 netns;
 	__u32 uid;
 	__u32 owner;
 	__u16 port;
 	__u16 protocol;
 	__u8 family;
-	__u8 reserved[3];
+	__u8 passes; /* as in struct event */
+	__u8 reserved[2];
 	__u8 address[16];
+};
+
+struct owed_key {
+	__u32 owner;
+	__u16 port;
+	__u8 family;
+	__u8 reserved;
+};
+
+struct owed {
+	__u64 bytes; /* only rises */
+	__u8 address[16]; /* of the first such session */
 };
 
 struct subject {
@@ -241,6 +260,8 @@ enum count {
 	COUNT_UNCREDITED = 1, /* attempts let through without credits because no entry could be made */
 	COUNT_UNKEYED = 2,    /* attempts of which a rule's keys could not be looked at, because no entry could be made */
 	COUNT_HELD = 3,       /* verdicts of holding rules */
+	COUNT_UNTRACKED = 4,  /* sockets that could keep nothing: followed in a map of limited size ... */
+	COUNT_UNFOLLOWED = 5, /* ... or nowhere */
 	COUNT_UNSENT = 8,     /* events of whoever was beyond his budget: see budget.bpf.h */
 	COUNTS = 16,
 };
@@ -312,13 +333,52 @@ struct {
 	__type(value, __u8[sizeof(struct grant)]);
 } new_grant SEC(".maps");
 
-/* Sockets whose outcome is awaited, by cookie; the least recently used ones make room (128 bytes each). */
+/* Sockets whose outcome is awaited: each has its own, and takes it with it. Nobody pushes another's out. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct session);
+} of_socket SEC(".maps");
+
+/*
+ * Where the kernel has no such storage, or the socket no room for it (whoever has it can fill its option memory): from
+ * connect() to the SYN, a moment, in a map whose least recently used entries make room ...
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
 	__type(key, __u64);
 	__type(value, struct session);
-} sessions SEC(".maps");
+} beginning SEC(".maps");
+
+#define FOLLOWED 65536
+#define FOLLOWED_SHARE 1024
+
+/* ... and from there to the close in one that nobody is pushed out of, where each owner has a share. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, FOLLOWED);
+	__type(key, __u64);
+	__type(value, struct session);
+} followed SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, FOLLOWED);
+	__type(key, __u32);
+	__type(value, __u64);
+} followed_by_owner SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct owed_key);
+	__type(value, struct owed);
+} owed_bytes SEC(".maps");
 
 static __always_inline void count(__u32 which)
 {

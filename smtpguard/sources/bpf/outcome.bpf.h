@@ -10,6 +10,7 @@
 #include "budget.bpf.h"
 
 #define REPORT_NS 1000000000ULL
+#define RETRY_NS 100000000ULL /* a report that could not be sent is tried again so soon */
 
 enum tcp_state { /* include/net/tcp_states.h */
 	TCP_SYN_SENT = 2,
@@ -19,8 +20,9 @@ enum tcp_state { /* include/net/tcp_states.h */
 	TCP_CLOSING = 11,
 };
 
-static __always_inline void note_session(const struct event *event)
+static __noinline int note_session(struct bpf_sock_addr *ctx, const struct event *event)
 {
+	struct session *kept = 0;
 	struct session session = {
 		.connect_ns = event->time_ns,
 		.reported_ns = event->time_ns,
@@ -30,16 +32,103 @@ static __always_inline void note_session(const struct event *event)
 		.port = event->port,
 		.protocol = event->protocol,
 		.family = event->family,
+		.passes = event->passes,
 	};
 
 	__builtin_memcpy(session.address, event->address, sizeof(session.address));
-	bpf_map_update_elem(&sessions, &event->cookie, &session, BPF_ANY);
+	if (use_storage && ctx->sk)
+		kept = bpf_sk_storage_get(&of_socket, ctx->sk, &session, BPF_SK_STORAGE_GET_F_CREATE);
+	if (kept)
+		*kept = session; /* it may be there from an attempt before */
+	else
+		bpf_map_update_elem(&beginning, &event->cookie, &session, BPF_ANY);
+	return 0;
 }
 
-static __always_inline void report(struct bpf_sock_ops *ctx, const struct session *session, __u64 cookie, __u64 now,
+static __always_inline struct session *find_session(struct bpf_sock_ops *ctx, __u64 cookie)
+{
+	if (use_storage) {
+		struct bpf_sock *sk = ctx->sk;
+		struct session *session = sk ? bpf_sk_storage_get(&of_socket, sk, 0, 0) : 0;
+
+		if (session)
+			return session;
+	}
+	return bpf_map_lookup_elem(&followed, &cookie);
+}
+
+/* One more of this owner, if there is room for it in his share. */
+static __noinline int take_share(__u32 owner)
+{
+	__u64 *taken = bpf_map_lookup_elem(&followed_by_owner, &owner);
+	__u64 none = 0;
+
+	if (!taken) {
+		bpf_map_update_elem(&followed_by_owner, &owner, &none, BPF_NOEXIST); /* another CPU may be first */
+		taken = bpf_map_lookup_elem(&followed_by_owner, &owner);
+	}
+	if (!taken || *taken >= FOLLOWED_SHARE) /* as many CPUs as there are may pass it by one each */
+		return 0;
+	__sync_fetch_and_add(taken, 1);
+	return 1;
+}
+
+static __noinline void give_share(__u32 owner)
+{
+	__u64 *taken = bpf_map_lookup_elem(&followed_by_owner, &owner);
+
+	if (taken)
+		__sync_fetch_and_add(taken, -1);
+}
+
+/* Nothing is to be kept of it any more. */
+static __always_inline void leave(struct bpf_sock_ops *ctx, __u32 owner, __u64 cookie)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	if (use_storage && sk)
+		bpf_sk_storage_delete(&of_socket, sk);
+	if (!bpf_map_delete_elem(&followed, &cookie))
+		give_share(owner);
+}
+
+/* The SYN of a socket that can keep nothing itself. Its end will be seen, so its entry will be removed. */
+static __always_inline __u8 follow(const struct session *begun, __u64 cookie)
+{
+	int owned = take_share(begun->owner);
+
+	if (owned && !bpf_map_update_elem(&followed, &cookie, begun, BPF_NOEXIST)) {
+		if (use_storage)
+			count(COUNT_UNTRACKED);
+		return OUTCOME_UNTRACKED;
+	}
+	if (owned)
+		give_share(begun->owner);
+	count(COUNT_UNFOLLOWED);
+	return OUTCOME_UNFOLLOWED;
+}
+
+/* A last report that could not be sent: what it would have told of is kept for its owner, and read once a second. */
+static __always_inline void owe(const struct report *report)
+{
+	struct owed_key key = {.owner = report->owner, .port = report->port, .family = report->family};
+	struct owed *owed = bpf_map_lookup_elem(&owed_bytes, &key);
+
+	if (!owed) {
+		struct owed none = {};
+
+		__builtin_memcpy(none.address, report->address, sizeof(none.address));
+		bpf_map_update_elem(&owed_bytes, &key, &none, BPF_NOEXIST); /* another CPU may be first */
+		owed = bpf_map_lookup_elem(&owed_bytes, &key);
+	}
+	if (owed)
+		__sync_fetch_and_add(&owed->bytes, report->bytes_sent - report->bytes_told);
+}
+
+static __always_inline void report(struct bpf_sock_ops *ctx, struct session *session, __u64 cookie, __u64 now,
 				   __u8 outcome, __u64 uncounted)
 {
-	__u32 zero = 0;
+	__u32 zero = 0, lane = outcome >= OUTCOME_UNTRACKED ? LANE_UNTRACKED : LANE_REPORT;
 	struct config *cfg = bpf_map_lookup_elem(&config, &zero);
 	struct report report = {
 		.time_ns = now,
@@ -57,21 +146,30 @@ static __always_inline void report(struct bpf_sock_ops *ctx, const struct sessio
 		.latency_ns = now - session->connect_ns,
 		.bytes_sent = ctx->bytes_acked,
 		.bytes_received = ctx->bytes_received,
+		.bytes_told = session->bytes_told,
 	};
 
 	if (!cfg)
 		return;
 	__builtin_memcpy(report.address, session->address, sizeof(report.address));
 	report.bytes_sent = report.bytes_sent > uncounted ? report.bytes_sent - uncounted : 0;
-	if (!take_budget(session->owner, LANE_REPORT, now)) {
-		count(COUNT_UNSENT);
-		note_unsent(session->owner, session->port, RESULT_REPORT + outcome);
-		return;
-	}
-	if (bpf_ringbuf_output(&events, &report, sizeof(report), must_wake(cfg, 0, now))) {
+	if (report.bytes_told > report.bytes_sent)
+		report.bytes_told = report.bytes_sent; /* the FIN was told of as a byte */
+	if (take_budget(session->owner, lane, now)) {
+		if (!bpf_ringbuf_output(&events, &report, sizeof(report), must_wake(cfg, 0, now))) {
+			session->bytes_told = report.bytes_sent;
+			session->reported_ns = now;
+			return;
+		}
 		count(COUNT_LOST);
-		note_unsent(session->owner, session->port, RESULT_REPORT + outcome);
+	} else {
+		count(COUNT_UNSENT);
 	}
+	note_unsent(session->owner, session->port, RESULT_REPORT + outcome);
+	session->reported_ns = now - REPORT_NS + RETRY_NS;
+	/* Of namespaces that are no account's there is no end. */
+	if (outcome == OUTCOME_CLOSED && !session->passes && (!session->netns || session->owner != session->uid))
+		owe(&report);
 }
 
 SEC("sockops")
@@ -87,17 +185,30 @@ int smtpguard_outcome(struct bpf_sock_ops *ctx)
 	if (op != BPF_SOCK_OPS_TCP_CONNECT_CB && op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB &&
 	    op != BPF_SOCK_OPS_STATE_CB && op != BPF_SOCK_OPS_RTT_CB)
 		return 1;
-	port = bpf_ntohl(ctx->remote_port) & 0xffff;
-	found = bpf_map_lookup_elem(&ports, &port);
-	if (!found || !*found)
-		return 1;
 	if (op == BPF_SOCK_OPS_STATE_CB && ctx->args[1] != TCP_CLOSE)
 		return 1;
-	cookie = bpf_get_socket_cookie(ctx);
-	session = bpf_map_lookup_elem(&sessions, &cookie);
-	if (!session)
+	port = bpf_ntohl(ctx->remote_port) & 0xffff;
+	found = bpf_map_lookup_elem(&ports, &port);
+	/* The end of one that was followed is seen to even if its port is not guarded any more. */
+	if ((!found || !*found) && op != BPF_SOCK_OPS_STATE_CB)
 		return 1;
+	cookie = bpf_get_socket_cookie(ctx);
 	now = bpf_ktime_get_boot_ns();
+	session = find_session(ctx, cookie);
+	if (!session) {
+		if (op != BPF_SOCK_OPS_TCP_CONNECT_CB)
+			return 1;
+		session = bpf_map_lookup_elem(&beginning, &cookie);
+		if (!session)
+			return 1;
+		outcome = follow(session, cookie);
+		if (outcome == OUTCOME_UNTRACKED)
+			bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG);
+		if (use_storage)
+			report(ctx, session, cookie, now, outcome, uncounted);
+		bpf_map_delete_elem(&beginning, &cookie);
+		return 1;
+	}
 	switch (op) {
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
 		bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG);
@@ -108,7 +219,6 @@ int smtpguard_outcome(struct bpf_sock_ops *ctx)
 	case BPF_SOCK_OPS_RTT_CB:
 		if (now - session->reported_ns < REPORT_NS)
 			return 1;
-		session->reported_ns = now;
 		outcome = OUTCOME_OPEN;
 		break;
 	default: /* closed */
@@ -125,7 +235,7 @@ int smtpguard_outcome(struct bpf_sock_ops *ctx)
 	}
 	report(ctx, session, cookie, now, outcome, uncounted);
 	if (op == BPF_SOCK_OPS_STATE_CB)
-		bpf_map_delete_elem(&sessions, &cookie);
+		leave(ctx, session->owner, cookie);
 	return 1;
 }
 

@@ -23,6 +23,7 @@ from smtpguard.sources.bpf.cgroup import read_cgroup
 from smtpguard.sources.bpf.guard import KEY_USERS, RING_BYTES, Guard
 from smtpguard.sources.bpf.libbpf import BpfError
 from smtpguard.sources.bpf.maps import COUNT_LOST, COUNT_UNSENT
+from smtpguard.sources.bpf.untracked import UNTRACKED, Untracked
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +68,8 @@ class BpfSource:
         self._waiting: list[Connect] = []
         self._reports: deque[SocketReport] = deque(maxlen=MAX_REPORTS)
         self._adopted: Adopted | None = None
+        self._owed: budget.Owed | None = None
+        self._untracked = Untracked()
         self._look_again_ns: int | None = None
         self._next_check_ns = 0
         self._more = self._more_reports = False
@@ -88,6 +91,7 @@ class BpfSource:
             guard.close()
             raise SourceError(error.what, where=error.where, fix=error.fix) from error
         self._guard = guard
+        self._owed = budget.Owed(guard)
         for text in guard.features.missing():
             _log.warning("bpf: %s", text)
         if not guard.knows_own_netns:
@@ -99,10 +103,10 @@ class BpfSource:
         """Take over the sessions that were open before us: attached first, so that none falls between."""
         if not self.guard.features.outcome:
             return
-        sessions = self.guard.map("sessions")
+        followed = self.guard.map("followed")
 
         def is_known(cookie: int) -> bool:
-            return sessions.lookup(cookie.to_bytes(8, sys.byteorder)) is not None
+            return followed.lookup(cookie.to_bytes(8, sys.byteorder)) is not None
 
         try:
             self._adopted = Adopted(self._ports, boottime_ns(), loopback=self._settings.loopback == "count")
@@ -200,6 +204,10 @@ class BpfSource:
         return connects
 
     def _keep(self, report: SocketReport) -> None:
+        if report.kind in UNTRACKED:
+            self._untracked.note(report)
+        if self._adopted is not None and report.connect_time_ns is not None:
+            self._adopted.forget(report.cookie)
         if len(self._reports) == MAX_REPORTS:
             self.stats.notes["reports dropped"] = self.stats.notes.get("reports dropped", 0) + 1
         self._reports.append(report)
@@ -232,6 +240,9 @@ class BpfSource:
             self.stats.lost = self.guard.read_count(COUNT_LOST) + unsent
             if unsent:
                 self.stats.notes["beyond a user's budget"] = unsent
+            self.stats.warnings = self._untracked.warnings(boottime_ns())
+            for report in self._owed.read(boottime_ns()) if self._owed is not None else ():
+                self._keep(report)
             attached = self.guard.is_attached()
         except BpfError as error:
             raise SourceError(f"the program can't be asked: {error.strerror}", where="bpf") from error
