@@ -318,7 +318,7 @@ class Crediting:
         if self._wanted is not None and self._begun is None and now_ns >= self._retry_ns:
             self._begin(self._wanted)
         if book is not None and source is not None and now_ns >= book.next_deadline():
-            self._try(lambda: book.on_time(now_ns, source.stats.lost, source.drained_ns))
+            self._try(lambda: book.on_time(now_ns, source.ring_lost, source.drained_ns))
 
     def _find_limits(self) -> dict[int, dict[int, int]]:
         """Limits of accounts that have their own, by uid and rule index."""

@@ -3,6 +3,7 @@
 import errno
 import ipaddress
 import os
+import struct
 import time
 from collections.abc import Callable, Generator
 
@@ -14,7 +15,7 @@ from smtpguard.clock import boottime_ns
 from smtpguard.model import NS, Connect
 from smtpguard.policy.credits import NO_LIMIT, CreditRule
 from smtpguard.settings import Cap
-from smtpguard.sources.bpf.credits import Credits
+from smtpguard.sources.bpf.credits import Credits, Usage
 from smtpguard.sources.bpf.maps import COUNT_UNCREDITED
 from tests.kernel.bpf_lab import ADDRESS4, OTHER4, Lab, dial, dials, open_lab, random_uid, run_as, unshare_net
 
@@ -323,3 +324,34 @@ def test_a_removed_account_begins_anew(lab: Lab, credits_: Credits) -> None:
     assert credits_.maps.read_usage(uid) is None
     assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 9)) == LIMIT
     assert lab.source.guard.read_count(COUNT_UNCREDITED) == 0
+
+
+def test_of_many_accounts_only_those_that_lost_events_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_lab(ring_bytes=4096) as lab:
+        lab.source.guard.set_enforcing(on=True)
+        BpfDeny(lab.source.guard).apply_passes(Passes())
+        credits_ = Credits(lab.source.guard, boottime_ns())
+        credits_.start([CreditRule(ports=frozenset({25}), limit=200, window_ns=60 * NS)], boottime_ns())
+        blank = bytes(lab.source.guard.map("accounts").value_bytes)
+        for other in range(200_000, 210_000):
+            lab.source.guard.map("accounts").update(struct.pack("=IIQ", other, 0, 0), blank)
+        uid = random_uid()
+        assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * 300)) == 200
+        read: list[int] = []
+        read_usage = credits_.maps.read_usage
+
+        def note(of: int) -> Usage | None:
+            read.append(of)
+            return read_usage(of)
+
+        monkeypatch.setattr(credits_.maps, "read_usage", note)
+        lab.source._next_check_ns = 0
+        deadline = time.monotonic() + 20
+        while credits_.missed == 0 and time.monotonic() < deadline:
+            turn(lab, credits_)
+            time.sleep(0.01)
+        for _ in range(5):
+            turn(lab, credits_)
+        assert 100 < credits_.missed <= 200
+        assert set(read) == {uid}
+        assert len(read) <= 2

@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from smtpguard.clock import boottime_ns, next_beat
-from smtpguard.errors import EnforceError
+from smtpguard.errors import EnforceError, SourceError
 from smtpguard.model import NS, Connect
 from smtpguard.policy.credits import MAX_RULES, NO_LIMIT, CreditLedger, CreditRule, Grant
 from smtpguard.settings import Cap
 from smtpguard.sources.bpf import maps
+from smtpguard.sources.bpf.budget import read_unsent
 from smtpguard.sources.bpf.guard import Guard, refused
 from smtpguard.sources.bpf.key_maps import KeyMaps, Keys
 from smtpguard.sources.bpf.libbpf import BpfError
@@ -136,6 +137,16 @@ class CreditMaps:
             raise refused("the accounts can't be read", error) from error
         return {uid: by_cap for uid, by_cap in rows if by_cap}
 
+    def read_unsent(self) -> dict[int, int]:
+        """Events that were not handed over, by the uid whose account they are on."""
+        found: dict[int, int] = {}
+        try:
+            for row in read_unsent(self._guard):
+                found[row.owner] = found.get(row.owner, 0) + row.count
+        except SourceError as error:
+            raise EnforceError(error.what, where=error.where, fix=error.fix) from error
+        return found
+
     def remove(self, uid: int) -> None:
         """Remove a user's entries, so that he begins anew; he is let through in between, never refused."""
         key = maps.pack_subject(uid, 0)
@@ -200,6 +211,8 @@ class Credits:
         self._lost = 0
         self._measured: dict[int, tuple[int, ...]] = {}
         self._measured_ns = 0
+        self._unsent: dict[int, int] = {}
+        self._again = False
         self.missed = 0
 
     def start(
@@ -309,7 +322,7 @@ class Credits:
 
         Args:
             now_ns: CLOCK_BOOTTIME.
-            lost: SourceStats.lost.
+            lost: BpfSource.ring_lost: nothing else that is lost has taken credits.
             drained_ns: BpfSource.drained_ns: what was reported before then has been noted.
         """
         self.maps.beat(now_ns)
@@ -320,20 +333,33 @@ class Credits:
         deadline_ns = self.ledger.next_deadline()
         if deadline_ns is not None and deadline_ns <= now_ns and now_ns >= self._tick_ns + _TICK_NS:
             self._write(now_ns)
-        if lost != self._lost or self._measured:
+        if lost != self._lost or self._measured or self._again:
+            self._again = self._again or lost != self._lost  # the program counts a loss first, and then whose it was
             self._reconcile(now_ns, lost, drained_ns)
         if now_ns >= self._sweep_ns + _SWEEP_NS:
             self._sweep(now_ns)
 
     def _reconcile(self, now_ns: int, lost: int, drained_ns: int) -> None:
-        """Credits whose attempts were lost count from now on: measured first, compared when the ring was emptied."""
+        """Credits whose attempts were lost count from now on: measured first, compared when the ring was emptied.
+
+        Tenants choose how many accounts there are, and by a flood how often events are lost: only those are read who
+        lost some since the last time.
+        """
         if not self._measured:
-            usages = {uid: self.maps.read_usage(uid) for uid in self.maps.read_uids()}
+            if lost == self._lost:
+                self._again = False
+            self._lost = lost
+            usages = {uid: self.maps.read_usage(uid) for uid in self._find_losers()}
             self._measured = {uid: usage.used for uid, usage in usages.items() if usage is not None}
-            self._measured_ns, self._lost = now_ns, lost
+            self._measured_ns = now_ns
         elif drained_ns > self._measured_ns:
             self.missed += sum(self.ledger.reconcile(uid, used, now_ns) for uid, used in self._measured.items())
             self._measured = {}
+
+    def _find_losers(self) -> set[int]:
+        """Whose events were not handed over since this was asked last."""
+        before, self._unsent = self._unsent, self.maps.read_unsent()
+        return {uid for uid, count in self._unsent.items() if count != before.get(uid)}
 
     def next_deadline(self) -> int:
         """When `on_time` wants to be called (CLOCK_BOOTTIME): in a second at the latest."""

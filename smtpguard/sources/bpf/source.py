@@ -52,6 +52,7 @@ class BpfSource:
         key_users: As of Guard.
 
     Attributes:
+        ring_lost: Events that found the ring full; `stats.lost` is with those beyond their user's budget.
         drained_ns: CLOCK_BOOTTIME: what was reported before then has been handed over.
     """
 
@@ -73,7 +74,7 @@ class BpfSource:
         self._look_again_ns: int | None = None
         self._next_check_ns = 0
         self._more = self._more_reports = False
-        self.drained_ns = 0
+        self.drained_ns = self.ring_lost = 0
 
     @property
     def guard(self) -> Guard:
@@ -237,7 +238,8 @@ class BpfSource:
         self._next_check_ns = next_beat(boottime_ns())
         try:
             unsent = self.guard.read_count(COUNT_UNSENT)
-            self.stats.lost = self.guard.read_count(COUNT_LOST) + unsent
+            self.ring_lost = self.guard.read_count(COUNT_LOST)
+            self.stats.lost = self.ring_lost + unsent
             if unsent:
                 self.stats.notes["beyond a user's budget"] = unsent
             self.stats.warnings = self._untracked.warnings(boottime_ns())
