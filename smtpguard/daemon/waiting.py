@@ -15,6 +15,8 @@ from smtpguard.hooks import ClockNs, Task
 from smtpguard.model import Account, Block, Connect, Subject, Verdict
 
 Found = Attribution | bytes | None
+AT_ONCE = 256
+"""Attempts that leave in one turn of the loop, in 10 ms; of very many a quarter, so that they never pile up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +113,8 @@ class Waiting:
 
     def next_deadline(self) -> int | None:
         """When something leaves, or the looker wants its turn."""
+        if self._leaving:
+            return 0
         parts = (self._pending, self._looker)
         times = [deadline for part in parts if part is not None and (deadline := part.next_deadline()) is not None]
         return min(times, default=None)
@@ -125,19 +129,21 @@ class Waiting:
             for ticket, found in self._rdns.read(now_ns):
                 self._pending.resolve(ticket, found)
         self._leaving.extend(self._pending.due(now_ns))
-        self._let_all_go()
+        self._let_go_some(max(AT_ONCE, len(self._leaving) // 4))
 
     def close(self) -> None:
         """Let everything go, without its answers if they have not come."""
         self._leaving.extend(self._pending.flush())
-        self._let_all_go()
+        self._let_go_some(len(self._leaving))
 
     def stats(self) -> dict[str, int]:
         """Figures for `status`."""
         return {"waiting": len(self._pending), "early": self._pending.early, "late": self._pending.late}
 
-    def _let_all_go(self) -> None:
-        while self._leaving:  # one that meets a mistake of ours takes none of those behind it with it
+    def _let_go_some(self, most: int) -> None:
+        for _ in range(
+            min(most, len(self._leaving))
+        ):  # one that meets a mistake of ours takes none of those behind it with it
             ready = self._leaving.popleft()
             self._let_go(ready.item, ready.values)
 

@@ -12,26 +12,13 @@ from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.sources.bpf import maps
 from smtpguard.sources.bpf.source import BpfSource
 from tests.kernel.bpf_lab import ADDRESS4, Lab, block, dial, open_lab, run_as
+from tests.support.attackers import FLOOD
 from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
 
 pytestmark = pytest.mark.kernel
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 RULE = {"name": "burst", "count": "connections", "limit": 20, "window": "10m", "action": "block", "block": "10m"}
-FLOOD = """
-import os, socket, sys, time
-uid, seconds, address = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
-os.setgroups([]); os.setgid(uid); os.setuid(uid)
-end, count = time.monotonic() + seconds, 0
-print("flooding", flush=True)
-while time.monotonic() < end:
-    for _ in range(100):
-        with socket.socket() as client:
-            client.setblocking(False)
-            client.connect_ex((address, 25))
-            count += 1
-print(count, flush=True)
-"""
 
 
 @pytest.fixture

@@ -10,45 +10,13 @@ from smtpguard.demo.lab import HOST4
 from smtpguard.kernel.sockdiag import SockDiag
 from smtpguard.sources.bpf.adopted import share_out
 from tests.kernel.bpf_lab import ADDRESS4, private_netns
+from tests.support.attackers import begin_crowd
 from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
 
 pytestmark = pytest.mark.kernel
 
 RULE = {"name": "burst", "count": "connections", "limit": 10, "window": "10m", "action": "block", "block": "10m"}
 STALL_MS = 3 * 50  # three times the bar
-CROWD = """
-import os, resource, socket, sys, time
-main = os.getpid()
-def stay():
-    while os.getpid() == main or os.getppid() == main:
-        time.sleep(0.1)
-    os._exit(0)
-uid, count, addresses = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
-most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-server = socket.create_server(("", 25), backlog=4096)
-share = most - 100
-for first in range(0, count, share):
-    if os.fork() == 0:
-        server.settimeout(20)
-        kept = [server.accept() for _ in range(min(share, count - first))]
-        stay()
-server.close()
-while count > share:  # the rest is another process's
-    count -= share
-    if os.fork() == 0:
-        count = share
-        break
-os.setgroups([]); os.setgid(uid); os.setuid(uid)
-kept = []
-for number in range(count):
-    client = socket.socket()
-    client.connect((addresses[number % len(addresses)], 25))
-    kept.append(client)
-if os.getpid() == main:
-    print("open", flush=True)
-stay()
-"""
 SILENT = """
 import errno, os, socket, sys
 uid = int(sys.argv[1])
@@ -64,19 +32,12 @@ except OSError as error:
 """
 
 
-def begin_crowd(host: Host, count: int, addresses: list[str]) -> None:
-    words = [sys.executable, "-c", CROWD, str(SPAMMER[1]), str(count), *addresses]
-    child = host.lab.start(words, inside=True)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "open\n"
-
-
 def attack(count: int, addresses: list[str]) -> None:
     with Host(rules=[RULE]) as host:
         for address in addresses:
             if address != HOST4 and not address.startswith("127."):
                 host.lab.ip(host.lab.host, "address", "add", f"{address}/32", "dev", "lo")
-        begin_crowd(host, count, addresses)
+        begin_crowd(host, SPAMMER[1], count, addresses)
         host.start()
         host.connect(INNOCENT, 5)
         time.sleep(2.5)  # the sessions were asked about, twice

@@ -1,6 +1,5 @@
 """Attack 11: a blocked tenant connects on and on from the longest paths, and fills /var with what is logged of it."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from smtpguard.actions.eventlog import EventLog
 from smtpguard.actions.suppression import BYTES_A_LINE, MINUTE_NS, REFUSED_BYTES, Suppression
 from smtpguard.logline import MAX_LINE_BYTES
 from smtpguard.model import NS, Account, Connect
+from tests.support.attackers import make_deep_folder
 from tests.support.host import INNOCENT, SPAMMER, Host
 
 ACCOUNT = Account(uid=61101, name="web01", standing="tenant")
@@ -80,14 +80,10 @@ def test_with_the_real_guard() -> None:
     """From a directory whose name is as long as they come."""
     with Host(rules=[RULE]) as host:
         host.start()
-        deep = host.lab.directory / "site"
-        for part in range(12):
-            deep = deep / (chr(97 + part) + "\x01" * 250)
-        deep.mkdir(parents=True)
-        subprocess.run(["chmod", "-R", "755", str(host.lab.directory)], check=True)
+        top, deep = make_deep_folder(host)
         program = f"""
 import os, socket
-os.chdir({str(host.lab.directory)!r}); os.chdir({str(deep.relative_to(host.lab.directory))!r})
+os.chdir({top!r}); os.chdir({deep!r})
 os.setresuid({SPAMMER[1]}, {SPAMMER[1]}, {SPAMMER[1]})
 for _ in range(3000):
     with socket.socket() as client:

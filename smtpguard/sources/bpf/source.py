@@ -27,8 +27,8 @@ from smtpguard.sources.bpf.untracked import UNTRACKED, Untracked
 
 _log = logging.getLogger(__name__)
 
-MAX_EVENTS = 4096
-"""Most events that one `read` hands over, so that one user's flood leaves the loop its timers."""
+MAX_EVENTS = 1024
+"""Most events that one `read` hands over, so that users' floods leave the loop its timers: 20 ms of its time."""
 
 MAX_REPORTS = 16_384
 """Most reports that wait to be taken."""
