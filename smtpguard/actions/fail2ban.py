@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 PROGRAM = "fail2ban-client"
 TIMEOUT_NS = 20 * NS
 """fail2ban runs its actions before it answers; one of ours takes about 0.2 s, but a busy server has others to run."""
+_RECENT_NS = 15 * 60 * NS
 MAX_WAITING = 1000
 """How many unbans may wait: an `unblock --all` of a bad day, in about 4 minutes."""
 _MAX_OUTPUT = 4096
@@ -121,6 +122,7 @@ class Unbanner:
         self._waiting: deque[tuple[str, str]] = deque()
         self._running: _Running | None = None
         self._counts = {"told": 0, "failed": 0, "dropped": 0}
+        self._untold: dict[tuple[str, str], tuple[int, str]] = {}
 
     def tell(self, sources: Sequence[str], user: str) -> int:
         """Unban a user in the jails among the sources whose blocks a person has just ended.
@@ -147,6 +149,13 @@ class Unbanner:
     def stats(self) -> dict[str, int]:
         """Figures for `status`: told, failed and dropped since the start, and waiting now."""
         return self._counts | {"waiting": len(self._waiting) + (self._running is not None)}
+
+    def trouble(self) -> str | None:
+        """Who is listed as banned still though a person has freed them, of late; None for nobody."""
+        since_ns = self._now() - _RECENT_NS
+        late = [what for at_ns, what in self._untold.values() if at_ns > since_ns]
+        more = f", and {len(late) - 1} more" if len(late) > 1 else ""
+        return f"{late[-1]}{more}" if late else None
 
     def filenos(self) -> Sequence[int]:
         """The client's output."""
@@ -219,6 +228,7 @@ class Unbanner:
             self._fail(running.jail, running.user, complaint)
         else:
             self._counts["told"] += 1
+            self._untold.pop((running.jail, running.user), None)
             log.info("fail2ban: %s unbanned in %s", running.user, running.jail)
         self._start_next()
 
@@ -238,7 +248,11 @@ class Unbanner:
 
     def _fail(self, jail: str, user: str, why: str, *, count: str = "failed") -> None:
         self._counts[count] += 1
-        log.warning("%s", _failure(jail, user, why))
+        failure = str(_failure(jail, user, why))
+        if len(self._untold) >= MAX_WAITING:
+            self._untold.clear()
+        self._untold[jail, user] = self._now(), failure
+        log.warning("%s", failure)
 
 
 def is_installed(program: str = PROGRAM) -> bool:

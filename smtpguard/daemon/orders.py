@@ -55,6 +55,7 @@ class Orders:
         """A person ends a pass; whether there was one."""
         decisions = self.guard.engine.end_allowance(subject, by="admin", now_ns=self.guard.now(), reason=reason)
         self.guard.act(decisions)
+        self.guard.enforcement.refresh("allowance")  # now: whoever asked hears whether the kernel does it
         return bool(decisions)
 
     def end(self, subject: Subject, source: str, *, by: str, reason: str = "") -> list[Ended]:

@@ -445,6 +445,7 @@ class Service:
             "refused senders are not told why": self.program.trouble,
             "only root may use the control socket": self._group_trouble,
             "not reloaded": self.reloading.trouble,
+            "who was freed is banned still": self.unbanner.trouble(),
         }
         return [*(f"{what}: {why}" for what, why in found.items() if why), *self.around.troubles()]
 

@@ -266,7 +266,7 @@ class Verbs:
         if done.freed:
             log.warning("unblock %s, asked by %s", ", ".join(done.freed[:20]), asker.who)
         enforcement = self._guard.enforcement
-        if done.freed and enforcement.reconciler.has_late_releases():
+        if enforcement.may_refuse_freed():
             troubles = "; ".join(enforcement.troubles())
             what = f"{done.text}, but the kernel refuses some of them still: {troubles}"
             raise GuardError(what, fix="it is tried again")
@@ -304,7 +304,9 @@ class Verbs:
         if request.for_ns is None or request.end:
             ended = self._orders.end_allowance(subject, reason=reason)
             log.warning("allow --end %s, asked by %s", user, asker.who)
-            return {"text": f"{user}: the pass ended, the rules hold again" if ended else f"{user} has no pass"}
+            return self._told_kernel(
+                f"{user}: the pass ended, the rules hold again" if ended else f"{user} has no pass"
+            )
         now_ns = guard.now()
         allowance = Allowance(
             subject=subject,
@@ -322,7 +324,15 @@ class Verbs:
             check_member(allowance, guard.engine.blocks_of(subject), longest_ns=longest_ns)
         self._orders.allow(allowance)
         log.warning("allow %s, asked by %s", user, asker.who)
-        return {"text": f"{user} may open {render_much(allowance)} until {self._moment(allowance.until_ns)}"}
+        return self._told_kernel(f"{user} may open {render_much(allowance)} until {self._moment(allowance.until_ns)}")
+
+    def _told_kernel(self, text: str) -> Answer:
+        """What was done about an allowance, if the kernel does it too."""
+        enforcement = self._guard.enforcement
+        if enforcement.may_refuse_freed() or not enforcement.reconciler.knows_passes():
+            troubles = "; ".join(enforcement.troubles())
+            raise GuardError(f"{text}, but the kernel does not carry it out yet: {troubles}", fix="it is tried again")
+        return {"text": text}
 
     def _off(self, request: OffRequest, asker: Asker) -> Answer:
         span_ns = None if request.ever else request.for_ns or OFF_NS

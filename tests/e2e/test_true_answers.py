@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.broken_host import broken_host, status
-from tests.support.host import SPAMMER, Host, wait_for
+from tests.support.host import INNOCENT, SPAMMER, Host, wait_for
 
 
 @pytest.fixture
@@ -108,3 +108,43 @@ def test_unblock_says_when_the_kernel_does_not_let_go(host: Host) -> None:
     broken.unlink()
     wait_for(lambda: not status(host)["troubles"])
     assert host.connect(SPAMMER, 1).ok == 1
+
+
+def test_unblock_says_when_a_stranger_s_element_can_not_be_taken_out(host: Host) -> None:
+    host.expect_errors("^nft: clear is broken")
+    assert host.cli("block", INNOCENT[0]).returncode == 0  # so that the table is watched, and there
+    broken = break_it(host, "clear")
+    told = "but the kernel refuses some of them still: nft: who is not listed may be refused: clear is broken"
+    for who in ([SPAMMER[0]], ["--all"]):
+        done = host.cli("unblock", *who)
+        assert done.returncode == 1
+        assert told in done.stderr
+    broken.unlink()
+    wait_for(lambda: not status(host)["troubles"])
+    assert host.cli("unblock", SPAMMER[0]).returncode == 0
+
+
+def test_allow_says_when_the_kernel_does_not_let_pass(host: Host) -> None:
+    host.expect_errors("^nft does not do what it is told: passes is broken")
+    assert host.cli("block", INNOCENT[0]).returncode == 0
+    broken = break_it(host, "passes")
+    done = host.cli("allow", SPAMMER[0], "--for", "1h")
+    assert done.returncode == 1
+    assert "web01 may open 10 times what each rule lets pass" in done.stderr
+    assert "but the kernel does not carry it out yet: nft: passes is broken" in done.stderr
+    broken.unlink()
+    wait_for(lambda: not status(host)["troubles"])
+    broken.touch()
+    done = host.cli("allow", SPAMMER[0], "--end")
+    assert done.returncode == 1
+    assert "web01: the pass ended, the rules hold again, but the kernel does not carry it out yet" in done.stderr
+    broken.unlink()
+    wait_for(lambda: not status(host)["troubles"])
+
+
+def test_a_cap_that_is_not_kept_up_is_a_trouble(host: Host) -> None:
+    host.expect_errors("^nft: the cap ends within ten seconds: beat is broken")
+    broken = break_it(host, "beat")
+    wait_for(lambda: "not in step: nft: the cap does not hold: beat is broken" in status(host)["troubles"])
+    broken.unlink()
+    wait_for(lambda: not status(host)["troubles"])

@@ -55,7 +55,15 @@ def main() -> int:
         ("write", LogFile, "write"),
     ):
         make_breakable(kind, method, Path(directory) / name)
-    for name, method in (("ensure", "ensure"), ("remove", "remove"), ("release", "apply_release")):
+    for name, method in (
+        ("ensure", "ensure"),
+        ("remove", "remove"),
+        ("release", "apply_release"),
+        ("passes", "apply_passes"),
+        ("beat", "beat"),
+        ("clear", "clear_everywhere"),
+        ("clear", "clear_all"),
+    ):
         make_breakable(NftEnforcer, method, Path(directory) / name, EnforceError)
     supervision.WELL_NS //= 10
     supervision.LAST_NS //= 30

@@ -386,6 +386,38 @@ def test_the_table_hears_every_three_seconds_that_the_guard_lives(world: World) 
     world.nft.broken = True
     world.now += 3 * NS
     world.enforcement.on_time(world.now)
+    assert "nft: the cap does not hold: nft: no" in world.enforcement.out_of_step()
+    world.nft.broken = False
+    world.now += NS
+    world.enforcement.on_time(world.now)
+    assert world.enforcement.out_of_step() == [], "it does not wait for the next three seconds"
+
+
+def test_who_could_not_be_taken_out_is_tried_again_each_second(world: World) -> None:
+    world.refresh("start")
+    world.nft.broken = True
+    world.enforcement.clear([(1001, 1001)])
+    world.enforcement.clear([(7, 9)])
+    assert world.enforcement.may_refuse_freed()
+    assert world.enforcement.out_of_step() == ["nft: who is not listed may be refused: nft: no"]
+    world.nft.broken = False
+    world.now += NS
+    world.enforcement.on_time(world.now)
+    assert world.told[-1] == "nft clear [(1001, 1001), (7, 9)]"
+    assert not world.enforcement.may_refuse_freed()
+    assert world.enforcement.out_of_step() == []
+
+
+def test_when_all_are_taken_out_late_those_who_are_listed_since_come_back(world: World) -> None:
+    world.refresh("start")
+    world.nft.broken = True
+    world.enforcement.clear_all()
+    world.nft.broken = False
+    world.block(ALICE)
+    assert (1001, "block") in world.nft.held
+    world.now += NS
+    world.enforcement.on_time(world.now)
+    assert world.told[-2:] == ["nft clear all", "nft deny 1001"]
 
 
 def test_a_refresh_that_met_a_mistake_of_ours_is_made_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,6 +122,10 @@ def test_client_that_hangs_is_ended_and_the_next_one_has_its_turn(
     assert running is not None
     clock.now_ns += TIMEOUT_NS
     unbanner.on_time(clock())
+    assert "still lists web01 as banned in smtpguard: no answer within" in (unbanner.trouble() or "")
+    clock.now_ns += 3600 * NS
+    assert unbanner.trouble() is None
+    clock.now_ns -= 3600 * NS
     assert running.process.returncode == -9
     drive(unbanner, clock)
     assert unbanner.stats() == {"told": 1, "failed": 1, "dropped": 0, "waiting": 0}

@@ -52,6 +52,7 @@ _WINDOWS_CHANGED: frozenset[Reason] = frozenset(
 _LOOK_NS = NS
 _BEAT_NS = 3 * NS
 _COMPARE_NS = 60 * NS
+_EVERYBODY = (0, 0xFFFF_FFFF)
 
 
 class Enforcement(TimedPart):
@@ -102,6 +103,9 @@ class Enforcement(TimedPart):
         self._look_ns = next_beat(now(), _LOOK_NS)
         self._beat_ns = next_beat(now(), _BEAT_NS)
         self._compare_ns = next_beat(now(), _COMPARE_NS)
+        self._uncleared: list[tuple[int, int]] = []
+        self._clear_trouble: str | None = None
+        self._beat_trouble: str | None = None
         self.activation = Activation(nft)
         self.reconciler = Reconciler(self, now)
         self.credits = Crediting(settings, around.accounts, engine, now)
@@ -140,8 +144,16 @@ class Enforcement(TimedPart):
 
     def out_of_step(self) -> list[str]:
         """Which means do not do what they are told, and why."""
-        bpf = self._bpf.trouble if self._bpf is not None else None
-        return [*([f"bpf: {bpf}"] if bpf else []), *self.reconciler.trouble()]
+        found = {
+            "bpf": self._bpf.trouble if self._bpf is not None else None,
+            "nft: who is not listed may be refused": self._clear_trouble,
+            "nft: the cap does not hold": self._beat_trouble,
+        }
+        return [*(f"{what}: {why}" for what, why in found.items() if why), *self.reconciler.trouble()]
+
+    def may_refuse_freed(self) -> bool:
+        """Whether somebody who was let go may be refused still, as the kernel did not do it."""
+        return bool(self._uncleared) or self.reconciler.has_late_releases()
 
     def troubles(self) -> list[str]:
         """All that keeps a refusal from being carried out, by means."""
@@ -237,23 +249,33 @@ class Enforcement(TimedPart):
 
     def clear(self, uids: Iterable[tuple[int, int]]) -> None:
         """Take whoever is in the kernel's sets within these uids, and in no list, out of them."""
-        if not self.activation.up or self._gathering:
-            return
-        intervals = list(uids)
-        try:
-            self._nft.clear_everywhere(intervals)
-        except EnforceError as error:
-            log.error("nft: %s", error)  # noqa: TRY400 - one line for people
+        if self.activation.up and not self._gathering:
+            self._uncleared += uids
+            self._clear()
 
     def clear_all(self) -> None:
-        """Empty the kernel's sets: nobody is in any list."""
+        """Empty the kernel's sets of all that are in no list."""
+        self.clear([_EVERYBODY])
+        if self.activation.up:
+            self.compare("changed")
+
+    def _clear(self) -> None:
+        """What fails is tried again once a second, for as long as the table is there."""
         if not self.activation.up:
-            return
+            self._uncleared = []
         try:
-            self._nft.clear_all()
+            if _EVERYBODY in self._uncleared:
+                self._nft.clear_all()
+                self.reconciler.forget(self._nft)
+                self.reconciler.apply_all()
+            elif self._uncleared:
+                self._nft.clear_everywhere(self._uncleared)
         except EnforceError as error:
-            log.error("nft: %s", error)  # noqa: TRY400 - one line for people
-        self.compare("changed")
+            if str(error) != self._clear_trouble:
+                log.error("nft: %s", error)  # noqa: TRY400 - one line for people
+            self._clear_trouble = str(error)
+        else:
+            self._uncleared, self._clear_trouble = [], None
 
     def remove_foreign(self, who: str) -> None:
         """While nothing is to be refused, a table of our name is somebody's saved one, and refuses whom it likes."""
@@ -306,6 +328,10 @@ class Enforcement(TimedPart):
             if self._bpf is not None and self._bpf.trouble is not None:
                 self._tell_program(self._bpf)
             self._activate()
+            if self._uncleared:
+                self._clear()
+            if self._beat_trouble:
+                self._beat()
         if now_ns >= self._beat_ns:
             self._beat_ns = next_beat(now_ns, _BEAT_NS)
             self._beat()
@@ -340,8 +366,12 @@ class Enforcement(TimedPart):
     def _beat(self) -> None:
         try:
             self._nft.beat()
-        except EnforceError as error:  # the cap ends then; what ails the table is found and told elsewhere
-            log.debug("nft: %s", error)
+        except EnforceError as error:
+            if str(error) != self._beat_trouble:
+                log.error("nft: the cap ends within ten seconds: %s", error)  # noqa: TRY400 - one line for people
+            self._beat_trouble = str(error)
+        else:
+            self._beat_trouble = None
 
     def _read_templates(self) -> None:
         """An administrator's own ruleset may be another."""

@@ -200,6 +200,10 @@ class Reconciler:
             for subject in told.failed
         )
 
+    def knows_passes(self) -> bool:
+        """Whether every means was told what passes now."""
+        return all(told.passes == self._passes for told in self._means)
+
     def next_deadline(self) -> int | None:
         """When a failed change is tried again, or a means that waited is told."""
         first = next(iter(self._settling.values()), None)
