@@ -78,9 +78,34 @@ def test_a_thread_that_fails_is_a_trouble_and_goes_on(host: Host) -> None:
     wait_for(lambda: host.events("CONNECT"))
 
 
-def test_helpers_that_are_gone_are_a_trouble(host: Host) -> None:
+def find_spare(server: int) -> int:
+    found: list[int] = []
+
+    def look() -> bool:
+        found[:] = [
+            int(pid)
+            for pid in Path(f"/proc/{server}/task/{server}/children").read_text().split()
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "sg-look-spare"
+        ]
+        return bool(found)
+
+    wait_for(look)
+    return found[0]
+
+
+def test_helpers_that_are_gone_have_successors_or_are_a_trouble(host: Host) -> None:
+    assert host.daemon is not None
+    server = find_child(host, "sg-look-server")
+    spare = find_spare(server)
+    os.kill(server, signal.SIGKILL)
+    wait_for(lambda: "the fork-server has ended: its spare has taken its place" in host.stderr())
+    assert status(host)["troubles"] == []
+    second = find_spare(spare)
     host.expect_errors("^processes are not looked at any more: the fork-server has ended")
-    os.kill(find_child(host, "sg-look-server"), signal.SIGKILL)
+    host.daemon.send_signal(signal.SIGSTOP)
+    os.kill(second, signal.SIGKILL)
+    os.kill(spare, signal.SIGKILL)
+    host.daemon.send_signal(signal.SIGCONT)
     told = "processes are not looked at: the fork-server has ended; restart the guard"
     wait_for(lambda: told in status(host)["troubles"])
     assert host.is_ready(), "it is not on the way of a verdict"

@@ -94,14 +94,33 @@ def open_files(pid: int) -> set[str]:
     return links
 
 
+def name_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def find_spare(looker: Looker, spawner: int, old: int = 0) -> int:
+    end = time.monotonic() + 5
+    while True:
+        assert time.monotonic() < end
+        looker.read(time.monotonic_ns())
+        spares = [child for child in children(spawner) if name_of(child) == "sg-look-spare" and child != old]
+        if spares:
+            return spares[0]
+        time.sleep(0.005)
+
+
 def spawner_and_helpers() -> tuple[int, list[int]]:
     end = time.monotonic() + 3
     while True:
         assert time.monotonic() < end
         names = {pid: Path(f"/proc/{pid}/comm").read_text() for pid in children(os.getpid())}
         for pid, name in names.items():
-            if name == "sg-look-server\n" and children(pid):
-                return pid, children(pid)
+            helpers = [child for child in children(pid) if name_of(child) == "sg-look"]
+            if name == "sg-look-server\n" and helpers:
+                return pid, helpers
         time.sleep(0.005)
 
 
@@ -282,9 +301,40 @@ def test_helpers_end_when_the_daemon_is_killed() -> None:
         time.sleep(0.01)
 
 
-def test_when_the_fork_server_is_killed_it_is_off_and_says_so(looker: Looker) -> None:
+def test_when_the_fork_server_is_killed_its_spare_takes_its_place(looker: Looker) -> None:
     spawner, _ = spawner_and_helpers()
+    for _ in range(3):  # the spare has a spare, too
+        spare = find_spare(looker, spawner)
+        os.kill(spawner, signal.SIGKILL)
+        end = time.monotonic() + 5
+        while True:
+            assert time.monotonic() < end
+            ticket = looker.ask(connect(0, os.getpid()), time.monotonic_ns())
+            if ticket is not None and wait(looker, {ticket})[ticket].why != "died":
+                break
+        assert looker.stats().off == ""
+        spawner = spare
+    status = Path(f"/proc/{spawner}/status").read_text()
+    assert f"Uid:\t{65535}" in status
+    looker.close()
+    end = time.monotonic() + 3
+    while Path(f"/proc/{spawner}").exists() and b") Z " not in Path(f"/proc/{spawner}/stat").read_bytes():
+        assert time.monotonic() < end, "it outlived the looker"
+        time.sleep(0.01)
+
+
+def test_a_spare_that_is_killed_is_replaced(looker: Looker) -> None:
+    spawner, _ = spawner_and_helpers()
+    spare = find_spare(looker, spawner)
+    os.kill(spare, signal.SIGKILL)
+    assert find_spare(looker, spawner, old=spare) != spare
+
+
+def test_when_both_are_killed_it_is_off_and_says_so(looker: Looker) -> None:
+    spawner, _ = spawner_and_helpers()
+    spare = find_spare(looker, spawner)
     ticket = looker.ask(connect(0, os.getpid()), time.monotonic_ns())
+    os.kill(spare, signal.SIGKILL)
     os.kill(spawner, signal.SIGKILL)
     wait(looker, {ticket})
     end = time.monotonic() + 3

@@ -14,14 +14,17 @@ import time
 from dataclasses import dataclass
 
 from smtpguard.enrich.looker.protocol import MAX_PACKET
-from smtpguard.enrich.looker.spawner import fork_spawner
+from smtpguard.enrich.looker.spawner import SPARE, WORKER, fork_spawner
 from smtpguard.enrich.looker.worker import LoadAnswer
 from smtpguard.errors import SourceError
 
 log = logging.getLogger(__name__)
 
 _CLOSE_S = 0.5
+_SPARE_PAUSE_S = 1.0
+"""Between two spares at least: whoever kills them all the time gets no fork bomb."""
 _START_S = 2.0
+_ENDED = "the fork-server has ended"
 
 
 @dataclass(slots=True, eq=False)
@@ -87,6 +90,8 @@ class Crew:
         self._limit_s = limit_s
         self._control: socket.socket | None = None
         self._spawner = 0
+        self._spare: socket.socket | None = None
+        self._spared = -_SPARE_PAUSE_S
         self._poll = select.epoll()
 
     def start(self) -> None:
@@ -105,6 +110,7 @@ class Crew:
         self._control.settimeout(0)
         self._poll.register(self._control, select.EPOLLIN)
         self.off = ""
+        self._want_spare()
 
     def close(self) -> None:
         """End all helpers without waiting for any that hangs; may be called twice."""
@@ -119,20 +125,36 @@ class Crew:
 
     def add(self, lane: str) -> Helper | None:
         """One more helper for a lane; the fork-server forks it while we go on. None if there can be none."""
+        self._want_spare()
+        ours = self._fork(WORKER)
+        if ours is None:
+            self._drop_spawner(_ENDED)
+            ours = self._fork(WORKER)  # by the spare
+        if ours is None:
+            return None
+        helper = self.helpers[ours.fileno()] = Helper(ours, lane)
+        return helper
+
+    def _fork(self, what: bytes) -> socket.socket | None:
+        """Our end of a new process, which the fork-server forks while we go on; None if it has ended."""
         if self._control is None:
             return None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                socket.send_fds(self._control, [b"w"], [theirs.fileno()])
+                socket.send_fds(self._control, [what], [theirs.fileno()])
             except OSError:
                 ours.close()
-                self._drop_spawner("the fork-server has ended")
                 return None
         ours.settimeout(0)
-        helper = self.helpers[ours.fileno()] = Helper(ours, lane)
         self._poll.register(ours, select.EPOLLIN)
-        return helper
+        return ours
+
+    def _want_spare(self) -> None:
+        """See that there is somebody to take the fork-server's place."""
+        if self._spare is None and time.monotonic() - self._spared >= _SPARE_PAUSE_S:
+            self._spared = time.monotonic()
+            self._spare = self._fork(SPARE)
 
     def remove(self, helper: Helper) -> None:
         """Let a helper go: it ends when it next looks at its socket."""
@@ -144,23 +166,43 @@ class Crew:
     def ready(self) -> list[Helper]:
         """The helpers that have something to `receive`."""
         fds = [fd for fd, _events in self._poll.poll(0)]
+        if self._spare is not None and self._spare.fileno() in fds and _has_ended(self._spare):
+            self._drop_spare()
         if self._control is not None and self._control.fileno() in fds and _has_ended(self._control):
-            self._drop_spawner("the fork-server has ended")
+            self._drop_spawner(_ENDED)
+        self._want_spare()
         return [self.helpers[fd] for fd in fds if fd in self.helpers]
 
+    def _drop_spare(self) -> None:
+        if self._spare is not None:
+            self._poll.unregister(self._spare)
+            self._spare.close()
+            self._spare = None
+
     def _drop_spawner(self, why: str) -> None:
-        """No fork-server any more: its children end with it, and everybody can see why."""
-        if why != "closed" and not self.off:
-            log.error("processes are not looked at any more: %s (restart the guard)", why)
-        self.off = why
+        """The fork-server has ended, and its workers with it: its spare takes its place, or everybody can see why."""
         if self._control is not None:
             self._poll.unregister(self._control)
             self._control.close()
             self._control = None
             self._reap()
+        if why == "closed":
+            self._drop_spare()
+        elif self._spare is not None:
+            self._control, self._spare = self._spare, None
+            log.warning("%s: its spare has taken its place", why)
+            return
+        elif not self.off:
+            log.error("processes are not looked at any more: %s (restart the guard)", why)
+        self.off = why
 
     def _reap(self) -> None:
-        """Wait for the fork-server, which never looks at anything and so ends at once; kill it if it should not."""
+        """Wait for the fork-server, which never looks at anything and so ends at once; kill it if it should not.
+
+        One that was a spare is no child of ours.
+        """
+        if not self._spawner:
+            return
         for kill in (False, True):
             with contextlib.suppress(OSError):  # reaped by somebody else, or no right to kill
                 if kill:
@@ -168,8 +210,10 @@ class Crew:
                 deadline = time.monotonic() + _CLOSE_S
                 while time.monotonic() < deadline:
                     if os.waitpid(self._spawner, os.WNOHANG)[0]:
+                        self._spawner = 0
                         return
                     time.sleep(0.001)
+        self._spawner = 0
 
 
 def _has_ended(control: socket.socket) -> bool:

@@ -3,6 +3,9 @@
 It touches nothing hostile, so it never hangs; it has already given up all rights but the workers' own. The daemon
 sends it one end of a new socket pair for each worker it wants. When the daemon ends, or closes the control socket,
 everything here ends too: the kernel kills it (PR_SET_PDEATHSIG) even if nobody is left to close anything.
+
+The daemon has given up the rights to start it again, so it also forks its own spare: the same process with a control
+socket of its own, which outlives it and ends when that socket is closed.
 """
 
 import contextlib
@@ -15,6 +18,8 @@ from pathlib import Path
 from smtpguard.enrich.looker.privilege import apply_least, apply_name, apply_parent_death
 from smtpguard.enrich.looker.worker import Answer, LoadAnswer, run_worker
 
+WORKER, SPARE = b"w", b"s"
+"""What the daemon asks for; the new process's end of a socket pair comes with it."""
 READY = b"r"
 """What the fork-server says once, when its workers can answer at once."""
 _CONTROL = 3
@@ -89,9 +94,20 @@ def _run_spawner(answer: Answer, limit_s: float) -> None:
         if not packet:
             return
         if os.fork() == 0:
+            if packet == SPARE:
+                _become_spare(fds[0], answer, limit_s)
             _become_worker(fds[0], own, answer, limit_s)
         for fd in fds:
             os.close(fd)
+
+
+def _become_spare(fd: int, answer: Answer, limit_s: float) -> None:
+    with contextlib.suppress(BaseException):
+        os.dup2(fd, _CONTROL)
+        _close_others(_CONTROL)
+        apply_name(b"sg-look-spare")
+        _run_spawner(answer, limit_s)
+    os._exit(0)
 
 
 def _become_worker(fd: int, parent: int, answer: Answer, limit_s: float) -> None:
