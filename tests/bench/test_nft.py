@@ -13,7 +13,7 @@ from smtpguard.cli.client import ask
 from smtpguard.interpreter import module_environment
 from smtpguard.model import NS
 from tests.e2e.test_foreign_sets import block, read_resident_kb, time_unblock
-from tests.e2e.test_many_blocks import COUNT, fill_state, read_cpu
+from tests.e2e.test_many_blocks import COUNT, CUSTOMERS, fill_state, time_starts
 from tests.support.host import SPAMMER, Host
 
 pytestmark = [pytest.mark.bench, pytest.mark.kernel]
@@ -90,10 +90,13 @@ def test_beside_four_hundred_thousand_foreign_elements(host: Host) -> None:
         foreign.close()
 
 
-def test_ten_thousand_blocks_at_the_start(host: Host) -> None:
-    host.start()
-    without = read_cpu(host)
-    host.stop()
-    fill_state(host.lab.directory, COUNT)
-    host.start()
-    print(f"\n{COUNT} blocks restored: {read_cpu(host) - without:.2f} s of CPU more than a start without")
+def test_ten_thousand_blocks_at_the_start() -> None:
+    with Host(CUSTOMERS, attribution={"process": False}) as host:
+        without = time_starts(host, 5)
+        fill_state(host.lab.directory, COUNT, CUSTOMERS)
+        extra = time_starts(host, 5) - without
+        print(f"\n{COUNT} blocks restored: {extra:.2f} s more than a start without ({without:.2f}); the bar is 0.5")
+        host.start()
+        begun = time.monotonic()
+        ask(f"{host.lab.directory}/control.sock", "unblock", 30, all=True)
+        print(f"unblock --all of them is answered after {time.monotonic() - begun:.2f} s; the bar is 1")
