@@ -17,7 +17,7 @@ from smtpguard.cli.client import ask
 from smtpguard.demo.lab import PEER4
 from smtpguard.interpreter import module_environment
 from smtpguard.model import NS
-from tests.support.host import Host
+from tests.support.host import PATIENCE, Host
 
 pytestmark = pytest.mark.kernel
 
@@ -37,14 +37,19 @@ ACCOUNTS = {
 UIDS = [0, 2000, *range(61_201, 61_212), 700_000, 700_001, 765_535, 765_536, HIGHEST - 1, HIGHEST]
 """Root, an exempt uid, accounts whose names are others' numbers, uids without an account, subordinate uids."""
 EXEMPT = 2000
+PORTS = (25, 587)
+"""Those that are tried; 465 and 2525 are guarded as well."""
+TRIED = [(uid, port) for uid in UIDS for port in PORTS]
+JAILS = ("fail2ban:smtpguard", "fail2ban:other")
 OWNER, SUBORDINATE = 61_101, range(700_000, 765_536)
 
 
 class World:
     """A guarded host, and what happens to it."""
 
-    def __init__(self, host: Host, seed: int) -> None:
+    def __init__(self, host: Host, seed: int, *, by: str) -> None:
         self.host = host
+        self.by = by
         self.random = random.Random(seed)
         self.saved: str | None = None
         self.done: list[str] = []
@@ -52,7 +57,7 @@ class World:
 
     def __enter__(self) -> Self:
         script = Path(__file__).parent.parent / "support" / "try_connects.py"
-        argv = self.host.lab.argv([sys.executable, str(script), PEER4, "25"])
+        argv = self.host.lab.argv([sys.executable, str(script), PEER4], inside=True)
         self._trier = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=module_environment(), cwd="/"
         )
@@ -65,36 +70,41 @@ class World:
 
     # -- what is compared --------------------------------------------------------------------------------------------
 
-    def list_refused(self) -> set[int]:
+    def list_refused(self) -> dict[tuple[int, int], str]:
+        """Whom the kernel refuses which port, and by what."""
         trier = self._trier
         assert trier is not None
         assert trier.stdin is not None
         assert trier.stdout is not None
-        trier.stdin.write(json.dumps(UIDS) + "\n")
+        trier.stdin.write(json.dumps(TRIED) + "\n")
         trier.stdin.flush()
-        return {uid for uid, refused in zip(UIDS, json.loads(trier.stdout.readline()), strict=True) if refused}
+        return {tried: by for tried, by in zip(TRIED, json.loads(trier.stdout.readline()), strict=True) if by}
 
-    def list_listed(self) -> set[int]:
+    def list_listed(self) -> dict[tuple[int, int], str]:
+        """Whom `blocks` lists for which port; with BPF it is BPF that refuses, as it comes first."""
         rows = ask(self.socket, "blocks")["items"]
-        held = {row["uid"] for row in rows if row["kind"] in ("block", "throttle") and row["mode"] == "enforce"}
-        if OWNER in held:
-            held |= set(SUBORDINATE)
-        return held & set(UIDS)
+        held = {
+            (row["uid"], port)
+            for row in rows
+            if row["kind"] in ("block", "throttle") and row["mode"] == "enforce"
+            for port in row["ports"] or PORTS
+        }
+        held |= {(uid, port) for owner, port in held if owner == OWNER for uid in SUBORDINATE if uid in UIDS}
+        return {tried: self.by for tried in TRIED if tried in held}
 
     def check(self) -> None:
         """Soon both are the same, and `status` says so."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 10 * PATIENCE
         while True:
             refused, listed = self.list_refused(), self.list_listed()
             if refused == listed:
                 break
             assert time.monotonic() < deadline, (
-                f"refused {sorted(refused - listed)} and not listed, "
-                f"listed {sorted(listed - refused)} and not refused, after {self.done[-12:]}"
+                f"refused {sorted(refused.items() - listed.items())} and not listed, "
+                f"listed {sorted(listed.items() - refused.items())} and not refused, after {self.done[-12:]}"
             )
             time.sleep(0.02)
-        assert 0 not in refused
-        assert EXEMPT not in refused
+        assert {uid for uid, _ in refused}.isdisjoint({0, EXEMPT})
         [nft] = [row for row in ask(self.socket, "status")["status"]["enforcement"] if row["name"] == "nft"]
         assert nft["in_step"] is True, nft
 
@@ -111,7 +121,9 @@ class World:
     def step(self) -> None:
         happens = self.random.choice(
             [self.block] * 4
+            + [self.jail] * 2
             + [self.unblock] * 3
+            + [self.unjail, self.rename]
             + [self.add_by_hand] * 4
             + [self.delete_by_hand] * 2
             + [self.save, self.load, self.load, self.load_over, self.flush, self.delete_table, self.flush_set]
@@ -121,14 +133,33 @@ class World:
         happens()
 
     def block(self) -> None:
-        ask(self.socket, "block", user=f"uid:{self.pick()}", for_ns=self.random.choice([60, 600, 86_400]) * NS)
+        ports = self.random.choice([None, None, [25], [587], [25, 587, 2525]])
+        span_ns = self.random.choice([60, 600, 86_400]) * NS
+        ask(self.socket, "block", user=f"uid:{self.pick()}", for_ns=span_ns, ports=ports)
+
+    def jail(self) -> None:
+        jail, uid = self.random.choice(JAILS), self.pick()
+        ask(self.socket, "block", source=jail, user="", uid=uid, at=time.time(), for_ns=600 * NS)
+
+    def unjail(self) -> None:
+        ask(self.socket, "unblock", source=self.random.choice(JAILS), user="", uid=self.pick())
+
+    def rename(self) -> None:
+        """A panel gives an account another name, or back its own: the blocks of the name before are over."""
+        passwd = self.host.lab.directory / "passwd"
+        name, uid = self.random.choice(list(ACCOUNTS.items()))
+        lines = passwd.read_text("utf-8").splitlines(keepends=True)
+        names = {line.split(":")[0] for line in lines}
+        old, new = (name, f"{name}-new") if name in names else (f"{name}-new", name)
+        self.done[-1] += f" {old} {uid} to {new}"
+        passwd.write_text("".join(line.replace(f"{old}:x:{uid}:", f"{new}:x:{uid}:") for line in lines), "utf-8")
 
     def unblock(self) -> None:
         ask(self.socket, "unblock", user=f"uid:{self.pick()}")
 
     def unblock_all(self) -> None:
         ask(self.socket, "unblock", all=True)
-        assert self.list_refused() == set()
+        assert self.list_refused() == {}
 
     def nft(self, text: str) -> None:
         file = self.host.lab.directory / "by-hand.nft"
@@ -137,7 +168,8 @@ class World:
 
     def add_by_hand(self) -> None:
         first = self.pick()
-        name = self.random.choice(["blocked", "blocked", "throttled"])
+        sets = ["blocked", "blocked", "throttled", "blocked_25", "throttled_587"]
+        name = self.random.choice(sets)
         last = self.random.choice([first, first, first + self.random.randrange(1, 4)])
         uids = f"{first}" if first == last else f"{first}-{min(last, HIGHEST)}"
         timeout = self.random.choice(["", " timeout 50s", " timeout 2d"])
@@ -147,11 +179,13 @@ class World:
     def delete_by_hand(self) -> None:
         held = sorted(self.list_refused())
         if held:
-            uid = self.random.choice(held)
-            self.nft(f"delete element inet smtpguard blocked {{ {uid} }}\n")
+            uid, port = self.random.choice(held)
+            name = self.random.choice(["blocked", f"blocked_{port}"])
+            self.done[-1] += f" {name} {uid}"
+            self.nft(f"delete element inet smtpguard {name} {{ {uid} }}\n")
 
     def flush_set(self) -> None:
-        self.nft("flush set inet smtpguard blocked\n")
+        self.nft(f"flush set inet smtpguard {self.random.choice(['blocked', 'blocked_25'])}\n")
 
     def save(self) -> None:
         self.saved = self.host.nft("list", "ruleset")
@@ -206,25 +240,33 @@ class World:
 
 
 @pytest.fixture
-def host() -> Iterator[Host]:
-    with Host(ACCOUNTS, sources="none", exempt={"uids": [EXEMPT]}, attribution={"process": False}) as made:
+def host(request: pytest.FixtureRequest) -> Iterator[Host]:
+    settings = {"sources": request.param, "exempt": {"uids": [EXEMPT]}, "rules": [], "attribution": {"process": False}}
+    with Host(ACCOUNTS, **settings) as made:
         made.start()
         yield made
 
 
 SEEDS = [int(os.environ.get("SMTPGUARD_SEED", "0")) or random.randrange(1 << 30)]
+MEANS = [("none", "nft", 60), (["bpf"], "bpf", 25)]
+"""Sources, what refuses then, steps of a short run."""
 
 
 @pytest.mark.parametrize(
-    ("seed", "steps"),
+    ("host", "by", "seed", "steps"),
     [
-        *((seed, 60) for seed in SEEDS),
-        *(pytest.param(seed, 400, marks=pytest.mark.long) for seed in random.sample(range(1 << 30), 4)),
+        *((sources, by, seed, steps) for sources, by, steps in MEANS for seed in SEEDS),
+        *(
+            pytest.param(sources, by, seed, 200, marks=pytest.mark.long)
+            for sources, by, _ in MEANS
+            for seed in random.sample(range(1 << 30), 4)
+        ),
     ],
+    indirect=["host"],
 )
-def test_who_is_refused_is_who_is_listed(host: Host, seed: int, steps: int) -> None:
+def test_who_is_refused_is_who_is_listed(host: Host, by: str, seed: int, steps: int) -> None:
     host.expect_errors("deletes the table again and again")
-    with World(host, seed) as world:
+    with World(host, seed, by=by) as world:
         for _ in range(steps):
             world.step()
             world.check()

@@ -1,6 +1,7 @@
-"""`try_connects.py ADDRESS PORT`: for each line of uids on stdin, one line that says for each whether it was refused.
+"""`try_connects.py ADDRESS`: for each line of [uid, port] pairs on stdin, a line that says what refused each, or "".
 
-The socket is made with the user's file system uid, which is what nftables looks at; nothing else of the user is needed.
+The socket is made with the user's file system uid, which is what nftables looks at, and connected as the user, which is
+what BPF looks at; nothing else of the user is needed. BPF answers with EPERM, nftables with a reset.
 """
 
 import json
@@ -10,24 +11,24 @@ import sys
 
 
 def main() -> None:
-    address, port = sys.argv[1], int(sys.argv[2])
+    address = sys.argv[1]
     for line in sys.stdin:
-        print(json.dumps([is_refused(uid, address, port) for uid in json.loads(line)]), flush=True)
+        print(json.dumps([find_refusal(uid, address, port) for uid, port in json.loads(line)]), flush=True)
 
 
-def is_refused(uid: int, address: str, port: int) -> bool:
-    os.seteuid(uid)
+def find_refusal(uid: int, address: str, port: int) -> str:
+    os.setresuid(uid, uid, 0)
     try:
-        sock = socket.socket()
-    finally:
-        os.seteuid(0)
-    with sock:
-        sock.settimeout(5)
-        try:
+        with socket.socket() as sock:
+            sock.settimeout(5)
             sock.connect((address, port))
-        except ConnectionRefusedError:
-            return True
-    return False
+    except ConnectionRefusedError:
+        return "nft"
+    except PermissionError:
+        return "bpf"
+    finally:
+        os.setresuid(0, 0, 0)
+    return ""
 
 
 if __name__ == "__main__":
