@@ -8,14 +8,17 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from smtpguard.actions.session_walk import PassesSession, Wanted, Wish, end_sessions, held
 from smtpguard.clock import boottime_ns
-from smtpguard.errors import GuardError
-from smtpguard.kernel.beside import Pace
+from smtpguard.errors import GuardError, SourceError
+from smtpguard.kernel.lasting import start_lasting
 from smtpguard.kernel.sockdiag import SockDiag
 from smtpguard.model import NS
+
+if TYPE_CHECKING:
+    from smtpguard.kernel.openers import Openers
 
 _log = logging.getLogger(__name__)
 
@@ -59,11 +62,13 @@ class SessionThread:
 
     Attributes:
         passes: As above; may be replaced at any time.
+        openers: Who opened sessions; None while no BPF program sees it.
         diag: What it asks, made with the first wish, in the namespace of whoever made that.
     """
 
     def __init__(self, passes: PassesSession, on_ended: TakeEnded) -> None:
         self.passes = passes
+        self.openers: Openers | None = None
         self.diag: SockDiag | None = None
         self._on_ended = on_ended
         self._change = threading.Condition()
@@ -95,9 +100,8 @@ class SessionThread:
             ours = self._next
             ours.wishes += wishes
             ours.is_late = ours.is_late or not wait
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._serve, name="session-ender", daemon=True)
-                self._thread.start()
+            if self._thread is None:
+                self._thread = start_lasting("session-ender", self._serve)
             self._change.notify_all()
             is_free = self._running is None or self._running.done.is_set()
         if not wait:
@@ -168,6 +172,9 @@ class SessionThread:
                 ended = self._run(ours)
             except GuardError as error:
                 self._fail(ours, error)
+            except BaseException as error:
+                self._fail(ours, SourceError(f"a mistake of smtpguard's own: {type(error).__name__}: {error}"))
+                raise
             else:
                 self._finish(ours, ended)
 
@@ -187,21 +194,9 @@ class SessionThread:
             ends_ns = _first_end_ns(current)
             return Wanted(() if self._stopping else current)
 
-        ended = 0
-        try:
-            ended = self._end_known(diag, ours)
-            ended += end_sessions(diag, Wanted(current), self.passes, narrow)
-        finally:
-            if ended:
-                self._on_ended(ended)
-        return ended
-
-    def _end_known(self, diag: SockDiag, ours: _Round) -> int:
-        ended, pace = 0, Pace()
-        for wish in held(ours.wishes):
-            for session in wish.known:
-                pace.breathe()
-                ended += not wish.is_over and diag.destroy_wherever_bound(session)
+        ended = end_sessions(diag, Wanted(current), self.passes, narrow, self.openers)
+        if ended:
+            self._on_ended(ended)
         return ended
 
     def _finish(self, ours: _Round, ended: int) -> None:

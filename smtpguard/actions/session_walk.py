@@ -13,6 +13,7 @@ from smtpguard.actions.base import Passes
 from smtpguard.clock import boottime_ns
 from smtpguard.decode.sockdiag import Session
 from smtpguard.kernel.beside import Pace
+from smtpguard.kernel.openers import FindOpener, Opener, Openers
 from smtpguard.kernel.sockdiag import SockDiag
 from smtpguard.settings import Network
 
@@ -33,7 +34,6 @@ class Wish:
         ports: Their destination ports.
         until_ns: CLOCK_BOOTTIME from which on none is ended any more; None for no such time.
         asked_ns: CLOCK_BOOTTIME of the block.
-        known: Sessions to end whoever made them.
         is_over: There is nothing to end any more: all was, or the block is over.
     """
 
@@ -42,7 +42,6 @@ class Wish:
     ports: frozenset[int]
     until_ns: int | None
     asked_ns: int = 0
-    known: tuple[Session, ...] = ()
     is_over: bool = False
 
 
@@ -55,8 +54,12 @@ class PassesSession(Protocol):
 
     loopback: bool
 
-    def __call__(self, session: Session, /) -> bool:
-        """Whether one passes in spite of a block."""
+    def is_exempt(self, uid: int) -> bool:
+        """Whether what a uid does passes in spite of a block."""
+        ...
+
+    def is_passed(self, address: bytes) -> bool:
+        """Whether a destination passes."""
         ...
 
 
@@ -80,7 +83,7 @@ class Matcher:
         return uid is None or self.is_exempt(uid) or self.is_passed(session.address)
 
     def is_exempt(self, uid: int) -> bool:
-        """Whether what a uid does passes."""
+        """Whether what a uid does passes in spite of a block."""
         return any(first <= uid <= last for first, last in self._uids)
 
     def is_passed(self, address: bytes) -> bool:
@@ -129,10 +132,21 @@ class Wanted:
         """All ports that are meant."""
         return frozenset(self._by_port)
 
-    def covers(self, session: Session) -> bool:
-        """Whether a session is to end."""
-        uid = session.uid
-        return bool(uid) and any(uids.hold(uid or 0) for uids in self._by_port.get(session.port, ()))
+    def covers(self, session: Session, opener: Opener | None, passes: PassesSession) -> bool:
+        """Whether a session is to end: one that a blocked user opened, or whose socket they made.
+
+        Args:
+            session: The session.
+            opener: Who opened it; None if that is not known.
+            passes: What lives on.
+        """
+        uids = {session.uid} if opener is None else {session.uid, opener.uid, opener.owner}
+        meant = any(
+            uid and groups.hold(uid) and not passes.is_exempt(uid)
+            for uid in uids
+            for groups in self._by_port.get(session.port, ())
+        )
+        return meant and not passes.is_passed(session.address)
 
 
 class Uids:
@@ -161,14 +175,21 @@ def _unchanged() -> Wanted | None:
     return None
 
 
-def end_sessions(diag: SockDiag, wanted: Wanted, passes: PassesSession, narrow: Narrow = _unchanged) -> int:
+def end_sessions(
+    diag: SockDiag,
+    wanted: Wanted,
+    passes: PassesSession,
+    narrow: Narrow = _unchanged,
+    openers: Openers | None = None,
+) -> int:
     """End what is wanted in the namespace that `diag` was opened in; as many walks as it takes, paced.
 
     Args:
         diag: Open sock_diag, for nobody else meanwhile.
         wanted: Which sessions.
-        passes: Whether a session is left alone.
+        passes: What is left alone.
         narrow: Asked before each end.
+        openers: Who opened them; without it only those are known whose sockets somebody made.
 
     Returns:
         How many were ended.
@@ -179,23 +200,47 @@ def end_sessions(diag: SockDiag, wanted: Wanted, passes: PassesSession, narrow: 
     """
     total, pace = 0, Pace()
     while wanted.ports:
-        found: list[Session] = []
+        walk = _Walk(wanted, openers.look() if openers is not None else None)
+        found: list[tuple[Session, Opener | None]] = []
         more = False
         for session in diag.sessions(
-            wanted.ports, loopback=not passes.loopback, most=_EVERY, is_wanted=wanted.uids.hold
+            wanted.ports,
+            loopback=not passes.loopback,
+            most=_EVERY,
+            is_wanted=walk.is_wanted,
+            storage_fd=openers.storage_fd if openers is not None else None,
         ):
             pace.breathe()
-            if wanted.covers(session) and not passes(session):
+            opener = walk.openers.pop(session.cookie, None)
+            if wanted.covers(session, opener, passes):
                 if len(found) < MAX_FOUND:  # ended when the kernel has told of all: it is one conversation
-                    found.append(session)
+                    found.append((session, opener))
                 else:
                     more = True
         ended = 0
-        for session in found:
+        for session, opener in found:
             pace.breathe()
             wanted = narrow() or wanted
-            ended += wanted.covers(session) and diag.destroy(session)
+            ended += wanted.covers(session, opener, passes) and diag.destroy(session)
         total += ended
         if not (more and ended):
             break
     return total
+
+
+class _Walk:
+    """One walk over all sockets, most of which are nobody's who is wanted."""
+
+    def __init__(self, wanted: Wanted, find: FindOpener | None) -> None:
+        self._uids = wanted.uids
+        self._find = find
+        self.openers: dict[int, Opener] = {}
+        """Of the socket that is told of next."""
+
+    def is_wanted(self, uid: int, cookie: int, storage: bytes | None) -> bool:
+        """Whether a socket may be one that ends."""
+        opener = self._find(cookie, storage) if self._find is not None else None
+        if opener is not None and (self._uids.hold(opener.uid) or self._uids.hold(opener.owner)):
+            self.openers[cookie] = opener
+            return True
+        return self._uids.hold(uid)

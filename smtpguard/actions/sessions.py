@@ -26,6 +26,7 @@ from smtpguard.actions.session_walk import Interval, Matcher, Uids, Wanted, Wish
 from smtpguard.clock import boottime_ns
 from smtpguard.errors import EnforceError, GuardError, PrivilegeError, SourceError
 from smtpguard.kernel.netns import IsUid, Namespaces, enter_namespace, open_namespaces, read_cookie
+from smtpguard.kernel.openers import Openers
 from smtpguard.kernel.sockdiag import SockDiag
 from smtpguard.model import Subject
 
@@ -137,6 +138,15 @@ class SessionEnder:
         """Take what is left alone."""
         self._here.passes = Matcher(passes)
 
+    def set_openers(self, openers: Openers | None) -> None:
+        """Take who opened sessions, while a BPF program sees it."""
+        self._here.openers = openers
+
+    def look_again(self, denies: Sequence[Deny]) -> None:
+        """End what blocked users have open once more: one was let through before the block and is there only now."""
+        with contextlib.suppress(EnforceError):  # it is in `trouble`, and tried again
+            self._end_all(denies, wait=False)
+
     def read_denies(self) -> list[Deny]:
         """Nothing: it keeps nobody out."""
         return []
@@ -157,7 +167,7 @@ class SessionEnder:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _end_all(self, denies: Sequence[Deny]) -> None:
+    def _end_all(self, denies: Sequence[Deny], *, wait: bool = True) -> None:
         here: list[Wish] = []
         ranged: list[Wish] = []
         errands: list[_Errand] = []
@@ -171,10 +181,10 @@ class SessionEnder:
                 errands.append(_Errand(wishes=(self._wish(deny, own, ports),), cookie=deny.subject.scope))
                 continue
             here.append(self._wish(deny, own, ports))
-            if ranges:
+            if ranges and wait:
                 ranged.append(self._wish(deny, ranges, ports))
         if here:
-            self._end_here(here)
+            self._end_here(here, wait=wait)
         if ranged:
             errands.append(_Errand(wishes=tuple(ranged), cookie=None))
         for errand in errands:
@@ -190,9 +200,9 @@ class SessionEnder:
             self._prune_at = max(_PRUNE_AT, 2 * len(self._wishes))
         return wish
 
-    def _end_here(self, wishes: list[Wish]) -> None:
+    def _end_here(self, wishes: list[Wish], *, wait: bool) -> None:
         try:
-            self._here.end(wishes)
+            self._here.end(wishes, wait=wait)
         except (SourceError, PrivilegeError) as error:
             raise EnforceError(error.what, where=error.where, fix=error.fix) from error
         self._elsewhere = None
@@ -252,6 +262,10 @@ class SessionEnder:
             if errand.cookie is not None and read_cookie() != errand.cookie:
                 return
             with SockDiag() as diag:
-                outcome.append(end_sessions(diag, Wanted(held(errand.wishes)), self._here.passes, narrow=errand.narrow))
+                outcome.append(self._end_there(diag, errand))
         except GuardError as error:
             outcome.append(error)
+
+    def _end_there(self, diag: SockDiag, errand: _Errand) -> int:
+        wanted = Wanted(held(errand.wishes))
+        return end_sessions(diag, wanted, self._here.passes, errand.narrow, self._here.openers)

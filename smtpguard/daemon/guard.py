@@ -165,6 +165,8 @@ class Guard(TimedPart):
     def take_reports(self, reports: Iterable[SocketReport]) -> None:
         """Judge what became of connections (rules that count failures or bytes)."""
         for report in reports:
+            if report.kind == "established" and report.uid and self._destinations.passed(report.address) is None:
+                self.enforcement.end_late(subject_of(self.accounts, report.uid, report.netns), report.port)
             decisions = self.engine.report(report)
             if not decisions:
                 continue

@@ -24,7 +24,9 @@ _REQUEST = struct.Struct("=BBBBI")
 _ID = struct.Struct("=2s2s16s16sI8s")
 _MESSAGE = struct.Struct("=BBBB2s2s16s16sI8sIIIII")
 _UID, _UID_AT = struct.Struct("=I"), 64
-_BYTECODE = 1
+_COOKIE, _COOKIE_AT = struct.Struct("=Q"), 44
+_BYTECODE, _REQUEST_STORAGES, _STORAGE_MAP = 1, 2, 1
+_STORAGES, _STORAGE, _STORAGE_VALUE, _NESTED = 20, 1, 3, 1 << 15
 _INFO = 2
 _WITH_INFO = 1 << (_INFO - 1)
 _TOTAL_RETRANSMISSIONS_AT, _TOTAL_BYTES_AT = 100, 120
@@ -92,6 +94,7 @@ def render_dump(
     *,
     totals: bool = False,
     loopback: bool = True,
+    storage_fd: int | None = None,
 ) -> bytes:
     """A request for all TCP sockets of a family.
 
@@ -102,6 +105,7 @@ def render_dump(
         sequence: nlmsg_seq.
         totals: Ask for the totals too (INET_DIAG_INFO).
         loopback: Those to 127.0.0.0/8 and ::1 too.
+        storage_fd: With what is kept in this BPF_MAP_TYPE_SK_STORAGE of each (Linux 5.7; wants CAP_BPF).
     """
     mask = sum(1 << state for state in states)
     wanted = _WITH_INFO if totals else 0
@@ -109,6 +113,9 @@ def render_dump(
     if ports:
         code = render_port_filter(ports, loopback=loopback)
         body += ATTRIBUTE.pack(ATTRIBUTE.size + len(code), _BYTECODE) + code
+    if storage_fd is not None:
+        inner = ATTRIBUTE.pack(ATTRIBUTE.size + 4, _STORAGE_MAP) + struct.pack("=I", storage_fd)
+        body += ATTRIBUTE.pack(ATTRIBUTE.size + len(inner), _REQUEST_STORAGES | _NESTED) + inner
     return _frame(SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, sequence, body)
 
 
@@ -217,6 +224,23 @@ def parse_session(message: Message) -> Session:
 def read_uid(message: Message) -> int:
     """The uid of one answer, without a look at the rest; 0 where the kernel does not say, 0xFFFFFFFF for nobody's."""
     return int(_UID.unpack_from(message.body, _UID_AT)[0]) if len(message.body) >= _MESSAGE.size else 0
+
+
+def read_cookie(message: Message) -> int:
+    """The cookie of one answer, as `read_uid`."""
+    return int(_COOKIE.unpack_from(message.body, _COOKIE_AT)[0]) if len(message.body) >= _MESSAGE.size else 0
+
+
+def read_storage(message: Message) -> bytes | None:
+    """What the BPF map that was asked about keeps of one answer's socket; None if nothing.
+
+    Raises:
+        DecodeError: It is no answer.
+    """
+    storages = split_attributes(message.body[_MESSAGE.size :]).get(_STORAGES)
+    storage = None if storages is None else split_attributes(storages).get(_STORAGE)
+    value = None if storage is None else split_attributes(storage).get(_STORAGE_VALUE)
+    return None if value is None else bytes(value)
 
 
 def _parse_totals(info: memoryview | None) -> Totals | None:

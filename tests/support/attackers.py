@@ -28,17 +28,21 @@ def stay():
     while os.getpid() == main or os.getppid() == main:
         time.sleep(0.1)
     os._exit(0)
-uid, count, addresses = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+role, uid, count, port, addresses = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:]
 most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-server = socket.create_server(("", 25), backlog=4096)
 share = most - 100
-for first in range(0, count, share):
-    if os.fork() == 0:
-        server.settimeout(20)
-        kept = [server.accept() for _ in range(min(share, count - first))]
-        stay()
-server.close()
+if role != "connect":
+    server = socket.create_server(("", port), backlog=4096)
+    for first in range(0, count, share):
+        if os.fork() == 0:
+            server.settimeout(60)
+            kept = [server.accept() for _ in range(min(share, count - first))]
+            stay()
+    server.close()
+if role == "serve":
+    print("open", flush=True)
+    stay()
 while count > share:  # the rest is another process's
     count -= share
     if os.fork() == 0:
@@ -48,21 +52,35 @@ os.setgroups([]); os.setgid(uid); os.setuid(uid)
 kept = []
 for number in range(count):
     client = socket.socket()
-    client.connect((addresses[number % len(addresses)], 25))
+    client.connect((addresses[number % len(addresses)], port))
     kept.append(client)
 if os.getpid() == main:
     print("open", flush=True)
 stay()
 """
-"""Opens idle sessions to port 25 of this host and stays: uid, count, addresses. Says `open`."""
+"""Opens idle sessions and stays: role, uid, count, port, addresses. Says `open`."""
 
 
-def begin_crowd(host: Host, uid: int, count: int, addresses: list[str]) -> None:
-    """Open so many idle sessions."""
-    words = [sys.executable, "-c", CROWD, str(uid), str(count), *addresses]
-    child = host.lab.start(words, inside=True)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "open\n"
+def begin_crowd(
+    host: Host, uid: int, count: int, addresses: list[str], *, port: int = 25, at_peer: bool = False
+) -> None:
+    """Open so many idle sessions.
+
+    Args:
+        host: The guarded host.
+        uid: Whose they are.
+        count: How many.
+        addresses: Where to, in turn.
+        port: To which port.
+        at_peer: Whether they are taken there, and not on the host itself.
+    """
+    args = [str(uid), str(count), str(port), *addresses]
+    for role in ("serve", "connect") if at_peer else ("both",):
+        words = [sys.executable, "-c", CROWD, role, *args]
+        net = host.lab.peer if role == "serve" else None
+        child = host.lab.start(words, net=net) if net else host.lab.start(words, inside=True)
+        assert child.stdout is not None
+        assert child.stdout.readline() == "open\n"
 
 
 def make_deep_folder(host: Host) -> tuple[str, str]:

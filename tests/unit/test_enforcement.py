@@ -1,6 +1,6 @@
 """Enforcement: what the kernel refuses follows engine, configuration, accounts and the panic switch by one call."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import pytest
@@ -28,6 +28,7 @@ class Means:
         self.passes: Passes | None = None
         self.ports: frozenset[int] = frozenset()
         self.broken = False
+        self.openers: object = None
 
     def note(self, what: str) -> None:
         self.told.append(f"{self.name} {what}")
@@ -49,6 +50,12 @@ class Means:
 
     def read_denies(self) -> list[Deny]:
         return list(self.held.values())
+
+    def set_openers(self, openers: object) -> None:
+        self.openers = openers
+
+    def look_again(self, denies: Sequence[Deny]) -> None:
+        self.told.append(f"{self.name} again {[(deny.subject.id, deny.port) for deny in denies]}")
 
 
 class Table(Means):
@@ -151,6 +158,7 @@ class World:
         self.engine.tick(self.now)
         self.nft = Table(self.told, build_spec(self.settings))
         self.bpf = Means("bpf", self.told)
+        self.sessions = Means("sessions", [])
         self.switch = Switch()
         self.judging = Judging()
         self.enforcement = Enforcement(
@@ -158,7 +166,7 @@ class World:
             engine=self.engine,
             around=self.around,
             nft=self.nft,
-            sessions=Means("sessions", []),
+            sessions=self.sessions,
             judging=self.judging,
             now=lambda: self.now,
         )
@@ -321,6 +329,17 @@ def test_another_configuration_makes_the_table_anew(world: World) -> None:
     world.engine.unblock(ALICE, by="admin", now_ns=world.now)
     world.refresh("settings")
     assert not world.nft.there
+
+
+def test_a_session_that_comes_to_be_after_the_block_is_looked_for(world: World) -> None:
+    told = world.sessions.told
+    told.clear()
+    world.enforcement.end_late(ALICE, 25)
+    assert told == ["sessions again [(1001, None)]"]
+    world.enforcement.end_late(EXEMPT, 25)
+    world.now += 61 * NS
+    world.enforcement.end_late(ALICE, 25)
+    assert len(told) == 1, "nobody is looked for who is not blocked"
 
 
 def test_the_switch_asks_for_one_refresh_whatever_it_does(world: World) -> None:

@@ -20,11 +20,16 @@ from smtpguard.decode.sockdiag import (
     Session,
     Totals,
     parse_session,
+    read_cookie,
+    read_storage,
+    read_uid,
     render_destroy,
+    render_dump,
     render_port_filter,
 )
 from smtpguard.errors import DecodeError, EnforceError, SourceError
 from smtpguard.kernel.netns import Namespaces
+from smtpguard.kernel.openers import Opener
 from smtpguard.model import NS, Subject
 from smtpguard.settings import Settings
 from smtpguard.sources.proc import BUSY_NS, IDLE_NS, ProcSource
@@ -123,16 +128,8 @@ class Kernel:
         self.unseen = 0
         self.fails = False
 
-    def sessions(
-        self,
-        ports: frozenset[int],
-        states: object = None,
-        *,
-        loopback: bool = True,
-        most: int = 0,
-        is_wanted: object = None,
-    ) -> list[Session]:
-        del states, loopback, most, is_wanted
+    def sessions(self, ports: frozenset[int], states: object = None, **options: object) -> list[Session]:
+        del states, options
         if self.fails:
             raise SourceError("gone")
         return [session for session in self.sockets if session.port in ports]
@@ -281,6 +278,32 @@ def test_containers_that_cannot_be_entered_are_told(caplog: pytest.LogCaptureFix
         assert "uid 1001 is blocked" in caplog.text
     finally:
         ender.close()
+
+
+def test_what_a_bpf_program_keeps_with_a_socket_is_asked_for_and_told() -> None:
+    request = render_dump(AF_INET, [ESTABLISHED], (), 1, storage_fd=9)
+    assert request.endswith(struct.pack("=HHHHI", 12, 2 | 0x8000, 8, 1, 9))
+    assert len(request) == struct.unpack_from("=I", request)[0]
+    value = struct.pack("=HHI", 8, 2, 77) + struct.pack("=HH", 4 + 5, 3) + b"kept!" + bytes(3)
+    storages = struct.pack("=HH", 8 + len(value), 20) + struct.pack("=HH", 4 + len(value), 1) + value
+    raw = answer(AF_INET, bytes(4), bytes(4), uid=5) + storages
+    [message] = split_messages(struct.pack("=I", len(raw)) + raw[4:])
+    assert (read_uid(message), read_cookie(message), read_storage(message)) == (5, 77, b"kept!")
+    [plain] = split_messages(answer(AF_INET, bytes(4), bytes(4)))
+    assert read_storage(plain) is None
+
+
+def test_who_opened_a_session_and_who_made_its_socket_are_both_meant() -> None:
+    wanted = Wanted([Wish(who=1001, uids=((1001, 1001), (5000, 5009)), ports=frozenset({25}), until_ns=None)])
+    passes = Matcher(Passes(uids=((0, 0), (89, 89))))
+    lent, root_made, orphan = (replace(SESSION, uid=uid) for uid in (1002, 0, None))
+    by = {uid: Opener(uid=uid, owner=1001 if uid >= 5000 else uid) for uid in (0, 89, 1001, 1002, 5003, 7000)}
+    for session in (lent, root_made, orphan):
+        assert [uid for uid, opener in by.items() if wanted.covers(session, opener, passes)] == [1001, 5003, 7000]
+        assert not wanted.covers(session, None, passes)
+    assert wanted.covers(SESSION, by[1002], passes), "made by the blocked user, lent to another"
+    assert not wanted.covers(replace(lent, port=587), by[1001], passes)
+    assert not wanted.covers(replace(lent, address=bytes([127, 0, 0, 1])), by[1001], passes)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from smtpguard.daemon.enforce.activation import Activation
 from smtpguard.daemon.enforce.bpf_attachment import BpfAttachment
 from smtpguard.daemon.enforce.bulk import without_collections
 from smtpguard.daemon.enforce.neighbours import Around, Comparison, Judging, NftTable, Sessions
-from smtpguard.daemon.enforce.reconciler import Reconciler
+from smtpguard.daemon.enforce.reconciler import Reconciler, merge_denies
 from smtpguard.daemon.loop import TimedPart
 from smtpguard.errors import EnforceError
 from smtpguard.hooks import ClockNs
@@ -27,6 +27,7 @@ from smtpguard.model import NS, Block, Subject
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.subjects import account_of
 from smtpguard.settings import Settings
+from smtpguard.sources.bpf.openers import BpfOpeners
 from smtpguard.sources.bpf.source import BpfSource
 
 log = logging.getLogger(__name__)
@@ -226,6 +227,13 @@ class Enforcement(TimedPart):
         fine = self.reconciler.apply(subject, settle=settle)
         return fine and self.activation.trouble is None
 
+    def end_late(self, subject: Subject, port: int) -> None:
+        """A session of a subject's came to be: if a block is in force it was let through just before, and ends."""
+        denies = merge_denies(subject, self.blocks_of(subject), self._now())
+        ours = [deny for deny in denies.values() if deny.kind == "block" and deny.port in {None, port}]
+        if ours:
+            self._sessions.look_again(ours)
+
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """Whatever is carried out within is carried out at its end, in one go."""
@@ -292,6 +300,7 @@ class Enforcement(TimedPart):
         """A BPF program has come: the fastest of all means."""
         self._bpf = BpfAttachment(source.guard)
         self._tell_program(self._bpf)
+        self._sessions.set_openers(BpfOpeners(source.guard) if source.guard.features.outcome else None)
         with without_collections():
             self.reconciler.add_enforcer(self._bpf.deny, first=True)
         self.activation.attach(source.guard)
@@ -300,6 +309,7 @@ class Enforcement(TimedPart):
 
     def detach(self) -> None:
         """It goes."""
+        self._sessions.set_openers(None)
         self.credits.detach()
         self.activation.detach()
         if self._bpf is not None:

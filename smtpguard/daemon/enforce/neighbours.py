@@ -1,11 +1,12 @@
 """What `Enforcement` asks of the parts around it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from smtpguard.actions.base import Enforcer, Passes
+from smtpguard.actions.base import Deny, Enforcer, Passes
 from smtpguard.daemon.enforce.activation import Table
 from smtpguard.enrich.accounts import Accounts
+from smtpguard.kernel.openers import Openers
 
 
 class NftTable(Table, Enforcer, Protocol):
@@ -36,6 +37,14 @@ class Sessions(Enforcer, Protocol):
     """What ends open sessions."""
 
     ports: frozenset[int]
+
+    def set_openers(self, openers: Openers | None) -> None:
+        """Take who opened sessions, while a BPF program sees it."""
+        ...
+
+    def look_again(self, denies: Sequence[Deny]) -> None:
+        """End what blocked users have open once more, without waiting for it."""
+        ...
 
 
 class Around(Protocol):
