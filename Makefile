@@ -51,7 +51,7 @@ lint: setup-test  ## ruff, import contract, spelling
 types: setup-test  ## mypy --strict, tests too
 	$(BIN)/mypy
 
-coverage: setup-test  ## the lines of daemon/ that no test runs; each needs a test, or a pragma that says why not
+coverage: setup-test  ## the lines of daemon/, control/ and standalone/ that no test runs; each needs a test, or a pragma that says why not
 	@bash tests/coverage.sh $(BIN)/python $(PYTEST_ARGS)
 
 bench: setup-test  ## ratios measured in one run

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from smtpguard.errors import ConfigError
-from smtpguard.trust import read_trusted
+from smtpguard.safe_files import read_trusted
 
 Kind = Literal["filters", "jails", "nft", "config"]
 _PACKAGE = Path(__file__).parent

@@ -14,7 +14,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from smtpguard import resources, settings_file, trust
+from smtpguard import resources, safe_files
+from smtpguard.settings import load
 
 # A busy machine is no reason to fail: what is slow is found by `make bench`.
 hypothesis.settings.register_profile("smtpguard", deadline=None)
@@ -68,12 +69,12 @@ def _open_directory(path: str) -> int:
     return _open_trusted(path)
 
 
-_open_trusted = trust._open_directory
-trust._open_directory = _open_directory
+_open_trusted = safe_files._open_directory
+safe_files._open_directory = _open_directory
 # Nothing of the caller's own guard: neither what their shell says, nor their configuration and data files.
 for _name in [name for name in os.environ if name.startswith("SMTPGUARD_")]:
     del os.environ[_name]
-settings_file.SYSTEM_PATH = "/nonexistent/smtpguard.yaml"
+load.SYSTEM_PATH = "/nonexistent/smtpguard.yaml"
 resources.read_resource.__kwdefaults__ = {
     **(resources.read_resource.__kwdefaults__ or {}),
     "administrator": Path("/nonexistent"),

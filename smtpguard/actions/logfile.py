@@ -18,7 +18,7 @@ from pathlib import Path
 from smtpguard.errors import LogError
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS
-from smtpguard.paths import make_directory
+from smtpguard.safe_files import make_directory
 
 CHECK_NS = NS
 """How often the path is compared with the open file, and a failed write is tried again."""

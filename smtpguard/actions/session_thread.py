@@ -14,7 +14,7 @@ from smtpguard.actions.session_walk import PassesSession, Wanted, Wish, end_sess
 from smtpguard.clock import boottime_ns
 from smtpguard.errors import GuardError, SourceError
 from smtpguard.kernel.lasting import start_lasting
-from smtpguard.kernel.sockdiag import SockDiag
+from smtpguard.kernel.sock_diag import SockDiag
 from smtpguard.model import NS
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import Protocol
 
 from smtpguard.actions.base import Passes
 from smtpguard.clock import boottime_ns
-from smtpguard.decode.sockdiag import Session
+from smtpguard.decode.netlink.sock_diag import Session
 from smtpguard.kernel.beside import Pace
 from smtpguard.kernel.openers import FindOpener, Opener, Openers
-from smtpguard.kernel.sockdiag import SockDiag
+from smtpguard.kernel.sock_diag import SockDiag
 from smtpguard.settings import Network
 
 MAX_FOUND = 16_384

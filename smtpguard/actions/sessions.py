@@ -27,7 +27,7 @@ from smtpguard.clock import boottime_ns
 from smtpguard.errors import EnforceError, GuardError, PrivilegeError, SourceError
 from smtpguard.kernel.netns import IsUid, Namespaces, enter_namespace, open_namespaces, read_cookie
 from smtpguard.kernel.openers import Openers
-from smtpguard.kernel.sockdiag import SockDiag
+from smtpguard.kernel.sock_diag import SockDiag
 from smtpguard.model import Subject
 
 _log = logging.getLogger(__name__)

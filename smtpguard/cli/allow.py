@@ -36,8 +36,8 @@ def command(
     Without --limit it is ten times each rule; rules that count networks on port 25 go on unless --everything. It
     survives a restart, ends by itself after 31 days at most, and shows in `blocks`.
     """
-    from smtpguard.cli.client import ask
     from smtpguard.cli.times import parse_span
+    from smtpguard.control.client import ask
 
     if end == (span is not None):
         raise click.UsageError("give --for, or --end")
@@ -60,7 +60,7 @@ def command(
 
 def parse_limit(text: str | None) -> tuple[int | None, int | None]:
     """`500/1h` as a count and nanoseconds; a usage error (exit 2) else."""
-    from smtpguard.settings_formats import parse_duration
+    from smtpguard.settings.notations import parse_duration
 
     if text is None:
         return None, None

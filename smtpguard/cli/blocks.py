@@ -15,8 +15,8 @@ def command(config_path: str | None, socket_path: str | None, as_json: bool) -> 
     """Show who is refused or allowed now: until when, by whom, why, and how much was refused so far."""
     import time
 
-    from smtpguard.cli.client import ask
     from smtpguard.cli.times import render_moment, render_span
+    from smtpguard.control.client import ask
 
     answer = ask(find_socket(config_path, socket_path), "blocks")
     if as_json:

@@ -6,8 +6,8 @@ from typing import NoReturn
 import click
 
 from smtpguard.cli.common import EXIT_CONFIG, config_option, json_option, print_json
-from smtpguard.enrich.accounts import Accounts
-from smtpguard.enrich.spellings import is_plain, parse_uid
+from smtpguard.enrich.accounts.directory import Accounts
+from smtpguard.enrich.accounts.spellings import is_plain, parse_uid
 from smtpguard.errors import ConfigError, UnansweredError
 from smtpguard.policy.standing import OVERFLOW_UID
 from smtpguard.settings import Settings
@@ -28,10 +28,10 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
     """
     from smtpguard.doctor.rules import can_see_outcomes
     from smtpguard.policy.countable import find_uncounted
-    from smtpguard.settings_check import show_sources
-    from smtpguard.settings_doubts import find_doubts
-    from smtpguard.settings_file import load_settings
-    from smtpguard.settings_lines import SettingsError
+    from smtpguard.settings.advice import find_doubts
+    from smtpguard.settings.checks import show_sources
+    from smtpguard.settings.load import load_settings
+    from smtpguard.settings.yaml_lines import SettingsError
 
     try:
         settings = load_settings(config_path)

@@ -61,7 +61,7 @@ def find_socket(config_path: str | None, socket_path: str | None) -> str:
     named = socket_path or os.environ.get(SOCKET_ENVIRONMENT)
     if named:
         return named
-    from smtpguard.settings_file import load_places
+    from smtpguard.settings.load import load_places
 
     settings, problem = load_places(config_path, ["control"])
     if problem is not None:

@@ -22,7 +22,7 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
     from smtpguard.doctor import examine
     from smtpguard.doctor.finding import Host
     from smtpguard.errors import ConfigError
-    from smtpguard.settings_file import load_settings, read_shipped
+    from smtpguard.settings.load import load_settings, read_shipped
 
     problem: ConfigError | None = None
     try:

@@ -18,8 +18,8 @@ def command(ctx: click.Context, config_path: str | None, is_name: bool, user: st
     Never refused are root, mail servers' users and who is exempt by configuration. Put -- before a USER that may be
     anything.
     """
-    from smtpguard.enrich.accounts import Accounts
-    from smtpguard.settings_file import load_part
+    from smtpguard.enrich.accounts.directory import Accounts
+    from smtpguard.settings.load import load_part
     from smtpguard.text import render_user
 
     accounts = Accounts(load_part(config_path, ["exempt", "shared_users"]))

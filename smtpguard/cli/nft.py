@@ -7,7 +7,7 @@ import click
 from smtpguard.cli.common import config_option, find_socket, socket_option
 
 if TYPE_CHECKING:
-    from smtpguard.actions.nft.apply import NftEnforcer
+    from smtpguard.actions.nft.enforcer import NftEnforcer
     from smtpguard.settings import Settings
 
 
@@ -41,7 +41,7 @@ def ensure(outer: str | None, config_path: str | None, socket_path: str | None) 
     """Load the table as it ought to be; whoever is refused stays refused, and other tables stay as they are."""
     text = ask_guard(find_socket(config_path or outer, socket_path), "ensure")
     if text is None:
-        from smtpguard.kernel.nft import open_nft
+        from smtpguard.kernel.nft.access import open_nft
 
         settings = _load(config_path or outer)
         open_nft().start()  # its child is forked before there are threads
@@ -58,8 +58,8 @@ def remove(outer: str | None, config_path: str | None, socket_path: str | None) 
     """Delete the table, and with it every refusal by nftables; a running guard does not put it back."""
     text = ask_guard(find_socket(config_path or outer, socket_path), "remove")
     if text is None:
-        from smtpguard.decode.nft_numbers import render_delete_table
-        from smtpguard.kernel.nft import open_nft
+        from smtpguard.decode.netlink.nft_numbers import render_delete_table
+        from smtpguard.kernel.nft.access import open_nft
 
         settings = _load(config_path or outer)
         # The second one is the nflog source's, if its guard was killed.
@@ -79,7 +79,7 @@ def ask_guard(socket_path: str, do: str) -> str | None:
     Returns:
         What it did, for people; None if no guard is running.
     """
-    from smtpguard.cli.client import ask
+    from smtpguard.control.client import ask
     from smtpguard.errors import NoDaemonError
 
     try:
@@ -94,7 +94,8 @@ def read_table(name: str) -> str | None:
     Raises:
         EnforceError: It can't be listed.
     """
-    from smtpguard.kernel.nft import NftError, open_text_nft
+    from smtpguard.kernel.nft.access import NftError
+    from smtpguard.kernel.nft.text import open_text_nft
 
     try:
         return open_text_nft().run(f"list table inet {name}")
@@ -106,10 +107,10 @@ def read_table(name: str) -> str | None:
 
 def make_enforcer(settings: "Settings") -> "NftEnforcer":
     """An enforcer as the daemon's, with who passes as it is now. Exempt names are looked up by the daemon only."""
-    from smtpguard.actions.nft.apply import NftEnforcer
+    from smtpguard.actions.nft.enforcer import NftEnforcer
     from smtpguard.actions.nft.render import build_spec
     from smtpguard.clock import boottime_ns
-    from smtpguard.daemon.surroundings import Surroundings
+    from smtpguard.daemon.host_facts import Surroundings
 
     around = Surroundings(settings, boottime_ns)
     try:
@@ -121,6 +122,6 @@ def make_enforcer(settings: "Settings") -> "NftEnforcer":
 
 
 def _load(path: str | None) -> "Settings":
-    from smtpguard.settings_file import load_settings
+    from smtpguard.settings.load import load_settings
 
     return load_settings(path)

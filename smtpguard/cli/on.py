@@ -10,6 +10,6 @@ from smtpguard.cli.common import config_option, find_socket, socket_option
 @socket_option
 def command(config_path: str | None, socket_path: str | None) -> None:
     """Respond again after `smtpguard off`; what is left of every block holds again."""
-    from smtpguard.cli.client import ask
+    from smtpguard.control.client import ask
 
     click.echo(ask(find_socket(config_path, socket_path), "on")["text"])

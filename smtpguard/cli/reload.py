@@ -16,8 +16,8 @@ def command(config_path: str | None, socket_path: str | None) -> None:
     import os
     from pathlib import Path
 
-    from smtpguard.cli.client import ask
-    from smtpguard.settings_file import load_settings
+    from smtpguard.control.client import ask
+    from smtpguard.settings.load import load_settings
 
     settings = load_settings(config_path)
     socket_path = socket_path or os.environ.get(SOCKET_ENVIRONMENT) or settings.control_socket

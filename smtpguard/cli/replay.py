@@ -15,7 +15,7 @@ from smtpguard.model import NS, Connect, Refusal
 
 if TYPE_CHECKING:
     from smtpguard.settings import Settings
-    from smtpguard.sources.replay import ReplaySource
+    from smtpguard.sources.audit.replay import ReplaySource
 
 _TICK_NS = 10 * NS
 _BATCH = 2000
@@ -41,8 +41,8 @@ def command(files: Sequence[str], config_path: str | None, *, as_json: bool, sho
     """
     import gc
 
-    from smtpguard.settings_file import load_settings
-    from smtpguard.sources.replay import ReplaySource
+    from smtpguard.settings.load import load_settings
+    from smtpguard.sources.audit.replay import ReplaySource
 
     settings = load_settings(config_path)
     source = ReplaySource(files, ports=settings.ports)

@@ -35,7 +35,7 @@ class Host:
     __slots__ = ("accounts", "engine", "report", "rows", "tick_ns")
 
     def __init__(self, settings: "Settings", node: bytes | None) -> None:
-        from smtpguard.enrich.recorded import RecordedAccounts
+        from smtpguard.enrich.accounts.replay_accounts import RecordedAccounts
         from smtpguard.policy.destinations import Destinations
         from smtpguard.policy.engine import Engine
 

@@ -25,9 +25,9 @@ def command(config_path: str | None, *, dry_run: bool, sources: tuple[str, ...],
 
     SIGINT and SIGTERM stop it cleanly, SIGHUP reloads the configuration and reopens the log.
     """
-    from smtpguard.cli.source import check_sensors
-    from smtpguard.daemon.start import Start, check_privilege, execute
-    from smtpguard.settings_file import ENVIRONMENT, load_settings
+    from smtpguard.cli.arguments import check_sensors
+    from smtpguard.daemon.startup.handoff import Start, check_privilege, execute
+    from smtpguard.settings.load import ENVIRONMENT, load_settings
 
     check_sensors(sources)
     wrong: str | None = None

@@ -99,7 +99,7 @@ def check_disabled(root: Path) -> None:
 
 def read_site(root: Path, config_path: str | None) -> "Site":
     """What is this installation's own; the configuration of this host says nothing about an image."""
-    from smtpguard.settings_file import load_settings
+    from smtpguard.settings.load import load_settings
     from smtpguard.setup.catalogue import CONFIG, Site
 
     program = find_program(root)
@@ -122,7 +122,7 @@ def find_program(root: Path) -> str:
 def warn_of_writers(program: str) -> None:
     """Say so when the program that is to run as root can be changed by somebody else."""
     from smtpguard.errors import ConfigError
-    from smtpguard.trust import read_trusted
+    from smtpguard.safe_files import read_trusted
 
     try:
         read_trusted(program, max_bytes=1 << 20)

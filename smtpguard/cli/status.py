@@ -17,7 +17,7 @@ def command(ctx: click.Context, config_path: str | None, socket_path: str | None
 
     Exits 3 until sources and enforcement are in place, and while a part that verdicts depend on fails; else 0.
     """
-    from smtpguard.cli.client import ask
+    from smtpguard.control.client import ask
 
     answer = ask(find_socket(config_path, socket_path), "status")
     status: dict[str, Any] = answer["status"]

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import click
 
 from smtpguard.model import NS
-from smtpguard.settings_formats import parse_duration
+from smtpguard.settings.notations import parse_duration
 
 _SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
 

@@ -28,8 +28,8 @@ def command(
 
     Works without the daemon too: then the kernel and the state file are changed directly.
     """
-    from smtpguard.cli.client import ask
-    from smtpguard.cli.source import check_source, check_uid
+    from smtpguard.cli.arguments import check_source, check_uid
+    from smtpguard.control.client import ask
     from smtpguard.errors import NoDaemonError
 
     number = check_uid(uid)
@@ -45,8 +45,8 @@ def command(
     try:
         answer = ask(find_socket(config_path, socket_path), "unblock", **args)
     except NoDaemonError:
-        from smtpguard.daemon.offline import unblock
-        from smtpguard.settings_file import load_places
+        from smtpguard.settings.load import load_places
+        from smtpguard.standalone.unblock import unblock
 
         settings, problem = load_places(config_path, ["nft", "state"])
         if problem is not None:

@@ -5,7 +5,7 @@ import errno
 import click
 
 from smtpguard.cli.common import config_option, find_socket, socket_option, warn_broken
-from smtpguard.daemon.observer import Show
+from smtpguard.standalone.watch import Show
 
 
 @click.command("watch")
@@ -40,11 +40,11 @@ def command(
     from dataclasses import replace
     from typing import cast
 
-    from smtpguard.cli.formats import Format, render_watch
-    from smtpguard.cli.source import check_sensors
+    from smtpguard.cli.arguments import check_sensors
+    from smtpguard.cli.watch_formats import Format, render_watch
     from smtpguard.errors import ConfigError, NoDaemonError
     from smtpguard.model import Account, Connect
-    from smtpguard.settings_file import load_settings, read_shipped
+    from smtpguard.settings.load import load_settings, read_shipped
 
     if lines and path is not None:
         raise click.UsageError("-l and -f: choose one")
@@ -64,7 +64,7 @@ def command(
             pass
         else:
             return
-    from smtpguard.daemon.observer import observe
+    from smtpguard.standalone.watch import observe
 
     try:
         settings = load_settings(config_path)
@@ -80,7 +80,7 @@ def _open_file(path: str) -> int:
     import stat
 
     from smtpguard.errors import GuardError
-    from smtpguard.trust import find_distrust
+    from smtpguard.safe_files import find_distrust
 
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
@@ -104,8 +104,8 @@ def _open_file(path: str) -> int:
 
 def _follow(socket_path: str, show: Show) -> None:
     """Show what the daemon sees, until it ends or nobody reads."""
-    from smtpguard.cli.client import subscribe
-    from smtpguard.daemon.live import TOPIC, parse_item
+    from smtpguard.control.client import subscribe
+    from smtpguard.control.watch_item import TOPIC, parse_item
 
     try:
         for item in subscribe(socket_path, TOPIC):

@@ -1,4 +1,4 @@
-"""`python -m smtpguard.daemon FD`: the daemon itself, started by `smtpguard run` (see start.py)."""
+"""`python -m smtpguard.daemon FD`: the daemon itself, started by `smtpguard run` (see startup/handoff.py)."""
 
 import faulthandler
 import logging
@@ -29,7 +29,7 @@ def main() -> int:
 def _run() -> int:
     # Here and not above: reading these takes most of the time in which Ctrl-C would end in a traceback.
     from smtpguard.daemon.service import serve
-    from smtpguard.daemon.start import receive
+    from smtpguard.daemon.startup.handoff import receive
     from smtpguard.errors import GuardError, PrivilegeError
 
     settings, start = receive(int(sys.argv[1]))

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from smtpguard.actions.fail2ban import parse_jail
 from smtpguard.daemon.guard import Guard
-from smtpguard.enrich.named import Cleared
+from smtpguard.enrich.exempt_hosts import Cleared
 from smtpguard.model import NS, Block, Refusal, Subject, Verdict
 from smtpguard.text import render_address, render_user
 

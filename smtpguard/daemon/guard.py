@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from smtpguard.actions.suppression import highest_limit
-from smtpguard.daemon.clock import WallMap
+from smtpguard.clock import WallMap
 from smtpguard.daemon.enforce.enforcement import Enforcement
-from smtpguard.daemon.journal import Journal
-from smtpguard.daemon.keeping import render_allowance
 from smtpguard.daemon.loop import TimedPart
-from smtpguard.daemon.waiting import Entry
-from smtpguard.enrich.accounts import Accounts
+from smtpguard.daemon.record.enrichment_queue import Entry
+from smtpguard.daemon.record.journal import Journal
+from smtpguard.daemon.record.window_saver import render_allowance
+from smtpguard.enrich.accounts.directory import Accounts
 from smtpguard.hooks import ClockNs
 from smtpguard.logline import render_time
 from smtpguard.model import (

@@ -18,60 +18,60 @@ from typing import TYPE_CHECKING
 from smtpguard import __version__
 from smtpguard.actions.eventlog import EventLog
 from smtpguard.actions.fail2ban import Unbanner
-from smtpguard.actions.nft.apply import NftEnforcer
+from smtpguard.actions.nft.enforcer import NftEnforcer
 from smtpguard.actions.nft.render import build_spec
 from smtpguard.actions.sessions import SessionEnder
+from smtpguard.clock import SystemClock, WallMap
+from smtpguard.control.connection import Peer
+from smtpguard.control.listener import read_gid
+from smtpguard.control.server import Answer, ControlServer
+from smtpguard.daemon.adoption import Adoption
+from smtpguard.daemon.bpf_program import Program
 from smtpguard.daemon.clearing import Clearing
-from smtpguard.daemon.clock import SystemClock, WallMap
-from smtpguard.daemon.control import Answer, ControlServer
-from smtpguard.daemon.control_bind import read_gid
-from smtpguard.daemon.control_client import Peer
-from smtpguard.daemon.counting import Counting
-from smtpguard.daemon.doors import Doors
-from smtpguard.daemon.enforce.adoption import Adoption
 from smtpguard.daemon.enforce.bulk import without_collections
 from smtpguard.daemon.enforce.comparison import SetComparison
 from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.enforce.identity import Identity
 from smtpguard.daemon.enforce.off_switch import OffSwitch
+from smtpguard.daemon.enforce.table_watch import Healing
 from smtpguard.daemon.guard import Guard
-from smtpguard.daemon.healing import Healing
-from smtpguard.daemon.journal import Journal
-from smtpguard.daemon.keeping import Keeping
-from smtpguard.daemon.lock import InstanceLock
+from smtpguard.daemon.host_facts import Surroundings
+from smtpguard.daemon.intake.sensor_pairing import Counting
+from smtpguard.daemon.intake.source_supervisor import Sensing
 from smtpguard.daemon.loop import Loop
-from smtpguard.daemon.orders import Orders
-from smtpguard.daemon.overview import Overview
-from smtpguard.daemon.places import state_paths
-from smtpguard.daemon.privileges import apply_limits, apply_priority, apply_privileges
-from smtpguard.daemon.program import Program
-from smtpguard.daemon.reading import read_settings_apart
-from smtpguard.daemon.reloading import Reloaded, Reloading
-from smtpguard.daemon.restore import restore, restore_late
-from smtpguard.daemon.sensing import Sensing
+from smtpguard.daemon.record.journal import Journal
+from smtpguard.daemon.record.window_saver import Keeping
 from smtpguard.daemon.serve.commits import Commits
+from smtpguard.daemon.serve.control_part import Doors
+from smtpguard.daemon.serve.handlers import Verbs
 from smtpguard.daemon.serve.lookups import Lookups
+from smtpguard.daemon.serve.orders import Orders
+from smtpguard.daemon.serve.reload import Reloaded, Reloading
 from smtpguard.daemon.serve.requests import Args
-from smtpguard.daemon.start import Start
+from smtpguard.daemon.serve.status import Overview
+from smtpguard.daemon.startup.handoff import Start
+from smtpguard.daemon.startup.instance_lock import InstanceLock
+from smtpguard.daemon.startup.privileges import apply_limits, apply_priority, apply_privileges
+from smtpguard.daemon.startup.restore import restore, restore_late
 from smtpguard.daemon.startup.service_manager import ServiceManager
-from smtpguard.daemon.surroundings import Surroundings
 from smtpguard.daemon.ticker import Ticker
-from smtpguard.daemon.verbs import Verbs
 from smtpguard.enrich.looker import Looker
-from smtpguard.enrich.rdns import ReverseDns
+from smtpguard.enrich.reverse_dns import ReverseDns
 from smtpguard.errors import ConfigError, GuardError, LogError, SourceError
-from smtpguard.kernel.nft import open_nft
-from smtpguard.kernel.nft_watch import NftWatch
+from smtpguard.kernel.nft.access import open_nft
+from smtpguard.kernel.nft.notifications import NftWatch
 from smtpguard.model import NS
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.rules import check_rules
 from smtpguard.settings import Settings
-from smtpguard.settings_on_reload import find_changes, keep_until_restart, render_changes
+from smtpguard.settings.load_in_child import read_settings_apart
+from smtpguard.settings.on_reload import find_changes, keep_until_restart, render_changes
 from smtpguard.state.last_good import LastGood
+from smtpguard.state.paths import state_paths
 from smtpguard.state.writer import StateWriter
 
 if TYPE_CHECKING:
-    from smtpguard.enrich.accounts import Renewal
+    from smtpguard.enrich.accounts.directory import Renewal
 
 log = logging.getLogger(__name__)
 

@@ -7,21 +7,21 @@ the second half is tested with every answer a kernel can give. `CHECKS` is the l
 from collections.abc import Iterable
 from typing import Protocol
 
-from smtpguard.doctor.audit import check_audit
-from smtpguard.doctor.choice import check_sources
-from smtpguard.doctor.finding import Finding, Host
-from smtpguard.doctor.kernel import check_bpf, check_capabilities, check_nflog, check_nft
-from smtpguard.doctor.nat import check_nat
-from smtpguard.doctor.people import (
+from smtpguard.doctor.accounts import (
     check_chosen_names,
     check_mail_servers,
     check_old_numbers,
     check_shared,
     check_subordinate,
 )
-from smtpguard.doctor.places import check_configuration, check_fail2ban, check_log, check_state, check_time
+from smtpguard.doctor.audit import check_audit
+from smtpguard.doctor.finding import Finding, Host
+from smtpguard.doctor.installation import check_configuration, check_fail2ban, check_log, check_state, check_time
+from smtpguard.doctor.kernel import check_bpf, check_capabilities, check_nflog, check_nft
+from smtpguard.doctor.nat import check_nat
 from smtpguard.doctor.relays import check_relays
 from smtpguard.doctor.rules import check_rules
+from smtpguard.doctor.source_choice import check_sources
 from smtpguard.errors import GuardError
 
 

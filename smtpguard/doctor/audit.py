@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from smtpguard.decode.netlink import HEADER, NLMSG_ERROR, split_messages
+from smtpguard.decode.netlink.messages import HEADER, NLMSG_ERROR, split_messages
 from smtpguard.doctor.finding import Finding, Host
 from smtpguard.errors import DecodeError
 

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from smtpguard.enrich.accounts import Accounts
+from smtpguard.enrich.accounts.directory import Accounts
 from smtpguard.errors import ConfigError
 from smtpguard.settings import Settings
 

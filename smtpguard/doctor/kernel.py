@@ -170,9 +170,10 @@ def judge_nflog(*, available: bool | None) -> Finding:
 
 def check_nft(host: Host) -> Iterator[Finding]:
     """nftables: refuses by uid sets whose elements the kernel ends itself, daemon or no daemon."""
-    from smtpguard.decode.nft_numbers import INET, Kind
+    from smtpguard.decode.netlink.nft_numbers import INET, Kind
     from smtpguard.errors import EnforceError
-    from smtpguard.kernel.nft import LibraryNft, open_nft
+    from smtpguard.kernel.nft.access import open_nft
+    from smtpguard.kernel.nft.text import LibraryNft
 
     try:
         LibraryNft()

@@ -79,7 +79,7 @@ def read_redirected(host: Host) -> set[int]:
     ports = host.settings.ports
     found: set[int] = set()
     if is_loaded(host, "nf_tables"):  # asking would load it otherwise
-        from smtpguard.kernel.nft import open_text_nft
+        from smtpguard.kernel.nft.text import open_text_nft
 
         found |= find_in_nft(open_text_nft().run, ports)
         found |= find_in_iptables(_run("iptables-nft-save", "-t", "nat"), ports)

@@ -8,9 +8,9 @@ this is a hint and no more: the operator knows. Whoever owns a server can listen
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from smtpguard.decode.sockdiag import Session
+from smtpguard.decode.netlink.sock_diag import Session
 from smtpguard.doctor.finding import Finding, Host
-from smtpguard.kernel.sockdiag import SockDiag
+from smtpguard.kernel.sock_diag import SockDiag
 from smtpguard.policy.subjects import account_of, subject_of
 from smtpguard.text import render_user
 

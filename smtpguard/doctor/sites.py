@@ -9,8 +9,8 @@ import os
 from pathlib import Path
 
 from smtpguard.errors import ConfigError
+from smtpguard.safe_files import read_trusted
 from smtpguard.text import render_escaped
-from smtpguard.trust import read_trusted
 
 PATTERNS = (
     "etc/php/*/fpm/pool.d/*.conf",

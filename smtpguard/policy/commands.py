@@ -10,9 +10,9 @@ from smtpguard.policy.directory import Directory
 from smtpguard.policy.escalation import Record
 from smtpguard.policy.roster import Limits, Roster
 from smtpguard.policy.rules import check_rules
-from smtpguard.policy.snapshot import StoredPart, WindowPart, export_parts, restore_parts
+from smtpguard.policy.subject_state import NEVER_REFUSED, Watched
 from smtpguard.policy.verdicts import Verdicts
-from smtpguard.policy.watched import NEVER_REFUSED, Watched
+from smtpguard.policy.window_export import StoredPart, WindowPart, export_parts, restore_parts
 from smtpguard.policy.windows import NEVER
 from smtpguard.settings import Settings
 

@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Protocol
 
 from smtpguard.model import Action
-from smtpguard.policy.plan import PlannedRule
+from smtpguard.policy.compiled_rules import PlannedRule
 from smtpguard.policy.windows import NEVER, Lane, Table
 from smtpguard.settings import Rule
 

@@ -24,18 +24,10 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from smtpguard.model import Count
-from smtpguard.settings import Rule
+from smtpguard.settings import KEY_SLOTS, KEYED, KEYED_PER_PORT, Rule
 
 MAX_RULES = 16
 """How many rules the kernel can enforce."""
-
-KEY_SLOTS = 64
-"""How many destinations or networks the kernel keeps of one user and rule: higher limits are judged by the daemon."""
-
-KEYED_PER_PORT = 2
-"""How many rules that count destinations or networks the kernel looks at on one port."""
-
-KEYED: frozenset[Count] = frozenset({"destinations", "networks"})
 
 NO_LIMIT = 1 << 62
 """More credits than anybody can use."""

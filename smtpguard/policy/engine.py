@@ -7,16 +7,16 @@ to be called. One caller, one thread.
 from dataclasses import dataclass
 from typing import Protocol
 
+from smtpguard.fast_dataclass import quick_maker
 from smtpguard.model import NS, Connect, Decision, Extended, Mode, Refusal, SocketReport
+from smtpguard.policy.byte_windows import Sessions
 from smtpguard.policy.commands import Commands
 from smtpguard.policy.directory import Directory
 from smtpguard.policy.networks import network_of
 from smtpguard.policy.roster import Limits
 from smtpguard.policy.rules import OUTCOMES
-from smtpguard.policy.volumes import Sessions
-from smtpguard.policy.watched import Watched
+from smtpguard.policy.subject_state import Watched
 from smtpguard.policy.windows import NEVER, note_keys
-from smtpguard.quick import quick_maker
 from smtpguard.settings import Settings
 
 SWEEP_NS = 10 * NS

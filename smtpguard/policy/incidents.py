@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from smtpguard.model import Account, Connect, Mode, Subject, Verdict
-from smtpguard.policy.tally import Distinct, TopCounts
+from smtpguard.policy.sketches import Distinct, TopCounts
 from smtpguard.settings import MINUTE_NS
 
 GAP_NS = 15 * MINUTE_NS

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from smtpguard.model import Account, Allowance, Subject
 from smtpguard.policy.blocks import LATE_NS
-from smtpguard.policy.book import NEWCOMER_NS, Book
+from smtpguard.policy.compiled_rules import Plans
 from smtpguard.policy.directory import Directory
-from smtpguard.policy.plan import Plans
+from smtpguard.policy.rule_windows import NEWCOMER_NS, Book
 from smtpguard.policy.rules import allowed_terms, compile_terms, override_index
+from smtpguard.policy.subject_state import CONTAINER, NEVER_REFUSED, SHARED, Watched
 from smtpguard.policy.subjects import account_of, subject_of
-from smtpguard.policy.watched import CONTAINER, NEVER_REFUSED, SHARED, Watched
 from smtpguard.policy.windows import Bounds, Table
 from smtpguard.settings import Settings
 

@@ -5,7 +5,7 @@ from smtpguard.policy.blocks import BlockTable
 from smtpguard.policy.breaker import Breaker
 from smtpguard.policy.counters import Excess
 from smtpguard.policy.escalation import Record, block_ns, level_of
-from smtpguard.policy.watched import CONTAINER, MODES, SHARED, Watched
+from smtpguard.policy.subject_state import CONTAINER, MODES, SHARED, Watched
 from smtpguard.policy.windows import NEVER
 from smtpguard.settings import Settings
 

@@ -6,13 +6,9 @@ asks for the clock; "now" is the newest time that was put in.
 
 from array import array
 from bisect import bisect_right, insort_right
-from typing import TYPE_CHECKING
 
+from smtpguard.policy.compiled_rules import Needs
 from smtpguard.policy.networks import network_of
-from smtpguard.policy.plan import Needs
-
-if TYPE_CHECKING:
-    from smtpguard.policy.counters import Counter
 
 NEVER = -(1 << 63)
 """Before every event time."""
@@ -80,11 +76,10 @@ class Lane:
         base: How many entries were dropped from the front since the beginning; `base + len(times)` is the total.
         cap: Size at which `trim` is due.
         needs: What its rules can ask for.
-        counters, tables: The rules that count here, and where their keys are.
         disturbed: Whether a late time came in between others since this was last cleared.
     """
 
-    __slots__ = ("base", "cap", "counters", "disturbed", "needs", "tables", "times")
+    __slots__ = ("base", "cap", "disturbed", "needs", "times")
 
     def __init__(self, needs: Needs) -> None:
         self.times = array("q")
@@ -92,8 +87,6 @@ class Lane:
         self.cap = FIRST_CAP
         self.needs = needs
         self.disturbed = False
-        self.counters: tuple[Counter, ...] = ()
-        self.tables: tuple[Table, ...] = ()
 
     def release(self, bounds: Bounds) -> None:
         """Give back what was taken from the bounds; the lane is not used any more."""

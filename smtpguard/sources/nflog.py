@@ -18,15 +18,15 @@ from collections.abc import Sequence
 from string import Template
 
 from smtpguard.clock import boottime_ns
-from smtpguard.decode.nflog import NflogDecoder, Syn
-from smtpguard.decode.nft_numbers import Kind, render_delete_table, render_names
-from smtpguard.decode.nft_ruleset import read_dormant
+from smtpguard.decode.netlink.nflog import NflogDecoder, Syn
+from smtpguard.decode.netlink.nft_numbers import Kind, render_delete_table, render_names
+from smtpguard.decode.netlink.nft_ruleset import read_dormant
 from smtpguard.errors import DecodeError, EnforceError, GuardError, SourceError
-from smtpguard.kernel.log_group import open_log_group
-from smtpguard.kernel.nft import Nft, NftError, open_nft
-from smtpguard.kernel.nft_watch import NftWatch
-from smtpguard.kernel.nft_wire import render_create, render_flush
-from smtpguard.kernel.sockdiag import SockDiag
+from smtpguard.kernel.nflog_group import open_log_group
+from smtpguard.kernel.nft.access import Nft, NftError, open_nft
+from smtpguard.kernel.nft.notifications import NftWatch
+from smtpguard.kernel.nft.wire import render_create, render_flush
+from smtpguard.kernel.sock_diag import SockDiag
 from smtpguard.model import NS, Connect
 from smtpguard.resources import read_resource
 from smtpguard.settings import Settings

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from smtpguard.clock import boottime_ns
-from smtpguard.decode.sockdiag import SYN_SENT, Session
+from smtpguard.decode.netlink.sock_diag import SYN_SENT, Session
 from smtpguard.errors import SourceError
 from smtpguard.hooks import ClockNs
 from smtpguard.kernel.beside import Beside, Pace
-from smtpguard.kernel.sockdiag import SockDiag
+from smtpguard.kernel.sock_diag import SockDiag
 from smtpguard.model import NS, Connect
 from smtpguard.settings import Settings
 from smtpguard.sources.base import SourceStats

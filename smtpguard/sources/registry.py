@@ -29,12 +29,12 @@ KINDS: dict[str, SourceKind] = {
         "count as root; not whether an attempt was refused",
     ),
     "audit": SourceKind(
-        module="smtpguard.sources.audit",
+        module="smtpguard.sources.audit.netlink",
         sees="not data sent with the SYN (MSG_FASTOPEN) by io_uring or 32-bit socketcall, nor io_uring connects that "
         "the kernel finishes by itself; not whether an attempt was refused",
     ),
     "audit-log": SourceKind(
-        module="smtpguard.sources.audit_log",
+        module="smtpguard.sources.audit.logfile",
         sees="not what audit does not see; comes as late as auditd writes it",
     ),
     "proc": SourceKind(

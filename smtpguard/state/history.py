@@ -16,7 +16,7 @@ from urllib.parse import quote
 from smtpguard.errors import StateError
 from smtpguard.settings import DAY_NS, MINUTE_NS
 from smtpguard.state.migrations import VERSION, NewerVersionError, check_version
-from smtpguard.state.opening import primary_code
+from smtpguard.state.open_file import primary_code
 from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow, from_bytes, from_name, from_signed
 from smtpguard.state.span import By, Span, Total, Why
 from smtpguard.state.store import Row, parse_incident

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from smtpguard import __version__
 from smtpguard.errors import StateError
-from smtpguard.paths import check_directory
+from smtpguard.safe_files import check_directory
 from smtpguard.settings import Settings
 
 FACT = "configuration"

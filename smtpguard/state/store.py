@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from smtpguard.model import NS, Block
 from smtpguard.state import pruning, statements
-from smtpguard.state.opening import Opened, is_damage, open_state, read_identity
+from smtpguard.state.open_file import Opened, is_damage, open_state, read_identity
 from smtpguard.state.plausible import ParseRow, keep_plausible
 from smtpguard.state.rows import (
     AllowanceRow,

@@ -13,7 +13,7 @@ from smtpguard.hooks import ClockNs, Task
 from smtpguard.kernel.lasting import start_lasting
 from smtpguard.model import NS, Block
 from smtpguard.state import statements
-from smtpguard.state.keeper import Keeper, Paths
+from smtpguard.state.file_recovery import Keeper, Paths
 from smtpguard.state.pending import Pending
 from smtpguard.state.rows import (
     AllowanceRow,

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from smtpguard.model import Connect
-from smtpguard.sources.replay import ReplaySource
+from smtpguard.sources.audit.replay import ReplaySource
 from tests.bench.audit_corpus import MAIL_PORTS, Mix, Truth, write_corpus
 from tests.servers import UnavailableError, unpack
 

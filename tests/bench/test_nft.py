@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.cli.client import ask
+from smtpguard.control.client import ask
 from smtpguard.interpreter import module_environment
 from smtpguard.model import NS
 from tests.e2e.test_foreign_sets import block, read_resident_kb, time_unblock

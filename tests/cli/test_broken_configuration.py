@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from smtpguard.cli import _COMMANDS, main
-from smtpguard.daemon.wire import parse_request, render_line
-from smtpguard.settings_file import load_places, read_defaults
+from smtpguard.control.protocol import parse_request, render_line
+from smtpguard.settings.load import load_places, read_defaults
 
 USER = "web01"
 EMERGENCY = {
@@ -135,7 +135,7 @@ def default_socket(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     """Let the shipped default be this one."""
     defaults: dict[str, Any] = read_defaults()
     defaults["control"]["socket"] = path
-    monkeypatch.setattr("smtpguard.settings_file.read_defaults", lambda: defaults)
+    monkeypatch.setattr("smtpguard.settings.load.read_defaults", lambda: defaults)
 
 
 @pytest.mark.parametrize("name", EMERGENCY)

@@ -13,7 +13,7 @@ from smtpguard.resources import shipped
 @pytest.fixture(autouse=True)
 def _no_other_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("SMTPGUARD_CONFIG", raising=False)
-    monkeypatch.setattr("smtpguard.settings_file.SYSTEM_PATH", str(tmp_path / "none.yaml"))
+    monkeypatch.setattr("smtpguard.settings.load.SYSTEM_PATH", str(tmp_path / "none.yaml"))
 
 
 def write(tmp_path: Path, text: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from smtpguard.cli import main
-from smtpguard.enrich import snapshot
+from smtpguard.enrich.accounts import snapshot
 
 
 def ask(tmp_path: Path, user: str, text: str = "") -> tuple[int, str]:

@@ -74,7 +74,9 @@ def test_a_user_and_all_are_too_much() -> None:
 
 def test_a_reload_without_the_file_says_that_the_shipped_defaults_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SMTPGUARD_CONFIG", raising=False)
-    monkeypatch.setattr("smtpguard.cli.client.ask", lambda *_: {"text": "Loaded. Nothing has changed.", "config": ""})
+    monkeypatch.setattr(
+        "smtpguard.control.client.ask", lambda *_: {"text": "Loaded. Nothing has changed.", "config": ""}
+    )
     told = CliRunner().invoke(main, ["reload"])
     assert told.stdout == "Loaded. Nothing has changed.\n"
     assert told.stderr == "smtpguard: there is no configuration file any more: the shipped defaults hold\n"

@@ -25,7 +25,7 @@ HOUR = 3_600_000
 @pytest.fixture(autouse=True)
 def _no_other_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.delenv("SMTPGUARD_CONFIG", raising=False)
-    monkeypatch.setattr("smtpguard.settings_file.SYSTEM_PATH", str(tmp_path / "none.yaml"))
+    monkeypatch.setattr("smtpguard.settings.load.SYSTEM_PATH", str(tmp_path / "none.yaml"))
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     yield
@@ -272,7 +272,7 @@ def test_long_tables_are_cut_unless_asked_for(tmp_path: Path) -> None:
 def test_destinations_are_remembered_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smtpguard.cli.replay.MAX_DESTINATIONS", 3)
     monkeypatch.setattr("smtpguard.cli.replay._BATCH", 1)
-    monkeypatch.setattr("smtpguard.sources.replay._CHUNK_BYTES", 512)
+    monkeypatch.setattr("smtpguard.sources.audit.replay._CHUNK_BYTES", 512)
     events = [event for n in range(20) for event in spam(1, start=n * 1000, address=f"192.0.2.{n}")]
     (user,) = answer(tmp_path, write(tmp_path / "a.log", events))["users"]
     assert user["connects"] == 20
@@ -283,6 +283,6 @@ def test_nobody_is_asked_for_names_meanwhile(tmp_path: Path, monkeypatch: pytest
     def refuse(*_arguments: object, **_keywords: object) -> None:
         raise AssertionError("a thread that would ask the host")
 
-    monkeypatch.setattr("smtpguard.enrich.names.threading.Thread", refuse)
+    monkeypatch.setattr("smtpguard.enrich.accounts.name_service.threading.Thread", refuse)
     (user,) = answer(tmp_path, write(tmp_path / "a.log", spam(2)))["users"]
     assert user["user"] == "uid:61001"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from smtpguard.sources.audit_control import AuditControl
+from smtpguard.sources.audit.control import AuditControl
 from tests.kernel.test_audit_source import connect, own_rules
 from tests.support.audit_lab import as_user, random_uid, sole_audit
 from tests.support.auditd import Auditd

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from smtpguard.settings import Settings
-from smtpguard.sources.audit_log import AuditLogSource
+from smtpguard.sources.audit.logfile import AuditLogSource
 from tests.support.audit_records import Event
 
 RATE = 5000

@@ -64,7 +64,7 @@ def test_not_root_is_4_and_says_what_is_needed(tmp_path: Path, monkeypatch: pyte
     path.write_text(GOOD)
     path.chmod(0o600)
     real = os.geteuid()
-    monkeypatch.setattr("smtpguard.daemon.start.os.geteuid", lambda: real or 1)
+    monkeypatch.setattr("smtpguard.daemon.startup.handoff.os.geteuid", lambda: real or 1)
     done = CliRunner().invoke(main, ["run", "--config", str(path)])
     assert done.exit_code == 4
     assert "root" in done.stderr

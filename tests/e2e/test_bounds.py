@@ -18,13 +18,13 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.daemon.clock import WallMap
+from smtpguard.clock import WallMap
 from smtpguard.daemon.enforce.off_switch import OffSwitch
-from smtpguard.daemon.keeping import Keeping
+from smtpguard.daemon.record.window_saver import Keeping
 from smtpguard.logline import parse_line
 from smtpguard.model import NS, Allowance, Subject, Verdict
 from smtpguard.settings import Rule
-from smtpguard.state.keeper import Paths
+from smtpguard.state.file_recovery import Paths
 from smtpguard.state.writer import StateWriter
 from tests.fakes.clock import FakeClock
 from tests.fakes.namespaces import enter_tmpfs, fill, run_forked

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.cli.client import ask
+from smtpguard.control.client import ask
 from smtpguard.interpreter import module_environment
 from smtpguard.model import NS
 from tests.support.host import SPAMMER, Host

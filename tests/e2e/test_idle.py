@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.daemon.privileges import PRIORITY
+from smtpguard.daemon.startup.privileges import PRIORITY
 from tests.support.host import Host, wait_for
 
 pytestmark = pytest.mark.kernel

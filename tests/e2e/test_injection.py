@@ -17,14 +17,14 @@ from click.testing import CliRunner
 
 from smtpguard.actions.eventlog import EventLog
 from smtpguard.cli import main
-from smtpguard.cli.formats import Format, render_watch
-from smtpguard.daemon.live import parse_item, render_item
-from smtpguard.daemon.waiting import Entry, Waiting
+from smtpguard.cli.watch_formats import Format, render_watch
+from smtpguard.control.watch_item import parse_item, render_item
+from smtpguard.daemon.record.enrichment_queue import Entry, Waiting
 from smtpguard.demo.lab import PEER4
-from smtpguard.enrich.rdns import ReverseDns
+from smtpguard.enrich.reverse_dns import ReverseDns
 from smtpguard.logline import parse_line
 from smtpguard.model import NS, Account, Connect, Subject, Verdict
-from smtpguard.state.keeper import Paths
+from smtpguard.state.file_recovery import Paths
 from smtpguard.state.rows import VerdictRow
 from smtpguard.state.writer import StateWriter
 from tests.support.audit_records import Event, log

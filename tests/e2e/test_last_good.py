@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.cli.client import ask
+from smtpguard.control.client import ask
 from smtpguard.errors import GuardError
 from smtpguard.resources import shipped
 from tests.support.host import INNOCENT, OTHER, SMTPGUARD, SPAMMER, Host, wait_for

@@ -13,7 +13,7 @@ from typing import Self
 
 import pytest
 
-from smtpguard.cli.client import ask
+from smtpguard.control.client import ask
 from smtpguard.demo.lab import PEER4
 from smtpguard.interpreter import module_environment
 from smtpguard.model import NS

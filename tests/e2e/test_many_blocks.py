@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.cli.client import ask
 from smtpguard.clock import boottime_ns
+from smtpguard.control.client import ask
 from smtpguard.interpreter import module_environment
 from smtpguard.model import NS, Block, Subject
-from smtpguard.state.keeper import Paths
+from smtpguard.state.file_recovery import Paths
 from smtpguard.state.writer import StateWriter
 from tests.support.host import SPAMMER, Host, wait_for
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.cli.client import ask
+from smtpguard.control.client import ask
 from smtpguard.errors import UnansweredError
 from smtpguard.model import NS
 from tests.support.host import SMTPGUARD, SPAMMER, Host, wait_for

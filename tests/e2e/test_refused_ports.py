@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from smtpguard.cli.client import ask
+from smtpguard.control.client import ask
 from smtpguard.demo.lab import PEER4
 from tests.support.host import INNOCENT, SPAMMER, SUBUIDS, Host, wait_for
 

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import pytest
 
-from smtpguard.cli.client import ask
+from smtpguard.control.client import ask
 from smtpguard.demo.lab import PEER4
-from smtpguard.settings_on_reload import ON_RELOAD
+from smtpguard.settings.on_reload import ON_RELOAD
 from tests.support.bpf_links import detach_all
 from tests.support.host import OTHER, SMTPGUARD, SPAMMER, Host, wait_for
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from smtpguard.cli.client import ask
+from smtpguard.control.client import ask
 from tests.support.host import INNOCENT, OTHER, POSTFIX, SPAMMER, Host, wait_for
 
 pytestmark = pytest.mark.kernel

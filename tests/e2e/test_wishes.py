@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from smtpguard.cli.client import ask
+from smtpguard.control.client import ask
 from tests.support.host import INNOCENT, SPAMMER, Host
 
 pytestmark = pytest.mark.kernel

@@ -9,16 +9,19 @@ import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from smtpguard.decode import bpf_event, netlink, netlink_audit, nflog, sockdiag
-from smtpguard.decode.audit import AuditDecoder
-from smtpguard.decode.audit_forms import ExportUnwrapper, LineUnwrapper
-from smtpguard.decode.audit_record import is_same_address, parse_text, parse_user
-from smtpguard.decode.audit_rule import connect_rules, parse_rule, render_rule
+from smtpguard.decode import bpf_event
+from smtpguard.decode.audit.decoder import AuditDecoder
+from smtpguard.decode.audit.forms import ExportUnwrapper, LineUnwrapper
+from smtpguard.decode.audit.line_buffer import LineBuffer
+from smtpguard.decode.audit.record import is_same_address, parse_text, parse_user
+from smtpguard.decode.audit.retries import Retries
+from smtpguard.decode.audit.rule import connect_rules, parse_rule, render_rule
+from smtpguard.decode.audit.serials import SerialGaps
 from smtpguard.decode.dns import parse_answer, render_query
-from smtpguard.decode.nft_notify import NotifyDecoder
-from smtpguard.decode.retries import Retries
-from smtpguard.decode.serials import SerialGaps
-from smtpguard.decode.sieve import LineBuffer
+from smtpguard.decode.netlink import audit as netlink_audit
+from smtpguard.decode.netlink import messages, nflog
+from smtpguard.decode.netlink import sock_diag as sockdiag
+from smtpguard.decode.netlink.nft_notify import NotifyDecoder
 from smtpguard.decode.sockaddr import parse_sockaddr, parse_sockaddr_hex
 from smtpguard.errors import DecodeError
 from smtpguard.model import Connect
@@ -121,15 +124,15 @@ def some_messages() -> Iterator[bytes]:
 @target("netlink", some_messages)
 def netlink_messages(data: bytes) -> None:
     with contextlib.suppress(DecodeError):
-        for message in netlink.split_messages(data):
+        for message in messages.split_messages(data):
             for parse in (netlink_audit.parse_status, netlink_audit.parse_error):
                 with contextlib.suppress(DecodeError):
                     parse(message.body)
-            for value in netlink.split_attributes(message.body).values():
+            for value in messages.split_attributes(message.body).values():
                 with contextlib.suppress(DecodeError):
-                    netlink.read_u32(value)
+                    messages.read_u32(value)
                 with contextlib.suppress(DecodeError):
-                    netlink.read_string(value)
+                    messages.read_string(value)
 
 
 def some_packets() -> Iterator[bytes]:
@@ -169,7 +172,7 @@ def some_sessions() -> Iterator[bytes]:
 @target("sock-diag", some_sessions)
 def sock_diag(data: bytes) -> None:
     with contextlib.suppress(DecodeError):
-        for message in netlink.split_messages(data):
+        for message in messages.split_messages(data):
             session = sockdiag.parse_session(message)
             sockdiag.render_destroy(session, 1)
 

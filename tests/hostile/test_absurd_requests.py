@@ -12,6 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from smtpguard.daemon.serve.handlers import Verbs
 from smtpguard.daemon.serve.requests import (
     BlockRequest,
     Request,
@@ -20,7 +21,6 @@ from smtpguard.daemon.serve.requests import (
     list_arguments,
     read_request,
 )
-from smtpguard.daemon.verbs import Verbs
 from smtpguard.errors import DecodeError
 from smtpguard.model import NS
 from smtpguard.state.migrations import migrate

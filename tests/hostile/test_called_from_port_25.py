@@ -8,7 +8,7 @@ import pytest
 
 from smtpguard.clock import boottime_ns
 from smtpguard.settings import Settings
-from smtpguard.sources.bpf.adopted import Adopted
+from smtpguard.sources.bpf.existing_sessions import Adopted
 from smtpguard.sources.proc import ProcSource
 from tests.kernel.bpf_lab import ADDRESS4, OTHER4, private_netns
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from smtpguard.cli.check import find_lookalikes
+from smtpguard.doctor.accounts import check_chosen_names
 from smtpguard.doctor.finding import Host as DoctorHost
-from smtpguard.doctor.people import check_chosen_names
-from smtpguard.enrich.accounts import Accounts
+from smtpguard.enrich.accounts.directory import Accounts
 from smtpguard.policy.standing import MTA_NAMES
 from smtpguard.settings import Settings
-from smtpguard.settings_file import load_settings, read_shipped
+from smtpguard.settings.load import load_settings, read_shipped
 from tests.support.host import Host
 
 CHOSEN = {"vmail": 61201, "nginx": 61202, "exim": 61203}

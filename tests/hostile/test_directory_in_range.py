@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpguard.enrich.accounts import Accounts
-from smtpguard.enrich.inside_ranges import PER_OWNER_S
-from smtpguard.enrich.names import NamedAccount, NameService
+from smtpguard.enrich.accounts.directory import Accounts
+from smtpguard.enrich.accounts.inside_ranges import PER_OWNER_S
+from smtpguard.enrich.accounts.name_service import NamedAccount, NameService
 from smtpguard.errors import UnansweredError
 from smtpguard.policy.subjects import account_of, subject_of
 from smtpguard.policy.subuids import MAX_PIECES, Range, RangeMap

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from smtpguard.enrich.looker.gather import gather
-from smtpguard.enrich.looker.look import look
+from smtpguard.enrich.looker.collect_evidence import gather
+from smtpguard.enrich.looker.inspect_process import look
 from smtpguard.enrich.looker.php_fpm import FpmReader
 from smtpguard.enrich.looker.protocol import Attribution, Question
 from tests.support.host import INNOCENT, SPAMMER, Host, wait_for

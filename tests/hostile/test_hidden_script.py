@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpguard.enrich.fair import Budget, FairQueue
+from smtpguard.enrich.fair_queue import Budget, FairQueue
 from smtpguard.enrich.looker.client import LINES, PER_S, PER_USER_PER_S, Looker
-from smtpguard.enrich.rdns import ReverseDns
+from smtpguard.enrich.reverse_dns import ReverseDns
 from smtpguard.model import Connect
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from smtpguard.enrich.looker.client import ABANDONED, ABANDONED_PER_USER
-from smtpguard.enrich.looker.lane import Hanging
+from smtpguard.enrich.looker.question_queue import Hanging
 
 
 def hang(hanging: Hanging, owner: int) -> None:

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from smtpguard.demo.lab import HOST4
-from smtpguard.kernel.sockdiag import SockDiag
-from smtpguard.sources.bpf.adopted import share_out
+from smtpguard.kernel.sock_diag import SockDiag
+from smtpguard.sources.bpf.existing_sessions import share_out
 from tests.kernel.bpf_lab import ADDRESS4, private_netns
 from tests.support.attackers import begin_crowd
 from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for

@@ -12,7 +12,7 @@ import pytest
 
 from smtpguard.actions.base import Passes
 from smtpguard.actions.session_walk import MAX_FOUND, Matcher, Wanted, Wish, end_sessions
-from smtpguard.decode.sockdiag import AF_INET, ESTABLISHED, Session
+from smtpguard.decode.netlink.sock_diag import AF_INET, ESTABLISHED, Session
 from smtpguard.kernel.openers import Opener
 from tests.support.attackers import begin_crowd
 from tests.support.host import INNOCENT, OTHER, ROOT, SPAMMER, SUBUIDS, Host, wait_for

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.daemon.lock import InstanceLock, lock_path
+from smtpguard.daemon.startup.instance_lock import InstanceLock, lock_path
 from smtpguard.errors import BusyError
 from smtpguard.settings import Settings
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.enrich.accounts import Accounts
-from smtpguard.enrich.names import NamedAccount, NameService
+from smtpguard.enrich.accounts.directory import Accounts
+from smtpguard.enrich.accounts.name_service import NamedAccount, NameService
 from smtpguard.policy.standing import MTA_NAMES
 from smtpguard.settings import Exempt, Settings
 from smtpguard.text import render_user

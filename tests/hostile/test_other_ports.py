@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from smtpguard.doctor.relays import MANY, RELAY_PORTS
-from smtpguard.settings_file import read_shipped
+from smtpguard.settings.load import read_shipped
 from tests.support.host import INNOCENT, SPAMMER, Host
 
 pytestmark = pytest.mark.kernel

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from smtpguard.actions.tell import PORTS
-from smtpguard.cli.client import ask
+from smtpguard.actions.tell_server import PORTS
+from smtpguard.control.client import ask
 from tests.support.host import SPAMMER, Host, wait_for
 
 pytestmark = pytest.mark.kernel

@@ -10,7 +10,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from smtpguard.enrich.addresses import OwnAddresses
+from smtpguard.enrich.own_addresses import OwnAddresses
 
 pytestmark = pytest.mark.kernel
 CLONE_NEWNET = 0x4000_0000

@@ -9,9 +9,9 @@ import pytest
 
 from smtpguard.errors import SourceError
 from smtpguard.settings import Settings
-from smtpguard.sources.audit import AuditSource
-from smtpguard.sources.audit_control import AuditControl
-from smtpguard.sources.audit_log import AuditLogSource
+from smtpguard.sources.audit.control import AuditControl
+from smtpguard.sources.audit.logfile import AuditLogSource
+from smtpguard.sources.audit.netlink import AuditSource
 from tests.kernel.test_audit_source import connect, own_rules
 from tests.support.audit_lab import as_user, random_uid, read_until, sole_audit
 from tests.support.auditd import Auditd

@@ -18,11 +18,11 @@ import pytest
 
 from smtpguard.model import Connect
 from smtpguard.settings import Settings
-from smtpguard.sources.audit import AuditSource
-from smtpguard.sources.audit_log import AuditLogSource
+from smtpguard.sources.audit.logfile import AuditLogSource
+from smtpguard.sources.audit.netlink import AuditSource
+from smtpguard.sources.audit.replay import ReplaySource
 from smtpguard.sources.base import Source
 from smtpguard.sources.bpf.source import BpfSource
-from smtpguard.sources.replay import ReplaySource
 from smtpguard.text import render_address
 from tests.kernel.bpf_lab import private_cgroup
 from tests.support.audit_lab import random_uid, sole_audit

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.decode.audit_rule import AuditRule, parse_rule, render_rule
+from smtpguard.decode.audit.rule import AuditRule, parse_rule, render_rule
 from smtpguard.errors import SourceError
 from smtpguard.settings import Settings
-from smtpguard.sources.audit import AuditSource
-from smtpguard.sources.audit_control import AuditControl
-from smtpguard.sources.audit_rules import OwnRules
+from smtpguard.sources.audit.control import AuditControl
+from smtpguard.sources.audit.netlink import AuditSource
+from smtpguard.sources.audit.rules import OwnRules
 from tests.support.audit_lab import as_user, random_uid, read_until, sole_audit
 from tests.support.netlab import run
 

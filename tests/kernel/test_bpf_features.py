@@ -11,8 +11,8 @@ from smtpguard.errors import PrivilegeError, SourceError
 from smtpguard.model import Connect
 from smtpguard.settings import Settings
 from smtpguard.sources.bpf.features import Features, probe_features
-from smtpguard.sources.bpf.guard import Guard
 from smtpguard.sources.bpf.libbpf import library
+from smtpguard.sources.bpf.program import Guard
 from smtpguard.sources.bpf.source import BpfSource
 from tests.kernel.bpf_lab import (
     ADDRESS4,

@@ -14,20 +14,20 @@ import pytest
 from smtpguard.actions.base import Passes
 from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.clock import boottime_ns
-from smtpguard.daemon.crediting import Crediting
+from smtpguard.daemon.enforce.credits import Crediting
 from smtpguard.model import NS, Connect, Decision, Subject, Verdict
 from smtpguard.policy.credits import NO_LIMIT, CreditRule
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.networks import network_of
 from smtpguard.settings import Rule
-from smtpguard.sources.bpf.credits import Credits, KeyWindow
+from smtpguard.sources.bpf.credit_maps import Credits, KeyWindow
 from smtpguard.sources.bpf.key_maps import pack_key, unpack_key
 from smtpguard.sources.bpf.maps import COUNT_HELD
 from tests.kernel.bpf_lab import Lab, dial, open_lab, random_uid, run_as
 from tests.support.policy import People, engine_of, person, settings_of
 
 if TYPE_CHECKING:
-    from smtpguard.enrich.accounts import Accounts
+    from smtpguard.enrich.accounts.directory import Accounts
 
 pytestmark = pytest.mark.kernel
 

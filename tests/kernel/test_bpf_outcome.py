@@ -13,8 +13,8 @@ import pytest
 
 from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.clock import boottime_ns
-from smtpguard.decode.sockdiag import Session
-from smtpguard.kernel.sockdiag import SockDiag
+from smtpguard.decode.netlink.sock_diag import Session
+from smtpguard.kernel.sock_diag import SockDiag
 from smtpguard.model import NS, Connect, SocketReport
 from tests.kernel.bpf_lab import (
     ADDRESS4,

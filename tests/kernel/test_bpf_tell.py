@@ -15,17 +15,17 @@ from functools import partial
 
 import pytest
 
-from smtpguard.actions import tell
+from smtpguard.actions import tell_server
 from smtpguard.actions.base import Passes
 from smtpguard.actions.bpf_deny import BpfDeny
-from smtpguard.actions.tell import TellResponder
+from smtpguard.actions.tell_server import TellResponder
 from smtpguard.clock import boottime_ns
 from smtpguard.errors import EnforceError
 from smtpguard.model import NS
 from smtpguard.policy.credits import CreditRule
 from smtpguard.settings import Cap
-from smtpguard.sources.bpf.credits import Credits
-from smtpguard.sources.bpf.tell import Telling
+from smtpguard.sources.bpf.credit_maps import Credits
+from smtpguard.sources.bpf.tell_hooks import Telling
 from tests.kernel.bpf_lab import (
     ADDRESS4,
     ADDRESS6,
@@ -249,9 +249,9 @@ def test_a_flood_is_told_twenty_times_and_then_refused(desk: Desk) -> None:
 
 
 def test_one_user_takes_few_seats_and_nobody_stays(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tell, "MAX_OPEN_PER_USER", 3)
-    monkeypatch.setattr(tell, "STAY_NS", 2 * NS)
-    monkeypatch.setattr(tell, "MAX_HEARD_BYTES", 1000)
+    monkeypatch.setattr(tell_server, "MAX_OPEN_PER_USER", 3)
+    monkeypatch.setattr(tell_server, "STAY_NS", 2 * NS)
+    monkeypatch.setattr(tell_server, "MAX_HEARD_BYTES", 1000)
     uid = random_uid()
     desk.enforcer.apply_deny(block(uid))
 

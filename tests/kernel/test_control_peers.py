@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.cli.client import ask
-from smtpguard.daemon import control
-from smtpguard.daemon.control import Answer, ControlServer
-from smtpguard.daemon.control_client import Peer
-from smtpguard.daemon.wire import Json
+from smtpguard.control import server as control
+from smtpguard.control.client import ask
+from smtpguard.control.connection import Peer
+from smtpguard.control.protocol import Json
+from smtpguard.control.server import Answer, ControlServer
 from smtpguard.errors import NoDaemonError, PrivilegeError
 from tests.fakes.namespaces import run_forked
 
@@ -165,7 +165,7 @@ def test_a_tenant_can_not_stand_in_for_the_daemon(path: str) -> None:
 
 def test_asking_imports_nothing_heavy() -> None:
     script = (
-        "import sys, smtpguard.cli.client;"
+        "import sys, smtpguard.control.client;"
         "heavy = {'sqlite3', 'selectors', 'subprocess', 'asyncio', 'yaml', 'rich', 'jsonschema', 'logging', 'ctypes'};"
         "print(sorted(heavy & set(sys.modules)))"
     )

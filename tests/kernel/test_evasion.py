@@ -16,21 +16,21 @@ import pytest
 
 from smtpguard.actions.base import Deny, Enforcer, Passes
 from smtpguard.actions.bpf_deny import BpfDeny
-from smtpguard.actions.nft.apply import NftEnforcer
+from smtpguard.actions.nft.enforcer import NftEnforcer
 from smtpguard.actions.nft.render import TableSpec
 from smtpguard.clock import boottime_ns
-from smtpguard.decode.audit_rule import FILTER_EXIT, AuditRule, connect_rules
+from smtpguard.decode.audit.rule import FILTER_EXIT, AuditRule, connect_rules
 from smtpguard.demo.lab import Lab
 from smtpguard.kernel.netns import read_cookie
 from smtpguard.model import NS, Connect, Subject
 from smtpguard.settings import Settings
-from smtpguard.sources.audit import AuditSource
-from smtpguard.sources.audit_control import AuditControl
-from smtpguard.sources.audit_rules import OwnRules
+from smtpguard.sources.audit.control import AuditControl
+from smtpguard.sources.audit.netlink import AuditSource
+from smtpguard.sources.audit.rules import OwnRules
 from smtpguard.sources.base import Source
 from smtpguard.sources.bpf.cgroup import read_cgroup
 from smtpguard.sources.bpf.features import Features, list_preferences
-from smtpguard.sources.bpf.guard import Guard
+from smtpguard.sources.bpf.program import Guard
 from smtpguard.sources.registry import KINDS, make_source
 from tests.support.audit_lab import read_until, sole_audit
 from tests.support.evasion import WAYS
@@ -253,7 +253,7 @@ def open_audit(control: AuditControl, name: str) -> Iterator[AuditSource]:
 
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         if name == "audit_base":
-            patch.setattr("smtpguard.sources.audit_rules.connect_rules", base_rules)
+            patch.setattr("smtpguard.sources.audit.rules.connect_rules", base_rules)
         source = AuditSource(Settings(audit_enable=True, audit_uid=USER))
         stack.callback(source.close)
         source.open()

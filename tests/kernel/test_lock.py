@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.daemon.lock import InstanceLock, lock_path, read_holder
+from smtpguard.daemon.startup.instance_lock import InstanceLock, lock_path, read_holder
 from smtpguard.errors import BusyError, ConfigError
 from smtpguard.settings import Settings
 from tests.fakes.namespaces import run_forked

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from smtpguard.enrich.looker import Attribution
-from smtpguard.enrich.looker.look import look
+from smtpguard.enrich.looker.inspect_process import look
 from smtpguard.enrich.looker.php_binary import PhpBinaries
 from smtpguard.enrich.looker.php_fpm import FpmReader, find_slot, is_genuine, read_suspended_ns
 from smtpguard.enrich.looker.php_memory import ProcessMemory, UnreadableError, parse_maps, read_shared_device

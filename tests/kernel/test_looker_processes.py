@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.enrich.looker import privilege
+from smtpguard.enrich.looker import drop_privileges
 from smtpguard.enrich.looker.client import LINES, Looker
-from smtpguard.enrich.looker.crew import Crew
-from smtpguard.enrich.looker.look import SLACK_NS
-from smtpguard.enrich.looker.privilege import NO_UID
+from smtpguard.enrich.looker.drop_privileges import NO_UID
+from smtpguard.enrich.looker.inspect_process import SLACK_NS
+from smtpguard.enrich.looker.pool import Crew
 from smtpguard.enrich.looker.protocol import Attribution, render_answer
 from smtpguard.model import NS, Connect
 from tests.victims import forge_cmdline, hang_cwd, hang_script, random_uid, victim
@@ -171,7 +171,7 @@ def test_without_the_right_to_change_uid_capabilities_go_all_the_same() -> None:
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        privilege._apply_capabilities(1 << 2 | 1 << 19 | 1 << 21)
+        drop_privileges._apply_capabilities(1 << 2 | 1 << 19 | 1 << 21)
         looker = Looker()
         looker.start()
         ask_honest(looker, connect(0, os.getpid()))

@@ -14,13 +14,13 @@ from ipaddress import ip_address
 import pytest
 
 from smtpguard.actions.base import Deny
-from smtpguard.actions.nft.apply import NftEnforcer
+from smtpguard.actions.nft.enforcer import NftEnforcer
 from smtpguard.actions.nft.render import TableSpec
 from smtpguard.clock import boottime_ns
-from smtpguard.daemon.waiting import describe
+from smtpguard.daemon.record.enrichment_queue import describe
 from smtpguard.enrich.looker import Attribution, Looker
 from smtpguard.errors import SourceError
-from smtpguard.kernel.nft import CommandNft
+from smtpguard.kernel.nft.text import CommandNft
 from smtpguard.model import NS, Connect, Subject
 from smtpguard.settings import Settings
 from smtpguard.sources.nflog import NflogSource

@@ -11,14 +11,14 @@ import pytest
 
 from smtpguard.actions.base import Deny, Kind, Passes, Reach
 from smtpguard.actions.nft import table
-from smtpguard.actions.nft.apply import NftEnforcer
+from smtpguard.actions.nft.enforcer import NftEnforcer
 from smtpguard.actions.nft.render import TableSpec
-from smtpguard.actions.nft.sets import SetFullError
+from smtpguard.actions.nft.uid_set import SetFullError
 from smtpguard.clock import boottime_ns
-from smtpguard.decode.nft_numbers import Change, render_delete_table
+from smtpguard.decode.netlink.nft_numbers import Change, render_delete_table
 from smtpguard.errors import EnforceError
-from smtpguard.kernel.nft import CommandNft
-from smtpguard.kernel.nft_compiler import Compiler
+from smtpguard.kernel.nft.compiler import Compiler
+from smtpguard.kernel.nft.text import CommandNft
 from smtpguard.model import NS, Subject
 from smtpguard.settings import Cap
 from tests.support.netlab import Lab, NetnsNft, call_as
@@ -46,7 +46,7 @@ def nft(request: pytest.FixtureRequest, lab: Lab, monkeypatch: pytest.MonkeyPatc
     """The text compiled by libnftables, and by the `nft` program where there is no library."""
     compiler = Compiler()
     if request.param == "program":
-        monkeypatch.setattr("smtpguard.kernel.nft.open_text_nft", CommandNft)
+        monkeypatch.setattr("smtpguard.kernel.nft.access.open_text_nft", CommandNft)
     compiler.start()
     yield NetnsNft(lab.client, compiler)
     compiler.close()

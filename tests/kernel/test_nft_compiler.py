@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.actions.nft.apply import NftEnforcer, read_templates
+from smtpguard.actions.nft.enforcer import NftEnforcer, read_templates
 from smtpguard.actions.nft.render import render_ruleset
 from smtpguard.errors import EnforceError
 from smtpguard.kernel.capabilities import read_held
-from smtpguard.kernel.nft_compiler import Compiler
-from smtpguard.kernel.nft_socket import NftError
+from smtpguard.kernel.nft.compiler import Compiler
+from smtpguard.kernel.nft.socket import NftError
 from tests.support.netlab import NetnsNft, run
 from tests.unit.test_nft_render import TOPICS
 
@@ -132,7 +132,7 @@ def test_the_child_is_nobody_in_an_empty_place_with_one_capability() -> None:
 
 def test_the_child_ends_with_whoever_started_it() -> None:
     program = """
-from smtpguard.kernel.nft_compiler import Compiler
+from smtpguard.kernel.nft.compiler import Compiler
 compiler = Compiler()
 compiler.start()
 compiler.compile("t", "table inet t { }")

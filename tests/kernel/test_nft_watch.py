@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import pytest
 
 from smtpguard.actions.base import Deny, Reach
-from smtpguard.actions.nft.apply import NftEnforcer
+from smtpguard.actions.nft.enforcer import NftEnforcer
 from smtpguard.actions.nft.render import TableSpec
 from smtpguard.clock import boottime_ns
-from smtpguard.decode.nft_notify import NftEvent
+from smtpguard.decode.netlink.nft_notify import NftEvent
 from smtpguard.errors import EnforceError
-from smtpguard.kernel.nft import CommandNft
-from smtpguard.kernel.nft_watch import NftWatch
+from smtpguard.kernel.nft.notifications import NftWatch
+from smtpguard.kernel.nft.text import CommandNft
 from smtpguard.model import NS, Subject
 from tests.support.netlab import NetnsNft, inside, run
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from smtpguard.actions.nft.apply import NftEnforcer
+from smtpguard.actions.nft.enforcer import NftEnforcer
 from smtpguard.actions.nft.render import TableSpec
-from smtpguard.decode.nft_numbers import Kind, render_names
+from smtpguard.decode.netlink.nft_numbers import Kind, render_names
 from smtpguard.errors import EnforceError
-from smtpguard.kernel.nft import read_set
-from smtpguard.kernel.nft_socket import NftError, NftSocket
-from smtpguard.kernel.nft_wire import NewElement, render_add, render_create, render_delete, render_flush
+from smtpguard.kernel.nft.access import read_set
+from smtpguard.kernel.nft.socket import NftError, NftSocket
+from smtpguard.kernel.nft.wire import NewElement, render_add, render_create, render_delete, render_flush
 from tests.support.netlab import NetnsNft, inside, run
 
 pytestmark = pytest.mark.kernel

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.daemon import privileges
-from smtpguard.daemon.privileges import (
+from smtpguard.daemon.startup import privileges
+from smtpguard.daemon.startup.privileges import (
     MIN_FILES,
     PRIORITY,
     apply_limits,

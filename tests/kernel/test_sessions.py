@@ -13,10 +13,10 @@ import pytest
 
 from smtpguard.actions.base import Deny, Passes
 from smtpguard.actions.sessions import SessionEnder
-from smtpguard.decode.sockdiag import FIN_WAIT1, SYN_SENT
+from smtpguard.decode.netlink.sock_diag import FIN_WAIT1, SYN_SENT
 from smtpguard.errors import EnforceError, SourceError
 from smtpguard.kernel.netns import read_cookie
-from smtpguard.kernel.sockdiag import SockDiag
+from smtpguard.kernel.sock_diag import SockDiag
 from smtpguard.model import NS, Subject
 from smtpguard.settings import Settings
 from smtpguard.sources.proc import ProcSource
@@ -228,7 +228,7 @@ def test_a_kernel_that_takes_no_filter_is_asked_without(
     lab: Lab, diag: SockDiag, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sock = lab.connect(USER, NEAR)
-    monkeypatch.setattr("smtpguard.decode.sockdiag.render_port_filter", lambda *_, **__: b"\xee\xee\xee\xee")
+    monkeypatch.setattr("smtpguard.decode.netlink.sock_diag.render_port_filter", lambda *_, **__: b"\xee\xee\xee\xee")
     inodes = {session.inode for session in diag.read_sessions(PORTS)}
     assert os.fstat(sock.fileno()).st_ino in inodes
     assert not diag._filters

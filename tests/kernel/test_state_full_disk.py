@@ -7,7 +7,7 @@ import pytest
 
 from smtpguard.model import NS, Block, Subject
 from smtpguard.settings import DAY_NS
-from smtpguard.state.keeper import Paths
+from smtpguard.state.file_recovery import Paths
 from smtpguard.state.rows import ChangeRow, SwitchRow
 from smtpguard.state.store import Store
 from smtpguard.state.writer import StateWriter

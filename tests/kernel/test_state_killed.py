@@ -11,7 +11,7 @@ import pytest
 
 from smtpguard.model import NS, Block, Subject
 from smtpguard.settings import DAY_NS
-from smtpguard.state.keeper import Paths
+from smtpguard.state.file_recovery import Paths
 from smtpguard.state.rows import ChangeRow, SwitchRow, WindowRow
 from smtpguard.state.store import Loaded, Store
 from smtpguard.state.writer import StateWriter

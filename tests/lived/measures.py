@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from smtpguard.daemon.privileges import PRIORITY
+from smtpguard.daemon.startup.privileges import PRIORITY
 from smtpguard.demo import namespaces
 
 _TICK_S = 0.005

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import yaml
 
-from smtpguard.cli.client import ask
+from smtpguard.control.client import ask
 from smtpguard.demo.lab import PEER4, PEER6
 from smtpguard.errors import GuardError
 from smtpguard.model import NS

@@ -5,8 +5,8 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpguard.decode.audit import AuditDecoder
-from smtpguard.decode.sieve import LineBuffer
+from smtpguard.decode.audit.decoder import AuditDecoder
+from smtpguard.decode.audit.line_buffer import LineBuffer
 from smtpguard.model import Connect
 from tests.support.audit_records import Event, log, unix_lines
 

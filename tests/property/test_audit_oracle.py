@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpguard.decode.audit import AuditDecoder
-from smtpguard.decode.audit_forms import BOM, ExportUnwrapper, LineUnwrapper, make_unwrapper
+from smtpguard.decode.audit.decoder import AuditDecoder
+from smtpguard.decode.audit.forms import BOM, ExportUnwrapper, LineUnwrapper, make_unwrapper
 from smtpguard.model import Connect
-from smtpguard.sources.replay import ReplaySource
+from smtpguard.sources.audit.replay import ReplaySource
 from tests.support.audit_oracle import Found, Oracle
 from tests.support.audit_records import Event, unix_lines
 from tests.support.audit_wrappings import EVENT_FORMS, LINE_FORMS, RAW_ONLY

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpguard.model import NS, Account, BreakerChange, Connect, Decision, Refusal, Subject, Verdict
-from smtpguard.policy import book
+from smtpguard.policy import rule_windows
 from smtpguard.policy.engine import Engine
 from smtpguard.settings import Breaker, Escalation, Rule, Settings
 from tests.property.engine_oracle import Oracle, Said
@@ -110,7 +110,7 @@ def connect_of(time_ns: int, step: tuple[Any, ...]) -> Connect:
 
 @pytest.fixture(autouse=True)
 def _short_newcomers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(book, "NEWCOMER_NS", NEWCOMER_NS)
+    monkeypatch.setattr(rule_windows, "NEWCOMER_NS", NEWCOMER_NS)
 
 
 def run_both(configuration: Settings, script: list[tuple[Any, ...]]) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpguard.model import NS, Action, Block, Connect, Count, Decision, Refusal, Subject, Verdict
-from smtpguard.policy import book
+from smtpguard.policy import rule_windows
 from smtpguard.policy.engine import Engine
 from smtpguard.settings import Breaker, Rule, Settings
 from tests.property.test_engine import ADDRESSES, NEWCOMER_NS, PORTS, Tenants, configurations, connect_of, said, steps
@@ -21,7 +21,7 @@ def engine_for(configuration: Settings) -> Engine:
 
 @pytest.fixture(autouse=True)
 def _short_newcomers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(book, "NEWCOMER_NS", NEWCOMER_NS)
+    monkeypatch.setattr(rule_windows, "NEWCOMER_NS", NEWCOMER_NS)
 
 
 def without_mode(decisions: list[Decision]) -> list[Any]:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from smtpguard.errors import ConfigError
 from smtpguard.settings import Settings
-from smtpguard.settings_doubts import find_doubts
-from smtpguard.settings_file import load_part, load_settings, read_defaults
+from smtpguard.settings.advice import find_doubts
+from smtpguard.settings.load import load_part, load_settings, read_defaults
 
 DEFAULTS = read_defaults()
 FULL: dict[str, Any] = {

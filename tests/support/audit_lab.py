@@ -12,7 +12,7 @@ import pytest
 
 from smtpguard.errors import SourceError
 from smtpguard.model import Connect
-from smtpguard.sources.audit_control import AuditControl
+from smtpguard.sources.audit.control import AuditControl
 from smtpguard.sources.base import Source
 
 LOCK = Path("/run/lock/smtpguard-tests-audit")

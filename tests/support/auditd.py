@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.sources.audit_control import AuditControl
+from smtpguard.sources.audit.control import AuditControl
 from tests.servers import require
 
 CONF = """\

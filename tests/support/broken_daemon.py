@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from smtpguard.actions.logfile import LogFile
-from smtpguard.actions.nft.apply import NftEnforcer
+from smtpguard.actions.nft.enforcer import NftEnforcer
 from smtpguard.daemon import supervision
 from smtpguard.daemon.enforce.enforcement import Enforcement
-from smtpguard.daemon.journal import Journal
+from smtpguard.daemon.record.journal import Journal
+from smtpguard.daemon.serve.handlers import Verbs
 from smtpguard.daemon.service import Service, serve
-from smtpguard.daemon.start import Start
-from smtpguard.daemon.verbs import Verbs
+from smtpguard.daemon.startup.handoff import Start
 from smtpguard.errors import EnforceError, GuardError
 from smtpguard.policy.engine import Engine
-from smtpguard.settings_file import load_settings
+from smtpguard.settings.load import load_settings
 
 
 def make_breakable(kind: type, method: str, path: Path, error: type[Exception] = RuntimeError) -> None:

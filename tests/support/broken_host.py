@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from smtpguard.cli.client import ask
+from smtpguard.control.client import ask
 from tests.support.host import Host
 
 RULE = {"name": "burst", "count": "connections", "limit": 5, "window": "10m", "action": "block", "block": "30m"}

@@ -9,9 +9,9 @@ import sys
 import threading
 import time
 
-from smtpguard.decode.nft_numbers import Kind, render_delete_table, render_names
-from smtpguard.kernel.nft import NetlinkNft, NftError, read_set
-from smtpguard.kernel.nft_wire import render_create, render_delete
+from smtpguard.decode.netlink.nft_numbers import Kind, render_delete_table, render_names
+from smtpguard.kernel.nft.access import NetlinkNft, NftError, read_set
+from smtpguard.kernel.nft.wire import render_create, render_delete
 
 TABLE, NAME = "foreign", "listed"
 CHUNK = 50_000

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 
 import yaml
 
-from smtpguard.cli.client import ask
+from smtpguard.control.client import ask
 from smtpguard.demo.lab import PEER4, Lab
 from smtpguard.errors import GuardError
 from tests.support.daemon_watch import DaemonWatch, fail_with

@@ -14,9 +14,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from smtpguard.decode.nft_numbers import Change, Kind
-from smtpguard.kernel.nft import LibraryNft, NetlinkNft
-from smtpguard.kernel.nft_compiler import Compiler
+from smtpguard.decode.netlink.nft_numbers import Change, Kind
+from smtpguard.kernel.nft.access import NetlinkNft
+from smtpguard.kernel.nft.compiler import Compiler
+from smtpguard.kernel.nft.text import LibraryNft
 
 CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)

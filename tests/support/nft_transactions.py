@@ -6,8 +6,8 @@ import socket
 import sys
 from collections import Counter
 
-from smtpguard.decode.netlink import list_attributes, split_attributes, split_messages
-from smtpguard.decode.nft_numbers import SUBSYSTEM, Kind
+from smtpguard.decode.netlink.messages import list_attributes, split_attributes, split_messages
+from smtpguard.decode.netlink.nft_numbers import SUBSYSTEM, Kind
 
 _NETLINK_NETFILTER, _GROUP_NFTABLES = 12, 7
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from smtpguard.fast_dataclass import quick_maker
 from smtpguard.model import NS, Block, Connect, Extended, Refusal, SocketReport, Subject, Verdict
 from smtpguard.policy.destinations import Destinations
 from smtpguard.policy.engine import Engine
-from smtpguard.quick import quick_maker
 from smtpguard.settings import Settings
-from smtpguard.settings_file import read_shipped
+from smtpguard.settings.load import read_shipped
 from tests.support.ordinary_hosts import Attempt, User, in_time, with_reports
 from tests.support.policy import People
 

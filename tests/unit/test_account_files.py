@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpguard.enrich.account_files import parse_group, parse_passwd, parse_subuid, parse_uid_min
-from smtpguard.enrich.mta_users import parse_mail_owner, parse_unit_user
+from smtpguard.enrich.accounts.files import parse_group, parse_passwd, parse_subuid, parse_uid_min
+from smtpguard.enrich.accounts.mail_servers import parse_mail_owner, parse_unit_user
 from smtpguard.policy.subuids import Claim
 
 

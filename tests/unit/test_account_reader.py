@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.enrich.account_reader import AccountReader
-from smtpguard.enrich.accounts import Accounts
-from smtpguard.enrich.names import NamedAccount, NameService
+from smtpguard.enrich.accounts.directory import Accounts
+from smtpguard.enrich.accounts.name_service import NamedAccount, NameService
+from smtpguard.enrich.accounts.reader import AccountReader
 from smtpguard.settings import Exempt, Settings
 from tests.unit.test_accounts import ACCOUNTS, SETTINGS, SUBUID, put, root
 

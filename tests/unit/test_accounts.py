@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.enrich.accounts import Accounts
-from smtpguard.enrich.names import NamedAccount, NameService
+from smtpguard.enrich.accounts.directory import Accounts
+from smtpguard.enrich.accounts.name_service import NamedAccount, NameService
 from smtpguard.policy.rules import matches
 from smtpguard.settings import Exempt, Match, Override, Settings
 

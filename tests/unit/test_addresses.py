@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpguard.enrich.addresses import OwnAddresses, parse_address
+from smtpguard.enrich.own_addresses import OwnAddresses, parse_address
 from smtpguard.errors import DecodeError
 
 

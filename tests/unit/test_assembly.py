@@ -22,19 +22,20 @@ import pytest
 from smtpguard.actions.base import Deny, Kind, Passes, Reach
 from smtpguard.actions.nft.difference import Difference
 from smtpguard.actions.nft.elements import Element
-from smtpguard.cli.client import ask
+from smtpguard.control.client import ask
 from smtpguard.daemon import service as module
 from smtpguard.daemon.enforce.neighbours import NftTable
+from smtpguard.daemon.intake import source_supervisor
+from smtpguard.daemon.intake.source_supervisor import Sensing
 from smtpguard.daemon.loop import TimedPart
-from smtpguard.daemon.sensing import Sensing
 from smtpguard.daemon.service import Service
-from smtpguard.daemon.start import Start
+from smtpguard.daemon.startup.handoff import Start
 from smtpguard.daemon.startup.service_manager import Address
-from smtpguard.decode.nft_notify import NftEvent
-from smtpguard.enrich.named import Cleared
+from smtpguard.decode.netlink.nft_notify import NftEvent
+from smtpguard.enrich.exempt_hosts import Cleared
 from smtpguard.errors import SourceError
 from smtpguard.model import NS, Connect, SocketReport, Subject
-from smtpguard.settings_file import load_settings
+from smtpguard.settings.load import load_settings
 from smtpguard.sources import registry
 from smtpguard.sources.base import Source, SourceStats
 
@@ -297,7 +298,7 @@ attribution: {{process: false, php: false, rdns: false}}
     monkeypatch.setattr(module, "NftEnforcer", FakeTable)
     monkeypatch.setattr(module, "SessionEnder", FakeTable)
     monkeypatch.setattr(module, "NftWatch", FakeWatch)
-    monkeypatch.setattr("smtpguard.daemon.sensing.KINDS", {n: registry.SourceKind(module=n) for n in sources})
+    monkeypatch.setattr(source_supervisor, "KINDS", {n: registry.SourceKind(module=n) for n in sources})
 
     def make(name: str, settings: object) -> Source:
         del settings

@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from smtpguard.decode.netlink_audit import (
+from smtpguard.decode.netlink.audit import (
     AUDIT_ADD_RULE,
     AUDIT_DEL_RULE,
     AUDIT_GET,
@@ -22,9 +22,9 @@ from smtpguard.decode.netlink_audit import (
 )
 from smtpguard.errors import DecodeError, PrivilegeError, SourceError
 from smtpguard.settings import Settings
-from smtpguard.sources.audit import AuditSource
-from smtpguard.sources.audit_control import AuditControl, RefusedError
-from smtpguard.sources.audit_switch import AuditSwitch
+from smtpguard.sources.audit.control import AuditControl, RefusedError
+from smtpguard.sources.audit.netlink import AuditSource
+from smtpguard.sources.audit.switch import AuditSwitch
 
 STATUS = struct.pack("=11I", 0, 1, 1, 0, 0, 64, 3, 0, 0x7F, 15000, 0)
 """Kernel 6.18's answer to AUDIT_GET, auditing on."""

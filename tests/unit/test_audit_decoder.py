@@ -4,9 +4,9 @@ from dataclasses import asdict
 
 import pytest
 
-from smtpguard.decode.audit import AuditDecoder
-from smtpguard.decode.retries import Retries
-from smtpguard.decode.sieve import LineBuffer
+from smtpguard.decode.audit.decoder import AuditDecoder
+from smtpguard.decode.audit.line_buffer import LineBuffer
+from smtpguard.decode.audit.retries import Retries
 from smtpguard.model import Connect
 from tests.support.audit_records import Event, log, unix_lines
 

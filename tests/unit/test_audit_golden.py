@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.decode.audit import AuditDecoder
-from smtpguard.decode.retries import Retries
+from smtpguard.decode.audit.decoder import AuditDecoder
+from smtpguard.decode.audit.retries import Retries
 from smtpguard.text import render_address, render_escaped
 
 DATA = Path(__file__).parent.parent / "golden" / "data" / "audit"

@@ -9,10 +9,10 @@ import pytest
 from smtpguard.errors import SourceError
 from smtpguard.model import NS
 from smtpguard.settings import Settings
-from smtpguard.sources import audit_log
-from smtpguard.sources.audit import AuditSource
-from smtpguard.sources.audit_log import DEFAULT_PATH, AuditLogSource, read_log_path
-from smtpguard.sources.audit_nodes import OwnNodes
+from smtpguard.sources.audit import logfile
+from smtpguard.sources.audit.logfile import DEFAULT_PATH, AuditLogSource, read_log_path
+from smtpguard.sources.audit.netlink import AuditSource
+from smtpguard.sources.audit.nodes import OwnNodes
 from tests.fakes.clock import FakeClock
 from tests.support.audit_records import SECOND, Event, log
 from tests.support.audit_wrappings import LINE_FORMS
@@ -78,12 +78,12 @@ def test_the_last_enriched_event_is_let_go_after_a_moment(tmp_path: Path) -> Non
 
 
 def test_a_backlog_is_read_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit_log, "MAX_BYTES", 20_000)
+    monkeypatch.setattr(logfile, "MAX_BYTES", 20_000)
     path = tmp_path / "audit.log"
     path.touch()
     source = opened(path)
     append(path, *(Event(serial=serial, pid=serial) for serial in range(1000)))
-    monkeypatch.setattr(audit_log, "_CHUNK_BYTES", 5000)
+    monkeypatch.setattr(logfile, "_CHUNK_BYTES", 5000)
     first = source.read()
     assert 0 < len(first) < 1000
     assert source.next_poll_ns() == 0
@@ -140,7 +140,7 @@ def test_what_could_not_be_read_is_counted(tmp_path: Path) -> None:
 )
 def test_the_path_is_that_of_auditd_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, path: str) -> None:
     conf = tmp_path / "auditd.conf"
-    monkeypatch.setattr(audit_log, "AUDITD_CONF", str(conf))
+    monkeypatch.setattr(logfile, "AUDITD_CONF", str(conf))
     assert read_log_path() == DEFAULT_PATH
     conf.write_text(text)
     assert read_log_path() == path

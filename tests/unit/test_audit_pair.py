@@ -2,7 +2,7 @@
 
 import pytest
 
-from smtpguard.decode.audit_pair import _MAX_REMEMBERED, PairReader
+from smtpguard.decode.audit.pair import _MAX_REMEMBERED, PairReader
 from tests.support.audit_records import Event, log
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from smtpguard.decode.audit_rule import (
+from smtpguard.decode.audit.rule import (
     FIELD_SADDR_FAM,
     FILTER_EXIT,
     FILTER_URING_EXIT,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from smtpguard.daemon.capping import Capping
+from smtpguard.daemon.enforce.cap import Capping
 from smtpguard.model import NS, Connect
 from smtpguard.policy import cap as cap_module
 from smtpguard.policy.cap import Buckets

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from smtpguard.daemon.clearing import BAN_NS, Clearing
-from smtpguard.enrich.named import Cleared
+from smtpguard.enrich.exempt_hosts import Cleared
 from smtpguard.model import NS, Account, Decision, Ended, Refusal, Subject, Verdict
 from tests.support.policy import BURST, T0, WEB, block_of, engine_of, feed
 

@@ -4,8 +4,7 @@ import time
 
 import pytest
 
-from smtpguard.clock import next_beat
-from smtpguard.daemon.clock import STEP_NS, SystemClock, WallMap
+from smtpguard.clock import STEP_NS, SystemClock, WallMap, next_beat
 from smtpguard.model import NS
 from tests.fakes.clock import FakeClock
 

@@ -4,10 +4,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from smtpguard.daemon.control_client import Later
+from smtpguard.control.connection import Later
 from smtpguard.daemon.serve.commits import PATIENCE_NS, Commits
 from smtpguard.model import NS, Block, Subject
-from smtpguard.state.keeper import Paths
+from smtpguard.state.file_recovery import Paths
 from smtpguard.state.writer import StateWriter
 
 

@@ -15,7 +15,7 @@ import pytest
 from smtpguard.cli import _COMMANDS
 from smtpguard.resources import shipped
 from smtpguard.settings import Settings
-from smtpguard.settings_file import UNBUILT, load_settings, read_defaults, read_shipped
+from smtpguard.settings.load import UNBUILT, load_settings, read_defaults, read_shipped
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 SCHEMA: dict[str, Any] = json.loads((shipped("config") / "smtpguard.schema.json").read_text("utf-8"))

@@ -66,8 +66,8 @@ LOOKING = """
 import os, subprocess
 from pathlib import Path
 from smtpguard.resources import read_resource
-from smtpguard.settings_file import load_settings
-from smtpguard.trust import read_trusted
+from smtpguard.settings.load import load_settings
+from smtpguard.safe_files import read_trusted
 
 def look(path):
     try:

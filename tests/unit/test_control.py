@@ -16,11 +16,12 @@ from typing import IO
 
 import pytest
 
-from smtpguard.cli.client import ask, subscribe
-from smtpguard.daemon import control, control_client
-from smtpguard.daemon.control import Answer, ControlServer, Stream
-from smtpguard.daemon.control_client import Later, Pages, Peer
-from smtpguard.daemon.wire import MAX_REQUEST_BYTES, Json, parse_error, render_error
+from smtpguard.control import connection as control_client
+from smtpguard.control import server as control
+from smtpguard.control.client import ask, subscribe
+from smtpguard.control.connection import Later, Pages, Peer
+from smtpguard.control.protocol import MAX_REQUEST_BYTES, Json, parse_error, render_error
+from smtpguard.control.server import Answer, ControlServer, Stream
 from smtpguard.errors import (
     BusyError,
     ConfigError,
@@ -588,6 +589,6 @@ def test_a_daemon_that_hangs_is_given_up(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("running")
 def test_an_endless_answer_is_bounded(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smtpguard.cli.client.MAX_ANSWER_BYTES", 1_000_000)
+    monkeypatch.setattr("smtpguard.control.client.MAX_ANSWER_BYTES", 1_000_000)
     with pytest.raises(GuardError, match="more than 1000000 bytes"):
         ask(path, "many", timeout_s=60, n=100_000)

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 from smtpguard import doctor
-from smtpguard.decode.netlink import HEADER
+from smtpguard.decode.netlink.messages import HEADER
 from smtpguard.doctor import examine
+from smtpguard.doctor.accounts import check_old_numbers, check_shared, check_subordinate, judge_mail_servers
 from smtpguard.doctor.audit import AuditStatus, judge_audit, parse_audit_status
-from smtpguard.doctor.choice import judge_sources
 from smtpguard.doctor.finding import Finding, Host
+from smtpguard.doctor.installation import check_configuration, judge_directory, judge_fail2ban, judge_time
 from smtpguard.doctor.kernel import CAPABILITIES, find_module, judge_bpf, judge_capabilities, judge_nflog, judge_nft
 from smtpguard.doctor.nat import find_in_iptables, find_in_nft, find_panel_hints, judge_nat, parse_nat_chains
-from smtpguard.doctor.people import check_old_numbers, check_shared, check_subordinate, judge_mail_servers
-from smtpguard.doctor.places import check_configuration, judge_directory, judge_fail2ban, judge_time
 from smtpguard.doctor.rules import judge_rules
 from smtpguard.doctor.sites import parse_pools
+from smtpguard.doctor.source_choice import judge_sources
 from smtpguard.errors import ConfigError, DecodeError, GuardError, NoDaemonError
 from smtpguard.settings import Rule, Settings
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from smtpguard.model import NS, Refusal, SocketNews, SocketReport, Subject, Verdict
-from smtpguard.policy import volumes
+from smtpguard.policy import byte_windows
 from smtpguard.policy.engine import Engine
 from smtpguard.settings import HOUR_NS, MINUTE_NS, Rule
 from tests.support.policy import BURST, T0, WEB, People, connect, engine_of, feed, only, person, settings_of
@@ -139,23 +139,23 @@ def test_reload_and_unblock_treat_them_as_any_window() -> None:
 
 
 def test_a_window_of_bytes_is_bounded() -> None:
-    volume = volumes.Volume(replace(BYTES, window_ns=HOUR_NS, limit=10**12), frozenset({25}))
+    volume = byte_windows.Volume(replace(BYTES, window_ns=HOUR_NS, limit=10**12), frozenset({25}))
     for second in range(20_000):
         volume.add(T0 + second * NS, 10)
-    assert len(volume.times) <= 2 * volumes.STEPS
+    assert len(volume.times) <= 2 * byte_windows.STEPS
     assert volume.held(T0 + 19_999 * NS) == 36_000
 
 
 def test_late_bytes_count_with_the_newest_step() -> None:
-    volume = volumes.Volume(BYTES, frozenset({25}))
+    volume = byte_windows.Volume(BYTES, frozenset({25}))
     volume.add(T0 + 10 * NS, 10)
     volume.add(T0, 5)
     assert (list(volume.times), volume.held(T0 + 10 * NS)) == ([T0 + 10 * NS], 15)
 
 
 def test_sessions_are_bounded_and_lost_ends_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(volumes, "MAX_SESSIONS", 10)
-    sessions = volumes.Sessions()
+    monkeypatch.setattr(byte_windows, "MAX_SESSIONS", 10)
+    sessions = byte_windows.Sessions()
     assert [sessions.news(report(0, "open", 5, cookie=n)) for n in range(12)] == [5] * 10 + [0, 0]
     assert sessions.untracked == 2
     assert sessions.news(report(1, "closed", 9, cookie=11)) == 9  # what was not followed counts at its end
@@ -168,7 +168,7 @@ def test_evidence_of_a_verdict_is_the_connection_of_the_report() -> None:
 
 
 def test_a_report_that_says_what_was_told_needs_no_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(volumes, "MAX_SESSIONS", 0)
+    monkeypatch.setattr(byte_windows, "MAX_SESSIONS", 0)
     engine = engine_of(BYTES)
     assert tell(engine, [report(0, "open", 600, bytes_told=0), report(1, "open", 900, bytes_told=600)]) == []
     assert only(Verdict, tell(engine, [report(2, "closed", 1001, bytes_told=900)]))[0].count == 1001

@@ -2,7 +2,7 @@
 
 import pytest
 
-from smtpguard.policy.tally import MOST_DISTINCT, Distinct, TopCounts
+from smtpguard.policy.sketches import MOST_DISTINCT, Distinct, TopCounts
 
 
 def test_top_counts_keep_the_frequent_and_never_count_too_low() -> None:

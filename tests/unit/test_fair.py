@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpguard.enrich.fair import Budget, FairQueue
+from smtpguard.enrich.fair_queue import Budget, FairQueue
 from smtpguard.model import NS
 
 

@@ -6,7 +6,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpguard.cli.formats import FORMATS, render_watch
+from smtpguard.cli.watch_formats import FORMATS, render_watch
 from smtpguard.model import NS, Account, Connect
 
 WEB = Account(uid=1001, name="web01", standing="tenant")

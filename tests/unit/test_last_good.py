@@ -8,16 +8,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from smtpguard import settings_file
 from smtpguard.cli import main
 from smtpguard.daemon.startup.configuration import load_for_service
 from smtpguard.errors import ConfigError, StateError
-from smtpguard.settings import Settings
-from smtpguard.settings_file import load_settings, load_text, read_shipped
-from smtpguard.settings_removed import KEPT_MINORS, REMOVED, Removed, drop_removed, is_accepted
-from smtpguard.settings_salvage import salvage_places
+from smtpguard.settings import Settings, load
+from smtpguard.settings.load import load_settings, load_text, read_shipped
+from smtpguard.settings.removed import KEPT_MINORS, REMOVED, Removed, drop_removed, is_accepted
+from smtpguard.settings.salvage import salvage_places
 from smtpguard.state.last_good import FACT, KeptConfiguration, LastGood, parse_kept, read_kept, render_kept
-from smtpguard.state.opening import open_state
+from smtpguard.state.open_file import open_state
 
 GOOD = "dry_run: false\nrules: [{name: one, count: connections, limit: 5, window: 1m}]\n"
 KEPT = KeptConfiguration(text=GOOD, path="/etc/x.yaml", version="0.1.0", wall_ns=1_770_000_000 * 10**9)
@@ -87,7 +86,7 @@ def test_a_file_with_a_key_that_left_loads_and_is_told_of(tmp_path: Path, monkey
     path.write_text("speed: 3\n" + GOOD)
     with pytest.raises(ConfigError, match="unknown key 'speed'"):
         load_settings(str(path))
-    monkeypatch.setattr(settings_file, "drop_removed", lambda given, version: drop_removed(given, version, LEFT))
+    monkeypatch.setattr(load, "drop_removed", lambda given, version: drop_removed(given, version, LEFT))
     settings = load_settings(str(path))
     (warning,) = settings.warnings
     assert warning.startswith(f"{path}:1: the key 'speed' is not heeded since version 0.1: take it out")

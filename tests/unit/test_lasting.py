@@ -9,12 +9,12 @@ import pytest
 
 from smtpguard.actions.eventlog import EventLog
 from smtpguard.daemon.supervision import Supervision
-from smtpguard.enrich.names import NameService
-from smtpguard.enrich.rdns import ReverseDns
+from smtpguard.enrich.accounts.name_service import NameService
+from smtpguard.enrich.reverse_dns import ReverseDns
 from smtpguard.kernel import lasting
 from smtpguard.kernel.lasting import start_lasting
 from smtpguard.model import NS
-from smtpguard.state.keeper import Keeper, Paths
+from smtpguard.state.file_recovery import Keeper, Paths
 from smtpguard.state.rows import SwitchRow
 from smtpguard.state.writer import StateWriter
 

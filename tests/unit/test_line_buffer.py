@@ -1,4 +1,4 @@
-from smtpguard.decode.sieve import LineBuffer
+from smtpguard.decode.audit.line_buffer import LineBuffer
 
 
 def put(buffer: LineBuffer, data: bytes) -> list[bytes]:

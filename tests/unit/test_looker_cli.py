@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpguard.enrich.looker.cli import is_cgi, parse_environment, parse_script
-from smtpguard.enrich.looker.files import is_path, join_path
+from smtpguard.enrich.looker.command_line import is_cgi, parse_environment, parse_script
+from smtpguard.enrich.looker.rooted_files import is_path, join_path
 
 
 @pytest.mark.parametrize(

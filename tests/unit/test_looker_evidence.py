@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from smtpguard.enrich.looker import code_files
 from smtpguard.enrich.looker.code_files import read_file, site_roots, walk_code
+from smtpguard.enrich.looker.collect_evidence import judge_origin
 from smtpguard.enrich.looker.evidence import (
     MAX_NAMED,
     MAX_NEWEST,
@@ -23,7 +24,6 @@ from smtpguard.enrich.looker.evidence import (
     render_evidence,
     render_packet,
 )
-from smtpguard.enrich.looker.gather import judge_origin
 from smtpguard.enrich.looker.procfs import Process
 from smtpguard.enrich.looker.protocol import MAX_CHAIN, MAX_PACKET, MAX_STACK, Ancestor, Attribution
 from smtpguard.errors import DecodeError

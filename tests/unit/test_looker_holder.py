@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.enrich.looker.holder import LIMIT_S, MAX_FILES, HolderFinder
+from smtpguard.enrich.looker.socket_owner import LIMIT_S, MAX_FILES, HolderFinder
 
 TENANT, OTHER = 61001, 61002
 
@@ -73,7 +73,7 @@ class TestHolderFinder:
         assert HolderFinder(proc=tmp_path, clock=lambda: next(times)).find(1010, (TENANT,)) is None
 
     def test_files_are_bounded(self, tmp_path: Path, add: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("smtpguard.enrich.looker.holder.MAX_FILES", 2)
+        monkeypatch.setattr("smtpguard.enrich.looker.socket_owner.MAX_FILES", 2)
         add(10, same(TENANT), 1, 2, 3, 4, 5, 6)
         finder = HolderFinder(proc=tmp_path)
         assert sum(finder.find(inode, (TENANT,)) is not None for inode in range(1, 7)) <= 2

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from smtpguard.enrich.looker.files import is_path
 from smtpguard.enrich.looker.php_binary import MAX_FILE, MAX_SECTIONS, PhpBinary, parse_binary
 from smtpguard.enrich.looker.php_fpm import Slot, find_slot, is_fpm, is_of_request, parse_slot
 from smtpguard.enrich.looker.php_memory import MAX_REGIONS, Region, UnreadableError, parse_maps
 from smtpguard.enrich.looker.php_stack import LAYOUTS, MAX_FRAMES, Frame, Running, read_running
+from smtpguard.enrich.looker.rooted_files import is_path
 from smtpguard.errors import DecodeError
 
 LAYOUT = LAYOUTS[8, 2]

@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from smtpguard.daemon.guard import Guard
-from smtpguard.daemon.waiting import Entry, Waiting
+from smtpguard.daemon.record.enrichment_queue import Entry, Waiting
 from smtpguard.model import Connect, Decision, Subject
 from smtpguard.settings import Settings
 from tests.support.policy import T0, People, connect

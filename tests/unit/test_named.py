@@ -6,8 +6,8 @@ from ipaddress import ip_network
 
 import pytest
 
-from smtpguard.enrich import named as module
-from smtpguard.enrich.named import KEEP_NS, MAX_ADDRESSES, MAX_KEPT, Cleared, NamedDestinations
+from smtpguard.enrich import exempt_hosts as module
+from smtpguard.enrich.exempt_hosts import KEEP_NS, MAX_ADDRESSES, MAX_KEPT, Cleared, NamedDestinations
 from smtpguard.enrich.resolver import Resolved
 from smtpguard.model import NS, Subject
 

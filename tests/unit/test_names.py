@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from smtpguard.enrich import names, nss
-from smtpguard.enrich.names import NO_ANSWER, NamedAccount, NameService, ask_system
+from smtpguard.enrich.accounts import name_service, nss
+from smtpguard.enrich.accounts.name_service import NO_ANSWER, NamedAccount, NameService, ask_system
 from smtpguard.errors import UnansweredError
 
 BOB = NamedAccount(uid=70_000, name="bob", groups=frozenset({"staff"}))
@@ -40,7 +40,7 @@ def test_a_server_that_never_answers_holds_up_nobody() -> None:
 
     service = NameService(ask=hang)
     try:
-        for uid in range(names.MAX_WAITING + 100):
+        for uid in range(name_service.MAX_WAITING + 100):
             assert service.find(uid) is None
         with pytest.raises(UnansweredError, match="too many"):
             service.wait_for("bob", 0.01)
@@ -63,7 +63,7 @@ def test_an_old_answer_holds_until_there_is_a_new_one() -> None:
     service = NameService(ask=lambda _: answers.pop(0), clock=lambda: now[0])
     service.wait_for(70_000, 10)
     service.take_news()
-    now[0] = names.KEEP_S + 1
+    now[0] = name_service.KEEP_S + 1
     assert service.find(70_000) == BOB
     settle(service)
     assert service.find(70_000) is None
@@ -72,9 +72,9 @@ def test_an_old_answer_holds_until_there_is_a_new_one() -> None:
 
 def test_answers_are_bounded() -> None:
     service = NameService(ask=lambda _: None)
-    service._answers = dict.fromkeys(range(names.MAX_KEPT), (0.0, None))
+    service._answers = dict.fromkeys(range(name_service.MAX_KEPT), (0.0, None))
     service.wait_for("x", 10)
-    assert len(service._answers) == names.MAX_KEPT
+    assert len(service._answers) == name_service.MAX_KEPT
     assert 0 not in service._answers
 
 
@@ -103,7 +103,7 @@ def test_no_answer_is_not_the_answer_that_there_is_nobody() -> None:
 
     service = NameService(ask=ask, clock=lambda: now[0])
     assert service.wait_for("bob", 10) == BOB
-    now[0] += names.KEEP_S + 1
+    now[0] += name_service.KEEP_S + 1
     service.find("bob")
     settle(service)
     assert service.find("bob") == BOB, "the last good answer holds"
@@ -114,7 +114,7 @@ def test_no_answer_is_not_the_answer_that_there_is_nobody() -> None:
     with pytest.raises(UnansweredError, match="down"):
         service.wait_for("eve", 10)
     assert len(answers) == 1, "what has just failed is not asked again at once"
-    now[0] += names.RETRY_S + 1
+    now[0] += name_service.RETRY_S + 1
     assert service.wait_for("eve", 10) is None
     assert service.trouble() is None
 
@@ -144,7 +144,7 @@ def test_a_person_may_have_made_the_account_a_moment_ago() -> None:
     service = NameService(ask=lambda _: answers.pop(0), clock=lambda: now[0])
     assert service.wait_for("bob", 10) is None
     assert service.wait_for("bob", 10) is None
-    now[0] += names.FRESH_S + 1
+    now[0] += name_service.FRESH_S + 1
     assert service.wait_for("bob", 10) == BOB
 
 
@@ -161,7 +161,7 @@ def test_a_look_up_that_hangs_is_told() -> None:
         service.find(70_000)
         assert asked.wait(10)
         assert service.trouble() is None
-        now[0] += names.RETRY_S + 1
+        now[0] += name_service.RETRY_S + 1
         assert service.trouble() == NO_ANSWER
     finally:
         never.set()

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpguard.decode.netlink import HEADER
-from smtpguard.decode.nflog import IN_ALL, PACKET, PER_USER, REPEAT_NS, NflogDecoder, Syn
+from smtpguard.decode.netlink.messages import HEADER
+from smtpguard.decode.netlink.nflog import IN_ALL, PACKET, PER_USER, REPEAT_NS, NflogDecoder, Syn
 from smtpguard.errors import DecodeError
 from smtpguard.model import NS
 

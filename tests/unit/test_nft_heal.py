@@ -1,6 +1,6 @@
 """How often a lost table is put back: the clock is the test's."""
 
-from smtpguard.actions.nft.heal import MINUTE_NS, HealLimiter
+from smtpguard.actions.nft.heal_limiter import MINUTE_NS, HealLimiter
 from smtpguard.model import NS
 
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpguard.decode.netlink import render_attribute, render_message, render_nest
-from smtpguard.decode.nft_notify import MAX_PENDING, NftEvent, NotifyDecoder, _Transaction
-from smtpguard.decode.nft_numbers import INET, SUBSYSTEM, render_name
+from smtpguard.decode.netlink.messages import render_attribute, render_message, render_nest
+from smtpguard.decode.netlink.nft_notify import MAX_PENDING, NftEvent, NotifyDecoder, _Transaction
+from smtpguard.decode.netlink.nft_numbers import INET, SUBSYSTEM, render_name
 from smtpguard.errors import DecodeError
 
 RECORDS = Path(__file__).parent.parent / "golden" / "nft_notify"

@@ -7,7 +7,7 @@ from ipaddress import ip_network
 import pytest
 
 from smtpguard.actions.base import Passes
-from smtpguard.actions.nft.apply import NftEnforcer, read_templates
+from smtpguard.actions.nft.enforcer import NftEnforcer, read_templates
 from smtpguard.actions.nft.render import (
     TableSpec,
     build_spec,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from smtpguard.errors import LogError, StateError
-from smtpguard.paths import check_directory, make_directory
+from smtpguard.safe_files import check_directory, make_directory
 
 
 def test_makes_all_that_is_missing_whatever_the_umask(tmp_path: Path) -> None:

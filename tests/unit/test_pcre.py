@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpguard.decode.audit_sieve import SLACK_BYTES, SockaddrSieve
-from smtpguard.sources import pcre
-from smtpguard.sources.pcre import PcreSieve, make_sieve
-from smtpguard.sources.replay import ReplaySource
+from smtpguard.decode.audit.sieve import SLACK_BYTES, SockaddrSieve
+from smtpguard.sources.audit import pcre
+from smtpguard.sources.audit.pcre import PcreSieve, make_sieve
+from smtpguard.sources.audit.replay import ReplaySource
 from tests.support.audit_records import Event, log, unix_lines
 
 PORTS = frozenset({25, 465, 587, 2525})

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpguard.enrich.pending import WAIT_NS, Pending, next_ticket
+from smtpguard.enrich.ordered_wait import WAIT_NS, Pending, next_ticket
 
 
 def items(pending: Pending[str, int], now_ns: int) -> list[str]:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpguard.enrich.looker.files import exists
 from smtpguard.enrich.looker.procfs import TICK_NS, Process, Stat, parse_stat, parse_uids
+from smtpguard.enrich.looker.rooted_files import exists
 from smtpguard.errors import DecodeError
 
 REST = b" S 12 34 56 1025 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 777 1000 200 18446744073709551615"

@@ -2,8 +2,8 @@ from dataclasses import FrozenInstanceError, asdict, dataclass, field, fields
 
 import pytest
 
+from smtpguard.fast_dataclass import quick_maker
 from smtpguard.model import Connect, Refusal
-from smtpguard.quick import quick_maker
 
 NEEDED = {"time_ns": 1, "uid": 2, "port": 25, "address": b"abcd", "sensor": "audit"}
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from smtpguard.enrich.rdns import FOUND_NS, MAX_NAME, MAX_TICKETS, MISSING_NS, ReverseDns, resolve_name
+from smtpguard.enrich.reverse_dns import FOUND_NS, MAX_NAME, MAX_TICKETS, MISSING_NS, ReverseDns, resolve_name
 
 A, B, C = bytes([192, 0, 2, 1]), bytes([192, 0, 2, 2]), bytes([192, 0, 2, 3])
 V6 = bytes.fromhex("20010db8000000000000000000000001")
@@ -147,7 +147,7 @@ def test_closing_does_not_wait_and_a_late_answer_touches_nothing() -> None:
 def test_the_process_ends_though_a_thread_is_with_a_dead_resolver() -> None:
     code = """
         import threading
-        from smtpguard.enrich.rdns import ReverseDns
+        from smtpguard.enrich.reverse_dns import ReverseDns
         entered = threading.Event()
         def dead(address):
             entered.set()

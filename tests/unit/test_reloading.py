@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from smtpguard.daemon.reloading import Reloaded, Reloading
+from smtpguard.daemon.serve.reload import Reloaded, Reloading
 from smtpguard.errors import ConfigError, EnforceError, GuardError
 from smtpguard.settings import Settings
 

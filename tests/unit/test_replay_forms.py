@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from smtpguard.errors import SourceError
-from smtpguard.sources.replay import ReplaySource
+from smtpguard.sources.audit.replay import ReplaySource
 from tests.support.audit_records import Event, log
 from tests.support.audit_wrappings import LINE_FORMS, join, laurel
 from tests.unit.test_replay_source import PORTS, read_all
@@ -90,7 +90,7 @@ def test_a_record_far_into_a_file_of_other_things_is_found() -> None:
 
 
 def test_a_line_without_end_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smtpguard.decode.audit_forms.MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr("smtpguard.decode.audit.forms.MAX_LINE_BYTES", 1000)
     form = LINE_FORMS["rfc3164"]
     data = form(Event(serial=1, pid=1).lines()) + b"x" * 5_000_000 + b"\n" + form(Event(serial=2, pid=2).lines())
     source = ReplaySource(["-"], ports=PORTS, stdin=io.BytesIO(data))
@@ -128,7 +128,7 @@ def test_zstd_is_read_and_its_damage_named(tmp_path: Path) -> None:
 def test_where_nothing_unpacks_zstd_it_says_what_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "audit.log.zst"
     path.write_bytes(b"\x28\xb5\x2f\xfd" + bytes(100))
-    monkeypatch.setattr("smtpguard.sources.packed.shutil.which", lambda _: None)
+    monkeypatch.setattr("smtpguard.sources.audit.packed.shutil.which", lambda _: None)
     with pytest.raises(SourceError, match="packed by zstd") as caught:
         read_all(ReplaySource([str(path)], ports=PORTS))
     assert f"zstd -dc {path} | smtpguard replay -" in str(caught.value)

@@ -11,7 +11,7 @@ import pytest
 
 from smtpguard.errors import SourceError
 from smtpguard.model import Connect
-from smtpguard.sources.replay import ReplaySource
+from smtpguard.sources.audit.replay import ReplaySource
 from tests.support.audit_records import Event, log
 
 PORTS = frozenset({25, 587})

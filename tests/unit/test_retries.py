@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from smtpguard.decode.audit_probes import MAX_ADDRESSES
-from smtpguard.decode.retries import Retries
+from smtpguard.decode.audit.probes import MAX_ADDRESSES
+from smtpguard.decode.audit.retries import Retries
 from smtpguard.model import NS, Connect
 
 A, B, C, D = (bytes([192, 0, 2, last]) for last in (1, 2, 3, 4))

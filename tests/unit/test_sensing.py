@@ -7,7 +7,8 @@ from typing import Literal
 
 import pytest
 
-from smtpguard.daemon.sensing import Sensing
+from smtpguard.daemon.intake import source_supervisor
+from smtpguard.daemon.intake.source_supervisor import Sensing
 from smtpguard.errors import SourceError
 from smtpguard.model import NS, Connect
 from smtpguard.settings import Settings
@@ -95,7 +96,7 @@ class World:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     names = ["a", "b", "c"]
-    monkeypatch.setattr("smtpguard.daemon.sensing.KINDS", {n: registry.SourceKind(module=n) for n in names})
+    monkeypatch.setattr(source_supervisor, "KINDS", {n: registry.SourceKind(module=n) for n in names})
     return World(names)
 
 

@@ -1,6 +1,6 @@
 import random
 
-from smtpguard.decode.serials import LATENESS, SerialGaps
+from smtpguard.decode.audit.serials import LATENESS, SerialGaps
 
 
 def test_a_hole_counts_once_it_is_too_late_for_it() -> None:

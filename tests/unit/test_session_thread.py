@@ -15,7 +15,7 @@ from smtpguard.actions.session_thread import SessionThread
 from smtpguard.actions.session_walk import Matcher, Wish
 from smtpguard.actions.sessions import SessionEnder
 from smtpguard.clock import boottime_ns
-from smtpguard.decode.sockdiag import AF_INET, ESTABLISHED, Session
+from smtpguard.decode.netlink.sock_diag import AF_INET, ESTABLISHED, Session
 from smtpguard.errors import EnforceError, SourceError
 from smtpguard.kernel.netns import Namespaces
 from smtpguard.model import NS, Subject

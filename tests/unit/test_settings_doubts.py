@@ -6,7 +6,7 @@ import pytest
 
 from smtpguard.model import NS
 from smtpguard.settings import DAY_NS, HOUR_NS, Escalation, Exempt, Match, Override, Rule, Settings
-from smtpguard.settings_doubts import find_doubts, show_duration
+from smtpguard.settings.advice import find_doubts, show_duration
 
 RULE = Rule(name="r", count="connections", limit=10, window_ns=HOUR_NS, action="throttle")
 

@@ -11,14 +11,14 @@ from smtpguard.errors import ConfigError
 from smtpguard.model import NS
 from smtpguard.resources import shipped
 from smtpguard.settings import DAY_NS, HOUR_NS, MINUTE_NS, Cap, Match, Rule, Settings
-from smtpguard.settings_check import find_unbuilt
-from smtpguard.settings_file import UNBUILT, load_part, load_settings, read_defaults
+from smtpguard.settings.checks import find_unbuilt
+from smtpguard.settings.load import UNBUILT, load_part, load_settings, read_defaults
 
 
 @pytest.fixture(autouse=True)
 def _no_other_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("SMTPGUARD_CONFIG", raising=False)
-    monkeypatch.setattr("smtpguard.settings_file.SYSTEM_PATH", str(tmp_path / "etc" / "smtpguard.yaml"))
+    monkeypatch.setattr("smtpguard.settings.load.SYSTEM_PATH", str(tmp_path / "etc" / "smtpguard.yaml"))
 
 
 def write(tmp_path: Path, text: str) -> str:

@@ -5,9 +5,17 @@ import time
 import pytest
 import yaml
 
-from smtpguard import settings_lines
 from smtpguard.errors import ConfigError
-from smtpguard.settings_lines import MAX_NODES, Document, Problem, SettingsError, parse_document, show_path, show_value
+from smtpguard.settings import yaml_lines
+from smtpguard.settings.yaml_lines import (
+    MAX_NODES,
+    Document,
+    Problem,
+    SettingsError,
+    parse_document,
+    show_path,
+    show_value,
+)
 
 LOADERS = [yaml.SafeLoader, *([yaml.CSafeLoader] if yaml.__with_libyaml__ else [])]
 
@@ -15,7 +23,7 @@ LOADERS = [yaml.SafeLoader, *([yaml.CSafeLoader] if yaml.__with_libyaml__ else [
 @pytest.fixture(params=LOADERS, autouse=True, ids=lambda loader: loader.__name__)
 def _loader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """libyaml is not in every build of PyYAML: both parsers have to give the same."""
-    monkeypatch.setattr(settings_lines, "_LOADER", request.param)
+    monkeypatch.setattr(yaml_lines, "_LOADER", request.param)
 
 
 def test_data_and_lines() -> None:

@@ -13,7 +13,7 @@ import pytest
 from smtpguard.model import NS
 from smtpguard.resources import shipped
 from smtpguard.settings import Cap, Escalation, Exempt, Match, Override, Rule, Settings
-from smtpguard.settings_on_reload import ON_RELOAD, find_changes, keep_until_restart, render_changes
+from smtpguard.settings.on_reload import ON_RELOAD, find_changes, keep_until_restart, render_changes
 
 RULE = Rule(name="hourly", count="connections", limit=1000, window_ns=3600 * NS)
 BASE = Settings(rules=(RULE,))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from smtpguard.actions.base import Deny, Passes
 from smtpguard.actions.session_walk import Matcher, Wanted, Wish, end_sessions
 from smtpguard.actions.sessions import SessionEnder
-from smtpguard.decode.netlink import HEADER, split_messages
-from smtpguard.decode.sockdiag import (
+from smtpguard.decode.netlink.messages import HEADER, split_messages
+from smtpguard.decode.netlink.sock_diag import (
     AF_INET,
     AF_INET6,
     ESTABLISHED,

@@ -14,7 +14,7 @@ from smtpguard.settings import DAY_NS
 from smtpguard.state import pruning, statements
 from smtpguard.state.activity import MAX_PLACES_PER_USER, Tally
 from smtpguard.state.migrations import MIGRATIONS, VERSION, check_version, migrate
-from smtpguard.state.opening import MAX_SET_ASIDE, open_state, set_aside
+from smtpguard.state.open_file import MAX_SET_ASIDE, open_state, set_aside
 from smtpguard.state.rows import (
     AllowanceRow,
     BlockRow,

@@ -12,8 +12,8 @@ import pytest
 
 from smtpguard.model import NS, Block, Subject
 from smtpguard.settings import DAY_NS, HOUR_NS
-from smtpguard.state import keeper, pending, statements
-from smtpguard.state.keeper import Keeper, Paths
+from smtpguard.state import file_recovery, pending, statements
+from smtpguard.state.file_recovery import Keeper, Paths
 from smtpguard.state.pending import Batch, Pending
 from smtpguard.state.rows import AllowanceRow, ChangeRow, IncidentRow, Statement, SwitchRow, WindowRow
 from smtpguard.state.store import Loaded, Store
@@ -248,7 +248,7 @@ def test_a_start_on_a_partly_damaged_file_keeps_the_sound_part(path: Path) -> No
 
 
 def test_a_lock_of_another_process_delays_and_loses_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "BUSY_S", 0.01)
+    monkeypatch.setattr(file_recovery, "BUSY_S", 0.01)
     writer, _ = begin(path)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -265,7 +265,7 @@ def test_a_lock_of_another_process_delays_and_loses_nothing(path: Path, monkeypa
 
 
 def test_a_file_locked_at_the_start_is_read_later(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "BUSY_S", 0.01)
+    monkeypatch.setattr(file_recovery, "BUSY_S", 0.01)
     first, _ = begin(path)
     first.put_block(block(1), NOW_NS)
     first.put_block(block(2), NOW_NS)

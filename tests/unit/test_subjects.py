@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from smtpguard.daemon.crediting import Crediting
+from smtpguard.daemon.enforce.credits import Crediting
 from smtpguard.model import Connect, Subject
 from smtpguard.policy.subjects import FOREIGN, OF_ROOT, account_of, subject_of
 from tests.support.policy import BURST, People, connect, engine_of, person, settings_of
 
 if TYPE_CHECKING:
-    from smtpguard.enrich.accounts import Accounts
-    from smtpguard.sources.bpf.credits import Credits
+    from smtpguard.enrich.accounts.directory import Accounts
+    from smtpguard.sources.bpf.credit_maps import Credits
 
 OWNERS = {100_033: 0, 200_001: 1001}
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from smtpguard.daemon.surroundings import Surroundings
-from smtpguard.enrich import addresses
+from smtpguard.daemon.host_facts import Surroundings
+from smtpguard.enrich import own_addresses
 from smtpguard.model import NS
 from smtpguard.settings import Settings
 
@@ -36,7 +36,7 @@ def test_own_addresses_that_can_not_be_read_are_a_trouble_and_tried_again(monkey
 
     around = Surroundings(Settings(), lambda: NS)
     with monkeypatch.context() as broken:
-        broken.setattr(addresses, "_open_netlink", fail)
+        broken.setattr(own_addresses, "_open_netlink", fail)
         around.open()
         told = "rtnetlink: own addresses can't be read: [Errno 24] Too many open files: connections to own"
         assert [text for text in around.troubles() if text.startswith(told)]

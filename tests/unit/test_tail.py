@@ -10,8 +10,8 @@ from typing import Protocol
 import pytest
 
 from smtpguard.errors import SourceError
-from smtpguard.sources.audit_log import STAMP
-from smtpguard.sources.tail import Tail
+from smtpguard.sources.audit.follow import Tail
+from smtpguard.sources.audit.logfile import STAMP
 
 LATER = 4_000_000_000
 """Stamps after any moment at which these tests run, as the stamps of new lines are."""

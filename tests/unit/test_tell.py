@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpguard.actions.tell import render_reply
+from smtpguard.actions.tell_server import render_reply
 
 
 def test_the_reply_is_the_code_and_the_text() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from smtpguard.errors import ConfigError
 from smtpguard.resources import read_resource, shipped
-from smtpguard.trust import read_trusted
+from smtpguard.safe_files import read_trusted
 
 
 @pytest.fixture

@@ -15,14 +15,14 @@ from smtpguard.actions.nft.render import (
     render_ruleset,
     render_shape,
 )
-from smtpguard.decode.netlink import split_attributes
-from smtpguard.decode.nft_elements import read_counts
-from smtpguard.decode.nft_numbers import Change, render_chain, render_delete_table, render_names
-from smtpguard.decode.nft_numbers import Kind as Message
-from smtpguard.decode.nft_ruleset import Ruleset, read_counters, read_dormant, read_fingerprint, read_handle
+from smtpguard.decode.netlink.messages import split_attributes
+from smtpguard.decode.netlink.nft_elements import read_counts
+from smtpguard.decode.netlink.nft_numbers import Change, render_chain, render_delete_table, render_names
+from smtpguard.decode.netlink.nft_numbers import Kind as Message
+from smtpguard.decode.netlink.nft_ruleset import Ruleset, read_counters, read_dormant, read_fingerprint, read_handle
 from smtpguard.errors import ConfigError, EnforceError
-from smtpguard.kernel.nft import Nft, NftError, open_nft, read_set
-from smtpguard.kernel.nft_wire import render_create, render_flush
+from smtpguard.kernel.nft.access import Nft, NftError, open_nft, read_set
+from smtpguard.kernel.nft.wire import render_create, render_flush
 from smtpguard.resources import read_resource
 
 ALIVE_MS = 10_000

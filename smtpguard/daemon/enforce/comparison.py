@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from smtpguard.actions.base import Reach
-from smtpguard.actions.nft.apply import NftEnforcer
 from smtpguard.actions.nft.difference import Difference
 from smtpguard.actions.nft.elements import Element, Interval
+from smtpguard.actions.nft.enforcer import NftEnforcer
 from smtpguard.daemon.enforce.identity import Identity
 from smtpguard.errors import EnforceError
 from smtpguard.hooks import ClockNs

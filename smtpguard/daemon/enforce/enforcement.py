@@ -13,11 +13,11 @@ from typing import Literal
 from smtpguard.actions.base import Passes
 from smtpguard.actions.nft.render import build_spec
 from smtpguard.clock import next_beat
-from smtpguard.daemon.capping import Capping
-from smtpguard.daemon.crediting import Crediting
 from smtpguard.daemon.enforce.activation import Activation
 from smtpguard.daemon.enforce.bpf_attachment import BpfAttachment
 from smtpguard.daemon.enforce.bulk import without_collections
+from smtpguard.daemon.enforce.cap import Capping
+from smtpguard.daemon.enforce.credits import Crediting
 from smtpguard.daemon.enforce.neighbours import Around, Comparison, Judging, NftTable, Sessions
 from smtpguard.daemon.enforce.reconciler import Reconciler, merge_denies
 from smtpguard.daemon.loop import TimedPart

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from smtpguard.actions.base import Deny, Enforcer, Passes
 from smtpguard.daemon.enforce.activation import Table
-from smtpguard.enrich.accounts import Accounts
+from smtpguard.enrich.accounts.directory import Accounts
 from smtpguard.kernel.openers import Openers
 
 

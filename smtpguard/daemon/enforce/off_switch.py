@@ -7,7 +7,7 @@ import logging
 from dataclasses import replace
 from typing import Protocol
 
-from smtpguard.daemon.clock import WallMap
+from smtpguard.clock import WallMap
 from smtpguard.daemon.enforce.enforcement import Reason
 from smtpguard.hooks import ClockNs
 from smtpguard.policy.engine import Engine

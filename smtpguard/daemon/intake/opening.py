@@ -12,7 +12,7 @@ from typing import Protocol
 
 from smtpguard.errors import GuardError
 from smtpguard.kernel.beside import Beside
-from smtpguard.kernel.nft import open_nft
+from smtpguard.kernel.nft.access import open_nft
 from smtpguard.settings import Settings
 from smtpguard.sources.base import Source
 

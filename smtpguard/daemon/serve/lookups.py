@@ -1,17 +1,17 @@
 """Requests that are about a name which is still being looked up: answered when it is known, and nobody else waits.
 
-The daemon's loop asks the C library for nothing, as a directory server may take minutes: enrich/names.py does, in a
-thread. A request whose name is not known yet ends in UnansweredError before it has changed anything; it is asked once
-more when a look-up has ended, and at last told that nobody answered.
+The daemon's loop asks the C library for nothing, as a directory server may take minutes:
+enrich/accounts/name_service.py does, in a thread. A request whose name is not known yet ends in UnansweredError before
+it has changed anything; it is asked once more when a look-up has ended, and at last told that nobody answered.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from smtpguard.daemon.control import Answer
-from smtpguard.daemon.control_client import Later, Pages
-from smtpguard.enrich.names import NameService
+from smtpguard.control.connection import Later, Pages
+from smtpguard.control.server import Answer
+from smtpguard.enrich.accounts.name_service import NameService
 from smtpguard.errors import GuardError, UnansweredError
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS

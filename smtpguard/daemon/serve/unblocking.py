@@ -1,7 +1,7 @@
 """`unblock`, said once: whom a request means, what becomes of their blocks, and what people and fail2ban are told.
 
-Where the blocks are is somebody else's business: a running guard has them (verbs.py), or only the kernel and the state
-file do (daemon/offline.py).
+Where the blocks are is somebody else's business: a running guard has them (handlers.py), or only the kernel and the
+state file do (standalone/unblock.py).
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from smtpguard.actions.fail2ban import parse_jail
-from smtpguard.enrich.accounts import Accounts
+from smtpguard.enrich.accounts.directory import Accounts
 from smtpguard.errors import GuardError
 from smtpguard.model import Account
 from smtpguard.policy.subjects import account_of, subject_of

@@ -8,8 +8,8 @@ from smtpguard import __version__
 from smtpguard.errors import ConfigError, StateError
 from smtpguard.logline import render_time
 from smtpguard.settings import Settings
-from smtpguard.settings_file import load_settings, load_text
-from smtpguard.settings_salvage import salvage_places
+from smtpguard.settings.load import load_settings, load_text
+from smtpguard.settings.salvage import salvage_places
 from smtpguard.state.last_good import read_kept
 
 

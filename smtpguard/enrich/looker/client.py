@@ -9,11 +9,11 @@ blocks.
 from collections import Counter
 from dataclasses import dataclass
 
-from smtpguard.enrich.fair import Budget
-from smtpguard.enrich.looker.crew import Crew
+from smtpguard.enrich.fair_queue import Budget
 from smtpguard.enrich.looker.evidence import Evidence, parse_packet
-from smtpguard.enrich.looker.lane import Hanging, Lane, LaneTerms
+from smtpguard.enrich.looker.pool import Crew
 from smtpguard.enrich.looker.protocol import Attribution, Question, parse_answer
+from smtpguard.enrich.looker.question_queue import Hanging, Lane, LaneTerms
 from smtpguard.enrich.looker.worker import LIMIT_S, Answer
 from smtpguard.model import NS, Connect
 
@@ -218,6 +218,6 @@ class Looker:
 
 def load_answerer() -> Answer:
     """What workers do with questions. Called in the fork-server: the daemon needs none of those modules."""
-    from smtpguard.enrich.looker.answer import Answerer
+    from smtpguard.enrich.looker.dispatch import Answerer
 
     return Answerer()

@@ -16,8 +16,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from smtpguard.enrich.looker.evidence import MAX_NEWEST, NamedFile
-from smtpguard.enrich.looker.files import open_in_root
 from smtpguard.enrich.looker.procfs import Process
+from smtpguard.enrich.looker.rooted_files import open_in_root
 from smtpguard.hooks import ClockS
 
 MAX_HASHED = 8 << 20

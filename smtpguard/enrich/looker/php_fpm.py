@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from smtpguard.enrich.looker.files import exists, is_path
 from smtpguard.enrich.looker.php_binary import PhpBinaries, PhpBinary, is_roots_alone
 from smtpguard.enrich.looker.php_memory import (
     MAX_READ,
@@ -28,6 +27,7 @@ from smtpguard.enrich.looker.php_memory import (
 from smtpguard.enrich.looker.php_stack import LAYOUTS, Layout, Running, read_running
 from smtpguard.enrich.looker.procfs import MAX_MAPS, Process
 from smtpguard.enrich.looker.protocol import MAX_STACK
+from smtpguard.enrich.looker.rooted_files import exists, is_path
 
 MAX_SLOTS = 4096
 _NAME = re.compile(rb"php-fpm[0-9.]*")

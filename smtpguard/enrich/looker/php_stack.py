@@ -10,8 +10,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from smtpguard.enrich.looker.files import MAX_PATH, is_path
 from smtpguard.enrich.looker.php_memory import Memory, UnreadableError
+from smtpguard.enrich.looker.rooted_files import MAX_PATH, is_path
 
 MAX_FRAMES = 64
 MAX_NAME = 128

@@ -16,9 +16,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from smtpguard.enrich.looker.evidence import Evidence, NamedFile
-from smtpguard.enrich.looker.files import is_path, open_in_root
 from smtpguard.enrich.looker.procfs import Process
 from smtpguard.enrich.looker.protocol import Attribution
+from smtpguard.enrich.looker.rooted_files import is_path, open_in_root
 
 FOREIGN_MOUNTS, OWN_ROOT = b"foreign-mntns:", b"own-root:"
 _NS_GET_USERNS = 0xB701

@@ -9,8 +9,8 @@ from smtpguard.decode.bpf_event import NEWS, cut_address
 from smtpguard.errors import SourceError
 from smtpguard.model import RefusedBy, SocketNews, SocketReport
 from smtpguard.sources.base import Unsent
-from smtpguard.sources.bpf.guard import Guard
 from smtpguard.sources.bpf.libbpf import BpfError
+from smtpguard.sources.bpf.program import Guard
 
 _KEY = struct.Struct("=IHBB")
 _COUNT = struct.Struct("=Q")

@@ -8,10 +8,11 @@ import struct
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from smtpguard.policy.credits import KEY_SLOTS, CreditRule
+from smtpguard.policy.credits import CreditRule
+from smtpguard.settings import KEY_SLOTS
 from smtpguard.sources.bpf import maps
-from smtpguard.sources.bpf.guard import Guard, refused
 from smtpguard.sources.bpf.libbpf import BpfError
+from smtpguard.sources.bpf.program import Guard, refused
 
 Keys = Mapping[bytes, int]
 """Addresses or networks as the engine has them, with the time of the last attempt."""

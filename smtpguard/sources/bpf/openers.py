@@ -9,8 +9,8 @@ import sys
 
 from smtpguard.errors import SourceError
 from smtpguard.kernel.openers import FindOpener, Opener
-from smtpguard.sources.bpf.guard import Guard
 from smtpguard.sources.bpf.libbpf import BpfError
+from smtpguard.sources.bpf.program import Guard
 
 _SESSION = struct.Struct("=QQQQII")
 _IN_MAPS = ("beginning", "followed")

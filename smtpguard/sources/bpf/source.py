@@ -18,11 +18,11 @@ from smtpguard.model import Connect, SocketReport
 from smtpguard.settings import Settings
 from smtpguard.sources.base import SourceStats, Unsent
 from smtpguard.sources.bpf import budget, probe
-from smtpguard.sources.bpf.adopted import Adopted
 from smtpguard.sources.bpf.cgroup import read_cgroup
-from smtpguard.sources.bpf.guard import KEY_USERS, RING_BYTES, Guard
+from smtpguard.sources.bpf.existing_sessions import Adopted
 from smtpguard.sources.bpf.libbpf import BpfError
 from smtpguard.sources.bpf.maps import COUNT_LOST, COUNT_UNSENT
+from smtpguard.sources.bpf.program import KEY_USERS, RING_BYTES, Guard
 from smtpguard.sources.bpf.untracked import UNTRACKED, Untracked
 
 _log = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""What commands and daemon share of the control socket: protocol, client, server."""

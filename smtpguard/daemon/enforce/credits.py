@@ -1,0 +1,361 @@
+"""Exact limits: keeps the kernel's credits and keys in step with engine, accounts and settings, while BPF is there.
+
+They stand before the engine: the program refuses attempt N+1 itself, and its report is the verdict. They are used
+only where a refusal would be in earnest: never in dry run, never while switched off, never for shared users, and block
+rules not while fail2ban does the blocking.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+from smtpguard.clock import next_beat
+from smtpguard.decode.bpf_event import decode
+from smtpguard.enrich.accounts.directory import Accounts
+from smtpguard.errors import EnforceError
+from smtpguard.hooks import ClockNs
+from smtpguard.model import NS, Connect, Decision, Refusal, Subject, Verdict
+from smtpguard.policy.credits import NO_LIMIT, CreditRule, choose_credit_rules
+from smtpguard.policy.engine import Engine
+from smtpguard.policy.rules import override_index
+from smtpguard.settings import KEY_SLOTS, KEYED, Cap, Rule, Settings
+from smtpguard.sources.bpf.credit_maps import Credits, KeyWindow
+from smtpguard.sources.bpf.source import BpfSource
+
+log = logging.getLogger(__name__)
+
+_MAX_EARLY = 1024
+"""Verdicts that were found in the map before the ring told of them, remembered so that they are not judged twice."""
+
+
+class Change(Protocol):
+    """A change of what the kernel holds. Raises EnforceError."""
+
+    def __call__(self) -> object:
+        """Make it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What the kernel is to demand."""
+
+    rules: Sequence[CreditRule]
+    names: Sequence[str]
+    cap: Cap | None
+    uncapped: tuple[tuple[int, int], ...]
+    limits: dict[int, dict[int, int]]
+    wake_new: bool
+
+
+class Crediting:
+    """Credits of the running guard.
+
+    Args:
+        settings: The configuration.
+        accounts: Who is who.
+        engine: Whose windows and passes they follow.
+        now: CLOCK_BOOTTIME in nanoseconds.
+
+    Attributes:
+        trouble: Why credits are not in step; None when all is well.
+    """
+
+    def __init__(self, settings: Settings, accounts: Accounts, engine: Engine, now: ClockNs) -> None:
+        self._settings = settings
+        self._accounts = accounts
+        self._engine = engine
+        self._now = now
+        self._source: BpfSource | None = None
+        self._credits: Credits | None = None
+        self._rules: list[Rule] = []
+        self._index: dict[str, int] = {}
+        self._begun: _Wanted | None = None
+        self._wanted: _Wanted | None = None
+        self._retry_ns = 0
+        self._look_ns = 0
+        self._looked_at = 0
+        self._unkeyed = 0
+        self._early: dict[tuple[int | None, int], bool] = {}
+        self.trouble: str | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the kernel demands credits for some rule."""
+        return self._credits is not None and bool(self._rules)
+
+    def attach(self, source: BpfSource) -> None:
+        """A BPF program has come."""
+        self._source = source
+        self._credits = Credits(source.guard, self._now())
+        self._begun = None
+        self._looked_at = self._unkeyed = 0
+
+    def read_capped(self) -> dict[int, int]:
+        """Attempts that the cap of the BPF program refused, by uid; {} without it. Raises EnforceError."""
+        return {} if self._credits is None else self._credits.maps.read_capped()
+
+    def detach(self) -> None:
+        """It is gone, and its credits with it."""
+        self._source = self._credits = self._begun = self._wanted = None
+        self.trouble = None
+
+    def refresh(
+        self,
+        settings: Settings,
+        uncapped: tuple[tuple[int, int], ...],
+        *,
+        trusted: bool,
+        anew: bool,
+        restored: bool = False,
+    ) -> None:
+        """Bring what the kernel demands in step; it begins anew, from the windows, only where something has changed.
+
+        Args:
+            settings: The configuration in force.
+            uncapped: Uid ranges that are counted and never refused by credits or cap: shared users, who has a pass.
+            trusted: Whether attempts are judged; credits that nobody gives back would refuse without an end.
+            anew: The windows hold something else than the attempts that were noted.
+            restored: They hold what an earlier run kept.
+        """
+        self._settings = settings
+        if self._credits is None:
+            return
+        wanted = self._find_wanted(uncapped, trusted=trusted)
+        if anew or wanted != self._begun:
+            self._begin(wanted, restored=restored)
+
+    def _find_wanted(self, uncapped: tuple[tuple[int, int], ...], *, trusted: bool) -> _Wanted:
+        settings = self._settings
+        refuses = not settings.dry_run and not self._engine.is_off
+        rules: Sequence[Rule] = settings.rules if refuses and trusted else ()
+        if settings.block_by == "fail2ban":
+            rules = [rule for rule in rules if rule.action != "block"]
+        has_keys = self._source is not None and self._source.guard.features.keys
+        self._rules = choose_credit_rules(rules, settings.ports, keys=has_keys)
+        self._index = {rule.name: number for number, rule in enumerate(self._rules)}
+        # A rule that we judge must hear of each attempt at once, and who connects may be gone a millisecond later.
+        judged = any(rule not in self._rules and rule.action != "warn" for rule in rules)
+        return _Wanted(
+            rules=[
+                CreditRule(
+                    ports=settings.ports if rule.ports is None else rule.ports & settings.ports,
+                    limit=rule.limit,
+                    window_ns=rule.window_ns,
+                    name=rule.name,
+                    count=rule.count,
+                    holds=rule.action == "block" or rule.count in KEYED,
+                    holds_all=rule.refused_ports is None,
+                )
+                for rule in self._rules
+            ],
+            names=list(self._index),
+            cap=settings.cap if refuses else None,
+            uncapped=uncapped,
+            limits=self._find_limits(),
+            wake_new=judged or settings.attribution_process,
+        )
+
+    def _begin(self, wanted: _Wanted, *, restored: bool = False) -> None:
+        """Begin anew from what the windows hold."""
+        book = self._credits
+        if book is None:
+            return
+        windows = (
+            (uid, self._index[name], times) for uid, name, times in self._engine.windows() if name in self._index
+        )
+        keys = (
+            KeyWindow(uid=uid, index=self._index[name], keys=keys, emptied_ns=max(emptied_ns, 0))
+            for uid, name, keys, emptied_ns in self._engine.key_windows()
+            if name in self._index
+        )
+
+        def begin() -> None:
+            book.maps.replace_told(wanted.uncapped)
+            book.maps.set_cap(wanted.cap)
+            book.start(
+                wanted.rules,
+                self._now(),
+                limits=wanted.limits,
+                windows=windows,
+                wake_new=wanted.wake_new,
+                keys=keys,
+                anew=restored,
+            )
+
+        self._wanted, self._retry_ns = wanted, self._now() + NS
+        self._begun = None
+        if self._try(begin):
+            self._begun, self.trouble = wanted, None
+
+    def is_known(self, connect: Connect) -> bool:
+        """Whether a refused attempt was judged already, from the verdicts that the kernel keeps; asked once of each."""
+        return self._early.pop((connect.uid, connect.time_ns), False)
+
+    def prepare(self, connect: Connect, subject: Subject) -> Connect | None:
+        """Before an attempt is judged that a rule refused which holds: tell the engine what the kernel knows.
+
+        Attempts of two CPUs are reported in any order, and a full ring loses some; the kernel's word stands.
+
+        Returns:
+            The attempt with which the rule was exceeded, if it is another one and not known yet: to be judged first.
+        """
+        book = self._credits
+        index = connect.rule
+        if book is None or index is None or subject.scope is not None:
+            return None
+        if index >= len(self._rules) or not book.ledger.rules[index].holds:
+            return None
+        if connect.time_ns <= book.ledger.spoken().get(subject.id, 0) or self._engine.would_refuse(subject, connect):
+            return None
+        missed: list[Connect] = []
+        self._try(partial(self._catch_up, book, connect, subject, index, missed))
+        for verdict in missed:
+            self._remember(verdict)
+            return verdict
+        return None
+
+    def _remember(self, verdict: Connect) -> None:
+        self._early[verdict.uid, verdict.time_ns] = True
+        if len(self._early) > _MAX_EARLY:
+            del self._early[next(iter(self._early))]
+
+    def _catch_up(self, book: Credits, connect: Connect, subject: Subject, index: int, missed: list[Connect]) -> None:
+        keys: Mapping[bytes, int] = {}
+        lost = 0
+        if book.ledger.rules[index].is_keyed:
+            emptied_ns = book.ledger.emptied().get(subject.id, {}).get(index, 0)
+            keys = {key: at_ns for key, at_ns in book.keys.read(subject.id, index).items() if at_ns > emptied_ns}
+        else:
+            lost = book.count_missing(subject.id, index)
+        self._engine.catch_up(subject, self._rules[index].name, connect, keys=keys, lost=lost)
+        sample = book.keys.read_verdict(subject.id)
+        verdict = decode(sample) if sample is not None else None
+        if (
+            isinstance(verdict, Connect)
+            and verdict.cookie != connect.cookie
+            and book.ledger.spoken().get(subject.id, 0) < verdict.time_ns < connect.time_ns
+        ):
+            missed.append(verdict)
+
+    def note(self, connect: Connect, subject: Subject, decisions: Iterable[Decision]) -> None:
+        """Tell of an attempt that was judged, and of the windows that its verdicts emptied.
+
+        Args:
+            connect: The attempt.
+            subject: Whom it counts for: the kernel takes credits of this host's accounts alone, wherever they are.
+            decisions: What the engine said.
+        """
+        book = self._credits
+        if book is None or not self._rules or subject.scope is not None:
+            return
+        uid = subject.id
+        # What goes to an exempt or an own address takes no credit and enters no window.
+        entered = connect.result != "refused" and self._engine.counts(connect.address)
+        emptied: list[int] = []
+        for decision in decisions:
+            if isinstance(decision, Refusal):
+                entered = False
+            elif isinstance(decision, Verdict) and decision.mode == "enforce" and decision.action != "warn":
+                entered = False
+                if decision.action == "block" and decision.rule in self._index:
+                    emptied.append(self._index[decision.rule])
+        if connect.result != "refused":
+            book.note(uid, connect, entered=entered)
+        for index in emptied:
+            self._try(partial(book.reset, uid, index, self._now()))
+        if connect.refused_by == "credit" and connect.time_ns > book.ledger.spoken().get(uid, 0):
+            self._try(partial(book.speak, uid, self._now()))
+
+    def take_overdue(self, now_ns: int) -> list[Connect]:
+        """Attempts with which somebody exceeded a rule and that were not reported: the ring was full, or is behind."""
+        book, source = self._credits, self._source
+        if book is None or source is None or now_ns < self._look_ns or not self._rules:
+            return []
+        self._look_ns = next_beat(now_ns)
+        found: list[Connect] = []
+        self._try(partial(self._look, book, source, now_ns, found))
+        return found
+
+    def _look(self, book: Credits, source: BpfSource, now_ns: int, found: list[Connect]) -> None:
+        unkeyed = book.keys.count_unkeyed()
+        if unkeyed != self._unkeyed:
+            source.stats.notes["attempts not counted in the kernel, its map of keys is full"] = unkeyed
+            self._unkeyed = unkeyed
+        many = book.keys.count_verdicts()
+        if many == self._looked_at:
+            return
+        waiting = False
+        for uid, sample in book.keys.read_verdicts():
+            event = decode(sample)
+            if not isinstance(event, Connect):
+                continue
+            if event.time_ns <= book.ledger.spoken().get(uid, 0):
+                book.keys.drop_verdict(uid)
+            elif event.time_ns < max(source.drained_ns, now_ns - NS):
+                self._remember(event)
+                found.append(event)
+            else:
+                waiting = True
+        if not waiting:
+            self._looked_at = many
+
+    def reset(self, uid: int) -> None:
+        """A person let the user go: his windows are empty."""
+        book = self._credits
+        if book is not None and self._rules:
+            self._try(lambda: book.reset(uid, None, self._now()))
+
+    def next_deadline(self) -> int | None:
+        """The next heartbeat, or when a credit comes back."""
+        return None if self._credits is None else self._credits.next_deadline()
+
+    def on_time(self, now_ns: int) -> None:
+        """Beat, and give back what has left the windows."""
+        book, source = self._credits, self._source
+        if self._wanted is not None and self._begun is None and now_ns >= self._retry_ns:
+            self._begin(self._wanted)
+        if book is not None and source is not None and now_ns >= book.next_deadline():
+            self._try(lambda: book.on_time(now_ns, source.ring_lost, source.drained_ns))
+
+    def _find_limits(self) -> dict[int, dict[int, int]]:
+        """Limits of accounts that have their own, by uid and rule index."""
+        found: dict[int, dict[int, int]] = {}
+        settings = self._settings
+        for uid in self._accounts.known_uids() if settings.overrides else ():
+            entry = override_index(settings, self._accounts.account(uid))
+            if entry is not None:
+                changed = settings.overrides[entry].rules
+                own = {
+                    self._index[name]: self._own_limit(self._rules[self._index[name]], rule)
+                    for name, rule in changed.items()
+                    if name in self._index
+                }
+                if own:
+                    found[uid] = own
+        # A pass with a limit of its own is judged by the engine: the kernel has no rule for one user alone.
+        for allowance in self._engine.allowances():
+            if allowance.subject.scope is None:
+                found[allowance.subject.id] = dict.fromkeys(self._index.values(), NO_LIMIT)
+        return found
+
+    @staticmethod
+    def _own_limit(rule: Rule, own: Rule) -> int:
+        """A user's own limit, where all else of the rule is the same: the kernel has one of each rule."""
+        if own.limit > KEY_SLOTS and own.count in KEYED:
+            return NO_LIMIT
+        return own.limit if replace(own, limit=rule.limit, block_ns=rule.block_ns) == rule else NO_LIMIT
+
+    def _try(self, change: Change) -> bool:
+        try:
+            change()
+        except EnforceError as error:
+            if str(error) != self.trouble:
+                log.error("limits are not exact, the engine enforces them: %s", error)  # noqa: TRY400
+            self.trouble = str(error)
+            return False
+        if self._begun is not None:
+            self.trouble = None
+        return True

@@ -1,0 +1,250 @@
+"""What changes around a running guard: accounts, own addresses, addresses of exempt names. Watched, and told on.
+
+Accounts are looked at every two seconds (a handful of stat(2) calls), addresses when the kernel says so.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from smtpguard.actions.base import Passes
+from smtpguard.clock import next_beat
+from smtpguard.enrich.accounts.directory import Accounts, Renewal
+from smtpguard.enrich.accounts.reader import AccountReader
+from smtpguard.enrich.exempt_hosts import Cleared, NamedDestinations
+from smtpguard.enrich.own_addresses import OwnAddresses
+from smtpguard.errors import SourceError
+from smtpguard.hooks import ClockNs
+from smtpguard.model import NS
+from smtpguard.policy.destinations import Destinations
+from smtpguard.settings import Settings
+
+log = logging.getLogger(__name__)
+
+MAX_TOLD = 3
+"""Problems with account files that `status` shows."""
+_LOOK_NS = 2 * NS
+_NEWS_NS = NS // 10
+"""Names that a directory gives are taken so late at most, many at once: until then a user is nobody in particular."""
+
+
+class Changed(Protocol):
+    """Told when something around the guard has changed."""
+
+    def __call__(self, *, accounts: bool) -> None:
+        """Take the change.
+
+        Args:
+            accounts: Whether it is accounts that have changed, and not only destinations.
+        """
+
+
+class OnCleared(Protocol):
+    """Told whose doubted addresses turned out to be an exempt name's."""
+
+    def __call__(self, found: Iterable[Cleared], /) -> None:
+        """Take them; what passes is told already."""
+
+
+class Surroundings:
+    """Accounts and destinations as they are now, as a part of the loop.
+
+    Args:
+        settings: The configuration.
+        now: CLOCK_BOOTTIME in nanoseconds.
+
+    Attributes:
+        accounts: Who is who.
+        destinations: What never counts.
+        on_change: Called when either has changed; says whether accounts have.
+        on_cleared: Called with whose doubted addresses turned out to be exempt.
+        doubt: Asks whether an address is an exempt name's, of whoever is refused there.
+    """
+
+    def __init__(self, settings: Settings, now: ClockNs) -> None:
+        self._settings = settings
+        self._now = now
+        self._own = OwnAddresses()
+        self._named = NamedDestinations(settings.exempt.names)
+        self._due_ns = next_beat(now(), _LOOK_NS)
+        self._hurries = False
+        self._problems: tuple[str, ...] = ()
+        self._untold: bool | None = None
+        self._own_trouble: str | None = None
+        self.accounts = Accounts(settings, patience_s=0)
+        self._reader = AccountReader(self.accounts)
+        self.destinations = Destinations()
+        self.on_change: Changed | None = None
+        self.on_cleared: OnCleared | None = None
+        self.doubt = self._named.doubt
+
+    def open(self) -> None:
+        """Read what there is, and watch it from then on."""
+        self._open_own()
+        self._named.start()
+        self._replace_destinations()
+        self._tell_problems()
+
+    def passes(self, forced: Iterable[int] = (), allowed: Iterable[int] = ()) -> Passes:
+        """What passes in spite of any refusal, for the kernel.
+
+        Args:
+            forced: Exempt uids that a person blocked all the same.
+            allowed: Accounts that have a pass.
+        """
+        return Passes(
+            uids=subtract_uids(self.accounts.passing_uids(), forced),
+            uncapped=self.uncapped(allowed),
+            networks=self.destinations.networks(),
+            loopback=self._settings.loopback == "ignore",
+        )
+
+    def uncapped(self, allowed: Iterable[int] = ()) -> tuple[tuple[int, int], ...]:
+        """Uid ranges that neither credits nor the cap refuse: who is only told of, and who has a pass.
+
+        Args:
+            allowed: Accounts that have a pass.
+        """
+        accounts = self.accounts
+        given = [part for uid in allowed for part in ((uid, 1), *accounts.account(uid).ranges)]
+        return (*accounts.told_uids(), *((first, first + count - 1) for first, count in given))
+
+    def reconfigure(self, settings: Settings, renewal: Renewal | None = None) -> None:
+        """Take a new configuration.
+
+        Args:
+            settings: The configuration.
+            renewal: The accounts by it, read beside the loop; None judges those that are known anew, here and now.
+        """
+        self._settings = settings
+        if renewal is None or not self.accounts.fits(renewal, settings):
+            self.accounts.reconfigure(settings)
+        else:
+            self.accounts.adopt(renewal, settings)
+        self._named.replace(settings.exempt.names)
+        self._replace_destinations()
+
+    def filenos(self) -> Sequence[int]:
+        """Descriptors that tell of accounts that were read again, of changed addresses, and of names that came."""
+        known = (self._reader.fileno(), self._named.fileno(), self._own.fileno(), *self._news_filenos())
+        return [fileno for fileno in known if fileno >= 0]
+
+    def _news_filenos(self) -> list[int]:
+        """What tells of a directory's answers; nothing while they are about to be taken anyway."""
+        accounts = self.accounts
+        if self._hurries or accounts.names is None or accounts.inside is None:
+            return []
+        return [accounts.names.news_fileno(), accounts.inside.fileno()]
+
+    def on_ready(self, fileno: int) -> None:
+        """Accounts were read again, addresses have changed, or a directory has given names."""
+        if fileno == self._reader.fileno():
+            self._accounts_changed(self._reader.take())
+            return
+        if fileno in self._news_filenos():
+            self._hurries = True
+            self._due_ns = min(self._due_ns, self._now() + _NEWS_NS)
+            return
+        cleared: list[Cleared] = []
+        if fileno == self._named.fileno():
+            cleared = self._named.take_news()
+        else:
+            try:
+                self._own.read()
+            except SourceError as error:
+                log.warning("%s: the last known ones hold", error)
+                self._own_trouble = f"{error}: the last known ones hold"
+            else:
+                self._own_trouble = None
+        if self._replace_destinations():
+            self._tell(accounts=False)
+        if cleared and self.on_cleared is not None:
+            self.on_cleared(cleared)
+
+    def next_deadline(self) -> int:
+        """When accounts are looked at again."""
+        return self._due_ns
+
+    def on_time(self, now_ns: int) -> None:
+        """Look whether accounts have changed; they are read beside the loop."""
+        if self._untold is not None:  # who was told last has raised
+            self._tell(accounts=self._untold)
+        if now_ns < self._due_ns:
+            return
+        self._due_ns = next_beat(now_ns, _LOOK_NS)
+        self._hurries = False
+        if self._own_trouble is not None:
+            self._open_own()
+            if self._replace_destinations():
+                self._tell(accounts=False)
+        if self.accounts.is_stale():
+            self._reader.begin()
+        else:
+            self._accounts_changed(self.accounts.take_news())
+
+    def troubles(self) -> list[str]:
+        """What is not as it should be, for `status`."""
+        names = self.accounts.names.trouble() if self.accounts.names is not None else None
+        found = [] if names is None else [f"accounts outside /etc/passwd: {names}; what was known of them holds"]
+        found += [] if self._own_trouble is None else [self._own_trouble]
+        return [*found, *(f"exempt destination {name} can't be looked up" for name in self._named.failed())]
+
+    def parts(self) -> dict[str, str]:
+        """Lines for `status`."""
+        named = self._named.render()
+        parts = {"exempt names": f"{named}; addresses hold for 24 h"} if named else {}
+        if problems := self._problems:
+            more = f"; and {len(problems) - MAX_TOLD} more, see the log" if len(problems) > MAX_TOLD else ""
+            parts["accounts"] = "; ".join(problems[:MAX_TOLD]) + more
+        return parts
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._reader.close()
+        self._own.close()
+        self._named.close()
+
+    def _open_own(self) -> None:
+        """Read own addresses and listen for changes; tried again at each look while it fails."""
+        try:
+            self._own.open()
+        except SourceError as error:
+            if self._own_trouble is None:
+                log.warning("%s: connections to own addresses count", error)
+            self._own_trouble = f"{error}: connections to own addresses may count"
+        else:
+            self._own_trouble = None
+
+    def _replace_destinations(self) -> bool:
+        exempt = (*self._settings.exempt.networks, *self._named.networks())
+        return self.destinations.replace(own=self._own.networks, exempt=exempt)
+
+    def _tell(self, *, accounts: bool) -> None:
+        self._untold = accounts or self._untold is True
+        if self.on_change is not None:
+            self.on_change(accounts=self._untold)
+        self._untold = None
+
+    def _accounts_changed(self, uids: frozenset[int]) -> None:
+        self._tell_problems()
+        if uids:
+            self._tell(accounts=True)
+
+    def _tell_problems(self) -> None:
+        if self.accounts.problems != self._problems:
+            self._problems = self.accounts.problems
+            for problem in self._problems:
+                log.warning("accounts: %s", problem)
+
+
+def subtract_uids(ranges: Iterable[tuple[int, int]], uids: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """Inclusive uid ranges without some uids; root always stays in."""
+    left = list(ranges)
+    for uid in set(uids) - {0}:
+        left = [
+            part
+            for first, last in left
+            for part in (((first, uid - 1), (uid + 1, last)) if first <= uid <= last else ((first, last),))
+            if part[0] <= part[1]
+        ]
+    return tuple(left)

@@ -1,0 +1,1 @@
+"""Netlink, decoded and rendered: framing, audit, sock_diag, nfnetlink_log, nftables."""

@@ -1,0 +1,334 @@
+"""The windows of one subject for those of its rules that share a fate: judges an attempt, and takes it in.
+
+A subject has one book, or two where some of its rules are enforced and others only told: a block that would be must
+not hide attempts from the rules that are in earnest.
+
+An exact count of every rule at every attempt costs microseconds, so each look leaves behind how many attempts may
+follow before a rule *can* be exceeded (`Book.room`, `Table.room`) and until when that holds; the engine's fast path
+counts it down and skips the look. Counts only fall as time goes on, so what was safe stays safe.
+"""
+
+from collections.abc import Iterable
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from smtpguard.model import Mode
+from smtpguard.policy.compiled_rules import Needs, Plan, PlannedRule, TableKey
+from smtpguard.policy.counters import Counter, Excess
+from smtpguard.policy.windows import FOREVER, NEVER, Bounds, Lane, Table
+from smtpguard.settings import DAY_NS
+
+if TYPE_CHECKING:
+    from smtpguard.policy.blocks import Outlook
+
+NEWCOMER_NS = DAY_NS
+"""A user is a newcomer for a day from his first attempt after the silence that `novel` asks for: one test connection
+must not make him an old hand, and a month of it would be noise."""
+
+NEAR = 32
+"""A rule this near to its limit is counted anew at each look: what has left its window gives room again."""
+MAX_ROOM = 256
+"""Attempts between two looks at most: CPython keeps the integers up to here, so counting down allocates nothing."""
+
+
+def _number(counter: Counter) -> int:
+    return counter.planned.number
+
+
+class OpenPort(Lane):
+    """A lane together with the rules that count on its port.
+
+    Attributes:
+        counters, tables: The rules that count here, and where their keys are.
+    """
+
+    __slots__ = ("counters", "tables")
+
+    def __init__(self, needs: Needs) -> None:
+        super().__init__(needs)
+        self.counters: tuple[Counter, ...] = ()
+        self.tables: tuple[Table, ...] = ()
+
+
+class Book:
+    """Windows of one subject for rules of one mode. Lanes, tables and counters are made when a port is first used.
+
+    Args:
+        plan: The rules.
+        mode: Whether these rules are carried out.
+        seen: When the subject was last seen on a port, from before these windows; shared by its books.
+        bounds: What all windows together may hold.
+
+    Attributes:
+        counters: Rules that have counted anything, in the order of the configuration.
+        room, granted: No connections rule can be exceeded by this many further attempts (and were so at the last
+            look) ...
+        recheck_ns: ... before this event time.
+        ready_ns: From this event time on an attempt is not late: the fast path may judge it ...
+        clear_ns: ... and from this one on none is inside a block, at whatever port.
+        ahead: Until then: what is ahead at the ports that were asked about since the blocks last changed.
+        floor_ns: All windows were emptied then, also of rules that had counted nothing yet.
+        changes: Grows with what the lanes do not show: who became a newcomer.
+    """
+
+    __slots__ = (
+        "_bounds",
+        "ahead",
+        "changes",
+        "clear_ns",
+        "counters",
+        "floor_ns",
+        "granted",
+        "lanes",
+        "mode",
+        "plan",
+        "ready_ns",
+        "recheck_ns",
+        "room",
+        "seen",
+        "tables",
+    )
+
+    def __init__(self, plan: Plan, mode: Mode, seen: dict[int, int], bounds: Bounds) -> None:
+        self.plan = plan
+        self.mode = mode
+        self.seen = seen
+        self.room = self.granted = 0
+        self.recheck_ns = NEVER
+        self.ready_ns = NEVER
+        self.clear_ns = NEVER
+        self.ahead: dict[int, Outlook] = {}
+        self.floor_ns = NEVER
+        self.changes = 0
+        self.lanes: dict[int, OpenPort] = {}
+        self.tables: dict[TableKey, Table] = {}
+        self.counters: list[Counter] = []
+        self._bounds = bounds
+
+    def open_lane(self, port: int) -> OpenPort:
+        """The lane of a port, made if it is not there yet, with the counters of its rules."""
+        lane = self.lanes.get(port)
+        if lane is None:
+            lane = self.lanes[port] = OpenPort(self.plan.lanes[port])
+            known = {counter.planned.number: counter for counter in self.counters}
+            lane.counters = tuple([known.get(item.number) or self._count(item) for item in self.plan.of_port[port]])
+            if len(self.counters) > len(known):
+                self.counters.sort(key=_number)
+            tables: list[Table] = []
+            for counter in lane.counters:
+                counter.lanes.append(lane)
+                if counter.table is not None and counter.table not in tables:
+                    tables.append(counter.table)
+            lane.tables = tuple(tables)
+        return lane
+
+    def begin_lane(self, port: int) -> bool:
+        """Open a lane on which nothing was counted yet, with what may follow on it unseen; False if that takes a look.
+
+        Where nothing is held all of a limit is left, so the first attempt on a port, which most users never follow by
+        many, costs no look at every rule.
+        """
+        if port in self.lanes or self.plan.is_novel:
+            return False
+        first, spent = not self.lanes, self.spent()
+        lane = self.open_lane(port)
+        # A rule of several ports that was begun on another one stands as it stood.
+        begun = [counter for counter in lane.counters if len(counter.lanes) == 1]
+        tables = [table for table in lane.tables if any(counter.table is table for counter in begun)]
+        if any(table.keys for table in tables):
+            return False  # of an earlier run
+        for table in tables:
+            table.room, table.recheck_ns = min(MAX_ROOM, table.cap), FOREVER
+        room = min(MAX_ROOM if first else self.room, lane.cap)
+        for counter in begun:
+            limit, keyed = counter.rule.limit, counter.table
+            if keyed is None:
+                counter.left = limit + spent
+                room = min(room, limit)
+            else:
+                counter.left = limit
+                keyed.room = min(keyed.room, limit)
+        for table in tables:
+            table.granted = table.room
+        self.room, self.granted = room, room + spent
+        if first:
+            self.recheck_ns = FOREVER
+        return True
+
+    def open_table(self, key: TableKey) -> Table:
+        """The table of some ports, made if it is not there yet."""
+        table = self.tables.get(key)
+        if table is None:
+            table = self.tables[key] = Table(self.plan.tables[key], whole=key[0])
+        return table
+
+    def _count(self, item: PlannedRule) -> Counter:
+        counter = Counter(item, None if item.table is None else self.open_table(item.table))
+        if self.floor_ns != NEVER:
+            counter.empty(self.floor_ns)
+        self.counters.append(counter)
+        return counter
+
+    def newest_ns(self) -> int:
+        """The newest attempt that was taken in; NEVER if none."""
+        return max((lane.times[-1] for lane in self.lanes.values() if lane.times), default=NEVER)
+
+    def touched_ns(self) -> int:
+        """When something last happened to the windows: taken in, emptied or told of; NEVER if nothing did."""
+        marks = [max(counter.floor_ns, counter.told_ns, counter.fresh_ns) for counter in self.counters]
+        return max([self.newest_ns(), self.floor_ns, *marks])
+
+    def judge(self, time_ns: int, port: int, address: bytes) -> list[Excess]:
+        """Which rules the attempt would exceed, in the order of the configuration. Takes nothing in.
+
+        A late attempt is judged in the windows as they are at the newest one.
+        """
+        lane = self.open_lane(port)
+        at_ns = time_ns if time_ns >= self.ready_ns else max(time_ns, self.newest_ns())
+        found: list[Excess] = []
+        for counter in lane.counters:
+            rule = counter.rule
+            if rule.novel_ns is not None and not self._is_newcomer(counter, lane, rule.novel_ns, at_ns):
+                continue
+            table = counter.table
+            if counter.left > (self if table is None else table).spent() or at_ns < counter.over_until_ns:
+                continue  # far from its limit, or known to be over and only told: nothing rises
+            edge_ns = max(at_ns - rule.window_ns, counter.floor_ns)
+            before = counter.held(edge_ns)
+            count = before
+            # An attempt at or before the edge came so late that it is in no window, or before the window was emptied.
+            if time_ns > edge_ns and (table is None or table.keys.get(table.key(address), NEVER) <= edge_ns):
+                count += 1
+            if count > rule.limit and time_ns > edge_ns:
+                found.append(Excess(counter, count, before <= rule.limit))
+        return found
+
+    def enter(self, time_ns: int, port: int, address: bytes) -> None:
+        """Take an attempt in that was just judged, and work out how many may follow unseen."""
+        lane = self.open_lane(port)
+        at_ns = time_ns if time_ns >= self.ready_ns else max(time_ns, self.newest_ns())
+        lane.insert(time_ns, at_ns, self._bounds)
+        self.ready_ns = max(self.ready_ns, at_ns)
+        for table in lane.tables:
+            table.insert(table.key(address), time_ns, at_ns, self._bounds)
+        self.look(at_ns)
+
+    def spent(self) -> int:
+        """How many attempts were taken in since the last look."""
+        return self.granted - self.room
+
+    def look(self, at_ns: int) -> None:
+        """Work out how many attempts may follow, and until when, before a rule can be exceeded.
+
+        Only rules that have come near their limit are counted anew. One that is over it already (then it only warns)
+        can't rise over it before enough has left.
+        """
+        spent = self.spent() + 1
+        room = min([MAX_ROOM, *[lane.cap - len(lane.times) for lane in self.lanes.values()]])
+        recheck_ns = FOREVER
+        rooms = {id(table): (table, table.spent() + 1) for table in self.tables.values()}
+        for table, _ in rooms.values():
+            table.room = min(MAX_ROOM, table.cap - len(table.keys))
+            table.recheck_ns = FOREVER
+        for counter in self.counters:
+            rule = counter.rule
+            if rule.novel_ns is not None:
+                recheck_ns = min(recheck_ns, at_ns + rule.novel_ns)
+                if at_ns - NEWCOMER_NS >= counter.fresh_ns:
+                    counter.left = 0
+                    continue
+            until_ns, left = counter.over_until_ns, MAX_ROOM
+            if at_ns >= until_ns:
+                until_ns = FOREVER
+                left = counter.left - (spent if counter.table is None else rooms[id(counter.table)][1])
+                if left < NEAR:
+                    left = rule.limit - counter.held(max(at_ns - rule.window_ns, counter.floor_ns))
+                if left < 0:
+                    left = MAX_ROOM
+                    until_ns = counter.over_until_ns = counter.newest(rule.limit + 1) + rule.window_ns
+            counter.left = left if until_ns == FOREVER else 0
+            if counter.table is None:
+                room = min(room, left)
+                recheck_ns = min(recheck_ns, until_ns)
+            else:
+                counter.table.room = min(counter.table.room, left)
+                counter.table.recheck_ns = min(counter.table.recheck_ns, until_ns)
+        self.room = self.granted = room
+        self.recheck_ns = recheck_ns
+        for table, _ in rooms.values():
+            table.granted = table.room
+
+    def reset(self, at_ns: int) -> None:
+        """Empty all windows, and forget what was told."""
+        self.floor_ns = max(self.floor_ns, at_ns)
+        for counter in self.counters:
+            counter.empty(at_ns)
+            counter.told_ns = NEVER
+        self.distrust()
+
+    def distrust(self) -> None:
+        """Make the next attempt of every lane be looked at."""
+        self.room = self.granted = 0
+        for table in self.tables.values():
+            table.room = table.granted = 0
+        for counter in self.counters:
+            counter.left = 0
+
+    def adopt(self, others: Iterable["Book"]) -> None:
+        """Take over the windows of books that this one replaces, nearest first.
+
+        A rule goes on where one of its name, count and window was; any other begins with an empty window.
+        """
+        olds: dict[tuple[str, str, int], Counter] = {}
+        newest_ns = NEVER
+        for other in others:
+            newest_ns = max(newest_ns, other.newest_ns())
+            self.floor_ns = max(self.floor_ns, other.floor_ns)
+            for port, lane in other.lanes.items():
+                if port in self.plan.lanes and not self.open_lane(port).times:
+                    self.lanes[port].take_over(lane, self._bounds)
+            for key, table in other.tables.items():
+                if key in self.plan.tables and not self.open_table(key).keys:
+                    self.tables[key].take_over(table, self._bounds)
+            for counter in other.counters:
+                olds.setdefault(counter.identity(), counter)
+        for counter in self.counters:
+            if old := olds.get(counter.identity()):
+                counter.told_ns, counter.fresh_ns = old.told_ns, old.fresh_ns
+                if old.floor_ns != NEVER:
+                    counter.empty(old.floor_ns)
+            else:
+                counter.empty(newest_ns)
+
+    def put_back(self, lane: Lane, time_ns: int) -> None:
+        """Take in an attempt of an earlier run: the newest so far on its port. `distrust` when all are in."""
+        lane.insert(time_ns, time_ns, self._bounds)
+        self.ready_ns = max(self.ready_ns, time_ns)
+
+    def put_back_key(self, table: Table, key: bytes, time_ns: int) -> None:
+        """Take in an address or network of an earlier run."""
+        table.insert(key, time_ns, max(time_ns, self.newest_ns()), self._bounds)
+
+    def note_seen(self) -> None:
+        """Remember when the subject was last on the ports of `novel` rules, for when the windows are gone."""
+        for port, lane in self.lanes.items() if self.plan.is_novel else ():
+            if lane.times:
+                self.seen[port] = max(lane.times[-1], self.seen.get(port, NEVER))
+
+    def release(self) -> None:
+        """Give back what was taken from the bounds; the book is not used any more."""
+        for holder in chain[Lane | Table](self.lanes.values(), self.tables.values()):
+            holder.release(self._bounds)
+
+    def last_seen(self, counter: Counter) -> int:
+        """When the subject last was on the ports of a rule; NEVER if it was not."""
+        taken = max((lane.times[-1] for lane in counter.lanes if lane.times), default=NEVER)
+        return max(taken, max((self.seen.get(port, NEVER) for port in counter.planned.ports), default=NEVER))
+
+    def _is_newcomer(self, counter: Counter, lane: Lane, novel_ns: int, at_ns: int) -> bool:
+        if not (lane.times and at_ns - lane.times[-1] < novel_ns):
+            last_ns = self.last_seen(counter)
+            if last_ns == NEVER or at_ns - last_ns >= novel_ns:
+                counter.fresh_ns = at_ns
+                self.changes += 1
+        return at_ns - NEWCOMER_NS < counter.fresh_ns

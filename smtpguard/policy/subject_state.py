@@ -1,0 +1,113 @@
+"""One subject as the engine watches it: its account, its windows, what is remembered of its blocks."""
+
+from typing import TYPE_CHECKING
+
+from smtpguard.model import Account, Mode, Subject
+from smtpguard.policy.byte_windows import VolumeBook
+from smtpguard.policy.compiled_rules import Plans
+from smtpguard.policy.rule_windows import Book
+from smtpguard.policy.windows import NEVER, Bounds
+
+if TYPE_CHECKING:
+    from smtpguard.policy.escalation import Record
+
+MODES: tuple[Mode, ...] = ("enforce", "dry-run")
+CONTAINER = "container"
+SHARED = "shared user"
+NEVER_REFUSED = frozenset({"root", "mta", "exempt"})
+
+
+class Watched:
+    """One subject and its windows.
+
+    Attributes:
+        account: The account as it was when the rules were compiled.
+        books: Windows of attempts, for rules in earnest and rules that are only told; empty for whom nothing counts.
+        failures, volumes: Windows of failed connections, and of bytes, likewise.
+        plans: The rules they are of; None without windows.
+        why: Why none of its rules is carried out; "" if not so.
+        seen: When it was last seen on a port, from before its windows.
+        records: What is remembered of its blocks, per mode.
+        generation: Of the configuration its rules were compiled from.
+        changes: Grows with what the windows themselves do not show: verdicts told, windows emptied.
+        saved: What was exported last, by part: a mark that differs when the part does; None if it must be again.
+        exported: `version` at the last export.
+        groups: What it counts against: its pool; its namespace and uid in another one.
+        swept_ns: `touched_ns` when a sweep last asked: it was not silent for longer than since then.
+    """
+
+    __slots__ = (
+        "account",
+        "books",
+        "changes",
+        "exported",
+        "failures",
+        "generation",
+        "groups",
+        "plans",
+        "records",
+        "saved",
+        "seen",
+        "subject",
+        "swept_ns",
+        "volumes",
+        "why",
+    )
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.account = Account(uid=subject.id, name=None, standing="tenant")
+        self.books: tuple[Book, ...] = ()
+        self.failures: tuple[Book, ...] = ()
+        self.volumes: tuple[VolumeBook, ...] = ()
+        self.plans: Plans | None = None
+        self.why = ""
+        self.seen: dict[int, int] = {}
+        self.records: dict[Mode, Record] = {}
+        self.saved: dict[str, int | None] = {}
+        self.changes = 0
+        self.exported = -1
+        self.generation = -1
+        self.groups: tuple[str, ...] = ()
+        self.swept_ns = NEVER
+
+    def windows(self) -> list[Book | VolumeBook]:
+        """All its windows, whatever they count."""
+        return [*self.books, *self.failures, *self.volumes]
+
+    def version(self) -> int:
+        """A number that grows with everything that an export would show."""
+        version = self.changes << 48
+        for book in (*self.books, *self.failures):
+            version += book.changes + sum([lane.base + len(lane.times) for lane in book.lanes.values()])
+        return version + sum([volume.changes for book in self.volumes for volume in book.counters])
+
+    def touched_ns(self) -> int:
+        """When something last happened to its windows; NEVER if nothing did."""
+        return max((book.touched_ns() for book in self.windows()), default=NEVER)
+
+    def rebuild(self, plans: Plans, bounds: Bounds) -> None:
+        """Make windows for rules; those that go on take over what there was.
+
+        Args:
+            plans: The rules.
+            bounds: What all windows together may hold.
+        """
+        books = tuple(Book(plan, mode, self.seen, bounds) for mode, plan in plans.attempts)
+        failures = tuple(Book(plan, mode, self.seen, bounds) for mode, plan in plans.failures)
+        volumes = tuple(VolumeBook(rules, plans.ports, mode) for mode, rules in plans.volumes)
+        for new, olds in ((books, self.books), (failures, self.failures)):
+            for book in new:
+                book.adopt(sorted(olds, key=lambda old: old.mode != book.mode))
+        for volume in volumes:
+            volume.adopt(sorted(self.volumes, key=lambda old: old.mode != volume.mode))
+        self.drop_windows()
+        self.books, self.failures, self.volumes, self.plans = books, failures, volumes, plans
+
+    def drop_windows(self) -> None:
+        """Forget all windows, and remember only when it was last seen, for rules that ask."""
+        for book in (*self.books, *self.failures):
+            book.note_seen()
+            book.release()
+        self.books, self.failures, self.volumes, self.plans = (), (), (), None
+        self.changes += 1

@@ -1,0 +1,138 @@
+"""What is allowed in a configuration and yet seldom meant: warnings of `smtpguard check`. Pure.
+
+Nothing here stops a start. Each says what follows from the setting, not only that it is unusual.
+"""
+
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Network
+
+from smtpguard.model import NS
+from smtpguard.settings import DAY_NS, HOUR_NS, KEY_SLOTS, KEYED, KEYED_PER_PORT, MINUTE_NS, Rule, Settings
+
+MAX_EXEMPT_UIDS = 10_000
+MIN_EXEMPT_PREFIX = {4: 16, 6: 32}
+"""Exempt networks larger than a /16 or a /32 are whole providers."""
+MAX_REMEMBERED = 100_000
+ATTEMPT_BYTES = 40
+"""Memory of one remembered attempt: an integer and its place in a deque, CPython 3.11."""
+MAX_WINDOW_NS = 7 * DAY_NS
+_GLOB = frozenset("*?[")
+_STRENGTH = {"warn": 0, "throttle": 1, "block": 2}
+
+
+def find_doubts(settings: Settings, *, uid_min: int = 1000) -> list[str]:
+    """Warnings, in the order of the configuration's sections.
+
+    Args:
+        settings: The whole configuration.
+        uid_min: First uid of people, UID_MIN of login.defs.
+    """
+    return [
+        *_doubt_mode(settings),
+        *(text for rule in settings.rules for text in _doubt_rule(f"rule {rule.name}", rule, settings)),
+        *_doubt_exact(settings),
+        *_doubt_overrides(settings, uid_min),
+        *_doubt_shared(settings),
+        *_doubt_exempt(settings, uid_min),
+    ]
+
+
+def _doubt_mode(settings: Settings) -> Iterator[str]:
+    if settings.dry_run:
+        yield "dry_run is true: everything is counted and told, nobody is refused"
+    if settings.sources == "none":
+        yield "sources is none: no connection is seen, so no rule is ever exceeded"
+    if not settings.rules:
+        yield "there are no rules: nothing is ever too much"
+
+
+def _doubt_exact(settings: Settings) -> Iterator[str]:
+    keyed = [rule for rule in settings.rules if rule.count in KEYED and rule.action != "warn"]
+    for rule in keyed:
+        if rule.limit > KEY_SLOTS:
+            yield (
+                f"rule {rule.name}: a limit of more than {KEY_SLOTS} {rule.count} is judged by the daemon, not exact: "
+                "some connections may slip through before it knows; `cap` bounds them"
+            )
+    for number, rule in enumerate(keyed):
+        for port in sorted(settings.ports if rule.ports is None else rule.ports):
+            if sum(other.ports is None or port in other.ports for other in keyed[:number]) >= KEYED_PER_PORT:
+                yield (
+                    f"rule {rule.name}: {KEYED_PER_PORT} rules before it count destinations or networks on port {port},"
+                    " so it is judged by the daemon, not exact"
+                )
+                break
+
+
+def _doubt_rule(name: str, rule: Rule, settings: Settings) -> Iterator[str]:
+    if rule.count != "bytes" and rule.limit > MAX_REMEMBERED:
+        mb = rule.limit * ATTEMPT_BYTES // 1_000_000
+        yield f"{name}: a limit of {rule.limit} remembers up to {mb} MB for each user who comes near it"
+    if rule.window_ns > MAX_WINDOW_NS:
+        yield (
+            f"{name}: a window of {show_duration(rule.window_ns)} holds every user's attempts in memory for so long; "
+            "a shorter one with a lower limit finds the same people sooner"
+        )
+    if rule.action == "block" and rule.block_ns > settings.escalation.max_ns:
+        longest = show_duration(settings.escalation.max_ns)
+        yield f"{name}: a block of {show_duration(rule.block_ns)} ends after {longest}, which is escalation.max"
+    if rule.novel_ns is not None and rule.novel_ns > settings.state_keep_ns:
+        yield (
+            f"{name}: novel looks back {show_duration(rule.novel_ns)}, but state.keep is "
+            f"{show_duration(settings.state_keep_ns)}: who paused longer than that is new again"
+        )
+
+
+def _doubt_overrides(settings: Settings, uid_min: int) -> Iterator[str]:
+    rules = {rule.name: rule for rule in settings.rules}
+    for index, override in enumerate(settings.overrides):
+        place = f"users[{index}]"
+        for name, rule in override.rules.items():
+            yield from _doubt_rule(f"{place}, rule {name}", rule, settings)
+        if any(_is_milder(rule, rules[name]) for name, rule in override.rules.items()):
+            yield from _doubt_globs(f"{place}.match.users", override.match.users, "gets its milder limits")
+        for first, last in override.match.uids:
+            if first < uid_min:
+                yield f"{place}.match.uids: {first}-{last} holds system accounts (below {uid_min})"
+
+
+def _is_milder(rule: Rule, usual: Rule) -> bool:
+    return (
+        rule.limit > usual.limit
+        or rule.window_ns < usual.window_ns
+        or _STRENGTH[rule.action] < _STRENGTH[usual.action]
+        or (rule.dry_run and not usual.dry_run)
+    )
+
+
+def _doubt_shared(settings: Settings) -> Iterator[str]:
+    for name in sorted(settings.shared_block):
+        yield f"shared_users.block: a block of {name!a} stops the mail of every site that runs under it"
+
+
+def _doubt_exempt(settings: Settings, uid_min: int) -> Iterator[str]:
+    exempt = settings.exempt
+    yield from _doubt_globs("exempt.users", exempt.users, "is never looked at")
+    for first, last in exempt.uids:
+        if first < uid_min:
+            yield f"exempt.uids: {first}-{last} holds system accounts (below {uid_min})"
+        if last - first >= MAX_EXEMPT_UIDS:
+            yield f"exempt.uids: {first}-{last} exempts {last - first + 1} uids, those given out later too"
+    for network in exempt.networks:
+        if network.prefixlen < MIN_EXEMPT_PREFIX[network.version]:
+            size = f"{network.num_addresses} addresses" if isinstance(network, IPv4Network) else "a whole provider"
+            yield f"exempt.destinations: {network} is {size}: what is sent there is never counted or refused"
+
+
+def _doubt_globs(place: str, names: Iterable[str], follows: str) -> Iterator[str]:
+    for name in names:
+        if _GLOB.intersection(name):
+            yield f"{place}: who may choose his name can choose one that fits {name!a}, and {follows}"
+
+
+def show_duration(duration_ns: int) -> str:
+    """A duration as the configuration writes it, in the largest unit that is exact."""
+    for unit, size_ns in (("d", DAY_NS), ("h", HOUR_NS), ("m", MINUTE_NS)):
+        if duration_ns % size_ns == 0:
+            return f"{duration_ns // size_ns}{unit}"
+    return f"{duration_ns / NS:g}s"

@@ -1,0 +1,392 @@
+"""Credits and the cap in the kernel: connections rules enforced where connect() happens, exact on every CPU.
+
+`CreditMaps` reads and writes the program's maps; `Credits` keeps them right from what the daemon tells it, with the
+bookkeeping of `smtpguard.policy.credits`. Credits are ignored by the program when the last heartbeat is older than 2 s,
+so a stopped daemon refuses nobody; the cap stands without it.
+
+Who is never refused here: root, exempt users and destinations (checked before), subjects of other network namespaces
+(no account of ours), and uids given to `replace_told`.
+"""
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from smtpguard.clock import boottime_ns, next_beat
+from smtpguard.errors import EnforceError, SourceError
+from smtpguard.model import NS, Connect
+from smtpguard.policy.credits import MAX_RULES, NO_LIMIT, CreditLedger, CreditRule, Grant
+from smtpguard.settings import Cap
+from smtpguard.sources.bpf import maps
+from smtpguard.sources.bpf.budget import read_unsent
+from smtpguard.sources.bpf.key_maps import KeyMaps, Keys
+from smtpguard.sources.bpf.libbpf import BpfError
+from smtpguard.sources.bpf.program import Guard, refused
+
+_ACCOUNT = struct.Struct("=IIQ16QQQQQQII")
+_GRANT = struct.Struct("=IIQ16QQ16Q")
+_GRANT_TOLD, _GRANT_WAKE = 1, 2
+_FIRST = struct.pack("=I", 0)
+_TICK_NS = 5_000_000
+_SWEEP_NS = 60 * NS
+_SWEEP_USERS = 50_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What the kernel counted for one user.
+
+    Attributes:
+        used: Credits taken, by rule.
+        cap_full_ns: CLOCK_BOOTTIME at which his bucket is full again.
+        by_credit, by_cap: Attempts refused by credits and by the cap.
+    """
+
+    used: tuple[int, ...]
+    cap_full_ns: int
+    by_credit: int
+    by_cap: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyWindow:
+    """What the engine's window of a rule that counts destinations or networks holds.
+
+    Attributes:
+        uid: The user.
+        index: The rule.
+        keys: The keys with the times of their last attempts.
+        emptied_ns: What came up to then does not count; 0 if it was never emptied.
+    """
+
+    uid: int
+    index: int
+    keys: Keys
+    emptied_ns: int
+
+
+class CreditMaps:
+    """The maps `accounts`, `grants` and what stands beside them. Methods raise EnforceError."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._accounts = guard.map("accounts")
+        self._grants = guard.map("grants")
+        self._new_grant = guard.map("new_grant")
+        self._told = maps.KeySet(guard.map("told_uids"))
+
+    def write_rules(self, rules: Sequence[CreditRule], *, wake: bool = False) -> None:
+        """Say which ports each rule counts, and what a user without entries starts with; `wake` as in write_grant."""
+        if len(rules) > MAX_RULES:
+            raise EnforceError(f"{len(rules)} rules, the kernel takes {MAX_RULES}", where="bpf")
+        ports: dict[int, int] = {}
+        for index, rule in enumerate(rules):
+            for port in rule.ports:
+                ports[port] = ports.get(port, 0) | 1 << index
+        try:
+            blank = Grant(uid=0, allowed=tuple(rule.limit for rule in rules), as_of_ns=0)
+            self._new_grant.update(_FIRST, _pack_grant(blank, wake=wake))
+        except BpfError as error:
+            raise refused("the limits can't be written", error) from error
+        self._guard.set_ports(self._guard.ports, ports)
+
+    def write_grant(
+        self, uid: int, allowed: Sequence[int], as_of_ns: int, *, told: bool = False, wake: bool = False
+    ) -> None:
+        """Say how many credits a user may have taken in all, by rule.
+
+        Args:
+            uid: The user.
+            allowed: By rule.
+            as_of_ns: CLOCK_BOOTTIME from which on that is right.
+            told: He is never refused.
+            wake: Each of his attempts is reported at once.
+        """
+        self.write(Grant(uid=uid, allowed=tuple(allowed), as_of_ns=as_of_ns), told=told, wake=wake)
+
+    def write(self, grant: Grant, *, told: bool = False, wake: bool = False) -> None:
+        """Tell the program of a grant; `told` and `wake` as in write_grant."""
+        try:
+            self._grants.update(maps.pack_subject(grant.uid, 0), _pack_grant(grant, told=told, wake=wake), locked=True)
+        except BpfError as error:
+            raise refused(f"the credits of uid {grant.uid} can't be written", error) from error
+
+    def read_usage(self, uid: int) -> Usage | None:
+        """What the kernel counted for a user; None if he has no account yet."""
+        try:
+            value = self._accounts.lookup(maps.pack_subject(uid, 0), locked=True)
+        except BpfError as error:
+            raise refused(f"the account of uid {uid} can't be read", error) from error
+        if value is None:
+            return None
+        fields = _ACCOUNT.unpack(value)
+        return Usage(used=fields[3:19], cap_full_ns=fields[19], by_credit=fields[20], by_cap=fields[21])
+
+    def read_uids(self) -> list[int]:
+        """Users with an account."""
+        try:
+            return [maps.unpack_subject(key)[0] for key in self._accounts.keys()]  # noqa: SIM118 - a map, not a dict
+        except BpfError as error:
+            raise refused("the accounts can't be read", error) from error
+
+    def read_capped(self) -> dict[int, int]:
+        """Attempts that the cap refused, by uid, of users whom it ever did refuse."""
+        try:
+            rows = [(maps.unpack_subject(key)[0], _ACCOUNT.unpack(value)[21]) for key, value in self._accounts.items()]
+        except BpfError as error:
+            raise refused("the accounts can't be read", error) from error
+        return {uid: by_cap for uid, by_cap in rows if by_cap}
+
+    def read_unsent(self) -> dict[int, int]:
+        """Events that were not handed over, by the uid whose account they are on."""
+        found: dict[int, int] = {}
+        try:
+            for row in read_unsent(self._guard):
+                found[row.owner] = found.get(row.owner, 0) + row.count
+        except SourceError as error:
+            raise EnforceError(error.what, where=error.where, fix=error.fix) from error
+        return found
+
+    def remove(self, uid: int) -> None:
+        """Remove a user's entries, so that he begins anew; he is let through in between, never refused."""
+        key = maps.pack_subject(uid, 0)
+        self.write_grant(uid, [NO_LIMIT] * MAX_RULES, 0, told=True)
+        try:
+            self._accounts.delete(key)
+            self._grants.delete(key)
+        except BpfError as error:
+            raise refused(f"the account of uid {uid} can't be removed", error) from error
+
+    def replace_told(self, uids: Iterable[tuple[int, int]]) -> None:
+        """Replace who is counted and never refused by credits or cap, as inclusive (first, last) ranges."""
+        prefixes = [p for first, last in uids for p in maps.split_range(first, last - first + 1)]
+        try:
+            self._told.replace(maps.pack_uid_prefix(*prefix) for prefix in prefixes)
+        except BpfError as error:
+            raise refused("the users who are only told can't be written", error) from error
+
+    def set_cap(self, cap: Cap | None) -> None:
+        """Let each user have a token bucket, or none."""
+        fields = self._guard.config.fields
+        if cap is not None:
+            # Rounded up: never a token too many. What is saved up is counted in whole intervals.
+            fields.cap_interval_ns = interval_ns = -(-cap.per_ns // cap.rate)
+            fields.cap_depth_ns = cap.burst * interval_ns
+        self._guard.config.set_flag(maps.FLAG_CAP, on=cap is not None)
+
+    def set_crediting(self, *, on: bool) -> None:
+        """Whether the program takes and demands credits."""
+        self._guard.config.set_flag(maps.FLAG_CREDITS, on=on)
+
+    def beat(self, now_ns: int) -> None:
+        """Say that the daemon lives."""
+        self._guard.config.fields.heartbeat_ns = now_ns
+
+
+def _pack_grant(grant: Grant, *, told: bool = False, wake: bool = False) -> bytes:
+    flags = (_GRANT_TOLD if told else 0) | (_GRANT_WAKE if wake else 0)
+    allowed = (*grant.allowed, *[NO_LIMIT] * (MAX_RULES - len(grant.allowed)))
+    emptied_ns = (*grant.emptied_ns, *[0] * (MAX_RULES - len(grant.emptied_ns)))
+    return _GRANT.pack(0, flags, grant.as_of_ns, *allowed, grant.spoken_ns, *emptied_ns)
+
+
+class Credits:
+    """Keeps the kernel's credits right. Call `note` for every attempt that was let through, `on_time` every turn.
+
+    Args:
+        guard: The loaded program.
+        now_ns: CLOCK_BOOTTIME.
+
+    Attributes:
+        missed: Credits whose attempts never arrived, because the ring was full.
+    """
+
+    def __init__(self, guard: Guard, now_ns: int) -> None:
+        self.maps = CreditMaps(guard)
+        self.keys = KeyMaps(guard)
+        self.ledger = CreditLedger(())
+        self._running = False
+        self._beat_ns = self._tick_ns = self._sweep_ns = now_ns
+        self._near: set[int] = set()
+        self._lost = 0
+        self._measured: dict[int, tuple[int, ...]] = {}
+        self._measured_ns = 0
+        self._unsent: dict[int, int] = {}
+        self._again = False
+        self.missed = 0
+
+    def start(
+        self,
+        rules: Sequence[CreditRule],
+        now_ns: int,
+        *,
+        limits: Mapping[int, Mapping[int, int]] | None = None,
+        windows: Iterable[tuple[int, int, Iterable[int]]] = (),
+        wake_new: bool = False,
+        keys: Iterable[KeyWindow] = (),
+        anew: bool = False,
+    ) -> None:
+        """Begin, or begin anew with other rules; credits are off while this lasts. Raises EnforceError.
+
+        Args:
+            rules: By index.
+            now_ns: CLOCK_BOOTTIME.
+            limits: Limits of some users' own, by uid and rule index.
+            windows: What the windows hold, as (uid, rule index, event times).
+            wake_new: Users are `near` from their first attempt on: some rule that we judge has a limit under ten.
+            keys: What the windows of rules hold that count destinations or networks.
+            anew: No such rule goes on with what the kernel has of it.
+        """
+        self.stop()
+        before, ledger = self.ledger, CreditLedger(rules)
+        fresh = self.keys.write_rules(rules, anew=anew)
+        index_of = {rule.name: index for index, rule in enumerate(rules) if rule.is_keyed}
+        for uid, emptied in before.emptied().items():
+            for index, at_ns in emptied.items():
+                if before.rules[index].name in index_of:
+                    ledger.empty(uid, index_of[before.rules[index].name], at_ns)
+        self.maps.write_rules(rules, wake=wake_new)
+        for uid in self.maps.read_uids():
+            usage = self.maps.read_usage(uid)
+            if usage is not None:
+                ledger.adopt(uid, usage.used)
+        ledger.adopted_ns = boottime_ns()
+        for uid in self.ledger.limited():
+            ledger.set_limits(uid, {})  # he may have no account yet, but a grant with the limits that end now
+        for uid, own in (limits or {}).items():
+            ledger.set_limits(uid, own)
+        for uid, index, times_ns in windows:
+            ledger.restore(uid, index, times_ns)
+        for window in keys:
+            ledger.empty(window.uid, window.index, window.emptied_ns)
+            if window.index in fresh and window.keys:
+                self.keys.put(window.uid, window.index, window.keys)
+        for uid, spoken_ns in before.spoken().items():
+            ledger.speak(uid, spoken_ns)
+        self.ledger = ledger
+        self._write(now_ns)
+        self.maps.beat(now_ns)
+        self.maps.set_crediting(on=bool(rules))
+        self._running = bool(rules)
+
+    def stop(self) -> None:
+        """Demand no credits any more; the cap stays."""
+        self.maps.set_crediting(on=False)
+        self._running = False
+
+    def note(self, uid: int, connect: Connect, *, entered: bool) -> None:
+        """Tell of an attempt that was let through.
+
+        Args:
+            uid: The account it counts for.
+            connect: The attempt.
+            entered: Whether it entered the windows.
+        """
+        self.ledger.note(uid, connect.port, connect.time_ns, connect.credits, entered=entered)
+        for index, rule in enumerate(self.ledger.rules) if connect.credits else ():
+            if rule.is_keyed and connect.credits >> index & 1:
+                self.keys.note(uid, index, connect.time_ns)
+
+    def reset(self, uid: int, index: int | None, now_ns: int) -> None:
+        """Empty a user's windows, of one rule or (None) of all, and end his refusals. Raises EnforceError."""
+        self.ledger.reset(uid, index)
+        for number, rule in enumerate(self.ledger.rules):
+            if rule.is_keyed and index in (None, number):
+                self.ledger.empty(uid, number, now_ns)
+        self.speak(uid, now_ns)
+
+    def speak(self, uid: int, now_ns: int) -> None:
+        """All that a user did up to now was judged: a refusal that held for all his attempts is over."""
+        self.ledger.speak(uid, now_ns)
+        self._write(now_ns)
+        self.keys.drop_verdict(uid)
+
+    def count_missing(self, uid: int, index: int) -> int:
+        """Credits of a rule that a user took with attempts that nobody told of yet. Raises EnforceError."""
+        usage = self.maps.read_usage(uid)
+        return 0 if usage is None else max(0, usage.used[index] - self.ledger.told(uid, index))
+
+    def set_limits(self, uid: int, limits: Mapping[int, int], now_ns: int) -> None:
+        """Give a user limits of his own at once, by rule index. Raises EnforceError."""
+        self.ledger.set_limits(uid, limits)
+        self._write(now_ns)
+
+    def set_near(self, uid: int, now_ns: int, *, near: bool) -> None:
+        """Have each attempt of a user reported at once, because a limit that we judge is near. Raises EnforceError."""
+        if near != (uid in self._near):
+            (self._near.add if near else self._near.discard)(uid)
+            self._grant(self.ledger.grant(uid, now_ns))
+
+    def on_time(self, now_ns: int, lost: int, drained_ns: int) -> None:
+        """Say that we live; give back what has left the windows; make up for lost events. Raises EnforceError.
+
+        Args:
+            now_ns: CLOCK_BOOTTIME.
+            lost: BpfSource.ring_lost: nothing else that is lost has taken credits.
+            drained_ns: BpfSource.drained_ns: what was reported before then has been noted.
+        """
+        self.maps.beat(now_ns)
+        self._beat_ns = now_ns
+        self.keys.delete_some()
+        if not self._running:
+            return
+        deadline_ns = self.ledger.next_deadline()
+        if deadline_ns is not None and deadline_ns <= now_ns and now_ns >= self._tick_ns + _TICK_NS:
+            self._write(now_ns)
+        if lost != self._lost or self._measured or self._again:
+            self._again = self._again or lost != self._lost  # the program counts a loss first, and then whose it was
+            self._reconcile(now_ns, lost, drained_ns)
+        if now_ns >= self._sweep_ns + _SWEEP_NS:
+            self._sweep(now_ns)
+
+    def _reconcile(self, now_ns: int, lost: int, drained_ns: int) -> None:
+        """Credits whose attempts were lost count from now on: measured first, compared when the ring was emptied.
+
+        Tenants choose how many accounts there are, and by a flood how often events are lost: only those are read who
+        lost some since the last time.
+        """
+        if not self._measured:
+            if lost == self._lost:
+                self._again = False
+            self._lost = lost
+            usages = {uid: self.maps.read_usage(uid) for uid in self._find_losers()}
+            self._measured = {uid: usage.used for uid, usage in usages.items() if usage is not None}
+            self._measured_ns = now_ns
+        elif drained_ns > self._measured_ns:
+            self.missed += sum(self.ledger.reconcile(uid, used, now_ns) for uid, used in self._measured.items())
+            self._measured = {}
+
+    def _find_losers(self) -> set[int]:
+        """Whose events were not handed over since this was asked last."""
+        before, self._unsent = self._unsent, self.maps.read_unsent()
+        return {uid for uid, count in self._unsent.items() if count != before.get(uid)}
+
+    def next_deadline(self) -> int:
+        """When `on_time` wants to be called (CLOCK_BOOTTIME): in a second at the latest."""
+        deadline_ns = self.ledger.next_deadline() if self._running else None
+        beat_ns = next_beat(self._beat_ns)
+        return beat_ns if deadline_ns is None else min(beat_ns, max(deadline_ns, self._tick_ns + _TICK_NS))
+
+    def _write(self, now_ns: int) -> None:
+        self._tick_ns = now_ns
+        for grant in self.ledger.tick(now_ns):
+            self._grant(grant)
+
+    def _grant(self, grant: Grant) -> None:
+        self.maps.write(grant, wake=grant.uid in self._near)
+
+    def _sweep(self, now_ns: int) -> None:
+        """With very many users, remove the entries of idle ones; the kernel's maps hold 131,072."""
+        self._sweep_ns = now_ns
+        self.ledger.drop_old(now_ns)
+        if self.keys.count_entries() > _SWEEP_USERS:
+            windows_ns = {n: rule.window_ns for n, rule in enumerate(self.ledger.rules) if rule.is_keyed}
+            self.keys.delete_idle(windows_ns, now_ns)
+        if len(self.ledger.users()) <= _SWEEP_USERS:
+            return
+        for uid in self.ledger.idle():
+            usage = self.maps.read_usage(uid)
+            if usage is None or usage.cap_full_ns <= now_ns:
+                self.maps.remove(uid)
+                self.ledger.forget(uid)
+                self._near.discard(uid)

@@ -1,0 +1,159 @@
+"""Sessions that were open before the program was attached: the hooks never see them, so they are asked about by hand.
+
+Found once, by a walk in a thread: tenants choose how many there are. Then each is asked about by its cookie, so many a
+second; one that is gone has closed. Only the guard's own network namespace is seen, and a session's uid is that of its
+socket's maker. One whose local port is listened on was opened by the peer, who is nobody here.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from functools import partial
+from typing import Protocol
+
+from smtpguard.decode.netlink.sock_diag import Session, Totals
+from smtpguard.kernel.beside import Beside, Pace
+from smtpguard.kernel.sock_diag import SockDiag
+from smtpguard.model import NS, SocketNews, SocketReport
+
+MAX_ADOPTED = 16_384
+"""Most sessions that are followed. Where there are more each user has a share of them; what is beyond is counted."""
+MAX_ASKED = 2_000
+"""Sessions asked about in one second, 40 us each; of more each has its turn every few seconds."""
+
+FIND_S, ASK_S = 0.02, 0.005
+"""How long the loop waits for the walk at the start, and for answers; most hosts have so few sessions."""
+
+_POLL_NS = NS
+_CLOSE_S = 2.0
+
+
+class IsCookie(Protocol):
+    """A question about sockets."""
+
+    def __call__(self, cookie: int, /) -> bool:
+        """The answer for one."""
+        ...
+
+
+class Adopted:
+    """The adopted sessions of some ports. Methods raise SourceError.
+
+    Args:
+        ports: The guarded ports.
+        now_ns: CLOCK_BOOTTIME.
+        loopback: Whether sessions to 127.0.0.0/8 and ::1 count.
+
+    Attributes:
+        left_out: Sessions beyond MAX_ADOPTED.
+    """
+
+    def __init__(self, ports: Iterable[int], now_ns: int, *, loopback: bool = True) -> None:
+        self._diag = SockDiag()
+        self._ports = sorted(ports)
+        self._loopback = loopback
+        self._sessions: deque[Session] = deque()
+        self._cookies: set[int] = set()
+        self._beside: Beside[list[SocketReport]] = Beside("adopted-sessions")
+        self._next_ns = now_ns
+        self.left_out = 0
+
+    def adopt(self, now_ns: int, is_known: IsCookie) -> list[SocketReport]:
+        """Find what is open now; one report each, with all that went before: a baseline. If it is much, `poll` has it.
+
+        Args:
+            now_ns: CLOCK_BOOTTIME.
+            is_known: Whether the program has seen the session of a cookie itself.
+        """
+        self._next_ns = now_ns + _POLL_NS
+        self._beside.begin(partial(self._find, now_ns, is_known))
+        return self._beside.take(FIND_S) or []
+
+    def poll(self, now_ns: int) -> list[SocketReport]:
+        """What was found to have changed: traffic, and ends with the totals last seen. Call it at any time."""
+        reports = self._beside.take() or []
+        if not self._beside.is_busy and self._sessions and now_ns >= self._next_ns:
+            self._next_ns = now_ns + _POLL_NS
+            self._beside.begin(partial(self._ask, now_ns))
+            reports += self._beside.take(ASK_S) or []
+        return reports
+
+    def forget(self, cookie: int) -> None:
+        """The program tells of this session itself."""
+        self._cookies.discard(cookie)
+
+    def close(self) -> None:
+        """Release the socket; may be called twice."""
+        self._beside.wait(_CLOSE_S)
+        self._diag.close()
+
+    # -- in the thread -----------------------------------------------------------------------------------------------
+
+    def _find(self, now_ns: int, is_known: IsCookie) -> list[SocketReport]:
+        pace = Pace()
+        by_user: dict[int, list[Session]] = {}
+        for session in self._diag.sessions(self._ports, totals=True, loopback=self._loopback):
+            pace.breathe()
+            if session.uid is not None and not is_known(session.cookie):
+                of_user = by_user.setdefault(session.uid, [])
+                if len(of_user) < MAX_ADOPTED:
+                    of_user.append(session)
+                else:
+                    self.left_out += 1
+        kept = share_out(list(by_user.values()), MAX_ADOPTED)
+        self.left_out += sum(map(len, by_user.values())) - len(kept)
+        listened: dict[tuple[bytes, int], bool] = {}
+        for session in kept:
+            pace.breathe()
+            end = (session.source, session.source_port)
+            if end not in listened:
+                listened[end] = self._diag.is_listened(session)
+            if not listened[end]:
+                self._cookies.add(session.cookie)
+                self._sessions.append(session)
+        return [_report(session, "open", now_ns) for session in self._sessions]
+
+    def _ask(self, now_ns: int) -> list[SocketReport]:
+        pace = Pace()
+        reports = []
+        for _ in range(min(len(self._sessions), MAX_ASKED)):
+            pace.breathe()
+            before = self._sessions.popleft()
+            if before.cookie not in self._cookies:
+                continue
+            session = self._diag.look_again(before)
+            if session is None:
+                self._cookies.discard(before.cookie)
+                reports.append(_report(before, "closed", now_ns))
+                continue
+            self._sessions.append(session)
+            if session.totals != before.totals:
+                reports.append(_report(session, "open", now_ns))
+        return reports
+
+
+def share_out(groups: list[list[Session]], most: int) -> list[Session]:
+    """So many sessions at most, of each group as many as of any other, unless it has no more."""
+    kept: list[Session] = []
+    groups = sorted(groups, key=len)
+    for number, group in enumerate(groups):
+        share = (most - len(kept)) // (len(groups) - number)
+        kept += group[:share]
+    return kept
+
+
+def _report(sock: Session, kind: SocketNews, now_ns: int) -> SocketReport:
+    totals = sock.totals or Totals(bytes_sent=0, bytes_received=0, retransmissions=0)
+    return SocketReport(
+        time_ns=now_ns,
+        kind=kind,
+        uid=sock.uid,
+        netns=None,
+        cookie=sock.cookie,
+        connect_time_ns=None,
+        port=sock.port,
+        address=sock.address,
+        latency_ns=None,
+        bytes_sent=max(0, totals.bytes_sent - 1),  # the SYN is acknowledged like a byte
+        bytes_received=totals.bytes_received,
+        retransmissions=totals.retransmissions,
+    )
