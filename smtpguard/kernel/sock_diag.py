@@ -32,6 +32,7 @@ _NETLINK_SOCK_DIAG = 4
 _ANSWER_TIMEOUT_S = 5.0
 _RECEIVE_BYTES = 1 << 20
 _MAX_DATAGRAM_BYTES = 65_536
+_MAX_INTERFACES = 64
 _NO_STORAGE = frozenset({errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOENT, errno.EBADF})
 MAX_SESSIONS = 100_000
 """Most sockets taken of one dump, per family; what is beyond is counted as not seen."""
@@ -146,12 +147,21 @@ class SockDiag:
         return session if session is not None and (session.address, session.port) == destination else None
 
     def look_again(self, session: Session) -> Session | None:
-        """A socket that was seen before, by its cookie, with its totals; None if it is gone. Some 20 us."""
-        source, destination = (session.source, session.source_port), (session.address, session.port)
-        request = render_find(source, destination, session.interface, self._next(), cookie=session.cookie, totals=True)
-        answer = self._ask(request)
-        found = None if isinstance(answer, int) else parse_session(answer)
+        """A socket that was seen before, by its cookie, with its totals; None if it is gone. Some 20 us.
+
+        Its owner may have bound it to another interface meanwhile, and then it is found by that one alone.
+        """
+        found = self._find_again(session, session.interface)
+        if found is None:
+            for interface, _ in socket.if_nameindex()[:_MAX_INTERFACES]:
+                found = found or self._find_again(session, interface)
         return found if found is not None and found.state in SPEAKING else None
+
+    def _find_again(self, session: Session, interface: int) -> Session | None:
+        source, destination = (session.source, session.source_port), (session.address, session.port)
+        request = render_find(source, destination, interface, self._next(), cookie=session.cookie, totals=True)
+        answer = self._ask(request)
+        return None if isinstance(answer, int) else parse_session(answer)
 
     def is_listened(self, session: Session) -> bool:
         """Whether somebody listens on our end of a session: then it is the peer who called."""

@@ -24,12 +24,12 @@ exec({flood!r})
 
 
 def attack(sessions: int, seconds: int, spare: int) -> None:
-    """All of it for some seconds; after so many others come.
+    """All of it for some seconds.
 
     Args:
         sessions: Idle ones on loopback to a guarded port.
         seconds: How long the floods last.
-        spare: How often another user and another spammer try beside them.
+        spare: In how many rounds another user's 20, and another spammer, come beside them.
     """
     with Host(rules=[RULE]) as host:
         begin_crowd(host, SPAMMER[1], sessions, [f"127.0.0.{number}" for number in range(1, 9)])
@@ -47,7 +47,7 @@ def attack(sessions: int, seconds: int, spare: int) -> None:
             assert flood.stdout is not None
             assert flood.stdout.readline() == "flooding\n"
         for number in range(spare):
-            assert host.connect(INNOCENT, 20).ok == 20
+            assert host.connect(INNOCENT, 20 // spare).ok == 20 // spare
             assert host.connect(OTHER, 60, to=NETWORKS).ok == RULE["limit"], f"round {number}"
             wait_for(lambda: OTHER[0] in {row["USER"] for row in host.events("BLOCK")}, 5)
             if number + 1 < spare:

@@ -104,3 +104,20 @@ def test_who_has_many_sessions_takes_nobodys_place() -> None:
     groups = [["a"] * 90, ["b"] * 3, ["c"] * 50]
     kept = share_out(groups, 43)  # type: ignore[arg-type]
     assert (len(kept), kept.count("a"), kept.count("b"), kept.count("c")) == (43, 20, 3, 20)  # type: ignore[arg-type]
+
+
+def test_a_session_that_is_bound_to_an_interface_is_no_other_one() -> None:
+    """Its bytes went on uncounted, as if it had been closed: nobody needs a capability for that."""
+    import socket
+
+    with private_netns(), SockDiag() as diag:
+        server = socket.create_server((ADDRESS4, 25))
+        client = socket.create_connection((ADDRESS4, 25))
+        [session] = diag.read_sessions({25})
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+        again = diag.look_again(session)
+        assert again is not None
+        assert (again.cookie, again.interface) == (session.cookie, socket.if_nametoindex("lo"))
+        client.close()
+        assert diag.look_again(session) is None or diag.look_again(session).state != session.state  # type: ignore[union-attr]
+        server.close()

@@ -27,7 +27,8 @@ maker, user, way, address, count = int(sys.argv[1]), int(sys.argv[2]), sys.argv[
 def become(uid):
     os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
 def make():
-    return socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return socket.socket(family, socket.SOCK_STREAM, 262 if way == "mptcp" else 0)
 if way == "inherited":
     os.setresuid(-1, maker, 0)
     lent = [make() for _ in range(count)]
@@ -91,7 +92,7 @@ def begin(host: Host, maker: int, user: int, way: str, address: str, count: int 
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize("way", ["sent", "inherited", "filled", "bound"])
+@pytest.mark.parametrize("way", ["sent", "inherited", "filled", "bound", "mptcp"])
 def test_a_session_on_an_accomplices_socket_ends_with_the_block(host: Host, way: str, version: int) -> None:
     address = PEER[version]
     lent = begin(host, OTHER[1], SPAMMER[1], way, address)

@@ -43,19 +43,21 @@ if role != "connect":
 if role == "serve":
     print("open", flush=True)
     stay()
-while count > share:  # the rest is another process's
-    count -= share
+told, tell = os.pipe()
+shares = [min(share, count - first) for first in range(0, count, share)]
+for each in shares:
     if os.fork() == 0:
-        count = share
-        break
-os.setgroups([]); os.setgid(uid); os.setuid(uid)
-kept = []
-for number in range(count):
-    client = socket.socket()
-    client.connect((addresses[number % len(addresses)], port))
-    kept.append(client)
-if os.getpid() == main:
-    print("open", flush=True)
+        os.setgroups([]); os.setgid(uid); os.setuid(uid)
+        kept = []
+        for number in range(each):
+            client = socket.socket()
+            client.connect((addresses[number % len(addresses)], port))
+            kept.append(client)
+        os.write(tell, b"x")
+        stay()
+for _ in shares:
+    os.read(told, 1)
+print("open", flush=True)
 stay()
 """
 """Opens idle sessions and stays: role, uid, count, port, addresses. Says `open`."""
