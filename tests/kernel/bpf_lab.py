@@ -168,8 +168,11 @@ class Lab:
     cgroup: Path
 
     def events(self) -> list[Connect]:
-        """What has come out since the last call: events are in the ring before connect() returns."""
-        return self.source.read()
+        """All that has come out since the last call: events are in the ring before connect() returns."""
+        seen = self.source.read()
+        while self.source._more:
+            seen += self.source.read()
+        return seen
 
 
 @contextmanager
