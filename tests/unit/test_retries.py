@@ -199,6 +199,16 @@ def test_a_retry_is_known_though_many_came_between() -> None:
     assert table.repeats == 1
 
 
+@pytest.mark.parametrize("began", [0, 5_001, 9_999, 10_001, 14_900, 20_002])
+def test_a_retry_is_known_whenever_first_attempts_were_last_put_away(began: int) -> None:
+    """What is kept is put away every ten seconds of the stream, so that a quiet day is not held in memory."""
+    table = Retries()
+    calls: list[tuple[int, Call]] = [(100 + number, (number * 100, 3, A, -115)) for number in range(300)]
+    calls += [(7, (began, 3, B, -115)), (7, (began + 4_999, 3, B, 0))]
+    told = [counted(call, pid=pid, retries=table) for pid, call in sorted(calls, key=lambda item: item[1][0])]
+    assert told.count([False]) == table.repeats == 1
+
+
 def test_tables_are_bounded_and_forget_the_oldest() -> None:
     table = Retries(max_entries=100)
     total = 0

@@ -44,7 +44,7 @@ from smtpguard.model import Connect
 _MAX_WAITING = 4096
 """SOCKADDR records kept while their SYSCALL has not come."""
 _MAX_RECENT = 4096
-"""Serials kept, in each of two generations, to notice a second SOCKADDR."""
+"""Serials kept, in each of two generations, to notice a second SOCKADDR; more if a region holds more."""
 _NEWLINE = 0x0A
 _ENDLESS = 1 << 63
 
@@ -146,8 +146,8 @@ class AuditDecoder:
         self._read_pair = PairReader(sensor).read
         self._index = CallIndex(self._buffer)
         self._waiting: OrderedDict[Key, list[_Waiting]] = OrderedDict()
-        self._recent: dict[Key, _Event | None] = {}
-        self._older: dict[Key, _Event | None] = {}
+        self._recent: dict[int, _Event | None] = {}  # by the hash of the Key, a third of its size
+        self._older: dict[int, _Event | None] = {}
         self._held: list[_Event] = []
 
     @property
@@ -223,6 +223,7 @@ class AuditDecoder:
         found: list[_Event] = []
         data, base = self._buffer.data, self._buffer.base
         read_pair, to_event_ns = self._read_pair, self.to_event_ns
+        find_newline, held, is_picking = data.rfind, self._held, self._duplicates is not None
         # All hits first: searching and joining in turns would cost a tenth more, in cold caches.
         for at in self._sieve.find(data, start, stop):
             begin, node = at - 8, None
@@ -231,18 +232,30 @@ class AuditDecoder:
             if begin >= 0 and self._waiting:
                 self._catch_up(begin, found)
             if begin > 0:
-                pair = read_pair(data, data.rfind(b"\n", 0, begin - 1) + 1, stop, to_event_ns)
+                pair = read_pair(data, find_newline(b"\n", 0, begin - 1) + 1, stop, to_event_ns)
                 if pair is not None:
                     key, end, fd, exit_value, is_enriched, connect = pair
-                    if key not in self._recent and key not in self._older:
-                        self._keep(key, [base + end, fd, exit_value, connect], self._held if is_enriched else found)
+                    mark = hash(key)
+                    recent = self._recent
+                    if mark not in recent and mark not in self._older:
+                        event = [base + end, fd, exit_value, connect]
+                        if is_picking or key[0] is not None:
+                            self._keep(key, event, held if is_enriched else found)
+                        elif is_enriched:
+                            held.append(event)
+                            recent[mark] = event
+                        else:
+                            found.append(event)
+                            recent[mark] = None
                         continue
             if begin >= 0 and data.startswith(b"type=SOCKADDR msg=", at - 8):
                 self._take(begin, node, stop, found)
             else:
                 self.counters.garbled += data.startswith(b"KADDR msg=audit(", at)
+            self._age()
         if self._waiting:
             self._catch_up(stop, found)
+        self._age()
         return self._let_go(found, base + stop)
 
     def _take(self, begin: int, node: bytes | None, stop: int, found: list[_Event]) -> None:
@@ -253,8 +266,9 @@ class AuditDecoder:
             return
         key = (node, record[2])
         saddr = (record[5], record[6])
-        if key in self._recent or key in self._older:
-            held = self._recent.get(key) or self._older.get(key)
+        mark = hash(key)
+        if mark in self._recent or mark in self._older:
+            held = self._recent.get(mark) or self._older.get(mark)
             self._take_double(held, self._buffer.base + begin, saddr)
             return
         call, garbled = self._index.find_near(key, begin)
@@ -347,21 +361,29 @@ class AuditDecoder:
 
     def _remember(self, key: Key, held: _Event | None) -> None:
         """Keep a serial in mind, for a while."""
-        self._recent[key] = held
+        self._recent[hash(key)] = held
+
+    def _age(self) -> None:
+        """Forget what was kept in mind longest, if that is much."""
         if len(self._recent) >= _MAX_RECENT:
             self._older, self._recent = self._recent, {}
 
     def _let_go(self, found: list[_Event], limit: int | None) -> list[Connect]:
         """The Connects of what was found and of what need not be held beyond a place in the stream (None: all)."""
+        free: list[_Event] = []
         if self._held:
             edge = _ENDLESS if limit is None else limit - self._hold
             free = [event for event in self._held if event[0] <= edge and event[3] is not None]
             self._held = [event for event in self._held if event[0] > edge]
-            found = sorted(found + free, key=itemgetter(0))
+            found = sorted(found + free, key=itemgetter(0)) if found else sorted(free, key=itemgetter(0))
         self._joined += len(found)
         if self._retries is None:
-            return [connect for _, _, _, connect in found]
-        return self._tell(self._retries.feed(found))
+            connects = [connect for _, _, _, connect in found]
+        else:
+            connects = self._tell(self._retries.feed(found))
+        for event in free:
+            event[3] = None  # its serial is kept in mind for long; the Connect need not be
+        return connects
 
     def _tell(self, connects: list[Connect]) -> list[Connect]:
         """Keep the counters in step with `_retries`."""

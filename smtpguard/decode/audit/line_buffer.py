@@ -135,7 +135,8 @@ class LineBuffer:
             keep = max(0, self._seen - self._history)
         if keep:
             held = self._end - keep
-            self.data[:held] = self.data[keep : self._end]
+            with memoryview(self.data) as view:  # a slice of the bytearray itself would be copied once more
+                view[:held] = view[keep : self._end]
             self.base += keep
             self._end = held
             self._seen -= keep

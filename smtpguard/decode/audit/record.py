@@ -127,6 +127,7 @@ _SADDR_TAIL = re.compile(
 MIN_DIGITS = 32
 """Of an address in ENRICHED format: the kernel takes no sockaddr_in of less than 16 bytes. A path has room for a forged
 record of 8 bytes with the shorter of these parts, for none of 16."""
+_OCTETS = tuple(b"%d" % octet for octet in range(256))
 _unpack8 = struct.Struct(">8H").unpack
 _UID_NAME = re.compile(rb'(?:\A| )UID="([^"]++)"').search
 
@@ -269,11 +270,12 @@ def is_same_address(tail: bytes, port: int, address: bytes) -> bool:
         address: Address from the hex digits, mapped ones as 4 bytes.
     """
     # Nearly always it is just what auditd writes; an IPv6 address with zeros in it is shortened, a mapped one has dots.
-    if tail == (
-        b"SADDR={ saddr_fam=inet laddr=%d.%d.%d.%d lport=%d }" % (*address, port)
-        if len(address) == 4
-        else b"SADDR={ saddr_fam=inet6 laddr=%x:%x:%x:%x:%x:%x:%x:%x lport=%d }" % (*_unpack8(address), port)
-    ):
+    if len(address) == 4:
+        octets = b".".join([_OCTETS[octet] for octet in address])
+        usual = b"SADDR={ saddr_fam=inet laddr=%b lport=%d }" % (octets, port)
+    else:
+        usual = b"SADDR={ saddr_fam=inet6 laddr=%x:%x:%x:%x:%x:%x:%x:%x lport=%d }" % (*_unpack8(address), port)
+    if tail == usual:
         return True
     found = _SADDR_TAIL(tail)
     if not found or int(found[2] or found[4]) != port:

@@ -18,6 +18,8 @@ from smtpguard.decode.audit.probes import HOLD_NS, MS, Probes, Process, Slot
 from smtpguard.model import NS, Connect
 
 RETRY_NS = 5 * NS
+_TURN_NS = 2 * RETRY_NS
+"""How long first attempts are gathered in one generation: what is older than RETRY_NS is asked about no more."""
 _UNDER_WAY = frozenset({b"-115", b"-4", b"-512", b"-513", b"-514", b"-516"})
 """EINPROGRESS; EINTR; ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK (include/linux/errno.h)."""
 _AFRESH = frozenset({b"-115", b"-1", b"-13"})
@@ -29,7 +31,7 @@ Event = Sequence[Any]
 """A sequence of four; see Retries.feed."""
 _Attempt = tuple[int, int, bytes]
 """time_ns, port, address."""
-_First = tuple[bytes, bytes | None, _Attempt]
+_First = tuple[bytes, bytes | None, int, int, bytes]
 """Descriptor, exit value, and the attempt."""
 
 
@@ -52,11 +54,12 @@ class Retries:
         # Two generations of each; the oldest first in `_lone`, which are held back until they can be no probes.
         self._once: dict[Process, _First | None] = {}
         self._once_before: dict[Process, _First | None] = {}
-        self._lone: dict[Process, Event] = {}
-        self._lone_before: dict[Process, Event] = {}
+        self._lone: dict[Process, Connect] = {}
+        self._lone_before: dict[Process, Connect] = {}
         self._under_way: dict[Slot, _Attempt] = {}
         self._under_way_before: dict[Slot, _Attempt] = {}
         self._due_ns = 0
+        self._turn_ns = -1
 
     @property
     def probes(self) -> int:
@@ -81,27 +84,29 @@ class Retries:
         """
         out: list[Connect] = []
         once, before, lone, held = self._once, self._once_before, self._lone, self._probes.open
-        due_ns = self._due_ns
-        for event in events:
-            _, fd, exit_value, connect = event
+        due_ns, turn_ns = self._due_ns, self._turn_ns
+        for _, fd, exit_value, connect in events:
             time_ns = connect.time_ns
             if time_ns > due_ns and (lone or held):
                 due_ns = self._expire(time_ns, out)
-            if connect.pid is None or fd is None:
+            pid: Process = connect.pid
+            if pid is None or fd is None:
                 out.append(connect)
                 continue
-            pid: Process = connect.pid if connect.node is None else (connect.pid, connect.node)
+            if connect.node is not None:
+                pid = (connect.pid, connect.node)
             if pid in once or pid in before:
                 self._take(pid, fd, exit_value, connect, out)
                 continue
-            if len(once) >= self._max:
+            if time_ns > turn_ns or len(once) >= self._max:
+                self._turn_ns = turn_ns = time_ns + _TURN_NS
                 self._once_before, self._once = once, {}
                 once, before = self._once, self._once_before
-            once[pid] = (fd, exit_value, (time_ns, connect.port, connect.address))  # no Connect is kept
+            once[pid] = (fd, exit_value, time_ns, connect.port, connect.address)  # no Connect is kept
             if exit_value in _AT_ONCE:
-                lone[pid] = event
+                lone[pid] = connect
                 if len(lone) > self._max:
-                    out.append(lone.pop(next(iter(lone)))[3])
+                    out.append(lone.pop(next(iter(lone))))
             else:
                 out.append(connect)
         return out
@@ -109,17 +114,17 @@ class Retries:
     def sweep(self) -> list[Connect]:
         """Let go what has been held since the last sweep: time has passed, and nothing more is to be read."""
         out: list[Connect] = []
-        for pid, event in self._lone_before.items():
-            if self._lone.get(pid) is event:
+        for pid, connect in self._lone_before.items():
+            if self._lone.get(pid) is connect:
                 del self._lone[pid]
-                out.append(event[3])
+                out.append(connect)
         self._lone_before = dict(self._lone)
         self._probes.sweep(out)
         return out
 
     def finish(self) -> list[Connect]:
         """The stream has ended: let go everything."""
-        out = [event[3] for event in self._lone.values()]
+        out = list(self._lone.values())
         self._lone.clear()
         self._lone_before.clear()
         self._probes.finish(out)
@@ -130,12 +135,12 @@ class Retries:
         lone = self._lone
         due_ns = time_ns + HOLD_NS
         while lone:
-            pid, event = next(iter(lone.items()))
-            if event[3].time_ns + HOLD_NS >= time_ns:
-                due_ns = event[3].time_ns + HOLD_NS
+            pid, connect = next(iter(lone.items()))
+            if connect.time_ns + HOLD_NS >= time_ns:
+                due_ns = connect.time_ns + HOLD_NS
                 break
             del lone[pid]
-            out.append(event[3])
+            out.append(connect)
         self._due_ns = min(due_ns, self._probes.expire(time_ns, out))
         return self._due_ns
 
@@ -145,9 +150,9 @@ class Retries:
         if first is not None:
             self._once[pid] = None
             if first[1] in _UNDER_WAY:
-                self._under_way[pid, first[0]] = first[2]
+                self._under_way[pid, first[0]] = first[2:]
             elif (lone := self._lone.pop(pid, None)) is not None:
-                self._probes.take((pid, first[0]), lone[3], answered=first[1] == b"0", counts=True, out=out)
+                self._probes.take((pid, first[0]), lone, answered=first[1] == b"0", counts=True, out=out)
         slot = (pid, fd)
         if exit_value in _AT_ONCE:
             counts = not self._is_retry(slot, connect, exit_value)

@@ -29,7 +29,7 @@ from smtpguard.sources.base import SourceStats
 
 HOLD_BYTES = 1 << 18
 """How long ENRICHED events wait for a second address to betray itself; nobody waits for a replay's verdicts."""
-_CHUNK_BYTES = 1 << 19
+_CHUNK_BYTES = 1 << 21
 _STAMP = re.compile(rb"msg=audit\((\d{1,11}\.\d{1,9}):\d+\): ")
 _RAW = "ausearch --raw where auditd runs, else journalctl _TRANSPORT=audit -o json"
 _UNREADABLE = {
