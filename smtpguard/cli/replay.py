@@ -23,7 +23,9 @@ _BATCH = 2000
 _SHOWN_VERDICTS = 40
 _SHOWN_USERS = 20
 _BY_TIME = attrgetter("time_ns")
-_LOOPBACK6 = frozenset({bytes(15) + b"\1", bytes(16), bytes(4)})
+_MAYBE_LOOPBACK = b"\0\x7f"
+"""How an address begins that may be loopback: 0 or 127."""
+_UNSPECIFIED = frozenset({bytes(15) + b"\1", bytes(16), bytes(4)})
 """::1, and the unspecified addresses, which connect to this host."""
 
 
@@ -91,7 +93,7 @@ class Replay:
     def run(self) -> None:
         """Read it all, judge each connect at its own time."""
         source = self._source
-        loopback6, skip_loopback = _LOOPBACK6, self._settings.loopback == "ignore"
+        skip_loopback = self._settings.loopback == "ignore"
         host: Host | None = None
         node: bytes | None = None
         first_ns, last_ns = 1 << 63, -1
@@ -109,21 +111,21 @@ class Replay:
                     host = self.hosts.of(node)
                     engine, report, rows, named = host.engine, host.report, host.rows, host.accounts.named
                     feed = engine.feed
-                time_ns, address = connect.time_ns, connect.address
+                time_ns, uid, address = connect.time_ns, connect.uid, connect.address
                 if time_ns >= host.tick_ns:
                     report.take(engine.tick(time_ns))
                     host.tick_ns = min(time_ns + _TICK_NS, engine.next_deadline() or 1 << 63)
-                if connect.user is not None and connect.uid not in named:
+                if connect.user is not None and uid not in named:
                     host.accounts.note(connect)
-                if (address[0] == 127 and len(address) == 4) or address in loopback6:
+                if address[0] in _MAYBE_LOOPBACK and ((address[0] and len(address) == 4) or address in _UNSPECIFIED):
                     local += 1
                     if skip_loopback:
                         continue
                 else:
                     total += 1
-                    row = rows.get(connect.uid)
+                    row = rows.get(uid)
                     if row is None:
-                        row = rows[connect.uid] = report.row_of(connect.uid)
+                        row = rows[uid] = report.row_of(uid)
                     row.connects += 1
                     if connect.euid == 0:
                         row.as_root += 1

@@ -40,6 +40,7 @@ class RecordedAccounts:
         self._settings = settings
         self._accounts = accounts or Accounts(settings, root=_NOWHERE if foreign else "/", names=_Nobody())
         self.named: dict[int | None, str] = {}
+        self._known: dict[int, Account] = {}  # of those whom records named
 
     def note(self, connect: Connect) -> None:
         """Take the name that a record gives its uid; the first one stays. Before the engine sees the Connect."""
@@ -54,10 +55,15 @@ class RecordedAccounts:
 
     def account(self, uid: int) -> Account:
         """The account of an owner uid."""
+        known = self._known.get(uid)
+        if known is not None:
+            return known
         account = self._accounts.account(uid)
-        name = self.named.get(uid, account.name)
-        if name == account.name or name is None:
+        name = self.named.get(uid)
+        if name is None:
             return account
-        identity = Identity(uid=uid, names=(name,))
-        standing, reason = decide_standing(identity, self._settings, self._accounts.facts)
-        return Account(uid=uid, name=name, standing=standing, reason=reason)
+        if name != account.name:
+            standing, reason = decide_standing(Identity(uid=uid, names=(name,)), self._settings, self._accounts.facts)
+            account = Account(uid=uid, name=name, standing=standing, reason=reason)
+        self._known[uid] = account
+        return account
