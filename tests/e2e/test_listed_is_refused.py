@@ -215,6 +215,9 @@ class World:
                     "add element inet smtpguard exempt { 61206 }\n",
                     "add element inet smtpguard blocked_25 { 61207 }\n",
                     "add table inet smtpguard { flags dormant; }\n",
+                    "add chain inet smtpguard more { type filter hook output priority -200; policy drop; }\n",
+                    "add chain inet smtpguard output { type filter hook output priority -150; policy drop; }\n",
+                    "rename chain inet smtpguard output other\n",
                 ]
             )
         )
@@ -232,7 +235,8 @@ class World:
             self.host.stop(signal.SIGKILL)
         else:
             self.host.stop()
-        for happens in self.random.sample([self.load, self.load_over, self.add_by_hand, self.flush], 2):
+        meanwhile = [self.load, self.load_over, self.add_by_hand, self.flush, self.damage]
+        for happens in self.random.sample(meanwhile, 2):
             if self.random.random() < 0.4:
                 self.done.append(f"(down) {happens.__name__}")
                 happens()

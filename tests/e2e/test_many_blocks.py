@@ -71,20 +71,11 @@ def read_cpu(host: Host) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def time_start(host: Host) -> float:
-    """Start the daemon; how long it took until it was ready, without the time in which others had the processor."""
-    begun = time.monotonic()
-    daemon = host.start()
-    took = time.monotonic() - begun
-    _, waited_ns, _ = Path(f"/proc/{daemon.pid}/schedstat").read_text().split()
-    return took - int(waited_ns) / NS
-
-
 def time_starts(host: Host, count: int) -> float:
     """The median of some starts, after each of which it is stopped."""
     times = []
     for _ in range(count):
-        times.append(time_start(host))
+        times.append(host.time_start())
         host.stop()
     return statistics.median(times)
 

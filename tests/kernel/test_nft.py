@@ -1,6 +1,7 @@
 """The enforcer against the real kernel: who is refused, who is not, and what is left behind."""
 
 import random
+import re
 import socket
 import subprocess
 import time
@@ -65,8 +66,9 @@ def guard(library: NetnsNft) -> Iterator[NftEnforcer]:
     enforcer.remove()
 
 
-def ruleset(lab: Lab) -> str:
-    command = ["nsenter", f"--net=/run/netns/{lab.client}", "nft", "list", "ruleset"]
+def ruleset(lab: Lab, *, stateless: bool = False) -> str:
+    words = ["nft", *(["-s"] if stateless else []), "list", "ruleset"]
+    command = ["nsenter", f"--net=/run/netns/{lab.client}", *words]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
 
 
@@ -353,6 +355,34 @@ def test_ensure_replaces_an_older_shape_and_keeps_its_elements(lab: Lab, library
         assert 90 * NS < held.until_ns - boottime_ns() <= 100 * NS
     finally:
         enforcer.remove()
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        "add chain inet smtpguard evil { type filter hook output priority -200; policy drop; }",
+        "add chain inet smtpguard output { type filter hook output priority -150; policy drop; }",
+        "rename chain inet smtpguard output other",
+        "add chain inet smtpguard helper",
+        "add set inet smtpguard mine { type ipv4_addr; }",
+        "add counter inet smtpguard mine",
+        "insert rule inet smtpguard output accept",
+        "add table inet smtpguard { flags dormant; }",
+    ],
+)
+def test_what_others_leave_in_the_table_is_seen_and_goes(
+    lab: Lab, guard: NftEnforcer, library: NetnsNft, left: str
+) -> None:
+    guard.apply_deny(deny())
+    assert guard.check() == "whole"
+    before = re.sub(r"(expires|timeout) \S+", "", ruleset(lab, stateless=True))
+    library.run(left)
+    assert guard.check() != "whole"
+    guard.ensure()  # as a start does, after which nobody has told of it
+    assert guard.check() == "whole"
+    assert re.sub(r"(expires|timeout) \S+", "", ruleset(lab, stateless=True)) == before
+    assert not passes(lab, BAD)
+    assert passes(lab, GOOD)
 
 
 def test_a_flushed_ruleset_is_put_back_by_the_next_change_and_by_restore(

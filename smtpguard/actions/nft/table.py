@@ -3,6 +3,7 @@
 It touches the table it was given and no other.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
@@ -19,11 +20,21 @@ from smtpguard.decode.netlink.messages import split_attributes
 from smtpguard.decode.netlink.nft_elements import read_counts
 from smtpguard.decode.netlink.nft_numbers import Change, render_chain, render_delete_table, render_names
 from smtpguard.decode.netlink.nft_numbers import Kind as Message
-from smtpguard.decode.netlink.nft_ruleset import Ruleset, read_counters, read_dormant, read_fingerprint, read_handle
+from smtpguard.decode.netlink.nft_ruleset import (
+    Ruleset,
+    read_counters,
+    read_dormant,
+    read_fingerprint,
+    read_handle,
+    read_shape,
+    read_size,
+)
 from smtpguard.errors import ConfigError, EnforceError
 from smtpguard.kernel.nft.access import Nft, NftError, open_nft, read_set
 from smtpguard.kernel.nft.wire import render_create, render_flush
 from smtpguard.resources import read_resource
+
+log = logging.getLogger(__name__)
 
 ALIVE_MS = 10_000
 """So long after the last `beat` the cap goes on: a busy host may well keep the daemon waiting for a second or two."""
@@ -77,6 +88,7 @@ class OwnTable:
         self._loaded: tuple[str, dict[str, Content]] | None = None
         self._caps = False
         self._has: frozenset[str] | None = None
+        self._size: int | None = None
 
     def render(self) -> str:
         """The ruleset as `ensure` loads it, in nft's language.
@@ -94,10 +106,17 @@ class OwnTable:
         load = ruleset.render([*self._render_contents(ruleset, contents), *self._render_alive()])
         try:
             self._nft.transact(load)
+            # Else others' chains are in it, which may refuse whom they like, or an older version's.
+            is_ours = read_size(self._get_table()) == ruleset.size
+            if not is_ours:
+                log.warning(
+                    "%s holds chains or sets that are not ours: made anew, with what is in force", self._where()
+                )
         except NftError as error:
             if not (error.present or error.unsupported):
                 raise EnforceError(f"the ruleset was refused: {error.what}", where=self._where()) from error
-            # A set or chain of another shape is in the way (an older version's): all new, with what is in force.
+            is_ours = False  # a set or chain of another shape is in the way
+        if not is_ours:
             self._transact([*render_delete_table(self.spec.table), *load, *self._render_held()])
         self._note(shape, contents)
 
@@ -170,9 +189,11 @@ class OwnTable:
         contents = list_contents(self.spec, self._passes)
         table = self.spec.table
         try:
-            found = self._nft.get(Message.GETTABLE, render_names(table), dump=False)
+            found = self._get_table()
             if read_handle(found) != self.handle:
                 return "somebody else's"
+            chains = [self._nft.get(Message.GETCHAIN, render_chain(table, name), dump=False) for name in ruleset.chains]
+            has_shape = read_size(found) == self._size and tuple(read_shape(*body) for body in chains) == ruleset.shapes
             rules = tuple(
                 read_fingerprint(self._nft.get(Message.GETRULE, render_names(table, chain), dump=True))
                 for chain in ruleset.chains
@@ -186,7 +207,8 @@ class OwnTable:
             if error.missing:
                 return "changed" if self.exists() else "deleted"
             raise self._failed(error) from error
-        return "whole" if kept and rules == ruleset.fingerprint and not any(map(read_dormant, found)) else "changed"
+        is_whole = has_shape and kept and rules == ruleset.fingerprint and not any(map(read_dormant, found))
+        return "whole" if is_whole else "changed"
 
     def exists(self) -> bool:
         """Whether the table and its chain are in the kernel."""
@@ -200,11 +222,14 @@ class OwnTable:
     def read_handle(self) -> int | None:
         """The number that the kernel gave our table when it was made; None without a table."""
         try:
-            return read_handle(self._nft.get(Message.GETTABLE, render_names(self.spec.table), dump=False))
+            return read_handle(self._get_table())
         except NftError as error:
             if error.missing:
                 return None
             raise self._failed(error) from error
+
+    def _get_table(self) -> list[memoryview]:
+        return self._nft.get(Message.GETTABLE, render_names(self.spec.table), dump=False)
 
     def apply_passes(self, passes: Passes) -> None:
         """Replace what passes, rules and sets at once; without a table in force it waits for `ensure`."""
@@ -247,7 +272,13 @@ class OwnTable:
     def _note(self, shape: str, contents: dict[str, Content]) -> None:
         self.active = True
         self._loaded = shape, contents
-        self.handle = self.read_handle()
+        try:
+            found = self._get_table()
+        except NftError as error:
+            if not error.missing:
+                raise self._failed(error) from error
+            found = []  # somebody has deleted it at once
+        self.handle, self._size = read_handle(found), read_size(found)
 
     def _where(self) -> str:
         return f"table inet {self.spec.table}"

@@ -65,7 +65,7 @@ class Healing:
         self._limiter = HealLimiter()
         self._due_ns: int | None = None
         self._check_ns = next_beat(now(), _CHECK_NS)
-        self._by = ""
+        self._done, self._by = "deleted", ""
         self.heals = 0
         self.trouble: str | None = None
 
@@ -115,7 +115,7 @@ class Healing:
         elif event.kind == "unknown" and self._is_whole():
             self._enforcement.compare("changed")
         else:
-            self._by = _name(event)
+            self._done, self._by = "deleted" if event.kind == "lost" else "changed", _name(event)
             self._due_ns = self._limiter.next_heal_ns(self._now())
 
     def next_deadline(self) -> int:
@@ -131,7 +131,7 @@ class Healing:
             if not self._enforcement.is_refusing():
                 self._enforcement.remove_foreign("somebody")
             elif self._due_ns is None and self._enforcement.is_in_place() and not self._is_whole():
-                self._by, self._due_ns = "somebody", now_ns
+                self._done, self._by, self._due_ns = "changed", "somebody", now_ns
         if self._due_ns is not None and now_ns >= self._due_ns:
             self._due_ns = None
             self._heal(now_ns)
@@ -143,11 +143,13 @@ class Healing:
             log.error("%s deletes the table again and again: it is put back once a second from here", self._by)
         if not self._enforcement.refresh("lost"):
             why = self._enforcement.activation.trouble
-            log.error("the table was deleted by %s and can't be put back: %s", self._by, why)
+            log.error("the table was %s by %s and can't be put back: %s", self._done, self._by, why)
             self._due_ns = now_ns + NS
             return
         self.heals += 1
-        log.warning("the table was deleted by %s: put back, with every block and what is left of its time", self._by)
+        log.warning(
+            "the table was %s by %s: put back, with every block and what is left of its time", self._done, self._by
+        )
 
     def _is_whole(self) -> bool:
         try:

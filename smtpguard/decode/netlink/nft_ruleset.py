@@ -66,6 +66,8 @@ class Ruleset:
         elements: What the text itself puts into sets.
         rules: All rules.
         fingerprint: The rules of each chain, as `read_fingerprint` gives them.
+        shapes: Hook and policy of each chain, as `read_shape` gives them.
+        size: How many chains, sets and counters it has, nameless ones too; the kernel counts so (NFTA_TABLE_USE).
     """
 
     table: str
@@ -75,6 +77,8 @@ class Ruleset:
     elements: tuple[Change, ...]
     rules: tuple[Change, ...]
     fingerprint: tuple[Fingerprint, ...]
+    shapes: tuple[bytes, ...]
+    size: int
 
     def render(self, contents: Iterable[Change] = ()) -> list[Change]:
         """The whole as one transaction.
@@ -118,6 +122,8 @@ def parse_ruleset(messages: Sequence[tuple[int, bytes | memoryview]]) -> Ruleset
             read_fingerprint(rule for rule in by_kind.get(Kind.NEWRULE, ()) if _text(rule, 2) == chain)
             for chain in chains
         ),
+        shapes=tuple(map(read_shape, by_kind.get(Kind.NEWCHAIN, ()))),
+        size=sum(len(by_kind.get(kind, ())) for kind in (Kind.NEWCHAIN, Kind.NEWSET, Kind.NEWOBJ)),
         rules=tuple(
             Change(Kind.NEWRULE, NLM_F_CREATE | NLM_F_APPEND, names.render_rule(body))
             for body in by_kind.get(Kind.NEWRULE, ())
@@ -151,6 +157,16 @@ def read_counters(objects: Iterable[bytes | memoryview]) -> dict[str, int]:
 def read_dormant(table: bytes | memoryview) -> bool:
     """Whether a table (a body of NEWTABLE) is switched off."""
     return bool((read_u32(split_attributes(table).get(2)) or 0) & _DORMANT)
+
+
+def read_shape(chain: bytes | memoryview) -> bytes:
+    """Where a chain (a body of NEWCHAIN) hooks in, and what becomes of what it lets through: HOOK POLICY TYPE FLAGS."""
+    return _keep(chain, frozenset({4, 5, 7, 10}))
+
+
+def read_size(tables: Iterable[bytes | memoryview]) -> int | None:
+    """How many chains, sets and objects are in the first table of a dump."""
+    return next((read_u32(split_attributes(body).get(3)) for body in tables), None)
 
 
 def read_handle(tables: Iterable[bytes | memoryview]) -> int | None:
