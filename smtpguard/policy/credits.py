@@ -355,7 +355,7 @@ class CreditLedger:
         if len(times) > lane.limit + 1:
             # Only the newest can matter: while they are in the window nobody passes, and the others leave before them.
             del times[0]
-        if len(times) == 1:
+        if times[0] == time_ns:  # the only one, or reported after younger ones: it leaves before them
             self._schedule(uid, index, lane)
 
     def _leave(self, uid: int, index: int, lane: _Lane, now_ns: int) -> None:
