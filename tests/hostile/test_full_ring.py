@@ -9,7 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from smtpguard.actions.bpf_deny import BpfDeny
+from smtpguard.clock import boottime_ns
+from smtpguard.model import NS
+from smtpguard.policy.credits import CreditRule
 from smtpguard.sources.bpf import maps
+from smtpguard.sources.bpf.credit_maps import Credits
 from smtpguard.sources.bpf.source import BpfSource
 from tests.kernel.bpf_lab import ADDRESS4, Lab, block, dial, open_lab, run_as
 from tests.support.attackers import FLOOD
@@ -70,6 +74,21 @@ def test_refused_attempts_have_a_smaller_share_of_their_own(lab: Lab) -> None:
     refused = len(lab.events())
     assert refused < 4096
     assert refused + unsent(lab.source)[61001, 25, "block"] == 20_000
+
+
+def test_networks_that_were_reached_before_are_no_free_share(lab: Lab) -> None:
+    """Each attempt there refreshes a key in the kernel: no limit bounds how many these are."""
+    lab.source.guard.set_enforcing(on=True)
+    rule = CreditRule(ports=frozenset({25}), limit=10, window_ns=600 * NS, name="fanout", count="networks")
+    Credits(lab.source.guard, boottime_ns()).start([rule], boottime_ns())
+    networks = [f"198.18.{number}.1" for number in range(10)]
+    run_as(61001, lab.cgroup, lambda: sum(burst(2000, address) for address in networks))
+    seen = []
+    while events := lab.events():
+        seen += events
+    assert len(seen) < 15_000
+    assert len(seen) + unsent(lab.source)[61001, 25, "passed"] == 20_000
+    assert {event.address[2] for event in seen} == set(range(10)), "a network that is new is always told"
 
 
 def test_namespaces_of_ones_own_are_no_further_shares(lab: Lab) -> None:

@@ -7,6 +7,7 @@ import select
 import signal
 import socket
 import struct
+import sys
 import time
 from collections.abc import Generator
 
@@ -201,6 +202,73 @@ def test_a_user_can_be_called_near(lab: Lab) -> None:
     quieten(lab)
     dials(uid + 1, lab.cgroup, ADDRESS4)
     assert is_woken(lab)
+
+
+def test_fifty_processes_of_a_user_are_heard_of_at_once_in_a_second(lab: Lab) -> None:
+    attention = Credits(lab.source.guard, boottime_ns()).maps.set_attention
+
+    def is_heard(uid: int) -> bool:
+        quieten(lab)
+        dials(uid, lab.cgroup, ADDRESS4)
+        woken = is_woken(lab)
+        lab.events()
+        return woken
+
+    uid = random_uid()
+    attention(look=False, exact=True)
+    assert not is_heard(uid)
+    attention(look=True, exact=True)
+    begun = time.monotonic()
+    heard = [is_heard(uid) for _ in range(60)]
+    took = time.monotonic() - begun
+    assert heard[:50] == [True] * 50
+    if took < 0.15:
+        assert sum(heard) < 60
+    assert sum(heard) <= 50 + took * 50 + 1
+    assert is_heard(uid + 1), "nobody's processes hide another user's"
+
+
+def test_three_and_more_attempts_wait_where_the_kernel_alone_refuses(lab: Lab) -> None:
+    lab.source.guard.set_enforcing(on=True)
+    Credits(lab.source.guard, boottime_ns()).maps.set_attention(look=False, exact=True)
+    quieten(lab)
+    dials(random_uid(), lab.cgroup, *[ADDRESS4] * 8)
+    assert not is_woken(lab)
+
+
+def test_a_reader_that_is_on_its_way_is_not_woken_again(lab: Lab) -> None:
+    lab.source.guard.set_enforcing(on=True)
+    rule = CreditRule(ports=frozenset({25}), limit=5, window_ns=3600 * NS)
+    credits_ = Credits(lab.source.guard, boottime_ns())
+    credits_.start([rule], boottime_ns())
+
+    def woken_ns() -> int:
+        return int.from_bytes(lab.source.guard.map("woken").lookup(bytes(4)) or b"", sys.byteorder)
+
+    def dial_twice(pause_s: float) -> tuple[bool, int]:
+        """Whether the second attempt woke the reader, and how long after the first it came."""
+        lab.events()
+
+        def twice() -> None:
+            dial(nonblocking=True)
+            if pause_s:
+                time.sleep(pause_s)
+            dial(nonblocking=True)
+
+        run_as(random_uid(), lab.cgroup, twice)
+        at_ns = woken_ns()
+        first, second = (event.time_ns for event in lab.events())
+        assert at_ns in (first, second)
+        return at_ns == second, second - first
+
+    for _ in range(20):
+        is_again, gap_ns = dial_twice(0)
+        if not is_again:
+            break
+        assert gap_ns >= NS // 1000  # the client was preempted between the two
+    else:
+        pytest.fail("woken by each of them")
+    assert dial_twice(0.003)[0]
 
 
 def test_a_flood_is_handed_over_in_bounded_parts(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,9 @@ class Directory(People):
     def listed_uids(self) -> list[int]:
         return []
 
+    def told_uids(self) -> tuple[tuple[int, int], ...]:
+        return ()
+
 
 class Around:
     """Accounts, and what passes."""

@@ -19,7 +19,7 @@ from smtpguard.hooks import ClockNs
 from smtpguard.model import NS, Connect, Decision, Refusal, Subject, Verdict
 from smtpguard.policy.credits import NO_LIMIT, CreditRule, choose_credit_rules
 from smtpguard.policy.engine import Engine
-from smtpguard.policy.rules import override_index
+from smtpguard.policy.rules import allowed_terms, compile_terms, override_index
 from smtpguard.settings import KEY_SLOTS, KEYED, Cap, Rule, Settings
 from smtpguard.sources.bpf.credit_maps import Credits, KeyWindow
 from smtpguard.sources.bpf.source import BpfSource
@@ -45,9 +45,11 @@ class _Wanted:
     rules: Sequence[CreditRule]
     names: Sequence[str]
     cap: Cap | None
-    uncapped: tuple[tuple[int, int], ...]
+    told: tuple[tuple[int, int], ...]
+    uncapped: frozenset[int]
     limits: dict[int, dict[int, int]]
-    wake_new: bool
+    judged: bool
+    look: bool
 
 
 class Crediting:
@@ -105,7 +107,7 @@ class Crediting:
     def refresh(
         self,
         settings: Settings,
-        uncapped: tuple[tuple[int, int], ...],
+        told: tuple[tuple[int, int], ...],
         *,
         trusted: bool,
         anew: bool,
@@ -115,7 +117,7 @@ class Crediting:
 
         Args:
             settings: The configuration in force.
-            uncapped: Uid ranges that are counted and never refused by credits or cap: shared users, who has a pass.
+            told: Uid ranges that are counted and never refused by credits or cap: shared and system users.
             trusted: Whether attempts are judged; credits that nobody gives back would refuse without an end.
             anew: The windows hold something else than the attempts that were noted.
             restored: They hold what an earlier run kept.
@@ -123,21 +125,21 @@ class Crediting:
         self._settings = settings
         if self._credits is None:
             return
-        wanted = self._find_wanted(uncapped, trusted=trusted)
+        wanted = self._find_wanted(told, trusted=trusted)
         if anew or wanted != self._begun:
             self._begin(wanted, restored=restored)
 
-    def _find_wanted(self, uncapped: tuple[tuple[int, int], ...], *, trusted: bool) -> _Wanted:
+    def _find_wanted(self, told: tuple[tuple[int, int], ...], *, trusted: bool) -> _Wanted:
         settings = self._settings
         refuses = not settings.dry_run and not self._engine.is_off
         rules: Sequence[Rule] = settings.rules if refuses and trusted else ()
+        # A rule that we judge must hear of each attempt at once, and somebody else's block of it too.
+        refusing = [rule for rule in rules if rule.action != "warn"]
         if settings.block_by == "fail2ban":
             rules = [rule for rule in rules if rule.action != "block"]
         has_keys = self._source is not None and self._source.guard.features.keys
         self._rules = choose_credit_rules(rules, settings.ports, keys=has_keys)
         self._index = {rule.name: number for number, rule in enumerate(self._rules)}
-        # A rule that we judge must hear of each attempt at once, and who connects may be gone a millisecond later.
-        judged = any(rule not in self._rules and rule.action != "warn" for rule in rules)
         return _Wanted(
             rules=[
                 CreditRule(
@@ -153,9 +155,11 @@ class Crediting:
             ],
             names=list(self._index),
             cap=settings.cap if refuses else None,
-            uncapped=uncapped,
+            told=told,
+            uncapped=frozenset(a.subject.id for a in self._engine.allowances() if a.subject.scope is None),
             limits=self._find_limits(),
-            wake_new=judged or settings.attribution_process,
+            judged=any(rule not in self._rules and not rule.dry_run for rule in refusing),
+            look=settings.attribution_process,
         )
 
     def _begin(self, wanted: _Wanted, *, restored: bool = False) -> None:
@@ -173,16 +177,18 @@ class Crediting:
         )
 
         def begin() -> None:
-            book.maps.replace_told(wanted.uncapped)
+            book.maps.replace_told(wanted.told)
             book.maps.set_cap(wanted.cap)
+            book.maps.set_attention(look=wanted.look, exact=not wanted.judged)
             book.start(
                 wanted.rules,
                 self._now(),
                 limits=wanted.limits,
                 windows=windows,
-                wake_new=wanted.wake_new,
+                wake_new=wanted.judged,
                 keys=keys,
                 anew=restored,
+                uncapped=wanted.uncapped,
             )
 
         self._wanted, self._retry_ns = wanted, self._now() + NS
@@ -258,10 +264,12 @@ class Crediting:
         for decision in decisions:
             if isinstance(decision, Refusal):
                 entered = False
-            elif isinstance(decision, Verdict) and decision.mode == "enforce" and decision.action != "warn":
-                entered = False
-                if decision.action == "block" and decision.rule in self._index:
-                    emptied.append(self._index[decision.rule])
+            elif isinstance(decision, Verdict) and decision.action != "warn":
+                # One that came so late that its block is over is told as in dry run; the windows are as if it were not.
+                index = self._index.get(decision.rule)
+                entered = entered and decision.mode != "enforce" and index is None
+                if decision.action == "block" and index is not None:
+                    emptied.append(index)
         if connect.result != "refused":
             book.note(uid, connect, entered=entered)
         for index in emptied:
@@ -335,10 +343,16 @@ class Crediting:
                 }
                 if own:
                     found[uid] = own
-        # A pass with a limit of its own is judged by the engine: the kernel has no rule for one user alone.
         for allowance in self._engine.allowances():
             if allowance.subject.scope is None:
-                found[allowance.subject.id] = dict.fromkeys(self._index.values(), NO_LIMIT)
+                entry = override_index(settings, self._accounts.account(allowance.subject.id))
+                terms = allowed_terms(allowance, compile_terms(settings, entry, ""))
+                goes_on = {rule.name: rule for rule in terms.enforced}
+                # What an allowance's own limit refuses is judged by the engine: the kernel has no rule for one user.
+                found[allowance.subject.id] = {
+                    index: self._own_limit(self._rules[index], goes_on[name]) if name in goes_on else NO_LIMIT
+                    for name, index in self._index.items()
+                }
         return found
 
     @staticmethod

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
-from smtpguard.actions.base import Passes
 from smtpguard.actions.nft.render import build_spec
 from smtpguard.clock import next_beat
 from smtpguard.daemon.enforce.activation import Activation
@@ -189,12 +188,12 @@ class Enforcement(TimedPart):
             self._applied = settings
         if self._bpf is not None:
             self._tell_program(self._bpf)
-        passes = self._tell_passes()
+        self._tell_passes()
         if not self._activate(lost="lost" in reasons):
             self.reconciler.apply_changes()
         self.credits.refresh(
             settings,
-            passes.uncapped,
+            self._around.accounts.told_uids(),
             trusted=self._judging.is_sound(),
             anew=not _WINDOWS_CHANGED.isdisjoint(reasons),
             restored=not reasons.isdisjoint(("start", "state")),
@@ -396,13 +395,11 @@ class Enforcement(TimedPart):
     def _tell_program(self, bpf: BpfAttachment) -> None:
         bpf.refresh(self.settings.ports, self._around.accounts.ranges())
 
-    def _tell_passes(self) -> Passes:
+    def _tell_passes(self) -> None:
         allowed = [held.subject.id for held in self._engine.allowances() if held.subject.scope is None]
         held = (block for block in self._engine.blocks() if block.source == "admin" and block.mode == "enforce")
         forced = [block.subject.id for block in held if self._is_exempt(block.subject)]
-        passes = self._around.passes(forced, allowed)
-        self.reconciler.apply_passes(passes)
-        return passes
+        self.reconciler.apply_passes(self._around.passes(forced, allowed))
 
     def _is_exempt(self, subject: Subject) -> bool:
         """Whether a person's block of this subject has to take away what lets the account pass."""

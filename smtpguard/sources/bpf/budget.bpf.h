@@ -16,6 +16,7 @@ enum budget_lane { /* each has a budget of its own: refusals don't hide attempts
 	LANE_REFUSED = 1,
 	LANE_REPORT = 2,
 	LANE_UNTRACKED = 3, /* reports of sockets that can't be followed: nothing else hides them */
+	LANE_LOOK = 4, /* no events, but wake-ups: so many processes of a user are looked at, see enrich/looker/client.py */
 };
 
 /* So many events at once, and so many a second: together a third of the ring. */
@@ -23,6 +24,7 @@ enum budget_lane { /* each has a budget of its own: refusals don't hide attempts
 #define INTERVAL_ALLOWED_NS 500000ULL  /* 2,000 */
 #define INTERVAL_REFUSED_NS 2000000ULL /* 500 */
 #define INTERVAL_REPORT_NS 1000000ULL  /* 1,000 */
+#define INTERVAL_LOOK_NS 20000000ULL   /* 50 */
 
 struct budget_key {
 	__u32 owner; /* the uid alone: namespaces are free to make */
@@ -81,6 +83,8 @@ static __noinline int take_budget(__u32 owner, __u32 lane, __u64 now)
 		interval_ns = INTERVAL_ALLOWED_NS;
 	if (lane == LANE_REFUSED)
 		interval_ns = INTERVAL_REFUSED_NS;
+	if (lane == LANE_LOOK)
+		interval_ns = INTERVAL_LOOK_NS;
 	budget = bpf_map_lookup_elem(&budgets, &key);
 	if (!budget) {
 		struct budget fresh = {};

@@ -10,6 +10,7 @@
  */
 #include "layout.bpf.h"
 #include "budget.bpf.h"
+#include "wake.bpf.h"
 #include "credits.bpf.h"
 #include "outcome.bpf.h"
 #include "creator.bpf.h"
@@ -130,13 +131,12 @@ static __always_inline void emit(const struct config *cfg, struct event *event, 
 {
 	__u32 lane = event->verdict ? LANE_REFUSED : LANE_ALLOWED;
 
-	/* Attempts that took a credit are as many as the limits let through, and each of them counts. */
-	if (event->kind == KIND_CONNECT && !event->credited && !take_budget(event->owner, lane, event->time_ns)) {
+	if (event->kind == KIND_CONNECT && !event->unbudgeted && !take_budget(event->owner, lane, event->time_ns)) {
 		count(COUNT_UNSENT);
 		note_unsent(event->owner, event->port, event->verdict);
 		return;
 	}
-	if (bpf_ringbuf_output(&events, event, sizeof(*event), must_wake(cfg, urgent, event->time_ns))) {
+	if (bpf_ringbuf_output(&events, event, sizeof(*event), must_wake(cfg, urgent, event->kind == KIND_CONNECT && event->tgid, event->owner, event->time_ns))) {
 		count(COUNT_LOST);
 		note_unsent(event->owner, event->port, event->verdict);
 	}

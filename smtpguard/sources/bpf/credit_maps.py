@@ -25,7 +25,7 @@ from smtpguard.sources.bpf.program import Guard, refused
 
 _ACCOUNT = struct.Struct("=IIQ16QQQQQQII")
 _GRANT = struct.Struct("=IIQ16QQ16Q")
-_GRANT_TOLD, _GRANT_WAKE = 1, 2
+_GRANT_TOLD, _GRANT_WAKE, _GRANT_UNCAPPED = 1, 2, 4
 _FIRST = struct.pack("=I", 0)
 _TICK_NS = 5_000_000
 _SWEEP_NS = 60 * NS
@@ -104,10 +104,11 @@ class CreditMaps:
         """
         self.write(Grant(uid=uid, allowed=tuple(allowed), as_of_ns=as_of_ns), told=told, wake=wake)
 
-    def write(self, grant: Grant, *, told: bool = False, wake: bool = False) -> None:
-        """Tell the program of a grant; `told` and `wake` as in write_grant."""
+    def write(self, grant: Grant, *, told: bool = False, wake: bool = False, uncapped: bool = False) -> None:
+        """Tell the program of a grant; `told` and `wake` as in write_grant, `uncapped`: the cap is not this user's."""
+        value = _pack_grant(grant, told=told, wake=wake, uncapped=uncapped)
         try:
-            self._grants.update(maps.pack_subject(grant.uid, 0), _pack_grant(grant, told=told, wake=wake), locked=True)
+            self._grants.update(maps.pack_subject(grant.uid, 0), value, locked=True)
         except BpfError as error:
             raise refused(f"the credits of uid {grant.uid} can't be written", error) from error
 
@@ -174,6 +175,16 @@ class CreditMaps:
             fields.cap_depth_ns = cap.burst * interval_ns
         self._guard.config.set_flag(maps.FLAG_CAP, on=cap is not None)
 
+    def set_attention(self, *, look: bool, exact: bool) -> None:
+        """Say what we want to be woken for.
+
+        Args:
+            look: Processes are looked at, so that we want to hear of them while they are there.
+            exact: Every rule that refuses is enforced in the kernel: no verdict waits for us.
+        """
+        self._guard.config.set_flag(maps.FLAG_LOOK, on=look)
+        self._guard.config.set_flag(maps.FLAG_EXACT, on=exact)
+
     def set_crediting(self, *, on: bool) -> None:
         """Whether the program takes and demands credits."""
         self._guard.config.set_flag(maps.FLAG_CREDITS, on=on)
@@ -183,8 +194,8 @@ class CreditMaps:
         self._guard.config.fields.heartbeat_ns = now_ns
 
 
-def _pack_grant(grant: Grant, *, told: bool = False, wake: bool = False) -> bytes:
-    flags = (_GRANT_TOLD if told else 0) | (_GRANT_WAKE if wake else 0)
+def _pack_grant(grant: Grant, *, told: bool = False, wake: bool = False, uncapped: bool = False) -> bytes:
+    flags = told * _GRANT_TOLD | wake * _GRANT_WAKE | uncapped * _GRANT_UNCAPPED
     allowed = (*grant.allowed, *[NO_LIMIT] * (MAX_RULES - len(grant.allowed)))
     emptied_ns = (*grant.emptied_ns, *[0] * (MAX_RULES - len(grant.emptied_ns)))
     return _GRANT.pack(0, flags, grant.as_of_ns, *allowed, grant.spoken_ns, *emptied_ns)
@@ -208,6 +219,7 @@ class Credits:
         self._running = False
         self._beat_ns = self._tick_ns = self._sweep_ns = now_ns
         self._near: set[int] = set()
+        self._uncapped: frozenset[int] = frozenset()
         self._lost = 0
         self._measured: dict[int, tuple[int, ...]] = {}
         self._measured_ns = 0
@@ -225,6 +237,7 @@ class Credits:
         wake_new: bool = False,
         keys: Iterable[KeyWindow] = (),
         anew: bool = False,
+        uncapped: frozenset[int] = frozenset(),
     ) -> None:
         """Begin, or begin anew with other rules; credits are off while this lasts. Raises EnforceError.
 
@@ -236,6 +249,7 @@ class Credits:
             wake_new: Users are `near` from their first attempt on: some rule that we judge has a limit under ten.
             keys: What the windows of rules hold that count destinations or networks.
             anew: No such rule goes on with what the kernel has of it.
+            uncapped: Users whom the cap leaves alone.
         """
         self.stop()
         before, ledger = self.ledger, CreditLedger(rules)
@@ -253,6 +267,9 @@ class Credits:
         ledger.adopted_ns = boottime_ns()
         for uid in self.ledger.limited():
             ledger.set_limits(uid, {})  # he may have no account yet, but a grant with the limits that end now
+        for uid in self._uncapped ^ uncapped:
+            ledger.set_limits(uid, {})
+        self._uncapped = uncapped
         for uid, own in (limits or {}).items():
             ledger.set_limits(uid, own)
         for uid, index, times_ns in windows:
@@ -373,7 +390,7 @@ class Credits:
             self._grant(grant)
 
     def _grant(self, grant: Grant) -> None:
-        self.maps.write(grant, wake=grant.uid in self._near)
+        self.maps.write(grant, wake=grant.uid in self._near, uncapped=grant.uid in self._uncapped)
 
     def _sweep(self, now_ns: int) -> None:
         """With very many users, remove the entries of idle ones; the kernel's maps hold 131,072."""
@@ -386,7 +403,7 @@ class Credits:
             return
         for uid in self.ledger.idle():
             usage = self.maps.read_usage(uid)
-            if usage is None or usage.cap_full_ns <= now_ns:
+            if uid not in self._uncapped and (usage is None or usage.cap_full_ns <= now_ns):
                 self.maps.remove(uid)
                 self.ledger.forget(uid)
                 self._near.discard(uid)

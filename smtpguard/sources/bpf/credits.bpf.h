@@ -6,7 +6,7 @@
 #include "keys.bpf.h"
 
 #define NEAR 8      /* so few credits left: each attempt is reported at once */
-#define QUIET_MAX 3 /* so many attempts of one user may wait to be reported, where the reader judges a rule */
+#define QUIET_MAX 3 /* so many attempts of one user may wait to be reported, unless all rules that refuse are judged here */
 
 static __always_inline struct grant *find_grant(const struct subject *subject)
 {
@@ -49,8 +49,8 @@ static __noinline __u8 take(const struct config *cfg, struct event *event, __u32
 	struct subject subject = {.uid = event->owner};
 	struct uid_prefix prefix = {.bits = 32, .uid = bpf_htonl(event->owner)};
 	__u64 cap_full_ns, address[2], network[2];
-	__u32 flags, taken, quiet, entered = 0, exhausted = 0, near = 0, keyed, left_over, held, unsettled, begins;
-	int capped = cfg->flags & FLAG_CAP;
+	__u32 flags, taken, quiet, entered = 0, reached = 0, exhausted = 0, near = 0, keyed, left_over, held, unsettled, begins;
+	__u32 capped = cfg->flags & FLAG_CAP;
 	__u32 strict, on = cfg->flags / FLAG_CREDITS & 1;
 	struct keys *known[KEYED_MAX] = {};
 	struct account *account;
@@ -91,6 +91,7 @@ static __noinline __u8 take(const struct config *cfg, struct event *event, __u32
 		bpf_spin_unlock(&grant->lock);
 		return ALLOWED;
 	}
+	capped &= -!(flags & GRANT_UNCAPPED);
 	/* Credits came back meanwhile: an attempt that claims an earlier time would stand in the window they have left. */
 	if (event->time_ns < grant->as_of_ns)
 		event->time_ns = grant->as_of_ns;
@@ -143,8 +144,10 @@ static __noinline __u8 take(const struct config *cfg, struct event *event, __u32
 		left_over = keyed;
 #pragma clang loop unroll(full)
 		for (i = 0; i < KEYED_MAX; i++) {
-			if (known[i] && enter(known[i], address, network, event->time_ns))
+			if (known[i] && enter(known[i], address, network, event->time_ns)) {
 				entered |= 1U << lowest_bit(left_over);
+				reached |= known[i]->is_new;
+			}
 			left_over &= left_over - 1;
 		}
 	}
@@ -163,8 +166,10 @@ static __noinline __u8 take(const struct config *cfg, struct event *event, __u32
 	quiet = account->quiet;
 	bpf_spin_unlock(&grant->lock);
 
-	event->urgent |= near || begins || quiet > QUIET_MAX || (flags & GRANT_WAKE);
+	event->urgent |= near || begins || (quiet > QUIET_MAX && !(cfg->flags & FLAG_EXACT)) ||
+			 (flags & GRANT_WAKE);
 	event->credited = taken | entered;
+	event->unbudgeted = taken || reached;
 	event->verdict = verdict;
 	if (begins) {
 		count(COUNT_HELD);

@@ -19,7 +19,7 @@ Keys = Mapping[bytes, int]
 
 _OF = struct.Struct("=II")
 _RULE = struct.Struct("=QII")
-_HEAD = struct.Struct("=IIIIIIQ")
+_HEAD = struct.Struct("=IIIIIIIIQ")
 _SLOT = struct.Struct("=16sQ")
 _MAPPED = bytes(10) + b"\xff\xff"
 _NETWORK4, _ADDRESS4, _NETWORK6, _ADDRESS6 = 3, 4, 6, 16
@@ -120,7 +120,7 @@ class KeyMaps:
         lane, whole = self._of_rule[index]
         newest = sorted(keys.items(), key=lambda item: item[1])[-KEY_SLOTS:]
         slots = b"".join(_SLOT.pack(pack_key(key), max(last_ns, 0)) for key, last_ns in newest)
-        head = _HEAD.pack(0, len(newest), whole, 0, 0, 0, 0)
+        head = _HEAD.pack(0, len(newest), whole, 0, 0, 0, 0, 0, 0)
         value = (head + slots).ljust(self._keys.value_bytes, b"\0")
         try:
             self._keys.update(_OF.pack(uid, lane), value, locked=True)

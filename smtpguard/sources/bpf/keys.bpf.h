@@ -28,6 +28,8 @@ struct keys {
 	__u32 slot;      /* where the key of the attempt that is being judged goes ... */
 	__u32 enters;    /* ... if there is room for it; here, because what is loaded looks the same to the verifier ... */
 	__u32 exceeds;   /* ... whichever way it came: else it follows all ways through all rules */
+	__u32 is_new;    /* it is not in the window yet */
+	__u32 reserved;
 	__u64 window_ns;
 	struct key_slot slots[KEY_SLOTS];
 };
@@ -197,6 +199,7 @@ static __always_inline void scan(struct keys *keys, const __u64 *address, const 
 	free += none * ((high + KEY_STEP - 1) / KEY_STEP * KEY_STEP + 1) - 1; /* else the first that was never used */
 	keys->slot = known * at + (1 - known) * free;
 	keys->enters = known | (free - KEY_SLOTS) >> 63;
+	keys->is_new = 1 - known;
 	keys->exceeds = (1 - known) & (1 - ((in_window - limit) >> 63));
 }
 

@@ -41,6 +41,8 @@ enum flag {
 	FLAG_CAP = 8,      /* so is the cap */
 	FLAG_PACED = 16,   /* not every event wakes the reader: see must_wake() */
 	FLAG_TELL = 32,    /* refused senders are told why */
+	FLAG_LOOK = 64,    /* processes are looked at: whoever connects may be gone a millisecond later */
+	FLAG_EXACT = 128,  /* every rule that refuses is enforced here: no verdict waits for the reader */
 };
 
 enum port_bit { /* of the values of `ports`; bits 0 to 15 say which connections rules count the port */
@@ -76,6 +78,7 @@ struct config {
 	__u32 keyed;   /* rules that count keys; the others count attempts */
 	__u32 holding; /* rules whose refusal holds for all attempts on its ports until userspace has spoken; from bit 16
 			  on those that hold for all guarded ports */
+	__u64 reading_ns; /* when the reader last began to read */
 };
 
 struct event {
@@ -97,7 +100,7 @@ struct event {
 	__u8 address[16];
 	char comm[16];
 	__u32 creator; /* fsuid of who made the socket; UID_UNKNOWN if not known */
-	__u32 reserved2;
+	__u32 unbudgeted; /* it took a credit, or reached what was not reached before: the limits bound how many these are */
 };
 
 enum outcome {
@@ -194,6 +197,7 @@ struct account {
 enum grant_flag {
 	GRANT_TOLD = 1, /* nothing of this subject is refused by credits or cap */
 	GRANT_WAKE = 2, /* each attempt wakes the reader: a limit that it judges is near */
+	GRANT_UNCAPPED = 4, /* the cap is not this subject's */
 };
 
 struct grant {
@@ -386,27 +390,6 @@ static __always_inline void count(__u32 which)
 
 	if (value)
 		*value += 1; /* per CPU */
-}
-
-#define WAKE_NS 10000000ULL  /* the reader looks by itself so long after it was woken: source.py, PACE_NS */
-#define WAKE_BYTES (128 * 1024)
-
-/*
- * Whether an event must wake the reader: if it is urgent, if it is the first after a pause, or if much is waiting.
- * A flood wakes it a hundred times a second instead of at each event, which is most of what an event costs.
- */
-static __always_inline __u64 must_wake(const struct config *cfg, int urgent, __u64 now)
-{
-	__u32 zero = 0;
-	__u64 *last;
-
-	last = bpf_map_lookup_elem(&woken, &zero);
-	if (last && (cfg->flags & FLAG_PACED) && !urgent && now < *last + WAKE_NS &&
-	    bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) < WAKE_BYTES)
-		return BPF_RB_NO_WAKEUP;
-	if (last)
-		*last = now;
-	return BPF_RB_FORCE_WAKEUP;
 }
 
 #endif

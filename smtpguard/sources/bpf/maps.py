@@ -14,6 +14,7 @@ from smtpguard.settings import Network
 from smtpguard.sources.bpf.objects import Map
 
 FLAG_ENFORCE, FLAG_LOOPBACK, FLAG_CREDITS, FLAG_CAP, FLAG_PACED, FLAG_TELL = 1, 2, 4, 8, 16, 32
+FLAG_LOOK, FLAG_EXACT = 64, 128
 COUNT_LOST, COUNT_UNCREDITED, COUNT_UNKEYED, COUNT_HELD, COUNT_UNTRACKED, COUNT_UNFOLLOWED = range(6)
 COUNT_UNSENT = 8
 PORT_GUARDED, PORT_TELL = 1 << 31, 1 << 30
@@ -120,6 +121,7 @@ class _ConfigLayout(ctypes.Structure):
         ("reserved", ctypes.c_uint16),
         ("keyed", ctypes.c_uint32),
         ("holding", ctypes.c_uint32),
+        ("reading_ns", ctypes.c_uint64),
     )
 
 

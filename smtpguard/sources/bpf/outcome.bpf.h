@@ -7,7 +7,7 @@
 #ifndef SMTPGUARD_OUTCOME_H
 #define SMTPGUARD_OUTCOME_H
 
-#include "budget.bpf.h"
+#include "wake.bpf.h"
 
 #define REPORT_NS 1000000000ULL
 #define RETRY_NS 100000000ULL /* a report that could not be sent is tried again so soon */
@@ -156,7 +156,7 @@ static __always_inline void report(struct bpf_sock_ops *ctx, struct session *ses
 	if (report.bytes_told > report.bytes_sent)
 		report.bytes_told = report.bytes_sent; /* the FIN was told of as a byte */
 	if (take_budget(session->owner, lane, now)) {
-		if (!bpf_ringbuf_output(&events, &report, sizeof(report), must_wake(cfg, 0, now))) {
+		if (!bpf_ringbuf_output(&events, &report, sizeof(report), must_wake(cfg, 0, 0, session->owner, now))) {
 			session->bytes_told = report.bytes_sent;
 			session->reported_ns = now;
 			return;

@@ -37,7 +37,7 @@ MAX_TAKEN = 1024
 """Most reports that are handed over at once: 5 ms of the engine's time."""
 
 PACE_NS = 15_000_000
-"""How long after something was read the ring is looked at again: longer than WAKE_NS of layout.bpf.h, in which the
+"""How long after something was read the ring is looked at again: longer than WAKE_NS of wake.bpf.h, in which the
 program wakes nobody for events that are not urgent."""
 
 _MAX_PROBES = 16
@@ -174,7 +174,7 @@ class BpfSource:
         return connects
 
     def _consume(self) -> list[Connect]:
-        begun_ns = boottime_ns()
+        begun_ns = self.guard.config.fields.reading_ns = boottime_ns()
         try:
             samples = self.guard.events.consume(MAX_EVENTS)
         except BpfError as error:
