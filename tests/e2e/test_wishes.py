@@ -65,6 +65,8 @@ def test_what_goes_on_during_an_allowance_is_exact_in_the_kernel() -> None:
     fan = [f"198.18.{number}.1" for number in range(40)]
     with Host(rules=rules, sources=["bpf"], cap={"rate": "1/hour", "burst": 2}) as host:
         host.start()
+        limits = json.loads(host.cli("status", "--json").stdout)["limits"]
+        assert limits == {"exact": ["mx-fanout", "busy"], "judged": {}}
         assert host.connect(SPAMMER, 4, port=587).ok == 2
         assert host.cli("allow", SPAMMER[0], "--for", "1h").returncode == 0
         assert host.connect(SPAMMER, 60, port=587).ok == 50, "ten times as many, and no cap"

@@ -88,6 +88,11 @@ class Crediting:
         """Whether the kernel demands credits for some rule."""
         return self._credits is not None and bool(self._rules)
 
+    @property
+    def exact_rules(self) -> frozenset[str]:
+        """Rules that the kernel enforces itself, to the very attempt."""
+        return frozenset(self._index) if self._begun is not None else frozenset()
+
     def attach(self, source: BpfSource) -> None:
         """A BPF program has come."""
         self._source = source

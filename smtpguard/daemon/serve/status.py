@@ -18,6 +18,7 @@ from smtpguard.errors import EnforceError, SourceError
 from smtpguard.logline import render_time
 from smtpguard.model import NS, Subject
 from smtpguard.policy.countable import Uncounted, find_uncounted
+from smtpguard.policy.exactness import Exactness, describe_exactness
 from smtpguard.text import render_user
 
 Figures = dict[str, Any]
@@ -101,6 +102,7 @@ class Overview:
         troubles = self.troubles()
         capped = self._capped(troubles)
         not_recorded = self._not_recorded(troubles)
+        exactness = self._exactness()
         return {
             "ready": self.is_ready(),
             "version": __version__,
@@ -125,6 +127,7 @@ class Overview:
             "worst_stall_ms": round(self._stalls.worst_ns / 1e6, 1),
             "worst_stall_in": self._stalls.worst_part,
             "inactive_rules": list(self._uncounted().inactive),
+            "limits": {"exact": list(exactness.exact), "judged": dict(exactness.judged)},
             "parts": self._parts(),
         }
 
@@ -132,6 +135,10 @@ class Overview:
         """Rules that nobody counts; none while nobody sees anything, which is told by itself."""
         outcomes = self._sensing.sees_outcomes()
         return Uncounted() if outcomes is None else find_uncounted(self._guard.settings, outcomes=outcomes)
+
+    def _exactness(self) -> Exactness:
+        """Which limits are exact, and by how much others may be exceeded."""
+        return describe_exactness(self._guard.settings, self._guard.enforcement.credits.exact_rules)
 
     def _cap(self) -> Figures | None:
         cap = self._guard.enforcement.cap.cap
@@ -336,6 +343,11 @@ class Overview:
             parts["rdns"] = _render_stats(self._rdns.stats())
         if inactive := self._uncounted().inactive:
             parts["inactive"] = f"rules as shipped that need the source bpf: {', '.join(inactive)}"
+        exactness = self._exactness()
+        if exactness.exact:
+            parts["exact"] = f"in the kernel, to the very attempt: {', '.join(exactness.exact)}"
+        for number, (name, beyond) in enumerate(exactness.judged, 1):
+            parts["judged" if number == 1 else f"judged {number}"] = f"rule {name}; beyond its limit {beyond}"
         if failures := self._supervision.failures:
             parts["failures"] = ", ".join(f"{name} {count}" for name, count in sorted(failures.items()))
         return parts | self._more_parts()
