@@ -4,11 +4,12 @@ import random
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 
-from smtpguard.demo.lab import PEER4
+from smtpguard.demo.lab import PEER4, PEER6
 from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
 
 pytestmark = pytest.mark.kernel
@@ -16,6 +17,9 @@ pytestmark = pytest.mark.kernel
 LIMIT = 10
 FAN = [f"198.18.{number}.1" for number in range(250)]
 PROCESSES = 6
+WIDE6 = "2001:db8:100::/40"
+MIXED = [address for n in range(125) for address in (f"198.18.{n}.1", f"2001:db8:1{n:02x}::1")]
+FAN6 = MIXED[1::2]
 
 
 def fanout(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 - YAML values
@@ -30,13 +34,15 @@ def host() -> Iterator[Host]:
         yield host
 
 
-def reach(host: Host, user: tuple[str, int], each: int = 60, rate: float = 0) -> tuple[set[str], int]:
+def reach(
+    host: Host, user: tuple[str, int], each: int = 60, rate: float = 0, to: Sequence[str] = FAN
+) -> tuple[set[str], int]:
     """Six processes to many networks in an order of their own: what was let through, and how many were refused.
 
     Let through is what the kernel says: nft may refuse the first packet of a process that was preempted meanwhile.
     """
     before = len(let_through(host, user))
-    works = [random.sample(FAN, each) for _ in range(PROCESSES)]
+    works = [random.sample(to, each) for _ in range(PROCESSES)]
     children = [host.begin(user, each, rate, to=work) for work in works]
     outcomes = [host.outcome(child) for child in children]
     reached = {work[number] for work, outcome in zip(works, outcomes, strict=True) for number in outcome.passed}
@@ -63,6 +69,21 @@ def test_six_processes_reach_exactly_n_networks_and_are_blocked(host: Host) -> N
     assert host.connect(SPAMMER, 3, to=sorted(reached)[:3]).ok == 0
     assert host.connect(SPAMMER, 3, port=587, to=sorted(reached)[:3]).ok == 0
     assert host.connect(INNOCENT, LIMIT, to=FAN[:LIMIT]).ok == LIMIT
+
+
+@pytest.mark.parametrize("count", ["networks", "destinations"])
+def test_both_families_count_together(count: str) -> None:
+    rules = [fanout(count=count), {"name": "burst", "count": "connections", "limit": 5000, "window": "1h"}]
+    with Host(sources=["bpf"], rules=[rules[0], rules[1] | {"action": "throttle"}]) as host:
+        host.lab.ip(host.lab.host, "route", "add", WIDE6, "via", PEER6)
+        host.lab.ip(host.lab.peer, "route", "add", "local", WIDE6, "dev", "lo")
+        host.start()
+        for user, to in ((SPAMMER, MIXED), (INNOCENT, FAN6)):
+            reached, _ = reach(host, user, to=to)
+            assert len(reached) == LIMIT
+            wait_for(partial(told, host, user))
+            assert told(host, user) == [("fanout", "11", "10")]
+            assert host.connect(user, 3, to=sorted(reached)[:3]).ok == 0
 
 
 def test_again_after_the_window_has_slid_and_with_other_rules_beside_it() -> None:
@@ -118,6 +139,14 @@ def test_after_a_restart_the_kernel_begins_with_what_was_reached(host: Host) -> 
     host.start()
     reached, _ = reach(host, SPAMMER)
     assert len(reached | set(FAN[:7])) == LIMIT
+    # What was not saved yet is one window's worth at most; a verdict is, and the kernel goes on refusing.
+    assert host.connect(INNOCENT, 7, to=FAN[:7]).ok == 7
+    host.stop(signal.SIGKILL)
+    assert host.connect(SPAMMER, 3, to=sorted(reached)[:3]).ok == 0
+    host.start()
+    again, _ = reach(host, INNOCENT)
+    assert LIMIT <= len(again | set(FAN[:7])) <= LIMIT + 7
+    assert host.connect(SPAMMER, 3, to=sorted(reached)[:3]).ok == 0
 
 
 @pytest.mark.parametrize("order", ["unblock", "allow"])
