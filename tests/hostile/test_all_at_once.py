@@ -15,6 +15,7 @@ pytestmark = pytest.mark.kernel
 RULE = {"name": "burst", "count": "connections", "limit": 20, "window": "10m", "action": "block", "block": "10m"}
 NETWORKS = [f"198.18.{number}.1" for number in range(60)]
 STALL_MS = 3 * 50  # three times the bar
+LONG_STALL_MS = 500  # in a minute of three floods on two CPUs: a turn takes 3 ms of CPU, and waits for one
 FROM_DEEP = """
 import os, sys
 os.chdir({top!r}); os.chdir({deep!r})
@@ -23,13 +24,14 @@ exec({flood!r})
 """
 
 
-def attack(sessions: int, seconds: int, spare: int) -> None:
+def attack(sessions: int, seconds: int, spare: int, stall_ms: float) -> None:
     """All of it for some seconds.
 
     Args:
         sessions: Idle ones on loopback to a guarded port.
         seconds: How long the floods last.
         spare: In how many rounds another user's 20, and another spammer, come beside them.
+        stall_ms: The longest turn of the daemon's loop must be shorter.
     """
     with Host(rules=[RULE]) as host:
         begin_crowd(host, SPAMMER[1], sessions, [f"127.0.0.{number}" for number in range(1, 9)])
@@ -59,16 +61,16 @@ def attack(sessions: int, seconds: int, spare: int) -> None:
         assert host.stop() == 0
         size = sum(len(line) + 1 for line in host.log_lines())
         print(f"{sessions} sessions, {attempts} attempts: stall {stall} ms in {part}; lost {lost}; {size} bytes of log")
-        assert stall < STALL_MS, part
+        assert stall < stall_ms, part
         assert {row["user"] for row in status["not_recorded"]} == {SPAMMER[0]}
         assert {row["USER"] for row in host.events("EXCEEDED")} == {OTHER[0]}
         assert size < 2_000_000
 
 
 def test_all_at_once() -> None:
-    attack(2000, seconds=3, spare=1)
+    attack(2000, seconds=3, spare=1, stall_ms=STALL_MS)
 
 
 @pytest.mark.long
 def test_all_at_once_for_long() -> None:
-    attack(99_000, seconds=60, spare=5)
+    attack(99_000, seconds=60, spare=5, stall_ms=LONG_STALL_MS)
