@@ -367,6 +367,8 @@ class Service:
             ConfigError: A rule counts what can't be counted; nothing has changed then.
         """
         check_rules(read)
+        # Credits are off while they begin anew: a verdict that waits in the ring has to be in force before.
+        self.sensing.catch_up()
         new, changes = keep_until_restart(self.settings, read), find_changes(self.settings, read)
         self.settings = new
         renewal, self._renewal = self._renewal, None

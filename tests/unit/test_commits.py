@@ -1,11 +1,12 @@
 """Orders are answered when they are on the disk, and a disk that hangs holds up nobody for long."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from smtpguard.control.connection import Later
-from smtpguard.daemon.serve.commits import PATIENCE_NS, Commits
+from smtpguard.daemon.serve.commits import FAILING_NS, PATIENCE_NS, Commits
 from smtpguard.model import NS, Block, Subject
 from smtpguard.state.file_recovery import Paths
 from smtpguard.state.writer import StateWriter
@@ -75,3 +76,25 @@ def test_a_disk_that_hangs_is_named_in_the_answer(tmp_path: Path) -> None:
     goes_on.set()
     assert writer.close(5)
     assert later.answer == {"text": said}
+
+
+def test_a_disk_that_is_known_to_fail_is_not_waited_for_long(tmp_path: Path) -> None:
+    writer = begin(tmp_path / "state" / "state.db")
+    assert writer.flush(5)
+    real = writer._keeper.commit
+
+    def fails(batch: Any) -> bool:  # noqa: ANN401, ARG001
+        return False
+
+    writer._keeper.commit = fails  # type: ignore[method-assign]
+    stats = writer.stats()
+    writer.stats = lambda: replace(stats, error="database or disk is full")  # type: ignore[method-assign]
+    commits = Commits(writer, lambda: 0)
+    writer.put_block(block(1001), 0)
+    later = commits.answer({"text": "blocked"})
+    assert isinstance(later, Later)
+    assert commits.next_deadline() == FAILING_NS
+    commits.on_time(FAILING_NS)
+    assert wait(later)["text"].startswith("blocked; not on the disk yet")
+    writer._keeper.commit = real  # type: ignore[method-assign]
+    assert writer.close(5)

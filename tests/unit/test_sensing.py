@@ -152,6 +152,15 @@ def test_a_dead_source_is_reopened_at_once(world: World) -> None:
     assert not source.is_open
 
 
+def test_catching_up_hands_over_what_waits_and_takes_note_of_a_death(world: World) -> None:
+    sensing = world.sensing(Settings(sources=("a", "b", "c")))
+    sensing.start()
+    world.closed = {"b"}
+    sensing.catch_up()
+    assert (world.got, world.beside) == ([CONNECT], [CONNECT])
+    assert [sensor.restarts for sensor in sensing.sensors] == [0, 1, 0]
+
+
 @pytest.mark.parametrize("can_be", [True, False])
 def test_a_source_that_can_is_revived_and_else_opened_anew(world: World, *, can_be: bool) -> None:
     class Reviving(Fake):

@@ -197,6 +197,11 @@ class Sensing:
                 self._read(sensor)
                 return
 
+    def catch_up(self) -> None:
+        """Hand over what the open sources have seen until now: who is about to change the rules wants it judged."""
+        for sensor in self.sensors:
+            self._read(sensor)
+
     def next_deadline(self) -> int | None:
         """The next poll or retry; at once until sources were opened."""
         if not self._started or (self._queue and self._opened is None):
