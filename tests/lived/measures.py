@@ -1,6 +1,7 @@
 """What the daemon costs while it lives: memory, descriptors, and the worst stall of its loop."""
 
 import contextlib
+import itertools
 import os
 import signal
 import statistics
@@ -14,6 +15,8 @@ from smtpguard.daemon.startup.privileges import PRIORITY
 from smtpguard.demo import namespaces
 
 _TICK_S = 0.005
+_WORK_EVERY, _WORK_S = 40, 0.008
+"""At each 40th tick it computes for so long: 4% of a CPU."""
 _FIRST = 10
 """So many looks are the first ones: in one of them no question was under way."""
 _YOUNG_S = 5.0
@@ -101,10 +104,10 @@ class Measures:
 
 
 class Metronome:
-    """A process of the daemon's priority that only wakes: how late it does tells how busy the machine is. A context.
+    """A process of the daemon's priority that wakes and computes a little: how busy the machine is. A context.
 
     Args:
-        path: Where it notes how late it was.
+        path: Where it notes how late it was, and how much longer than its CPU time it computed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -128,21 +131,42 @@ class Metronome:
 
     def worst_ms(self) -> float:
         """How late it was at worst."""
-        return max((float(line) for line in self._path.read_text().split()), default=0)
+        return max(self._read("late"), default=0)
+
+    def slowness(self) -> float:
+        """By how much computing took longer than on a machine of its own: in nine of ten times no more than that."""
+        found = sorted(self._read("slow"))
+        return found[len(found) * 9 // 10] if found else 1.0
 
     def report(self) -> str:
-        return f"a process of its priority that does nothing woke {self.worst_ms():.1f} ms late at worst"
+        return (
+            f"a process of its priority woke {self.worst_ms():.1f} ms late at worst, computing took "
+            f"{self.slowness():.1f} times as long"
+        )
+
+    def _read(self, what: str) -> list[float]:
+        lines = self._path.read_text().splitlines()
+        return [float(line.split()[1]) for line in lines if line.startswith(f"{what} ") and line.count(" ") == 1]
 
     def _tick(self) -> None:
         worst_ms = 0.0
         with self._path.open("w", buffering=1) as notes:
-            while True:
+            for number in itertools.count():
                 begun = time.monotonic()
                 time.sleep(_TICK_S)
                 late_ms = (time.monotonic() - begun - _TICK_S) * 1000
                 if late_ms > worst_ms:
                     worst_ms = late_ms
-                    notes.write(f"{late_ms:.1f}\n")
+                    notes.write(f"late {late_ms:.1f}\n")
+                if number % _WORK_EVERY == 0:
+                    notes.write(f"slow {_measure_slowness():.2f}\n")
+
+
+def _measure_slowness() -> float:
+    begun, computed = time.monotonic(), time.thread_time()
+    while (took := time.thread_time() - computed) < _WORK_S:
+        pass
+    return (time.monotonic() - begun) / took
 
 
 def read_resident_kb(pid: int) -> int:

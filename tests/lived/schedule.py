@@ -35,7 +35,7 @@ def live_through(world: World, seed: int, seconds: float, *, only: Sequence[str]
     todo: list[str] = []
     lasting: list[tuple[int, str, Iterator[None]]] = []
     step = 0
-    while todo or step == 0 or time.monotonic() < end:
+    while step < len(names) or time.monotonic() < end:
         if not todo:
             todo = world.random.sample(names, len(names))
         begun = time.monotonic()
