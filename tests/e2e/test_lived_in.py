@@ -208,8 +208,7 @@ def judge(
 @pytest.mark.parametrize(
     "seconds",
     [
-        # Not in `make test` yet: of six runs beside blocks that are extended, three ended in a judgement that is open.
-        pytest.param(60, id="minute", marks=[pytest.mark.long, pytest.mark.timeout(600)]),
+        pytest.param(60, id="minute", marks=pytest.mark.timeout(600)),
         pytest.param(3600, id="hour", marks=[pytest.mark.long, pytest.mark.timeout(6000)]),
     ],
 )

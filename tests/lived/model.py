@@ -167,13 +167,15 @@ class Held:
 def list_blocks(lines: Sequence[LogLine], user: str, to_real: Callable[[int], int]) -> list[Held]:
     """When a user was blocked. A person's word ends all blocks; of several, time ends the one whose end it is.
 
+    The next block may begin before that is told: after a time in which nobody was refused the window is full.
+
     Args:
-        lines: The event log.
+        lines: The event log, in any order: of several files.
         user: Whose.
         to_real: The daemon's wall clock to ours.
     """
     found: list[Held] = []
-    for line in lines:
+    for line in sorted(lines, key=lambda line: to_real(line.wall_ns)):
         if line.user != user:
             continue
         at_ns = to_real(line.wall_ns)
@@ -185,7 +187,8 @@ def list_blocks(lines: Sequence[LogLine], user: str, to_real: Callable[[int], in
         elif line.event in ("BLOCK", "EXTENDED") and line.fields["MODE"] == "enforce":
             until_ns = line.fields["UNTIL"]
             assert isinstance(until_ns, int)
-            found.append(Held(at_ns, to_real(until_ns)))
+            going_on = found.pop() if line.event == "EXTENDED" and found and found[-1].ended_ns >= at_ns else None
+            found.append(Held(going_on.begun_ns if going_on else at_ns, to_real(until_ns)))
     return found
 
 
