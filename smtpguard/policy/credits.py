@@ -231,6 +231,24 @@ class CreditLedger:
             self._enter(uid, index, lane, time_ns)
         self._dirty.add(uid)
 
+    def renew(self, limits: Mapping[int, Mapping[int, int]], windows: Iterable[tuple[int, int, Iterable[int]]]) -> None:
+        """Take other limits and windows under the same rules; what the kernel gave out is known and goes on.
+
+        Args:
+            limits: Limits of some users' own, by uid and rule index; all others have the rules'.
+            windows: What the windows hold, as (uid, rule index, event times).
+        """
+        for lanes in self._lanes.values():
+            for lane in lanes.values():
+                lane.times.clear()
+        for uid in self._limits.keys() - limits.keys():
+            self.set_limits(uid, {})
+        for uid, own in limits.items():
+            self.set_limits(uid, own)
+        for uid, index, times_ns in windows:
+            self.restore(uid, index, times_ns)
+        self._dirty.update(self._lanes)
+
     def reset(self, uid: int, index: int | None = None) -> None:
         """Empty a user's window of one rule, as a block verdict does, or all, as a person's unblock does."""
         lanes = self._lanes.get(uid, {})

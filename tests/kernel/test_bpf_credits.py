@@ -148,6 +148,28 @@ def test_no_window_of_event_times_holds_more_than_n_while_it_slides(lab: Lab) ->
     assert passed(dials(uid, lab.cgroup, *[ADDRESS4] * (limit + 9))) == limit  # all credits have come back
 
 
+def test_who_begins_anew_with_the_same_rules_lets_nobody_through_meanwhile(lab: Lab) -> None:
+    """Accounts change, a configuration is read again: tenants can have the first happen as often as they like."""
+    limit, each = 300, 3000
+    rules = [CreditRule(ports=frozenset({25}), limit=limit, window_ns=3600 * NS)]
+    credits_ = Credits(lab.source.guard, boottime_ns())
+    credits_.start(rules, boottime_ns())
+    uid = random_uid()
+    collect = start_clients(lab, uid, 3, each)
+    times: list[int] = []
+    begun_ns, anew = boottime_ns(), 0
+    usage = None
+    while boottime_ns() < begun_ns + 60 * NS and (usage is None or usage.used[0] + usage.by_credit < 3 * each):
+        times += [event.time_ns for event in turn(lab, credits_) if event.result == "allowed"]
+        credits_.start(rules, boottime_ns(), windows=[(uid, 0, times)])
+        anew += 1
+        usage = credits_.maps.read_usage(uid)
+    assert sum(collect()) == limit
+    assert anew > 20
+    times += [event.time_ns for event in turn(lab, credits_) if event.result == "allowed"]
+    assert len(times) == credits_.count_missing(uid, 0) + limit == limit, "all are known, none twice"
+
+
 def test_a_refusal_by_one_rule_takes_no_credit_of_another(lab: Lab) -> None:
     rules = [
         CreditRule(ports=frozenset({25, 587}), limit=6, window_ns=60 * NS),

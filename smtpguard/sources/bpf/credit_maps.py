@@ -217,6 +217,7 @@ class Credits:
         self.keys = KeyMaps(guard)
         self.ledger = CreditLedger(())
         self._running = False
+        self._demanded: tuple[tuple[CreditRule, ...], bool] = ((), False)
         self._beat_ns = self._tick_ns = self._sweep_ns = now_ns
         self._near: set[int] = set()
         self._uncapped: frozenset[int] = frozenset()
@@ -239,7 +240,7 @@ class Credits:
         anew: bool = False,
         uncapped: frozenset[int] = frozenset(),
     ) -> None:
-        """Begin, or begin anew with other rules; credits are off while this lasts. Raises EnforceError.
+        """Begin, or begin anew; with other rules credits are off while this lasts. Raises EnforceError.
 
         Args:
             rules: By index.
@@ -251,6 +252,9 @@ class Credits:
             anew: No such rule goes on with what the kernel has of it.
             uncapped: Users whom the cap leaves alone.
         """
+        if self._running and not anew and self._demanded == (tuple(rules), wake_new):
+            self._renew(now_ns, limits or {}, windows, keys)
+            return
         self.stop()
         before, ledger = self.ledger, CreditLedger(rules)
         fresh = self.keys.write_rules(rules, anew=anew)
@@ -284,7 +288,21 @@ class Credits:
         self._write(now_ns)
         self.maps.beat(now_ns)
         self.maps.set_crediting(on=bool(rules))
-        self._running = bool(rules)
+        self._running, self._demanded = bool(rules), (tuple(rules), wake_new)
+
+    def _renew(
+        self,
+        now_ns: int,
+        limits: Mapping[int, Mapping[int, int]],
+        windows: Iterable[tuple[int, int, Iterable[int]]],
+        keys: Iterable[KeyWindow],
+    ) -> None:
+        """The same rules: nobody passes in between, as many a tenant can have it happen (chsh(1), useradd(8))."""
+        self.ledger.renew(limits, windows)
+        for window in keys:
+            self.ledger.empty(window.uid, window.index, window.emptied_ns)
+        self._write(now_ns)
+        self.maps.beat(now_ns)
 
     def stop(self) -> None:
         """Demand no credits any more; the cap stays."""
