@@ -76,6 +76,72 @@ def test_records_of_which_none_can_be_read_are_no_quiet_zero() -> None:
     assert problems(log([*bad, *Event(serial=9).lines()])) == (1, []), "that is told as left out"
 
 
+MIXED = ("-", "changes its form: some lines were not read", "name the files that were put together, each by itself")
+
+
+@pytest.mark.parametrize(
+    "other", sorted(set(LINE_FORMS) - {"plain", "crlf", "bom", "fam", "blank", "octal", "nothing"})
+)
+@pytest.mark.parametrize("first", ["plain", "journal-export"])
+def test_logs_of_several_forms_put_into_one_are_read_or_named(first: str, other: str) -> None:
+    """`cat audit.log exported.json | smtpguard replay -`: the search for records in auditd's form sees no others."""
+    events = [Event(serial=1000 + number, millis=number * 1500, pid=4000 + number) for number in range(40)]
+    halves = [[line for event in part for line in event.lines()] for part in (events[:20], events[20:])]
+    count, found = problems(LINE_FORMS[first](halves[0]) + LINE_FORMS[other](halves[1]))
+    assert (count, found) == (40, []) or (count in range(20, 40) and found == [MIXED])
+
+
+def test_a_line_cut_off_at_the_beginning_of_a_log_is_no_other_form() -> None:
+    lines = [line for serial in range(3) for line in Event(serial=serial, pid=serial + 9, node="web1").lines()]
+    for cut in (3, 12, 25):
+        assert problems(log(lines)[cut:]) == (2, [])
+
+
+def test_calls_without_their_addresses_are_named() -> None:
+    """What `grep type=SYSCALL` or `ausearch -m SYSCALL` leaves of a log says not where a connect went."""
+    calls = [Event(serial=serial, pid=serial + 9).call() for serial in range(3)]
+    problem = "holds SYSCALL records of connect() without the SOCKADDR records that say where to"
+    assert problems(log(calls)) == (0, [("-", problem, RAW)])
+    assert problems(log([call.replace("syscall=42", "syscall=59") for call in calls])) == (0, [])
+    assert problems(log([*calls, *Event(serial=9, port=443).lines()])) == (0, [])
+
+
+class Dribble(io.RawIOBase):
+    """A pipe whose writer has written one byte when it is first asked."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self._pieces = [data[:1], data[1:]]
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
+        while self._pieces and not self._pieces[0]:
+            del self._pieces[0]
+        if not self._pieces:
+            return 0
+        piece = self._pieces[0][: len(buffer)]
+        buffer[: len(piece)] = piece
+        self._pieces[0] = self._pieces[0][len(piece) :]
+        return len(piece)
+
+
+@pytest.mark.parametrize("form", ["plain", "journal-export", "bom", "rfc3164"])
+@pytest.mark.parametrize("packed", [bytes, gzip.compress, bz2.compress, lzma.compress])
+def test_a_pipe_that_begins_slowly_is_read_like_any(form: str, packed: Callable[[bytes], bytes]) -> None:
+    data = packed(LINE_FORMS[form](Event().lines()))
+    source = ReplaySource(["-"], ports=PORTS, stdin=io.BufferedReader(Dribble(data)))
+    assert len(read_all(source)) == 1
+    assert not source.problems
+
+
+def test_standard_input_that_is_closed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(SourceError, match="is closed"):
+        ReplaySource(["-"], ports=PORTS).open()
+
+
 def test_an_empty_file_is_a_problem_only_where_nothing_else_was_read(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     (tmp_path / "full").write_bytes(log(Event().lines()))

@@ -44,7 +44,9 @@ _JOURNAL_TEXT = re.compile(rb"\baudit(?:\[[0-9]+\])?: (?:SYSCALL|SOCKADDR) ").se
 _REPORT = re.compile(rb"NODE,EVENT,DATE,TIME|At [0-9:]{8} [^ ]+ .*\bsuccessfully ").match
 _ESCAPED_END = re.compile(rb'"\}+\]?,?\s*\Z')
 
-INTERPRETED, JOURNAL_TEXT, REPORT, WIDE = "interpreted", "journal-text", "report", "wide"
+INTERPRETED, JOURNAL_TEXT, REPORT, WIDE, MIXED = "interpreted", "journal-text", "report", "wide", "mixed"
+_EXPORTED = re.compile(rb"(?:__CURSOR|__REALTIME_TIMESTAMP|_AUDIT_TYPE|_AUDIT_TYPE_NAME|_AUDIT_ID)=").match
+_FIELD = re.compile(rb"[A-Z0-9_]{1,255}=").match
 _decoder = json.JSONDecoder(strict=False)
 
 
@@ -86,6 +88,28 @@ def make_unwrapper(head: bytes) -> Unwrapper | None:
         if _ANY(line) or b'{"' in line or _INTERPRETED(line):
             break
     return LineUnwrapper()
+
+
+def is_of_another_form(line: bytes) -> bool:
+    """Whether a line holds an audit record, or a piece of one, in a form other than that of journald's export.
+
+    Args:
+        line: Without its newline.
+    """
+    unwrapper = LineUnwrapper()
+    unwrapper.feed(line + b"\n")
+    return bool(unwrapper.records or unwrapper.unreadable)
+
+
+def is_not_auditds(line: bytes) -> bool:
+    """Whether a line holds an audit record, or a piece of one, in a form other than that in which auditd writes it.
+
+    Args:
+        line: Without its newline.
+    """
+    if _PLAIN(line):
+        return False
+    return _EXPORTED(line) is not None or is_of_another_form(line)
 
 
 class LineUnwrapper:
@@ -253,7 +277,9 @@ class ExportUnwrapper(LineUnwrapper):
         return self.feed(b"\n\n")
 
     def _take_field(self, line: bytes, out: list[bytes]) -> None:
-        if line:
+        if line and not _FIELD(line) and is_of_another_form(line):
+            self.unreadable[MIXED] += 1
+        elif line:
             name, _, value = line.partition(b"=")
             self._fields[_text(name)] = _text(value)
         elif self._fields:

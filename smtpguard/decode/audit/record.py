@@ -173,6 +173,11 @@ def is_big_endian(groups: tuple[bytes, ...]) -> bool | None:
     return None if len(groups) == URINGOP_GROUPS else groups[4].startswith(_BIG_ENDIAN)
 
 
+def is_always_connect(call: bytes) -> bool:
+    """Whether a call, `ARCH syscall=NUMBER`, is connect(2)."""
+    return _CALLS.get(call) == ALWAYS
+
+
 def is_plain_connect(call: bytes, exit_value: bytes | None) -> bool:
     """Whether a call, `ARCH syscall=NUMBER`, opens a connection whatever its arguments are, and says how that ended."""
     return _CALLS.get(call) == ALWAYS and exit_value is not None and exit_value not in _REPEATS

@@ -60,7 +60,9 @@ def open_file(path: str, stack: ExitStack) -> tuple[Reader, bytes]:
 
 def unpack(stream: BinaryIO, stack: ExitStack, path: str) -> tuple[Reader, bytes]:
     """A stream and its beginning, unpacked if it is packed; as `open_file`."""
-    file = _buffered(stream)
+    # A pipe's own reader looks ahead by what has come, be it one byte; one around it waits for all, or the end.
+    file: io.BufferedReader = io.BufferedReader(cast("io.RawIOBase", _buffered(stream)), HEAD_BYTES)
+    stack.callback(file.detach)  # else standard input would be closed with it
     for magic, opened in _PACKED:
         if file.peek(8).startswith(magic):
             try:

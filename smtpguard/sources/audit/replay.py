@@ -17,14 +17,16 @@ from typing import BinaryIO
 
 from smtpguard.decode.audit.decoder import AuditDecoder
 from smtpguard.decode.audit.duplicates import Duplicates
-from smtpguard.decode.audit.forms import BOM, INTERPRETED, JOURNAL_TEXT, REPORT, WIDE, Unwrapper, make_unwrapper
+from smtpguard.decode.audit.forms import BOM, INTERPRETED, JOURNAL_TEXT, MIXED, REPORT, WIDE, Unwrapper, make_unwrapper
 from smtpguard.decode.audit.line_buffer import LineBuffer
 from smtpguard.decode.audit.probes import guess_tick_ns
 from smtpguard.decode.audit.retries import Retries
+from smtpguard.decode.audit.sieve import SockaddrSieve
 from smtpguard.errors import SourceError
 from smtpguard.model import NS, Connect
 from smtpguard.sources.audit.packed import DAMAGED, Reader, open_file, unpack
 from smtpguard.sources.audit.pcre import make_sieve
+from smtpguard.sources.audit.survey import Survey
 from smtpguard.sources.base import SourceStats
 
 HOLD_BYTES = 1 << 18
@@ -36,8 +38,10 @@ _UNREADABLE = {
     INTERPRETED: ("is interpreted (ausearch -i), which can't be joined", _RAW),
     JOURNAL_TEXT: ("is journald's text, which can't be joined", _RAW),
     REPORT: ("is a report (ausearch --format csv or text), which can't be joined", _RAW),
+    MIXED: ("changes its form: some lines were not read", "name the files that were put together, each by itself"),
     WIDE: ("is UTF-16", "iconv -f UTF-16 -t UTF-8 FILE | smtpguard replay -"),
 }
+_NO_ADDRESS = "holds SYSCALL records of connect() without the SOCKADDR records that say where to"
 _NO_RECORD = "holds no audit record"
 
 
@@ -99,13 +103,14 @@ class ReplaySource:
         self._stack = contextlib.ExitStack()
         self._retries = Retries()
         self._duplicates = Duplicates() if len(self._paths) > 1 else None
+        self._survey = Survey(make_sieve(ports) or SockaddrSieve(ports))
         self._decoder = AuditDecoder(
             ports=ports,
             sensor=self.name,
             retries=self._retries,
             buffer=LineBuffer(chunk_bytes=_CHUNK_BYTES),
             hold_bytes=HOLD_BYTES,
-            sieve=make_sieve(ports),
+            sieve=self._survey,
             duplicates=self._duplicates,
         )
         self._unwrapped_garbled = 0
@@ -169,7 +174,10 @@ class ReplaySource:
     def _open_file(self, path: str) -> _File:
         """A file, what wraps it, and its first stamp."""
         if path == "-":
-            reader, head = unpack(self._stdin or sys.stdin.buffer, self._stack, path)
+            stdin = self._stdin or (sys.stdin.buffer if sys.stdin is not None else None)
+            if stdin is None:
+                raise SourceError("is closed", where=path, fix="name a file, or pipe one in")
+            reader, head = unpack(stdin, self._stack, path)
         else:
             reader, head = open_file(path, self._stack)
         if head.startswith(BOM):
@@ -202,6 +210,7 @@ class ReplaySource:
                 self._duplicates.next_file(first_ns)
                 newest_ns = first_ns
             before, joined = self._bad(), decoder.joined
+            self._survey.next_file()
             yield from self._read_plain(file) if file.unwrapper is None else self._read_wrapped(file, file.unwrapper)
             if file is files[-1]:
                 yield decoder.finish()
@@ -253,7 +262,7 @@ class ReplaySource:
     def _judge(self, file: _File, bad: Counter[str], joined: int) -> None:
         """Name what was not read of a file."""
         unwrapper = file.unwrapper
-        kinds = set(unwrapper.unreadable) if unwrapper else set()
+        kinds = set(unwrapper.unreadable) if unwrapper else {MIXED} if self._survey.is_mixed else set()
         if joined:
             kinds.discard(JOURNAL_TEXT)  # the kernel's own lines are in the journal too
         if kinds:
@@ -263,6 +272,8 @@ class ReplaySource:
         elif unwrapper is not None and not unwrapper.records:
             if not file.is_empty:
                 self.problems.append(Problem(file=file.path, problem=_NO_RECORD, use=_RAW))
+        elif self._survey.lacks_addresses:
+            self.problems.append(Problem(file=file.path, problem=_NO_ADDRESS, use=_RAW))
         elif bad and not joined:
             told = ", ".join(f"{count:,} {what}" for what, count in bad.items() if count)
             problem = f"holds SMTP connects, but none that could be read ({told})"
