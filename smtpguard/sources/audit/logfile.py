@@ -7,29 +7,22 @@ every connect() that audit can see, where rules can be loaded; else the rules th
 What it does not see: what the `audit` source does not see; and it is only as quick as auditd writes.
 """
 
-import contextlib
 import logging
 import os
 import re
 import time
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from smtpguard.clock import Clock, SystemClock, WallMap, next_beat
-from smtpguard.decode.audit.decoder import AuditDecoder
-from smtpguard.decode.audit.line_buffer import LineBuffer
-from smtpguard.decode.audit.retries import Retries
+from smtpguard.clock import Clock, SystemClock, next_beat
 from smtpguard.errors import SourceError
 from smtpguard.model import NS, Connect
 from smtpguard.settings import Settings
 from smtpguard.sources.audit.follow import Tail
+from smtpguard.sources.audit.live import LiveAudit
 from smtpguard.sources.audit.nodes import AUDITD_CONF, OwnNodes
-from smtpguard.sources.audit.settle import Settling, stamp_tick_ns
 from smtpguard.sources.audit.switch import is_process
 from smtpguard.sources.audit.usage import AuditUse
-from smtpguard.sources.base import SourceStats
-from smtpguard.sources.own_connect import make_connect
 from smtpguard.text import render_escaped
 
 _log = logging.getLogger(__name__)
@@ -39,13 +32,12 @@ STAMP = re.compile(rb"msg=audit\(([0-9]{1,11}\.[0-9]{1,9}):([0-9]{1,20})\): ")
 MAX_BYTES = 8 << 20
 """Most bytes that one `read` takes in, so that a backlog leaves the loop its timers."""
 _CHUNK_BYTES = 1 << 17
-_HISTORY_BYTES = 16 << 20
 _BLIND_NS = 60 * NS
 """How long a log may hold other hosts' records only."""
 _LOG_FILE = re.compile(rb"^\s*log_file\s*=\s*(/[^\s]+)", re.MULTILINE | re.IGNORECASE)
 
 
-class AuditLogSource:
+class AuditLogSource(LiveAudit):
     """The sensor.
 
     Args:
@@ -65,44 +57,19 @@ class AuditLogSource:
         alone: bool = False,
         clock: Clock | None = None,
     ) -> None:
-        self.stats = SourceStats()
+        self._nodes = OwnNodes(settings.audit_node, conf=AUDITD_CONF)
+        super().__init__(settings, clock=clock or SystemClock(), chunk_bytes=_CHUNK_BYTES, nodes=self._nodes)
         self.path = path or settings.audit_log or read_log_path()
-        self._settings = settings
-        self._ports = settings.ports
         self._alone = alone
-        self._clock = clock or SystemClock()
-        self._stack = contextlib.ExitStack()
         self._tail: Tail | None = None
         self._use: AuditUse | None = None
-        self._wall = WallMap(self._clock)
-        self._nodes = OwnNodes(settings.audit_node, conf=AUDITD_CONF)
-        self._decoder = AuditDecoder(
-            ports=settings.ports,
-            sensor=self.name,
-            retries=Retries(tick_ns=stamp_tick_ns()),
-            buffer=LineBuffer(chunk_bytes=_CHUNK_BYTES, max_bytes=_HISTORY_BYTES),
-            nodes=self._nodes,
-        )
-        self._decoder.to_event_ns = self._wall.to_event_ns
-        self._settling = Settling(self._decoder)
-        self._waiting: list[Connect] = []
-        self._probes: deque[int] = deque(maxlen=16)
         self._daemon_gone = False
         self._own_ns = self._foreign_ns = self._opened_ns = 0
         self._foreign: bytes | None = None  # another host of which there are records, and none of ours behind them
         self._told_foreign = False
-        self._next_check_ns = 0
-        self._more = False
-
-    def open(self) -> None:
-        """Find the log's end, load rules if that can be. Raises SourceError if nobody writes the log."""
-        try:
-            self._open()
-        except BaseException:
-            self.close()
-            raise
 
     def _open(self) -> None:
+        """Find the log's end, load rules if that can be."""
         tail = self._tail = Tail(self.path, stamp=STAMP)
         self._stack.callback(tail.close)
         if tail.is_absent:
@@ -128,48 +95,18 @@ class AuditLogSource:
         tail = self._opened()
         if tail.is_absent or self._alone:
             return
-        pid = make_connect(min(self._ports), self._settings.audit_uid)
-        self._probes.append(pid)
-        deadline = time.monotonic() + timeout_s
-        while True:
-            connects = self._follow() + self._settle()
-            seen = any(connect.pid == pid for connect in connects)
-            self._waiting += self._without_probes(connects)
-            if seen:
-                return
-            if time.monotonic() >= deadline:
-                raise self._silence()
-            time.sleep(0.002)
+        self._prove(timeout_s)
+
+    def _pause(self, left_s: float) -> None:
+        time.sleep(min(left_s, 0.002))
 
     def filenos(self) -> Sequence[int]:
         """The inotify descriptor."""
         return [self._opened().fileno]
 
-    def read(self) -> list[Connect]:
-        """What was appended since. Raises SourceError if the log can't be read, or auditd has ended."""
-        connects = self._waiting + self._without_probes(self._follow() + self._settle())
-        self._waiting = []
-        now_ns = self._clock.boot_ns()
-        if now_ns >= self._next_check_ns:
-            self._check(now_ns)
-        self._count(connects)
-        return connects
-
-    def next_poll_ns(self) -> int | None:
-        """In a second at the latest: rotation, losses, auditd."""
-        if self._more or self._waiting:
-            return 0
-        settle_ns = self._settling.next_ns
-        return self._next_check_ns if settle_ns is None else min(settle_ns, self._next_check_ns)
-
-    def set_ports(self, ports: frozenset[int]) -> None:
-        """Look at these ports from now on: our rules log connects to all, the decoder picks."""
-        self._ports = ports
-        self._decoder.set_ports(ports)
-
     def close(self) -> None:
         """Close the log, take our rules away; may be called twice."""
-        self._stack.close()
+        super().close()
         self._tail = self._use = None
 
     def _opened(self) -> Tail:
@@ -177,7 +114,8 @@ class AuditLogSource:
             raise SourceError("not open", where=self.name)
         return self._tail
 
-    def _follow(self) -> list[Connect]:
+    def _take_in(self) -> list[Connect]:
+        """What was appended, at most MAX_BYTES of it."""
         tail, decoder = self._opened(), self._decoder
         self._wall.refresh()
         tail.drain()
@@ -207,16 +145,8 @@ class AuditLogSource:
         elif other is not None:
             self._foreign, self._foreign_ns = other, self._clock.boot_ns()
 
-    def _settle(self) -> list[Connect]:
-        return self._settling.settle(self._clock.boot_ns(), more=self._more)
-
-    def _without_probes(self, connects: list[Connect]) -> list[Connect]:
-        return [connect for connect in connects if connect.pid not in self._probes] if self._probes else connects
-
-    def _count(self, connects: list[Connect]) -> None:
-        counters, tail = self._decoder.counters, self._opened()
-        stats = self.stats
-        stats.events += len(connects)
+    def _count(self) -> None:
+        counters, stats, tail = self._decoder.counters, self.stats, self._opened()
         stats.garbled = counters.garbled + self._decoder.overlong
         kernel_lost, restored = (self._use.lost, self._use.restored) if self._use else (0, 0)
         stats.lost = counters.unpaired + kernel_lost
@@ -232,9 +162,9 @@ class AuditLogSource:
             "rules_restored": restored,
         }
 
-    def _check(self, now_ns: int) -> None:
+    def _check(self) -> None:
         """Once a second: the directory, auditd, the kernel's losses, our rules."""
-        self._next_check_ns = next_beat(now_ns)
+        self._next_check_ns = next_beat(self._clock.boot_ns())
         self._opened().refresh()
         if self._foreign is not None and self._foreign_ns - self._own_ns > _BLIND_NS:
             raise SourceError(

@@ -13,15 +13,10 @@ import logging
 import re
 import select
 import socket
-import time
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from smtpguard.clock import SystemClock, WallMap, boottime_ns, next_beat
-from smtpguard.decode.audit.decoder import AuditDecoder
-from smtpguard.decode.audit.line_buffer import LineBuffer
-from smtpguard.decode.audit.retries import Retries
+from smtpguard.clock import SystemClock, next_beat
 from smtpguard.decode.audit.serials import SerialGaps
 from smtpguard.decode.netlink.audit import (
     AUDIT_CONFIG_CHANGE,
@@ -34,10 +29,8 @@ from smtpguard.errors import PrivilegeError, SourceError
 from smtpguard.model import Connect
 from smtpguard.settings import Settings
 from smtpguard.sources.audit.control import NETLINK_AUDIT, AuditControl
-from smtpguard.sources.audit.settle import Settling, stamp_tick_ns
+from smtpguard.sources.audit.live import LiveAudit
 from smtpguard.sources.audit.usage import AuditUse
-from smtpguard.sources.base import SourceStats
-from smtpguard.sources.own_connect import make_connect
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +41,6 @@ _SO_RCVBUFFORCE = 33
 _BUFFER_BYTES = 16 << 20
 """The kernel's queue for us: some 20,000 records of 0.8 kB of kernel memory each."""
 _RECORD_BYTES = 1 << 15
-_HISTORY_BYTES = 16 << 20
 _TYPES = {
     AUDIT_SYSCALL: b"type=SYSCALL msg=",
     AUDIT_SOCKADDR: b"type=SOCKADDR msg=",
@@ -57,7 +49,7 @@ _TYPES = {
 _SERIAL = re.compile(rb"audit\([0-9]{1,11}\.[0-9]{1,9}:([0-9]{1,20})\): ").match
 
 
-class AuditSource:
+class AuditSource(LiveAudit):
     """The sensor.
 
     Args:
@@ -71,47 +63,24 @@ class AuditSource:
     def __init__(
         self, settings: Settings, *, control: AuditControl | None = None, buffer_bytes: int = _BUFFER_BYTES
     ) -> None:
-        self.stats = SourceStats()
-        self._settings = settings
-        self._ports = settings.ports
+        super().__init__(settings, clock=SystemClock(), chunk_bytes=1 << 16)
         self._use = AuditUse(settings, name=self.name, control=control)
         self._buffer_bytes = buffer_bytes
-        self._stack = contextlib.ExitStack()
         self._socket: socket.socket | None = None
-        self._wall = WallMap(SystemClock())
-        self._decoder = AuditDecoder(
-            ports=settings.ports,
-            sensor=self.name,
-            retries=Retries(tick_ns=stamp_tick_ns()),
-            buffer=LineBuffer(chunk_bytes=1 << 16, max_bytes=_HISTORY_BYTES),
-        )
-        self._decoder.to_event_ns = self._wall.to_event_ns
-        self._settling = Settling(self._decoder)
         self._gaps = SerialGaps()
         self._record = bytearray(_RECORD_BYTES)
         self._overflows = 0
         self._halves = Halves()
-        self._waiting: list[Connect] = []
-        self._probes: deque[int] = deque(maxlen=16)
-        self._next_check_ns = 0
-        self._more = False
-
-    def open(self) -> None:
-        """Listen, switch auditing on if allowed, load our rules. Raises SourceError or PrivilegeError."""
-        try:
-            self._open()
-        except BaseException:
-            self.close()
-            raise
 
     def _open(self) -> None:
+        """Listen, switch auditing on if allowed, load our rules."""
         self._socket = self._listen()
         self._stack.callback(self._use.close)
         self._use.open()
         # Loading rules is logged too, and may fill the queue: losses count from here.
-        self._waiting = self._receive()
+        self._waiting = self._take_in()
         self._gaps, self._overflows = SerialGaps(), 0
-        self._next_check_ns = next_beat(boottime_ns())
+        self._next_check_ns = next_beat(self._clock.boot_ns())
 
     def _listen(self) -> socket.socket:
         try:
@@ -128,52 +97,21 @@ class AuditSource:
 
     def probe(self, timeout_s: float) -> None:
         """Make an own connect and see it; raises SourceError with what is in the way."""
-        sock = self._opened()
-        self._waiting += self._receive()  # room for the proof
-        pid = make_connect(min(self._ports), self._settings.audit_uid)
-        self._probes.append(pid)
-        deadline = time.monotonic() + timeout_s
+        self._waiting += self._take_in()  # room for the proof
+        self._prove(timeout_s)
+
+    def _pause(self, left_s: float) -> None:
         poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        while True:
-            connects = self._receive() + self._settle()
-            seen = any(connect.pid == pid for connect in connects)
-            self._waiting += self._without_probes(connects)
-            if seen:
-                return
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                raise self._silence()
-            poll.poll(min(left_s, 0.02) * 1000)
+        poll.register(self._opened(), select.POLLIN)
+        poll.poll(min(left_s, 0.02) * 1000)
 
     def filenos(self) -> Sequence[int]:
         """The netlink socket."""
         return [self._opened().fileno()]
 
-    def read(self) -> list[Connect]:
-        """What came since, at most MAX_RECORDS records of it. Raises SourceError if audit can't be had any more."""
-        connects = self._waiting + self._without_probes(self._receive() + self._settle())
-        self._waiting = []
-        if boottime_ns() >= self._next_check_ns:
-            self._check()
-        self._count(connects)
-        return connects
-
-    def next_poll_ns(self) -> int | None:
-        """In a second at the latest, to see losses and whether our rules are there."""
-        if self._more or self._waiting:
-            return 0
-        settle_ns = self._settling.next_ns
-        return self._next_check_ns if settle_ns is None else min(settle_ns, self._next_check_ns)
-
-    def set_ports(self, ports: frozenset[int]) -> None:
-        """Look at these ports from now on: our rules log connects to all, the decoder picks."""
-        self._ports = ports
-        self._decoder.set_ports(ports)
-
     def close(self) -> None:
         """Take our rules away, switch auditing back; may be called twice."""
-        self._stack.close()
+        super().close()
         self._socket = None
 
     def _opened(self) -> socket.socket:
@@ -181,8 +119,8 @@ class AuditSource:
             raise SourceError("not open", where=self.name)
         return self._socket
 
-    def _receive(self) -> list[Connect]:
-        """Read the socket, and feed the records of calls and addresses to the decoder as lines of a log."""
+    def _take_in(self) -> list[Connect]:
+        """Read at most MAX_RECORDS, and feed those of calls and addresses to the decoder as lines of a log."""
         sock = self._opened()
         view = memoryview(self._record)
         lines: list[bytes] = []
@@ -223,16 +161,8 @@ class AuditSource:
         if prefix is not None:
             lines.append(b"%b%b\n" % (prefix, text.replace(b"\n", b" ")))
 
-    def _settle(self) -> list[Connect]:
-        return self._settling.settle(boottime_ns(), more=self._more)
-
-    def _without_probes(self, connects: list[Connect]) -> list[Connect]:
-        return [connect for connect in connects if connect.pid not in self._probes] if self._probes else connects
-
-    def _count(self, connects: list[Connect]) -> None:
-        counters = self._decoder.counters
-        stats = self.stats
-        stats.events += len(connects)
+    def _count(self) -> None:
+        counters, stats = self._decoder.counters, self.stats
         stats.garbled = counters.garbled
         stats.lost = self._gaps.missing + self._halves.count + self._use.lost + counters.unpaired
         stats.notes = {
@@ -246,7 +176,7 @@ class AuditSource:
 
     def _check(self) -> None:
         """Once a second, and when rules change: the kernel's losses, and our rules."""
-        self._next_check_ns = next_beat(boottime_ns())
+        self._next_check_ns = next_beat(self._clock.boot_ns())
         if not self._more:
             self._gaps.sweep()
             self._halves.sweep()
