@@ -276,8 +276,9 @@ def is_same_address(tail: bytes, port: int, address: bytes) -> bool:
     """
     # Nearly always it is just what auditd writes; an IPv6 address with zeros in it is shortened, a mapped one has dots.
     if len(address) == 4:
-        octets = b".".join([_OCTETS[octet] for octet in address])
-        usual = b"SADDR={ saddr_fam=inet laddr=%b lport=%d }" % (octets, port)
+        one, two, three, four = address
+        octets = (_OCTETS[one], _OCTETS[two], _OCTETS[three], _OCTETS[four])
+        usual = b"SADDR={ saddr_fam=inet laddr=%b.%b.%b.%b lport=%d }" % (*octets, port)
     else:
         usual = b"SADDR={ saddr_fam=inet6 laddr=%x:%x:%x:%x:%x:%x:%x:%x lport=%d }" % (*_unpack8(address), port)
     if tail == usual:

@@ -10,8 +10,9 @@ from smtpguard.decode.audit.forms import is_not_auditds
 from smtpguard.decode.audit.record import is_always_connect
 from smtpguard.decode.audit.sieve import Sieve
 
-_SAMPLES = 16
-"""Lines looked at in a stretch, besides its last: 8 us for 2 MiB that take a millisecond."""
+_SAMPLES, _LARGE_SAMPLES = 16, 4
+"""Lines looked at in a stretch, besides its last; in a large one, of which a file has many: 5 us for 2 MiB."""
+_LARGE_BYTES = 1 << 20
 _MAX_LINE_BYTES = 1 << 16
 _ADDRESS = b"KADDR msg=audit("
 _CALLS = re.compile(rb"type=SYSCALL msg=audit\([^)\n]{1,64}\): arch=([0-9a-f]{1,8} syscall=[0-9]{1,10}) ").finditer
@@ -55,7 +56,8 @@ class Survey:
 def _sample(data: bytearray, start: int, stop: int) -> list[bytes]:
     """Some lines of a stretch of whole lines: the first, the last, and a few in between."""
     begins = {start, data.rfind(b"\n", start, stop - 1) + 1 or start}
-    for place in range(start, stop, max(1, (stop - start) // _SAMPLES))[1:]:
+    samples = _SAMPLES if stop - start < _LARGE_BYTES else _LARGE_SAMPLES
+    for place in range(start, stop, max(1, (stop - start) // samples))[1:]:
         begins.add(data.find(b"\n", place, stop) + 1 or start)
     return [_line(data, begin, stop) for begin in sorted(begins) if begin < stop]
 
