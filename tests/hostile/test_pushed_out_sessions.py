@@ -85,10 +85,10 @@ def server() -> Generator[None]:
 
 def read_all(lab: Lab) -> list[SocketReport]:
     reports: list[SocketReport] = []
-    while lab.events():
-        pass
-    while some := lab.source.take_reports():
-        reports += some
+    for _ in range(10):  # 4,096 samples each
+        lab.events()
+        while some := lab.source.take_reports():
+            reports += some
     return reports
 
 
