@@ -10,6 +10,7 @@ import resource
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -83,12 +84,17 @@ def server() -> Generator[None]:
             peer.close()
 
 
-def read_all(lab: Lab) -> list[SocketReport]:
+def read_all(lab: Lab, *, megabytes: int = 5) -> list[SocketReport]:
+    """Reports, until so many megabytes were told of: what was sent is acknowledged, and told, a little later."""
     reports: list[SocketReport] = []
-    for _ in range(10):  # 4,096 samples each
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
         lab.events()
         while some := lab.source.take_reports():
             reports += some
+        if told_bytes(reports) >= megabytes * MEGABYTE:
+            break
+        time.sleep(0.05)
     return reports
 
 
