@@ -6,6 +6,7 @@ first. Enforcers keep no policy: what passes in spite of a deny is told to them 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import IPv6Network
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from smtpguard.model import Subject
@@ -61,12 +62,14 @@ class Passes:
         uncapped: Inclusive uid ranges that the cap leaves alone too: who is only told of, and who has a pass.
         networks: Exempt destinations and the host's own addresses.
         loopback: Whether 127.0.0.0/8 and ::1 pass too.
+        translators: Not what passes, but how networks are told apart: prefixes of the host's own NAT64.
     """
 
     uids: tuple[tuple[int, int], ...] = ((0, 0),)
     uncapped: tuple[tuple[int, int], ...] = ()
     networks: tuple[Network, ...] = ()
     loopback: bool = True
+    translators: tuple[IPv6Network, ...] = ()
 
 
 class Enforcer(Protocol):

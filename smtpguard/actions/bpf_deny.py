@@ -48,6 +48,10 @@ class DenyMaps(Protocol):
         """Replace what passes."""
         ...
 
+    def replace_translators(self, prefixes: Iterable[Network]) -> None:
+        """Say which prefixes the host's own NAT64 has."""
+        ...
+
 
 class BpfDeny:
     """The enforcer.
@@ -92,6 +96,7 @@ class BpfDeny:
     def apply_passes(self, passes: Passes) -> None:
         """Replace what passes: what is new is there before what is gone has left."""
         self._maps.replace_passes(passes.uids, passes.networks, loopback=passes.loopback)
+        self._maps.replace_translators(passes.translators)
 
     def read_denies(self) -> list[Deny]:
         """What the kernel holds now and has not ended."""

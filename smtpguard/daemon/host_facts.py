@@ -13,10 +13,12 @@ from smtpguard.enrich.accounts.directory import Accounts, Renewal
 from smtpguard.enrich.accounts.reader import AccountReader
 from smtpguard.enrich.exempt_hosts import Cleared, NamedDestinations
 from smtpguard.enrich.own_addresses import OwnAddresses
+from smtpguard.enrich.translators import Translators
 from smtpguard.errors import SourceError
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS
 from smtpguard.policy.destinations import Destinations
+from smtpguard.policy.networks import use_translators
 from smtpguard.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,7 @@ class Surroundings:
         self._now = now
         self._own = OwnAddresses()
         self._named = NamedDestinations(settings.exempt.names)
+        self._translators = Translators(settings.nat64)
         self._due_ns = next_beat(now(), _LOOK_NS)
         self._hurries = False
         self._problems: tuple[str, ...] = ()
@@ -82,6 +85,8 @@ class Surroundings:
         """Read what there is, and watch it from then on."""
         self._open_own()
         self._named.start()
+        self._translators.start()
+        use_translators(self._translators.prefixes)
         self._replace_destinations()
         self._tell_problems()
 
@@ -97,6 +102,7 @@ class Surroundings:
             uncapped=self.uncapped(allowed),
             networks=self.destinations.networks(),
             loopback=self._settings.loopback == "ignore",
+            translators=self._translators.prefixes,
         )
 
     def uncapped(self, allowed: Iterable[int] = ()) -> tuple[tuple[int, int], ...]:
@@ -122,11 +128,19 @@ class Surroundings:
         else:
             self.accounts.adopt(renewal, settings)
         self._named.replace(settings.exempt.names)
+        if self._translators.replace(settings.nat64):
+            use_translators(self._translators.prefixes)
         self._replace_destinations()
 
     def filenos(self) -> Sequence[int]:
         """Descriptors that tell of accounts that were read again, of changed addresses, and of names that came."""
-        known = (self._reader.fileno(), self._named.fileno(), self._own.fileno(), *self._news_filenos())
+        known = (
+            self._reader.fileno(),
+            self._named.fileno(),
+            self._own.fileno(),
+            self._translators.fileno(),
+            *self._news_filenos(),
+        )
         return [fileno for fileno in known if fileno >= 0]
 
     def _news_filenos(self) -> list[int]:
@@ -145,6 +159,11 @@ class Surroundings:
             self._hurries = True
             self._due_ns = min(self._due_ns, self._now() + _NEWS_NS)
             return
+        if fileno == self._translators.fileno():
+            if self._translators.take_news():
+                use_translators(self._translators.prefixes)
+                self._tell(accounts=False)
+            return
         cleared: list[Cleared] = []
         if fileno == self._named.fileno():
             cleared = self._named.take_news()
@@ -156,6 +175,7 @@ class Surroundings:
                 self._own_trouble = f"{error}: the last known ones hold"
             else:
                 self._own_trouble = None
+                self._translators.ask_again()
         if self._replace_destinations():
             self._tell(accounts=False)
         if cleared and self.on_cleared is not None:
@@ -193,6 +213,8 @@ class Surroundings:
         """Lines for `status`."""
         named = self._named.render()
         parts = {"exempt names": f"{named}; addresses hold for 24 h"} if named else {}
+        if self._translators.prefixes:
+            parts["nat64"] = ", ".join(map(str, self._translators.prefixes))
         if problems := self._problems:
             more = f"; and {len(problems) - MAX_TOLD} more, see the log" if len(problems) > MAX_TOLD else ""
             parts["accounts"] = "; ".join(problems[:MAX_TOLD]) + more
@@ -203,6 +225,7 @@ class Surroundings:
         self._reader.close()
         self._own.close()
         self._named.close()
+        self._translators.close()
 
     def _open_own(self) -> None:
         """Read own addresses and listen for changes; tried again at each look while it fails."""

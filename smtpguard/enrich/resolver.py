@@ -52,8 +52,8 @@ def resolve_host(name: str) -> Resolved:
     Raises:
         OSError: It has none now, or nobody could say.
     """
-    if "." in name and not is_in_hosts(name, _read(HOSTS)):
-        found = ask_servers(name, parse_servers(_read(RESOLV_CONF)))
+    if "." in name and not is_in_hosts(name, read_text(HOSTS)):
+        found = ask_servers(name, parse_servers(read_text(RESOLV_CONF)))
         if found is not None:
             return found
     entries = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
@@ -188,7 +188,7 @@ def _read_exactly(tcp: socket.socket, size: int, deadline: float) -> bytes:
     return data
 
 
-def _read(path: str) -> str:
+def read_text(path: str) -> str:
     """A file of root's; empty where it can't be read: then the C library is asked."""
     try:
         with Path(path).open("rb") as file:

@@ -152,6 +152,7 @@ class Settings:
         audit_log: The log that audit-log follows; None for auditd.conf's.
         audit_node: What this host is called in that log; None for what auditd.conf and the host's own files say.
         uid_min: First uid of people; None for UID_MIN of login.defs.
+        nat64: Prefixes of the host's own translators, or who knows them.
         accounts: Who tells whose a user is: the panel, nobody, or a command as argv.
         notify_hook: Program that gets incidents, as argv.
         metrics_listen: Address and port as written, `127.0.0.1:9798`.
@@ -201,5 +202,6 @@ class Settings:
     metrics_listen: str | None = None
     metrics_users: bool = False
     uid_min: int | None = None
+    nat64: tuple[IPv6Network, ...] | Literal["auto", "none"] = "auto"
     text: str | None = field(default=None, compare=False, repr=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)

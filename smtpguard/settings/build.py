@@ -1,6 +1,7 @@
 """Checked configuration data made into `Settings`. Pure; expects what `checks.py` let through."""
 
 from collections.abc import Mapping
+from ipaddress import IPv6Network
 from typing import Any
 
 from smtpguard.settings import Breaker, Cap, Escalation, Exempt, Match, Network, Override, Rule, Settings
@@ -110,6 +111,7 @@ def build_settings(data: Mapping[str, Any], path: str | None) -> Settings:
         metrics_listen=data["metrics"]["listen"],
         metrics_users=data["metrics"]["users"],
         uid_min=data["uid_min"],
+        nat64=data["nat64"] if data["nat64"] in ("auto", "none") else tuple(map(IPv6Network, data["nat64"])),
     )
 
 

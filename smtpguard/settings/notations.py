@@ -56,6 +56,10 @@ def parse_uids(value: str | int) -> tuple[int, int]:
     return first, last
 
 
+TRANSLATOR_LENGTHS = (32, 40, 48, 56, 64, 96)
+"""RFC 6052, 2.2."""
+
+
 def parse_destination(text: str) -> Network | str:
     """An address, a network or a host name.
 
@@ -76,6 +80,21 @@ def parse_destination(text: str) -> Network | str:
     if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in name.split(".")):
         raise ValueError("not an address, a network or a host name")
     return name.lower()
+
+
+def parse_translator(text: str) -> IPv6Network:
+    """A prefix of NAT64.
+
+    Raises:
+        ValueError: It is none: RFC 6052 has six lengths.
+    """
+    try:
+        network = ip_network(text)
+    except ValueError as error:
+        raise ValueError(_find_network_fault(text)) from error
+    if not isinstance(network, IPv6Network) or network.prefixlen not in TRANSLATOR_LENGTHS:
+        raise ValueError("not an IPv6 network of /32, /40, /48, /56, /64 or /96")
+    return network
 
 
 def _find_network_fault(text: str) -> str:

@@ -80,6 +80,7 @@ ON_RELOAD: Mapping[str, OnReload] = MappingProxyType(
         "control.verbs": _restart("control_verbs"),
         "control.allow_max": _restart("control_allow_max_ns"),
         "uid_min": _live("uid_min"),
+        "nat64": _live("nat64"),
         "nft.table": _restart("nft_table"),
         "nft.nflog_group": _restart("nflog_group"),
         "attribution.process": _restart("attribution_process"),

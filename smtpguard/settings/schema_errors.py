@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import ValidationError
 
-from smtpguard.settings.notations import parse_destination, parse_duration, parse_listen, parse_uids
+from smtpguard.settings.notations import parse_destination, parse_duration, parse_listen, parse_translator, parse_uids
 from smtpguard.settings.yaml_lines import Path, Problem, show_key, show_path, show_value
 
 _MAX_ERRORS = 200
@@ -31,6 +31,7 @@ _FORMATS: dict[str, _ParseText] = {
     "smtpguard-duration": parse_duration,
     "smtpguard-uids": parse_uids,
     "smtpguard-destination": parse_destination,
+    "smtpguard-translator": parse_translator,
     "smtpguard-listen": parse_listen,
 }
 _ABOUT_CHILDREN = frozenset({"additionalProperties", "required"})

@@ -18,7 +18,7 @@ from smtpguard.daemon.enforce.credits import Crediting
 from smtpguard.model import NS, Connect, Decision, Subject, Verdict
 from smtpguard.policy.credits import NO_LIMIT, CreditRule
 from smtpguard.policy.engine import Engine
-from smtpguard.policy.networks import network_of
+from smtpguard.policy.networks import PLACES, network_of, use_translators
 from smtpguard.settings import Rule
 from smtpguard.sources.bpf.credit_maps import Credits, KeyWindow
 from smtpguard.sources.bpf.key_maps import pack_key, unpack_key
@@ -217,6 +217,32 @@ def test_an_address_counts_in_the_kernel_as_it_does_in_the_engine(lab: Lab) -> N
     assert set(credits_.keys.read(uid, 0)) == {network_of(address) for address in packed}
     assert set(credits_.keys.read(uid, 1)) == set(packed)
     assert len({network_of(address) for address in packed[: len(EMBEDDED)]}) == 1
+
+
+@pytest.mark.parametrize("length", PLACES)
+def test_behind_a_translator_of_ones_own_too(lab: Lab, length: int) -> None:
+    head = bytes.fromhex("20010db8112233445500667700000000")[: length // 8]
+    prefix = ipaddress.IPv6Network((head.ljust(16, b"\0"), length))
+    other = ipaddress.IPv6Network("64:ff9b:1:77::/64")
+    credits_ = begin(lab, networks(64))
+    try:
+        use_translators([other, prefix])
+        BpfDeny(lab.source.guard).apply_passes(Passes(translators=(other, prefix)))
+        for _ in range(5):
+            uid = random.randrange(61_100, 1 << 30)
+            heads = [head, head, other.network_address.packed[:8], head[:-1], bytes.fromhex("0064ff9b") + bytes(8)]
+            addresses = [head + random.randbytes(16 - len(head)) for head in heads for _ in range(8)]
+            tries(uid, lab, *(str(ipaddress.IPv6Address(address)) for address in addresses), "32.1.13.184")
+            packed = [event.address for event in lab.events()]
+            assert len(packed) == 41
+            assert set(credits_.keys.read(uid, 0)) == {network_of(address) for address in packed}
+        use_translators([])
+        BpfDeny(lab.source.guard).apply_passes(Passes())
+        uid = random.randrange(61_100, 1 << 30)
+        tries(uid, lab, *(str(ipaddress.IPv6Address(address)) for address in addresses))
+        assert set(credits_.keys.read(uid, 0)) == {network_of(event.address) for event in lab.events()}
+    finally:
+        use_translators([])
 
 
 def test_random_addresses_have_the_engines_keys(lab: Lab) -> None:

@@ -19,7 +19,7 @@ from smtpguard.settings.load import UNBUILT, load_settings, read_defaults, read_
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 SCHEMA: dict[str, Any] = json.loads((shipped("config") / "smtpguard.schema.json").read_text("utf-8"))
-MARKED = re.compile(r"<!-- (keys|shipped rules)(?:: ([a-z_ ]+))? -->\n(.*?)<!-- end -->\n", re.DOTALL)
+MARKED = re.compile(r"<!-- (keys|shipped rules)(?:: ([a-z0-9_ ]+))? -->\n(.*?)<!-- end -->\n", re.DOTALL)
 WIDTH = 120
 
 

@@ -76,6 +76,52 @@ struct {
 	__type(value, struct event);
 } verdicts SEC(".maps");
 
+#define MAX_TRANSLATORS 4
+
+/* A prefix of the host's own NAT64 (RFC 6052), and where its addresses have the first three bytes of an IPv4 one. */
+struct translator {
+	__u64 used;
+	__u64 prefix[2], mask[2]; /* as numbers, the address's first half first */
+	__u64 shift[2], keep[2];  /* of each half: shifted down so far, so much of it */
+	__u64 up;                 /* how far up the first half's share goes */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_TRANSLATORS);
+	__type(key, __u32);
+	__type(value, struct translator);
+} translators SEC(".maps");
+
+/* The IPv4 network in an address of one of the host's own translators, and whether it is of one. Sums stand for branches. */
+static __always_inline __u32 translated(const __be32 *a, __be32 *v4)
+{
+	__u64 first = (__u64)bpf_ntohl(a[0]) << 32 | bpf_ntohl(a[1]);
+	__u64 second = (__u64)bpf_ntohl(a[2]) << 32 | bpf_ntohl(a[3]);
+	__u64 network = 0, found = 0;
+	__u32 i;
+
+#pragma clang loop unroll(full)
+	for (i = 0; i < MAX_TRANSLATORS; i++) {
+		__u32 number = i;
+		const struct translator *t = bpf_map_lookup_elem(&translators, &number);
+		__u64 differs, hit;
+
+		if (!t || !t->used)
+			break; /* they are used from the first on */
+		differs = ((first ^ t->prefix[0]) & t->mask[0]) | ((second ^ t->prefix[1]) & t->mask[1]);
+		hit = (1 - ((differs | -differs) >> 63)) & (1 - found);
+		settle(hit);
+		network += hit * ((((first >> t->shift[0]) & t->keep[0]) << t->up) |
+				  ((second >> t->shift[1]) & t->keep[1]));
+		found |= hit;
+		settle(network);
+		settle(found);
+	}
+	*v4 = bpf_htonl((__u32)network << 8);
+	return found;
+}
+
 /* Which bit is the lowest one set, without a branch: each would double what the verifier has to look at. */
 static __always_inline __u32 lowest_bit(__u32 mask)
 {
@@ -91,10 +137,12 @@ static __always_inline __u32 lowest_bit(__u32 mask)
 static __always_inline void network_of(const struct event *event, __be32 *network)
 {
 	const __be32 *a = (const __be32 *)event->address;
-	__be32 v4 = a[3], mask, embedded = 1;
+	__be32 v4 = a[3], own = 0, mask, embedded = 1;
 
 	if (event->family == AF_INET)
 		v4 = a[0];
+	else if (translated(a, &own))
+		v4 = own;
 	else if ((a[0] & bpf_htonl(0xffff0000)) == bpf_htonl(0x20020000)) /* 6to4 */
 		v4 = bpf_htonl(bpf_ntohl(a[0]) << 16 | bpf_ntohl(a[1]) >> 16);
 	else

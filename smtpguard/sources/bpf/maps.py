@@ -61,6 +61,27 @@ def pack_network(network: Network) -> tuple[int, bytes]:
     return network.version, struct.pack("=I", network.prefixlen) + network.network_address.packed
 
 
+_TRANSLATOR = struct.Struct("=10Q")
+_HALVES: dict[int, tuple[tuple[int, int], tuple[int, int], int]] = {
+    32: ((8, 0xFFFFFF), (0, 0), 0),
+    40: ((0, 0xFFFFFF), (0, 0), 0),
+    48: ((0, 0xFFFF), (48, 0xFF), 8),
+    56: ((0, 0xFF), (40, 0xFFFF), 16),
+    64: ((0, 0), (32, 0xFFFFFF), 0),
+    96: ((0, 0), (8, 0xFFFFFF), 0),
+}
+"""By the length of a prefix: how the halves of an address hold the first three bytes of an IPv4 one (RFC 6052)."""
+
+
+def pack_translator(prefix: IPv6Network) -> bytes:
+    """Value of the map of NAT64 prefixes."""
+    number, mask = int(prefix.network_address), int(prefix.netmask)
+    (shift1, keep1), (shift2, keep2), up = _HALVES[prefix.prefixlen]
+    low = (1 << 64) - 1
+    halves = (number >> 64, number & low, mask >> 64, mask & low)
+    return _TRANSLATOR.pack(1, *halves, shift1, shift2, keep1, keep2, up)
+
+
 def pack_subject(uid: int, netns: int, port: int | None = None) -> bytes:
     """Key of a hash over subjects; netns 0 is the guard's own namespace. Only denies are of one port."""
     return _SUBJECT.pack(uid, port or 0, netns)

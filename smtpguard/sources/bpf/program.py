@@ -11,10 +11,12 @@ import os
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from ipaddress import IPv6Network
 from pathlib import Path
 
 from smtpguard.errors import EnforceError, GuardError, SourceError
 from smtpguard.kernel.netns import read_cookie
+from smtpguard.policy.networks import MAX_TRANSLATORS
 from smtpguard.settings import Network
 from smtpguard.sources.bpf import maps
 from smtpguard.sources.bpf.features import OUTCOME_PROGRAM, Features, list_preferences, load_object
@@ -204,6 +206,18 @@ class Guard:
         except BpfError as error:
             raise refused("what passes can't be written", error) from error
         self.config.set_flag(maps.FLAG_LOOPBACK, on=loopback)
+
+    def replace_translators(self, prefixes: Iterable[Network]) -> None:
+        """Say which prefixes the host's own NAT64 has; see policy/networks.py. Raises EnforceError."""
+        table = self._object.map("translators")
+        values = [maps.pack_translator(prefix) for prefix in prefixes if isinstance(prefix, IPv6Network)]
+        values = values[:MAX_TRANSLATORS]
+        values += [bytes(table.value_bytes)] * (MAX_TRANSLATORS - len(values))
+        try:
+            for number, value in enumerate(values):
+                table.update(struct.pack("=I", number), value)
+        except BpfError as error:
+            raise refused("the prefixes of NAT64 can't be written", error) from error
 
     def replace_owners(self, ranges: Iterable[tuple[int, int, int]]) -> None:
         """Say who owns which subordinate uids, as (first, count, owner). Raises EnforceError."""
