@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 import pytest
 
-from smtpguard.enrich.translators import Translators
+from smtpguard.enrich.translators import Chosen, Translators
 from smtpguard.policy.networks import MAX_TRANSLATORS, PLACES, find_prefix, network_of, use_translators
 
 PREFIXES = [IPv6Network(f"2001:db8:1122:3344:55:66::/{length}", strict=False) for length in PLACES]
@@ -111,10 +111,10 @@ def wait_news(translators: Translators) -> bool:
 def test_they_are_learnt_and_change_beside_the_loop() -> None:
     server = Server([embed(PREFIXES[5], "192.0.0.170"), embed(PREFIXES[5], "192.0.0.171"), bytes(16)])
     translators = Translators("auto", ask=server)
-    assert translators.prefixes == ()
+    assert list(translators.prefixes) == []
     translators.start()
     assert wait_news(translators)
-    assert translators.prefixes == (PREFIXES[5],)
+    assert list(translators.prefixes) == [PREFIXES[5]]
     server.answer = None
     while server.asked.acquire(blocking=False):
         pass
@@ -127,17 +127,18 @@ def test_they_are_learnt_and_change_beside_the_loop() -> None:
     assert wait_news(translators)
     assert len(translators.prefixes) == MAX_TRANSLATORS, "however many there are said to be"
     assert translators.replace((PREFIXES[0],)), "the operator knows best"
-    assert translators.prefixes == (PREFIXES[0],)
+    assert list(translators.prefixes) == [PREFIXES[0]]
     assert translators.replace("none")
-    assert translators.prefixes == ()
+    assert list(translators.prefixes) == []
     translators.close()
     translators.close()
 
 
 def test_none_are_asked_for_where_the_operator_has_said() -> None:
     server = Server([])
-    for chosen in ("none", (PREFIXES[0],)):
-        translators = Translators(chosen, ask=server)  # type: ignore[arg-type]
+    given: tuple[Chosen, ...] = ("none", (PREFIXES[0],))
+    for chosen in given:
+        translators = Translators(chosen, ask=server)
         translators.start()
         translators.close()
     assert not server.asked.acquire(blocking=False)
