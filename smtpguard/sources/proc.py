@@ -3,7 +3,8 @@
 It needs no capability, no rule and no program in the kernel, and costs nobody's connect() anything. But a session that
 is opened and over between two looks was never there for it, and so is most of a fast burst: it says so, and never
 pretends. The uid is that of the socket's creator; sockets of other network namespaces are not seen. The event's time is
-that of the look. Only what was opened after `open` is told.
+that of the look. Only what was opened after `open` is told, and only what its owner opened: who is called is no caller,
+whether somebody still listens there or not.
 """
 
 import contextlib
@@ -37,6 +38,8 @@ _SMALL = 1_000
 """Sessions that are looked at in a few milliseconds: the loop waits for them. Tenants choose how many there are."""
 _WAIT_S, _POLL_NS = 0.04, NS // 50
 _CLOSE_S = 2.0
+_MAX_LOOKS = 20
+"""A session of which nobody can tell for so many looks who opened it (what it sends is never acknowledged) is let go."""
 
 Key = tuple[int, bytes, int, int]
 """Cookie, address, port and our port: a socket may be used for one connection after the other."""
@@ -79,6 +82,7 @@ class ProcSource:
         self._now_ns = now_ns
         self._diag: SockDiag | None = None
         self._known: frozenset[Key] = frozenset()
+        self._doubtful: dict[Key, int] = {}
         self._beside: Beside[list[Session]] = Beside("proc-source")
         self._loopback = settings.loopback == "count"
         self._next_ns = 0
@@ -179,18 +183,38 @@ class ProcSource:
         diag = self._require()
         pace = Pace()
         keys: dict[Key, Session] = {}
-        for session in diag.sessions(self._ports, loopback=self._loopback):
+        for session in diag.sessions(self._ports, totals=True, loopback=self._loopback):
             pace.breathe()
             keys[_key_of(session)] = session
-        fresh = [session for key, session in keys.items() if key not in self._known]
-        new = [session for session in fresh if not diag.is_listened(session)]
+        fresh = [(key, session) for key, session in keys.items() if key not in self._known]
+        new: list[Session] = []
+        doubtful: dict[Key, int] = {}
+        for key, session in fresh:
+            if not (called := _is_called(diag, session)):
+                if called is None and (looks := self._doubtful.get(key, 0) + 1) < _MAX_LOOKS:
+                    doubtful[key] = looks
+                elif called is False:
+                    new.append(session)
+        for key in doubtful:
+            del keys[key]  # it is looked at again
+        self._doubtful = doubtful
         # What is gone is forgotten: as many are remembered as the kernel has, MAX_SESSIONS a family at most.
         self._known = frozenset(keys)
-        self._next_ns = self._now_ns() + (BUSY_NS if keys else IDLE_NS)
+        self._next_ns = self._now_ns() + (BUSY_NS if keys or doubtful else IDLE_NS)
         self.stats.lost = diag.unseen
         known_uid = [session for session in new if session.uid is not None]
         self.stats.notes["nobodys"] = self.stats.notes.get("nobodys", 0) + len(new) - len(known_uid)
         return known_uid
+
+
+def _is_called(diag: SockDiag, session: Session) -> bool | None:
+    """Whether the peer opened a session; None if it can't be told yet."""
+    if session.state == SYN_SENT:
+        return False
+    totals = session.totals
+    if totals is not None and totals.tells_direction:
+        return totals.is_called
+    return diag.is_listened(session)  # an old kernel: where the listener has been closed nobody can tell
 
 
 def _key_of(session: Session) -> Key:

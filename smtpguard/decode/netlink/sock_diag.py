@@ -6,7 +6,7 @@ the kernel's <net/tcp_states.h>. Numbers are host byte order, but ports and addr
 
 import struct
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from smtpguard.decode.netlink.messages import ATTRIBUTE, HEADER, Message, split_attributes
 from smtpguard.errors import DecodeError
@@ -30,6 +30,7 @@ _STORAGES, _STORAGE, _STORAGE_VALUE, _NESTED = 20, 1, 3, 1 << 15
 _INFO = 2
 _WITH_INFO = 1 << (_INFO - 1)
 _TOTAL_RETRANSMISSIONS_AT, _TOTAL_BYTES_AT = 100, 120
+_UNDER_WAY_AT, _DATA_SENT_AT = 24, 200  # tcpi_unacked; tcpi_bytes_sent and tcpi_bytes_retrans
 _OP = struct.Struct("=BBH")
 _JMP, _D_GE, _D_LE, _D_COND = 1, 4, 5, 8
 _HOST = struct.Struct("=BBxxi")
@@ -50,11 +51,15 @@ class Totals:
         bytes_sent: Acknowledged by the peer; its SYN counts as one.
         bytes_received: Taken in.
         retransmissions: Segments sent again.
+        is_called: Whether the peer opened it; None where it can't be told now.
+        tells_direction: Whether the kernel tells of it (Linux 4.19).
     """
 
     bytes_sent: int
     bytes_received: int
     retransmissions: int
+    is_called: bool | None = field(default=None, compare=False)
+    tells_direction: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,7 +254,27 @@ def _parse_totals(info: memoryview | None) -> Totals | None:
         return None
     sent, received = struct.unpack_from("=QQ", info, _TOTAL_BYTES_AT)
     (retransmissions,) = struct.unpack_from("=I", info, _TOTAL_RETRANSMISSIONS_AT)
-    return Totals(bytes_sent=sent, bytes_received=received, retransmissions=retransmissions)
+    return Totals(
+        bytes_sent=sent,
+        bytes_received=received,
+        retransmissions=retransmissions,
+        is_called=_find_direction(info, sent),
+        tells_direction=len(info) >= _DATA_SENT_AT + 16,
+    )
+
+
+def _find_direction(info: memoryview, acknowledged: int) -> bool | None:
+    """Whether the peer opened it. Only who opens a session has a SYN acknowledged, which the kernel counts like a byte.
+
+    So one byte more than was sent says "caller"; as many, with nothing under way, "called"; else it can't be told yet.
+    """
+    if len(info) < _DATA_SENT_AT + 16:
+        return None
+    (under_way,) = struct.unpack_from("=I", info, _UNDER_WAY_AT)
+    sent, again = struct.unpack_from("=QQ", info, _DATA_SENT_AT)
+    if acknowledged > sent - again:
+        return False
+    return None if under_way else True
 
 
 def _trim(family: int, address: bytes) -> bytes:
