@@ -39,7 +39,7 @@ _SMALL = 1_000
 _WAIT_S, _POLL_NS = 0.04, NS // 50
 _CLOSE_S = 2.0
 _MAX_LOOKS = 20
-"""A session of which nobody can tell for so many looks who opened it (what it sends is never acknowledged) is let go."""
+"""A session of which nobody can tell for so many looks who opened it (the peer acknowledges nothing) is let go."""
 
 Key = tuple[int, bytes, int, int]
 """Cookie, address, port and our port: a socket may be used for one connection after the other."""

@@ -2,11 +2,13 @@
 
 import os
 import socket
+import subprocess
 import time
 
 import pytest
 
 from smtpguard.clock import boottime_ns
+from smtpguard.model import Connect
 from smtpguard.settings import Settings
 from smtpguard.sources.bpf.existing_sessions import Adopted
 from smtpguard.sources.proc import ProcSource
@@ -53,6 +55,71 @@ def test_proc_takes_no_session_that_the_peer_opened() -> None:
         for sock in (*[end for pair in calls for end in pair], mine, caller, server):
             sock.close()
         source.close()
+
+
+def test_proc_takes_none_either_where_the_listener_is_gone() -> None:
+    """Passive FTP: a listener for each session, closed right after the accept."""
+    with private_netns():
+        source = ProcSource(Settings())
+        source.open()
+        server = customer_server()
+        stranger, accepted = call(25, server)
+        server.close()
+        time.sleep(0.05)
+        assert source.read() == []
+        accepted.sendall(b"x" * 10_000)
+        stranger.recv(1 << 20)
+        time.sleep(0.15)
+        assert source.read() == [], "nor when it has spoken"
+        mine = socket.create_server((OTHER4, 2525))
+        caller = socket.create_connection((OTHER4, 2525))
+        caller.sendall(b"x" * 10_000)
+        assert [connect.port for connect in read_soon(source)] == [2525]
+        hidden = socket.create_connection((OTHER4, 2525))
+        mine.accept()[0].close()  # a reset, maybe, and a FIN
+        assert [connect.port for connect in read_soon(source)] == [2525], "the caller's end, whatever the peer does"
+        for sock in (stranger, accepted, mine, caller, hidden):
+            sock.close()
+        source.close()
+
+
+def test_what_is_never_acknowledged_is_nobodys_attempt() -> None:
+    """Who called can't be told while something is under way: it is looked at again, and let go after a while."""
+    with private_netns():
+        source = ProcSource(Settings())
+        source.open()
+        server = customer_server()
+        stranger, accepted = call(25, server)
+        server.close()
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        accepted.settimeout(1)
+        subprocess.run(["ip", "link", "set", "lo", "down"], check=True, timeout=10)
+        accepted.send(b"x" * 100)
+        assert [connect for _ in range(3) for connect in read_soon(source, 0.2)] == []
+        stranger.close()
+        accepted.close()
+        source.close()
+
+
+def read_soon(source: ProcSource, seconds: float = 2) -> list[Connect]:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        time.sleep(0.05)
+        if found := source.read():
+            return found
+    return []
+
+
+def test_adopted_sessions_are_nobodys_where_the_listener_is_gone() -> None:
+    with private_netns():
+        server = customer_server()
+        stranger, accepted = call(587, server)
+        server.close()
+        adopted = Adopted({25, 587}, boottime_ns())
+        assert adopted.adopt(boottime_ns(), lambda _: False) == []
+        for sock in (stranger, accepted):
+            sock.close()
+        adopted.close()
 
 
 def test_no_bytes_of_a_session_that_the_peer_opened_before_us() -> None:

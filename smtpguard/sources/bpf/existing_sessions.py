@@ -107,7 +107,8 @@ class Adopted:
             end = (session.source, session.source_port)
             if end not in listened:
                 listened[end] = self._diag.is_listened(session)
-            if not listened[end]:
+            direction = session.totals and session.totals.is_called  # None: not told, as by old kernels
+            if direction is False or (direction is None and not listened[end]):
                 self._cookies.add(session.cookie)
                 self._sessions.append(session)
         return [_report(session, "open", now_ns) for session in self._sessions]
