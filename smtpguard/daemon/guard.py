@@ -128,6 +128,18 @@ class Guard(TimedPart):
         finally:  # an attempt that meets a mistake of ours takes none of those before it with it
             self._note(judged)
 
+    def hear(self, connects: Iterable[Connect]) -> None:
+        """Judge what `proc` was alone to see, beside a better source: it is told and logged, and nobody is stopped."""
+        judged: list[tuple[Connect, Subject, list[Decision]]] = []
+        try:
+            for connect in connects:
+                decisions = self.engine.hear(connect)
+                self.act(decisions)
+                if connect.uid is not None:
+                    judged.append((connect, subject_of(self.accounts, connect.uid), decisions))
+        finally:
+            self._note(judged)
+
     def _judge(self, connect: Connect, judged: list[tuple[Connect, Subject, list[Decision]]], *, early: bool) -> None:
         limits = self.enforcement.credits
         if connect.refused_by == "credit" and connect.uid is not None:

@@ -242,7 +242,7 @@ class Service:
     def _make_doors(self) -> None:
         settings = self.settings
         names = settings.sources if isinstance(settings.sources, tuple) else ()
-        self.counting = Counting(names, self.guard.take) if len(names) > 1 else None
+        self.counting = Counting(names, self.guard.take, self.guard.hear) if len(names) > 1 else None
         self.program = Program(self.guard, self.loop, self._stack)
         self.sensing = Sensing(
             settings,

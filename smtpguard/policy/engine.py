@@ -16,6 +16,7 @@ from smtpguard.policy.networks import network_of
 from smtpguard.policy.roster import Limits
 from smtpguard.policy.rules import OUTCOMES
 from smtpguard.policy.subject_state import Watched
+from smtpguard.policy.subjects import HEARSAY
 from smtpguard.policy.windows import NEVER, note_keys
 from smtpguard.settings import Settings
 
@@ -143,6 +144,15 @@ class Engine(Commands):
         book.enter(time_ns, connect.port, address)
         self._roster.active[watched] = 0
         return []
+
+    def hear(self, connect: Connect) -> list[Decision]:
+        """Count an attempt that a sensor which can be fooled was alone to see: in windows that are report-only."""
+        if connect.uid is None or connect.port not in self._settings.ports:
+            self._no_uid += 1
+            return []
+        if not self.counts(connect.address):
+            return []
+        return self._consider(connect, self._roster.find(connect.uid, HEARSAY))
 
     def _meet(self, connect: Connect) -> list[Decision]:
         """Find out whose attempt it is, the long way."""

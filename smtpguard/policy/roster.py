@@ -16,8 +16,8 @@ from smtpguard.policy.compiled_rules import Plans
 from smtpguard.policy.directory import Directory
 from smtpguard.policy.rule_windows import NEWCOMER_NS, Book
 from smtpguard.policy.rules import allowed_terms, compile_terms, override_index
-from smtpguard.policy.subject_state import CONTAINER, NEVER_REFUSED, SHARED, Watched
-from smtpguard.policy.subjects import account_of, subject_of
+from smtpguard.policy.subject_state import CONTAINER, HEARD, NEVER_REFUSED, SHARED, Watched
+from smtpguard.policy.subjects import HEARSAY, account_of, subject_of
 from smtpguard.policy.windows import Bounds, Table
 from smtpguard.settings import Settings
 
@@ -188,6 +188,8 @@ class Roster:
             why = CONTAINER
         elif account.standing == "shared" and self._settings.shared_block.isdisjoint(account.names):
             why = SHARED
+        elif subject.scope == HEARSAY:
+            why = why or HEARD
         if not account.may_be(old.name):
             self._drop_windows(watched)  # the number was given to somebody else
             watched.seen, watched.records = {}, {}

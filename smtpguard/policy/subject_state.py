@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 MODES: tuple[Mode, ...] = ("enforce", "dry-run")
 CONTAINER = "container"
 SHARED = "shared user"
+HEARD = "seen by the source proc alone"
 NEVER_REFUSED = frozenset({"root", "mta", "exempt"})
 
 

@@ -10,6 +10,8 @@ from smtpguard.policy.directory import Directory
 
 FOREIGN = "in another network namespace"
 OF_ROOT = "in a subordinate range of root's"
+HEARSAY = (1 << 62) + 1
+"""The scope of what a sensor that can be fooled was alone to see: windows of their own, report-only. No namespace's."""
 
 
 def subject_of(directory: Directory, uid: int, scope: int | None = None) -> Subject:
@@ -21,7 +23,9 @@ def subject_of(directory: Directory, uid: int, scope: int | None = None) -> Subj
         scope: Where it was seen; None on this host.
     """
     owner = directory.owner(uid)
-    return Subject(id=uid, scope=scope) if owner in {uid, 0} else Subject(id=owner)
+    if owner in {uid, 0} or scope == HEARSAY:
+        return Subject(id=owner or uid, scope=scope)
+    return Subject(id=owner)
 
 
 def account_of(directory: Directory, subject: Subject) -> Account:
@@ -34,7 +38,7 @@ def account_of(directory: Directory, subject: Subject) -> Account:
     uid = subject.id
     if uid == 0:
         return directory.account(uid)
-    if subject.scope is not None:
+    if subject.scope is not None and subject.scope != HEARSAY:
         return Account(uid=uid, name=None, standing="container", reason=FOREIGN)
     account = directory.account(uid)
     if directory.owner(uid) == 0 and account.standing != "exempt":

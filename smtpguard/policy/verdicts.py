@@ -5,7 +5,7 @@ from smtpguard.policy.blocks import BlockTable
 from smtpguard.policy.breaker import Breaker
 from smtpguard.policy.counters import Excess
 from smtpguard.policy.escalation import Record, block_ns, level_of
-from smtpguard.policy.subject_state import CONTAINER, MODES, SHARED, Watched
+from smtpguard.policy.subject_state import CONTAINER, HEARD, MODES, SHARED, Watched
 from smtpguard.policy.windows import NEVER
 from smtpguard.settings import Settings
 
@@ -162,7 +162,7 @@ class Verdicts:
 
     def _may_block(self, watched: Watched, mode: Mode, at_ns: int, out: list[Decision]) -> bool:
         """Ask the breaker. Users who are only told whatever the configuration says are no sign of a fault of ours."""
-        if watched.why in {CONTAINER, SHARED}:
+        if watched.why in {CONTAINER, HEARD, SHARED}:
             return True
         breaker = self._breakers[mode]
         if breaker.calm(at_ns):

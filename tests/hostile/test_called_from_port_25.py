@@ -1,5 +1,6 @@
 """Attack 4: a stranger calls a customer's server from port 25, and the customer is taken for one who calls port 25."""
 
+import json
 import os
 import socket
 import subprocess
@@ -8,11 +9,13 @@ import time
 import pytest
 
 from smtpguard.clock import boottime_ns
+from smtpguard.demo.lab import PEER4
 from smtpguard.model import Connect
 from smtpguard.settings import Settings
 from smtpguard.sources.bpf.existing_sessions import Adopted
 from smtpguard.sources.proc import ProcSource
 from tests.kernel.bpf_lab import ADDRESS4, OTHER4, private_netns
+from tests.support.host import CLIENT, SPAMMER, Host, wait_for
 
 pytestmark = pytest.mark.kernel
 UID = 61001
@@ -133,3 +136,27 @@ def test_no_bytes_of_a_session_that_the_peer_opened_before_us() -> None:
         for sock in (stranger, accepted, server):
             sock.close()
         adopted.close()
+
+
+BURST = {"name": "burst", "count": "connections", "limit": 3, "window": "10m", "action": "block", "block": "10m"}
+
+
+@pytest.mark.parametrize("sources", [["bpf", "proc"], ["proc"]], ids=" and ".join)
+def test_nobody_is_stopped_on_the_word_of_proc_alone_beside_a_better_source(sources: list[str]) -> None:
+    """Outside of what bpf watches: only proc sees it. Without bpf the operator has chosen to go by it."""
+    with Host(rules=[BURST], sources=sources) as host:
+        host.start()
+        words = ["session", "--uid", str(SPAMMER[1]), "--seconds", "3", "--port", "25", PEER4]
+        alone = [host.lab.start([*CLIENT, *words]) for _ in range(6)]
+        (told,) = wait_for(lambda: host.events("EXCEEDED"))
+        assert (told["USER"], told["SENSOR"]) == (SPAMMER[0], "proc")
+        for child in alone:
+            child.communicate(timeout=20)
+        if "bpf" not in sources:
+            assert told["MODE"] == "enforce"
+            return
+        assert told["MODE"] == "dry-run"
+        rows = json.loads(host.cli("blocks", "--json").stdout)
+        assert [row for row in rows if row["mode"] == "enforce"] == []
+        tried = host.connect(SPAMMER, 5)
+        assert (tried.ok, tried.refused) == (3, 2), "his windows are as they were"

@@ -15,17 +15,23 @@ class TakeConnects(Protocol):
         """Take what was seen together."""
 
 
+FOOLED = frozenset({"proc"})
+"""A row of a socket has no direction of its own, and is seen late: nobody is stopped on the word of these alone."""
+
+
 class Counting(TimedPart):
     """Stands between the sources and the guard when several run.
 
     Args:
         sensors: Names of all that run.
         take: The guard's way in.
+        hear: Its way in for what a sensor that can be fooled was alone to see.
     """
 
-    def __init__(self, sensors: Iterable[str], take: TakeConnects) -> None:
+    def __init__(self, sensors: Iterable[str], take: TakeConnects, hear: TakeConnects) -> None:
         self.pairing = Pairing(sensors)
         self._take = take
+        self._hear = hear
 
     def lead(self, connects: Iterable[Connect]) -> None:
         """The leading source saw these: they count at once."""
@@ -43,5 +49,9 @@ class Counting(TimedPart):
     def on_time(self, now_ns: int) -> None:
         """Let count what the leader did not see."""
         missed = self.pairing.tick(now_ns)
-        if missed:
-            self._take(missed)
+        seen = [connect for connect in missed if connect.sensor not in FOOLED]
+        heard = [connect for connect in missed if connect.sensor in FOOLED]
+        if seen:
+            self._take(seen)
+        if heard:
+            self._hear(heard)
