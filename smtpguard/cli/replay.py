@@ -31,15 +31,24 @@ _UNSPECIFIED = frozenset({bytes(15) + b"\1", bytes(16), bytes(4)})
 
 @click.command("replay")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option(
+    "--learn",
+    "is_learning",
+    is_flag=True,
+    help="Teach the guard from these logs who sends; as root, it changes the state.",
+)
 @click.option("--all", "show_all", is_flag=True, help="Show every verdict and user, not the first and the busiest.")
 @json_option
 @config_option
-def command(files: Sequence[str], config_path: str | None, *, as_json: bool, show_all: bool) -> None:
+def command(files: Sequence[str], config_path: str | None, *, is_learning: bool, as_json: bool, show_all: bool) -> None:
     """Show what the rules would have done with audit logs, at the logs' own times.
 
     FILE is an audit.log, plain or packed by gzip, xz, bzip2 or zstd, or what syslog, the journal (-o json, -o export)
     or a collector made of it; - is standard input. Rotated files may be named in any order. Neither this host's
     addresses nor its state enter, and nobody is refused anything. Exit 1 if something of a file can't be read.
+
+    With --learn nothing is judged: rules of newcomers (`novel`) learn who sent before, and the figures of what is usual
+    are filled. The guard may run or not. The same log read twice counts once.
     """
     import gc
 
@@ -49,16 +58,23 @@ def command(files: Sequence[str], config_path: str | None, *, as_json: bool, sho
     settings = load_settings(config_path)
     source = ReplaySource(files, ports=settings.ports)
     gc.disable()  # nothing here makes cycles worth a search through all that is kept
-    replay = Replay(settings, source)
-    source.open()
-    try:
-        replay.run()
-    finally:
-        source.close()
+    if is_learning:
+        from smtpguard.cli.replay_learn import learn
+
+        learn(settings, source, config_path=config_path, as_json=as_json)
+    else:
+        replay = Replay(settings, source)
+        source.open()
+        try:
+            replay.run()
+        finally:
+            source.close()
     for problem in source.problems:
         use = f"; use: {problem.use}" if problem.use else ""
         click.echo(f"smtpguard: {problem.file}: {problem.problem}{use}", err=True)
-    if as_json:
+    if is_learning:
+        pass
+    elif as_json:
         print_json(replay.to_json(files))
     else:
         replay.show(files, show_all=show_all)

@@ -40,6 +40,7 @@ from smtpguard.daemon.intake.sensor_pairing import Counting
 from smtpguard.daemon.intake.source_supervisor import Sensing
 from smtpguard.daemon.loop import Loop
 from smtpguard.daemon.record.journal import Journal
+from smtpguard.daemon.record.learning import Learning
 from smtpguard.daemon.record.window_saver import Keeping
 from smtpguard.daemon.serve.commits import Commits
 from smtpguard.daemon.serve.control_part import Doors
@@ -221,6 +222,8 @@ class Service:
         self.keeping = Keeping(self.engine, state, self.wall, self.now)
         self.switch = OffSwitch(self.engine, self.enforcement, state, self.wall, self.now)
         self.last_good = LastGood(loaded.facts, state)
+        self.learning = Learning(self.engine, state, self.wall, self._is_seeing)
+        self.learning.restore(loaded.facts, loaded.seen, self.now())
         for row in loaded.switches:
             self.switch.restore(row)
         identity, adoption = Identity(loaded.facts, state), Adoption(self.orders, self.nft)
@@ -270,7 +273,7 @@ class Service:
             stalls=self.loop.stalls,
             supervision=self.loop.supervision,
             troubles=self._troubles,
-            parts=self.around.parts,
+            parts=self._list_parts,
             since_ns=self._started_ns,
         )
         overview.wrong_file = self._start.wrong_file
@@ -289,6 +292,7 @@ class Service:
             reload=self.reloading.request,
             lookups=self.lookups,
             commits=self.commits,
+            learning=self.learning,
         )
         group = settings.control_group
         self._group_trouble: str | None = None
@@ -334,6 +338,7 @@ class Service:
             ("switch", Ticker(_CHORE_NS, self.switch.on_time, self.now())),
             ("answers", Ticker(_CHORE_NS, self.program.on_time, self.now())),
             ("clock", Ticker(_CHORE_NS, self._follow_clock, self.now())),
+            ("learning", Ticker(_CHORE_NS, self.learning.on_time, self.now())),
             ("state", Ticker(_CHORE_NS, self._keep_state, self.now())),
             ("service_manager", self.manager),
         ):
@@ -350,6 +355,7 @@ class Service:
             self.loop.run()
         finally:
             self.manager.stopping()
+            self.learning.write()
         log.info("stopped")
 
     def _read_settings(self) -> Settings:
@@ -411,6 +417,7 @@ class Service:
             log.warning("the clock was set by %+.1f s; blocks keep their length", step_ns / NS)
             self.keeping.clock_was_set()
             self.switch.clock_was_set()
+            self.learning.clock_was_set(step_ns)
 
     def _keep_state(self, now_ns: int) -> None:
         """Once a second: take what could not be read at the start, and save the windows."""
@@ -418,6 +425,7 @@ class Service:
         late = self.guard.state.take_late()
         if late is not None:
             restore_late(self.orders, self.switch, late)
+            self.learning.restore(late.facts, late.seen, self.now())
         self.keeping.save_windows()
 
     def _handle(self, peer: Peer, verb: str, args: Args) -> Answer:
@@ -436,6 +444,14 @@ class Service:
         if isinstance(args.exc_value, Exception):
             name = args.thread.name if args.thread is not None else "unknown"
             self.loop.supervision.note_thread(name, args.exc_value)
+
+    def _is_seeing(self) -> bool:
+        return self.sensing.leader() is not None
+
+    def _list_parts(self) -> dict[str, str]:
+        """Lines of parts for `status`."""
+        told = self.learning.render(self.settings, self.now())
+        return self.around.parts() | ({} if told is None else {"newcomers": told})
 
     def _troubles(self) -> list[str]:
         """What is wrong with parts that have no line of their own in `status`."""

@@ -192,6 +192,10 @@ class Commands:
         seen = self._roster.of(subject).seen
         seen[port] = max(last_ns, seen.get(port, NEVER))
 
+    def know_since(self, since_ns: int) -> None:
+        """Tell since when it is known who sends: rules with `novel` say nothing until that is as long as their span."""
+        self._roster.bounds.known_ns = since_ns
+
     def is_tripped(self, mode: Mode) -> bool:
         """Whether the breaker makes blocks of a mode throttles now."""
         return self._verdicts.tripped(mode)

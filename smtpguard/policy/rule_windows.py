@@ -326,6 +326,8 @@ class Book:
         return max(taken, max((self.seen.get(port, NEVER) for port in counter.planned.ports), default=NEVER))
 
     def _is_newcomer(self, counter: Counter, lane: Lane, novel_ns: int, at_ns: int) -> bool:
+        if at_ns - self._bounds.known_ns < novel_ns:
+            return False  # everybody would be one
         if not (lane.times and at_ns - lane.times[-1] < novel_ns):
             last_ns = self.last_seen(counter)
             if last_ns == NEVER or at_ns - last_ns >= novel_ns:

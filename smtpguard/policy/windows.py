@@ -32,9 +32,10 @@ class Bounds:
     Attributes:
         times, keys: What is held now, in lanes and tables that hold more than FIRST_CAP.
         dropped: How many entries were given up.
+        known_ns: Since when it is known who sends, for rules with `novel`; always, unless somebody says so.
     """
 
-    __slots__ = ("dropped", "keys", "keys_max", "large_lanes", "large_tables", "times", "times_max")
+    __slots__ = ("dropped", "keys", "keys_max", "known_ns", "large_lanes", "large_tables", "times", "times_max")
 
     def __init__(self, *, times_max: int, keys_max: int) -> None:
         self.times_max = times_max
@@ -42,6 +43,7 @@ class Bounds:
         self.times = self.keys = 0
         self.large_lanes = self.large_tables = 0
         self.dropped = 0
+        self.known_ns = NEVER
 
     def resize_lane(self, old: int, new: int) -> int:
         """A lane wants room for so many times: how many it may have."""

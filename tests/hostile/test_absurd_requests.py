@@ -64,11 +64,19 @@ ABSURD: tuple[tuple[str, dict[str, Any]], ...] = (
     ("block", {"user": SPAMMER[0], "ports": [25, True]}),
     ("block", {"user": SPAMMER[0], "ports": 25}),
     ("status", {"user": SPAMMER[0]}),
+    ("learn", {"seen": [[1, 25]]}),
+    ("learn", {"seen": [[1, 25, HUGE]]}),
+    ("learn", {"seen": [[-1, 25, 5]]}),
+    ("learn", {"seen": [[1, 25, True]]}),
+    ("learn", {"seen": [[1, 25, 5]] * 1001}),
+    ("learn", {"spans": {"a": 1}}),
+    ("learn", {"spans": [[-5, 5]]}),
 )
 
 
 def verbs() -> Verbs:
-    return Verbs(Mock(), Mock(), switch=Mock(), tell_fail2ban=Mock(), reload=Mock(), lookups=Mock(), commits=Mock())
+    parts = {name: Mock() for name in ("switch", "tell_fail2ban", "reload", "lookups", "commits", "learning")}
+    return Verbs(Mock(), Mock(), **parts)
 
 
 def shape_of(verb: str) -> type[Request]:

@@ -33,6 +33,7 @@ class Oracle:
     def __init__(self, settings: Settings, newcomer_ns: int) -> None:
         self.settings = settings
         self.newcomer_ns = newcomer_ns
+        self.known_ns: int | None = None
         self.people: dict[int, Person] = {}
         self.breakers: dict[str, dict[str, Any]] = {
             mode: {"times": [], "tripped": False, "last": None} for mode in ("enforce", "dry-run")
@@ -102,6 +103,8 @@ class Oracle:
             if port not in ports:
                 continue
             if rule.novel_ns is not None:
+                if self.known_ns is not None and at - self.known_ns < rule.novel_ns:
+                    continue
                 before = [taken[0] for taken in world.taken if taken[1] in ports]
                 if not before or at - max(before) >= rule.novel_ns:
                     world.fresh[rule.name] = at

@@ -113,10 +113,13 @@ def _short_newcomers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rule_windows, "NEWCOMER_NS", NEWCOMER_NS)
 
 
-def run_both(configuration: Settings, script: list[tuple[Any, ...]]) -> None:
+def run_both(configuration: Settings, script: list[tuple[Any, ...]], known_s: int | None = None) -> None:
     engine = Engine(settings=configuration, directory=Tenants(), passes=lambda _: None)
     oracle = Oracle(configuration, NEWCOMER_NS)
     now = 1000 * NS
+    if known_s is not None:
+        oracle.known_ns = now + known_s * NS
+        engine.know_since(oracle.known_ns)
     for step in script:
         if step[0] == "tick":
             engine.tick(now)
@@ -130,10 +133,12 @@ def run_both(configuration: Settings, script: list[tuple[Any, ...]]) -> None:
             assert said(engine.feed(attempt)) == oracle.feed(attempt)
 
 
-@given(configurations(), steps(late_s=0))
+@given(configurations(), steps(late_s=0), st.sampled_from([None, None, -3, 0, 15]))
 @settings(max_examples=300, deadline=None)
-def test_equals_the_oracle_in_order(configuration: Settings, script: list[tuple[Any, ...]]) -> None:
-    run_both(configuration, script)
+def test_equals_the_oracle_in_order(
+    configuration: Settings, script: list[tuple[Any, ...]], known_s: int | None
+) -> None:
+    run_both(configuration, script, known_s)
 
 
 @given(configurations(), steps(late_s=50))

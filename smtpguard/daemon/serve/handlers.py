@@ -13,6 +13,7 @@ from smtpguard.control.connection import Later, Pages, Peer
 from smtpguard.control.server import Answer, Stream, is_owner
 from smtpguard.control.watch_item import TOPIC
 from smtpguard.daemon.enforce.off_switch import OffSwitch
+from smtpguard.daemon.record.learning import Learning
 from smtpguard.daemon.serve.allowing import check_member, render_much
 from smtpguard.daemon.serve.blocking import USUAL_NS, check_ports, merge_wish
 from smtpguard.daemon.serve.commits import Commits
@@ -25,6 +26,7 @@ from smtpguard.daemon.serve.requests import (
     AllowRequest,
     Args,
     BlockRequest,
+    LearnRequest,
     NftRequest,
     OffRequest,
     Request,
@@ -114,6 +116,7 @@ class Verbs:
         reload: Reads the configuration again, and calls what it is given with what came of it.
         lookups: Has requests wait for names that are being looked up.
         commits: Has answers wait for the disk.
+        learning: What is known of who has sent.
     """
 
     def __init__(
@@ -126,6 +129,7 @@ class Verbs:
         reload: RequestReload,
         lookups: Lookups,
         commits: Commits,
+        learning: Learning,
     ) -> None:
         self._guard = orders.guard
         self._orders = orders
@@ -135,6 +139,7 @@ class Verbs:
         self._reload = reload
         self._lookups = lookups
         self._commits = commits
+        self._learning = learning
         self.verbs: dict[str, Verb[Any]] = {
             "status": Verb(Request, self._status),
             "blocks": Verb(Request, self._blocks),
@@ -146,6 +151,7 @@ class Verbs:
             "allow": Verb(AllowRequest, self._allow),
             "off": Verb(OffRequest, self._off),
             "on": Verb(Request, self._on),
+            "learn": Verb(LearnRequest, self._learn),
         }
 
     def handle(self, peer: Peer, verb: str, args: Args) -> Answer:
@@ -354,6 +360,14 @@ class Verbs:
             what = f"on, but the nft table can't be put back: {trouble}"
             raise GuardError(what, fix="it is tried again every second")
         return {"text": "on: blocks hold again for what is left of their time"}
+
+    def _learn(self, request: LearnRequest, asker: Asker) -> Answer:
+        guard = self._guard
+        spans = tuple((first, last) for first, last in request.spans if first <= last)
+        self._learning.learn(spans, {(uid, port): wall_ns for uid, port, wall_ns in request.seen})
+        if spans:
+            log.warning("learned from logs who has sent, asked by %s", asker.who)
+        return {"waiting": self._learning.waiting(guard.settings, guard.now())}
 
     def _nft(self, request: NftRequest, asker: Asker) -> Answer:
         """`nft ensure` and `nft remove`: what was removed so is not healed."""

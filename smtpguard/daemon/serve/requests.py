@@ -77,6 +77,28 @@ def _take_flag(value: object, /) -> bool:
     raise UnfitError("true or false")
 
 
+MAX_WALL_NS = (1 << 63) - 1
+MAX_LEARNED = 1_000
+"""Users and ports, or spans, in one request."""
+
+
+def _rows(*columns: Take) -> Take:
+    def take_row(row: object) -> tuple[Any, ...]:
+        if isinstance(row, list) and len(row) == len(columns):
+            return tuple(take(value) for take, value in zip(columns, row, strict=True))
+        raise UnfitError("a row")
+
+    def take(value: object, /) -> tuple[tuple[Any, ...], ...]:
+        try:
+            if isinstance(value, list) and len(value) <= MAX_LEARNED:
+                return tuple(map(take_row, value))
+        except UnfitError:
+            pass
+        raise UnfitError(f"a list of at most {MAX_LEARNED} lists of {len(columns)} numbers")
+
+    return take
+
+
 def _take_source(value: object, /) -> str:
     if isinstance(value, str) and _SOURCE.fullmatch(value):
         return value
@@ -212,6 +234,23 @@ class NftRequest(Request):
         """Raise DecodeError where it is not said."""
         if not self.do:
             raise DecodeError("nft: ensure, or remove?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnRequest(Request):
+    """`learn`, from `replay --learn`; the last one has the spans.
+
+    Attributes:
+        seen: Uid, port, and when they were last seen (wall time).
+        spans: From when to when all is known (wall time).
+    """
+
+    seen: tuple[tuple[int, int, int], ...] = field(
+        default=(), metadata=_of(_rows(_integer(0, MAX_UID), _integer(1, 65_535), _integer(0, MAX_WALL_NS)))
+    )
+    spans: tuple[tuple[int, int], ...] = field(
+        default=(), metadata=_of(_rows(_integer(0, MAX_WALL_NS), _integer(0, MAX_WALL_NS)))
+    )
 
 
 def list_arguments(shape: type[Request]) -> Mapping[str, tuple[str, Take]]:
