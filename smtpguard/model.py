@@ -211,6 +211,7 @@ class Verdict:
         mode: "enforce" if it is to be carried out, "dry-run" if it is only told.
         why_dry: Why mode is "dry-run", for people; "" when enforced.
         connect: The attempt.
+        ports: What a block over it refuses; None for all guarded ports.
     """
 
     time_ns: int
@@ -225,6 +226,7 @@ class Verdict:
     mode: Mode
     connect: Connect
     why_dry: str = ""
+    ports: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,6 +62,13 @@ class Doubts(Protocol):
         """Whether a ban that began at an event time follows a verdict that was undone."""
 
 
+class LeftToJail(Protocol):
+    """Told of verdicts whose block is left to fail2ban: daemon/serve/jail_bans.py."""
+
+    def left(self, verdict: Verdict) -> None:
+        """A rule was exceeded."""
+
+
 class Guard(TimedPart):
     """What happens when something is seen, when time passes, and when a person asks; a part of the loop.
 
@@ -80,6 +87,7 @@ class Guard(TimedPart):
         refused: Attempts refused since the start, by subject.
         seen: Connects taken since the start.
         doubts: Who asks whether a destination is exempt; None where nobody does.
+        jail: Who remembers what was left to fail2ban; None where nobody does.
         freed: Whom somebody freed while the state could not be read, and of which source's block; None for all of
             them, or of everybody. What the state holds of these is over.
     """
@@ -110,6 +118,7 @@ class Guard(TimedPart):
         self.refused: Counter[Subject] = Counter()
         self.seen = 0
         self.doubts: Doubts | None = None
+        self.jail: LeftToJail | None = None
         self.freed: set[tuple[Subject | None, str | None]] = set()
 
     # -- what sources saw --------------------------------------------------------------------------------------------
@@ -196,9 +205,15 @@ class Guard(TimedPart):
                     )
                 )
 
+    def _is_left(self, verdict: Verdict) -> bool:
+        """Whether the block over a verdict is fail2ban's to make."""
+        return self.settings.block_by == "fail2ban" and verdict.action == "block" and verdict.mode == "enforce"
+
     def act(self, decisions: Iterable[Decision], *, settle: bool = False) -> None:
         """Carry out and note what the engine decided; `settle` as in Reconciler.apply."""
         for decision in decisions:
+            if isinstance(decision, Verdict) and self.jail is not None and self._is_left(decision):
+                self.jail.left(decision)
             match decision:
                 case Block():
                     self.carry_out(decision, settle=settle)
@@ -286,6 +301,11 @@ class Guard(TimedPart):
         if allowance.subject.scope is None:
             self.enforcement.credits.reset(allowance.subject.id)
         if ended.by != "allow":
+            account = self.account_of(allowance.subject)
+            now_wall_ns = self.wall.to_wall_ns(min(ended.time_ns, self.now()))
+            self.journal.add_allow(
+                account, until_wall_ns=now_wall_ns, by=ended.by, reason="ended" if not ended.reason else ended.reason
+            )
             self.state.delete_allowance(allowance.subject.id, allowance.name)
             self.enforcement.request("allowance")
 

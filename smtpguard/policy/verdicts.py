@@ -85,6 +85,7 @@ class Verdicts:
                         mode=carried,
                         connect=connect,
                         why_dry=self._why_dry(watched, mode, stale=stale),
+                        ports=rule.refused_ports,
                     )
                 )
             if action == "block":

@@ -275,3 +275,32 @@ def test_a_verdict_over_a_relays_new_address_is_no_ban_either(tmp_path: Path, mo
         host.connect(SPAMMER, 30, 200)
         wait_for(lambda: in_kernel(host), START_S)
         fail2ban.wait_banned(WEB01)
+
+
+def test_a_ban_refuses_the_ports_of_its_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shop's orders by 587 go on while 25 is banned; a second rule that is exceeded meanwhile adds its ports."""
+    with guarded(tmp_path, monkeypatch) as (host, fail2ban), fail2ban:
+        rules = [{**RULE, "name": f"on-{port}", "ports": [port]} for port in (25, 587)]
+        host.configure(rules=rules)
+        assert host.cli("reload").returncode == 0
+        host.connect(SPAMMER, 30, 200)
+        fail2ban.wait_banned(WEB01)
+        rows = wait_for(lambda: json.loads(host.cli("blocks", "--json").stdout), START_S)
+        assert [(row["by"], row["ports"]) for row in rows] == [(JAIL, [25])]
+        assert host.connect(SPAMMER, 3).refused == 3
+        assert host.connect(SPAMMER, 5, port=587).ok == 5
+
+        host.connect(SPAMMER, 30, 200, port=587)
+        wait_for(lambda: len(json.loads(host.cli("blocks", "--json").stdout)) == 2)
+        assert (host.connect(SPAMMER, 3, port=587).ok, host.connect(SPAMMER, 3).ok) == (0, 0)
+        assert host.connect(SPAMMER, 2, port=465).ok == 2
+        assert fail2ban.journal().count(f"] Ban {WEB01}") == 1
+        assert len({row["until"] for row in json.loads(host.cli("blocks", "--json").stdout)}) == 1, "one ban, one end"
+
+        fail2ban.client("set", "smtpguard", "unbanip", WEB01)
+        wait_for(lambda: json.loads(host.cli("blocks", "--json").stdout) == [], START_S)
+        assert (host.connect(SPAMMER, 1).ok, host.connect(SPAMMER, 1, port=587).ok) == (1, 1)
+
+        fail2ban.client("set", "smtpguard", "banip", WEB01)
+        (row,) = wait_for(lambda: json.loads(host.cli("blocks", "--json").stdout), START_S)
+        assert row["ports"] is None, "nobody knows over which rule a person bans"

@@ -1,13 +1,17 @@
 """Blocks, allowances and the panic switch as people type them, with the real daemon."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 
 import pytest
 
 from smtpguard.control.client import ask
-from tests.support.host import INNOCENT, SPAMMER, Host
+from smtpguard.errors import GuardError, PrivilegeError
+from smtpguard.model import NS
+from tests.fakes.namespaces import run_forked
+from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -41,9 +45,13 @@ def test_a_second_block_and_the_panic_switch(host: Host) -> None:
     off = ask(f"{host.lab.directory}/control.sock", "blocks")["off"]
     assert off["until"] - row["since"] == pytest.approx(4 * 3600, abs=60)
     assert not host.connect(SPAMMER).refused
+    said = host.cli("block", INNOCENT[0], "--for", "1h").stdout
+    assert "the guard is OFF: this is not in force until `smtpguard on`" in said
+    assert not host.connect(INNOCENT).refused
     assert host.cli("off", "--for", "ever").stdout.startswith("OFF until `smtpguard on`")
     assert host.cli("on").returncode == 0
     assert host.connect(SPAMMER).refused
+    assert host.connect(INNOCENT).refused, "what was asked for meanwhile holds now"
 
 
 def test_an_allowance_opens_no_more_than_it_says(host: Host) -> None:
@@ -78,3 +86,62 @@ def test_what_goes_on_during_an_allowance_is_exact_in_the_kernel() -> None:
         assert host.cli("allow", SPAMMER[0], "--end").returncode == 0
         assert host.connect(SPAMMER, 10, port=587).ok <= 2, "the cap again"
         assert host.connect(INNOCENT, 10, port=587).ok == 2
+
+
+def test_an_allowance_ends_with_a_line(host: Host) -> None:
+    assert host.cli("allow", SPAMMER[0], "--for", "2s", "--reason", "campaign").returncode == 0
+    first, last = wait_for(lambda: rows if len(rows := host.events("ALLOW")) == 2 else None)
+    assert (first["BY"], first["REASON"], last["BY"], last["REASON"]) == ("admin", "campaign", "time", "ended")
+    assert last["UNTIL"] == first["UNTIL"]
+    assert host.cli("allow", SPAMMER[0], "--for", "1h").returncode == 0
+    assert host.cli("allow", SPAMMER[0], "--end").returncode == 0
+    rows = wait_for(lambda: rows if len(rows := host.events("ALLOW")) == 4 else None)
+    assert (rows[3]["BY"], rows[3]["REASON"]) == ("admin", "ended")
+    assert rows[3]["UNTIL"] < rows[2]["UNTIL"]
+
+
+def test_whom_nothing_refuses_needs_no_allowance(host: Host) -> None:
+    for name in ("root", "uid:0"):
+        done = host.cli("allow", name, "--for", "1h")
+        assert done.returncode == 1
+        assert "root is never refused and never counted: there is nothing to allow" in done.stderr
+    assert json.loads(host.cli("blocks", "--json").stdout) == []
+    assert "is never refused as it is" in host.cli("allow", "postfix", "--for", "1h").stdout
+
+
+def test_the_door_of_the_groups_members() -> None:
+    """A member of control.group: at most allow_max, nothing for whom an administrator blocked, no other verb."""
+    control = {"group": "mailers", "verbs": ["status", "blocks", "allow"], "allow_max": "2h"}
+    with Host(rules=RULES, attribution={"process": False}) as host:
+        socket = f"{host.lab.directory}/control.sock"
+        host.configure(control={"socket": socket, **control})
+        host.lab.directory.chmod(0o755)
+        host.start()
+        gid = next(
+            int(row.split(":")[2]) for row in host.lab.read("/etc/group").splitlines() if row.startswith("mailers:")
+        )
+        assert host.cli("block", INNOCENT[0], "--for", "1h").returncode == 0
+
+        def member() -> None:
+            os.setgroups([gid])
+            os.setresgid(OTHER[1], OTHER[1], OTHER[1])
+            os.setresuid(OTHER[1], OTHER[1], OTHER[1])
+            hour_ns = 3600 * NS
+            assert ask(socket, "status")["status"]["ready"]
+            with pytest.raises(GuardError, match="at most 7200 s may be allowed"):
+                ask(socket, "allow", user=SPAMMER[0], for_ns=2 * hour_ns + 1)
+            with pytest.raises(GuardError, match="an administrator has blocked them"):
+                ask(socket, "allow", user=INNOCENT[0], for_ns=hour_ns)
+            for verb, more in (("block", {"user": SPAMMER[0]}), ("unblock", {"user": INNOCENT[0]}), ("off", {}),
+                               ("learn", {"spans": [[1, 2]]}), ("reload", {})):  # fmt: skip
+                with pytest.raises(PrivilegeError):
+                    ask(socket, verb, **more)
+            assert "may open 10 times" in ask(socket, "allow", user=SPAMMER[0], for_ns=2 * hour_ns)["text"]
+
+        run_forked(member)
+        assert host.connect(INNOCENT).refused == 1
+        assert host.connect(SPAMMER, 20, port=587).ok == 20
+        rows = json.loads(host.cli("blocks", "--json").stdout)
+        assert sorted((row["user"], row["kind"]) for row in rows) == [(SPAMMER[0], "allow"), (INNOCENT[0], "block")]
+        assert "asked by web03" in host.stderr()
+        assert host.cli("allow", INNOCENT[0], "--for", "20d").returncode == 0, "root may, for longer too"

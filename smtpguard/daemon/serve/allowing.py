@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from smtpguard.errors import PolicyError
-from smtpguard.model import NS, Allowance, Block
+from smtpguard.model import NS, Account, Allowance, Block
 from smtpguard.policy.rules import ALLOWED_TIMES
 
 MAX_ALLOW_NS = 31 * 86_400 * NS
@@ -25,6 +25,26 @@ def check_member(allowance: Allowance, held: Iterable[Block], *, longest_ns: int
         raise PolicyError(f"at most {longest_ns // NS} s may be allowed", fix="control.allow_max, or ask root")
     if any(block.source == "admin" and block.until_ns > allowance.since_ns for block in held):
         raise PolicyError("an administrator has blocked them", fix="ask root")
+
+
+def check_standing(account: Account, user: str) -> str:
+    """Refuse an allowance that would do nothing.
+
+    Args:
+        account: Whose it would be.
+        user: What people call them.
+
+    Returns:
+        What a person has to know, to be added to the answer; "" if nothing.
+
+    Raises:
+        PolicyError: Root is never refused, whatever happens: there is nothing to allow.
+    """
+    if account.standing == "root":
+        raise PolicyError(f"{user} is never refused and never counted: there is nothing to allow")
+    if account.standing in ("mta", "exempt"):
+        return f"; note: {user} is never refused as it is ({account.reason or account.standing})"
+    return ""
 
 
 def render_much(allowance: Allowance) -> str:

@@ -14,9 +14,10 @@ from smtpguard.control.server import Answer, Stream, is_owner
 from smtpguard.control.watch_item import TOPIC
 from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.record.learning import Learning
-from smtpguard.daemon.serve.allowing import check_member, render_much
+from smtpguard.daemon.serve.allowing import check_member, check_standing, render_much
 from smtpguard.daemon.serve.blocking import USUAL_NS, check_ports, merge_wish
 from smtpguard.daemon.serve.commits import Commits
+from smtpguard.daemon.serve.jail_bans import JailBans
 from smtpguard.daemon.serve.listing import list_blocks
 from smtpguard.daemon.serve.lookups import Lookups
 from smtpguard.daemon.serve.orders import GuardBlocks, Orders
@@ -133,6 +134,8 @@ class Verbs:
     ) -> None:
         self._guard = orders.guard
         self._orders = orders
+        self._jail = JailBans(orders)
+        self._guard.jail = self._jail
         self._overview = overview
         self._switch = switch
         self._tell_fail2ban = tell_fail2ban
@@ -215,6 +218,8 @@ class Verbs:
             if guard.doubts is not None and guard.doubts.is_undone(subject, since_ns):
                 self._tell_fail2ban([source], request.user or user)
                 return {"text": f"{user} is not blocked: that verdict was over an exempt destination"}
+            if ports is None:
+                ports = self._jail.ports_of(subject, source, since_ns)
             if guard.settings.dry_run:
                 return {"text": f"{user}: would block until {self._moment(since_ns + length_ns)} (dry run)"}
         block = Block(
@@ -239,7 +244,9 @@ class Verbs:
         text = f"{user} is blocked{where} until {self._moment(block.until_ns)}"
         if before_ns is not None:
             text += f" (was until {self._moment(before_ns)}, now {self._moment(block.until_ns)})"
-        if guard.settings.dry_run:
+        if self._switch.is_off:
+            text += "; the guard is OFF: this is not in force until `smtpguard on`"
+        elif guard.settings.dry_run:
             text += " (enforced, although this is a dry run)"
         if account.standing == "shared":
             text += f"; note: {account.reason}: every site that runs as {user} is blocked"
@@ -313,6 +320,7 @@ class Verbs:
             return self._told_kernel(
                 f"{user}: the pass ended, the rules hold again" if ended else f"{user} has no pass"
             )
+        note = check_standing(account, user)
         now_ns = guard.now()
         allowance = Allowance(
             subject=subject,
@@ -330,7 +338,9 @@ class Verbs:
             check_member(allowance, guard.engine.blocks_of(subject), longest_ns=longest_ns)
         self._orders.allow(allowance)
         log.warning("allow %s, asked by %s", user, asker.who)
-        return self._told_kernel(f"{user} may open {render_much(allowance)} until {self._moment(allowance.until_ns)}")
+        return self._told_kernel(
+            f"{user} may open {render_much(allowance)} until {self._moment(allowance.until_ns)}{note}"
+        )
 
     def _told_kernel(self, text: str) -> Answer:
         """What was done about an allowance, if the kernel does it too."""
