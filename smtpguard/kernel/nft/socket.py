@@ -22,6 +22,7 @@ from smtpguard.decode.netlink.nft_numbers import (
     Kind,
 )
 from smtpguard.errors import DecodeError, EnforceError, PrivilegeError
+from smtpguard.kernel.capabilities import read_held
 
 _NETLINK_NETFILTER = 12
 _SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10
@@ -206,5 +207,7 @@ _LITTLE = memoryview(b"\1\0").cast("H")[0] == 1
 
 def _refuse(code: int, index: int | None) -> NftError | PrivilegeError:
     if code in (errno.EPERM, errno.EACCES):
+        if "NET_ADMIN" in read_held().effective:  # nothing lacks: nft(8), flags owner
+            return NftError("another program owns the table, and nobody else may change it", code=code, index=index)
         return PrivilegeError("nftables may not be changed or read", fix="run as root, or with CAP_NET_ADMIN")
     return NftError(_WORDS.get(code) or os.strerror(code), code=code, index=index)
