@@ -295,12 +295,28 @@ def test_after_a_verdict_nothing_passes_until_the_daemon_has_spoken(lab: Lab) ->
     events = lab.events()
     assert who == uid
     assert sample[:8] == events[LIMIT].time_ns.to_bytes(8, "little")
-    credits_.speak(uid, boottime_ns())
+    credits_.speak(uid, boottime_ns(), boottime_ns())
     assert credits_.keys.read_verdicts() == []
     assert tries(uid, lab, fan(1)[0]) == [True]
     assert tries(uid, lab, *fan(1, start=20), fan(1)[0]) == [False] * 2
     credits_.reset(uid, None, boottime_ns())
     assert tries(uid, lab, *fan(11, start=30)) == [True] * LIMIT + [False]
+
+
+def test_a_verdict_that_is_not_judged_yet_goes_on_holding_when_an_earlier_one_is(lab: Lab) -> None:
+    burst = CreditRule(ports=PORT25, limit=2, window_ns=600 * NS)
+    credits_ = begin(lab, burst, networks(1, holds=True))
+    uid = random_uid()
+    known, other = fan(2)
+    assert tries(uid, lab, known, known, known, other) == [True, True, False, False]
+    first, verdict = lab.events()[2:]
+    credits_.set_limits(uid, {0: 99}, boottime_ns())
+    credits_.speak(uid, first.time_ns, boottime_ns())
+    assert [who for who, _ in credits_.keys.read_verdicts()] == [uid]
+    assert tries(uid, lab, known) == [False]
+    credits_.speak(uid, verdict.time_ns, boottime_ns())
+    assert credits_.keys.read_verdicts() == []
+    assert tries(uid, lab, known, other) == [True, False]
 
 
 def test_a_verdict_of_a_rule_that_refuses_all_holds_on_every_port(lab: Lab) -> None:

@@ -280,7 +280,7 @@ class Crediting:
         for index in emptied:
             self._try(partial(book.reset, uid, index, self._now()))
         if connect.refused_by == "credit" and connect.time_ns > book.ledger.spoken().get(uid, 0):
-            self._try(partial(book.speak, uid, self._now()))
+            self._try(partial(book.speak, uid, connect.time_ns, self._now()))
 
     def take_overdue(self, now_ns: int) -> list[Connect]:
         """Attempts with which somebody exceeded a rule and that were not reported: the ring was full, or is behind."""
@@ -306,7 +306,7 @@ class Crediting:
             if not isinstance(event, Connect):
                 continue
             if event.time_ns <= book.ledger.spoken().get(uid, 0):
-                book.keys.drop_verdict(uid)
+                book.keys.drop_verdict(uid, event.time_ns)
             elif event.time_ns < max(source.drained_ns, now_ns - NS):
                 self._remember(event)
                 found.append(event)

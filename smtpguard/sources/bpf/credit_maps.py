@@ -328,13 +328,19 @@ class Credits:
         for number, rule in enumerate(self.ledger.rules):
             if rule.is_keyed and index in (None, number):
                 self.ledger.empty(uid, number, now_ns)
-        self.speak(uid, now_ns)
+        self.speak(uid, now_ns, now_ns)
 
-    def speak(self, uid: int, now_ns: int) -> None:
-        """All that a user did up to now was judged: a refusal that held for all his attempts is over."""
-        self.ledger.speak(uid, now_ns)
+    def speak(self, uid: int, spoken_ns: int, now_ns: int) -> None:
+        """What a user did up to a time was judged: a refusal that held for all his attempts is over.
+
+        Args:
+            uid: The user.
+            spoken_ns: Up to when: what was refused later is still on its way, and holds. Event time.
+            now_ns: CLOCK_BOOTTIME.
+        """
+        self.keys.drop_verdict(uid, spoken_ns)
+        self.ledger.speak(uid, spoken_ns)
         self._write(now_ns)
-        self.keys.drop_verdict(uid)
 
     def count_missing(self, uid: int, index: int) -> int:
         """Credits of a rule that a user took with attempts that nobody told of yet. Raises EnforceError."""

@@ -5,6 +5,7 @@ reload that leaves a rule as it was leaves its windows in the kernel as they wer
 """
 
 import struct
+import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 
@@ -156,8 +157,11 @@ class KeyMaps:
         except BpfError as error:
             raise refused(f"the verdict of uid {uid} can't be read", error) from error
 
-    def drop_verdict(self, uid: int) -> None:
-        """It is known."""
+    def drop_verdict(self, uid: int, spoken_ns: int) -> None:
+        """What came up to a time is known. Until we speak the program puts no later one in its place."""
+        found = self.read_verdict(uid)
+        if found is None or int.from_bytes(found[:8], sys.byteorder) > spoken_ns:
+            return
         try:
             self._verdicts.delete(maps.pack_subject(uid, 0))
         except BpfError as error:
