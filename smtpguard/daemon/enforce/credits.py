@@ -234,6 +234,15 @@ class Crediting:
             del self._early[next(iter(self._early))]
 
     def _catch_up(self, book: Credits, connect: Connect, subject: Subject, index: int, missed: list[Connect]) -> None:
+        sample = book.keys.read_verdict(subject.id)
+        verdict = decode(sample) if sample is not None else None
+        if not isinstance(verdict, Connect):
+            return
+        if (verdict.cookie, verdict.time_ns) != (connect.cookie, connect.time_ns):
+            if book.ledger.spoken().get(subject.id, 0) < verdict.time_ns < connect.time_ns:
+                missed.append(verdict)
+            return
+        # Nothing has passed since: what the kernel holds now is what it held then.
         keys: Mapping[bytes, int] = {}
         lost = 0
         if book.ledger.rules[index].is_keyed:
@@ -242,14 +251,6 @@ class Crediting:
         else:
             lost = book.count_missing(subject.id, index)
         self._engine.catch_up(subject, self._rules[index].name, connect, keys=keys, lost=lost)
-        sample = book.keys.read_verdict(subject.id)
-        verdict = decode(sample) if sample is not None else None
-        if (
-            isinstance(verdict, Connect)
-            and verdict.cookie != connect.cookie
-            and book.ledger.spoken().get(subject.id, 0) < verdict.time_ns < connect.time_ns
-        ):
-            missed.append(verdict)
 
     def note(self, connect: Connect, subject: Subject, decisions: Iterable[Decision]) -> None:
         """Tell of an attempt that was judged, and of the windows that its verdicts emptied.
