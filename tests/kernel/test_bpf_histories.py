@@ -23,7 +23,7 @@ from smtpguard.daemon.enforce.credits import Crediting
 from smtpguard.daemon.enforce.reconciler import merge_denies
 from smtpguard.model import NS, Block, Connect, Decision, Ended, Refusal, Subject, Verdict
 from smtpguard.policy.engine import Engine
-from smtpguard.settings import Rule
+from smtpguard.settings import Escalation, Rule
 from tests.kernel.bpf_lab import Lab, dial, open_lab
 from tests.support.policy import People, engine_of, person, settings_of
 
@@ -82,7 +82,7 @@ class World:
 
     def __post_init__(self) -> None:
         known = People([person(self.uid, "tenant", "web")])
-        self.engine = engine_of(*self.rules, people=known)
+        self.engine = engine_of(*self.rules, people=known, escalation=Escalation(still_trying="end"))
         self.limits = Crediting(settings_of(*self.rules), cast("Accounts", known), self.engine, boottime_ns)
         self.limits.attach(self.lab.source)
         self.limits.refresh(settings_of(*self.rules), (), trusted=True, anew=True, restored=True)
