@@ -10,7 +10,7 @@ import pytest
 
 from smtpguard.demo.lab import HOST4, HOST6, PEER4, PEER6
 from tests.support import many_uids
-from tests.support.host import INNOCENT, OTHER, POSTFIX, ROOT, SHARED, SMTPGUARD, SPAMMER, Host, wait_for
+from tests.support.host import INNOCENT, OTHER, PATIENCE, POSTFIX, ROOT, SHARED, SMTPGUARD, SPAMMER, Host, wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -209,6 +209,36 @@ def test_a_second_daemon_on_the_same_table_is_refused(freed: Host) -> None:
     second = freed.lab.run([*SMTPGUARD, "run", "--config", freed.config])
     assert second.returncode == 1
     assert "another smtpguard" in second.stderr
+
+
+HOLD_A_TERMINAL = """
+import os, pty, sys, time
+master, slave = pty.openpty()
+if os.fork() == 0:
+    os.close(slave)
+    while not os.path.exists(sys.argv[1]):
+        time.sleep(0.02)
+    os.close(master)
+    os.unlink(sys.argv[1])
+    os._exit(0)
+os.close(master)
+os.dup2(slave, 0)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Its standard input is a terminal that goes when a file comes."""
+
+
+def test_hang_up_reloads_and_ends_a_guard_whose_terminal_is_gone() -> None:
+    with Host() as host:
+        gone = host.lab.directory / "gone"
+        daemon = host.start(command=[sys.executable, "-c", HOLD_A_TERMINAL, str(gone), *SMTPGUARD, "run"])
+        host.stop_signal(signal.SIGHUP)
+        wait_for(lambda: "Loaded." in host.stderr() or "othing has changed" in host.stderr())
+        gone.touch()
+        wait_for(lambda: not gone.exists())
+        host.expect_end()
+        host.stop_signal(signal.SIGHUP)
+        assert daemon.wait(10 * PATIENCE) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """One guard per table and network namespace; the lock goes with its holder, not with the holder's children."""
 
 import ctypes
+import errno
+import fcntl
 import os
 import signal
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.daemon.startup.instance_lock import InstanceLock, lock_path, read_holder
+from smtpguard import safe_files
+from smtpguard.daemon.startup.instance_lock import InstanceLock, _read_owner, lock_path, read_holder
 from smtpguard.errors import BusyError, ConfigError
 from smtpguard.settings import Settings
 from tests.fakes.namespaces import run_forked
@@ -159,3 +163,80 @@ def test_a_directory_that_others_write_or_a_link_is_refused(directory: str) -> N
     Path(directory).chmod(0o777)
     with pytest.raises(ConfigError, match="everybody may write"):
         lock(directory).__enter__()
+
+
+def test_a_file_that_nobody_holds_names_nobody(directory: str) -> None:
+    Path(directory).mkdir()
+    Path(lock_path("smtpguard", directory)).write_text("123\n")
+    assert read_holder("smtpguard", directory) is None
+
+
+def test_a_directory_that_another_guard_removes_at_its_end_is_made_again(
+    directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = safe_files.make_directory, []
+
+    def make(path: str, mode: int, *, error: type[ConfigError]) -> None:
+        calls.append(path)
+        real(path, mode, error=error)
+        if len(calls) == 1:
+            Path(path).rmdir()
+
+    monkeypatch.setattr("smtpguard.daemon.startup.instance_lock.make_directory", make)
+    with lock(directory):
+        assert len(calls) == 2
+
+
+def hold_plainly(directory: str, uid: int) -> None:
+    """As somebody who is no guard: a file that an older version left open to others, and a lock on it."""
+    os.setresuid(uid, uid, uid)
+    fd = os.open(lock_path("smtpguard", directory), os.O_RDWR)
+    fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def leave_open(directory: str) -> Path:
+    Path(directory).parent.chmod(0o755)
+    Path(directory).mkdir(mode=0o755)
+    path = Path(lock_path("smtpguard", directory))
+    path.write_text("1\n")
+    path.chmod(0o666)
+    return path
+
+
+def test_a_lock_of_a_tenant_s_keeps_no_guard_from_starting(caplog: pytest.LogCaptureFixture) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        directory = f"{folder}/run"
+        path = leave_open(directory)
+        with child(partial(hold_plainly, directory, 61_990)) as pid:
+            with lock(directory):
+                assert path.stat().st_mode & 0o777 == 0o600
+            assert f"was held by pid {pid}, which is not root's: removed" in caplog.text
+
+
+def test_one_of_root_s_that_is_no_guard_s_is_named() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        directory = f"{folder}/run"
+        leave_open(directory)
+        with (
+            child(partial(hold_plainly, directory, 0)) as pid,
+            pytest.raises(BusyError, match=rf"^\S+: pid {pid} guards table smtpguard"),
+        ):
+            lock(directory).__enter__()
+
+
+def test_a_file_system_without_locks_is_named(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(fcntl, "lockf", fail)
+        with pytest.raises(ConfigError, match="the lock can't be taken: No locks available"):
+            lock(directory).__enter__()
+
+
+def test_the_owner_of_a_process_that_is_gone_is_not_known() -> None:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert _read_owner(pid) is None

@@ -13,9 +13,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from unittest.mock import Mock, patch
 
 import pytest
 
@@ -23,18 +25,21 @@ from smtpguard.actions.base import Deny, Kind, Passes, Reach
 from smtpguard.actions.nft.difference import Difference
 from smtpguard.actions.nft.elements import Element
 from smtpguard.control.client import ask
+from smtpguard.control.connection import Peer
 from smtpguard.daemon import service as module
 from smtpguard.daemon.enforce.neighbours import NftTable
 from smtpguard.daemon.intake import source_supervisor
 from smtpguard.daemon.intake.source_supervisor import Sensing
 from smtpguard.daemon.loop import TimedPart
+from smtpguard.daemon.serve.reload import Reloaded
 from smtpguard.daemon.service import Service
 from smtpguard.daemon.startup.handoff import Start
 from smtpguard.daemon.startup.service_manager import Address
 from smtpguard.decode.netlink.nft_notify import NftEvent
 from smtpguard.enrich.exempt_hosts import Cleared
-from smtpguard.errors import SourceError
+from smtpguard.errors import ConfigError, GuardError, SourceError
 from smtpguard.model import NS, Connect, SocketReport, Subject
+from smtpguard.settings import Settings
 from smtpguard.settings.load import load_settings
 from smtpguard.sources import registry
 from smtpguard.sources.base import Source, SourceStats
@@ -272,7 +277,9 @@ def folder() -> Iterator[Path]:
         yield Path(made)
 
 
-def put_together(folder: Path, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack) -> Service:
+def put_together(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack, *, looks: bool = False
+) -> Service:
     sources = ["one", "two"]
     path = folder / "smtpguard.yaml"
     path.write_text(
@@ -284,7 +291,7 @@ log: {{path: {folder}/events.log}}
 state: {{path: {folder}/state.db}}
 control: {{socket: {folder}/control.sock}}
 cap: {{rate: 60/minute, burst: 30}}
-attribution: {{process: false, php: false, rdns: false}}
+attribution: {{process: {str(looks).lower()}, php: false, rdns: false}}
 """
     )
     path.chmod(0o600)
@@ -445,3 +452,114 @@ def test_every_hook_is_joined_and_called_as_its_receiver_wants(
     assert steps.is_done, f"it stopped at {steps.where()}: {failed}\n{said}"
     assert failed == {"thread mistaken": 1}, said
     assert {name: hook for hook, name in HOOKS.items() if name not in calls.seen} == {}
+
+
+def test_a_guard_that_can_look_at_no_process_and_write_no_log_starts_and_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    why = SourceError("no helper to look at processes: no memory")
+    monkeypatch.setattr(module, "Looker", Mock(return_value=Mock(start=Mock(side_effect=why))))
+    (folder / "events.log").mkdir()
+    with contextlib.ExitStack() as stack:
+        service = put_together(folder, monkeypatch, stack, looks=True)
+        assert service.looker is None
+        assert f"processes are not looked at: {why}" in service._troubles()
+        assert service.events.stats().error is not None
+
+
+def test_the_clock_that_somebody_set_moves_what_is_stored(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with contextlib.ExitStack() as stack:
+        service = put_together(folder, monkeypatch, stack)
+        moved = Mock()
+        monkeypatch.setattr(service.keeping, "clock_was_set", moved.blocks)
+        monkeypatch.setattr(service.switch, "clock_was_set", moved.switch)
+        service._follow_clock(0)
+        assert moved.mock_calls == []
+        service.wall = Mock(refresh=lambda: -3600 * NS)
+        service._follow_clock(0)
+        assert [name for name, _, _ in moved.mock_calls] == ["blocks", "switch"]
+    assert "the clock was set by -3600.0 s; blocks keep their length" in caplog.messages
+
+
+def test_a_request_that_meets_a_mistake_of_ours_is_answered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as stack:
+        service = put_together(folder, monkeypatch, stack)
+        monkeypatch.setattr(service.verbs, "handle", Mock(side_effect=ZeroDivisionError("oops")))
+        with pytest.raises(GuardError, match="status failed by a mistake of smtpguard's own: ZeroDivisionError: oops"):
+            service._handle(Peer(uid=0, pid=1, name="root", groups=frozenset()), "status", {})
+        assert service.loop.supervision.failures == {"control": 1}
+
+
+def test_a_file_that_the_command_line_overrules() -> None:
+    start = Start(config_path=None, dry_run=True)
+    assert module.find_overruled(Settings(dry_run=True), start) == []
+    (told,) = module.find_overruled(Settings(dry_run=False), start)
+    assert told.startswith("Nobody is refused all the same: it was started with --dry-run")
+    assert module.apply_start(Settings(dry_run=False), start).dry_run is True
+
+
+def test_a_hang_up_says_in_the_log_what_came_of_the_reload(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    module._tell_reload(Reloaded(text="Loaded."))
+    module._tell_reload(Reloaded(text="Loaded.", unmet=("nft: no",)))
+    module._tell_reload(GuardError("ports: not a list"))
+    assert [(record.levelname, record.message[:40]) for record in caplog.records] == [
+        ("INFO", "Loaded."),
+        ("ERROR", "Loaded. But the kernel does not carry it"),
+        ("ERROR", "not reloaded, the old configuration goes"),
+    ]
+
+
+def test_a_guard_whose_terminal_is_gone_stops(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    master, slave = os.openpty()
+    assert module._is_terminal(slave)
+    with contextlib.ExitStack() as stack:
+        service = put_together(folder, monkeypatch, stack)
+        service._had_terminal = True
+        monkeypatch.setattr(service.reloading, "request", reloaded := Mock())
+        monkeypatch.setattr(service.loop, "stop", stopped := Mock())
+        monkeypatch.setattr(module, "_is_terminal", lambda _: True)
+        service._hang_up()
+        assert (reloaded.call_count, stopped.call_count) == (1, 0)
+        monkeypatch.setattr(module, "_is_terminal", lambda _: False)
+        service._hang_up()
+        assert (reloaded.call_count, stopped.call_count) == (1, 1)
+        monkeypatch.undo()
+    os.close(master)
+    assert not module._is_terminal(slave)
+    os.close(slave)
+    assert not module._is_terminal(slave)
+
+
+def test_a_guard_without_its_group_serves_root_and_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "read_gid", Mock(side_effect=ConfigError("control.group: there is no group 'x'")))
+    with contextlib.ExitStack() as stack:
+        sound = module.apply_start
+        monkeypatch.setattr(module, "apply_start", lambda *words: replace(sound(*words), control_group="x"))
+        service = put_together(folder, monkeypatch, stack)
+        told = "only root may use the control socket: control.group: there is no group 'x'; restart the guard"
+        assert any(text.startswith(told) for text in service._troubles())
+
+
+def test_off_survives_a_restart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as stack:
+        put_together(folder, monkeypatch, stack).switch.switch_off(None, by="admin")
+    (folder / "notify").unlink()
+    with contextlib.ExitStack() as stack:
+        service = put_together(folder, monkeypatch, stack)
+        assert service.switch.is_off
+        assert not service.enforcement.is_refusing()
+
+
+def test_a_reload_says_that_refused_senders_are_not_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as stack:
+        service = put_together(folder, monkeypatch, stack)
+        service.program = Mock(trouble="no port is free")
+        assert "Refused senders are not told why: no port is free" in service._apply_settings(service.settings).text
+
+
+def test_a_terminal_that_this_root_directory_does_not_have_is_none() -> None:
+    with patch.object(os, "isatty", return_value=True), patch.object(os, "ttyname", side_effect=OSError):
+        assert not module._is_terminal(0)

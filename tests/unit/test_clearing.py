@@ -1,11 +1,12 @@
 """What is undone when a doubted address turns out to be an exempt name's, fail2ban's ban of that verdict too."""
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from smtpguard.daemon.clearing import BAN_NS, Clearing
+from smtpguard.daemon.clearing import BAN_NS, MAX_REMEMBERED, Clearing, _remember
 from smtpguard.enrich.exempt_hosts import Cleared
 from smtpguard.model import NS, Account, Decision, Ended, Refusal, Subject, Verdict
 from tests.support.policy import BURST, T0, WEB, block_of, engine_of, feed
@@ -99,3 +100,11 @@ def test_who_was_judged_over_something_else_stays_blocked_and_banned() -> None:
     host.clearing.take(CLEARED)
     assert (host.ended, host.unbanned, host.requested) == ([], [], [])
     assert len(host.engine.blocks()) == 2
+
+
+def test_what_is_remembered_of_users_has_a_bound() -> None:
+    memory: OrderedDict[Subject, int] = OrderedDict()
+    for uid in range(MAX_REMEMBERED + 5):
+        _remember(memory, Subject(id=uid), uid)
+    assert len(memory) == MAX_REMEMBERED
+    assert Subject(id=0) not in memory

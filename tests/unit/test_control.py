@@ -1,10 +1,12 @@
 """The control socket with real sockets: who may ask what, and what hostile clients can't do."""
 
+import contextlib
 import json
 import os
 import select
 import selectors
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -13,10 +15,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+from unittest.mock import Mock
 
 import pytest
 
 from smtpguard.control import connection as control_client
+from smtpguard.control import listener as control_bind
 from smtpguard.control import server as control
 from smtpguard.control.client import ask, subscribe
 from smtpguard.control.connection import Later, Pages, Peer
@@ -592,3 +596,111 @@ def test_an_endless_answer_is_bounded(path: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("smtpguard.control.client.MAX_ANSWER_BYTES", 1_000_000)
     with pytest.raises(GuardError, match="more than 1000000 bytes"):
         ask(path, "many", timeout_s=60, n=100_000)
+
+
+def test_a_reader_who_went_while_somebody_was_answered_is_forgotten(path: str, clock: FakeClock) -> None:
+    """Both are ready in the same turn; by the time that the second has its own, it is gone."""
+
+    def answer(peer: Peer, verb: str, args: Json) -> Answer:
+        if verb != "tell":
+            return handle(peer, verb, args)
+        own.publish("watch", {"n": 1}, clock.boot)
+        return {}
+
+    own = make(path, handler=answer)
+    own.open()
+    reader, other = connect(path), connect(path)
+    reader.sendall(b'{"verb": "watch"}\n')
+    turns(own, clock)
+    other.sendall(b'{"verb": "tell"}\n')
+    reader.close()
+    turns(own, clock)
+    assert received(other) == [{"ok": True}]
+    assert not own.has_readers("watch")
+    other.close()
+    own.close()
+
+
+def test_a_socket_that_can_not_be_made_again_is_tried_again(
+    server: ControlServer,
+    path: str,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Path(path).unlink()
+    with monkeypatch.context() as broken:
+        broken.setattr(control, "bind_listener", Mock(side_effect=ConfigError("no room", where=path)))
+        clock.boot += control.CHECK_PATH_NS
+        server.tick(clock.boot)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    clock.boot += control.CHECK_PATH_NS
+    server.tick(clock.boot)
+    assert Path(path).is_socket()
+
+
+def test_a_client_of_whom_the_kernel_says_nothing_is_cut_and_the_next_is_served(
+    server: ControlServer, path: str, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(control, "read_peer", Mock(side_effect=OSError))
+        first = connect(path)
+        turns(server, clock)
+        assert is_cut(first)
+    second = connect(path)
+    second.sendall(b'{"verb": "who"}\n')
+    turns(server, clock)
+    assert received(second)[0]["ok"]
+
+
+def test_a_kernel_that_tells_no_groups_leaves_the_primary_one() -> None:
+    connection = Mock()
+    connection.getsockopt.side_effect = [struct.pack("iII", 7, 61001, 500), OSError]
+    peer = control_client.read_peer(connection, {61001: "web"}.get)
+    assert peer == Peer(uid=61001, pid=7, name="web", groups=frozenset({500}))
+
+
+def test_a_client_that_is_reset_or_has_nothing_to_say() -> None:
+    client = control_client.Client(Mock(), Peer(uid=0, pid=1, name="root", groups=frozenset()), 0)
+    client.connection.recv.side_effect = [BlockingIOError, ConnectionResetError]  # type: ignore[attr-defined]
+    assert client.receive()
+    assert not client.receive()
+
+
+def test_a_line_that_goes_in_pieces_arrives_whole() -> None:
+    sent: list[bytes] = []
+
+    def send(line: bytes) -> int:
+        sent.append(line[:3])
+        return len(line[:3])
+
+    client = control_client.Client(Mock(send=send), Peer(uid=0, pid=1, name="root", groups=frozenset()), 0)
+    client.answer([b"12345678\n"], 0)
+    for _ in range(3):
+        assert client.send(1)
+    assert b"".join(sent) == b"12345678\n"
+    assert not client.wants_write
+
+
+def test_who_hangs_at_the_socket_is_somebody(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_bind, "_ANSWER_S", 0.05)
+    Path(path).parent.mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as hanging, contextlib.ExitStack() as stack:
+        hanging.bind(path)
+        hanging.listen(0)
+        for _ in range(2):  # as many as wait to be accepted
+            waiting = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            waiting.settimeout(0)
+            with contextlib.suppress(BlockingIOError):
+                waiting.connect(path)
+        with pytest.raises(BusyError):
+            control_bind.check_free(path)
+
+
+def test_a_socket_that_can_not_be_bound_leaves_nothing(path: str) -> None:
+    with pytest.raises(ConfigError, match="the control socket can't be made: "):
+        control_bind.bind_listener(path, None)  # there is no such directory
+    long = f"{Path(path).parent.parent}/{'x' * 100}"
+    with pytest.raises(ConfigError, match="too long"):
+        control_bind.bind_listener(long, None)
+    assert list(Path(long).parent.iterdir()) == []

@@ -459,3 +459,50 @@ def test_a_refresh_that_met_a_mistake_of_ours_is_made_again(world: World, monkey
     assert seen == [True, True]
     world.enforcement.on_time(world.now)
     assert seen == [True, True]
+
+
+def test_a_saved_table_that_refuses_while_nothing_is_to_be_is_taken_away() -> None:
+    world = World(dry_run=True)
+    world.refresh("start")
+    world.nft.there = True
+    world.enforcement.remove_foreign("nft (pid 7)")
+    assert not world.nft.there
+    world.nft.there = world.nft.broken = True
+    world.enforcement.remove_foreign("nft (pid 7)")
+    assert world.nft.there, "told, and looked at again"
+
+
+def test_what_is_gathered_within_what_is_gathered_is_carried_out_once(world: World) -> None:
+    world.told.clear()
+    with world.enforcement.together(), world.enforcement.together():
+        world.block(Subject(id=1002))
+        world.block(Subject(id=1003))
+        assert world.told == []
+    assert sorted(text for text in world.told if text.startswith("nft deny")) == ["nft deny 1002", "nft deny 1003"]
+
+
+def test_an_own_ruleset_that_can_not_be_read_is_a_trouble_and_the_old_one_stays(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise EnforceError("line 3: syntax error", where="smtpguard.nft")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(world.nft, "read_again", fail)
+        world.enforcement.settings = Settings(dry_run=False, rules=())
+        world.refresh("settings")
+    assert world.enforcement.template_trouble == "smtpguard.nft: line 3: syntax error"
+    world.enforcement.settings = Settings(dry_run=False, rules=())
+    world.refresh("settings")
+    assert world.enforcement.template_trouble is None
+
+
+def test_who_was_to_be_taken_out_of_a_table_that_is_gone_is_forgotten(world: World) -> None:
+    world.nft.broken = True
+    world.enforcement.clear([(1001, 1001)])
+    world.nft.broken = False
+    world.engine.set_off(off=True)
+    world.refresh("off")
+    world.now += NS
+    world.enforcement.on_time(world.now)
+    assert not world.enforcement.may_refuse_freed()

@@ -134,3 +134,9 @@ def test_a_mistake_of_our_own_is_answered_and_shown_until_a_reload_succeeds(read
     reads.go.release()
     reads.turn()
     assert reads.part.trouble is None
+
+
+def test_what_the_kernel_does_not_carry_out_is_an_error() -> None:
+    assert Reloaded(text="Loaded.").as_error() is None
+    error = Reloaded(text="Loaded.", unmet=("nft: no", "bpf: no")).as_error()
+    assert str(error) == "Loaded. But the kernel does not carry it out: nft: no; bpf: no (see `smtpguard status`)"

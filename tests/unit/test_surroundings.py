@@ -1,9 +1,13 @@
 """What changes around a guard is told until somebody has taken it."""
 
+from dataclasses import replace
+from unittest.mock import patch
+
 import pytest
 
-from smtpguard.daemon.host_facts import Surroundings
+from smtpguard.daemon.host_facts import Surroundings, subtract_uids
 from smtpguard.enrich import own_addresses
+from smtpguard.errors import SourceError
 from smtpguard.model import NS
 from smtpguard.settings import Settings
 
@@ -53,3 +57,38 @@ def test_what_is_left_out_of_account_files_stands_in_status() -> None:
     around._problems = tuple(f"/etc/passwd:{line}: left out" for line in range(5))
     assert around.parts()["accounts"].endswith("/etc/passwd:2: left out; and 2 more, see the log")
     around.close()
+
+
+def test_addresses_that_can_not_be_read_any_more_are_held_and_read_anew() -> None:
+    around = Surroundings(Settings(), lambda: NS)
+    around.open()
+    with patch.object(around._own, "read", side_effect=SourceError("overrun", where="rtnetlink")):
+        around.on_ready(around._own.fileno())
+    assert around.troubles() == ["rtnetlink: overrun: the last known ones hold"]
+    around.on_ready(around._own.fileno())
+    assert around.troubles() == []
+    around.close()
+
+
+def test_accounts_that_a_reload_brings_are_judged_here_where_they_no_longer_fit() -> None:
+    around = Surroundings(Settings(), lambda: NS)
+    settings = replace(Settings(), uid_min=5000)
+    stale = around.accounts.renew(Settings())
+    around.reconfigure(settings, stale)
+    assert not around.accounts.fits(stale, settings)
+    assert around.accounts.fits(around.accounts.renew(settings), settings)
+    around.close()
+
+
+def test_what_is_left_out_of_account_files_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    around = Surroundings(Settings(), lambda: NS)
+    with patch.object(type(around.accounts), "problems", ("/etc/subuid: not a regular file",)):
+        for _ in range(2):
+            around._tell_problems()
+    assert caplog.messages == ["accounts: /etc/subuid: not a regular file"]
+    around.close()
+
+
+def test_ranges_without_some_uids_keep_root() -> None:
+    assert subtract_uids([(0, 10), (20, 20)], [5, 20, 0]) == ((0, 4), (6, 10))
+    assert subtract_uids([(0, 10)], [10, 30]) == ((0, 9),)

@@ -84,11 +84,6 @@ class Crediting:
         self.trouble: str | None = None
 
     @property
-    def is_running(self) -> bool:
-        """Whether the kernel demands credits for some rule."""
-        return self._credits is not None and bool(self._rules)
-
-    @property
     def exact_rules(self) -> frozenset[str]:
         """Rules that the kernel enforces itself, to the very attempt."""
         return frozenset(self._index) if self._begun is not None else frozenset()
@@ -128,11 +123,12 @@ class Crediting:
             restored: They hold what an earlier run kept.
         """
         self._settings = settings
-        if self._credits is None:
+        book = self._credits
+        if book is None:
             return
         wanted = self._find_wanted(told, trusted=trusted)
         if anew or wanted != self._begun:
-            self._begin(wanted, restored=restored)
+            self._begin(book, wanted, restored=restored)
 
     def _find_wanted(self, told: tuple[tuple[int, int], ...], *, trusted: bool) -> _Wanted:
         settings = self._settings
@@ -167,11 +163,8 @@ class Crediting:
             look=settings.attribution_process,
         )
 
-    def _begin(self, wanted: _Wanted, *, restored: bool = False) -> None:
+    def _begin(self, book: Credits, wanted: _Wanted, *, restored: bool = False) -> None:
         """Begin anew from what the windows hold."""
-        book = self._credits
-        if book is None:
-            return
         windows = (
             (uid, self._index[name], times) for uid, name, times in self._engine.windows() if name in self._index
         )
@@ -329,8 +322,8 @@ class Crediting:
     def on_time(self, now_ns: int) -> None:
         """Beat, and give back what has left the windows."""
         book, source = self._credits, self._source
-        if self._wanted is not None and self._begun is None and now_ns >= self._retry_ns:
-            self._begin(self._wanted)
+        if book is not None and self._wanted is not None and self._begun is None and now_ns >= self._retry_ns:
+            self._begin(book, self._wanted)
         if book is not None and source is not None and now_ns >= book.next_deadline():
             self._try(lambda: book.on_time(now_ns, source.ring_lost, source.drained_ns))
 

@@ -76,11 +76,6 @@ class Opening:
         self._beside: Beside[Opened] = Beside("source-opening")
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether one was begun and not taken yet."""
-        return self._beside.is_busy
-
     def begin(self, name: str, settings: Settings) -> None:
         """Begin to open one; the one before must have been taken."""
 

@@ -179,8 +179,7 @@ class Sensing:
         self._queue.clear()
         self._opening.close()
         for sensor in self.sensors:
-            if sensor.source is not None:
-                self._close(sensor)
+            self._close(sensor)
 
     def filenos(self) -> Sequence[int]:
         """Descriptors of all open sources, and of the one that is being opened."""
@@ -194,7 +193,7 @@ class Sensing:
             return
         for sensor in self.sensors:
             if sensor.source is not None and fileno in sensor.source.filenos():
-                self._read(sensor)
+                self._read(sensor, sensor.source)
                 return
 
     def catch_up(self) -> None:
@@ -221,15 +220,12 @@ class Sensing:
             if sensor.source is not None:
                 poll = sensor.source.next_poll_ns()
                 if poll is not None and now_ns >= poll:
-                    self._read(sensor)
+                    self._read(sensor, sensor.source)
             elif sensor.retry_ns is not None and now_ns >= sensor.retry_ns and not self._is_asked(sensor):
                 self._queue.append(sensor)
         self._begin_next()
 
-    def _read(self, sensor: Sensor) -> None:
-        source = sensor.source
-        if source is None:
-            return
+    def _read(self, sensor: Sensor, source: Source) -> None:
         try:
             connects = source.read()
         except SourceError as error:

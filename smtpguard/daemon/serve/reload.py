@@ -123,7 +123,7 @@ class Reloading:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
         if self._thread is None or self._found is None:
-            return
+            return  # pragma: no cover: epoll may wake without cause; then nothing was read
         self._thread.join()
         found, asked, self._thread, self._found, self._asked = self._found, self._asked, None, None, []
         answer: Reloaded | GuardError = GuardError(

@@ -102,11 +102,10 @@ class InstanceLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._fd is None:
-            return
         Path(self._path).unlink(missing_ok=True)  # while it is still held
-        os.close(self._fd)
-        self._fd = None
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
         with contextlib.suppress(OSError):
             Path(self._directory).rmdir()  # only if nothing else is in it
 

@@ -1,0 +1,348 @@
+"""The guard, orders, requests and the restart with a real engine: what is carried out, written, stored and answered."""
+
+from typing import Any, cast
+from unittest.mock import ANY, MagicMock, Mock
+
+import pytest
+
+from smtpguard.control.connection import Pages, Peer
+from smtpguard.control.server import Stream
+from smtpguard.daemon.enforce.identity import Identity
+from smtpguard.daemon.guard import Guard
+from smtpguard.daemon.serve.handlers import Verbs
+from smtpguard.daemon.serve.orders import GuardBlocks, Orders
+from smtpguard.daemon.startup.restore import restore, restore_late
+from smtpguard.errors import DecodeError, GuardError, PolicyError
+from smtpguard.model import NS, Account, Allowance, Block, BreakerChange, Ended, Extended, Named, Subject, Verdict
+from smtpguard.settings import Settings
+from smtpguard.state.rows import AllowanceRow, BlockRow, SwitchRow
+from smtpguard.state.store import Loaded
+from tests.support.policy import BURST, T0, WEB, People, block_of, connect, engine_of, feed, only, person
+
+WEB01 = Subject(id=WEB)
+ROOT = Peer(uid=0, pid=7, name="root", groups=frozenset())
+MEMBER = Peer(uid=1500, pid=8, name="support", groups=frozenset())
+
+
+class Names(People):
+    """Accounts that can be asked by name."""
+
+    def by_name(self, text: str) -> Account | None:
+        if text.startswith("u") and text[1:].isdigit():
+            return self.account(int(text[1:]))
+        return self.account(int(text)) if text.isdigit() else None
+
+    def find_namesake(self, text: str) -> int | None:
+        return 4711 if text == "1001" else None
+
+
+class Host:
+    """A guard on fakes of all but the engine."""
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - as Settings
+        self.people = Names([person(1600, "exempt")])
+        self.engine = engine_of(BURST, people=self.people, **settings)
+        self.engine.tick(T0)
+        self.now_ns = T0
+        self.enforcement, self.journal, self.state = MagicMock(), Mock(), Mock()
+        self.enforcement.cap.mark.side_effect = lambda seen: seen
+        self.enforcement.credits.prepare.return_value = None
+        self.enforcement.credits.take_overdue.return_value = []
+        self.enforcement.may_refuse_freed.return_value = False
+        self.enforcement.reconciler.knows_passes.return_value = True
+        self.state.is_read = True
+        self.guard = Guard(
+            Settings(**{"dry_run": False, "rules": (BURST,), **settings}),
+            engine=self.engine,
+            enforcement=self.enforcement,
+            journal=self.journal,
+            state=self.state,
+            accounts=cast("Any", self.people),
+            destinations=Mock(passed=Mock(return_value=None)),
+            wall=Mock(offset_ns=0, to_wall_ns=lambda ns: ns),
+            now=lambda: self.now_ns,
+        )
+        self.orders = Orders(self.guard)
+        self.switch, self.told = Mock(is_off=False, until_ns=None), Mock()
+        self.verbs = Verbs(
+            self.orders,
+            Mock(),
+            switch=self.switch,
+            tell_fail2ban=self.told,
+            reload=Mock(),
+            lookups=Mock(answer=lambda request: request()),
+            commits=Mock(answer=lambda said: said),
+        )
+
+    def ask(self, verb: str, peer: Peer = ROOT, **args: object) -> str:
+        said = self.verbs.handle(peer, verb, args)
+        assert isinstance(said, dict)
+        return str(said["text"])
+
+    def blocked(self) -> list[int]:
+        return sorted(subject.id for subject in self.engine.blocked_subjects())
+
+
+@pytest.fixture
+def host() -> Host:
+    return Host()
+
+
+# -- what was seen -----------------------------------------------------------------------------------------------------
+
+
+def test_an_attempt_found_in_the_kernel_s_verdicts_is_not_judged_twice(host: Host) -> None:
+    host.enforcement.credits.is_known.return_value = True
+    host.guard.take([connect(1, result="refused", refused_by="credit")])
+    assert host.guard.seen == 0
+    host.journal.add.assert_not_called()
+
+
+def test_the_attempt_with_which_a_rule_was_exceeded_is_judged_before_those_it_refused(host: Host) -> None:
+    host.enforcement.credits.is_known.return_value = False
+    missed = connect(1, cookie=5)
+    host.enforcement.credits.prepare.side_effect = [missed, None]
+    host.guard.take([connect(2, cookie=6, result="refused", refused_by="credit")])
+    assert [call.args[0].connect.cookie for call in host.journal.add.call_args_list] == [5, 6]
+
+
+def test_an_attempt_of_nobody_counts_for_nobody(host: Host) -> None:
+    host.guard.take([connect(1, uid=None)])
+    assert host.guard.seen == 0
+
+
+def test_verdicts_that_nobody_reported_are_judged_when_they_are_found(host: Host) -> None:
+    host.enforcement.credits.take_overdue.return_value = [connect(number) for number in range(4)]
+    host.guard.on_time(T0 + 5 * NS)
+    assert host.blocked() == [WEB]
+
+
+def test_a_verdict_over_what_became_of_connections_is_written(host: Host) -> None:
+    decisions = feed(engine_of(BURST), range(4))
+    (verdict,) = only(Verdict, decisions)
+    engine = Mock(report=Mock(side_effect=[[], decisions]))
+    host.guard.engine = engine
+    host.guard.take_reports([Mock(), Mock()])
+    (call,) = host.journal.add.call_args_list
+    assert (call.args[0].verdicts, call.args[0].is_new) == ([verdict], False)
+
+
+def test_a_block_that_goes_on_is_carried_out_written_and_told(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    block = block_of("guard")
+    host.guard.act([Extended(time_ns=T0, block=block, refused=20)])
+    host.enforcement.carry_out.assert_called_once_with(WEB01, settle=False)
+    host.journal.add_extended.assert_called_once_with(ANY, block)
+    assert caplog.messages == ["u1001 has not stopped trying: the block goes on"]
+
+
+def test_what_was_kept_by_uid_alone_is_kept_under_its_name(host: Host) -> None:
+    after = block_of("admin")
+    before = Block(**{name: getattr(after, name) for name in after.__dataclass_fields__} | {"name": None})
+    host.guard.act([Named(before=before, after=after)])
+    host.state.delete_block.assert_called_once_with(before)
+    host.state.put_block.assert_called_once_with(after, 0)
+    allowed: dict[str, Any] = {"subject": WEB01, "since_ns": T0, "until_ns": T0 + NS, "by": "admin"}
+    host.guard.act([Named(before=Allowance(name=None, **allowed), after=Allowance(name="u1001", **allowed))])
+    host.state.delete_allowance.assert_called_once_with(WEB, None)
+    assert host.state.put_allowance.call_args.args[0].name == "u1001"
+
+
+def test_the_breaker_is_told_when_it_trips(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    host.guard.act([BreakerChange(tripped=True, blocks=9, mode="enforce", time_ns=1)])
+    assert caplog.messages == ["the breaker: 9 new blocks: from here blocks are throttles (enforce)"]
+
+
+# -- what people ask for -----------------------------------------------------------------------------------------------
+
+
+def test_an_allowance_is_told_and_its_end_too(host: Host) -> None:
+    assert host.ask("block", user="u1001").startswith("u1001 is blocked until")
+    assert host.ask("allow", user="u1001", for_ns=3600 * NS, limit=5, window_ns=60 * NS).startswith(
+        "u1001 may open 5 connections in 60 s"
+    )
+    assert host.blocked() == []
+    assert [row["kind"] for row in cast("Pages", host.verbs.handle(ROOT, "blocks", {})).items] == ["allow"]
+    assert host.ask("allow", user="u1001", end=True) == "u1001: the pass ended, the rules hold again"
+    assert host.ask("allow", user="u1001", end=True) == "u1001 has no pass"
+
+
+def test_an_allowance_that_the_kernel_does_not_carry_out_is_no_success(host: Host) -> None:
+    host.enforcement.reconciler.knows_passes.return_value = False
+    host.enforcement.troubles.return_value = ["nft: no"]
+    with pytest.raises(GuardError, match="but the kernel does not carry it out yet: nft: no"):
+        host.ask("allow", user="u1001", for_ns=NS)
+
+
+def test_a_member_may_allow_less_than_root(host: Host) -> None:
+    with pytest.raises(PolicyError, match="at most"):
+        host.ask("allow", MEMBER, user="u1001", for_ns=31 * 86_400 * NS)
+    host.ask("block", user="u1001")
+    with pytest.raises(PolicyError, match="an administrator has blocked them"):
+        host.ask("allow", MEMBER, user="u1001", for_ns=3600 * NS)
+
+
+def test_digits_that_name_two_are_said_to(host: Host) -> None:
+    assert host.ask("block", user="1001").endswith("; 1001 was taken as a uid; the account called 1001 is uid:4711")
+    told = host.ask("unblock", user="1001", source="fail2ban:smtpguard")
+    assert told.endswith("; 1001 was taken as the name of uid:4711; the uid would be uid:1001")
+
+
+def test_a_block_is_not_shortened_silently(host: Host) -> None:
+    host.ask("block", user="u1001", for_ns=7200 * NS)
+    assert "(was until" in host.ask("block", user="u1001", for_ns=60 * NS)
+
+
+def test_a_ban_that_follows_what_was_undone_is_taken_back(host: Host) -> None:
+    host.guard.doubts = Mock(is_undone=Mock(return_value=True))
+    args: dict[str, Any] = {
+        "uid": WEB,
+        "user": "u1001",
+        "source": "fail2ban:smtpguard",
+        "at": T0 / NS,
+        "for_ns": 600 * NS,
+    }
+    assert host.ask("block", **args).endswith("that verdict was over an exempt destination")
+    host.told.assert_called_once_with(["fail2ban:smtpguard"], "u1001")
+    assert host.blocked() == []
+
+
+def test_all_are_freed_and_who_is_freed_before_the_state_is_read_is_remembered(host: Host) -> None:
+    host.ask("block", user="u1001")
+    host.ask("block", user="u1002")
+    host.state.is_read = False
+    assert host.ask("unblock", all=True) == "u1001, u1002: free, from empty windows"
+    host.enforcement.clear_all.assert_called_once()
+    assert (None, None) in host.guard.freed
+
+
+def test_a_jail_ends_its_own_block_alone(host: Host) -> None:
+    host.orders.begin(block_of("fail2ban:smtpguard"))
+    host.orders.begin(block_of("admin"))
+    blocks = GuardBlocks(host.orders)
+    assert blocks.end(host.people.account(WEB), source="fail2ban:smtpguard", reason="")
+    assert not blocks.end(host.people.account(WEB), source="fail2ban:smtpguard", reason="")
+    assert host.blocked() == [WEB]
+
+
+def test_the_switch_says_what_the_kernel_did_not_do(host: Host) -> None:
+    host.switch.switch_off.return_value = host.switch.switch_on.return_value = False
+    host.enforcement.activation.trouble = "no"
+    with pytest.raises(GuardError, match="can't be taken away, and may still refuse: no"):
+        host.ask("off", ever=True)
+    assert host.switch.switch_off.call_args.args == (None,)
+    assert host.ask("on") == "it is on already"
+    host.switch.is_off = True
+    with pytest.raises(GuardError, match="the nft table can't be put back: no"):
+        host.ask("on")
+    host.switch.switch_off.return_value = host.switch.switch_on.return_value = True
+    assert host.ask("off").startswith("OFF until `smtpguard on`")
+    assert host.ask("on").startswith("on: blocks hold again")
+
+
+def test_the_table_is_taken_away_and_put_back(host: Host) -> None:
+    host.enforcement.refresh.return_value, host.enforcement.activation.up = True, True
+    assert "is gone, and is not put back until" in host.ask("nft", do="remove")
+    assert not host.enforcement.healing
+    assert host.ask("nft", do="ensure") == "table inet smtpguard is in place"
+    host.enforcement.activation.up = False
+    assert "is not needed: this is a dry run" in host.ask("nft", do="ensure")
+    host.enforcement.refresh.return_value = False
+    with pytest.raises(GuardError, match="table inet smtpguard: "):
+        host.ask("nft", do="ensure")
+    with pytest.raises(DecodeError):
+        host.ask("nft")
+
+
+def test_watch_is_a_stream_and_what_is_no_verb_is_said(host: Host) -> None:
+    assert isinstance(host.verbs.handle(ROOT, "watch", {}), Stream)
+    with pytest.raises(GuardError, match="this guard has no verb 'dance'"):
+        host.verbs.handle(ROOT, "dance", {})
+
+
+# -- a restart ---------------------------------------------------------------------------------------------------------
+
+
+def stored(*blocks: Block, **more: Any) -> Loaded:  # noqa: ANN401 - as Loaded
+    return Loaded(blocks=tuple(BlockRow.of(block, 0) for block in blocks), now_ns=T0, **more)
+
+
+def make_identity(host: Host, **facts: str) -> Identity:
+    return Identity(facts, host.state)
+
+
+def test_a_dry_run_lets_those_go_whom_the_guard_had_blocked() -> None:
+    host = Host(dry_run=True)
+    nft = Mock(read_handle=Mock(return_value=None))
+    restore(
+        host.orders,
+        Mock(),
+        stored(block_of("guard"), block_of("admin", uid=1002), block_of("guard", uid=1003, mode="dry-run")),
+        nft=nft,
+        adoption=Mock(),
+        identity=make_identity(host),
+    )
+    assert host.blocked() == [1002, 1003]
+    assert host.state.delete_block.call_args.args[0].subject == WEB01
+
+
+def test_a_dry_run_takes_those_out_of_the_set_whom_the_guard_had_blocked() -> None:
+    host = Host(dry_run=True)
+    nft = Mock()
+    held = Mock(subject=WEB01, kind="block", port=None, ranges=((100_000, 65_536),), reach="reach")
+    nft.read_denies.return_value = [held]
+    loaded, adoption = stored(block_of("guard")), Mock()
+    restore(host.orders, Mock(), loaded, nft=nft, adoption=adoption, identity=Mock(is_known=False))
+    nft.clear.assert_called_once_with("reach", [(WEB, WEB), (100_000, 165_535)])
+    adoption.take_over.assert_not_called()
+
+
+def test_a_table_that_somebody_else_has_loaded_is_replaced(host: Host) -> None:
+    nft, identity, adoption = Mock(), Mock(is_known=True), Mock()
+    nft.read_denies.return_value = [Mock()]
+    identity.is_ours.return_value = False
+    restore(host.orders, Mock(), stored(), nft=nft, adoption=adoption, identity=identity)
+    nft.remove.assert_called_once()
+    adoption.take_over.assert_not_called()
+
+
+def test_what_could_be_read_at_last_holds_unless_something_newer_was_said(host: Host) -> None:
+    host.ask("block", user="u1001", for_ns=60 * NS)
+    host.ask("allow", user="u1003", for_ns=60 * NS)
+    host.guard.freed.add((Subject(id=1002), None))
+    older = block_of("admin", for_s=7200, name="old-name")
+    allowed = AllowanceRow(uid=1003, name="u1003", since_ns=T0, until_ns=T0 + 7200 * NS, by="admin")
+    other = AllowanceRow(uid=1005, name="u1005", since_ns=T0, until_ns=T0 + 7200 * NS, by="admin")
+    loaded = stored(
+        older,
+        block_of("admin", uid=1002),
+        block_of("admin", uid=1004),
+        allowances=(allowed, other),
+        switches=(SwitchRow(name="off", since_ns=1, until_ns=None, by="admin"),),
+    )
+    restore_late(host.orders, host.switch, loaded)
+    host.switch.restore.assert_called_once()
+    assert host.blocked() == [1001, 1004]
+    (held,) = host.engine.blocks_of(WEB01)
+    assert held.until_ns == T0 + 60 * NS
+    until = {allowance.subject.id: allowance.until_ns for allowance in host.engine.allowances()}
+    assert until == {1003: T0 + 60 * NS, 1005: T0 + 7200 * NS}
+    assert {call.args[0].subject.id for call in host.state.delete_block.call_args_list} >= {1001, 1002}
+    host.enforcement.refresh.assert_called_with("state")
+
+
+def test_what_comes_back_under_another_name_than_it_was_kept_is_kept_anew(host: Host) -> None:
+    kept = block_of("admin", name="")
+    kept = Block(**{name: getattr(kept, name) for name in kept.__dataclass_fields__} | {"name": None})
+    host.orders.restore(kept)
+    host.state.delete_block.assert_called_once_with(kept)
+    host.orders.restore_allowance(AllowanceRow(uid=1002, name=None, since_ns=T0, until_ns=T0 + NS, by="admin"))
+    assert host.state.put_allowance.call_args.args[0].name == "u1002"
+
+
+def test_what_else_follows_from_an_order_is_carried_out_too(host: Host) -> None:
+    ended = Ended(time_ns=T0, block=block_of("guard"), by="admin", reason="")
+    engine = Mock(add_block=Mock(return_value=[ended]))
+    host.guard.engine = engine
+    assert host.orders.begin(block_of("admin"))
+    host.orders.restore(block_of("admin"))
+    assert host.journal.add_unblock.call_count == 2
