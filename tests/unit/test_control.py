@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import pytest
 
@@ -704,3 +704,26 @@ def test_a_socket_that_can_not_be_bound_leaves_nothing(path: str) -> None:
     with pytest.raises(ConfigError, match="too long"):
         control_bind.bind_listener(long, None)
     assert list(Path(long).parent.iterdir()) == []
+
+
+def test_a_member_may_do_what_is_listed_and_a_crowd_leaves_room_for_root(path: str, clock: FakeClock) -> None:
+    member = Peer(uid=61001, pid=5, name="web", groups=frozenset({500}))
+    server = make(path, verbs=["who"])
+    server._gid = 500
+    server.open()
+    assert server._ask(member, "who", {}) == {"uid": 61001, "pid": 5, "name": "web", "args": {}}
+    with pytest.raises(PrivilegeError, match="this is for root"):
+        server._ask(member, "many", {"n": 1})
+    with pytest.raises(PrivilegeError, match="this is for root"):
+        server._ask(Peer(uid=61001, pid=5, name="web", groups=frozenset()), "who", {})
+    assert not server._is_crowded(member)
+    others = {number: Mock(peer=member, later=None) for number in range(control.MAX_CLIENTS_OF_UID)}
+    with patch.object(server, "_clients", others):
+        assert server._is_crowded(member)
+        assert not server._is_crowded(Peer(uid=0, pid=1, name="root", groups=frozenset()))
+    server.configure(group=None, verbs=["many"])
+    assert Path(path).stat().st_mode & 0o777 == 0o600
+    with pytest.raises(PrivilegeError):
+        server._ask(member, "many", {"n": 1})
+    turns(server, clock)
+    server.close()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
@@ -506,3 +507,17 @@ def test_who_was_to_be_taken_out_of_a_table_that_is_gone_is_forgotten(world: Wor
     world.now += NS
     world.enforcement.on_time(world.now)
     assert not world.enforcement.may_refuse_freed()
+
+
+def test_a_program_that_could_not_be_told_is_told_again_within_a_second(world: World) -> None:
+    told: list[frozenset[int]] = []
+    attachment = Mock(trouble="bpf: full")
+    attachment.refresh.side_effect = lambda *words: told.append(words[0])
+    world.enforcement._bpf = attachment
+    world.now += NS
+    world.enforcement.on_time(world.now)
+    assert told == [world.settings.ports]
+    assert world.enforcement.out_of_step() == ["bpf: bpf: full"]
+    world.enforcement.remove_foreign("nft")
+    assert world.nft.there, "it is ours, and wanted"
+    assert world.enforcement.reconciler.knows_passes()

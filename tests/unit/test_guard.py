@@ -5,12 +5,14 @@ from unittest.mock import ANY, MagicMock, Mock
 
 import pytest
 
-from smtpguard.control.connection import Pages, Peer
+from smtpguard.actions.base import Deny
+from smtpguard.control.connection import Later, Pages, Peer
 from smtpguard.control.server import Stream
 from smtpguard.daemon.enforce.identity import Identity
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.serve.handlers import Verbs
 from smtpguard.daemon.serve.orders import GuardBlocks, Orders
+from smtpguard.daemon.serve.reload import Reloaded
 from smtpguard.daemon.startup.restore import restore, restore_late
 from smtpguard.errors import DecodeError, GuardError, PolicyError
 from smtpguard.model import NS, Account, Allowance, Block, BreakerChange, Ended, Extended, Named, Subject, Verdict
@@ -346,3 +348,95 @@ def test_what_else_follows_from_an_order_is_carried_out_too(host: Host) -> None:
     assert host.orders.begin(block_of("admin"))
     host.orders.restore(block_of("admin"))
     assert host.journal.add_unblock.call_count == 2
+
+
+# -- what fail2ban and people hear -------------------------------------------------------------------------------------
+
+
+def test_fail2ban_hears_why_nobody_is_blocked(host: Host) -> None:
+    ban: dict[str, Any] = {"source": "fail2ban:smtpguard", "at": T0 / NS}
+    with pytest.raises(PolicyError, match="u1600 is not blocked: exempt"):
+        host.ask("block", uid=1600, user="u1600", for_ns=600 * NS, **ban)
+    late = {**ban, "at": T0 / NS - 60}
+    assert host.ask("block", uid=WEB, user="u1001", for_ns=1, **late) == (
+        "u1001: that ban is over already, nothing is blocked"
+    )
+    with pytest.raises(GuardError, match="uid 1001 is u1001 now, not web99"):
+        host.ask("block", uid=WEB, user="web99", for_ns=600 * NS, **ban)
+    assert host.blocked() == []
+    dry = Host(dry_run=True)
+    assert "u1001: would block until" in dry.ask("block", uid=WEB, user="u1001", for_ns=600 * NS, **ban)
+    assert dry.blocked() == []
+
+
+def test_a_person_hears_what_their_block_means() -> None:
+    host = Host(dry_run=True)
+    host.people.accounts[1700] = person(1700, "shared")
+    assert "(enforced, although this is a dry run)" in host.ask("block", user="u1001")
+    assert "every site that runs as u1700 is blocked" in host.ask("block", user="u1700")
+    host.enforcement.carry_out.return_value = False
+    host.enforcement.troubles.return_value = ["nft: no"]
+    with pytest.raises(GuardError, match="but the kernel does not carry it out yet: nft: no"):
+        host.ask("block", user="u1002")
+
+
+def test_nobody_to_unblock_is_no_failure_and_a_kernel_that_does_not_let_go_is_one(host: Host) -> None:
+    assert host.ask("unblock", user="u1001") == "nobody to unblock: no block or throttle of u1001 is in force"
+    assert host.ask("unblock", all=True) == "nobody to unblock: no block or throttle is in force"
+    with pytest.raises(GuardError, match="there is no user web99"):
+        host.ask("unblock", user="web99")
+    host.orders.begin(block_of("fail2ban:smtpguard"))
+    assert host.ask("unblock", uid=WEB, user="u1001", source="fail2ban:smtpguard").endswith("fail2ban:smtpguard ended")
+    host.enforcement.may_refuse_freed.return_value = True
+    host.enforcement.troubles.return_value = ["nft: no"]
+    with pytest.raises(GuardError, match="but the kernel refuses some of them still: nft: no"):
+        host.ask("unblock", user="u1001")
+
+
+def test_a_list_that_is_shown_while_it_is_off_says_until_when(host: Host) -> None:
+    host.switch.is_off, host.switch.until_ns = True, 5 * NS
+    shown = host.verbs.handle(ROOT, "blocks", {})
+    assert isinstance(shown, Pages)
+    assert shown.head == {"off": {"until": 5.0}}
+
+
+def test_a_reload_is_answered_with_what_came_of_it(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    answers: tuple[Reloaded | GuardError, ...] = (
+        Reloaded(text="Loaded."),
+        Reloaded(text="Loaded.", unmet=("nft: no",)),
+        GuardError("ports: not a list"),
+    )
+    found = []
+    for answer in answers:
+        host.verbs._reload = lambda done, answer=answer: done(answer)
+        later = host.verbs.handle(ROOT, "reload", {})
+        assert isinstance(later, Later)
+        found.append(later.answer)
+    assert isinstance(found[0], dict)
+    assert found[0]["text"] == "Loaded."
+    assert [str(answer)[:40] for answer in found[1:]] == [
+        "Loaded. But the kernel does not carry it",
+        "ports: not a list",
+    ]
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [str(found[1])]
+
+
+def test_a_connection_to_loopback_is_no_line(host: Host) -> None:
+    passed: Any = host.guard._destinations.passed
+    passed.return_value = "loopback"
+    host.guard.take([connect(1)])
+    host.journal.add.assert_not_called()
+
+
+def test_who_is_in_a_set_and_in_no_list_is_adopted_at_a_start(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    nft, adoption = Mock(), Mock()
+    nft.read_denies.return_value = [
+        Deny(subject=Subject(id=uid), kind="block", until_ns=T0 + NS, ranges=(), comment="") for uid in (WEB, 1002)
+    ]
+    row = AllowanceRow(uid=1005, name="u1005", since_ns=T0, until_ns=T0 + 7200 * NS, by="admin")
+    loaded = stored(block_of("admin"), allowances=(row,))
+    restore(host.orders, Mock(), loaded, nft=nft, adoption=adoption, identity=Mock(is_known=False))
+    ((reach, elements),) = [call.args for call in adoption.take_over.call_args_list]
+    assert (reach.kind, [element.first for element in elements]) == ("block", [1002])
+    assert [allowance.subject.id for allowance in host.engine.allowances()] == [1005]
+    assert "the state does not know the nft table that is there: who is in it is adopted" in caplog.messages

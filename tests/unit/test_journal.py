@@ -51,3 +51,13 @@ def test_an_incident_is_told_when_it_begins_and_when_it_is_over(caplog: pytest.L
     assert caplog.messages[0] == "incident: u1001 exceeded burst (enforce)"
     assert caplog.messages[1].startswith("incident of u1001 is over: 1 verdicts (burst), 1 attempts, 0 refused")
     assert state.put_incident.call_count == 2
+
+
+def test_an_allowance_is_a_line_with_its_end() -> None:
+    events = Mock(next_deadline=Mock(return_value=None))
+    journal = Journal(events, Mock(), Mock(offset_ns=5, to_wall_ns=lambda ns: ns + 5), Now(), looker=None, rdns=None)
+    journal.add_allow(People().account(WEB), until_wall_ns=9, by="admin", reason="newsletter")
+    journal.waiting.on_time(T0)
+    events.write_allow.assert_called_once_with(
+        People().account(WEB), wall_ns=T0 + 5, until_wall_ns=9, by="admin", reason="newsletter"
+    )

@@ -24,7 +24,7 @@ from smtpguard.daemon.record.window_saver import Keeping
 from smtpguard.daemon.serve.control_part import Doors
 from smtpguard.decode.netlink.nft_notify import NftEvent
 from smtpguard.errors import DecodeError, EnforceError
-from smtpguard.model import NS, BreakerChange, Connect, Subject
+from smtpguard.model import NS, Allowance, BreakerChange, Connect, Subject
 from smtpguard.policy.credits import NO_LIMIT
 from smtpguard.settings import KEY_SLOTS, Override, Rule, Settings
 from smtpguard.state.rows import SwitchRow, WindowRow
@@ -465,3 +465,55 @@ def test_who_has_an_allowance_is_limited_by_no_rule_in_the_kernel() -> None:
     engine.allowances.return_value = [Mock(subject=Subject(id=1001)), Mock(subject=Subject(id=7, scope=5))]
     crediting.refresh(Settings(dry_run=False, rules=(BURST,)), (), trusted=True, anew=True)
     assert book.start.call_args.kwargs["limits"] == {1001: {0: NO_LIMIT}}
+
+
+def test_what_differs_and_can_not_be_mended_is_told_once_and_shown(caplog: pytest.LogCaptureFixture) -> None:
+    looked = Looked()
+    differs = Difference(
+        strangers=(element(7, 7, 5 * NS),), longer=(element(9, 12, 5 * NS),), missing=((3, 3),), uncounted=4
+    )
+    looked.nft.compare.return_value = {Reach("throttle", 25): differs}
+    for _ in range(2):
+        looked.comparison.compare(reason="time")
+    (text,) = looked.comparison.differences
+    assert text.startswith("throttles of port 25: in the kernel and not listed: uid 7; in the kernel for longer")
+    assert "listed and not in the kernel: uid 3; 4 elements more in the kernel than listed" in text
+    assert caplog.messages.count(f"OUT OF SYNC: {text}") == 1
+
+
+def test_blocks_that_fail2ban_makes_are_not_demanded_in_the_kernel() -> None:
+    crediting, book = made_crediting(BURST)
+    crediting.refresh(Settings(dry_run=False, rules=(BURST,), block_by="fail2ban"), (), trusted=True, anew=True)
+    assert book.start.call_args.args[0] == []
+    crediting.refresh(Settings(dry_run=False, rules=(BURST,)), (), trusted=True, anew=True)
+    book.reset = Mock()
+    crediting.reset(1001)
+    assert book.reset.call_args.args[:2] == (1001, None)
+
+
+def test_what_is_stored_moves_with_the_clock() -> None:
+    state, engine = Mock(), Mock()
+    block = Mock(renewed=False)
+    engine.blocks.return_value = [block, Mock(renewed=True)]
+    allowed: dict[str, Any] = {"since_ns": 1, "until_ns": 2, "by": "admin"}
+    engine.allowances.return_value = [Allowance(subject=Subject(id=1001), name="web01", **allowed)]
+    Keeping(engine, state, Mock(offset_ns=10), Now()).clock_was_set()
+    state.put_block.assert_called_once_with(block, 10)
+    assert state.put_allowance.call_args.args[0].until_ns == 12
+    wall = Mock(offset_ns=0, to_wall_ns=lambda ns: ns)
+    switch = OffSwitch(Mock(is_off=False), Mock(), state, wall, Now())
+    switch.clock_was_set()
+    state.put_switch.assert_not_called()
+    switch.switch_off(60 * NS, by="admin")
+    switch.clock_was_set()
+    assert state.put_switch.call_count == 2
+
+
+def test_a_notification_that_says_too_little_has_the_sets_compared() -> None:
+    world = World()
+    world.watch.read.return_value = [NftEvent(kind="unknown")]
+    world.healing.on_ready(7)
+    world.enforcement.compare.assert_called_once_with("changed")
+    world.enforcement.is_refusing.return_value = False
+    world.pass_s(10.1)
+    world.enforcement.remove_foreign.assert_called_once_with("somebody")

@@ -434,3 +434,20 @@ def test_outcomes_are_seen_or_not_and_not_known_while_blind(world: World) -> Non
     assert sensing.sees_outcomes() is False, "a source that tells no outcomes"
     sensing.close()
     assert sensing.sees_outcomes() is None
+
+
+def test_a_start_at_which_nothing_works_says_so(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.closed = {"a", "b", "c"}
+    sensing = world.sensing(Settings())
+    sensing.start()
+    assert caplog.messages[-1] == "no source works: the guard is blind; a: not here; b: not here; c: not here"
+
+
+def test_when_events_were_lost_is_remembered(world: World) -> None:
+    sensing = world.sensing(Settings())
+    sensing.start()
+    source = sensing.sensors[0].source
+    assert source is not None
+    source.stats.lost, world.now = 3, 77
+    sensing.on_ready(0)
+    assert (sensing.sensors[0].lost, sensing.sensors[0].lost_ns) == (3, 77)

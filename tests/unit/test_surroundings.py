@@ -1,7 +1,7 @@
 """What changes around a guard is told until somebody has taken it."""
 
 from dataclasses import replace
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 
@@ -92,3 +92,15 @@ def test_what_is_left_out_of_account_files_is_told_once(caplog: pytest.LogCaptur
 def test_ranges_without_some_uids_keep_root() -> None:
     assert subtract_uids([(0, 10), (20, 20)], [5, 20, 0]) == ((0, 4), (6, 10))
     assert subtract_uids([(0, 10)], [10, 30]) == ((0, 9),)
+
+
+def test_accounts_are_read_beside_the_loop_and_taken_over_when_they_are_there() -> None:
+    around = Surroundings(Settings(), lambda: NS)
+    told = around.on_change = Mock()
+    around._reader = Mock(fileno=Mock(return_value=70), take=Mock(return_value=frozenset({1001})))
+    with patch.object(around.accounts, "is_stale", return_value=True):
+        around.on_time(around.next_deadline())
+    around._reader.begin.assert_called_once()
+    around.on_ready(70)
+    told.assert_called_once_with(accounts=True)
+    around.close()
