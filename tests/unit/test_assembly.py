@@ -43,6 +43,8 @@ from smtpguard.settings import Settings
 from smtpguard.settings.load import load_settings
 from smtpguard.sources import registry
 from smtpguard.sources.base import Source, SourceStats
+from smtpguard.state.rows import SwitchRow
+from smtpguard.state.store import Loaded
 
 UID = 4_000_123
 LIMIT_S = 60
@@ -563,3 +565,12 @@ def test_a_reload_says_that_refused_senders_are_not_told(folder: Path, monkeypat
 def test_a_terminal_that_this_root_directory_does_not_have_is_none() -> None:
     with patch.object(os, "isatty", return_value=True), patch.object(os, "ttyname", side_effect=OSError):
         assert not module._is_terminal(0)
+
+
+def test_what_the_state_held_is_taken_when_it_can_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as stack:
+        service = put_together(folder, monkeypatch, stack)
+        late = Loaded(now_ns=1, switches=(SwitchRow(name="off", since_ns=1, until_ns=None, by="admin"),))
+        monkeypatch.setattr(service.guard.state, "take_late", lambda: late)
+        service._keep_state(0)
+        assert service.switch.is_off

@@ -4,6 +4,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 from smtpguard.control.connection import Later
 from smtpguard.daemon.serve.commits import FAILING_NS, PATIENCE_NS, Commits
@@ -98,3 +99,10 @@ def test_a_disk_that_is_known_to_fail_is_not_waited_for_long(tmp_path: Path) -> 
     assert wait(later)["text"].startswith("blocked; not on the disk yet")
     writer._keeper.commit = real  # type: ignore[method-assign]
     assert writer.close(5)
+
+
+def test_where_there_is_no_file_nobody_waits_for_it() -> None:
+    state = Mock()
+    state.stats.return_value.path = None
+    assert Commits(state, lambda: 0).answer({"text": "done"}) == {"text": "done"}
+    state.when_written.assert_not_called()

@@ -19,6 +19,7 @@ from unittest.mock import Mock, patch
 
 import pytest
 
+from smtpguard.control import client
 from smtpguard.control import connection as control_client
 from smtpguard.control import listener as control_bind
 from smtpguard.control import server as control
@@ -727,3 +728,61 @@ def test_a_member_may_do_what_is_listed_and_a_crowd_leaves_room_for_root(path: s
         server._ask(member, "many", {"n": 1})
     turns(server, clock)
     server.close()
+
+
+# -- what a command hears ----------------------------------------------------------------------------------------------
+
+
+def test_a_daemon_that_takes_no_request_or_is_reset_is_none(path: str) -> None:
+    line = client._Line.__new__(client._Line)
+    line._path, line._timeout_s, line._deadline, line._buffer, line._taken = path, 5, None, bytearray(), 0
+    line._socket = Mock(sendall=Mock(side_effect=TimeoutError), recv=Mock(side_effect=ConnectionResetError))
+    with pytest.raises(NoDaemonError, match="does not answer within 5 s"):
+        line.send({"verb": "status"})
+    assert line.read() is None
+    with pytest.raises(NoDaemonError, match="closed the connection without an answer"):
+        line.read_answer()
+    line._deadline = 0
+    with pytest.raises(NoDaemonError, match="does not answer within 5 s"):
+        line.read()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PermissionError(), "the control socket is not for this user"),
+        (FileNotFoundError(), "no daemon answers"),
+        (TimeoutError(), "does not answer within 5 s"),
+    ],
+)
+def test_why_nobody_could_be_reached(error: OSError, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket.socket, "connect", Mock(side_effect=error))
+    with pytest.raises(GuardError, match=told):
+        client._Line("/run/nobody.sock", 5)
+
+
+def test_an_interrupt_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket.socket, "connect", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        client._Line("/run/nobody.sock", 5)
+
+
+@pytest.mark.usefixtures("running")
+def test_a_busy_daemon_is_asked_again_and_a_tenant_s_socket_is_not_believed(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound, busy = socket.socket.connect, [BlockingIOError(), BlockingIOError()]
+
+    def reach(connection: socket.socket, where: str) -> None:
+        if busy:
+            raise busy.pop()
+        sound(connection, where)
+
+    with monkeypatch.context() as crowded:
+        crowded.setattr(socket.socket, "connect", reach)
+        assert ask(path, "who")["pid"] == os.getpid()
+    uid = os.geteuid()
+    told = Mock(unpack=lambda *_: (1, 61001 if uid != 61001 else 61002, 1))
+    monkeypatch.setattr("smtpguard.control.client.struct", told)
+    with pytest.raises(PrivilegeError, match="belongs to uid 6100"):
+        client._Line(path, 5)

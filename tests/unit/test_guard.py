@@ -74,6 +74,7 @@ class Host:
             reload=Mock(),
             lookups=Mock(answer=lambda request: request()),
             commits=Mock(answer=lambda said: said),
+            learning=Mock(),
         )
 
     def ask(self, verb: str, peer: Peer = ROOT, **args: object) -> str:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import pytest
 
@@ -156,3 +156,19 @@ def test_what_parts_raised_is_counted_in_a_line() -> None:
     guard.state.stats.return_value = Mock(dropped={}, notes=())
     overview._supervision.failures = Counter({"journal": 2, "control": 1})
     assert overview._parts()["failures"] == "control 1, journal 2"
+
+
+def test_a_file_that_is_wrong_comes_before_all_else() -> None:
+    overview, _, _ = made_overview()
+    overview.wrong_file = "x.yaml is wrong: the last good one is in force"
+    assert overview.headline().startswith("x.yaml is wrong: the last good one is in force; dry run")
+    assert overview.troubles()[0].startswith("x.yaml is wrong: the last good one is in force; mend it, then")
+
+
+def test_rules_that_need_bpf_are_named_where_there_is_none() -> None:
+    overview, guard, _ = made_overview()
+    guard.journal.waiting.stats.return_value = {}
+    guard.state.stats.return_value = Mock(dropped={}, notes=())
+    overview._supervision.failures = Counter()
+    with patch.object(overview, "_uncounted", return_value=Mock(inactive=("failures",))):
+        assert overview._parts()["inactive"] == "rules as shipped that need the source bpf: failures"

@@ -193,7 +193,7 @@ class Sensing:
             return
         for sensor in self.sensors:
             if sensor.source is not None and fileno in sensor.source.filenos():
-                self._read(sensor, sensor.source)
+                self._read(sensor)
                 return
 
     def catch_up(self) -> None:
@@ -220,12 +220,15 @@ class Sensing:
             if sensor.source is not None:
                 poll = sensor.source.next_poll_ns()
                 if poll is not None and now_ns >= poll:
-                    self._read(sensor, sensor.source)
+                    self._read(sensor)
             elif sensor.retry_ns is not None and now_ns >= sensor.retry_ns and not self._is_asked(sensor):
                 self._queue.append(sensor)
         self._begin_next()
 
-    def _read(self, sensor: Sensor, source: Source) -> None:
+    def _read(self, sensor: Sensor) -> None:
+        source = sensor.source
+        if source is None:
+            return
         try:
             connects = source.read()
         except SourceError as error:
