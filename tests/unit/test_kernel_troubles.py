@@ -373,7 +373,7 @@ def test_a_verdict_that_the_ring_did_not_tell_of_is_found_once(samples: dict[byt
     book.keys.count_verdicts.return_value = 4
     book.keys.read_verdicts.return_value = [(1, b"other"), (1001, b"spoken"), (1002, b"lost"), (1003, b"late")]
     assert [connect.uid for connect in crediting.take_overdue(1000 * NS)] == [1002]
-    book.keys.drop_verdict.assert_called_once_with(1001)
+    book.keys.drop_verdict.assert_called_once_with(1001, 1)
     assert list(source.stats.notes.values()) == [7]
     assert crediting.is_known(attempt(400 * NS, 1002))
     assert not crediting.is_known(attempt(400 * NS, 1002)), "asked once of each"
@@ -446,17 +446,19 @@ def test_what_the_kernel_knows_is_told_to_the_engine_before_an_attempt_is_judged
     book.keys.read.return_value = {b"old": 5, b"new": 6}
     book.count_missing.return_value = 2
     book.keys.read_verdict.return_value = b"verdict"
-    verdict = samples[b"verdict"] = attempt(8, cookie=1)
+    verdict = samples[b"verdict"] = attempt(8, cookie=1, rule=0, result="refused", refused_by="credit")
     refused = attempt(9, cookie=2, rule=0, result="refused", refused_by="credit")
-    assert crediting.prepare(refused, Subject(id=1001)) is verdict
+    assert crediting.prepare(refused, Subject(id=1001)) is verdict, "first the one with which it was exceeded"
+    assert crediting.is_known(verdict), "the ring may tell of it too"
+    engine.catch_up.assert_not_called()
+    assert crediting.prepare(verdict, Subject(id=1001)) is None
     told = engine.catch_up.call_args.kwargs
     assert told == ({"keys": {b"new": 6}, "lost": 0} if keyed else {"keys": {}, "lost": 2})
-    assert crediting.is_known(verdict), "the ring may tell of it too"
     book.keys.read_verdict.return_value = None
     assert crediting.prepare(refused, Subject(id=1001)) is None
     engine.would_refuse.return_value = True
-    assert crediting.prepare(refused, Subject(id=1001)) is None
-    assert engine.catch_up.call_count == 2
+    assert crediting.prepare(verdict, Subject(id=1001)) is None
+    assert engine.catch_up.call_count == 1
 
 
 def test_who_has_an_allowance_is_limited_by_no_rule_in_the_kernel() -> None:
