@@ -15,6 +15,8 @@ JAIL = "fail2ban:smtpguard"
 NEAR_NS = 2 * NS
 """How far a ban's begin may be from its verdict: the line is dated to the microsecond, fail2ban may cut to seconds."""
 MAX_USERS = 65_536
+MAX_VERDICTS = 8
+"""Verdicts of a user that wait for their ban: of some rules, in the half second that fail2ban takes."""
 
 Ports = tuple[int, ...] | None
 
@@ -28,19 +30,18 @@ class JailBans:
 
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
-        self._left: dict[Subject, tuple[int, Ports]] = {}
+        self._left: dict[Subject, list[tuple[int, Ports]]] = {}
 
     def left(self, verdict: Verdict) -> None:
         """A verdict was left to fail2ban."""
         subject, ports = verdict.subject, verdict.ports
-        before = self._left.pop(subject, None)
-        if before is not None and before[0] == verdict.time_ns:  # one attempt, two rules
-            ports = join_ports(ports, before[1])
-        while len(self._left) >= MAX_USERS:
-            self._left.pop(next(iter(self._left)))
-        self._left[subject] = (verdict.time_ns, ports)
         held = self._held(subject, verdict.time_ns)
-        if held and not any(covers(block.ports, ports) for block in held):
+        if not held:
+            before = self._left.pop(subject, [])
+            while len(self._left) >= MAX_USERS:
+                self._left.pop(next(iter(self._left)))
+            self._left[subject] = [*before[1 - MAX_VERDICTS :], (verdict.time_ns, ports)]
+        elif not any(covers(block.ports, ports) for block in held):
             longest = max(held, key=lambda block: block.until_ns)
             self._orders.begin(replace(longest, ports=ports, since_ns=verdict.time_ns, rule=None))
 
@@ -55,9 +56,10 @@ class JailBans:
         if source != JAIL:
             return None
         found = [block.ports for block in self._held(subject, since_ns)]
-        left = self._left.get(subject)
-        if left is not None and abs(left[0] - since_ns) <= NEAR_NS:
-            found.append(left[1])
+        # Once: a ban by hand soon after this one follows no verdict. What came since is of this one, too.
+        left = self._left.pop(subject, [])
+        if any(abs(time_ns - since_ns) <= NEAR_NS for time_ns, _ in left):
+            found += [ports for time_ns, ports in left if time_ns >= since_ns - NEAR_NS]
         return join_ports(*found) if found else None
 
     def _held(self, subject: Subject, now_ns: int) -> list[Block]:
