@@ -253,7 +253,7 @@ class Credits:
             uncapped: Users whom the cap leaves alone.
         """
         if self._running and not anew and self._demanded == (tuple(rules), wake_new):
-            self._renew(now_ns, limits or {}, windows, keys)
+            self._renew(now_ns, limits or {}, windows, keys, uncapped)
             return
         self.stop()
         before, ledger = self.ledger, CreditLedger(rules)
@@ -296,9 +296,13 @@ class Credits:
         limits: Mapping[int, Mapping[int, int]],
         windows: Iterable[tuple[int, int, Iterable[int]]],
         keys: Iterable[KeyWindow],
+        uncapped: frozenset[int],
     ) -> None:
         """The same rules: nobody passes in between, as many a tenant can have it happen (chsh(1), useradd(8))."""
         self.ledger.renew(limits, windows)
+        for uid in self._uncapped ^ uncapped:
+            self.ledger.set_limits(uid, limits.get(uid, {}))
+        self._uncapped = uncapped
         for window in keys:
             self.ledger.empty(window.uid, window.index, window.emptied_ns)
         self._write(now_ns)
