@@ -148,7 +148,10 @@ def test_a_block_whose_time_is_over_ends_nobodys_sessions(here: Here) -> None:
     assert here.kernel.destroyed == [8]
 
 
-def test_what_fails_at_once_is_raised(here: Here, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_fails_at_once_is_raised(
+    here: Here, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_thread, "PATIENCE_S", 10.0)
     here.kernel.go_on.set()
     here.kernel.fails = 1
     with pytest.raises(SourceError, match="gone"):
@@ -184,7 +187,9 @@ def test_more_than_one_walk_holds_end_all_the_same(monkeypatch: pytest.MonkeyPat
     here.thread.close()
 
 
-def test_the_enforcer_takes_back_what_it_wished_for(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_enforcer_takes_back_what_it_wished_for(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(logging.INFO)
     ender = SessionEnder(PORTS, find_namespaces=lambda _: Namespaces(fds=(), missed=0))
     kernel = Kernel(SESSION, replace(SESSION, cookie=8, uid=OTHER))
@@ -199,6 +204,7 @@ def test_the_enforcer_takes_back_what_it_wished_for(caplog: pytest.LogCaptureFix
     ender.wait()
     assert kernel.destroyed == [8]
     kernel.fails = 1
+    monkeypatch.setattr(session_thread, "PATIENCE_S", 10.0)
     with pytest.raises(EnforceError, match="gone"):
         ender.apply_deny(Deny(subject=Subject(id=USER), kind="block", until_ns=until_ns))
     ender.close()
