@@ -55,7 +55,7 @@ def draw_rules(dice: random.Random) -> list[Rule]:
             limit=dice.randint(least, most),
             window_ns=dice.choice([5, 12, 30]) * MS,
             action=cast("Any", dice.choice(actions)),
-            block_ns=dice.choice([15, 40]) * MS,
+            block_ns=dice.choice([40, 80]) * MS,  # a busy machine keeps the daemon away for 15
         )
 
     rules = [
