@@ -6,6 +6,7 @@ a test that fails lets go of what it opened, so that it does not take the rest w
 
 import gc
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Generator
@@ -16,6 +17,9 @@ import pytest
 
 from smtpguard import resources, safe_files
 from smtpguard.settings import load
+
+# A job in a shell's background ignores Ctrl-C, and so would every program that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no reason to fail: what is slow is found by `make bench`.
 hypothesis.settings.register_profile("smtpguard", deadline=None)
@@ -63,7 +67,7 @@ def _hosts_own_files_are_left_alone() -> Generator[None]:
 
 
 def _open_directory(path: str) -> int:
-    """`trust._open_directory`, which goes down step by step, so that the hook does not see where it ends."""
+    """`safe_files._open_directory`, which goes down step by step, so that the hook does not see where it ends."""
     if path.startswith(HOSTS_OWN):
         _looked_at.append(f"read_trusted {path}")
     return _open_trusted(path)

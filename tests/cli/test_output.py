@@ -47,8 +47,7 @@ def test_ctrl_c_while_the_daemon_is_still_being_read(tmp_path: Path) -> None:
     )
     top = str(Path(__file__).resolve().parents[2])
     daemon = subprocess.Popen(
-        # A shell's job in the background ignores SIGINT, and what it starts with it.
-        ["env", "--default-signal=INT", sys.executable, "-P", "-m", "smtpguard.daemon", "3"],
+        [sys.executable, "-P", "-m", "smtpguard.daemon", "3"],
         env={**os.environ, "PYTHONPATH": f"{package}:{top}"},
         stderr=subprocess.PIPE,
         text=True,

@@ -196,6 +196,7 @@ SHOWN_ELSEWHERE = {
     "ports": "test_reload.py: def test_other_ports_are_guarded",
     "block.verdict": "test_reload.py: def test_the_verdict_is_another_at_once",
     "loopback": "test_loopback.py: def test_thirty_connections_to_loopback_make_a_verdict",
+    "nat64": "test_nat64.py: def test_networks_behind_the_hosts_translator_count_one_by_one",
     "cap": "test_cap.py: def test_a_reload_takes_it_away_and_brings_another",
 }
 

@@ -6,7 +6,6 @@ more than a rule of bytes lets pass.
 """
 
 import json
-import resource
 import socket
 import sys
 import threading
@@ -29,6 +28,8 @@ OPTION_MEMORY = Path("/proc/sys/net/core/optmem_max")
 MEGABYTE = 1_000_000
 SHARE = 1024
 """FOLLOWED_SHARE of layout.bpf.h."""
+AT_ONCE = 400
+"""Sockets of one process: a shell's limit may be 1,024 files."""
 VOLUME = {"name": "volume", "count": "bytes", "limit": MEGABYTE, "window": "1h", "action": "block", "block": "10m"}
 FAILING = {"name": "failing", "count": "failures", "limit": 5, "window": "1h", "action": "warn"}
 FILLED = """
@@ -44,9 +45,38 @@ def fill(sock):
     except OSError:
         assert number > 10
 """
-_filled: dict[str, Any] = {}
-exec(FILLED, _filled)  # noqa: S102 - the same code as the attacker's process runs
-fill: Callable[[socket.socket], None] = _filled["fill"]
+HIDE = (
+    FILLED
+    + f"""
+import os, socket
+def open_filled(address, number, then):
+    # A process opens some, the next one the rest, while all stay open; `then` is done with the last one of all.
+    socks = []
+    for _ in range(min(number, {AT_ONCE})):
+        sock = socket.socket()
+        fill(sock)
+        sock.settimeout(10)
+        sock.connect((address, 25))
+        socks.append(sock)
+    if number <= {AT_ONCE}:
+        then(socks[-1])
+    elif child := os.fork():
+        assert os.waitpid(child, 0)[1] == 0
+    else:
+        status = 1
+        try:
+            for sock in socks:
+                sock.close()
+            open_filled(address, number - {AT_ONCE}, then)
+            status = 0
+        finally:
+            os._exit(status)
+    return socks
+"""
+)
+_hide: dict[str, Any] = {}
+exec(HIDE, _hide)  # noqa: S102 - the same code as the attacker's process runs
+open_filled: Callable[[str, int, Callable[[socket.socket], None]], list[socket.socket]] = _hide["open_filled"]
 
 
 @pytest.fixture
@@ -73,6 +103,8 @@ def server() -> Generator[None]:
                 peers.append(listener.accept()[0])
                 if len(peers) == 1:
                     threading.Thread(target=read, args=(peers[0],), daemon=True).start()
+                if len(peers) > AT_ONCE:
+                    peers.pop(1).close()  # the caller's half stays open
 
     threading.Thread(target=serve, daemon=True).start()
     try:
@@ -140,15 +172,8 @@ def test_the_last_report_is_owed_where_it_can_not_be_sent(lab: Lab) -> None:
 
 def test_full_option_memory_leaves_a_share_of_a_table(lab: Lab) -> None:
     def hide(number: int) -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
-        socks = []
-        for _ in range(number):
-            sock = socket.socket()
-            socks.append(sock)
-            fill(sock)
-            sock.connect((ADDRESS4, 25))
+        socks = open_filled(ADDRESS4, number, lambda last: last.sendall(b"x" * 1000))
         socks[0].sendall(b"x" * 5 * MEGABYTE)
-        socks[-1].sendall(b"x" * 1000)
 
     with server():
         run_as(61001, lab.cgroup, lambda: hide(SHARE + 20))
@@ -167,29 +192,25 @@ def test_full_option_memory_leaves_a_share_of_a_table(lab: Lab) -> None:
 
 
 SEND = (
-    FILLED
+    HIDE
     + """
-import os, resource, socket, sys, time
-resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
+import sys, time
 uid, hidden, size = map(int, sys.argv[1:])
 os.setuid(uid)
-socks = []
-sent = 0
-try:
-    for number in range(hidden):
-        sock = socket.socket()
-        fill(sock)
-        sock.settimeout(10)
-        sock.connect(("192.0.2.2", 25))
-        socks.append(sock)
-    sock = socks[-1] if socks else socket.create_connection(("192.0.2.2", 25), 10)
-    while sent < size:
-        sent += sock.send(b"x" * 50_000)
-        time.sleep(0.015)
-except OSError:
-    pass
-print(sent, flush=True)
-sys.stdin.read()
+def send(sock):
+    sent = 0
+    try:
+        while sent < size:
+            sent += sock.send(b"x" * 50_000)
+            time.sleep(0.015)
+    except OSError:
+        pass
+    print(sent, flush=True)
+    sys.stdin.read()
+if hidden:
+    open_filled("192.0.2.2", hidden, send)
+else:
+    send(socket.create_connection(("192.0.2.2", 25), 10))
 """
 )
 
