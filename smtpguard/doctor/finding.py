@@ -38,12 +38,16 @@ class Host:
     Args:
         settings: The configuration, or the shipped defaults where it is bad.
         problem: Why it is bad.
+        path: The file that was named for it; None for the usual order.
         root: Where the host's file system is; "/" but in tests.
     """
 
-    def __init__(self, settings: Settings, *, problem: ConfigError | None = None, root: Path = Path("/")) -> None:
+    def __init__(
+        self, settings: Settings, *, problem: ConfigError | None = None, path: str | None = None, root: Path = Path("/")
+    ) -> None:
         self.settings = settings
         self.problem = problem
+        self.path = path
         self.root = root
 
     @cached_property

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +30,7 @@ def check_configuration(host: Host) -> Iterator[Finding]:
             found=str(host.problem).splitlines()[0],
             means="run by hand it does not start, the service goes on with the last good configuration; "
             "what follows is about the shipped defaults",
-            fix="smtpguard check",
+            fix="smtpguard check" if host.path is None else f"smtpguard check --config {shlex.quote(host.path)}",
         )
         return
     where = settings.path or "shipped defaults"

@@ -29,6 +29,7 @@ def find_doubts(settings: Settings, *, uid_min: int = 1000) -> list[str]:
     """
     return [
         *_doubt_mode(settings),
+        *_doubt_breaker(settings),
         *(text for rule in settings.rules for text in _doubt_rule(f"rule {rule.name}", rule, settings)),
         *_doubt_exact(settings),
         *_doubt_overrides(settings, uid_min),
@@ -44,6 +45,11 @@ def _doubt_mode(settings: Settings) -> Iterator[str]:
         yield "sources is none: no connection is seen, so no rule is ever exceeded"
     if not settings.rules:
         yield "there are no rules: nothing is ever too much"
+
+
+def _doubt_breaker(settings: Settings) -> Iterator[str]:
+    if settings.breaker.blocks == 0 and any(rule.action == "block" for rule in settings.rules):
+        yield "breaker.blocks is 0: no block is ever carried out, each becomes a throttle"
 
 
 def _doubt_exact(settings: Settings) -> Iterator[str]:
@@ -65,6 +71,8 @@ def _doubt_exact(settings: Settings) -> Iterator[str]:
 
 
 def _doubt_rule(name: str, rule: Rule, settings: Settings) -> Iterator[str]:
+    if rule.limit == 0 and rule.count in {"connections", *KEYED} and rule.action != "warn" and rule.novel_ns is None:
+        yield f"{name}: a limit of 0 refuses everybody's first connection"
     if rule.count != "bytes" and rule.limit > MAX_REMEMBERED:
         mb = rule.limit * ATTEMPT_BYTES // 1_000_000
         yield f"{name}: a limit of {rule.limit} remembers up to {mb} MB for each user who comes near it"

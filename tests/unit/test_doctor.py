@@ -312,13 +312,14 @@ def test_mail_servers() -> None:
 
 
 def test_configuration() -> None:
-    def judge(settings: Settings, problem: ConfigError | None = None) -> Finding:
-        return next(iter(check_configuration(Host(settings, problem=problem))))
+    def judge(settings: Settings, problem: ConfigError | None = None, path: str | None = None) -> Finding:
+        return next(iter(check_configuration(Host(settings, problem=problem, path=path))))
 
     assert is_like(judge(Settings()), "note", "nobody is refused")
     assert is_like(judge(Settings(dry_run=False, path="/x")), "ok", "/x; enforcing")
     assert is_like(judge(Settings(dry_run=False, sources="none")), "fatal", "no connection is seen")
     assert is_like(judge(Settings(), ConfigError("bad\nworse", where="/x:3")), "fatal", "/x:3: bad", "does not start")
+    assert judge(Settings(), ConfigError("bad"), "/a b.yaml").fix == "smtpguard check --config '/a b.yaml'"
 
 
 def test_directories(tmp_path: Path) -> None:
