@@ -237,8 +237,12 @@ def test_with_the_real_guard(hidden: int) -> None:
         told = wait_for(lambda: [row for row in host.events("EXCEEDED") if row["RULE"] == "volume"])
         assert {row["USER"] for row in told} == {SPAMMER[0]}
         assert host.connect(SPAMMER).ok == 0
-        status = json.loads(host.cli("status", "--json").stdout)
-        assert any(f"uid {SPAMMER[1]}" in text and "hides" in text for text in status["troubles"]), status["troubles"]
+
+        def is_named() -> bool:
+            troubles = json.loads(host.cli("status", "--json").stdout)["troubles"]
+            return any(f"uid {SPAMMER[1]}" in text and "hides" in text for text in troubles)
+
+        wait_for(is_named)
         assert host.connect(INNOCENT).ok == 1
         if hidden > 5:
             (row,) = [row for row in host.events("EXCEEDED") if row["RULE"] == "failing"]
