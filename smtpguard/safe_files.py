@@ -1,6 +1,10 @@
 """Who else could have written this? Files that root alone can have made, and directories that root may write to.
 
 Every step of the way is looked at (THREATS 20): nobody else can swap a file, a link or a directory along it.
+
+What is read is opened one directory below the other with openat(2) and O_NOFOLLOW, and owners are checked on the
+descriptor, so that nobody can exchange a step between the look and the use. Where something is written the directory is
+checked before a file is created and whenever it is opened anew; see unlink(2) for the sticky bit.
 """
 
 import os
@@ -13,6 +17,10 @@ _DIRECTORY_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO somebody put there must not wait for its writer.
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_MAX_LINKS = 40
+"""As many symbolic links as the kernel follows (path_resolution(7))."""
+_FIRST_PERSON_GID = 1000
+"""Groups below are the system's: Ubuntu's /var/log is writable by group syslog."""
 
 
 def read_trusted(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
@@ -110,12 +118,6 @@ def _refuse_distrusted_file(status: os.stat_result, where: str) -> None:
     distrust = find_distrust(status)
     if distrust:
         raise ConfigError(distrust, where=where, fix=f"chown root {where}; chmod go-w {where}")
-
-
-_MAX_LINKS = 40
-"""As many symbolic links as the kernel follows (path_resolution(7))."""
-_FIRST_PERSON_GID = 1000
-"""Groups below are the system's: Ubuntu's /var/log is writable by group syslog."""
 
 
 def make_directory(directory: str, mode: int, *, error: type[GuardError], shared: bool = False) -> None:

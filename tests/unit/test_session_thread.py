@@ -15,24 +15,13 @@ from smtpguard.actions.session_thread import SessionThread
 from smtpguard.actions.session_walk import Matcher, Wish
 from smtpguard.actions.sessions import SessionEnder
 from smtpguard.clock import boottime_ns
-from smtpguard.decode.netlink.sock_diag import AF_INET, ESTABLISHED, Session
+from smtpguard.decode.netlink.sock_diag import Session
 from smtpguard.errors import EnforceError, SourceError
 from smtpguard.kernel.netns import Namespaces
 from smtpguard.model import NS, Subject
+from tests.fakes.sockets import SESSION
 
 USER, OTHER = 1001, 1002
-SESSION = Session(
-    family=AF_INET,
-    state=ESTABLISHED,
-    source=bytes([10, 0, 0, 1]),
-    source_port=40000,
-    address=bytes([192, 0, 2, 1]),
-    port=25,
-    interface=0,
-    cookie=7,
-    uid=USER,
-    inode=99,
-)
 PORTS = frozenset({25, 587})
 
 

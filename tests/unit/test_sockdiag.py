@@ -33,19 +33,7 @@ from smtpguard.kernel.openers import Opener
 from smtpguard.model import NS, Subject
 from smtpguard.settings import Settings
 from smtpguard.sources.proc import BUSY_NS, IDLE_NS, ProcSource
-
-SESSION = Session(
-    family=AF_INET,
-    state=ESTABLISHED,
-    source=bytes([10, 0, 0, 1]),
-    source_port=40000,
-    address=bytes([192, 0, 2, 1]),
-    port=25,
-    interface=0,
-    cookie=7,
-    uid=1001,
-    inode=99,
-)
+from tests.fakes.sockets import SESSION
 
 
 def runs(code: bytes, port: int) -> bool:
