@@ -42,11 +42,12 @@ quick:  ## one test and nothing before it: make quick T=tests/unit/test_engine.p
 test-long: setup-test  ## soak, fuzz and outages in full
 	$(BIN)/python -m pytest -m long --timeout 3600 $(PYTEST_ARGS)
 
-lint: setup-test  ## ruff, import contract, spelling
+lint: setup-test  ## ruff, import contract, spelling, size and names of modules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
+	$(BIN)/python tests/house.py
 
 types: setup-test  ## mypy --strict, tests too
 	$(BIN)/mypy
