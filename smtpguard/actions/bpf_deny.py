@@ -2,7 +2,7 @@
 
 It refuses by EPERM at connect(), in every network namespace, whoever made the socket's program. It never ends an open
 session (nft and sock_diag do that), and nothing it writes outlives the process. It knows the maps only through
-`DenyMaps`, which `smtpguard.sources.bpf.program.Guard` fulfils.
+`DenyMaps`, which `smtpguard.sources.bpf.program.BpfProgram` fulfils.
 """
 
 from collections.abc import Iterable, Mapping

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
-from smtpguard.actions.session_walk import PassesSession, Wanted, Wish, end_sessions, held
+from smtpguard.actions.session_walk import EndRequest, PassesSession, WantedSessions, end_sessions, held
 from smtpguard.clock import boottime_ns
 from smtpguard.errors import GuardError, SourceError
 from smtpguard.kernel.lasting import start_lasting
@@ -36,8 +36,8 @@ class _Round:
     """What is done in one go."""
 
     def __init__(self) -> None:
-        self.wishes: list[Wish] = []
-        self.again: list[Wish] = []
+        self.wishes: list[EndRequest] = []
+        self.again: list[EndRequest] = []
         """Of them those that failed before, and that nobody else tries again."""
         self.done = threading.Event()
         self.error: GuardError | None = None
@@ -74,7 +74,7 @@ class SessionThread:
         self._change = threading.Condition()
         self._next = _Round()
         self._running: _Round | None = None
-        self._failed: list[Wish] = []
+        self._failed: list[EndRequest] = []
         self._error: GuardError | None = None
         self._pause_s = _FIRST_PAUSE_S
         self._thread: threading.Thread | None = None
@@ -85,7 +85,7 @@ class SessionThread:
 
     # -- in the loop -------------------------------------------------------------------------------------------------
 
-    def end(self, wishes: Iterable[Wish], *, wait: bool = True) -> None:
+    def end(self, wishes: Iterable[EndRequest], *, wait: bool = True) -> None:
         """End some sessions.
 
         Args:
@@ -121,7 +121,7 @@ class SessionThread:
         self._spent_at = now
         return max(0.0, PATIENCE_S - self._spent_s)
 
-    def cancel(self, wishes: Iterable[Wish]) -> None:
+    def cancel(self, wishes: Iterable[EndRequest]) -> None:
         """These blocks are over: what they wished for is not ended any more."""
         with self._change:
             for wish in wishes:
@@ -186,15 +186,15 @@ class SessionThread:
         version, current = self._version, held(ours.wishes)
         ends_ns = _first_end_ns(current)
 
-        def narrow() -> Wanted | None:
+        def narrow() -> WantedSessions | None:
             nonlocal version, ends_ns
             if version == self._version and boottime_ns() < ends_ns:
                 return None
             version, current = self._version, held(ours.wishes)
             ends_ns = _first_end_ns(current)
-            return Wanted(() if self._stopping else current)
+            return WantedSessions(() if self._stopping else current)
 
-        ended = end_sessions(diag, Wanted(current), self.passes, narrow, self.openers)
+        ended = end_sessions(diag, WantedSessions(current), self.passes, narrow, self.openers)
         if ended:
             self._on_ended(ended)
         return ended
@@ -235,11 +235,11 @@ class SessionThread:
             self._change.notify_all()
 
 
-def _first_end_ns(wishes: list[Wish]) -> int:
+def _first_end_ns(wishes: list[EndRequest]) -> int:
     return min((wish.until_ns for wish in wishes if wish.until_ns is not None), default=_NEVER_NS)
 
 
-def _name(wishes: list[Wish]) -> str:
+def _name(wishes: list[EndRequest]) -> str:
     who = list(dict.fromkeys(wish.who for wish in wishes))
     named = ", ".join(str(uid) for uid in who[:_MAX_TOLD])
     more = f" and {len(who) - _MAX_TOLD} more" if len(who) > _MAX_TOLD else ""

@@ -25,7 +25,7 @@ Interval = tuple[int, int]
 
 
 @dataclass(slots=True, kw_only=True)
-class Wish:
+class EndRequest:
     """Somebody's open sessions are to end.
 
     Attributes:
@@ -103,20 +103,20 @@ class Matcher:
         self._prefixes.setdefault((size, shift), set()).add(number >> shift)
 
 
-def held(wishes: Iterable[Wish]) -> list[Wish]:
+def held(wishes: Iterable[EndRequest]) -> list[EndRequest]:
     """Those that have something to end still."""
     now_ns = boottime_ns()
     return [wish for wish in wishes if not wish.is_over and (wish.until_ns is None or now_ns < wish.until_ns)]
 
 
-class Wanted:
+class WantedSessions:
     """What many wishes come to: one look-up per session, though ten thousand users are blocked at once.
 
     Attributes:
         uids: Whose, at whatever port.
     """
 
-    def __init__(self, wishes: Iterable[Wish]) -> None:
+    def __init__(self, wishes: Iterable[EndRequest]) -> None:
         grouped: dict[frozenset[int], list[Interval]] = {}
         for wish in wishes:
             grouped.setdefault(wish.ports, []).extend(wish.uids)
@@ -166,18 +166,18 @@ class Uids:
 class Narrow(Protocol):
     """Says what is wanted still: blocks end while somebody walks."""
 
-    def __call__(self) -> Wanted | None:
+    def __call__(self) -> WantedSessions | None:
         """What it is now; None if nothing has changed."""
         ...
 
 
-def _unchanged() -> Wanted | None:
+def _unchanged() -> WantedSessions | None:
     return None
 
 
 def end_sessions(
     diag: SockDiag,
-    wanted: Wanted,
+    wanted: WantedSessions,
     passes: PassesSession,
     narrow: Narrow = _unchanged,
     openers: Openers | None = None,
@@ -231,7 +231,7 @@ def end_sessions(
 class _Walk:
     """One walk over all sockets, most of which are nobody's who is wanted."""
 
-    def __init__(self, wanted: Wanted, find: FindOpener | None) -> None:
+    def __init__(self, wanted: WantedSessions, find: FindOpener | None) -> None:
         self._uids = wanted.uids
         self._find = find
         self.openers: dict[int, Opener] = {}

@@ -22,7 +22,7 @@ from typing import Protocol
 
 from smtpguard.actions.base import Deny, Kind, Passes, Reach
 from smtpguard.actions.session_thread import SessionThread
-from smtpguard.actions.session_walk import Interval, Matcher, Uids, Wanted, Wish, end_sessions, held
+from smtpguard.actions.session_walk import EndRequest, Interval, Matcher, Uids, WantedSessions, end_sessions, held
 from smtpguard.clock import boottime_ns
 from smtpguard.errors import EnforceError, GuardError, PrivilegeError, SourceError
 from smtpguard.kernel.netns import IsUid, Namespaces, enter_namespace, open_namespaces, read_cookie
@@ -42,7 +42,7 @@ _PRUNE_AT = 256
 class _Errand:
     """Sessions to end in other namespaces: in all of them, or in the one with the cookie."""
 
-    wishes: tuple[Wish, ...]
+    wishes: tuple[EndRequest, ...]
     cookie: int | None
 
     @property
@@ -50,10 +50,10 @@ class _Errand:
         """Whose block it is about; the first of them."""
         return self.wishes[0].who
 
-    def narrow(self) -> Wanted | None:
+    def narrow(self) -> WantedSessions | None:
         """What is wanted still, once a block is over."""
         wishes = held(self.wishes)
-        return Wanted(wishes) if len(wishes) < len(self.wishes) else None
+        return WantedSessions(wishes) if len(wishes) < len(self.wishes) else None
 
 
 class FindNamespaces(Protocol):
@@ -90,7 +90,7 @@ class SessionEnder:
         self._here = SessionThread(Matcher(Passes()), self._count)
         self._lock = threading.Lock()
         self._prune_at = _PRUNE_AT
-        self._wishes: dict[tuple[Subject, int | None], list[Wish]] = {}
+        self._wishes: dict[tuple[Subject, int | None], list[EndRequest]] = {}
         self._errands: queue.Queue[_Errand | None] = queue.Queue(MAX_WAITING)
         self._thread: threading.Thread | None = None
 
@@ -168,8 +168,8 @@ class SessionEnder:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _end_all(self, denies: Sequence[Deny], *, wait: bool = True) -> None:
-        here: list[Wish] = []
-        ranged: list[Wish] = []
+        here: list[EndRequest] = []
+        ranged: list[EndRequest] = []
         errands: list[_Errand] = []
         for deny in denies:
             ports = self.ports if deny.port is None else self.ports & {deny.port}
@@ -190,17 +190,17 @@ class SessionEnder:
         for errand in errands:
             self._send(errand)
 
-    def _wish(self, deny: Deny, uids: tuple[Interval, ...], ports: frozenset[int]) -> Wish:
+    def _wish(self, deny: Deny, uids: tuple[Interval, ...], ports: frozenset[int]) -> EndRequest:
         now_ns = boottime_ns()
         until_ns = deny.until_ns if deny.until_ns > now_ns else None
-        wish = Wish(who=deny.subject.id, uids=uids, ports=ports, until_ns=until_ns, asked_ns=now_ns)
+        wish = EndRequest(who=deny.subject.id, uids=uids, ports=ports, until_ns=until_ns, asked_ns=now_ns)
         self._wishes.setdefault((deny.subject, deny.port), []).append(wish)
         if len(self._wishes) > self._prune_at:
             self._wishes = {key: left for key, wishes in self._wishes.items() if (left := held(wishes))}
             self._prune_at = max(_PRUNE_AT, 2 * len(self._wishes))
         return wish
 
-    def _end_here(self, wishes: list[Wish], *, wait: bool) -> None:
+    def _end_here(self, wishes: list[EndRequest], *, wait: bool) -> None:
         try:
             self._here.end(wishes, wait=wait)
         except (SourceError, PrivilegeError) as error:
@@ -267,5 +267,5 @@ class SessionEnder:
             outcome.append(error)
 
     def _end_there(self, diag: SockDiag, errand: _Errand) -> int:
-        wanted = Wanted(held(errand.wishes))
+        wanted = WantedSessions(held(errand.wishes))
         return end_sessions(diag, wanted, self._here.passes, errand.narrow, self._here.openers)

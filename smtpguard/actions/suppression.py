@@ -45,7 +45,7 @@ class Suppressed:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Minute:
+class _UserMinute:
     account: Account
     start_ns: int
     written: int = 0
@@ -69,8 +69,8 @@ class Suppression:
 
     def __init__(self, *, max_users: int = MAX_USERS) -> None:
         self._max_users = max_users
-        self._minutes: dict[int, _Minute] = {}  # in the order of their starts
-        self._shared: _Minute | None = None
+        self._minutes: dict[int, _UserMinute] = {}  # in the order of their starts
+        self._shared: _UserMinute | None = None
         self._due: list[Suppressed] = []
         self.suppressed = 0
         self.crowded = 0
@@ -131,7 +131,7 @@ class Suppression:
         self._minutes.clear()
         return self.tick(0)
 
-    def _begin(self, account: Account, now_ns: int) -> _Minute:
+    def _begin(self, account: Account, now_ns: int) -> _UserMinute:
         over = self._minutes.pop(account.uid, None)
         if over is not None:
             self._settle(over)
@@ -139,15 +139,15 @@ class Suppression:
             self._due.extend(self.tick(now_ns))
         if len(self._minutes) >= self._max_users:
             return self._crowd(account, now_ns)
-        minute = self._minutes[account.uid] = _Minute(account=account, start_ns=now_ns)
+        minute = self._minutes[account.uid] = _UserMinute(account=account, start_ns=now_ns)
         return minute
 
-    def _crowd(self, account: Account, now_ns: int) -> _Minute:
+    def _crowd(self, account: Account, now_ns: int) -> _UserMinute:
         self.crowded += 1
         if self._shared is None or now_ns - self._shared.start_ns >= MINUTE_NS:
-            self._shared = _Minute(account=account, start_ns=now_ns)
+            self._shared = _UserMinute(account=account, start_ns=now_ns)
         return self._shared
 
-    def _settle(self, minute: _Minute) -> None:
+    def _settle(self, minute: _UserMinute) -> None:
         if minute.suppressed:
             self._due.append(Suppressed(account=minute.account, count=minute.suppressed, seconds=MINUTE_NS // NS))

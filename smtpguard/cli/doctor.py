@@ -20,7 +20,7 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
     from dataclasses import asdict
 
     from smtpguard.doctor import examine
-    from smtpguard.doctor.finding import Host
+    from smtpguard.doctor.finding import ExaminedHost
     from smtpguard.errors import ConfigError
     from smtpguard.settings.load import load_settings, read_shipped
 
@@ -29,7 +29,7 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
         settings = load_settings(config_path)
     except ConfigError as error:
         problem, settings = error, read_shipped()
-    findings = examine(Host(settings, problem=problem, path=config_path))
+    findings = examine(ExaminedHost(settings, problem=problem, path=config_path))
     if as_json:
         print_json({"findings": [asdict(finding) for finding in findings]})
     else:

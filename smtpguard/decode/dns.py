@@ -27,7 +27,7 @@ NXDOMAIN = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class DnsAnswer:
     """What a server says.
 
     Attributes:
@@ -61,7 +61,7 @@ def render_query(number: int, name: str, kind: Kind) -> bytes:
     return _HEADER.pack(number, 0x0100, 1, 0, 0, 0) + wire + _QUESTION.pack(TYPES[kind], _IN)
 
 
-def parse_answer(data: bytes, number: int, name: str, kind: Kind) -> Answer:
+def parse_answer(data: bytes, number: int, name: str, kind: Kind) -> DnsAnswer:
     """What a server answers to `render_query`.
 
     Args:
@@ -79,7 +79,7 @@ def parse_answer(data: bytes, number: int, name: str, kind: Kind) -> Answer:
         raise DecodeError("a DNS answer ends too early") from error
 
 
-def _parse(data: bytes, number: int, name: str, kind: Kind) -> Answer:
+def _parse(data: bytes, number: int, name: str, kind: Kind) -> DnsAnswer:
     found, flags, questions, answers, _, _ = _HEADER.unpack_from(data)
     if found != number or not flags & 0x8000 or questions != 1:
         raise DecodeError("not the answer to this question")
@@ -92,7 +92,7 @@ def _parse(data: bytes, number: int, name: str, kind: Kind) -> Answer:
     aliases: dict[bytes, tuple[bytes, int]] = {}
     records: dict[bytes, list[tuple[bytes, int]]] = {}
     if is_cut:
-        return Answer(code=code, is_cut=True)
+        return DnsAnswer(code=code, is_cut=True)
     for _ in range(min(answers, MAX_RECORDS)):
         owner, at = _read_name(data, at)
         type_, class_, ttl_s, length = _FIXED.unpack_from(data, at)
@@ -113,7 +113,7 @@ def _parse(data: bytes, number: int, name: str, kind: Kind) -> Answer:
         ttls.append(ttl_s)
     mine = records.get(wanted, [])
     lifetime = min([*ttls, *(ttl_s for _, ttl_s in mine)]) if mine else None
-    return Answer(code=code, addresses=tuple(address for address, _ in mine), ttl_s=lifetime)
+    return DnsAnswer(code=code, addresses=tuple(address for address, _ in mine), ttl_s=lifetime)
 
 
 def _read_name(data: bytes, at: int) -> tuple[bytes, int]:

@@ -1,7 +1,8 @@
 """`smtpguard doctor`: what this host has, what it lacks, what that means, and the fix. Looks only, changes nothing.
 
-Each check is a function from `Host` to findings. What it reads off the host and what it makes of it are apart, so that
-the second half is tested with every answer a kernel can give. `CHECKS` is the list; a new check is one line there.
+Each check is a function from `ExaminedHost` to findings. What it reads off the host and what it makes of it are apart,
+so that the second half is tested with every answer a kernel can give. `CHECKS` is the list; a new check is one line
+there.
 """
 
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from smtpguard.doctor.accounts import (
     check_subordinate,
 )
 from smtpguard.doctor.audit import check_audit
-from smtpguard.doctor.finding import Finding, Host
+from smtpguard.doctor.finding import ExaminedHost, Finding
 from smtpguard.doctor.installation import check_configuration, check_fail2ban, check_log, check_state, check_time
 from smtpguard.doctor.kernel import check_bpf, check_capabilities, check_nflog, check_nft
 from smtpguard.doctor.nat import check_nat
@@ -28,7 +29,7 @@ from smtpguard.errors import GuardError
 class Check(Protocol):
     """Looks at one thing of the host."""
 
-    def __call__(self, host: Host, /) -> Iterable[Finding]:
+    def __call__(self, host: ExaminedHost, /) -> Iterable[Finding]:
         """What it found."""
         ...
 
@@ -56,7 +57,7 @@ CHECKS: dict[str, Check] = {
 """Name to check, in the order of the report."""
 
 
-def examine(host: Host) -> list[Finding]:
+def examine(host: ExaminedHost) -> list[Finding]:
     """All findings, in order; a check that can't look says so, and the others go on.
 
     Args:

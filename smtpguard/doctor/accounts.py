@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from smtpguard.doctor.finding import Finding, Host
+from smtpguard.doctor.finding import ExaminedHost, Finding
 from smtpguard.doctor.sites import read_pools
 from smtpguard.errors import UnansweredError
 from smtpguard.model import Account
@@ -19,7 +19,7 @@ _PANEL_PLACES = ("var/cpanel/users", "usr/local/directadmin/data/users", "usr/lo
 _SUBID = re.compile(r"^\s*subid:\s*(.+)$", re.MULTILINE)
 
 
-def check_mail_servers(host: Host) -> Iterator[Finding]:
+def check_mail_servers(host: ExaminedHost) -> Iterator[Finding]:
     """Accounts of mail servers; they and root are never refused."""
     yield judge_mail_servers([f"{_show(account)} ({account.reason})" for account in host.accounts.mail_servers()])
 
@@ -42,7 +42,7 @@ def judge_mail_servers(names: list[str]) -> Finding:
     return Finding(name=name, level="ok", found=f"never refused: {_join(names)}")
 
 
-def check_chosen_names(host: Host) -> Iterator[Finding]:
+def check_chosen_names(host: ExaminedHost) -> Iterator[Finding]:
     """Accounts of people, by their uid, to whom a name gives standing or seems to."""
     protected: list[str] = []
     lookalikes: list[str] = []
@@ -85,7 +85,7 @@ def judge_chosen_names(protected: list[str], lookalikes: list[str], uid_min: int
     return Finding(name=name, level="ok", found=f"no name protects an account of uid {uid_min} or above")
 
 
-def check_old_numbers(host: Host) -> Iterator[Finding]:
+def check_old_numbers(host: ExaminedHost) -> Iterator[Finding]:
     """Customers below UID_MIN, as hosts have them that kept the numbers of before 2011."""
     uid_min = host.accounts.facts.uid_min
     found: list[str] = []
@@ -123,7 +123,7 @@ def judge_old_numbers(found: list[str], uid_min: int) -> Finding:
     )
 
 
-def check_shared(host: Host) -> Iterator[Finding]:
+def check_shared(host: ExaminedHost) -> Iterator[Finding]:
     """Which sites share a uid, and what that means for a block of it."""
     pools, problems = read_pools(host.root)
     sites: dict[Account, list[str]] = {}
@@ -177,7 +177,7 @@ def judge_shared(sites: dict[Account, list[str]], *, blockable: frozenset[str]) 
         yield Finding(name=name, level="ok", found="no PHP pools of several sites under one user")
 
 
-def check_subordinate(host: Host) -> Iterator[Finding]:
+def check_subordinate(host: ExaminedHost) -> Iterator[Finding]:
     """Subordinate uids, for which their owner answers."""
     match = _SUBID.search(host.read("etc/nsswitch.conf") or "")
     elsewhere = match[1].split() if match and match[1].split() != ["files"] else []

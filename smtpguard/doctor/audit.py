@@ -5,42 +5,25 @@ AUDIT_GET of linux/audit.h on a netlink socket; needs CAP_AUDIT_CONTROL, and onl
 
 import os
 import socket
-import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from smtpguard.decode.netlink.audit import (
+    AUDIT_GET,
+    NLM_F_ACK,
+    NLM_F_REQUEST,
+    AuditStatus,
+    parse_error,
+    parse_status,
+)
 from smtpguard.decode.netlink.messages import HEADER, NLMSG_ERROR, split_messages
-from smtpguard.doctor.finding import Finding, Host
+from smtpguard.doctor.finding import ExaminedHost, Finding
 from smtpguard.errors import DecodeError
 
 _NETLINK_AUDIT = 9
-_AUDIT_GET = 1000
-_NLM_F_REQUEST, _NLM_F_ACK = 1, 4
 _TIMEOUT_S = 2.0
-_STATUS = struct.Struct("=10I")
-"""audit_status: mask, enabled, failure, pid, rate_limit, backlog_limit, lost, backlog, features, backlog_wait_time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditStatus:
-    """What the kernel says of its audit system.
-
-    Attributes:
-        enabled: 0 off, 1 on, 2 on and locked until reboot.
-        pid: Of the audit daemon; 0 if there is none.
-        backlog_limit: Records that may wait.
-        lost: Records lost since boot.
-        backlog_wait_time: How long an audited process sleeps when the backlog is full, in ticks; 0 for not at all.
-    """
-
-    enabled: int
-    pid: int
-    backlog_limit: int
-    lost: int
-    backlog_wait_time: int
-
-
-def check_audit(host: Host) -> Iterator[Finding]:
+def check_audit(host: ExaminedHost) -> Iterator[Finding]:
     """The source audit: sees connect() only, unless the kernel takes our further rules."""
     settings = host.settings
     wanted = settings.audit_enable or "audit" in settings.sources or "audit-log" in settings.sources
@@ -100,30 +83,13 @@ def read_audit_status() -> AuditStatus:
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_AUDIT) as asking:
         asking.settimeout(_TIMEOUT_S)
-        asking.send(HEADER.pack(HEADER.size, _AUDIT_GET, _NLM_F_REQUEST | _NLM_F_ACK, 1, 0))
+        asking.send(HEADER.pack(HEADER.size, AUDIT_GET, NLM_F_REQUEST | NLM_F_ACK, 1, 0))
         for _ in range(16):
             for message in split_messages(asking.recv(8192)):
                 if message.type == NLMSG_ERROR:
-                    code = -struct.unpack_from("=i", message.body)[0]
+                    code = parse_error(message.body)
                     if code:
                         raise OSError(code, os.strerror(code))
-                elif message.type == _AUDIT_GET:
-                    return parse_audit_status(message.body)
+                elif message.type == AUDIT_GET:
+                    return parse_status(message.body)
     raise DecodeError("the kernel sent no audit status")
-
-
-def parse_audit_status(body: bytes | memoryview) -> AuditStatus:
-    """An audit_status; kernels before 3.14 send a shorter one, without the last fields.
-
-    Args:
-        body: What follows the netlink header.
-
-    Raises:
-        DecodeError: It is shorter than any kernel's.
-    """
-    if len(body) < 32:
-        raise DecodeError(f"an audit status of {len(body)} bytes")
-    fields = _STATUS.unpack(bytes(body[:40]).ljust(40, b"\0"))
-    return AuditStatus(
-        enabled=fields[1], pid=fields[3], backlog_limit=fields[5], lost=fields[6], backlog_wait_time=fields[9]
-    )

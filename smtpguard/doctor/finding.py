@@ -32,7 +32,7 @@ class Finding:
     fix: str = ""
 
 
-class Host:
+class ExaminedHost:
     """The host under examination.
 
     Args:

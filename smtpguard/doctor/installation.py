@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from smtpguard.doctor.finding import Finding, Host
+from smtpguard.doctor.finding import ExaminedHost, Finding
 from smtpguard.errors import ConfigError
 from smtpguard.safe_files import check_directory
 
@@ -19,7 +19,7 @@ _FAIL2BAN_FILES = ("filter.d/smtpguard.conf", "action.d/smtpguard.conf", "jail.d
 _FAIL2BAN_SOCKET = "run/fail2ban/fail2ban.sock"
 
 
-def check_configuration(host: Host) -> Iterator[Finding]:
+def check_configuration(host: ExaminedHost) -> Iterator[Finding]:
     """The file in force."""
     name = "configuration"
     settings = host.settings
@@ -44,12 +44,12 @@ def check_configuration(host: Host) -> Iterator[Finding]:
         yield Finding(name=name, level="ok", found=f"{where}; enforcing")
 
 
-def check_log(host: Host) -> Iterator[Finding]:
+def check_log(host: ExaminedHost) -> Iterator[Finding]:
     """The event log's directory."""
     yield judge_directory("log", host.settings.log_path, "events are not written, and fail2ban sees none")
 
 
-def check_state(host: Host) -> Iterator[Finding]:
+def check_state(host: ExaminedHost) -> Iterator[Finding]:
     """The database's directory."""
     yield judge_directory(
         "state", host.settings.state_path, "blocks are forgotten at a restart, and there is no history"
@@ -80,7 +80,7 @@ def judge_directory(name: Literal["log", "state"], path: str, means: str) -> Fin
     return Finding(name=name, level="ok", found=path if is_there else f"{path}; its directory is made at the start")
 
 
-def check_fail2ban(host: Host) -> Iterator[Finding]:
+def check_fail2ban(host: ExaminedHost) -> Iterator[Finding]:
     """fail2ban, where it is to be told or to block."""
     missing = [name for name in _FAIL2BAN_FILES if not (host.root / "etc/fail2ban" / name).is_file()]
     yield judge_fail2ban(
@@ -122,7 +122,7 @@ def judge_fail2ban(*, is_installed: bool, missing: list[str], runs: bool, needed
     )
 
 
-def check_time(host: Host) -> Iterator[Finding]:
+def check_time(host: ExaminedHost) -> Iterator[Finding]:
     """Whether something keeps the clock right. adjtimex(2) without a mode only asks."""
     del host
     libc = ctypes.CDLL(None, use_errno=True)

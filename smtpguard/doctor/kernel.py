@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 
-from smtpguard.doctor.finding import Finding, Host
+from smtpguard.doctor.finding import ExaminedHost, Finding
 from smtpguard.errors import GuardError
 
 CAPABILITIES: dict[int, tuple[str, str]] = {
@@ -28,7 +28,7 @@ UNSEEN_BY_NFT = (
 )
 
 
-def check_capabilities(host: Host) -> Iterator[Finding]:
+def check_capabilities(host: ExaminedHost) -> Iterator[Finding]:
     """What this process may do; a service may be allowed less (CapabilityBoundingSet=)."""
     text = host.read("proc/self/status") or ""
     words = [line.split()[1] for line in text.splitlines() if line.startswith("CapEff:")]
@@ -61,7 +61,7 @@ def judge_capabilities(mask: int | None) -> Finding:
     )
 
 
-def check_bpf(host: Host) -> Iterator[Finding]:
+def check_bpf(host: ExaminedHost) -> Iterator[Finding]:
     """The source bpf: sees every way to open a connection, and refuses it where it is opened."""
     from smtpguard.sources.bpf.cgroup import read_cgroup
     from smtpguard.sources.bpf.features import Features, probe_features
@@ -102,7 +102,7 @@ def judge_bpf(cgroup: str | None, missing: list[str], problem: str, *, wanted: b
     )
 
 
-def is_loaded(host: Host, name: str) -> bool:
+def is_loaded(host: ExaminedHost, name: str) -> bool:
     """Whether a part of the kernel is there already: built in, or a module that is loaded.
 
     Args:
@@ -119,7 +119,7 @@ def is_loaded(host: Host, name: str) -> bool:
         return any(symbol in line for line in lines)
 
 
-def find_module(host: Host, name: str) -> bool | None:
+def find_module(host: ExaminedHost, name: str) -> bool | None:
     """Whether a kernel module is there: loaded, built in, or on disk to be loaded; None if nobody can say.
 
     Args:
@@ -143,7 +143,7 @@ _SYMBOLS = {"nf_tables": b" nft_do_chain", "nfnetlink_log": b" nfulnl_log_packet
 _ENDS = ("", ".xz", ".zst", ".gz")
 
 
-def check_nflog(host: Host) -> Iterator[Finding]:
+def check_nflog(host: ExaminedHost) -> Iterator[Finding]:
     """The source nflog: sees what leaves through the output hook, with the socket maker's uid."""
     yield judge_nflog(available=find_module(host, "nfnetlink_log"))
 
@@ -168,7 +168,7 @@ def judge_nflog(*, available: bool | None) -> Finding:
     )
 
 
-def check_nft(host: Host) -> Iterator[Finding]:
+def check_nft(host: ExaminedHost) -> Iterator[Finding]:
     """nftables: refuses by uid sets whose elements the kernel ends itself, daemon or no daemon."""
     from smtpguard.decode.netlink.nft_numbers import INET, Kind
     from smtpguard.errors import EnforceError
@@ -193,7 +193,7 @@ def check_nft(host: Host) -> Iterator[Finding]:
         yield from _judge_ruleset(host)
 
 
-def _judge_ruleset(host: Host) -> Iterator[Finding]:
+def _judge_ruleset(host: ExaminedHost) -> Iterator[Finding]:
     """Whether the ruleset compiles, an administrator's own one too; nothing where it does."""
     from smtpguard.actions.nft.render import build_spec
     from smtpguard.actions.nft.table import OwnTable

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from smtpguard.doctor.finding import Finding, Host
+from smtpguard.doctor.finding import ExaminedHost, Finding
 from smtpguard.doctor.kernel import is_loaded
 from smtpguard.errors import GuardError
 
@@ -29,7 +29,7 @@ _IPTABLES_TARGET = re.compile(r"-j (?:REDIRECT|DNAT)\b")
 Chain = tuple[str, str, str]
 
 
-def check_nat(host: Host) -> Iterator[Finding]:
+def check_nat(host: ExaminedHost) -> Iterator[Finding]:
     """Redirections of SMTP ports in nftables, iptables, and by panels' settings."""
     hints = list(find_panel_hints(host))
     redirected: set[int] = set()
@@ -60,7 +60,7 @@ def judge_nat(redirected: Collection[int], hints: list[str]) -> Finding:
     )
 
 
-def find_panel_hints(host: Host) -> Iterator[str]:
+def find_panel_hints(host: ExaminedHost) -> Iterator[str]:
     """Settings of cPanel and CSF that keep users from speaking SMTP."""
     if (host.root / "var/cpanel/smtpgidonlytweak").exists():
         yield "cPanel's SMTP Restrictions are on"
@@ -70,7 +70,7 @@ def find_panel_hints(host: Host) -> Iterator[str]:
             yield f"CSF has {key} on"
 
 
-def read_redirected(host: Host) -> set[int]:
+def read_redirected(host: ExaminedHost) -> set[int]:
     """Guarded ports that a nat rule of the output hook sends elsewhere.
 
     Args:

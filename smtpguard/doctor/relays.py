@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from smtpguard.decode.netlink.sock_diag import Session
-from smtpguard.doctor.finding import Finding, Host
+from smtpguard.doctor.finding import ExaminedHost, Finding
 from smtpguard.kernel.sock_diag import SockDiag
 from smtpguard.policy.subjects import account_of, subject_of
 from smtpguard.text import render_user
@@ -21,7 +21,7 @@ MAX_SHOWN = 5
 _MAPPED = bytes(10) + b"\xff\xff"
 
 
-def check_relays(host: Host) -> Iterator[Finding]:
+def check_relays(host: ExaminedHost) -> Iterator[Finding]:
     """Sessions of users to relays' other ports, now."""
     ports = RELAY_PORTS - host.settings.ports
     sessions: list[Session] = []
@@ -31,7 +31,7 @@ def check_relays(host: Host) -> Iterator[Finding]:
     yield judge_relays(host, sessions)
 
 
-def judge_relays(host: Host, sessions: Iterable[Session]) -> Finding:
+def judge_relays(host: ExaminedHost, sessions: Iterable[Session]) -> Finding:
     """Whether somebody has many.
 
     Args:

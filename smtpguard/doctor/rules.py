@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from smtpguard.doctor.finding import Finding, Host
+from smtpguard.doctor.finding import ExaminedHost, Finding
 from smtpguard.errors import GuardError, PrivilegeError
 from smtpguard.policy.countable import find_uncounted, may_see_outcomes
 from smtpguard.settings import Settings
@@ -27,7 +27,7 @@ def can_see_outcomes(settings: Settings) -> bool | None:
         return False
 
 
-def check_rules(host: Host) -> Iterator[Finding]:
+def check_rules(host: ExaminedHost) -> Iterator[Finding]:
     """Whether each rule can be counted."""
     yield from judge_rules(host.settings, can_see_outcomes(host.settings))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from smtpguard.doctor.finding import Finding, Host
+from smtpguard.doctor.finding import ExaminedHost, Finding
 from smtpguard.sources.registry import KINDS
 
 _CHECK_OF = {"bpf": "bpf", "nflog": "nflog", "audit": "audit"}
@@ -10,7 +10,7 @@ _AUDIT_LOG = "var/log/audit/audit.log"
 NAME = "sources"
 
 
-def check_sources(host: Host, findings: Sequence[Finding]) -> Finding:
+def check_sources(host: ExaminedHost, findings: Sequence[Finding]) -> Finding:
     """What the configuration's `sources` comes to on this host.
 
     Args:
@@ -22,7 +22,7 @@ def check_sources(host: Host, findings: Sequence[Finding]) -> Finding:
     return judge_sources(host.settings.sources, usable, {name: kind.sees for name, kind in KINDS.items()})
 
 
-def _is_usable(name: str, host: Host, found: dict[str, Finding]) -> bool:
+def _is_usable(name: str, host: ExaminedHost, found: dict[str, Finding]) -> bool:
     if name == "audit-log":
         return (host.root / _AUDIT_LOG).is_file()
     finding = found.get(_CHECK_OF.get(name, ""))

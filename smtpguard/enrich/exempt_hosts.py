@@ -47,7 +47,7 @@ LOOK_UP_PAUSE_NS = NS // 20
 """Between two rounds for doubted addresses lie 50 ms for each look-up that the first one made: 20 a second at most."""
 
 
-class Resolve(Protocol):
+class ResolveName(Protocol):
     """Looks a name up; may wait long. Raises OSError if it has no address now, or nobody could say."""
 
     def __call__(self, name: str, /) -> Resolved:
@@ -109,7 +109,7 @@ class NamedDestinations:
         now: The clock.
     """
 
-    def __init__(self, names: Iterable[str], *, resolve: Resolve = resolve_host, now: Now = read_boottime) -> None:
+    def __init__(self, names: Iterable[str], *, resolve: ResolveName = resolve_host, now: Now = read_boottime) -> None:
         self._resolve = resolve
         self._now = now
         self._lock = threading.Condition()

@@ -38,14 +38,14 @@ class Ready(Generic[Item, Value]):
 
 
 @dataclass(slots=True)
-class _Entry(Generic[Item, Value]):
+class _WaitingItem(Generic[Item, Value]):
     item: Item
     due_ns: int
     want: set[int]
     values: dict[int, Value] = field(default_factory=dict)
 
 
-class Pending(Generic[Item, Value]):
+class OrderedWait(Generic[Item, Value]):
     """The waiting line.
 
     Args:
@@ -62,8 +62,8 @@ class Pending(Generic[Item, Value]):
         self.late = 0
         self._wait_ns = wait_ns
         self._max_items = max_items
-        self._entries: deque[_Entry[Item, Value]] = deque()
-        self._by_ticket: dict[int, _Entry[Item, Value]] = {}
+        self._entries: deque[_WaitingItem[Item, Value]] = deque()
+        self._by_ticket: dict[int, _WaitingItem[Item, Value]] = {}
         self._forced = 0
 
     def __len__(self) -> int:
@@ -77,7 +77,7 @@ class Pending(Generic[Item, Value]):
             want: Tickets it waits for; none lets it leave as soon as those before it have left.
             now_ns: Any clock that does not go back.
         """
-        entry: _Entry[Item, Value] = _Entry(item, now_ns + self._wait_ns, set(want))
+        entry: _WaitingItem[Item, Value] = _WaitingItem(item, now_ns + self._wait_ns, set(want))
         self._entries.append(entry)
         for ticket in entry.want:
             self._by_ticket[ticket] = entry

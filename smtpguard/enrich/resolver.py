@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from smtpguard.decode.dns import NXDOMAIN, Answer, Kind, parse_answer, render_query
+from smtpguard.decode.dns import NXDOMAIN, DnsAnswer, Kind, parse_answer, render_query
 from smtpguard.errors import DecodeError
 from smtpguard.text import render_address
 
@@ -108,11 +108,11 @@ def ask_servers(name: str, servers: Iterable[str], *, port: int = 53, timeout_s:
     return None
 
 
-def _ask_server(name: str, server: str, port: int, timeout_s: float) -> list[Answer]:
+def _ask_server(name: str, server: str, port: int, timeout_s: float) -> list[DnsAnswer]:
     """The answers of one server for both kinds of address, as far as they came in time; sent once more in between."""
     first = _choose_number()
     asked = {(first + index) & 0xFFFF: kind for index, kind in enumerate(_KINDS)}
-    answers: list[Answer] = []
+    answers: list[DnsAnswer] = []
     deadline = time.monotonic() + timeout_s
     with _connect(server, port, socket.SOCK_DGRAM) as udp:
         for turn_s in (timeout_s / 2, 0.0):
@@ -128,7 +128,7 @@ def _ask_server(name: str, server: str, port: int, timeout_s: float) -> list[Ans
     return answers
 
 
-def _receive(udp: socket.socket, name: str, asked: dict[int, Kind], deadline: float) -> Iterator[tuple[int, Answer]]:
+def _receive(udp: socket.socket, name: str, asked: dict[int, Kind], deadline: float) -> Iterator[tuple[int, DnsAnswer]]:
     """Answers to what is still asked, until the deadline; anything else that comes is not for us."""
     while asked and (left_s := deadline - time.monotonic()) > 0:
         udp.settimeout(left_s)
@@ -146,7 +146,7 @@ def _receive(udp: socket.socket, name: str, asked: dict[int, Kind], deadline: fl
         yield number, answer
 
 
-def _ask_by_tcp(name: str, kind: Kind, server: str, port: int, timeout_s: float) -> Answer:
+def _ask_by_tcp(name: str, kind: Kind, server: str, port: int, timeout_s: float) -> DnsAnswer:
     number = _choose_number()
     query = render_query(number, name, kind)
     deadline = time.monotonic() + timeout_s

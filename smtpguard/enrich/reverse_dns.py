@@ -30,7 +30,7 @@ MAX_TICKETS = 64
 _STACK_BYTES = 512 * 1024  # the resolver keeps its buffers on the stack: some 80 KiB
 
 
-class Resolve(Protocol):
+class ResolveAddress(Protocol):
     """Looks names of addresses up; may wait long."""
 
     def __call__(self, address: str, /) -> bytes | None:
@@ -86,7 +86,7 @@ class ReverseDns:
         per_user: int = 16,
         waiting: int = 256,
         remembered: int = 8192,
-        resolve: Resolve = resolve_name,
+        resolve: ResolveAddress = resolve_name,
     ) -> None:
         self._threads = threads
         self._remembered = remembered

@@ -34,7 +34,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class HeldCapabilities:
     """Capabilities of a process, by name; numbers that have none yet are left out.
 
     Attributes:
@@ -59,7 +59,7 @@ def is_known(name: str) -> bool:
     return NAMES.index(name) <= int(_LAST.read_text("ascii"))
 
 
-def read_held(pid: int | None = None) -> Held:
+def read_held(pid: int | None = None) -> HeldCapabilities:
     """What a process has.
 
     Args:
@@ -79,7 +79,7 @@ def read_held(pid: int | None = None) -> Held:
         mask = int(fields[key], 16)
         return frozenset(name for number, name in enumerate(NAMES) if mask >> number & 1)
 
-    return Held(
+    return HeldCapabilities(
         effective=names(b"CapEff"),
         permitted=names(b"CapPrm"),
         inheritable=names(b"CapInh"),

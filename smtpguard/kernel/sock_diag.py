@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from types import TracebackType
 from typing import Protocol, Self
 
-from smtpguard.decode.netlink.messages import NLMSG_DONE, NLMSG_ERROR, Message, split_messages
+from smtpguard.decode.netlink.messages import NLMSG_DONE, NLMSG_ERROR, NetlinkMessage, split_messages
 from smtpguard.decode.netlink.sock_diag import (
     AF_INET,
     AF_INET6,
@@ -199,7 +199,7 @@ class SockDiag:
         except OSError as error:
             raise SourceError(f"sock_diag can't be asked: {error.strerror}") from error
 
-    def _receive(self) -> Iterator[Message]:
+    def _receive(self) -> Iterator[NetlinkMessage]:
         """Messages that answer the last request."""
         while True:
             try:
@@ -210,7 +210,7 @@ class SockDiag:
                 if message.sequence == self._sequence:
                     yield message
 
-    def _ask(self, request: bytes) -> Message | int:
+    def _ask(self, request: bytes) -> NetlinkMessage | int:
         """The one answer, or the errno of an error; 0 for an acknowledgement."""
         self._send(request)
         message = next(self._receive())
@@ -225,7 +225,7 @@ class SockDiag:
         totals: bool,
         loopback: bool,
         storage_fd: int | None = None,
-    ) -> Iterator[Message]:
+    ) -> Iterator[NetlinkMessage]:
         filtered = ports if self._filters else ()
         sequence = self._next()
         self._send(
@@ -252,7 +252,7 @@ def _is_loopback(address: bytes) -> bool:
     return address[:1] == b"\x7f" if len(address) == 4 else address == bytes(15) + b"\1"
 
 
-def _read_errno(message: Message) -> int:
+def _read_errno(message: NetlinkMessage) -> int:
     if len(message.body) < 4:
         raise DecodeError("a netlink error without its number")
     return int(-struct.unpack_from("=i", message.body)[0])

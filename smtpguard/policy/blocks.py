@@ -27,7 +27,7 @@ Key = tuple[str, str, bool, Ports]
 
 
 @dataclass(slots=True)
-class Span:
+class BlockSpan:
     """A time in which attempts are refused, or would be.
 
     Attributes:
@@ -52,23 +52,23 @@ class Span:
         return self.since_ns <= time_ns < self.until_ns and (self.ports is None or port in self.ports)
 
 
-def _strength(span: Span) -> tuple[bool, bool, bool]:
+def _strength(span: BlockSpan) -> tuple[bool, bool, bool]:
     return (span.hides, span.mode == "enforce", span.kind == "block")
 
 
-Outlook = tuple[int, Span | None]
+Outlook = tuple[int, BlockSpan | None]
 """From when on no attempt at a port can be inside a block; and the strongest block there, given only if it hides: an
 attempt inside it ran into it, whatever else there is."""
 
 
-class _Entry:
+class _SubjectBlocks:
     """What is kept of one subject."""
 
     __slots__ = ("held", "spans")
 
     def __init__(self) -> None:
-        self.held: dict[Key, tuple[Block, Span]] = {}
-        self.spans: list[Span] = []
+        self.held: dict[Key, tuple[Block, BlockSpan]] = {}
+        self.spans: list[BlockSpan] = []
 
     def prune(self, newest_ns: int) -> None:
         self.spans = [span for span in self.spans if span.until_ns > newest_ns - LATE_NS]
@@ -83,7 +83,7 @@ class BlockTable:
 
     def __init__(self) -> None:
         self.changed: set[Subject] = set()
-        self._entries: dict[Subject, _Entry] = {}
+        self._entries: dict[Subject, _SubjectBlocks] = {}
         self._ends: list[tuple[int, int, Subject, Key]] = []
         self._looks: list[tuple[int, int, Subject, Key]] = []
         self._tick = count()
@@ -96,12 +96,12 @@ class BlockTable:
 
         Args:
             block: The block.
-            hides: See Span.
+            hides: See BlockSpan.
 
         Returns:
             The block of the same key that it follows, if that was over; None if the block brings nothing new.
         """
-        entry = self._entries.setdefault(block.subject, _Entry())
+        entry = self._entries.setdefault(block.subject, _SubjectBlocks())
         key = (block.source, block.kind, hides, block.ports)
         ended: list[Ended] = []
         if held := entry.held.get(key):
@@ -165,9 +165,9 @@ class BlockTable:
 
     def hide(self, subject: Subject, since_ns: int, until_ns: int, *, ports: Ports = None) -> None:
         """Hide attempts for a short time without a block: somebody else is about to block (block.by: fail2ban)."""
-        entry = self._entries.setdefault(subject, _Entry())
+        entry = self._entries.setdefault(subject, _SubjectBlocks())
         entry.prune(since_ns)
-        entry.spans.append(Span(since_ns, until_ns, "block", "dry-run", hides=True, ports=ports))
+        entry.spans.append(BlockSpan(since_ns, until_ns, "block", "dry-run", hides=True, ports=ports))
 
     def unhide(self, subject: Subject, now_ns: int) -> None:
         """End what `hide` began: nobody is about to block after all."""
@@ -177,12 +177,12 @@ class BlockTable:
                 span.until_ns = min(span.until_ns, now_ns)
 
     @staticmethod
-    def _span(entry: _Entry, block: Block, *, hides: bool) -> Span:
-        span = Span(block.since_ns, block.until_ns, block.kind, block.mode, hides, block.ports)
+    def _span(entry: _SubjectBlocks, block: Block, *, hides: bool) -> BlockSpan:
+        span = BlockSpan(block.since_ns, block.until_ns, block.kind, block.mode, hides, block.ports)
         entry.spans.append(span)
         return span
 
-    def cover(self, subject: Subject, time_ns: int, port: int) -> Span | None:
+    def cover(self, subject: Subject, time_ns: int, port: int) -> BlockSpan | None:
         """What an attempt at a time and port ran into: the strongest, or None."""
         entry = self._entries.get(subject)
         if entry is None:
@@ -300,6 +300,6 @@ class BlockTable:
         for subject, entry in list(self._entries.items()):
             self._forget_if_empty(subject, entry, now_ns)
 
-    def _forget_if_empty(self, subject: Subject, entry: _Entry, now_ns: int) -> None:
+    def _forget_if_empty(self, subject: Subject, entry: _SubjectBlocks, now_ns: int) -> None:
         if not entry.held and all(span.until_ns <= now_ns - LATE_NS for span in entry.spans):
             del self._entries[subject]

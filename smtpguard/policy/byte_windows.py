@@ -146,7 +146,7 @@ class VolumeBook:
                     volume.floor_ns, volume.told_ns = old.floor_ns, old.told_ns
 
 
-class Sessions:
+class CountedSessions:
     """How many bytes of each open session were counted already, where a report does not say so itself.
 
     Attributes:

@@ -108,7 +108,7 @@ def choose_credit_rules(rules: Iterable[Rule], guarded: frozenset[int], *, keys:
     return chosen[:MAX_RULES]
 
 
-class _Lane:
+class _CreditWindow:
     """One user's attempts under one rule.
 
     Attributes:
@@ -146,7 +146,7 @@ class CreditLedger:
         if len(rules) > MAX_RULES:
             raise ValueError(f"{len(rules)} credit rules, at most {MAX_RULES}")
         self.rules = tuple(rules)
-        self._lanes: dict[int, dict[int, _Lane]] = {}
+        self._lanes: dict[int, dict[int, _CreditWindow]] = {}
         self._limits: dict[int, dict[int, int]] = {}
         self._departures: list[tuple[int, int, int]] = []
         self._dirty: set[int] = set()
@@ -351,18 +351,18 @@ class CreditLedger:
     def _limit(self, uid: int, index: int) -> int:
         return self._limits.get(uid, {}).get(index, self.rules[index].limit)
 
-    def _lane(self, uid: int, index: int) -> _Lane:
+    def _lane(self, uid: int, index: int) -> _CreditWindow:
         lanes = self._lanes.setdefault(uid, {})
         lane = lanes.get(index)
         if lane is None:
-            lane = lanes[index] = _Lane(self._limit(uid, index))
+            lane = lanes[index] = _CreditWindow(self._limit(uid, index))
         return lane
 
     def _allowed(self, uid: int, index: int) -> int:
         lane = self._lanes.get(uid, {}).get(index)
         return lane.allowed() if lane else self._limit(uid, index)
 
-    def _enter(self, uid: int, index: int, lane: _Lane, time_ns: int) -> None:
+    def _enter(self, uid: int, index: int, lane: _CreditWindow, time_ns: int) -> None:
         if lane.limit >= NO_LIMIT:
             return
         times = lane.times
@@ -376,14 +376,14 @@ class CreditLedger:
         if times[0] == time_ns:  # the only one, or reported after younger ones: it leaves before them
             self._schedule(uid, index, lane)
 
-    def _leave(self, uid: int, index: int, lane: _Lane, now_ns: int) -> None:
+    def _leave(self, uid: int, index: int, lane: _CreditWindow, now_ns: int) -> None:
         del lane.times[: bisect_right(lane.times, now_ns - self.rules[index].window_ns)]
         lane.told += sum(count for until_ns, count in lane.lost if until_ns <= now_ns)
         lane.lost = [(until_ns, count) for until_ns, count in lane.lost if until_ns > now_ns]
         self._dirty.add(uid)
         self._schedule(uid, index, lane)
 
-    def _schedule(self, uid: int, index: int, lane: _Lane) -> None:
+    def _schedule(self, uid: int, index: int, lane: _CreditWindow) -> None:
         """Have the lane looked at when the first of it leaves: one entry in the heap that counts, stale ones do not."""
         ends = [until_ns for until_ns, _ in lane.lost]
         if lane.times:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from smtpguard.fast_dataclass import quick_maker
 from smtpguard.model import NS, Connect, Decision, Extended, Mode, Refusal, SocketReport
-from smtpguard.policy.byte_windows import Sessions
+from smtpguard.policy.byte_windows import CountedSessions
 from smtpguard.policy.commands import Commands
 from smtpguard.policy.directory import Directory
 from smtpguard.policy.networks import network_of
@@ -85,7 +85,7 @@ class Engine(Commands):
         self._networks: dict[bytes, bytes] = {}
         self._sweep_ns = NEVER
         self._no_uid = 0
-        self._sessions = Sessions()
+        self._sessions = CountedSessions()
         self._counts_outcomes = any(rule.count in OUTCOMES for rule in settings.rules)
 
     def feed(self, connect: Connect) -> list[Decision]:

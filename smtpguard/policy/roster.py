@@ -18,7 +18,7 @@ from smtpguard.policy.rule_windows import NEWCOMER_NS, Book
 from smtpguard.policy.rules import allowed_terms, compile_terms, override_index
 from smtpguard.policy.subject_state import CONTAINER, HEARD, NEVER_REFUSED, SHARED, Watched
 from smtpguard.policy.subjects import HEARSAY, account_of, subject_of
-from smtpguard.policy.windows import Bounds, Table
+from smtpguard.policy.windows import Bounds, KeyTable
 from smtpguard.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SWEEP = 1024
 """Subjects looked at in one sweep: well under a millisecond of work."""
-Fast = tuple[Book, "array[int]", Table | None, tuple[Table, ...], Watched]
+Fast = tuple[Book, "array[int]", KeyTable | None, tuple[KeyTable, ...], Watched]
 """A lane's times, and its only table if that holds networks, else all of them."""
 
 
@@ -52,7 +52,7 @@ class Limits:
     keys: int = 1_000_000
 
 
-class Held(Protocol):
+class IsBlocked(Protocol):
     """Knows who is blocked."""
 
     def __call__(self, subject: Subject, /) -> bool:
@@ -79,7 +79,7 @@ class Roster:
         off: Whether nothing is carried out, by a person's word.
     """
 
-    def __init__(self, settings: Settings, directory: Directory, limits: Limits, held: Held) -> None:
+    def __init__(self, settings: Settings, directory: Directory, limits: Limits, held: IsBlocked) -> None:
         self._settings = settings
         self._directory = directory
         self._held = held

@@ -4,7 +4,7 @@ A subject has one book, or two where some of its rules are enforced and others o
 not hide attempts from the rules that are in earnest.
 
 An exact count of every rule at every attempt costs microseconds, so each look leaves behind how many attempts may
-follow before a rule *can* be exceeded (`Book.room`, `Table.room`) and until when that holds; the engine's fast path
+follow before a rule *can* be exceeded (`Book.room`, `KeyTable.room`) and until when that holds; the engine's fast path
 counts it down and skips the look. Counts only fall as time goes on, so what was safe stays safe.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from smtpguard.model import Mode
 from smtpguard.policy.compiled_rules import Needs, Plan, PlannedRule, TableKey
 from smtpguard.policy.counters import Counter, Excess
-from smtpguard.policy.windows import FOREVER, NEVER, Bounds, Lane, Table
+from smtpguard.policy.windows import FOREVER, NEVER, Bounds, KeyTable, Lane
 from smtpguard.settings import DAY_NS
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class OpenPort(Lane):
     def __init__(self, needs: Needs) -> None:
         super().__init__(needs)
         self.counters: tuple[Counter, ...] = ()
-        self.tables: tuple[Table, ...] = ()
+        self.tables: tuple[KeyTable, ...] = ()
 
 
 class Book:
@@ -101,7 +101,7 @@ class Book:
         self.floor_ns = NEVER
         self.changes = 0
         self.lanes: dict[int, OpenPort] = {}
-        self.tables: dict[TableKey, Table] = {}
+        self.tables: dict[TableKey, KeyTable] = {}
         self.counters: list[Counter] = []
         self._bounds = bounds
 
@@ -114,7 +114,7 @@ class Book:
             lane.counters = tuple([known.get(item.number) or self._count(item) for item in self.plan.of_port[port]])
             if len(self.counters) > len(known):
                 self.counters.sort(key=_number)
-            tables: list[Table] = []
+            tables: list[KeyTable] = []
             for counter in lane.counters:
                 counter.lanes.append(lane)
                 if counter.table is not None and counter.table not in tables:
@@ -155,11 +155,11 @@ class Book:
             self.recheck_ns = FOREVER
         return True
 
-    def open_table(self, key: TableKey) -> Table:
+    def open_table(self, key: TableKey) -> KeyTable:
         """The table of some ports, made if it is not there yet."""
         table = self.tables.get(key)
         if table is None:
-            table = self.tables[key] = Table(self.plan.tables[key], whole=key[0])
+            table = self.tables[key] = KeyTable(self.plan.tables[key], whole=key[0])
         return table
 
     def _count(self, item: PlannedRule) -> Counter:
@@ -305,7 +305,7 @@ class Book:
         lane.insert(time_ns, time_ns, self._bounds)
         self.ready_ns = max(self.ready_ns, time_ns)
 
-    def put_back_key(self, table: Table, key: bytes, time_ns: int) -> None:
+    def put_back_key(self, table: KeyTable, key: bytes, time_ns: int) -> None:
         """Take in an address or network of an earlier run."""
         table.insert(key, time_ns, max(time_ns, self.newest_ns()), self._bounds)
 
@@ -317,7 +317,7 @@ class Book:
 
     def release(self) -> None:
         """Give back what was taken from the bounds; the book is not used any more."""
-        for holder in chain[Lane | Table](self.lanes.values(), self.tables.values()):
+        for holder in chain[Lane | KeyTable](self.lanes.values(), self.tables.values()):
             holder.release(self._bounds)
 
     def last_seen(self, counter: Counter) -> int:

@@ -53,7 +53,7 @@ class HostFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class AccountFacts:
     """An account as passwd and group have it.
 
     Attributes:
@@ -69,7 +69,7 @@ class Identity:
     document_roots: int = 0
 
 
-def decide_standing(identity: Identity, settings: Settings, facts: HostFacts) -> tuple[Standing, str]:
+def decide_standing(identity: AccountFacts, settings: Settings, facts: HostFacts) -> tuple[Standing, str]:
     """Whom a verdict may hit, and why: root, then mail servers, exempt, shared, and else a tenant.
 
     Args:
@@ -91,7 +91,7 @@ def decide_standing(identity: Identity, settings: Settings, facts: HostFacts) ->
     return "tenant", "" if identity.names else "no login name"
 
 
-def _find_mta(identity: Identity, facts: HostFacts) -> str | None:
+def _find_mta(identity: AccountFacts, facts: HostFacts) -> str | None:
     if identity.uid in facts.mta_uids:
         return facts.mta_uids[identity.uid]
     if identity.uid < facts.uid_min and not MTA_NAMES.isdisjoint(identity.names):
@@ -99,7 +99,7 @@ def _find_mta(identity: Identity, facts: HostFacts) -> str | None:
     return None
 
 
-def find_exemption(identity: Identity, settings: Settings) -> str | None:
+def find_exemption(identity: AccountFacts, settings: Settings) -> str | None:
     """What in the configuration exempts an account; None if nothing does.
 
     Args:
@@ -119,7 +119,7 @@ def find_exemption(identity: Identity, settings: Settings) -> str | None:
     return None
 
 
-def _find_sharing(identity: Identity, settings: Settings, facts: HostFacts) -> str | None:
+def _find_sharing(identity: AccountFacts, settings: Settings, facts: HostFacts) -> str | None:
     if identity.uid == OVERFLOW_UID:
         return "the kernel's overflow uid"
     # At sign-up a tenant may get to choose a name of the shipped list, but not a uid below UID_MIN.

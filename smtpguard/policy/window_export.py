@@ -22,7 +22,7 @@ from smtpguard.policy.counters import Counter
 from smtpguard.policy.escalation import Record
 from smtpguard.policy.rule_windows import Book
 from smtpguard.policy.subject_state import MODES, Watched
-from smtpguard.policy.windows import NEVER, Lane, Table
+from smtpguard.policy.windows import NEVER, KeyTable, Lane
 
 SEGMENT = 512
 """Attempts in a part: 4 kB."""
@@ -74,11 +74,11 @@ def export_parts(watched: Watched) -> list[WindowPart]:
     return parts
 
 
-class _Render(Protocol):
+class _RenderPart(Protocol):
     def __call__(self) -> bytes: ...
 
 
-def _current(watched: Watched) -> Iterator[tuple[str, int, _Render]]:
+def _current(watched: Watched) -> Iterator[tuple[str, int, _RenderPart]]:
     """Each part as it is now: name, a mark that changes with it, and what makes its bytes."""
     for stream, book in _streams(watched):
         if isinstance(book, VolumeBook):
@@ -244,7 +244,7 @@ def _append(book: Book, lane: Lane, first: int, times: "array[int]", shift_ns: i
             book.put_back(lane, newest_ns)
 
 
-def _fill(book: Book, table: Table, data: bytes, shift_ns: int, now_ns: int) -> None:
+def _fill(book: Book, table: KeyTable, data: bytes, shift_ns: int, now_ns: int) -> None:
     offset = 0
     while offset < len(data):
         last_ns, size = _KEY.unpack_from(data, offset)

@@ -129,7 +129,7 @@ class Lane:
         return many
 
 
-class Table:
+class KeyTable:
     """Distinct addresses or networks of one subject on a set of ports, each with the time of its last attempt.
 
     Attributes:
@@ -168,7 +168,7 @@ class Table:
         """What an address counts as."""
         return address if self.whole else network_of(address)
 
-    def take_over(self, other: "Table", bounds: Bounds) -> None:
+    def take_over(self, other: "KeyTable", bounds: Bounds) -> None:
         """Begin with what another table held."""
         self.keys = dict(other.keys)
         if len(self.keys) >= self.cap:
@@ -203,10 +203,10 @@ class Table:
         self.keys = {key: last for key, last in self.keys.items() if last > edge_ns}
 
 
-def note_keys(tables: tuple[Table, ...], address: bytes, time_ns: int) -> bool:
+def note_keys(tables: tuple[KeyTable, ...], address: bytes, time_ns: int) -> bool:
     """Note an attempt that came in order in all tables, if none of their rules can be exceeded by it; else in none."""
     keyed = [(table, table.key(address)) for table in tables]
-    fresh: list[Table] = []
+    fresh: list[KeyTable] = []
     for table, key in keyed:
         last_ns = table.keys.get(key, NEVER)
         if last_ns <= time_ns - table.shortest_ns or last_ns <= table.floor_ns:

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from smtpguard.errors import ConfigError
 from smtpguard.resources import Kind, shipped
 from smtpguard.settings import Settings
-from smtpguard.setup.plan import Wanted
+from smtpguard.setup.plan import WantedFile
 
 MANIFEST = "/var/lib/smtpguard/setup.json"
 CONFIG = "/etc/smtpguard/smtpguard.yaml"
@@ -47,7 +47,7 @@ class Site:
     table: str = Settings().nft_table
 
 
-def list_wanted(site: Site, *, unit: bool = True, fail2ban: bool = True) -> list[Wanted]:
+def list_wanted(site: Site, *, unit: bool = True, fail2ban: bool = True) -> list[WantedFile]:
     """The files of an installation.
 
     Args:
@@ -67,19 +67,19 @@ def list_wanted(site: Site, *, unit: bool = True, fail2ban: bool = True) -> list
             )
     wanted = [] if site.config != CONFIG else [_config()]
     if unit:
-        wanted.append(Wanted(path="/etc/systemd/system/smtpguard.service", content=_unit(site)))
-    wanted.append(Wanted(path="/etc/logrotate.d/smtpguard", content=_logrotate(site)))
+        wanted.append(WantedFile(path="/etc/systemd/system/smtpguard.service", content=_unit(site)))
+    wanted.append(WantedFile(path="/etc/logrotate.d/smtpguard", content=_logrotate(site)))
     if fail2ban:
-        wanted.append(Wanted(path=site.log, content=b"", mode=0o640, seed=True))
+        wanted.append(WantedFile(path=site.log, content=b"", mode=0o640, seed=True))
         for kind, name, folder in _FAIL2BAN:
             target = PurePosixPath("/etc/fail2ban", folder, PurePosixPath(name).name)
-            wanted.append(Wanted(path=str(target), content=_fit(_read(kind, name), site)))
+            wanted.append(WantedFile(path=str(target), content=_fit(_read(kind, name), site)))
     return wanted
 
 
-def _config() -> Wanted:
+def _config() -> WantedFile:
     # It may come to hold the addresses and tokens of those to be notified.
-    return Wanted(path=CONFIG, content=_read("config", "smtpguard.yaml").encode(), mode=0o640, seed=True)
+    return WantedFile(path=CONFIG, content=_read("config", "smtpguard.yaml").encode(), mode=0o640, seed=True)
 
 
 def _unit(site: Site) -> bytes:

@@ -17,7 +17,7 @@ BACKUP_SUFFIX = "~"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class WantedFile:
     """A file as it should be.
 
     Attributes:
@@ -85,7 +85,7 @@ def compute_digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def plan_install(wanted: Sequence[Wanted], found: Mapping[str, Found], manifest: Manifest) -> list[Step]:
+def plan_install(wanted: Sequence[WantedFile], found: Mapping[str, Found], manifest: Manifest) -> list[Step]:
     """The steps that lead from what is there to what is wanted.
 
     Args:
@@ -96,7 +96,7 @@ def plan_install(wanted: Sequence[Wanted], found: Mapping[str, Found], manifest:
     return [_plan_file(file, found[file.path], manifest.files.get(file.path)) for file in wanted]
 
 
-def _plan_file(file: Wanted, now: Found, ours: str | None) -> Step:
+def _plan_file(file: WantedFile, now: Found, ours: str | None) -> Step:
     act: Act
     if now.obstacle is not None:
         return Step(path=file.path, act="leave", reason=now.obstacle)

@@ -6,7 +6,7 @@ import pytest
 
 from smtpguard.cli.check import find_lookalikes
 from smtpguard.doctor.accounts import check_chosen_names
-from smtpguard.doctor.finding import Host as DoctorHost
+from smtpguard.doctor.finding import ExaminedHost as DoctorHost
 from smtpguard.enrich.accounts.directory import Accounts
 from smtpguard.policy.standing import MTA_NAMES
 from smtpguard.settings import Settings

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from smtpguard.actions.base import Passes
-from smtpguard.actions.session_walk import MAX_FOUND, Matcher, Wanted, Wish, end_sessions
+from smtpguard.actions.session_walk import MAX_FOUND, EndRequest, Matcher, WantedSessions, end_sessions
 from smtpguard.decode.netlink.sock_diag import AF_INET, ESTABLISHED, Session
 from smtpguard.kernel.openers import Opener
 from tests.support.attackers import begin_crowd
@@ -205,7 +205,7 @@ class Known:
 
 def test_a_walk_keeps_no_more_than_it_says() -> None:
     kernel = Many(MAX_FOUND // 4)
-    wanted = Wanted([Wish(who=1001, uids=((1001, 1001),), ports=frozenset({25}), until_ns=None)])
+    wanted = WantedSessions([EndRequest(who=1001, uids=((1001, 1001),), ports=frozenset({25}), until_ns=None)])
     assert end_sessions(kernel, wanted, Matcher(Passes()), openers=Known()) == MAX_FOUND // 4  # type: ignore[arg-type]
     assert kernel.most_known <= 1
 

@@ -12,7 +12,7 @@ from smtpguard.model import Connect
 from smtpguard.settings import Settings
 from smtpguard.sources.bpf.features import Features, probe_features
 from smtpguard.sources.bpf.libbpf import library
-from smtpguard.sources.bpf.program import Guard
+from smtpguard.sources.bpf.program import BpfProgram
 from smtpguard.sources.bpf.source import BpfSource
 from tests.kernel.bpf_lab import (
     ADDRESS4,
@@ -47,7 +47,7 @@ CONNECT4 = 10  # BPF_CGROUP_INET4_CONNECT
 )
 def test_without_a_feature_it_loads_and_says_less(features: Features) -> None:
     with private_netns(), private_cgroup() as cgroup:
-        guard = Guard(cgroup, preferences=(features,))
+        guard = BpfProgram(cgroup, preferences=(features,))
         try:
             guard.set_ports(PORTS)
             uid = random_uid()
@@ -70,7 +70,7 @@ def test_without_perfmon_only_the_names_are_missing() -> None:
 
         def client() -> Features:
             drop_capabilities(CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_BPF)
-            return Guard(cgroup).features
+            return BpfProgram(cgroup).features
 
         assert run_as(0, cgroup, client) == Features(comm=False, creator=False, keys=False)
 
@@ -101,15 +101,15 @@ def test_probing_attaches_nothing() -> None:
 def test_a_cgroup_that_another_program_has_for_itself_is_named() -> None:
     lib = library()
     with private_netns(), private_cgroup() as cgroup, private_cgroup() as elsewhere:
-        other = Guard(elsewhere)
+        other = BpfProgram(elsewhere)
         program = lib.call("bpf_program__fd", other._object._find_program("smtpguard_v4"))
         descriptor = os.open(cgroup, os.O_RDONLY)
         try:
             assert lib._dll.bpf_prog_attach(program, descriptor, CONNECT4, 0) == 0
             with pytest.raises(SourceError, match="suffers no other"):
-                Guard(cgroup)
+                BpfProgram(cgroup)
         finally:
             lib._dll.bpf_prog_detach2(program, descriptor, CONNECT4)
             os.close(descriptor)
             other.close()
-        Guard(cgroup).close()
+        BpfProgram(cgroup).close()

@@ -30,7 +30,7 @@ from smtpguard.sources.audit.rules import OwnRules
 from smtpguard.sources.base import Source
 from smtpguard.sources.bpf.cgroup import read_cgroup
 from smtpguard.sources.bpf.features import Features, list_preferences
-from smtpguard.sources.bpf.program import Guard
+from smtpguard.sources.bpf.program import BpfProgram
 from smtpguard.sources.registry import KINDS, make_source
 from tests.support.audit_lab import read_until, sole_audit
 from tests.support.evasion import WAYS
@@ -204,7 +204,7 @@ def refusing(request: pytest.FixtureRequest, watch: Watch) -> Iterator[Means]:
     with ExitStack() as stack:
         if means != "nft":
             preferences = [Features(creator=False)] if means == "caller" else list_preferences()
-            guard = Guard(watch.cgroup, preferences=preferences)
+            guard = BpfProgram(watch.cgroup, preferences=preferences)
             stack.callback(guard.close)
             if means != "caller" and not guard.features.creator:
                 pytest.skip("lacks BTF (CONFIG_DEBUG_INFO_BTF) or CAP_PERFMON")

@@ -16,7 +16,7 @@ from smtpguard.actions.nft.enforcer import NftEnforcer
 from smtpguard.actions.nft.render import TableSpec
 from smtpguard.actions.nft.uid_set import SetFullError
 from smtpguard.clock import boottime_ns
-from smtpguard.decode.netlink.nft_numbers import Change, render_delete_table
+from smtpguard.decode.netlink.nft_numbers import NftChange, render_delete_table
 from smtpguard.errors import EnforceError
 from smtpguard.kernel.nft.compiler import Compiler
 from smtpguard.kernel.nft.text import CommandNft
@@ -460,7 +460,7 @@ def test_ten_thousand_are_one_transaction_of_half_a_second(
     transactions: list[int] = []
     transact = library.transact
 
-    def count(changes: Sequence[Change]) -> None:
+    def count(changes: Sequence[NftChange]) -> None:
         transactions.append(len(changes))
         transact(changes)
 

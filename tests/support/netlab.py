@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from smtpguard.decode.netlink.nft_numbers import Change, Kind
+from smtpguard.decode.netlink.nft_numbers import Kind, NftChange
 from smtpguard.kernel.nft.access import NetlinkNft
 from smtpguard.kernel.nft.compiler import Compiler
 from smtpguard.kernel.nft.text import LibraryNft
@@ -86,7 +86,7 @@ class NetnsNft(NetlinkNft):
         with inside(netns):
             self._text = LibraryNft()
 
-    def transact(self, changes: Sequence[Change]) -> None:
+    def transact(self, changes: Sequence[NftChange]) -> None:
         with inside(self._netns):
             super().transact(changes)
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpguard.decode.dns import Answer, parse_answer, render_query
+from smtpguard.decode.dns import DnsAnswer, parse_answer, render_query
 from smtpguard.enrich.resolver import Resolved, ask_servers, is_in_hosts, parse_servers
 from smtpguard.errors import DecodeError
 
@@ -43,9 +43,11 @@ def test_a_question_is_what_rfc_1035_says() -> None:
 
 def test_addresses_and_the_shortest_lifetime() -> None:
     data = answer(record(OWNER, 1, b"\1\2\3\4", 300), record(OWNER, 1, b"\1\2\3\5", 40))
-    assert parse_answer(data, 7, "Relay.EXAMPLE", "A") == Answer(code=0, addresses=(b"\1\2\3\4", b"\1\2\3\5"), ttl_s=40)
-    assert parse_answer(answer(), 7, NAME, "A") == Answer(code=0)
-    assert parse_answer(answer(flags=0x8183), 7, NAME, "A") == Answer(code=3)
+    assert parse_answer(data, 7, "Relay.EXAMPLE", "A") == DnsAnswer(
+        code=0, addresses=(b"\1\2\3\4", b"\1\2\3\5"), ttl_s=40
+    )
+    assert parse_answer(answer(), 7, NAME, "A") == DnsAnswer(code=0)
+    assert parse_answer(answer(flags=0x8183), 7, NAME, "A") == DnsAnswer(code=3)
     assert parse_answer(answer(flags=0x8380), 7, NAME, "A").is_cut
 
 
@@ -58,7 +60,7 @@ def test_aliases_are_followed_and_strangers_left_out() -> None:
         record(wire("p1.example"), 28, b"\0" * 16),
         record(wire("p1.example"), 1, b"\1\2\3"),
     )
-    assert parse_answer(data, 7, NAME, "A") == Answer(code=0, addresses=(b"\1\2\3\4",), ttl_s=20)
+    assert parse_answer(data, 7, NAME, "A") == DnsAnswer(code=0, addresses=(b"\1\2\3\4",), ttl_s=20)
     loop = answer(record(OWNER, 5, wire("b.example")), record(wire("b.example"), 5, wire(NAME)))
     assert parse_answer(loop, 7, NAME, "A").addresses == ()
 

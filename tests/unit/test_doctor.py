@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from smtpguard import doctor
+from smtpguard.decode.netlink.audit import AuditStatus, parse_status
 from smtpguard.decode.netlink.messages import HEADER
 from smtpguard.doctor import examine
 from smtpguard.doctor.accounts import check_old_numbers, check_shared, check_subordinate, judge_mail_servers
-from smtpguard.doctor.audit import AuditStatus, judge_audit, parse_audit_status
-from smtpguard.doctor.finding import Finding, Host
+from smtpguard.doctor.audit import judge_audit
+from smtpguard.doctor.finding import ExaminedHost, Finding
 from smtpguard.doctor.installation import check_configuration, judge_directory, judge_fail2ban, judge_time
 from smtpguard.doctor.kernel import CAPABILITIES, find_module, judge_bpf, judge_capabilities, judge_nflog, judge_nft
 from smtpguard.doctor.nat import find_in_iptables, find_in_nft, find_panel_hints, judge_nat, parse_nat_chains
@@ -85,7 +86,7 @@ def test_nft(*, library: bool, program: bool, module: bool | None, answer: str, 
 
 def test_modules_are_looked_for_and_never_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.uname", lambda: type("U", (), {"release": "6.1.0"}))
-    host = Host(Settings(), root=tmp_path)
+    host = ExaminedHost(Settings(), root=tmp_path)
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc" / "kallsyms").write_text("")
     assert find_module(host, "nf_tables") is None
@@ -106,8 +107,8 @@ def test_modules_are_looked_for_and_never_loaded(tmp_path: Path, monkeypatch: py
 
 
 def status(**changes: int) -> AuditStatus:
-    fields = {"enabled": 1, "pid": 0, "backlog_limit": 8192, "lost": 0, "backlog_wait_time": 0, **changes}
-    return AuditStatus(**fields)
+    fields = {"enabled": 1, "failure": 0, "pid": 0, "backlog_limit": 8192, "lost": 0, "backlog": 0, **changes}
+    return AuditStatus(**{"backlog_wait_time": 0, **fields})
 
 
 @pytest.mark.parametrize(
@@ -131,12 +132,12 @@ def test_audit(given: AuditStatus | None, wanted: bool, level: str, words: list[
 
 def test_audit_status_of_new_and_old_kernels() -> None:
     fields = (0x7F, 1, 1, 345, 0, 8192, 12, 3, 0x5F, 60000, 0)
-    expected = AuditStatus(enabled=1, pid=345, backlog_limit=8192, lost=12, backlog_wait_time=60000)
-    assert parse_audit_status(struct.pack("=11I", *fields)) == expected
-    old = parse_audit_status(struct.pack("=8I", *fields[:8]))
-    assert (old.lost, old.backlog_wait_time) == (12, 0)
+    expected = status(failure=1, pid=345, lost=12, backlog=3, backlog_wait_time=60000)
+    assert parse_status(struct.pack("=11I", *fields)) == expected
+    old = parse_status(struct.pack("=8I", *fields[:8]))
+    assert (old.lost, old.backlog_wait_time) == (12, None)
     with pytest.raises(DecodeError):
-        parse_audit_status(bytes(31))
+        parse_status(bytes(31))
     assert HEADER.size == 16
 
 
@@ -223,7 +224,7 @@ def test_iptables_redirects(line: str, ports: set[int]) -> None:
 
 
 def test_panels(tmp_path: Path) -> None:
-    host = Host(Settings(), root=tmp_path)
+    host = ExaminedHost(Settings(), root=tmp_path)
     assert list(find_panel_hints(host)) == []
     (tmp_path / "var" / "cpanel").mkdir(parents=True)
     (tmp_path / "var" / "cpanel" / "smtpgidonlytweak").touch()
@@ -263,7 +264,7 @@ def test_shared_users_and_their_sites(root: Path) -> None:
     put(root, "etc/php/8.2/fpm/pool.d/a.conf", pool("shop.example", "www-data") + pool("blog.example", "www-data"))
     put(root, "etc/php/8.2/fpm/pool.d/b.conf", pool("web01", "web01") + pool("gone", "nobody-here"))
     put(root, "etc/php-fpm.d/c.conf", pool("one", "web02") + pool("two", "web02"))
-    findings = list(check_shared(Host(Settings(shared_users=frozenset({"www-data"})), root=root)))
+    findings = list(check_shared(ExaminedHost(Settings(shared_users=frozenset({"www-data"})), root=root)))
     assert [finding.level for finding in findings] == ["bad", "note", "note"]
     assert is_like(findings[0], "bad", "www-data runs 2 PHP pools: blog.example, shop.example", "goes on sending")
     assert is_like(findings[1], "note", "web02 runs 2 PHP pools", "a block stops all")
@@ -273,18 +274,18 @@ def test_shared_users_and_their_sites(root: Path) -> None:
 def test_shared_user_that_may_be_blocked(root: Path) -> None:
     put(root, "etc/php-fpm.d/a.conf", pool("a", "hosting"))
     settings = Settings(shared_users=frozenset({"hosting"}), shared_block=frozenset({"hosting"}))
-    assert is_like(next(iter(check_shared(Host(settings, root=root)))), "note", "a block stops all of these")
+    assert is_like(next(iter(check_shared(ExaminedHost(settings, root=root)))), "note", "a block stops all of these")
 
 
 def test_every_site_its_own_user(root: Path) -> None:
     put(root, "etc/php-fpm.d/a.conf", pool("a", "web01") + pool("b", "web02"))
-    assert [f.level for f in check_shared(Host(Settings(), root=root))] == ["ok"]
+    assert [f.level for f in check_shared(ExaminedHost(Settings(), root=root))] == ["ok"]
 
 
 def test_pools_others_may_write_are_not_believed(root: Path) -> None:
     put(root, "etc/php-fpm.d/a.conf", pool("a", "www-data"))
     (root / "etc/php-fpm.d/a.conf").chmod(0o666)
-    findings = list(check_shared(Host(Settings(), root=root)))
+    findings = list(check_shared(ExaminedHost(Settings(), root=root)))
     assert [finding.level for finding in findings] == ["ok", "unknown"]
 
 
@@ -295,12 +296,14 @@ def test_pools() -> None:
 
 
 def test_subordinate_uids(root: Path) -> None:
-    assert is_like(next(iter(check_subordinate(Host(Settings(), root=root)))), "ok", "0 ranges")
+    assert is_like(next(iter(check_subordinate(ExaminedHost(Settings(), root=root)))), "ok", "0 ranges")
     put(root, "etc/nsswitch.conf", "passwd: files sss\nsubid: sss\n")
-    assert is_like(next(iter(check_subordinate(Host(Settings(), root=root)))), "bad", "takes them from sss")
+    assert is_like(next(iter(check_subordinate(ExaminedHost(Settings(), root=root)))), "bad", "takes them from sss")
     put(root, "etc/nsswitch.conf", "subid: files\n")
     put(root, "etc/subuid", "web01:100000:10\nweb02:100005:10\n")
-    assert is_like(next(iter(check_subordinate(Host(Settings(), root=root)))), "bad", "100005-100009 belongs to uids")
+    assert is_like(
+        next(iter(check_subordinate(ExaminedHost(Settings(), root=root)))), "bad", "100005-100009 belongs to uids"
+    )
 
 
 def test_mail_servers() -> None:
@@ -313,7 +316,7 @@ def test_mail_servers() -> None:
 
 def test_configuration() -> None:
     def judge(settings: Settings, problem: ConfigError | None = None, path: str | None = None) -> Finding:
-        return next(iter(check_configuration(Host(settings, problem=problem, path=path))))
+        return next(iter(check_configuration(ExaminedHost(settings, problem=problem, path=path))))
 
     assert is_like(judge(Settings()), "note", "nobody is refused")
     assert is_like(judge(Settings(dry_run=False, path="/x")), "ok", "/x; enforcing")
@@ -378,15 +381,15 @@ def test_sources(setting: str | tuple[str, ...], usable: list[str], level: str, 
 
 @pytest.mark.parametrize("error", [OSError(13, "Permission denied"), NoDaemonError("gone"), ValueError("odd")])
 def test_a_check_that_cannot_look_says_so(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def fail(_: Host) -> Iterator[Finding]:
+    def fail(_: ExaminedHost) -> Iterator[Finding]:
         raise error
 
-    def work(_: Host) -> Iterator[Finding]:
+    def work(_: ExaminedHost) -> Iterator[Finding]:
         yield Finding(name="b", level="ok", found="x")
 
-    checks: dict[str, Callable[[Host], Iterator[Finding]]] = {"a": fail, "b": work}
+    checks: dict[str, Callable[[ExaminedHost], Iterator[Finding]]] = {"a": fail, "b": work}
     monkeypatch.setattr(doctor, "CHECKS", checks)
-    findings = examine(Host(Settings()))
+    findings = examine(ExaminedHost(Settings()))
     assert [(finding.name, finding.level) for finding in findings[:2]] == [("a", "unknown"), ("b", "ok")]
     assert isinstance(error, OSError | GuardError | ValueError)
 
@@ -403,10 +406,10 @@ def test_customers_with_the_numbers_of_before(root: Path) -> None:
     ]
     put(root, "etc/passwd", "\n".join(lines) + "\n")
     put(root, "var/cpanel/users/panel", "")
-    (found,) = check_old_numbers(Host(Settings(), root=root))
+    (found,) = check_old_numbers(ExaminedHost(Settings(), root=root))
     assert is_like(found, "bad", "customers with a uid below 1000: old01, panel", "never refused")
     assert found.fix == "uid_min: 500 in the configuration"
-    mended = Host(Settings(uid_min=500), root=root)
+    mended = ExaminedHost(Settings(uid_min=500), root=root)
     (found,) = check_old_numbers(mended)
     assert is_like(found, "ok", "below 500")
     standings = [mended.accounts.account(uid).standing for uid in (501, 502, 101, 1001)]

@@ -155,7 +155,7 @@ def test_late_bytes_count_with_the_newest_step() -> None:
 
 def test_sessions_are_bounded_and_lost_ends_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(byte_windows, "MAX_SESSIONS", 10)
-    sessions = byte_windows.Sessions()
+    sessions = byte_windows.CountedSessions()
     assert [sessions.news(report(0, "open", 5, cookie=n)) for n in range(12)] == [5] * 10 + [0, 0]
     assert sessions.untracked == 2
     assert sessions.news(report(1, "closed", 9, cookie=11)) == 9  # what was not followed counts at its end

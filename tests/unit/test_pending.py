@@ -3,22 +3,22 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpguard.enrich.ordered_wait import WAIT_NS, Pending, next_ticket
+from smtpguard.enrich.ordered_wait import WAIT_NS, OrderedWait, next_ticket
 
 
-def items(pending: Pending[str, int], now_ns: int) -> list[str]:
+def items(pending: OrderedWait[str, int], now_ns: int) -> list[str]:
     return [ready.item for ready in pending.due(now_ns)]
 
 
 def test_what_wants_nothing_leaves_at_once() -> None:
-    pending: Pending[str, int] = Pending()
+    pending: OrderedWait[str, int] = OrderedWait()
     pending.add("a", (), 0)
     assert items(pending, 0) == ["a"]
     assert pending.next_deadline() is None
 
 
 def test_it_leaves_with_its_values_when_all_have_come() -> None:
-    pending: Pending[str, int] = Pending()
+    pending: OrderedWait[str, int] = OrderedWait()
     one, two = next_ticket(), next_ticket()
     pending.add("a", {one, two}, 0)
     pending.resolve(one, 10)
@@ -30,7 +30,7 @@ def test_it_leaves_with_its_values_when_all_have_come() -> None:
 
 
 def test_at_its_deadline_it_leaves_with_what_there_is() -> None:
-    pending: Pending[str, int] = Pending()
+    pending: OrderedWait[str, int] = OrderedWait()
     one, two = next_ticket(), next_ticket()
     pending.add("a", {one, two}, 5)
     pending.resolve(two, 20)
@@ -44,7 +44,7 @@ def test_at_its_deadline_it_leaves_with_what_there_is() -> None:
 
 
 def test_order_is_kept_and_nobody_waits_longer_for_another() -> None:
-    pending: Pending[str, int] = Pending()
+    pending: OrderedWait[str, int] = OrderedWait()
     hang = next_ticket()
     pending.add("hostile", {hang}, 0)
     pending.add("other", (), 1)
@@ -53,7 +53,7 @@ def test_order_is_kept_and_nobody_waits_longer_for_another() -> None:
 
 
 def test_too_many_leave_early_oldest_first() -> None:
-    pending: Pending[str, int] = Pending(max_items=2)
+    pending: OrderedWait[str, int] = OrderedWait(max_items=2)
     tickets = [next_ticket() for _ in range(4)]
     for name, ticket in zip("abcd", tickets, strict=True):
         pending.add(name, {ticket}, 0)
@@ -66,7 +66,7 @@ def test_too_many_leave_early_oldest_first() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40), st.lists(st.integers(0, 80), max_size=6))))
 def test_always_in_order_never_late_never_twice(steps: list[tuple[int, int, list[int]]]) -> None:
-    pending: Pending[int, int] = Pending(wait_ns=50, max_items=8)
+    pending: OrderedWait[int, int] = OrderedWait(wait_ns=50, max_items=8)
     now, ticket, out = 0, 0, []
     for number, (wants, wait, answers) in enumerate(steps):
         now += wait

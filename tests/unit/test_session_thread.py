@@ -12,7 +12,7 @@ import pytest
 from smtpguard.actions import session_thread, session_walk
 from smtpguard.actions.base import Deny, Passes
 from smtpguard.actions.session_thread import SessionThread
-from smtpguard.actions.session_walk import Matcher, Wish
+from smtpguard.actions.session_walk import EndRequest, Matcher
 from smtpguard.actions.sessions import SessionEnder
 from smtpguard.clock import boottime_ns
 from smtpguard.decode.netlink.sock_diag import Session
@@ -64,10 +64,10 @@ class Here:
     def _count(self, sessions: int) -> None:
         self.ended += sessions
 
-    def end(self, uid: int = USER, ports: frozenset[int] = PORTS, seconds: float | None = None) -> Wish:
+    def end(self, uid: int = USER, ports: frozenset[int] = PORTS, seconds: float | None = None) -> EndRequest:
         now_ns = boottime_ns()
         until_ns = None if seconds is None else now_ns + int(seconds * NS)
-        wish = Wish(who=uid, uids=((uid, uid),), ports=ports, until_ns=until_ns, asked_ns=now_ns)
+        wish = EndRequest(who=uid, uids=((uid, uid),), ports=ports, until_ns=until_ns, asked_ns=now_ns)
         self.thread.end([wish])
         return wish
 

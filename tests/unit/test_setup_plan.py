@@ -6,7 +6,7 @@ from smtpguard.setup.plan import (
     Found,
     Manifest,
     Step,
-    Wanted,
+    WantedFile,
     compute_digest,
     merge_manifest,
     plan_install,
@@ -36,7 +36,7 @@ NEW, OLD, ODD = b"new\n", b"old\n", b"odd\n"
 )
 def test_what_happens_to_a_file(seed: bool, now: Found, ours: bytes | None, act: str) -> None:
     manifest = Manifest(files={} if ours is None else {"/f": compute_digest(ours)})
-    (step,) = plan_install([Wanted(path="/f", content=NEW, mode=0o640, seed=seed)], {"/f": now}, manifest)
+    (step,) = plan_install([WantedFile(path="/f", content=NEW, mode=0o640, seed=seed)], {"/f": now}, manifest)
     assert step.act == act
     if act in ("create", "update", "replace"):
         assert (step.before, step.after, step.mode) == (now.content, NEW, 0o640)

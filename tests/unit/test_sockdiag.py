@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpguard.actions.base import Deny, Passes
-from smtpguard.actions.session_walk import Matcher, Wanted, Wish, end_sessions
+from smtpguard.actions.session_walk import EndRequest, Matcher, WantedSessions, end_sessions
 from smtpguard.actions.sessions import SessionEnder
 from smtpguard.decode.netlink.messages import HEADER, split_messages
 from smtpguard.decode.netlink.sock_diag import (
@@ -206,8 +206,8 @@ def test_only_the_users_sessions_to_these_ports_are_ended() -> None:
         replace(SESSION, cookie=5, uid=0),
         replace(SESSION, cookie=6, uid=100_500),
     )
-    wish = Wish(who=1001, uids=((0, 1001), (100_000, 165_535)), ports=frozenset({25}), until_ns=None)
-    count = end_sessions(kernel, Wanted([wish]), Matcher(Passes()))  # type: ignore[arg-type]
+    wish = EndRequest(who=1001, uids=((0, 1001), (100_000, 165_535)), ports=frozenset({25}), until_ns=None)
+    count = end_sessions(kernel, WantedSessions([wish]), Matcher(Passes()))  # type: ignore[arg-type]
     assert (count, kernel.destroyed) == (2, [7, 6])
 
 
@@ -282,7 +282,9 @@ def test_what_a_bpf_program_keeps_with_a_socket_is_asked_for_and_told() -> None:
 
 
 def test_who_opened_a_session_and_who_made_its_socket_are_both_meant() -> None:
-    wanted = Wanted([Wish(who=1001, uids=((1001, 1001), (5000, 5009)), ports=frozenset({25}), until_ns=None)])
+    wanted = WantedSessions(
+        [EndRequest(who=1001, uids=((1001, 1001), (5000, 5009)), ports=frozenset({25}), until_ns=None)]
+    )
     passes = Matcher(Passes(uids=((0, 0), (89, 89))))
     lent, root_made, orphan = (replace(SESSION, uid=uid) for uid in (1002, 0, None))
     by = {uid: Opener(uid=uid, owner=1001 if uid >= 5000 else uid) for uid in (0, 89, 1001, 1002, 5003, 7000)}

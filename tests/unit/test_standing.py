@@ -3,7 +3,7 @@
 import pytest
 
 from smtpguard.model import Standing
-from smtpguard.policy.standing import HostFacts, Identity, decide_standing
+from smtpguard.policy.standing import AccountFacts, HostFacts, decide_standing
 from smtpguard.settings import Exempt, Settings
 
 FACTS = HostFacts(
@@ -20,7 +20,7 @@ SETTINGS = Settings(
 
 
 def decide(uid: int, *names: str, groups: tuple[str, ...] = (), roots: int = 0) -> tuple[Standing, str]:
-    identity = Identity(uid=uid, names=names, groups=frozenset(groups), document_roots=roots)
+    identity = AccountFacts(uid=uid, names=names, groups=frozenset(groups), document_roots=roots)
     return decide_standing(identity, SETTINGS, FACTS)
 
 
@@ -64,5 +64,5 @@ def test_standing(got: tuple[Standing, str], standing: Standing, reason: str) ->
 
 
 def test_without_exemptions_nobody_is_exempt() -> None:
-    identity = Identity(uid=1001, names=("*", "", "?"), groups=frozenset({""}))
+    identity = AccountFacts(uid=1001, names=("*", "", "?"), groups=frozenset({""}))
     assert decide_standing(identity, Settings(), HostFacts())[0] == "tenant"

@@ -14,7 +14,7 @@ from smtpguard.actions.nft.render import TableSpec
 from smtpguard.actions.nft.table import OwnTable, read_templates
 from smtpguard.actions.nft.uid_set import SetFullError, UidSet
 from smtpguard.clock import boottime_ns
-from smtpguard.decode.netlink.nft_numbers import Change
+from smtpguard.decode.netlink.nft_numbers import NftChange
 from smtpguard.errors import EnforceError
 from smtpguard.hooks import ClockNs
 from smtpguard.kernel.nft.access import Nft
@@ -214,10 +214,10 @@ class NftEnforcer(OwnTable):
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _render_held(self) -> list[Change]:
+    def _render_held(self) -> list[NftChange]:
         return [change for uids in self._sets.values() for change in uids.render_again(flatten(uids.read()))]
 
-    def _render_asked(self) -> list[Change]:
+    def _render_asked(self) -> list[NftChange]:
         return [change for uids in self._sets.values() for change in uids.render_asked()]
 
     def _restore_if_lost(self) -> bool:

@@ -18,8 +18,8 @@ from smtpguard.actions.nft.render import (
 )
 from smtpguard.decode.netlink.messages import split_attributes
 from smtpguard.decode.netlink.nft_elements import read_counts
-from smtpguard.decode.netlink.nft_numbers import Change, render_chain, render_delete_table, render_names
 from smtpguard.decode.netlink.nft_numbers import Kind as Message
+from smtpguard.decode.netlink.nft_numbers import NftChange, render_chain, render_delete_table, render_names
 from smtpguard.decode.netlink.nft_ruleset import (
     Ruleset,
     read_counters,
@@ -261,11 +261,11 @@ class OwnTable:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _render_held(self) -> list[Change]:
+    def _render_held(self) -> list[NftChange]:
         """What the uid sets hold now, for a table that is made anew."""
         return []
 
-    def _render_asked(self) -> list[Change]:
+    def _render_asked(self) -> list[NftChange]:
         """What the uid sets are to hold, for a table that is made anew."""
         return []
 
@@ -289,22 +289,22 @@ class OwnTable:
         except (KeyError, ValueError) as error:
             raise ConfigError(f"a ruleset template has an unknown placeholder: {error}", where="nft/*.nft") from error
 
-    def _render_contents(self, ruleset: Ruleset, contents: Mapping[str, Content]) -> list[Change]:
+    def _render_contents(self, ruleset: Ruleset, contents: Mapping[str, Content]) -> list[NftChange]:
         table = self.spec.table
-        changes: list[Change] = []
+        changes: list[NftChange] = []
         for name, (width, intervals) in contents.items():
             if name in ruleset.sets:  # an administrator's own text may do without some
                 changes += render_flush(table, name)
                 changes += render_create(table, name, [(a, b, None, "") for a, b in intervals], width)
         return changes
 
-    def _render_alive(self) -> list[Change]:
+    def _render_alive(self) -> list[NftChange]:
         if not self._caps:
             return []
         table = self.spec.table
         return [*render_flush(table, _ALIVE), *render_create(table, _ALIVE, [(_TCP, _TCP, ALIVE_MS, "")], 1)]
 
-    def _transact(self, changes: Sequence[Change]) -> None:
+    def _transact(self, changes: Sequence[NftChange]) -> None:
         try:
             self._nft.transact(changes)
         except NftError as error:

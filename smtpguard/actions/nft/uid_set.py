@@ -24,7 +24,7 @@ from smtpguard.actions.nft.elements import (
 )
 from smtpguard.actions.nft.render import timeout_ms
 from smtpguard.decode.netlink.nft_elements import Interval as KernelInterval
-from smtpguard.decode.netlink.nft_numbers import Change
+from smtpguard.decode.netlink.nft_numbers import NftChange
 from smtpguard.errors import EnforceError, GuardError
 from smtpguard.hooks import ClockNs, YesNo
 from smtpguard.kernel.nft.access import Nft, NftError, read_set
@@ -35,8 +35,8 @@ _PRUNE_EVERY_NS = 60_000_000_000
 _REFRESH_MS = 1000
 
 
-class _Render(Protocol):
-    def __call__(self) -> list[Change]: ...
+class _RenderChanges(Protocol):
+    def __call__(self) -> list[NftChange]: ...
 
 
 class SetFullError(EnforceError):
@@ -122,11 +122,11 @@ class UidSet:
             if not error.missing:
                 raise self._failed(error) from error
 
-    def render_again(self, elements: Iterable[Element]) -> list[Change]:
+    def render_again(self, elements: Iterable[Element]) -> list[NftChange]:
         """What puts elements into the set when it is new."""
         return render_create(self._table, self._name, self._make_new(elements))
 
-    def render_asked(self) -> list[Change]:
+    def render_asked(self) -> list[NftChange]:
         """What puts all that was asked for into the set when it is new."""
         return self.render_again(self._list_wanted(self._now_ns()))
 
@@ -263,7 +263,7 @@ class UidSet:
             # Present: somebody else's element overlaps. Full: a refresh needs room for one more, repainting none.
             self._repaint(_bounds(claims))
 
-    def _render_refresh(self, claims: Sequence[Element]) -> list[Change]:
+    def _render_refresh(self, claims: Sequence[Element]) -> list[NftChange]:
         """Set elements anew whether or not they are there, and whether or not their time was over.
 
         A plain addition of what is there leaves the comment, and on older kernels the timeout, as it was.
@@ -286,7 +286,7 @@ class UidSet:
         """Make the set hold, within the intervals, exactly what is asked for; outside them everything stays."""
         region = merge_intervals(intervals)
 
-        def render() -> list[Change]:
+        def render() -> list[NftChange]:
             now_ns = self._now_ns()
             wanted = clip(self._list_wanted(now_ns), region)
             touched, outside = carve(self.read(), region)
@@ -306,7 +306,7 @@ class UidSet:
         except NftError as error:
             raise self._full() if error.full else self._failed(error) from error
 
-    def _change(self, render: _Render) -> None:
+    def _change(self, render: _RenderChanges) -> None:
         """Run a change; if the table ought to be there and is not, once more when it is back."""
         try:
             self._nft.transact(render())

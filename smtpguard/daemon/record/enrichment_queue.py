@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from smtpguard.enrich.looker import Attribution, Looker
-from smtpguard.enrich.ordered_wait import Pending, Ready
+from smtpguard.enrich.ordered_wait import OrderedWait, Ready
 from smtpguard.enrich.reverse_dns import ReverseDns
 from smtpguard.hooks import ClockNs, Task
 from smtpguard.model import Account, Block, Connect, Subject, Verdict
@@ -82,7 +82,7 @@ class Waiting:
         self._deliver = deliver
         self._looker = looker
         self._rdns = rdns
-        self._pending: Pending[_Asked, Found] = Pending()
+        self._pending: OrderedWait[_Asked, Found] = OrderedWait()
         self._leaving: deque[Ready[_Asked, Found]] = deque()
 
     def add(self, entry: Entry) -> None:

@@ -85,7 +85,7 @@ _Saddr = tuple[bytes, bytes | None]
 """What a SOCKADDR says: hex digits, and what stands behind 0x1d (None in RAW format)."""
 
 
-class _Waiting(NamedTuple):
+class _WaitingAddress(NamedTuple):
     """A SOCKADDR whose call has not come."""
 
     end: int  # where its line ends in the stream
@@ -145,7 +145,7 @@ class AuditDecoder:
         self._sieve: Sieve = sieve or SockaddrSieve(ports)
         self._read_pair = PairReader(sensor).read
         self._index = CallIndex(self._buffer)
-        self._waiting: OrderedDict[Key, list[_Waiting]] = OrderedDict()
+        self._waiting: OrderedDict[Key, list[_WaitingAddress]] = OrderedDict()
         self._recent: dict[int, _Event | None] = {}  # by the hash of the Key, a third of its size
         self._older: dict[int, _Event | None] = {}
         self._held: list[_Event] = []
@@ -277,7 +277,7 @@ class AuditDecoder:
             call = self._index.find_far(key)
         end = self._buffer.base + record.end()
         if call is None:
-            self._wait(key, _Waiting(end, saddr, garbled))
+            self._wait(key, _WaitingAddress(end, saddr, garbled))
         else:
             self._join(key, end, call.groups(), saddr, found)
 
@@ -290,7 +290,7 @@ class AuditDecoder:
         if held is not None and begin < held[0] + self._hold:
             held[3] = None
 
-    def _wait(self, key: Key, record: _Waiting) -> None:
+    def _wait(self, key: Key, record: _WaitingAddress) -> None:
         """Keep a SOCKADDR until its call comes; forget those for which it can't be found any more."""
         waiting = self._waiting
         waiting.setdefault(key, []).append(record)
@@ -301,7 +301,7 @@ class AuditDecoder:
                 break
             oldest = next(iter(waiting.values()))
 
-    def _give_up(self, records: list[_Waiting]) -> None:
+    def _give_up(self, records: list[_WaitingAddress]) -> None:
         garbled = sum(record.garbled for record in records)
         self.counters.garbled += garbled
         self.counters.unpaired += len(records) - garbled

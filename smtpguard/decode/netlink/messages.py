@@ -18,7 +18,7 @@ _TYPE_MASK = 0x3FFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class NetlinkMessage:
     """One netlink message.
 
     Attributes:
@@ -36,7 +36,7 @@ class Message:
     body: memoryview
 
 
-def split_messages(datagram: bytes | memoryview) -> Iterator[Message]:
+def split_messages(datagram: bytes | memoryview) -> Iterator[NetlinkMessage]:
     """The messages of one datagram.
 
     Raises:
@@ -48,7 +48,7 @@ def split_messages(datagram: bytes | memoryview) -> Iterator[Message]:
         length, kind, flags, sequence, port = HEADER.unpack_from(view, offset)
         if not HEADER.size <= length <= len(view) - offset:
             raise DecodeError(f"a netlink message of {length} bytes in {len(view) - offset}")
-        yield Message(
+        yield NetlinkMessage(
             type=kind, flags=flags, sequence=sequence, port=port, body=view[offset + HEADER.size : offset + length]
         )
         offset += (length + 3) & ~3

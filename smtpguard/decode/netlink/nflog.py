@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from smtpguard.decode.netlink.messages import (
     ATTRIBUTE,
     HEADER,
-    Message,
+    NetlinkMessage,
     read_u32,
     split_attributes,
     split_messages,
@@ -165,7 +165,7 @@ def render_bind(group: int, *, copy_bytes: int, sequence: int) -> bytes:
     return HEADER.pack(HEADER.size + len(body), _CONFIG, 1 | 4, sequence, 0) + body  # NLM_F_REQUEST, NLM_F_ACK
 
 
-def parse_packet(message: Message) -> Syn | None:
+def parse_packet(message: NetlinkMessage) -> Syn | None:
     """One logged packet; None if it is no TCP SYN.
 
     Raises:

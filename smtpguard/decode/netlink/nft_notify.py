@@ -21,7 +21,7 @@ from typing import Literal, TypeGuard
 
 from smtpguard.decode.netlink.messages import (
     HEADER,
-    Message,
+    NetlinkMessage,
     list_attributes,
     read_string,
     read_u32,
@@ -128,7 +128,7 @@ class NotifyDecoder:
     def _is_ours(self, name: bytes | None) -> TypeGuard[bytes]:
         return name is not None and name.partition(b"_")[0] in self._sets
 
-    def _collect(self, message: Message) -> None:
+    def _collect(self, message: NetlinkMessage) -> None:
         kind = message.type & 0xFF
         attributes = split_attributes(message.body[_NFGENMSG.size :])
         if read_string(attributes.get(1)) != self._table:

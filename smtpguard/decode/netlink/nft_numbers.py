@@ -36,7 +36,7 @@ class Kind(IntEnum):
     GETOBJ = 19
 
 
-class Change(NamedTuple):
+class NftChange(NamedTuple):
     """One message of a transaction, without its header.
 
     Attributes:
@@ -65,7 +65,7 @@ def render_chain(table: str, chain: str) -> bytes:
     return INET + render_name(1, table) + render_name(3, chain)
 
 
-def render_delete_table(table: str) -> list[Change]:
+def render_delete_table(table: str) -> list[NftChange]:
     """Delete a table of family inet whether or not it is there."""
     body = render_names(table)
-    return [Change(Kind.NEWTABLE, NLM_F_CREATE, body), Change(Kind.DELTABLE, 0, body)]
+    return [NftChange(Kind.NEWTABLE, NLM_F_CREATE, body), NftChange(Kind.DELTABLE, 0, body)]

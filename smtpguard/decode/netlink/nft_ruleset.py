@@ -26,8 +26,8 @@ from smtpguard.decode.netlink.nft_numbers import (
     NLM_F_APPEND,
     NLM_F_CREATE,
     SET_ANONYMOUS,
-    Change,
     Kind,
+    NftChange,
     render_names,
 )
 from smtpguard.errors import DecodeError
@@ -73,14 +73,14 @@ class Ruleset:
     table: str
     sets: frozenset[str]
     chains: tuple[str, ...]
-    begin: tuple[Change, ...]
-    elements: tuple[Change, ...]
-    rules: tuple[Change, ...]
+    begin: tuple[NftChange, ...]
+    elements: tuple[NftChange, ...]
+    rules: tuple[NftChange, ...]
     fingerprint: tuple[Fingerprint, ...]
     shapes: tuple[bytes, ...]
     size: int
 
-    def render(self, contents: Iterable[Change] = ()) -> list[Change]:
+    def render(self, contents: Iterable[NftChange] = ()) -> list[NftChange]:
         """The whole as one transaction.
 
         Args:
@@ -104,14 +104,14 @@ def parse_ruleset(messages: Sequence[tuple[int, bytes | memoryview]]) -> Ruleset
     table = _text(by_kind[Kind.NEWTABLE][0], 1)
     sets = [names.render_set(body) for body in by_kind.get(Kind.NEWSET, ())]
     chains = [_check_chain(body) for body in by_kind.get(Kind.NEWCHAIN, ())]
-    begin = [Change(Kind.NEWTABLE, NLM_F_CREATE, INET + _keep(by_kind[Kind.NEWTABLE][0], _KEPT[Kind.NEWTABLE]))]
-    begin += [Change(Kind.NEWOBJ, NLM_F_CREATE, _render_object(body)) for body in by_kind.get(Kind.NEWOBJ, ())]
-    begin += [Change(Kind.NEWSET, NLM_F_CREATE, body) for body in sets]
+    begin = [NftChange(Kind.NEWTABLE, NLM_F_CREATE, INET + _keep(by_kind[Kind.NEWTABLE][0], _KEPT[Kind.NEWTABLE]))]
+    begin += [NftChange(Kind.NEWOBJ, NLM_F_CREATE, _render_object(body)) for body in by_kind.get(Kind.NEWOBJ, ())]
+    begin += [NftChange(Kind.NEWSET, NLM_F_CREATE, body) for body in sets]
     begin += [
-        Change(Kind.NEWCHAIN, NLM_F_CREATE, INET + _keep(body, _KEPT[Kind.NEWCHAIN]))
+        NftChange(Kind.NEWCHAIN, NLM_F_CREATE, INET + _keep(body, _KEPT[Kind.NEWCHAIN]))
         for body in by_kind.get(Kind.NEWCHAIN, ())
     ]
-    begin += [Change(Kind.DELRULE, 0, render_names(table, chain)) for chain in chains]
+    begin += [NftChange(Kind.DELRULE, 0, render_names(table, chain)) for chain in chains]
     return Ruleset(
         table=table,
         sets=frozenset(names.named),
@@ -125,7 +125,7 @@ def parse_ruleset(messages: Sequence[tuple[int, bytes | memoryview]]) -> Ruleset
         shapes=tuple(map(read_shape, by_kind.get(Kind.NEWCHAIN, ()))),
         size=sum(len(by_kind.get(kind, ())) for kind in (Kind.NEWCHAIN, Kind.NEWSET, Kind.NEWOBJ)),
         rules=tuple(
-            Change(Kind.NEWRULE, NLM_F_CREATE | NLM_F_APPEND, names.render_rule(body))
+            NftChange(Kind.NEWRULE, NLM_F_CREATE | NLM_F_APPEND, names.render_rule(body))
             for body in by_kind.get(Kind.NEWRULE, ())
         ),
     )
@@ -196,7 +196,7 @@ class _Names:
         identity = render_attribute(10, self._count.to_bytes(4, "big"))
         return INET + _keep(body, _KEPT[Kind.NEWSET]) + render_attribute(2, _template(name, self._ids)) + identity
 
-    def render_elements(self, table: str, messages: Iterable[memoryview]) -> Iterator[Change]:
+    def render_elements(self, table: str, messages: Iterable[memoryview]) -> Iterator[NftChange]:
         """Sets that have a name may be there already, and are emptied first."""
         emptied: set[bytes] = set()
         for message in messages:
@@ -207,11 +207,11 @@ class _Names:
                 continue
             if name not in self._ids and name not in emptied:
                 emptied.add(name)
-                yield Change(Kind.DELSETELEM, 0, render_names(table, name.decode("ascii", "replace")))
+                yield NftChange(Kind.DELSETELEM, 0, render_names(table, name.decode("ascii", "replace")))
             reference = self._reference(name, by_name=2, by_id=4)
             listing = render_nest(3, b"".join(render_nest(1, item) for item in items))
             body = b"".join((INET, render_attribute(1, attributes[1]), *reference, listing))
-            yield Change(Kind.NEWSETELEM, NLM_F_CREATE, body)
+            yield NftChange(Kind.NEWSETELEM, NLM_F_CREATE, body)
 
     def render_rule(self, body: memoryview) -> bytes:
         expressions = split_attributes(body).get(4, b"")

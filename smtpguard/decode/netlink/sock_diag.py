@@ -8,7 +8,7 @@ import struct
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from smtpguard.decode.netlink.messages import ATTRIBUTE, HEADER, Message, split_attributes
+from smtpguard.decode.netlink.messages import ATTRIBUTE, HEADER, NetlinkMessage, split_attributes
 from smtpguard.errors import DecodeError
 
 AF_INET, AF_INET6 = 2, 10
@@ -195,7 +195,7 @@ def render_port_filter(ports: Collection[int], *, loopback: bool = True) -> byte
     return code
 
 
-def parse_session(message: Message) -> Session:
+def parse_session(message: NetlinkMessage) -> Session:
     """One answer.
 
     Raises:
@@ -226,17 +226,17 @@ def parse_session(message: Message) -> Session:
     )
 
 
-def read_uid(message: Message) -> int:
+def read_uid(message: NetlinkMessage) -> int:
     """The uid of one answer, without a look at the rest; 0 where the kernel does not say, 0xFFFFFFFF for nobody's."""
     return int(_UID.unpack_from(message.body, _UID_AT)[0]) if len(message.body) >= _MESSAGE.size else 0
 
 
-def read_cookie(message: Message) -> int:
+def read_cookie(message: NetlinkMessage) -> int:
     """The cookie of one answer, as `read_uid`."""
     return int(_COOKIE.unpack_from(message.body, _COOKIE_AT)[0]) if len(message.body) >= _MESSAGE.size else 0
 
 
-def read_storage(message: Message) -> bytes | None:
+def read_storage(message: NetlinkMessage) -> bytes | None:
     """What the BPF map that was asked about keeps of one answer's socket; None if nothing.
 
     Raises:

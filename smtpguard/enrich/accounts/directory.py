@@ -21,7 +21,7 @@ from smtpguard.enrich.accounts.snapshot import Snapshot, is_changed, read_snapsh
 from smtpguard.enrich.accounts.spellings import is_plain, list_spellings, may_be_name, parse_uid, unescape_name
 from smtpguard.errors import UnansweredError
 from smtpguard.model import Account
-from smtpguard.policy.standing import OVERFLOW_UID, HostFacts, Identity, decide_standing
+from smtpguard.policy.standing import OVERFLOW_UID, AccountFacts, HostFacts, decide_standing
 from smtpguard.policy.subjects import account_of, subject_of
 from smtpguard.settings import Settings
 from smtpguard.text import render_escaped, to_bytes
@@ -443,7 +443,7 @@ class Accounts:
             groups = known.groups if known else frozenset()
             login = known.name if known else None
             names = tuple(dict.fromkeys(filter(None, (login, *self._spelled.get(uid, ())))))
-        identity = Identity(
+        identity = AccountFacts(
             uid=uid,
             names=names,
             groups=groups,

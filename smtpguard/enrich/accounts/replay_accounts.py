@@ -8,7 +8,7 @@ files give the same answer.
 from smtpguard.enrich.accounts.directory import Accounts
 from smtpguard.enrich.accounts.name_service import NameService
 from smtpguard.model import Account, Connect
-from smtpguard.policy.standing import Identity, decide_standing
+from smtpguard.policy.standing import AccountFacts, decide_standing
 from smtpguard.settings import Settings
 
 _NOWHERE = "/proc/self/fdinfo/none"
@@ -63,7 +63,9 @@ class RecordedAccounts:
         if name is None:
             return account
         if name != account.name:
-            standing, reason = decide_standing(Identity(uid=uid, names=(name,)), self._settings, self._accounts.facts)
+            standing, reason = decide_standing(
+                AccountFacts(uid=uid, names=(name,)), self._settings, self._accounts.facts
+            )
             account = Account(uid=uid, name=name, standing=standing, reason=reason)
         self._known[uid] = account
         return account

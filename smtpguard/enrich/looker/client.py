@@ -13,12 +13,12 @@ from smtpguard.enrich.fair_queue import Budget
 from smtpguard.enrich.looker.evidence import Evidence, parse_packet
 from smtpguard.enrich.looker.pool import Crew
 from smtpguard.enrich.looker.protocol import Attribution, Question, parse_answer
-from smtpguard.enrich.looker.question_queue import Hanging, Lane, LaneTerms
-from smtpguard.enrich.looker.worker import LIMIT_S, Answer
+from smtpguard.enrich.looker.question_queue import Hanging, QuestionQueue, QueueTerms
+from smtpguard.enrich.looker.worker import LIMIT_S, AnswerQuestion
 from smtpguard.model import NS, Connect
 
-LINES = LaneTerms(name="lines", deadline_ns=50_000_000, workers=3, waiting_per_user=8, waiting=64)
-EVIDENCE = LaneTerms(name="evidence", deadline_ns=2 * NS, workers=1, waiting_per_user=1, waiting=16)
+LINES = QueueTerms(name="lines", deadline_ns=50_000_000, workers=3, waiting_per_user=8, waiting=64)
+EVIDENCE = QueueTerms(name="evidence", deadline_ns=2 * NS, workers=1, waiting_per_user=1, waiting=16)
 ABANDONED_PER_USER = 2
 ABANDONED = 8
 PER_USER_PER_S = 50
@@ -80,7 +80,7 @@ class Looker:
         self._php = php
         self._crew = crew or Crew(load_answerer, limit_s=LIMIT_S)
         self._hanging = Hanging(per_user=ABANDONED_PER_USER, total=ABANDONED, counts=Counter())
-        self._lines: Lane[Attribution] = Lane(
+        self._lines: QuestionQueue[Attribution] = QuestionQueue(
             self._crew,
             LINES,
             budget=Budget(per_key=PER_USER_PER_S, total=PER_S, keep_some=True),
@@ -88,7 +88,7 @@ class Looker:
             parse=parse_answer,
             nothing=lambda why: Attribution(why=why),
         )
-        self._evidence: Lane[Evidence] = Lane(
+        self._evidence: QuestionQueue[Evidence] = QuestionQueue(
             self._crew,
             EVIDENCE,
             budget=Budget(per_key=EVIDENCE_PER_USER_PER_MIN, total=EVIDENCE_PER_MIN, window_ns=60 * NS, keep_some=True),
@@ -190,7 +190,7 @@ class Looker:
 
     def _put(
         self,
-        lane: Lane[Attribution] | Lane[Evidence],
+        lane: QuestionQueue[Attribution] | QuestionQueue[Evidence],
         connect: Connect,
         now_ns: int,
         owner: int | None,
@@ -216,7 +216,7 @@ class Looker:
         self._evidence.dispatch(now_ns)
 
 
-def load_answerer() -> Answer:
+def load_answerer() -> AnswerQuestion:
     """What workers do with questions. Called in the fork-server: the daemon needs none of those modules."""
     from smtpguard.enrich.looker.dispatch import Answerer
 

@@ -16,7 +16,7 @@ import socket
 from pathlib import Path
 
 from smtpguard.enrich.looker.drop_privileges import apply_least, apply_name, apply_parent_death
-from smtpguard.enrich.looker.worker import Answer, LoadAnswer, run_worker
+from smtpguard.enrich.looker.worker import AnswerQuestion, LoadAnswer, run_worker
 
 WORKER, SPARE = b"w", b"s"
 """What the daemon asks for; the new process's end of a socket pair comes with it."""
@@ -54,7 +54,7 @@ def fork_spawner(control: socket.socket, load: LoadAnswer, *, limit_s: float) ->
     os._exit(code)
 
 
-def _become_spawner(control: socket.socket, parent: int, load: LoadAnswer) -> Answer:
+def _become_spawner(control: socket.socket, parent: int, load: LoadAnswer) -> AnswerQuestion:
     signal.set_wakeup_fd(-1)
     for number in _STEADY:  # a terminal's ^C and systemd's SIGTERM reach the whole group; the daemon decides
         signal.signal(number, signal.SIG_IGN)
@@ -85,7 +85,7 @@ def _close_others(last: int) -> None:
     os.close(null)
 
 
-def _run_spawner(answer: Answer, limit_s: float) -> None:
+def _run_spawner(answer: AnswerQuestion, limit_s: float) -> None:
     control = socket.socket(fileno=_CONTROL)
     control.send(READY)
     own = os.getpid()
@@ -101,7 +101,7 @@ def _run_spawner(answer: Answer, limit_s: float) -> None:
             os.close(fd)
 
 
-def _become_spare(fd: int, answer: Answer, limit_s: float) -> None:
+def _become_spare(fd: int, answer: AnswerQuestion, limit_s: float) -> None:
     with contextlib.suppress(BaseException):
         os.dup2(fd, _CONTROL)
         _close_others(_CONTROL)
@@ -110,7 +110,7 @@ def _become_spare(fd: int, answer: Answer, limit_s: float) -> None:
     os._exit(0)
 
 
-def _become_worker(fd: int, parent: int, answer: Answer, limit_s: float) -> None:
+def _become_worker(fd: int, parent: int, answer: AnswerQuestion, limit_s: float) -> None:
     with contextlib.suppress(BaseException):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if fd != _CHANNEL:

@@ -19,7 +19,7 @@ Found_co = TypeVar("Found_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LaneTerms:
+class QueueTerms:
     """What a lane is allowed.
 
     Attributes:
@@ -79,7 +79,7 @@ class Hanging:
 
 
 @dataclass(slots=True)
-class _Asked(Generic[Found]):
+class _OpenQuestion(Generic[Found]):
     """A question nobody has answered yet."""
 
     owner: int
@@ -104,7 +104,7 @@ class Nothing(Protocol[Found_co]):
         ...
 
 
-class Lane(Generic[Found]):
+class QuestionQueue(Generic[Found]):
     """Questions of one kind.
 
     Args:
@@ -122,7 +122,7 @@ class Lane(Generic[Found]):
     def __init__(
         self,
         crew: Crew,
-        terms: LaneTerms,
+        terms: QueueTerms,
         *,
         budget: Budget,
         hanging: Hanging,
@@ -137,7 +137,7 @@ class Lane(Generic[Found]):
         self._parse = parse
         self._nothing = nothing
         self._queue: FairQueue[int] = FairQueue(per_key=terms.waiting_per_user, total=terms.waiting)
-        self._asked: dict[int, _Asked[Found]] = {}
+        self._asked: dict[int, _OpenQuestion[Found]] = {}
         self._found: list[tuple[int, Found]] = []
 
     @property
@@ -168,7 +168,7 @@ class Lane(Generic[Found]):
                 return None
             self._finish(displaced[1], self._nothing("late"))
         self.counts["asked"] += 1
-        self._asked[ticket] = _Asked(owner, question, now_ns + self._terms.deadline_ns)
+        self._asked[ticket] = _OpenQuestion(owner, question, now_ns + self._terms.deadline_ns)
         self.dispatch(now_ns)
         return ticket
 

@@ -21,7 +21,7 @@ class Tell(Protocol):
         """Send it."""
 
 
-class Answer(Protocol):
+class AnswerQuestion(Protocol):
     """Answers questions about processes."""
 
     def __call__(self, packet: bytes, tell: Tell, /) -> bytes:
@@ -32,12 +32,12 @@ class Answer(Protocol):
 class LoadAnswer(Protocol):
     """Loads what answers, in the process that will."""
 
-    def __call__(self) -> Answer:
+    def __call__(self) -> AnswerQuestion:
         """Load it."""
         ...
 
 
-def run_worker(channel: socket.socket, answer: Answer, *, limit_s: float = LIMIT_S) -> None:
+def run_worker(channel: socket.socket, answer: AnswerQuestion, *, limit_s: float = LIMIT_S) -> None:
     """Answer questions until the other side closes.
 
     Args:

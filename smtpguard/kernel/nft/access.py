@@ -11,7 +11,7 @@ from typing import Protocol
 
 from smtpguard.decode.netlink.messages import split_attributes
 from smtpguard.decode.netlink.nft_elements import Interval, has_intervals, read_intervals, read_singles
-from smtpguard.decode.netlink.nft_numbers import Change, Kind, render_names
+from smtpguard.decode.netlink.nft_numbers import Kind, NftChange, render_names
 from smtpguard.decode.netlink.nft_ruleset import Ruleset
 from smtpguard.errors import DecodeError, EnforceError
 from smtpguard.kernel.nft.compiler import Compiler
@@ -45,7 +45,7 @@ class Nft(Protocol):
         """
         ...
 
-    def transact(self, changes: Sequence[Change]) -> None:
+    def transact(self, changes: Sequence[NftChange]) -> None:
         """Carry out one transaction.
 
         Raises:
@@ -87,7 +87,7 @@ class NetlinkNft:
         """By the child."""
         return self._compiler.compile(table, text)
 
-    def transact(self, changes: Sequence[Change]) -> None:
+    def transact(self, changes: Sequence[NftChange]) -> None:
         """By this thread's socket."""
         self._get_socket().transact(changes)
 

@@ -18,8 +18,8 @@ from smtpguard.decode.netlink.nft_numbers import (
     NLM_F_DUMP_INTR,
     NLM_F_REQUEST,
     SUBSYSTEM,
-    Change,
     Kind,
+    NftChange,
 )
 from smtpguard.errors import DecodeError, EnforceError, PrivilegeError
 from smtpguard.kernel.capabilities import read_held
@@ -90,7 +90,7 @@ class NftSocket:
         self.port: int = self._socket.getsockname()[0]
         self._sequence = 0
 
-    def transact(self, changes: Sequence[Change]) -> None:
+    def transact(self, changes: Sequence[NftChange]) -> None:
         """Carry out all of it, or nothing.
 
         Raises:

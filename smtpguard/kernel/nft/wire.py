@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from smtpguard.decode.netlink.messages import render_attribute, render_nest
-from smtpguard.decode.netlink.nft_numbers import NLM_F_CREATE, NLM_F_EXCL, Change, Kind, render_names
+from smtpguard.decode.netlink.nft_numbers import NLM_F_CREATE, NLM_F_EXCL, Kind, NftChange, render_names
 
 NewElement = tuple[int, int, int | None, str]
 """First and last key, milliseconds until it ends (None for never), comment."""
@@ -22,7 +22,7 @@ _KEY_HEAD = 8
 _TIMEOUT_HEAD = render_attribute(4, bytes(8))[:4]
 
 
-def render_create(table: str, name: str, elements: Iterable[NewElement], width: int = UID_BYTES) -> list[Change]:
+def render_create(table: str, name: str, elements: Iterable[NewElement], width: int = UID_BYTES) -> list[NftChange]:
     """New elements; EEXIST where one is there already.
 
     Args:
@@ -34,23 +34,27 @@ def render_create(table: str, name: str, elements: Iterable[NewElement], width: 
     return _render(Kind.NEWSETELEM, NLM_F_CREATE | NLM_F_EXCL, table, name, elements, width)
 
 
-def render_add(table: str, name: str, elements: Iterable[NewElement], width: int = UID_BYTES) -> list[Change]:
+def render_add(table: str, name: str, elements: Iterable[NewElement], width: int = UID_BYTES) -> list[NftChange]:
     """Elements that may be there already; then they stay as they are."""
     return _render(Kind.NEWSETELEM, NLM_F_CREATE, table, name, elements, width)
 
 
-def render_delete(table: str, name: str, intervals: Iterable[tuple[int, int]], width: int = UID_BYTES) -> list[Change]:
+def render_delete(
+    table: str, name: str, intervals: Iterable[tuple[int, int]], width: int = UID_BYTES
+) -> list[NftChange]:
     """Elements to take out; ENOENT where one is not there."""
     elements = ((first, last, None, "") for first, last in intervals)
     return _render(Kind.DELSETELEM, 0, table, name, elements, width)
 
 
-def render_flush(table: str, name: str) -> list[Change]:
+def render_flush(table: str, name: str) -> list[NftChange]:
     """All elements out."""
-    return [Change(Kind.DELSETELEM, 0, render_names(table, name))]
+    return [NftChange(Kind.DELSETELEM, 0, render_names(table, name))]
 
 
-def _render(kind: Kind, flags: int, table: str, name: str, elements: Iterable[NewElement], width: int) -> list[Change]:
+def _render(
+    kind: Kind, flags: int, table: str, name: str, elements: Iterable[NewElement], width: int
+) -> list[NftChange]:
     head = render_names(table, name)
     past = 1 << 8 * width
     # Headers are the same for all of ten thousand.
@@ -70,12 +74,12 @@ def _render(kind: Kind, flags: int, table: str, name: str, elements: Iterable[Ne
         if last + 1 < past:
             item += end_head + (last + 1).to_bytes(width, "big") + pad + _END
         if size + len(item) > _MAX_LIST_BYTES:
-            changes.append(Change(kind, flags, head + render_nest(3, b"".join(chunk))))
+            changes.append(NftChange(kind, flags, head + render_nest(3, b"".join(chunk))))
             chunk, size = [], 0
         chunk.append(item)
         size += len(item)
     if chunk:
-        changes.append(Change(kind, flags, head + render_nest(3, b"".join(chunk))))
+        changes.append(NftChange(kind, flags, head + render_nest(3, b"".join(chunk))))
     return changes
 
 

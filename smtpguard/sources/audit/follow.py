@@ -30,7 +30,7 @@ Stamp = tuple[float, int]
 
 
 @dataclass(slots=True)
-class _File:
+class _OpenFile:
     """An open file.
 
     Attributes:
@@ -70,8 +70,8 @@ class Tail:
         self._watch: int | None = None
         self._directory: tuple[int, int] | None = None
         self._newest: Stamp = (time.time(), 0)  # first line of the newest file that was followed
-        self._present: _File | None = None
-        self._next: deque[_File] = deque()  # what follows the present file
+        self._present: _OpenFile | None = None
+        self._next: deque[_OpenFile] = deque()  # what follows the present file
         self._leaving = False
         self._in_line = False  # what was read last is no whole line
         self._cut_line = False  # and what follows is not its rest
@@ -133,7 +133,7 @@ class Tail:
             if count or not self._move_on(file):
                 return count
 
-    def _read(self, file: _File, room: memoryview) -> int:
+    def _read(self, file: _OpenFile, room: memoryview) -> int:
         try:
             count = os.preadv(file.fileno, [room], file.position)
         except OSError as error:
@@ -145,7 +145,7 @@ class Tail:
                 self._look_at_head(file)
         return count
 
-    def _was_cut(self, file: _File) -> bool:
+    def _was_cut(self, file: _OpenFile) -> bool:
         """Whether it was truncated. The rest of the copy that was made of it comes next, then its new beginning."""
         size = os.fstat(file.fileno).st_size
         if size >= file.position and os.pread(file.fileno, len(file.head), 0) == file.head:
@@ -165,7 +165,7 @@ class Tail:
             self._leaving = True  # nobody writes to a copy
         return True
 
-    def _move_on(self, file: _File) -> bool:
+    def _move_on(self, file: _OpenFile) -> bool:
         """At the end of the present file: whether to read on, in a newer one or this one once more."""
         if not self._leaving:
             # Whoever wrote to a newer file has left this one, and what he wrote here last is here by now.
@@ -186,7 +186,7 @@ class Tail:
         self._follow(file, at_end=file.stamp is not None and file.stamp < self._newest)
         return True
 
-    def _find_newer(self, file: _File) -> bool:
+    def _find_newer(self, file: _OpenFile) -> bool:
         """Put the files that came after this one, and have something in them, into `_next`; False if there are none.
 
         While the newest is empty its writer may still write to the one before it.
@@ -215,7 +215,7 @@ class Tail:
         self.rotations += len(self._next)
         return bool(self._next)
 
-    def _find_copy(self, file: _File) -> _File | None:
+    def _find_copy(self, file: _OpenFile) -> _OpenFile | None:
         """The copy that was made of a file before it was cut, at the place where we were."""
         copy = None
         for other in self._open_siblings():
@@ -226,25 +226,25 @@ class Tail:
             copy.position = file.position
         return copy
 
-    def _follow(self, file: _File, *, at_end: bool) -> None:
+    def _follow(self, file: _OpenFile, *, at_end: bool) -> None:
         if at_end:
             file.position = os.fstat(file.fileno).st_size
         self._present = file
         self._watch = self._inotify.watch_file(file.fileno)
         self._note_stamp(file)
 
-    def _look_at_head(self, file: _File) -> None:
+    def _look_at_head(self, file: _OpenFile) -> None:
         file.head = os.pread(file.fileno, _HEAD_BYTES, 0)
         found = self._stamp.search(file.head)
         file.stamp = (float(found[1]), int(found[2])) if found else None
         if file is self._present:
             self._note_stamp(file)
 
-    def _note_stamp(self, file: _File) -> None:
+    def _note_stamp(self, file: _OpenFile) -> None:
         if file.stamp is not None:
             self._newest = max(self._newest, file.stamp)
 
-    def _open(self, path: Path) -> _File | None:
+    def _open(self, path: Path) -> _OpenFile | None:
         """Open a regular file; None if there is none of that name."""
         try:
             fileno = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -256,11 +256,11 @@ class Tail:
         if not stat.S_ISREG(status.st_mode):
             os.close(fileno)
             raise SourceError("is not a file", where=str(path))
-        file = _File(fileno, (status.st_dev, status.st_ino))
+        file = _OpenFile(fileno, (status.st_dev, status.st_ino))
         self._look_at_head(file)
         return file
 
-    def _open_siblings(self) -> Iterator[_File]:
+    def _open_siblings(self) -> Iterator[_OpenFile]:
         """The files beside the log whose names begin with its name: what it was renamed or copied to."""
         prefixes = (f"{self.path.name}.", f"{self.path.name}-")
         try:
@@ -276,7 +276,7 @@ class Tail:
                     yield file
 
     @staticmethod
-    def _keep(file: _File, wanted: bool) -> bool:
+    def _keep(file: _OpenFile, wanted: bool) -> bool:
         """Close a file unless it is wanted."""
         if not wanted:
             os.close(file.fileno)

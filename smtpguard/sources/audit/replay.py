@@ -46,7 +46,7 @@ _NO_RECORD = "holds no audit record"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class ReplayProblem:
     """What of a file was not read.
 
     Attributes:
@@ -61,7 +61,7 @@ class Problem:
 
 
 @dataclass(slots=True)
-class _File:
+class _ReplayFile:
     """One file.
 
     Attributes:
@@ -97,7 +97,7 @@ class ReplaySource:
 
     def __init__(self, paths: Sequence[str], *, ports: frozenset[int], stdin: BinaryIO | None = None) -> None:
         self.stats = SourceStats()
-        self.problems: list[Problem] = []
+        self.problems: list[ReplayProblem] = []
         self._paths = list(paths)
         self._stdin = stdin
         self._stack = contextlib.ExitStack()
@@ -171,7 +171,7 @@ class ReplaySource:
         self._stack.close()
         self._chunks = None
 
-    def _open_file(self, path: str) -> _File:
+    def _open_file(self, path: str) -> _ReplayFile:
         """A file, what wraps it, and its first stamp."""
         if path == "-":
             stdin = self._stdin or (sys.stdin.buffer if sys.stdin is not None else None)
@@ -188,7 +188,7 @@ class ReplaySource:
             trial = make_unwrapper(head)
             plain = b"" if trial is None else trial.feed(head)
         stamp = _STAMP.search(plain)
-        return _File(
+        return _ReplayFile(
             path,
             reader,
             unwrapper,
@@ -197,7 +197,7 @@ class ReplaySource:
             not head,
         )
 
-    def _read_all(self, files: Sequence[_File]) -> Iterator[list[Connect]]:
+    def _read_all(self, files: Sequence[_ReplayFile]) -> Iterator[list[Connect]]:
         """One list of Connects for each stretch that was read."""
         decoder = self._decoder
         newest_ns = -1
@@ -217,9 +217,11 @@ class ReplaySource:
             self._note()
             self._judge(file, self._bad() - before, decoder.joined - joined)
         if not any(file.unwrapper is None or file.unwrapper.records for file in files):
-            self.problems += [Problem(file=file.path, problem="is empty", use=None) for file in files if file.is_empty]
+            self.problems += [
+                ReplayProblem(file=file.path, problem="is empty", use=None) for file in files if file.is_empty
+            ]
 
-    def _read_plain(self, file: _File) -> Iterator[list[Connect]]:
+    def _read_plain(self, file: _ReplayFile) -> Iterator[list[Connect]]:
         """A log as auditd writes it: from the file into the decoder's own buffer."""
         decoder = self._decoder
         while True:
@@ -234,7 +236,7 @@ class ReplaySource:
             self._note()
         yield decoder.feed(b"\n")  # a file may end without one; an empty line is nothing
 
-    def _read_wrapped(self, file: _File, unwrapper: Unwrapper) -> Iterator[list[Connect]]:
+    def _read_wrapped(self, file: _ReplayFile, unwrapper: Unwrapper) -> Iterator[list[Connect]]:
         """Any other form."""
         while True:
             try:
@@ -259,7 +261,7 @@ class ReplaySource:
             }
         )
 
-    def _judge(self, file: _File, bad: Counter[str], joined: int) -> None:
+    def _judge(self, file: _ReplayFile, bad: Counter[str], joined: int) -> None:
         """Name what was not read of a file."""
         unwrapper = file.unwrapper
         kinds = set(unwrapper.unreadable) if unwrapper else {MIXED} if self._survey.is_mixed else set()
@@ -268,16 +270,16 @@ class ReplaySource:
         if kinds:
             for kind in sorted(kinds):
                 problem, use = _UNREADABLE[kind]
-                self.problems.append(Problem(file=file.path, problem=problem, use=use))
+                self.problems.append(ReplayProblem(file=file.path, problem=problem, use=use))
         elif unwrapper is not None and not unwrapper.records:
             if not file.is_empty:
-                self.problems.append(Problem(file=file.path, problem=_NO_RECORD, use=_RAW))
+                self.problems.append(ReplayProblem(file=file.path, problem=_NO_RECORD, use=_RAW))
         elif self._survey.lacks_addresses:
-            self.problems.append(Problem(file=file.path, problem=_NO_ADDRESS, use=_RAW))
+            self.problems.append(ReplayProblem(file=file.path, problem=_NO_ADDRESS, use=_RAW))
         elif bad and not joined:
             told = ", ".join(f"{count:,} {what}" for what, count in bad.items() if count)
             problem = f"holds SMTP connects, but none that could be read ({told})"
-            self.problems.append(Problem(file=file.path, problem=problem, use=_RAW))
+            self.problems.append(ReplayProblem(file=file.path, problem=problem, use=_RAW))
 
     def _note(self) -> None:
         counters = self._decoder.counters

@@ -10,7 +10,7 @@ from smtpguard.errors import SourceError
 from smtpguard.model import RefusedBy, SocketNews, SocketReport
 from smtpguard.sources.base import Unsent
 from smtpguard.sources.bpf.libbpf import BpfError
-from smtpguard.sources.bpf.program import Guard
+from smtpguard.sources.bpf.program import BpfProgram
 
 _KEY = struct.Struct("=IHBB")
 _COUNT = struct.Struct("=Q")
@@ -21,7 +21,7 @@ _OWED_KEY = struct.Struct("=IHBB")
 _OWED = struct.Struct("=Q16s")
 
 
-def read_unsent(guard: Guard) -> list[Unsent]:
+def read_unsent(guard: BpfProgram) -> list[Unsent]:
     """What was counted in the kernel since it was loaded, instead of being reported. Raises SourceError."""
     try:
         rows = guard.map("unsent").read_all()
@@ -51,7 +51,7 @@ class Owed:
         guard: The loaded program.
     """
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: BpfProgram) -> None:
         self._table = guard.map("owed_bytes")
         self._read: dict[bytes, int] = {}
 

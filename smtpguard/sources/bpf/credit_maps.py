@@ -21,7 +21,7 @@ from smtpguard.sources.bpf import maps
 from smtpguard.sources.bpf.budget import read_unsent
 from smtpguard.sources.bpf.key_maps import KeyMaps, Keys
 from smtpguard.sources.bpf.libbpf import BpfError
-from smtpguard.sources.bpf.program import Guard, refused
+from smtpguard.sources.bpf.program import BpfProgram, refused
 
 _ACCOUNT = struct.Struct("=IIQ16QQQQQQII")
 _GRANT = struct.Struct("=IIQ16QQ16Q")
@@ -68,7 +68,7 @@ class KeyWindow:
 class CreditMaps:
     """The maps `accounts`, `grants` and what stands beside them. Methods raise EnforceError."""
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: BpfProgram) -> None:
         self._guard = guard
         self._accounts = guard.map("accounts")
         self._grants = guard.map("grants")
@@ -212,7 +212,7 @@ class Credits:
         missed: Credits whose attempts never arrived, because the ring was full.
     """
 
-    def __init__(self, guard: Guard, now_ns: int) -> None:
+    def __init__(self, guard: BpfProgram, now_ns: int) -> None:
         self.maps = CreditMaps(guard)
         self.keys = KeyMaps(guard)
         self.ledger = CreditLedger(())

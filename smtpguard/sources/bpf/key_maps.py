@@ -13,7 +13,7 @@ from smtpguard.policy.credits import CreditRule
 from smtpguard.settings import KEY_SLOTS
 from smtpguard.sources.bpf import maps
 from smtpguard.sources.bpf.libbpf import BpfError
-from smtpguard.sources.bpf.program import Guard, refused
+from smtpguard.sources.bpf.program import BpfProgram, refused
 
 Keys = Mapping[bytes, int]
 """Addresses or networks as the engine has them, with the time of the last attempt."""
@@ -50,7 +50,7 @@ class KeyMaps:
         guard: The loaded program.
     """
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: BpfProgram) -> None:
         self._guard = guard
         self._keys = guard.map("keys")
         self._rules = guard.map("key_rules")

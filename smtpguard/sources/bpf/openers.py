@@ -10,7 +10,7 @@ import sys
 from smtpguard.errors import SourceError
 from smtpguard.kernel.openers import FindOpener, Opener
 from smtpguard.sources.bpf.libbpf import BpfError
-from smtpguard.sources.bpf.program import Guard
+from smtpguard.sources.bpf.program import BpfProgram
 
 _SESSION = struct.Struct("=QQQQII")
 _IN_MAPS = ("beginning", "followed")
@@ -26,7 +26,7 @@ class BpfOpeners:
         storage_fd: The map in which it keeps it with the sockets; None where the kernel has no such thing.
     """
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: BpfProgram) -> None:
         self._maps = [guard.map(name) for name in _IN_MAPS]
         self.storage_fd = guard.map("of_socket").fd if guard.features.storage else None
 

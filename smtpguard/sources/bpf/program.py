@@ -34,7 +34,7 @@ KEY_USERS = 1 << 16
 """1.5 KiB each, made with the first attempt under a rule that counts destinations or networks."""
 
 
-class Guard:
+class BpfProgram:
     """The program in the kernel.
 
     Args:

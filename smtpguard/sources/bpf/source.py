@@ -22,7 +22,7 @@ from smtpguard.sources.bpf.cgroup import read_cgroup
 from smtpguard.sources.bpf.existing_sessions import Adopted
 from smtpguard.sources.bpf.libbpf import BpfError
 from smtpguard.sources.bpf.maps import COUNT_LOST, COUNT_UNSENT
-from smtpguard.sources.bpf.program import KEY_USERS, RING_BYTES, Guard
+from smtpguard.sources.bpf.program import KEY_USERS, RING_BYTES, BpfProgram
 from smtpguard.sources.bpf.untracked import UNTRACKED, Untracked
 
 _log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class BpfSource:
     Args:
         settings: `cgroup` and `ports` are used.
         ring_bytes: Size of the event ring.
-        key_users: As of Guard.
+        key_users: As of BpfProgram.
 
     Attributes:
         ring_lost: Events that found the ring full; `stats.lost` is with those beyond their user's budget.
@@ -64,7 +64,7 @@ class BpfSource:
         self._ports = settings.ports
         self._ring_bytes = ring_bytes
         self._key_users = key_users
-        self._guard: Guard | None = None
+        self._guard: BpfProgram | None = None
         self._probes: list[Probe] = []
         self._waiting: list[Connect] = []
         self._reports: deque[SocketReport] = deque(maxlen=MAX_REPORTS)
@@ -77,7 +77,7 @@ class BpfSource:
         self.drained_ns = self.ring_lost = 0
 
     @property
-    def guard(self) -> Guard:
+    def guard(self) -> BpfProgram:
         """The program in the kernel. Raises SourceError if the source is not open."""
         if self._guard is None:
             raise SourceError("not open", where="bpf")
@@ -85,7 +85,7 @@ class BpfSource:
 
     def open(self) -> None:
         """Load the program, attach it, guard the ports. Raises SourceError or PrivilegeError."""
-        guard = Guard(read_cgroup(self._settings.cgroup), ring_bytes=self._ring_bytes, key_users=self._key_users)
+        guard = BpfProgram(read_cgroup(self._settings.cgroup), ring_bytes=self._ring_bytes, key_users=self._key_users)
         try:
             guard.set_ports(self._ports)
         except EnforceError as error:

@@ -12,7 +12,7 @@ from smtpguard.errors import EnforceError
 from smtpguard.sources.bpf import maps
 from smtpguard.sources.bpf.features import TELL_PROGRAMS
 from smtpguard.sources.bpf.libbpf import BpfError
-from smtpguard.sources.bpf.program import Guard, refused
+from smtpguard.sources.bpf.program import BpfProgram, refused
 
 SPEAKING_PORTS = frozenset({25, 587, 2525})
 """Where a server speaks first, in the clear: on 465 a client waits for TLS and would not understand."""
@@ -27,7 +27,7 @@ class Telling:
         guard: The loaded program.
     """
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: BpfProgram) -> None:
         self._guard = guard
         self._told = guard.map("told")
         self._attached = False
