@@ -49,7 +49,6 @@ LONG: tuple[str, ...] = (
 )
 TWICE: tuple[str, ...] = (
     "BlockRow",
-    "Breaker",
     "Done",
     "FactKeeper",
     "Opened",
@@ -68,7 +67,6 @@ GERUNDS: tuple[str, ...] = (
     "daemon/serve/blocking.py",
     "daemon/serve/listing.py",
     "daemon/serve/unblocking.py",
-    "kernel/lasting.py",
     "state/pending.py",
     "state/pruning.py",
 )

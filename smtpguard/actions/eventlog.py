@@ -14,7 +14,7 @@ from smtpguard.actions.logfile import CHECK_NS, LogFile
 from smtpguard.actions.suppression import Suppression
 from smtpguard.errors import LogError
 from smtpguard.hooks import ClockNs
-from smtpguard.kernel.lasting import start_lasting
+from smtpguard.kernel.lasting_thread import start_lasting
 from smtpguard.logline import (
     render_allow,
     render_block,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from smtpguard.actions.session_walk import EndRequest, PassesSession, WantedSessions, end_sessions, held
 from smtpguard.clock import boottime_ns
 from smtpguard.errors import GuardError, SourceError
-from smtpguard.kernel.lasting import start_lasting
+from smtpguard.kernel.lasting_thread import start_lasting
 from smtpguard.kernel.sock_diag import SockDiag
 from smtpguard.model import NS
 

@@ -78,7 +78,7 @@ class Explain(Protocol):
         ...
 
 
-class TellResponder:
+class TellServer:
     """A part of the daemon's loop.
 
     Args:

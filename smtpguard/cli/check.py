@@ -6,7 +6,7 @@ from typing import NoReturn
 import click
 
 from smtpguard.cli.common import EXIT_CONFIG, config_option, json_option, print_json
-from smtpguard.enrich.accounts.directory import Accounts
+from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.enrich.accounts.spellings import is_plain, parse_uid
 from smtpguard.errors import ConfigError, UnansweredError
 from smtpguard.policy.standing import OVERFLOW_UID
@@ -45,7 +45,7 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
         lacking = "failures and bytes need the source bpf, which can't be had here; the guard runs without this rule"
         errors = [f"{where}: rule {name} can't be counted: {lacking}" for name in uncounted.broken]
         _fail(ctx, errors, "\n".join(errors), as_json=as_json)
-    accounts = Accounts(settings)
+    accounts = AccountDirectory(settings)
     warnings = [
         *settings.warnings,
         *find_doubts(settings, uid_min=accounts.facts.uid_min),
@@ -88,7 +88,7 @@ def _fail(ctx: click.Context, errors: list[str], text: str, *, as_json: bool) ->
     ctx.exit(EXIT_CONFIG)
 
 
-def find_absent(settings: Settings, accounts: Accounts) -> Iterator[str]:
+def find_absent(settings: Settings, accounts: AccountDirectory) -> Iterator[str]:
     """Warnings about users and groups that are named and not there: a typing error exempts nobody.
 
     Args:
@@ -118,7 +118,7 @@ def find_absent(settings: Settings, accounts: Accounts) -> Iterator[str]:
             yield f"{place}: the system calls the group {name!a} {known!a}: write it so, or nobody is meant"
 
 
-def _find_odd_user(place: str, name: str, accounts: Accounts) -> Iterator[str]:
+def _find_odd_user(place: str, name: str, accounts: AccountDirectory) -> Iterator[str]:
     """What is odd about one configured user: not there, or called something else by the system."""
     try:
         uid = accounts.find_uid(name)
@@ -135,7 +135,7 @@ def _find_odd_user(place: str, name: str, accounts: Accounts) -> Iterator[str]:
         yield f"{place}: the system calls {name!a} {account.name!a} (uid {uid}): write it so, or nobody is meant"
 
 
-def find_lookalikes(settings: Settings, accounts: Accounts) -> Iterator[str]:
+def find_lookalikes(settings: Settings, accounts: AccountDirectory) -> Iterator[str]:
     """Warnings about accounts of /etc/passwd that are people's by uid and called like a service of the shipped list.
 
     Args:

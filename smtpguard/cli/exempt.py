@@ -18,11 +18,11 @@ def command(ctx: click.Context, config_path: str | None, is_name: bool, user: st
     Never refused are root, mail servers' users and who is exempt by configuration. Put -- before a USER that may be
     anything.
     """
-    from smtpguard.enrich.accounts.directory import Accounts
+    from smtpguard.enrich.accounts.directory import AccountDirectory
     from smtpguard.settings.load import load_part
     from smtpguard.text import render_user
 
-    accounts = Accounts(load_part(config_path, ["exempt", "shared_users"]))
+    accounts = AccountDirectory(load_part(config_path, ["exempt", "shared_users"]))
     account = accounts.by_login(user) if is_name else accounts.by_name(user)
     if account is None:
         click.echo("no: there is no such user")

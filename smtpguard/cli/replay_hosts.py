@@ -35,11 +35,11 @@ class Host:
     __slots__ = ("accounts", "engine", "report", "rows", "tick_ns")
 
     def __init__(self, settings: "Settings", node: bytes | None) -> None:
-        from smtpguard.enrich.accounts.replay_accounts import RecordedAccounts
+        from smtpguard.enrich.accounts.replay_accounts import ReplayAccounts
         from smtpguard.policy.destinations import Destinations
         from smtpguard.policy.engine import Engine
 
-        self.accounts = RecordedAccounts(settings, foreign=node is not None and not _is_this_host(node))
+        self.accounts = ReplayAccounts(settings, foreign=node is not None and not _is_this_host(node))
         # Loopback does not come to the engine if it is ignored; without exempt networks there is nothing to look up.
         passed = Destinations(exempt=settings.exempt.networks).passed
         looked_up = settings.exempt.networks or settings.loopback == "count"

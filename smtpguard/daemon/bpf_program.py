@@ -3,14 +3,14 @@
 import contextlib
 import logging
 
-from smtpguard.actions.tell_server import TellResponder
+from smtpguard.actions.tell_server import TellServer
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.loop import Loop
 from smtpguard.errors import EnforceError
 from smtpguard.model import NS
 from smtpguard.sources.base import Source
 from smtpguard.sources.bpf.source import BpfSource
-from smtpguard.sources.bpf.tell_hooks import Telling
+from smtpguard.sources.bpf.tell_hooks import TellHooks
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,8 @@ class Program:
         self._guard = guard
         self._loop = loop
         self._source: BpfSource | None = None
-        self._telling: Telling | None = None
-        self._responder: TellResponder | None = None
+        self._telling: TellHooks | None = None
+        self._responder: TellServer | None = None
         self.trouble: str | None = None
         self._retry_ns: int | None = None
         stack.callback(self._close_responder)
@@ -63,10 +63,10 @@ class Program:
             return
         if self._source is None or self._telling is not None:
             return
-        telling = Telling(self._source.guard)
+        telling = TellHooks(self._source.guard)
         try:
             if self._responder is None:
-                self._responder = TellResponder(self._find_told, self._guard.explain, self._guard.now)
+                self._responder = TellServer(self._find_told, self._guard.explain, self._guard.now)
                 self._loop.add(self._responder, "tell")
             telling.start(self._responder.port)
         except EnforceError as error:

@@ -16,7 +16,7 @@ from smtpguard.daemon.loop import TimedPart
 from smtpguard.daemon.record.enrichment_queue import Entry
 from smtpguard.daemon.record.journal import Journal
 from smtpguard.daemon.record.window_saver import render_allowance
-from smtpguard.enrich.accounts.directory import Accounts
+from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.hooks import ClockNs
 from smtpguard.logline import render_time
 from smtpguard.model import (
@@ -100,7 +100,7 @@ class Guard(TimedPart):
         enforcement: Enforcement,
         journal: Journal,
         state: StateWriter,
-        accounts: Accounts,
+        accounts: AccountDirectory,
         destinations: Destinations,
         wall: WallMap,
         now: ClockNs,

@@ -9,9 +9,9 @@ from typing import Protocol
 
 from smtpguard.actions.base import Passes
 from smtpguard.clock import next_beat
-from smtpguard.enrich.accounts.directory import Accounts, Renewal
+from smtpguard.enrich.accounts.directory import AccountDirectory, Renewal
 from smtpguard.enrich.accounts.reader import AccountReader
-from smtpguard.enrich.exempt_hosts import Cleared, NamedDestinations
+from smtpguard.enrich.exempt_hosts import Cleared, ExemptHosts
 from smtpguard.enrich.own_addresses import OwnAddresses
 from smtpguard.enrich.translators import Translators
 from smtpguard.errors import SourceError
@@ -67,14 +67,14 @@ class Surroundings:
         self._settings = settings
         self._now = now
         self._own = OwnAddresses()
-        self._named = NamedDestinations(settings.exempt.names)
+        self._named = ExemptHosts(settings.exempt.names)
         self._translators = Translators(settings.nat64)
         self._due_ns = next_beat(now(), _LOOK_NS)
         self._hurries = False
         self._problems: tuple[str, ...] = ()
         self._untold: bool | None = None
         self._own_trouble: str | None = None
-        self.accounts = Accounts(settings, patience_s=0)
+        self.accounts = AccountDirectory(settings, patience_s=0)
         self._reader = AccountReader(self.accounts)
         self.destinations = Destinations()
         self.on_change: Changed | None = None

@@ -60,7 +60,7 @@ from smtpguard.enrich.looker import Looker
 from smtpguard.enrich.reverse_dns import ReverseDns
 from smtpguard.errors import ConfigError, GuardError, LogError, SourceError
 from smtpguard.kernel.nft.access import open_nft
-from smtpguard.kernel.nft.notifications import NftWatch
+from smtpguard.kernel.nft.notifications import NftNotifications
 from smtpguard.model import NS
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.rules import check_rules
@@ -233,7 +233,7 @@ class Service:
             restore(self.orders, self.keeping, loaded, nft=self.nft, adoption=adoption, identity=identity)
         self.enforcement.refresh("start")
         self.healing = Healing(
-            NftWatch(settings.nft_table, way),
+            NftNotifications(settings.nft_table, way),
             nft=self.nft,
             enforcement=self.enforcement,
             freed=self.orders.freed_by_hand,

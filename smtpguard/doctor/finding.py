@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from smtpguard.enrich.accounts.directory import Accounts
+from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.errors import ConfigError
 from smtpguard.settings import Settings
 
@@ -51,9 +51,9 @@ class ExaminedHost:
         self.root = root
 
     @cached_property
-    def accounts(self) -> Accounts:
+    def accounts(self) -> AccountDirectory:
         """Who is who."""
-        return Accounts(self.settings, root=self.root)
+        return AccountDirectory(self.settings, root=self.root)
 
     def read(self, path: str, max_bytes: int = 1 << 20) -> str | None:
         """Text of a file that only root can have written, /proc and /sys included; None if there is none."""

@@ -16,7 +16,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Protocol
 
 from smtpguard.enrich.resolver import Resolved, resolve_host
-from smtpguard.kernel.lasting import start_lasting
+from smtpguard.kernel.lasting_thread import start_lasting
 from smtpguard.model import NS, Subject
 from smtpguard.settings import Network
 from smtpguard.text import render_address
@@ -100,7 +100,7 @@ class _Host:
     dropped: int = 0
 
 
-class NamedDestinations:
+class ExemptHosts:
     """Names and the networks they stand for.
 
     Args:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from smtpguard.enrich.fair_queue import FairQueue
 from smtpguard.enrich.ordered_wait import next_ticket
-from smtpguard.kernel.lasting import start_lasting
+from smtpguard.kernel.lasting_thread import start_lasting
 from smtpguard.model import NS
 from smtpguard.text import render_address
 

@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from smtpguard.settings import Breaker as Limits
+from smtpguard.settings import BreakerLimits as Limits
 
 
 class Breaker:

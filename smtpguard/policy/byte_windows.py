@@ -24,7 +24,7 @@ SILENT_NS = 3600 * NS
 PURGE_NS = 60 * NS
 
 
-class Volume:
+class ByteWindow:
     """One bytes rule as one subject stands to it; the counterpart of Counter.
 
     Attributes:
@@ -88,7 +88,7 @@ class Volume:
         return self.totals[index - 1] if index else 0
 
 
-class VolumeBook:
+class ByteWindows:
     """Bytes of one subject for rules of one mode; the counterpart of Book.
 
     Args:
@@ -101,7 +101,7 @@ class VolumeBook:
 
     def __init__(self, rules: Iterable[Rule], ports: Ports, mode: Mode) -> None:
         self.mode = mode
-        self.counters = [Volume(rule, ports if rule.ports is None else rule.ports & ports) for rule in rules]
+        self.counters = [ByteWindow(rule, ports if rule.ports is None else rule.ports & ports) for rule in rules]
 
     def enter(self, time_ns: int, port: int, amount: int) -> list[Excess]:
         """Count bytes that were sent, and say which rules they exceed."""
@@ -135,7 +135,7 @@ class VolumeBook:
         """When something last happened to the windows: counted, emptied or told of; NEVER if nothing did."""
         return max([max([volume.floor_ns, volume.told_ns, *volume.times[-1:]]) for volume in self.counters])
 
-    def adopt(self, others: Iterable["VolumeBook"]) -> None:
+    def adopt(self, others: Iterable["ByteWindows"]) -> None:
         """Take over the windows of rules of the same name and window, nearest book first."""
         for other in others:
             olds = {(old.rule.name, old.rule.window_ns): old for old in other.counters}

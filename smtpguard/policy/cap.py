@@ -13,7 +13,7 @@ MAX_USERS = 65_536
 """Buckets kept, as many as the set `ratecap` holds; the one that was used longest ago is dropped first: it is full."""
 
 
-class Buckets:
+class CapBuckets:
     """A token bucket per uid.
 
     Args:

@@ -10,7 +10,7 @@ from smtpguard.policy.directory import Directory
 from smtpguard.policy.escalation import Record
 from smtpguard.policy.roster import Limits, Roster
 from smtpguard.policy.rules import check_rules
-from smtpguard.policy.subject_state import NEVER_REFUSED, Watched
+from smtpguard.policy.subject_state import NEVER_REFUSED, SubjectState
 from smtpguard.policy.verdicts import Verdicts
 from smtpguard.policy.window_export import StoredPart, WindowPart, export_parts, restore_parts
 from smtpguard.policy.windows import NEVER
@@ -366,7 +366,7 @@ class Commands:
             self._settle(watched)
         return bad
 
-    def _settle(self, watched: Watched) -> None:
+    def _settle(self, watched: SubjectState) -> None:
         """Tell the fast path from when on the subject's attempts are neither late nor inside a block."""
         clear_ns = self._blocks.clear_ns(watched.subject)
         for book in watched.books:

@@ -38,7 +38,7 @@ class Needs:
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedRule:
+class CompiledRule:
     """A rule with the guarded ports that it concerns, and the table where it finds its keys."""
 
     number: int
@@ -47,7 +47,7 @@ class PlannedRule:
     table: TableKey | None
 
 
-class Plan:
+class CompiledRules:
     """Rules of one mode, by port.
 
     Args:
@@ -63,11 +63,11 @@ class Plan:
     __slots__ = ("is_novel", "lanes", "of_port", "tables")
 
     def __init__(self, rules: Iterable[Rule], guarded: Ports) -> None:
-        planned: list[PlannedRule] = []
+        planned: list[CompiledRule] = []
         for number, rule in enumerate(rules):
             ports = guarded if rule.ports is None else rule.ports & guarded
             keyed = rule.count in {"destinations", "networks"}
-            planned.append(PlannedRule(number, rule, ports, (rule.count == "destinations", ports) if keyed else None))
+            planned.append(CompiledRule(number, rule, ports, (rule.count == "destinations", ports) if keyed else None))
         self.of_port = {port: tuple(item for item in planned if port in item.ports) for port in guarded}
         self.lanes = {
             port: Needs.of(item.rule for item in items if item.table is None) for port, items in self.of_port.items()
@@ -77,7 +77,7 @@ class Plan:
         self.is_novel = any(item.rule.novel_ns is not None for item in planned)
 
 
-class Plans:
+class RulesByMode:
     """All that an account's rules count, by mode.
 
     Args:
@@ -95,7 +95,7 @@ class Plans:
     def __init__(self, terms: Terms, guarded: Ports) -> None:
         self.ports = guarded
         self.attempts, self.failures = (
-            tuple((mode, Plan(rules, guarded)) for mode in _MODES if (rules := terms.of(mode, counts)))
+            tuple((mode, CompiledRules(rules, guarded)) for mode in _MODES if (rules := terms.of(mode, counts)))
             for counts in (ATTEMPTS, FAILURES)
         )
         self.volumes = tuple((mode, rules) for mode in _MODES if (rules := terms.of(mode, BYTES)))

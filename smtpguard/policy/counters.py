@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Protocol
 
 from smtpguard.model import Action
-from smtpguard.policy.compiled_rules import PlannedRule
+from smtpguard.policy.compiled_rules import CompiledRule
 from smtpguard.policy.windows import NEVER, KeyTable, Lane
 from smtpguard.settings import Rule
 
@@ -27,7 +27,7 @@ class Counter:
 
     __slots__ = ("floor_ns", "fresh_ns", "lanes", "left", "over_until_ns", "planned", "rule", "table", "told_ns")
 
-    def __init__(self, planned: PlannedRule, table: KeyTable | None) -> None:
+    def __init__(self, planned: CompiledRule, table: KeyTable | None) -> None:
         self.planned = planned
         self.rule = planned.rule
         self.table = table

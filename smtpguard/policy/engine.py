@@ -15,7 +15,7 @@ from smtpguard.policy.directory import Directory
 from smtpguard.policy.networks import network_of
 from smtpguard.policy.roster import Limits
 from smtpguard.policy.rules import OUTCOMES
-from smtpguard.policy.subject_state import Watched
+from smtpguard.policy.subject_state import SubjectState
 from smtpguard.policy.subjects import HEARSAY
 from smtpguard.policy.windows import NEVER, note_keys
 from smtpguard.settings import Settings
@@ -180,7 +180,7 @@ class Engine(Commands):
         self._networks[address] = network_of(address)
         return True
 
-    def _consider(self, connect: Connect, watched: Watched) -> list[Decision]:
+    def _consider(self, connect: Connect, watched: SubjectState) -> list[Decision]:
         """Judge an attempt at a destination that counts, the long way."""
         subject = watched.subject
         refused_by = connect.refused_by if connect.result == "refused" else None

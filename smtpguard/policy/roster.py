@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from smtpguard.model import Account, Allowance, Subject
 from smtpguard.policy.blocks import LATE_NS
-from smtpguard.policy.compiled_rules import Plans
+from smtpguard.policy.compiled_rules import RulesByMode
 from smtpguard.policy.directory import Directory
-from smtpguard.policy.rule_windows import NEWCOMER_NS, Book
+from smtpguard.policy.rule_windows import NEWCOMER_NS, RuleWindows
 from smtpguard.policy.rules import allowed_terms, compile_terms, override_index
-from smtpguard.policy.subject_state import CONTAINER, HEARD, NEVER_REFUSED, SHARED, Watched
+from smtpguard.policy.subject_state import CONTAINER, HEARD, NEVER_REFUSED, SHARED, SubjectState
 from smtpguard.policy.subjects import HEARSAY, account_of, subject_of
 from smtpguard.policy.windows import Bounds, KeyTable
 from smtpguard.settings import Settings
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SWEEP = 1024
 """Subjects looked at in one sweep: well under a millisecond of work."""
-Fast = tuple[Book, "array[int]", KeyTable | None, tuple[KeyTable, ...], Watched]
+Fast = tuple[RuleWindows, "array[int]", KeyTable | None, tuple[KeyTable, ...], SubjectState]
 """A lane's times, and its only table if that holds networks, else all of them."""
 
 
@@ -83,17 +83,17 @@ class Roster:
         self._settings = settings
         self._directory = directory
         self._held = held
-        self._watched: dict[tuple[int, int | None], Watched] = {}
-        self._to_sweep: list[Watched] = []
+        self._watched: dict[tuple[int, int | None], SubjectState] = {}
+        self._to_sweep: list[SubjectState] = []
         self._sizes: Counter[str] = Counter()
         self._maxima = {"accounts": limits.accounts, "nameless": limits.nameless, "foreign": limits.foreign}
         self._per_netns = limits.per_netns
         self._per_uid = limits.per_uid
-        self._plans: dict[tuple[int | None, str], Plans] = {}
+        self._plans: dict[tuple[int | None, str], RulesByMode] = {}
         self._generation = 0
         self.off = False
         self.allowances: dict[Subject, Allowance] = {}
-        self.active: dict[Watched, int] = {}
+        self.active: dict[SubjectState, int] = {}
         self.gone: list[tuple[Subject, str]] = []
         self.bounds = Bounds(times_max=limits.times, keys_max=limits.keys)
         self.fast: dict[int, dict[int | None, Fast]] = {}
@@ -102,7 +102,7 @@ class Roster:
     def __len__(self) -> int:
         return len(self._watched)
 
-    def __iter__(self) -> Iterator[Watched]:
+    def __iter__(self) -> Iterator[SubjectState]:
         return iter(list(self._watched.values()))
 
     def reconfigure(self, settings: Settings, directory: Directory) -> None:
@@ -128,26 +128,26 @@ class Roster:
         self._drop_windows(watched)
         watched.generation = -1
 
-    def find(self, uid: int, scope: int | None) -> Watched:
+    def find(self, uid: int, scope: int | None) -> SubjectState:
         """The subject of an attempt, its rules up to date."""
         return self.of(subject_of(self._directory, uid, scope))
 
-    def of(self, subject: Subject) -> Watched:
+    def of(self, subject: Subject) -> SubjectState:
         """A subject, its rules up to date."""
         watched = self._watched.get((subject.id, subject.scope))
         if watched is None:
-            watched = Watched(subject)
+            watched = SubjectState(subject)
             self._compile(watched)
             self._add(watched)
         elif watched.generation != self._generation:
             self._compile(watched)
         return watched
 
-    def is_outdated(self, watched: Watched) -> bool:
+    def is_outdated(self, watched: SubjectState) -> bool:
         """Whether a subject's rules are to be compiled anew when it is next seen."""
         return watched.generation != self._generation
 
-    def begin(self, watched: Watched, port: int) -> bool:
+    def begin(self, watched: SubjectState, port: int) -> bool:
         """Let the fast path use a new lane for its first attempt, if that takes no look at the rules."""
         if len(watched.books) != 1 or watched.subject.scope is not None or not watched.books[0].begin_lane(port):
             return False
@@ -155,7 +155,7 @@ class Roster:
         self.active[watched] = 0
         return True
 
-    def register(self, watched: Watched, port: int) -> None:
+    def register(self, watched: SubjectState, port: int) -> None:
         """Let the engine's fast path use a lane: of one book, on the host's network, seen under its own uid."""
         if len(watched.books) == 1 and watched.subject.scope is None:
             book = watched.books[0]
@@ -172,14 +172,14 @@ class Roster:
                     watched,
                 )
 
-    def reset(self, watched: Watched, now_ns: int) -> None:
+    def reset(self, watched: SubjectState, now_ns: int) -> None:
         """Empty a subject's windows and forget its blocks."""
         watched.records.clear()
         watched.changes += 1
         for book in watched.windows():
             book.reset(now_ns)
 
-    def _compile(self, watched: Watched) -> None:
+    def _compile(self, watched: SubjectState) -> None:
         subject = watched.subject
         old = watched.account
         account = account_of(self._directory, subject)
@@ -201,7 +201,7 @@ class Roster:
         if allowance is not None and account.may_be(allowance.name):
             override = None if account.standing == "container" else override_index(self._settings, account)
             terms = allowed_terms(allowance, compile_terms(self._settings, override, why))
-            plans = Plans(terms, self._settings.ports)
+            plans = RulesByMode(terms, self._settings.ports)
             watched.why = terms.why
         else:
             plans = self._plans_of(account, why)
@@ -210,24 +210,24 @@ class Roster:
         self._forget_lanes(watched)
         watched.rebuild(plans, self.bounds)
 
-    def _plans_of(self, account: Account, why: str) -> Plans:
+    def _plans_of(self, account: Account, why: str) -> RulesByMode:
         override = None if account.standing == "container" else override_index(self._settings, account)
         plans = self._plans.get((override, why))
         if plans is None:
             terms = compile_terms(self._settings, override, why)
-            plans = self._plans[override, why] = Plans(terms, self._settings.ports)
+            plans = self._plans[override, why] = RulesByMode(terms, self._settings.ports)
         return plans
 
-    def _drop_windows(self, watched: Watched) -> None:
+    def _drop_windows(self, watched: SubjectState) -> None:
         watched.drop_windows()
         self._forget_lanes(watched)
 
-    def _forget_lanes(self, watched: Watched) -> None:
+    def _forget_lanes(self, watched: SubjectState) -> None:
         if watched.subject.scope is None:
             for lanes in self.fast.values():
                 lanes.pop(watched.subject.id, None)
 
-    def _add(self, watched: Watched) -> None:
+    def _add(self, watched: SubjectState) -> None:
         subject = watched.subject
         if subject.scope is not None:
             watched.groups = ("foreign", f"scope {subject.scope}", f"id {subject.id}")
@@ -247,16 +247,16 @@ class Roster:
     def _evict(self, group: str) -> None:
         """Make room in a full group: a quarter goes, those first that were longest silent."""
         members = [w for w in self._watched.values() if group in w.groups and not self._kept(w)]
-        members.sort(key=Watched.touched_ns)
+        members.sort(key=SubjectState.touched_ns)
         for watched in members[: len(members) // 4 + 1]:
             self.drop(watched)
             self.evicted += 1
 
-    def _kept(self, watched: Watched) -> bool:
+    def _kept(self, watched: SubjectState) -> bool:
         """Whether a subject must not be dropped: a block or an allowance stands."""
         return watched.subject in self.allowances or self._held(watched.subject)
 
-    def drop(self, watched: Watched) -> None:
+    def drop(self, watched: SubjectState) -> None:
         """Forget a subject and its windows."""
         self._drop_windows(watched)
         self.active.pop(watched, None)

@@ -4,8 +4,8 @@ A subject has one book, or two where some of its rules are enforced and others o
 not hide attempts from the rules that are in earnest.
 
 An exact count of every rule at every attempt costs microseconds, so each look leaves behind how many attempts may
-follow before a rule *can* be exceeded (`Book.room`, `KeyTable.room`) and until when that holds; the engine's fast path
-counts it down and skips the look. Counts only fall as time goes on, so what was safe stays safe.
+follow before a rule *can* be exceeded (`RuleWindows.room`, `KeyTable.room`) and until when that holds; the engine's
+fast path counts it down and skips the look. Counts only fall as time goes on, so what was safe stays safe.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from smtpguard.model import Mode
-from smtpguard.policy.compiled_rules import Needs, Plan, PlannedRule, TableKey
+from smtpguard.policy.compiled_rules import CompiledRule, CompiledRules, Needs, TableKey
 from smtpguard.policy.counters import Counter, Excess
 from smtpguard.policy.windows import FOREVER, NEVER, Bounds, KeyTable, Lane
 from smtpguard.settings import DAY_NS
@@ -50,7 +50,7 @@ class OpenPort(Lane):
         self.tables: tuple[KeyTable, ...] = ()
 
 
-class Book:
+class RuleWindows:
     """Windows of one subject for rules of one mode. Lanes, tables and counters are made when a port is first used.
 
     Args:
@@ -89,7 +89,7 @@ class Book:
         "tables",
     )
 
-    def __init__(self, plan: Plan, mode: Mode, seen: dict[int, int], bounds: Bounds) -> None:
+    def __init__(self, plan: CompiledRules, mode: Mode, seen: dict[int, int], bounds: Bounds) -> None:
         self.plan = plan
         self.mode = mode
         self.seen = seen
@@ -162,7 +162,7 @@ class Book:
             table = self.tables[key] = KeyTable(self.plan.tables[key], whole=key[0])
         return table
 
-    def _count(self, item: PlannedRule) -> Counter:
+    def _count(self, item: CompiledRule) -> Counter:
         counter = Counter(item, None if item.table is None else self.open_table(item.table))
         if self.floor_ns != NEVER:
             counter.empty(self.floor_ns)
@@ -274,7 +274,7 @@ class Book:
         for counter in self.counters:
             counter.left = 0
 
-    def adopt(self, others: Iterable["Book"]) -> None:
+    def adopt(self, others: Iterable["RuleWindows"]) -> None:
         """Take over the windows of books that this one replaces, nearest first.
 
         A rule goes on where one of its name, count and window was; any other begins with an empty window.

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 from smtpguard.model import Account, Mode, Subject
-from smtpguard.policy.byte_windows import VolumeBook
-from smtpguard.policy.compiled_rules import Plans
-from smtpguard.policy.rule_windows import Book
+from smtpguard.policy.byte_windows import ByteWindows
+from smtpguard.policy.compiled_rules import RulesByMode
+from smtpguard.policy.rule_windows import RuleWindows
 from smtpguard.policy.windows import NEVER, Bounds
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ HEARD = "seen by the source proc alone"
 NEVER_REFUSED = frozenset({"root", "mta", "exempt"})
 
 
-class Watched:
+class SubjectState:
     """One subject and its windows.
 
     Attributes:
@@ -58,10 +58,10 @@ class Watched:
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self.account = Account(uid=subject.id, name=None, standing="tenant")
-        self.books: tuple[Book, ...] = ()
-        self.failures: tuple[Book, ...] = ()
-        self.volumes: tuple[VolumeBook, ...] = ()
-        self.plans: Plans | None = None
+        self.books: tuple[RuleWindows, ...] = ()
+        self.failures: tuple[RuleWindows, ...] = ()
+        self.volumes: tuple[ByteWindows, ...] = ()
+        self.plans: RulesByMode | None = None
         self.why = ""
         self.seen: dict[int, int] = {}
         self.records: dict[Mode, Record] = {}
@@ -72,7 +72,7 @@ class Watched:
         self.groups: tuple[str, ...] = ()
         self.swept_ns = NEVER
 
-    def windows(self) -> list[Book | VolumeBook]:
+    def windows(self) -> list[RuleWindows | ByteWindows]:
         """All its windows, whatever they count."""
         return [*self.books, *self.failures, *self.volumes]
 
@@ -87,16 +87,16 @@ class Watched:
         """When something last happened to its windows; NEVER if nothing did."""
         return max((book.touched_ns() for book in self.windows()), default=NEVER)
 
-    def rebuild(self, plans: Plans, bounds: Bounds) -> None:
+    def rebuild(self, plans: RulesByMode, bounds: Bounds) -> None:
         """Make windows for rules; those that go on take over what there was.
 
         Args:
             plans: The rules.
             bounds: What all windows together may hold.
         """
-        books = tuple(Book(plan, mode, self.seen, bounds) for mode, plan in plans.attempts)
-        failures = tuple(Book(plan, mode, self.seen, bounds) for mode, plan in plans.failures)
-        volumes = tuple(VolumeBook(rules, plans.ports, mode) for mode, rules in plans.volumes)
+        books = tuple(RuleWindows(plan, mode, self.seen, bounds) for mode, plan in plans.attempts)
+        failures = tuple(RuleWindows(plan, mode, self.seen, bounds) for mode, plan in plans.failures)
+        volumes = tuple(ByteWindows(rules, plans.ports, mode) for mode, rules in plans.volumes)
         for new, olds in ((books, self.books), (failures, self.failures)):
             for book in new:
                 book.adopt(sorted(olds, key=lambda old: old.mode != book.mode))

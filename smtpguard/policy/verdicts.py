@@ -5,7 +5,7 @@ from smtpguard.policy.blocks import BlockTable
 from smtpguard.policy.breaker import Breaker
 from smtpguard.policy.counters import Excess
 from smtpguard.policy.escalation import Record, block_ns, level_of
-from smtpguard.policy.subject_state import CONTAINER, HEARD, MODES, SHARED, Watched
+from smtpguard.policy.subject_state import CONTAINER, HEARD, MODES, SHARED, SubjectState
 from smtpguard.policy.windows import NEVER
 from smtpguard.settings import Settings
 
@@ -35,7 +35,7 @@ class Verdicts:
             breaker.limits = settings.breaker
 
     def decide(
-        self, watched: Watched, mode: Mode, found: list[Excess], connect: Connect, *, at_ns: int, now_ns: int
+        self, watched: SubjectState, mode: Mode, found: list[Excess], connect: Connect, *, at_ns: int, now_ns: int
     ) -> list[Decision]:
         """What follows from the rules that one attempt exceeds, in their order.
 
@@ -121,7 +121,7 @@ class Verdicts:
         return out
 
     @staticmethod
-    def forget(watched: Watched, block: Block, now_ns: int) -> None:
+    def forget(watched: SubjectState, block: Block, now_ns: int) -> None:
         """Undo what a block left behind: the window is empty, and the next one is no second one.
 
         Args:
@@ -161,7 +161,7 @@ class Verdicts:
         """Whether blocks of a mode are throttles now."""
         return self._breakers[mode].tripped
 
-    def _may_block(self, watched: Watched, mode: Mode, at_ns: int, out: list[Decision]) -> bool:
+    def _may_block(self, watched: SubjectState, mode: Mode, at_ns: int, out: list[Decision]) -> bool:
         """Ask the breaker. Users who are only told whatever the configuration says are no sign of a fault of ours."""
         if watched.why in {CONTAINER, HEARD, SHARED}:
             return True
@@ -175,7 +175,7 @@ class Verdicts:
         return admitted
 
     @staticmethod
-    def _why_dry(watched: Watched, mode: Mode, *, stale: bool) -> str:
+    def _why_dry(watched: SubjectState, mode: Mode, *, stale: bool) -> str:
         if mode == "dry-run":
             return watched.why or "rule is dry_run"
         return "already over" if stale else ""

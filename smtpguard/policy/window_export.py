@@ -17,11 +17,11 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from smtpguard.model import Subject
-from smtpguard.policy.byte_windows import VolumeBook
+from smtpguard.policy.byte_windows import ByteWindows
 from smtpguard.policy.counters import Counter
 from smtpguard.policy.escalation import Record
-from smtpguard.policy.rule_windows import Book
-from smtpguard.policy.subject_state import MODES, Watched
+from smtpguard.policy.rule_windows import RuleWindows
+from smtpguard.policy.subject_state import MODES, SubjectState
 from smtpguard.policy.windows import NEVER, KeyTable, Lane
 
 SEGMENT = 512
@@ -59,7 +59,7 @@ class StoredPart:
     shift_ns: int = 0
 
 
-def export_parts(watched: Watched) -> list[WindowPart]:
+def export_parts(watched: SubjectState) -> list[WindowPart]:
     """The parts that changed since the last call, and those that are gone."""
     parts: list[WindowPart] = []
     current: set[str] = set()
@@ -78,10 +78,10 @@ class _RenderPart(Protocol):
     def __call__(self) -> bytes: ...
 
 
-def _current(watched: Watched) -> Iterator[tuple[str, int, _RenderPart]]:
+def _current(watched: SubjectState) -> Iterator[tuple[str, int, _RenderPart]]:
     """Each part as it is now: name, a mark that changes with it, and what makes its bytes."""
     for stream, book in _streams(watched):
-        if isinstance(book, VolumeBook):
+        if isinstance(book, ByteWindows):
             for volume in book.counters:
                 if volume.times:
                     data = _HEAD.pack(len(volume.times)) + _to_bytes(volume.times) + _to_bytes(volume.totals)
@@ -109,14 +109,14 @@ def _segment(lane: Lane, first: int, last: int) -> bytes:
     return _HEAD.pack(first) + _to_bytes(lane.times[first - lane.base : last - lane.base])
 
 
-def _streams(watched: Watched) -> Iterator[tuple[str, Book | VolumeBook]]:
+def _streams(watched: SubjectState) -> Iterator[tuple[str, RuleWindows | ByteWindows]]:
     """All windows with the prefix of their parts."""
     for kind, books in (("a", watched.books), ("f", watched.failures), ("v", watched.volumes)):
         for book in books:
             yield f"{kind}/{book.mode}", book
 
 
-def _dump_state(watched: Watched) -> bytes:
+def _dump_state(watched: SubjectState) -> bytes:
     counters = [
         [
             stream,
@@ -130,13 +130,15 @@ def _dump_state(watched: Watched) -> bytes:
         "name": watched.account.name,
         "seen": {str(port): last_ns for port, last_ns in watched.seen.items()},
         "records": {mode: list(record) for mode, record in watched.records.items()},
-        "floors": {stream: _known(book.floor_ns) for stream, book in _streams(watched) if isinstance(book, Book)},
+        "floors": {
+            stream: _known(book.floor_ns) for stream, book in _streams(watched) if isinstance(book, RuleWindows)
+        },
         "counters": counters,
     }
     return json.dumps(state, separators=(",", ":")).encode()
 
 
-def restore_parts(watched: Watched, stored: Iterable[StoredPart], now_ns: int) -> tuple[int, list[str]]:
+def restore_parts(watched: SubjectState, stored: Iterable[StoredPart], now_ns: int) -> tuple[int, list[str]]:
     """Put the parts of one subject back. Windows of a mode that was not stored take those of the other.
 
     Args:
@@ -177,12 +179,12 @@ def restore_parts(watched: Watched, stored: Iterable[StoredPart], now_ns: int) -
         else:
             useless.append(name)
     for _, book in _streams(watched):
-        if isinstance(book, Book):
+        if isinstance(book, RuleWindows):
             book.distrust()
     return bad, useless
 
 
-def _restore_state(watched: Watched, state: dict[str, Any], shift_ns: int, now_ns: int) -> None:
+def _restore_state(watched: SubjectState, state: dict[str, Any], shift_ns: int, now_ns: int) -> None:
     for port, last_ns in state["seen"].items():
         watched.seen[int(port)] = max(min(int(last_ns) + shift_ns, now_ns), watched.seen.get(int(port), NEVER))
     for mode in MODES:
@@ -196,7 +198,7 @@ def _restore_state(watched: Watched, state: dict[str, Any], shift_ns: int, now_n
     floors, rows = state["floors"], state["counters"]
     for stream, book in _streams(watched):
         other = f"{stream[0]}/{'dry-run' if book.mode == 'enforce' else 'enforce'}"
-        if isinstance(book, Book):
+        if isinstance(book, RuleWindows):
             book.floor_ns = max(book.floor_ns, time_of(floors.get(stream, floors.get(other))))
         marks_of = {tuple(key): marks for mode in (other, stream) for at, *key, marks in rows if at == mode}
         for counter in book.counters:
@@ -212,10 +214,10 @@ def _restore_state(watched: Watched, state: dict[str, Any], shift_ns: int, now_n
                 counter.fresh_ns = fresh_ns
 
 
-def _restore_window(book: Book | VolumeBook, name: str, data: bytes, shift_ns: int, now_ns: int) -> bool:
+def _restore_window(book: RuleWindows | ByteWindows, name: str, data: bytes, shift_ns: int, now_ns: int) -> bool:
     """Put one part back; False if it belongs to nothing."""
     what, rest = name.split("/", 1)
-    if isinstance(book, VolumeBook):
+    if isinstance(book, ByteWindows):
         return _restore_volume(book, int(what), rest, data, shift_ns, now_ns)
     place, tail = rest.split("/")
     if what == "t":
@@ -234,7 +236,7 @@ def _restore_window(book: Book | VolumeBook, name: str, data: bytes, shift_ns: i
     return False
 
 
-def _append(book: Book, lane: Lane, first: int, times: "array[int]", shift_ns: int, now_ns: int) -> None:
+def _append(book: RuleWindows, lane: Lane, first: int, times: "array[int]", shift_ns: int, now_ns: int) -> None:
     if not lane.times:
         lane.base = first
     newest_ns = lane.times[-1] if lane.times else NEVER
@@ -244,7 +246,7 @@ def _append(book: Book, lane: Lane, first: int, times: "array[int]", shift_ns: i
             book.put_back(lane, newest_ns)
 
 
-def _fill(book: Book, table: KeyTable, data: bytes, shift_ns: int, now_ns: int) -> None:
+def _fill(book: RuleWindows, table: KeyTable, data: bytes, shift_ns: int, now_ns: int) -> None:
     offset = 0
     while offset < len(data):
         last_ns, size = _KEY.unpack_from(data, offset)
@@ -257,7 +259,7 @@ def _fill(book: Book, table: KeyTable, data: bytes, shift_ns: int, now_ns: int) 
             book.put_back_key(table, key, last_ns + shift_ns)
 
 
-def _restore_volume(book: VolumeBook, window_ns: int, rule: str, data: bytes, shift_ns: int, now_ns: int) -> bool:
+def _restore_volume(book: ByteWindows, window_ns: int, rule: str, data: bytes, shift_ns: int, now_ns: int) -> bool:
     volume = next((v for v in book.counters if (v.rule.name, v.rule.window_ns) == (rule, window_ns)), None)
     if volume is None:
         return False

@@ -118,7 +118,7 @@ class Escalation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Breaker:
+class BreakerLimits:
     """More than `blocks` new blocks within `per_ns`: throttle only."""
 
     blocks: int = 3
@@ -176,7 +176,7 @@ class Settings:
     exempt: Exempt = field(default_factory=Exempt)
     loopback: Literal["ignore", "count"] = "ignore"
     escalation: Escalation = field(default_factory=Escalation)
-    breaker: Breaker = field(default_factory=Breaker)
+    breaker: BreakerLimits = field(default_factory=BreakerLimits)
     block_verdict: Literal["reject", "drop", "tell"] = "reject"
     block_by: Literal["guard", "fail2ban"] = "guard"
     cap: Cap | None = None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from ipaddress import IPv6Network
 from typing import Any
 
-from smtpguard.settings import Breaker, Cap, Escalation, Exempt, Match, Network, Override, Rule, Settings
+from smtpguard.settings import BreakerLimits, Cap, Escalation, Exempt, Match, Network, Override, Rule, Settings
 from smtpguard.settings.notations import parse_destination, parse_duration, parse_rate, parse_uids
 
 _DURATIONS = {"window": "window_ns", "block": "block_ns", "novel": "novel_ns"}
@@ -85,7 +85,7 @@ def build_settings(data: Mapping[str, Any], path: str | None) -> Settings:
             forget_ns=parse_duration(data["escalation"]["forget"]),
             still_trying=data["escalation"]["still_trying"],
         ),
-        breaker=Breaker(blocks=data["breaker"]["blocks"], per_ns=parse_duration(data["breaker"]["per"])),
+        breaker=BreakerLimits(blocks=data["breaker"]["blocks"], per_ns=parse_duration(data["breaker"]["per"])),
         block_verdict=data["block"]["verdict"],
         block_by=data["block"]["by"],
         cap=_build_cap(data["cap"]),

@@ -24,7 +24,7 @@ from smtpguard.decode.netlink.nft_ruleset import read_dormant
 from smtpguard.errors import DecodeError, EnforceError, GuardError, SourceError
 from smtpguard.kernel.nflog_group import open_log_group
 from smtpguard.kernel.nft.access import Nft, NftError, open_nft
-from smtpguard.kernel.nft.notifications import NftWatch
+from smtpguard.kernel.nft.notifications import NftNotifications
 from smtpguard.kernel.nft.wire import render_create, render_flush
 from smtpguard.kernel.sock_diag import SockDiag
 from smtpguard.model import NS, Connect
@@ -73,7 +73,7 @@ class NflogSource:
         self._nft = nft
         self._decoder = NflogDecoder()
         self._socket: socket.socket | None = None
-        self._watch: NftWatch | None = None
+        self._watch: NftNotifications | None = None
         self._rules = 0
         self._diag: SockDiag | None = None
         self._waiting: list[Connect] = []
@@ -161,7 +161,7 @@ class NflogSource:
         self._nft = self._nft or open_nft()
         self._socket = open_log_group(self._group, copy_bytes=_COPY_BYTES, receive_bytes=_RECEIVE_BYTES)
         self._load_table()
-        self._watch = NftWatch(self.table, self._nft)
+        self._watch = NftNotifications(self.table, self._nft)
         try:
             self._watch.open()
         except EnforceError as error:

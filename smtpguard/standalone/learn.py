@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from smtpguard.daemon.startup.instance_lock import InstanceLock
-from smtpguard.enrich.accounts.directory import Accounts
+from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.errors import BusyError, StateError
 from smtpguard.model import NS, Connect
 from smtpguard.policy.destinations import Destinations
@@ -80,7 +80,7 @@ class Learner:
     def __init__(self, settings: Settings, state: sqlite3.Connection, *, wall_ns: int, node: str | None) -> None:
         self._settings = settings
         self._state = state
-        self._accounts = Accounts(settings)
+        self._accounts = AccountDirectory(settings)
         self._destinations = Destinations(exempt=settings.exempt.networks)
         self._counts_loopback = settings.loopback == "count"
         self._first_ns, self._last_ns = wall_ns - settings.state_keep_ns, wall_ns

@@ -14,7 +14,7 @@ from smtpguard.actions.nft.render import build_spec
 from smtpguard.daemon.serve.unblocking import Freed, Wish
 from smtpguard.daemon.serve.unblocking import unblock as serve_unblock
 from smtpguard.daemon.startup.instance_lock import InstanceLock
-from smtpguard.enrich.accounts.directory import Accounts
+from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.errors import EnforceError, GuardError, PrivilegeError
 from smtpguard.model import Account
 from smtpguard.settings import Settings
@@ -45,7 +45,7 @@ def unblock(settings: Settings, *, user: str | None, uid: int | None, everybody:
     """
     if os.geteuid() != 0:
         raise PrivilegeError("no daemon answers, and the kernel's sets are root's", fix="run it as root")
-    accounts = Accounts(settings)
+    accounts = AccountDirectory(settings)
     wish = Wish(user=user or "", uid=uid, everybody=everybody, source=source or "")
     jails: list[tuple[str, str]] = []
 
@@ -85,7 +85,9 @@ class KeptBlocks:
     how = "by kernel and state file: no daemon is running"
     where = "no daemon is running"
 
-    def __init__(self, nft: NftEnforcer, state: StateWriter, rows: Iterable[BlockRow], accounts: Accounts) -> None:
+    def __init__(
+        self, nft: NftEnforcer, state: StateWriter, rows: Iterable[BlockRow], accounts: AccountDirectory
+    ) -> None:
         self._nft = nft
         self._state = state
         self._rows = list(rows)

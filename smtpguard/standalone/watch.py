@@ -12,7 +12,7 @@ from smtpguard.daemon.intake.source_supervisor import Sensing
 from smtpguard.daemon.loop import Loop
 from smtpguard.daemon.record.enrichment_queue import Entry, Waiting
 from smtpguard.daemon.ticker import Ticker
-from smtpguard.enrich.accounts.directory import Accounts
+from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.enrich.looker import Looker
 from smtpguard.enrich.reverse_dns import ReverseDns
 from smtpguard.errors import PrivilegeError, SourceError
@@ -62,7 +62,7 @@ def _observe(settings: Settings, show: Show, stack: contextlib.ExitStack) -> Non
         rdns = ReverseDns()
         rdns.start()
         stack.callback(rdns.close)
-    accounts = Accounts(settings)
+    accounts = AccountDirectory(settings)
     destinations = Destinations()
 
     def deliver(entry: Entry) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from smtpguard.hooks import ClockNs, Task
-from smtpguard.kernel.lasting import start_lasting
+from smtpguard.kernel.lasting_thread import start_lasting
 from smtpguard.model import NS, Block
 from smtpguard.state import statements
 from smtpguard.state.file_recovery import Keeper, Paths

@@ -12,7 +12,7 @@ from smtpguard.clock import boottime_ns
 from smtpguard.demo.lab import PEER4
 from smtpguard.model import Connect
 from smtpguard.settings import Settings
-from smtpguard.sources.bpf.existing_sessions import Adopted
+from smtpguard.sources.bpf.existing_sessions import ExistingSessions
 from smtpguard.sources.proc import ProcSource
 from tests.kernel.bpf_lab import ADDRESS4, OTHER4, private_netns
 from tests.support.host import CLIENT, SPAMMER, Host, wait_for
@@ -118,7 +118,7 @@ def test_adopted_sessions_are_nobodys_where_the_listener_is_gone() -> None:
         server = customer_server()
         stranger, accepted = call(587, server)
         server.close()
-        adopted = Adopted({25, 587}, boottime_ns())
+        adopted = ExistingSessions({25, 587}, boottime_ns())
         assert adopted.adopt(boottime_ns(), lambda _: False) == []
         for sock in (stranger, accepted):
             sock.close()
@@ -129,7 +129,7 @@ def test_no_bytes_of_a_session_that_the_peer_opened_before_us() -> None:
     with private_netns():
         server = customer_server()
         stranger, accepted = call(25, server)
-        adopted = Adopted({25, 587}, boottime_ns())
+        adopted = ExistingSessions({25, 587}, boottime_ns())
         assert adopted.adopt(boottime_ns(), lambda _: False) == []
         accepted.sendall(b"x" * 100_000)
         assert adopted.poll(boottime_ns() + 2_000_000_000) == []

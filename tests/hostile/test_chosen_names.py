@@ -7,7 +7,7 @@ import pytest
 from smtpguard.cli.check import find_lookalikes
 from smtpguard.doctor.accounts import check_chosen_names
 from smtpguard.doctor.finding import ExaminedHost as DoctorHost
-from smtpguard.enrich.accounts.directory import Accounts
+from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.policy.standing import MTA_NAMES
 from smtpguard.settings import Settings
 from smtpguard.settings.load import load_settings, read_shipped
@@ -54,7 +54,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_no_shipped_name_gives_standing_above_uid_min(root: Path) -> None:
-    accounts = Accounts(read_shipped(), root=root)
+    accounts = AccountDirectory(read_shipped(), root=root)
     above = [accounts.account(uid) for uid in accounts.listed_uids() if 1000 <= uid != 65534]
     assert len(above) > 20
     assert {account.standing for account in above} == {"tenant"}
@@ -75,7 +75,7 @@ def test_no_shipped_name_gives_standing_above_uid_min(root: Path) -> None:
 )
 def test_a_file_of_roots_does(root: Path, name: str, text: str) -> None:
     put(root, name, text)
-    accounts = Accounts(read_shipped(), root=root)
+    accounts = AccountDirectory(read_shipped(), root=root)
     uid = accounts.find_uid("nginx")
     assert uid is not None
     assert accounts.account(uid).standing == "shared"
@@ -93,14 +93,14 @@ def test_a_file_of_roots_does(root: Path, name: str, text: str) -> None:
 )
 def test_what_says_nothing_does_not(root: Path, name: str, text: str) -> None:
     put(root, name, text)
-    accounts = Accounts(read_shipped(), root=root)
+    accounts = AccountDirectory(read_shipped(), root=root)
     assert {accounts.account(uid).standing for uid in accounts.listed_uids() if 1000 <= uid != 65534} == {"tenant"}
 
 
 def test_a_file_that_a_tenant_can_write_does_not(root: Path) -> None:
     put(root, "etc/nginx/nginx.conf", "user nginx;\n")
     (root / "etc/nginx/nginx.conf").chmod(0o666)
-    accounts = Accounts(read_shipped(), root=root)
+    accounts = AccountDirectory(read_shipped(), root=root)
     uid = accounts.find_uid("nginx")
     assert uid is not None
     assert accounts.account(uid).standing == "tenant"
@@ -119,7 +119,7 @@ def test_doctor_names_them(root: Path) -> None:
 
 
 def test_check_names_them_and_asks_no_directory(root: Path) -> None:
-    said = list(find_lookalikes(read_shipped(), Accounts(read_shipped(), root=root)))
+    said = list(find_lookalikes(read_shipped(), AccountDirectory(read_shipped(), root=root)))
     assert len(said) == len(read_shipped().shared_users) - 1  # nobody's uid is the overflow uid there
     assert "vmail" in " ".join(said)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpguard.enrich.accounts.directory import Accounts
+from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.enrich.accounts.inside_ranges import PER_OWNER_S
 from smtpguard.enrich.accounts.name_service import NamedAccount, NameService
 from smtpguard.errors import UnansweredError
@@ -54,12 +54,12 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def accounts_of(root: Path, service: Service) -> tuple[Accounts, list[float]]:
+def accounts_of(root: Path, service: Service) -> tuple[AccountDirectory, list[float]]:
     now = [100.0]
-    return Accounts(Settings(), root=root, names=NameService(service, lambda: now[0])), now
+    return AccountDirectory(Settings(), root=root, names=NameService(service, lambda: now[0])), now
 
 
-def settle(accounts: Accounts, service: Service, questions: int) -> frozenset[int]:
+def settle(accounts: AccountDirectory, service: Service, questions: int) -> frozenset[int]:
     wait_for(lambda: len(service.asked) >= questions)
     changed: set[int] = set()
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.enrich.accounts.directory import Accounts
+from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.enrich.accounts.name_service import NamedAccount, NameService
 from smtpguard.policy.standing import MTA_NAMES
 from smtpguard.settings import Exempt, Settings
@@ -40,8 +40,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def known(root: Path, name: str, *, uid: int = UID, groups: frozenset[str] = frozenset()) -> Accounts:
-    accounts = Accounts(
+def known(root: Path, name: str, *, uid: int = UID, groups: frozenset[str] = frozenset()) -> AccountDirectory:
+    accounts = AccountDirectory(
         SETTINGS, root=root, names=NameService(Directory(uid70001=NamedAccount(uid=uid, name=name, groups=groups)))
     )
     accounts.account(UID)

@@ -28,7 +28,7 @@ from tests.kernel.bpf_lab import Lab, dial, open_lab
 from tests.support.policy import People, engine_of, person, settings_of
 
 if TYPE_CHECKING:
-    from smtpguard.enrich.accounts.directory import Accounts
+    from smtpguard.enrich.accounts.directory import AccountDirectory
 
 pytestmark = pytest.mark.kernel
 
@@ -83,7 +83,7 @@ class World:
     def __post_init__(self) -> None:
         known = People([person(self.uid, "tenant", "web")])
         self.engine = engine_of(*self.rules, people=known, escalation=Escalation(still_trying="end"))
-        self.limits = Crediting(settings_of(*self.rules), cast("Accounts", known), self.engine, boottime_ns)
+        self.limits = Crediting(settings_of(*self.rules), cast("AccountDirectory", known), self.engine, boottime_ns)
         self.limits.attach(self.lab.source)
         self.limits.refresh(settings_of(*self.rules), (), trusted=True, anew=True, restored=True)
         assert self.limits.trouble is None

@@ -27,7 +27,7 @@ from tests.kernel.bpf_lab import Lab, dial, open_lab, random_uid, run_as
 from tests.support.policy import People, engine_of, person, settings_of
 
 if TYPE_CHECKING:
-    from smtpguard.enrich.accounts.directory import Accounts
+    from smtpguard.enrich.accounts.directory import AccountDirectory
 
 pytestmark = pytest.mark.kernel
 
@@ -395,7 +395,7 @@ def guarded(lab: Lab, uid: int, rule: Rule) -> tuple[Engine, Crediting]:
     settings = settings_of(rule)
     known = People([person(uid, "tenant", "web")])
     engine = engine_of(rule, people=known)
-    limits = Crediting(settings, cast("Accounts", known), engine, boottime_ns)
+    limits = Crediting(settings, cast("AccountDirectory", known), engine, boottime_ns)
     limits.attach(lab.source)
     limits.refresh(settings, (), trusted=True, anew=True)
     return engine, limits

@@ -18,14 +18,14 @@ import pytest
 from smtpguard.actions import tell_server
 from smtpguard.actions.base import Passes
 from smtpguard.actions.bpf_deny import BpfDeny
-from smtpguard.actions.tell_server import TellResponder
+from smtpguard.actions.tell_server import TellServer
 from smtpguard.clock import boottime_ns
 from smtpguard.errors import EnforceError
 from smtpguard.model import NS
 from smtpguard.policy.credits import CreditRule
 from smtpguard.settings import Cap
 from smtpguard.sources.bpf.credit_maps import Credits
-from smtpguard.sources.bpf.tell_hooks import Telling
+from smtpguard.sources.bpf.tell_hooks import TellHooks
 from tests.kernel.bpf_lab import (
     ADDRESS4,
     ADDRESS6,
@@ -53,8 +53,8 @@ class Desk:
     """A responder that runs in a thread, as in the daemon's loop, and the program that leads to it."""
 
     lab: Lab
-    telling: Telling
-    responder: TellResponder
+    telling: TellHooks
+    responder: TellServer
     credits: Credits
     enforcer: BpfDeny
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -73,8 +73,8 @@ def desk() -> Generator[Desk]:
     with open_lab() as lab:
         guard = lab.source.guard
         guard.set_enforcing(on=True)
-        telling = Telling(guard)
-        responder = TellResponder(telling.find_owner, lambda uid: f"stopped, uid {uid}", boottime_ns)
+        telling = TellHooks(guard)
+        responder = TellServer(telling.find_owner, lambda uid: f"stopped, uid {uid}", boottime_ns)
         telling.start(responder.port)
         desk = Desk(
             lab=lab,
@@ -290,9 +290,9 @@ def test_a_port_that_anybody_could_take_is_not_used(desk: Desk) -> None:
 
 
 def test_the_next_free_port_is_taken(desk: Desk) -> None:
-    second = TellResponder(lambda _: None, str, boottime_ns, ports=(desk.responder.port, 1002))
+    second = TellServer(lambda _: None, str, boottime_ns, ports=(desk.responder.port, 1002))
     assert second.port == 1002
     second.close()
     second.close()
     with pytest.raises(EnforceError, match="no free port"):
-        TellResponder(lambda _: None, str, boottime_ns, ports=(desk.responder.port,))
+        TellServer(lambda _: None, str, boottime_ns, ports=(desk.responder.port,))

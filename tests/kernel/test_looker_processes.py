@@ -14,7 +14,7 @@ from smtpguard.enrich.looker import drop_privileges
 from smtpguard.enrich.looker.client import LINES, Looker
 from smtpguard.enrich.looker.drop_privileges import NO_UID
 from smtpguard.enrich.looker.inspect_process import SLACK_NS
-from smtpguard.enrich.looker.pool import Crew
+from smtpguard.enrich.looker.pool import HelperPool
 from smtpguard.enrich.looker.protocol import Attribution, render_answer
 from smtpguard.model import NS, Connect
 from tests.victims import forge_cmdline, hang_cwd, hang_script, random_uid, victim
@@ -217,7 +217,7 @@ def test_one_that_works_too_long_ends_itself() -> None:
         time.sleep(60)
         return b""
 
-    looker = Looker(crew=Crew(lambda: sleep, limit_s=0.2))
+    looker = Looker(crew=HelperPool(lambda: sleep, limit_s=0.2))
     looker.start()
     try:
         assert ask(looker, connect(0, os.getpid())) == Attribution(proc=b"x", why="late")

@@ -14,7 +14,7 @@ from smtpguard.actions.nft.render import TableSpec
 from smtpguard.clock import boottime_ns
 from smtpguard.decode.netlink.nft_notify import NftEvent
 from smtpguard.errors import EnforceError
-from smtpguard.kernel.nft.notifications import NftWatch
+from smtpguard.kernel.nft.notifications import NftNotifications
 from smtpguard.kernel.nft.text import CommandNft
 from smtpguard.model import NS, Subject
 from tests.support.netlab import NetnsNft, inside, run
@@ -54,8 +54,8 @@ def guard(nft: NetnsNft) -> Iterator[NftEnforcer]:
 
 
 @pytest.fixture
-def watch(netns: str, guard: NftEnforcer) -> Iterator[NftWatch]:
-    watch = NftWatch("smtpguard", guard._nft)
+def watch(netns: str, guard: NftEnforcer) -> Iterator[NftNotifications]:
+    watch = NftNotifications("smtpguard", guard._nft)
     with inside(netns):
         watch.open()
     assert watch.read() == []
@@ -69,7 +69,7 @@ def deny(uid: int = BAD, seconds: float = 60) -> Deny:
     )
 
 
-def hear(watch: NftWatch) -> list[NftEvent]:
+def hear(watch: NftNotifications) -> list[NftEvent]:
     """What is heard within 2 s of a change; the kernel tells before the changer is answered."""
     assert select.select([watch], [], [], 2)[0], "nothing heard"
     return watch.read()
@@ -85,7 +85,7 @@ def hear(watch: NftWatch) -> list[NftEvent]:
     ],
 )
 def test_a_lost_table_is_told_with_who_did_it_and_put_back(
-    watch: NftWatch, guard: NftEnforcer, other: CommandNft, command: str
+    watch: NftNotifications, guard: NftEnforcer, other: CommandNft, command: str
 ) -> None:
     held = guard.read_denies()
     other.run(command)
@@ -114,7 +114,7 @@ def test_a_lost_table_is_told_with_who_did_it_and_put_back(
     ],
 )
 def test_a_damaged_table_is_told_and_repaired_by_ensure(
-    watch: NftWatch, guard: NftEnforcer, nft: NetnsNft, other: CommandNft, command: str
+    watch: NftNotifications, guard: NftEnforcer, nft: NetnsNft, other: CommandNft, command: str
 ) -> None:
     def shape() -> list[str]:
         return [line for line in nft.run("list table inet smtpguard").splitlines() if "elements" not in line]
@@ -128,7 +128,7 @@ def test_a_damaged_table_is_told_and_repaired_by_ensure(
 
 
 def test_deleting_an_element_is_told_as_the_wish_to_free_it(
-    watch: NftWatch, guard: NftEnforcer, other: CommandNft
+    watch: NftNotifications, guard: NftEnforcer, other: CommandNft
 ) -> None:
     other.run(f"delete element inet smtpguard blocked {{ {BAD} }}")
     [event] = hear(watch)
@@ -142,14 +142,14 @@ def test_deleting_an_element_is_told_as_the_wish_to_free_it(
     assert guard.find_owners("throttled", event.ranges) == []
 
 
-def test_flushing_a_set_is_told_per_element(watch: NftWatch, other: CommandNft) -> None:
+def test_flushing_a_set_is_told_per_element(watch: NftNotifications, other: CommandNft) -> None:
     other.run("flush set inet smtpguard blocked")
     [event] = hear(watch)
     assert (event.kind, event.ranges) == ("deleted", ((BAD, BAD), (100000, 165535)))
 
 
 def test_forgotten_after_a_deletion_by_hand_it_is_not_put_back(
-    watch: NftWatch, guard: NftEnforcer, other: CommandNft
+    watch: NftNotifications, guard: NftEnforcer, other: CommandNft
 ) -> None:
     other.run("flush set inet smtpguard blocked")
     for kind, subject in guard.find_owners("blocked", hear(watch)[0].ranges):
@@ -160,7 +160,9 @@ def test_forgotten_after_a_deletion_by_hand_it_is_not_put_back(
     assert guard.read_denies() == []
 
 
-def test_adding_or_refreshing_an_element_is_a_change_and_frees_nobody(watch: NftWatch, other: CommandNft) -> None:
+def test_adding_or_refreshing_an_element_is_a_change_and_frees_nobody(
+    watch: NftNotifications, other: CommandNft
+) -> None:
     other.run("add element inet smtpguard throttled { 7 timeout 9s }")
     assert [(e.kind, e.set) for e in hear(watch)] == [("changed", "throttled")]
     other.run(f"add element inet smtpguard blocked {{ {BAD} timeout 9s }}")
@@ -172,12 +174,12 @@ def test_adding_or_refreshing_an_element_is_a_change_and_frees_nobody(watch: Nft
     assert [(e.kind, e.ranges) for e in hear(watch)] == [("deleted", ((150000, 159999),)), ("changed", ())]
 
 
-def test_a_rule_put_in_by_others_is_told_as_altered(watch: NftWatch, other: CommandNft) -> None:
+def test_a_rule_put_in_by_others_is_told_as_altered(watch: NftNotifications, other: CommandNft) -> None:
     other.run("insert rule inet smtpguard output accept")
     assert [event.kind for event in hear(watch)] == ["altered"]
 
 
-def test_our_own_changes_and_expiry_are_silent(watch: NftWatch, guard: NftEnforcer) -> None:
+def test_our_own_changes_and_expiry_are_silent(watch: NftNotifications, guard: NftEnforcer) -> None:
     guard.apply_deny(deny(seconds=0.05))
     guard.apply_deny(deny(uid=5))
     guard.apply_release(Subject(id=5), "block")
@@ -191,7 +193,7 @@ def test_our_own_changes_and_expiry_are_silent(watch: NftWatch, guard: NftEnforc
 
 
 def test_an_overflow_is_told_as_unknown(netns: str, guard: NftEnforcer, other: CommandNft) -> None:
-    watch = NftWatch("smtpguard", guard._nft)
+    watch = NftNotifications("smtpguard", guard._nft)
     with inside(netns):
         watch.open()
     try:
@@ -210,7 +212,7 @@ def test_an_overflow_is_told_as_unknown(netns: str, guard: NftEnforcer, other: C
 
 
 def test_a_deaf_watch_does_not_open(guard: NftEnforcer) -> None:
-    watch = NftWatch("smtpguard", guard._nft)
+    watch = NftNotifications("smtpguard", guard._nft)
     with pytest.raises(EnforceError, match="says nothing"):
         watch.open()  # in the wrong network namespace
     assert watch.fileno() == -1

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from smtpguard.model import NS, Account, BreakerChange, Connect, Decision, Refusal, Subject, Verdict
 from smtpguard.policy import rule_windows
 from smtpguard.policy.engine import Engine
-from smtpguard.settings import Breaker, Escalation, Rule, Settings
+from smtpguard.settings import BreakerLimits, Escalation, Rule, Settings
 from tests.property.engine_oracle import Oracle, Said
 
 NEWCOMER_NS = 40 * NS
@@ -60,7 +60,7 @@ def configurations(draw: st.DrawFn) -> Settings:
             max_ns=60 * NS,
             forget_ns=draw(st.sampled_from([1, 50])) * NS,
         ),
-        breaker=Breaker(blocks=draw(st.integers(0, 4)), per_ns=draw(st.integers(1, 30)) * NS),
+        breaker=BreakerLimits(blocks=draw(st.integers(0, 4)), per_ns=draw(st.integers(1, 30)) * NS),
     )
 
 
@@ -165,7 +165,7 @@ def test_equals_the_oracle_in_long_traffic(seed: int) -> None:
             )
             for number in range(6)
         ),
-        breaker=Breaker(blocks=50),
+        breaker=BreakerLimits(blocks=50),
         escalation=Escalation(still_trying="end"),
     )
     engine = Engine(settings=configuration, directory=Tenants(), passes=lambda _: None)

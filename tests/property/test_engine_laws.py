@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from smtpguard.model import NS, Action, Block, Connect, Count, Decision, Refusal, Subject, Verdict
 from smtpguard.policy import rule_windows
 from smtpguard.policy.engine import Engine
-from smtpguard.settings import Breaker, Rule, Settings
+from smtpguard.settings import BreakerLimits, Rule, Settings
 from tests.property.test_engine import ADDRESSES, NEWCOMER_NS, PORTS, Tenants, configurations, connect_of, said, steps
 from tests.unit.test_engine_snapshot import Store
 
@@ -58,7 +58,7 @@ def test_dry_run_says_what_enforcement_says(configuration: Settings, script: lis
 @given(configurations(), steps(late_s=0), st.sets(st.integers(0, 80), max_size=4))
 @settings(max_examples=150, deadline=None)
 def test_restart_changes_nothing(configuration: Settings, script: list[tuple[Any, ...]], restarts: set[int]) -> None:
-    configuration = replace(configuration, breaker=Breaker(blocks=10**6))  # the breaker forgets at a restart
+    configuration = replace(configuration, breaker=BreakerLimits(blocks=10**6))  # the breaker forgets at a restart
     steady, store = engine_for(configuration), Store()
     engine = engine_for(configuration)
     now = 1000 * NS
@@ -95,7 +95,7 @@ def test_no_window_ever_holds_more_than_the_limit(
     script: list[tuple[int, int, bytes]],
 ) -> None:
     rule = Rule(name="r", count=count, limit=limit, window_ns=10 * NS, action=action, block_ns=4 * NS)
-    engine = engine_for(Settings(dry_run=False, rules=(rule,), breaker=Breaker(blocks=10**6)))
+    engine = engine_for(Settings(dry_run=False, rules=(rule,), breaker=BreakerLimits(blocks=10**6)))
     now = 1000 * NS
     passed: list[tuple[int, bytes]] = []
     emptied = 0

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpguard.model import NS, Connect
-from smtpguard.policy.pairing import Pairing
+from smtpguard.policy.sensor_pairs import SensorPairs
 from tests.support.policy import T0
 
 SENSORS = ["bpf", "nflog", "proc"]
@@ -42,7 +42,7 @@ def events_of(script: list[tuple[int, int, int, set[str], list[int]]], *, same_u
 def test_each_connection_counts_once(script: list[tuple[int, int, int, set[str], list[int]]], same_uid: bool) -> None:
     """Of connections to one place at one time as many count as the sensor that saw most of them has seen."""
     events = sorted(events_of(script, same_uid=same_uid), key=lambda event: event.time_ns)
-    pairing = Pairing(SENSORS)
+    pairing = SensorPairs(SENSORS)
     out: list[Connect] = []
     for event in events:
         out += pairing.tick(event.time_ns)
@@ -67,5 +67,5 @@ def test_each_connection_counts_once(script: list[tuple[int, int, int, set[str],
 @given(connections)
 def test_the_leader_alone_passes_everything_in_order(script: list[tuple[int, int, int, set[str], list[int]]]) -> None:
     events = [event for event in events_of(script, same_uid=True) if event.sensor == "bpf"]
-    pairing = Pairing(SENSORS)
+    pairing = SensorPairs(SENSORS)
     assert [event for event in events if pairing.lead(event)] == events

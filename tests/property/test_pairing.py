@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpguard.model import NS, Connect
-from smtpguard.policy.pairing import Pairing
+from smtpguard.policy.sensor_pairs import SensorPairs
 
 SENSORS = ("bpf", "nflog", "audit")
 
@@ -17,7 +17,7 @@ def connect(sensor: str, at_s: float, port: int = 25, last: int = 1, uid: int = 
 
 
 def test_what_both_see_counts_once_whatever_the_uid() -> None:
-    pairing = Pairing(SENSORS)
+    pairing = SensorPairs(SENSORS)
     assert pairing.lead(connect("bpf", 1.0))
     pairing.beside(connect("nflog", 1.2, uid=0))
     assert pairing.tick(10 * NS) == []
@@ -25,14 +25,14 @@ def test_what_both_see_counts_once_whatever_the_uid() -> None:
 
 
 def test_the_order_of_reports_does_not_matter() -> None:
-    pairing = Pairing(SENSORS)
+    pairing = SensorPairs(SENSORS)
     pairing.beside(connect("nflog", 1.0))
     assert pairing.lead(connect("bpf", 0.9))
     assert pairing.tick(10 * NS) == []
 
 
 def test_what_the_leader_missed_counts_at_the_next_tick_and_once() -> None:
-    pairing = Pairing(SENSORS)
+    pairing = SensorPairs(SENSORS)
     pairing.beside(connect("nflog", 1.0))
     pairing.beside(connect("audit", 1.1))
     assert pairing.tick(round(1.9 * NS)) == []
@@ -43,21 +43,21 @@ def test_what_the_leader_missed_counts_at_the_next_tick_and_once() -> None:
 
 
 def test_a_late_leader_does_not_count_again() -> None:
-    pairing = Pairing(SENSORS)
+    pairing = SensorPairs(SENSORS)
     pairing.beside(connect("nflog", 1.0))
     assert len(pairing.tick(2 * NS)) == 1
     assert not pairing.lead(connect("bpf", 1.0))
 
 
 def test_more_than_a_second_apart_are_two() -> None:
-    pairing = Pairing(SENSORS)
+    pairing = SensorPairs(SENSORS)
     assert pairing.lead(connect("bpf", 1.0))
     pairing.beside(connect("nflog", 2.5))
     assert len(pairing.tick(10 * NS)) == 1
 
 
 def test_held_connections_are_bounded_and_those_left_out_are_counted() -> None:
-    pairing = Pairing(SENSORS, max_held=10)
+    pairing = SensorPairs(SENSORS, max_held=10)
     for number in range(100):
         pairing.beside(connect("nflog", 1.0 + number / 1000, last=number))
     assert len(pairing.tick(10 * NS)) + pairing.dropped == 100
@@ -98,7 +98,7 @@ def test_each_connection_counts_once_when_they_are_apart(found: list[Real]) -> N
         if real.at - last.get((real.port, real.last), -10_000) > 2000:
             last[real.port, real.last] = real.at
             kept.append(real)
-    pairing = Pairing(SENSORS)
+    pairing = SensorPairs(SENSORS)
     counted: Counter[tuple[int, int]] = Counter()
     for real in kept:
         at = real.at / 1000
@@ -118,7 +118,7 @@ def test_each_connection_counts_once_when_they_are_apart(found: list[Real]) -> N
 
 @given(reals)
 def test_never_more_than_any_sensor_saw_and_never_less_than_the_leader(found: list[Real]) -> None:
-    pairing = Pairing(SENSORS)
+    pairing = SensorPairs(SENSORS)
     counted = 0
     for real in sorted(found, key=lambda r: r.at):
         counted += len(pairing.tick(real.at * 1_000_000))

@@ -6,7 +6,7 @@ from typing import Any
 from smtpguard.model import NS, Account, Block, Connect, Decision, Standing, Subject
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.roster import Limits
-from smtpguard.settings import MINUTE_NS, Breaker, Rule, Settings
+from smtpguard.settings import MINUTE_NS, BreakerLimits, Rule, Settings
 
 T0 = 1_000_000 * NS
 WEB = 1001
@@ -38,7 +38,7 @@ def engine_of(
     limits: Limits | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> Engine:
-    settings = {"dry_run": False, "breaker": Breaker(blocks=1000), **settings}
+    settings = {"dry_run": False, "breaker": BreakerLimits(blocks=1000), **settings}
     return Engine(
         settings=Settings(rules=rules, **settings), directory=people or People(), passes=passes, limits=limits
     )
@@ -58,7 +58,7 @@ def only(kind: type, decisions: Iterable[Decision]) -> list[Any]:
 
 
 def settings_of(*rules: Rule, **more: Any) -> Settings:  # noqa: ANN401
-    return Settings(**{"dry_run": False, "rules": rules, "breaker": Breaker(blocks=1000), **more})
+    return Settings(**{"dry_run": False, "rules": rules, "breaker": BreakerLimits(blocks=1000), **more})
 
 
 def block_of(source: str, *, uid: int = WEB, name: str | None = None, for_s: int = 3600, **more: Any) -> Block:  # noqa: ANN401

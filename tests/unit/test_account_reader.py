@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.enrich.accounts.directory import Accounts
+from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.enrich.accounts.name_service import NamedAccount, NameService
 from smtpguard.enrich.accounts.reader import AccountReader
 from smtpguard.settings import Exempt, Settings
@@ -16,8 +16,8 @@ __all__ = ["root"]
 
 
 @pytest.fixture
-def accounts(root: Path) -> Accounts:
-    accounts = Accounts(SETTINGS, root=root)
+def accounts(root: Path) -> AccountDirectory:
+    accounts = AccountDirectory(SETTINGS, root=root)
     for uid in (0, 33, 1001, 1002, 1003):
         accounts.account(uid)
     accounts.passing_uids()
@@ -42,7 +42,7 @@ def read(reader: AccountReader) -> frozenset[int]:
         ("etc/postfix/main.cf", "mail_owner = web01\n"),
     ],
 )
-def test_it_is_the_same_as_reading_at_once(accounts: Accounts, root: Path, name: str, text: str) -> None:
+def test_it_is_the_same_as_reading_at_once(accounts: AccountDirectory, root: Path, name: str, text: str) -> None:
     reader = AccountReader(accounts)
     put(root, name, text)
     assert accounts.is_stale()
@@ -51,7 +51,7 @@ def test_it_is_the_same_as_reading_at_once(accounts: Accounts, root: Path, name:
     assert select.select([reader.fileno()], [], [], 30)[0]
     assert accounts.account(1001) == before, "until it is taken over the old ones hold"
     assert reader.take()
-    fresh = Accounts(SETTINGS, root=root)
+    fresh = AccountDirectory(SETTINGS, root=root)
     assert [accounts.account(uid) for uid in (0, 33, 1001, 1002, 1003, 1009)] == [
         fresh.account(uid) for uid in (0, 33, 1001, 1002, 1003, 1009)
     ]
@@ -66,7 +66,7 @@ def test_it_is_the_same_as_reading_at_once(accounts: Accounts, root: Path, name:
 
 def test_an_account_that_nobody_asked_for_is_noticed_where_the_kernel_is_told_of_it(root: Path) -> None:
     shared = replace(SETTINGS, shared_users=frozenset({"www-data", "later"}))
-    accounts = Accounts(shared, root=root)
+    accounts = AccountDirectory(shared, root=root)
     reader = AccountReader(accounts)
     accounts.told_uids()
     put(root, "etc/passwd", ACCOUNTS + "later:x:1009:1009::/:/bin/false\n")
@@ -75,7 +75,7 @@ def test_an_account_that_nobody_asked_for_is_noticed_where_the_kernel_is_told_of
     reader.close()
 
 
-def test_who_is_asked_for_while_it_reads_is_judged_anew(accounts: Accounts, root: Path) -> None:
+def test_who_is_asked_for_while_it_reads_is_judged_anew(accounts: AccountDirectory, root: Path) -> None:
     put(root, "etc/passwd", ACCOUNTS.replace("a%41", "news2"))
     renewal = accounts.renew(SETTINGS)
     assert accounts.account(1004).name == "a%41"
@@ -83,7 +83,7 @@ def test_who_is_asked_for_while_it_reads_is_judged_anew(accounts: Accounts, root
     assert accounts.account(1004).name == "news2"
 
 
-def test_a_configuration_that_came_meanwhile_is_not_lost(accounts: Accounts, root: Path) -> None:
+def test_a_configuration_that_came_meanwhile_is_not_lost(accounts: AccountDirectory, root: Path) -> None:
     put(root, "etc/passwd", ACCOUNTS.replace("web02", "shop2"))
     renewal = accounts.renew(SETTINGS)
     accounts.reconfigure(Settings(exempt=Exempt(users=("web01",))))
@@ -92,7 +92,7 @@ def test_a_configuration_that_came_meanwhile_is_not_lost(accounts: Accounts, roo
     assert accounts.is_stale(), "they are read once more"
 
 
-def test_a_new_configuration_comes_with_the_accounts_by_it(accounts: Accounts) -> None:
+def test_a_new_configuration_comes_with_the_accounts_by_it(accounts: AccountDirectory) -> None:
     new = Settings(exempt=Exempt(users=("web01",)))
     renewal = accounts.renew(new)
     assert accounts.account(1001).standing == "tenant"
@@ -105,7 +105,7 @@ def test_a_new_configuration_comes_with_the_accounts_by_it(accounts: Accounts) -
 def test_what_the_name_service_says_meanwhile_is_not_lost(root: Path) -> None:
     put(root, "etc/passwd", ACCOUNTS.replace("news", "olds"))
     names = NameService(ask=lambda key: NamedAccount(uid=70_000, name="news") if key in (70_000, "news") else None)
-    accounts = Accounts(SETTINGS, root=root, names=names)
+    accounts = AccountDirectory(SETTINGS, root=root, names=names)
     accounts.passing_uids()
     before = accounts.account(70_000)
     renewal = accounts.renew(SETTINGS)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.enrich.accounts.directory import Accounts
+from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.enrich.accounts.name_service import NamedAccount, NameService
 from smtpguard.policy.rules import matches
 from smtpguard.settings import Exempt, Match, Override, Settings
@@ -55,12 +55,12 @@ def put(root: Path, name: str, text: str) -> None:
 SETTINGS = Settings(shared_users=frozenset({"www-data"}), exempt=Exempt(users=("news",), groups=("mailers",)))
 
 
-def standings(accounts: Accounts, *uids: int) -> list[str]:
+def standings(accounts: AccountDirectory, *uids: int) -> list[str]:
     return [accounts.account(uid).standing for uid in uids]
 
 
 def test_who_is_who(root: Path) -> None:
-    accounts = Accounts(SETTINGS, root=root)
+    accounts = AccountDirectory(SETTINGS, root=root)
     assert standings(accounts, 0, 8, 33, 107, 1001, 1002, 1003, 5000, 70) == [
         "root",
         "mta",
@@ -81,7 +81,7 @@ def test_who_is_who(root: Path) -> None:
 
 
 def test_subordinate_uids_count_for_their_owner(root: Path) -> None:
-    accounts = Accounts(SETTINGS, root=root)
+    accounts = AccountDirectory(SETTINGS, root=root)
     assert [accounts.owner(uid) for uid in (1001, 100000, 165535, 165536, 231072, 300000)] == [
         1001,
         1001,
@@ -95,19 +95,19 @@ def test_subordinate_uids_count_for_their_owner(root: Path) -> None:
 
 
 def test_who_passes(root: Path) -> None:
-    accounts = Accounts(SETTINGS, root=root)
+    accounts = AccountDirectory(SETTINGS, root=root)
     assert accounts.passing_uids() == ((0, 0), (8, 8), (107, 107), (1002, 1003), (165536, 231071))
 
 
 def test_who_is_only_told_of(root: Path) -> None:
-    assert Accounts(SETTINGS, root=root).told_uids() == ((1, 999), (65534, 65534), CONTAINERS)
+    assert AccountDirectory(SETTINGS, root=root).told_uids() == ((1, 999), (65534, 65534), CONTAINERS)
     put(root, "etc/login.defs", "UID_MIN 1001\n")
     shared = replace(SETTINGS, shared_users=frozenset({"web01", "www-data"}), shared_block=frozenset({"www-data"}))
-    assert Accounts(shared, root=root).told_uids() == ((1, 32), (34, 1001), (65534, 65534), CONTAINERS)
+    assert AccountDirectory(shared, root=root).told_uids() == ((1, 32), (34, 1001), (65534, 65534), CONTAINERS)
 
 
 def test_exempt_uids_pass_with_their_ranges_named_or_not(root: Path) -> None:
-    accounts = Accounts(Settings(exempt=Exempt(uids=((1001, 1001), (5000, 5009)), users=("w*2",))), root=root)
+    accounts = AccountDirectory(Settings(exempt=Exempt(uids=((1001, 1001), (5000, 5009)), users=("w*2",))), root=root)
     assert accounts.passing_uids() == (
         (0, 0),
         (8, 8),
@@ -119,7 +119,7 @@ def test_exempt_uids_pass_with_their_ranges_named_or_not(root: Path) -> None:
 
 
 def test_names_people_write(root: Path) -> None:
-    accounts = Accounts(SETTINGS, root=root)
+    accounts = AccountDirectory(SETTINGS, root=root)
 
     def uid(text: str) -> int | None:
         account = accounts.by_name(text)
@@ -147,7 +147,7 @@ DIGITS = ACCOUNTS + "61002:x:1010:1010::/:/x\n0:x:1011:1011::/:/x\n2000:x:2000:2
 
 def test_a_name_of_digits_is_a_name_where_a_name_is_meant(root: Path) -> None:
     put(root, "etc/passwd", DIGITS)
-    accounts = Accounts(Settings(exempt=Exempt(users=("61002",), uids=((2000, 2999),))), root=root)
+    accounts = AccountDirectory(Settings(exempt=Exempt(users=("61002",), uids=((2000, 2999),))), root=root)
     assert standings(accounts, 1010, 61002, 2000, 1011) == ["exempt", "tenant", "exempt", "tenant"]
 
     def uid(text: str) -> int | None:
@@ -166,7 +166,7 @@ def test_a_name_of_digits_is_a_name_where_a_name_is_meant(root: Path) -> None:
 
 def test_digits_that_a_person_types_are_a_uid_and_who_is_called_so_is_told(root: Path) -> None:
     put(root, "etc/passwd", DIGITS)
-    accounts = Accounts(SETTINGS, root=root)
+    accounts = AccountDirectory(SETTINGS, root=root)
     by_hand = accounts.by_name("61002")
     assert by_hand is not None
     assert by_hand.uid == 61002
@@ -178,17 +178,17 @@ def test_digits_that_a_person_types_are_a_uid_and_who_is_called_so_is_told(root:
 def test_all_names_of_a_uid_count(root: Path) -> None:
     many = "".join(f"ftp{number}:x:1001:1001::/:/x\n" for number in range(200))
     put(root, "etc/passwd", ACCOUNTS + many)
-    account = Accounts(SETTINGS, root=root).account(1001)
+    account = AccountDirectory(SETTINGS, root=root).account(1001)
     assert (account.name, account.names[:3], len(account.names)) == ("web01", ("web01", "alias01", "ftp0"), 202)
     assert matches(Match(users=("ftp199",)), account)
     settings = replace(SETTINGS, shared_users=frozenset({"ftp7"}), shared_block=frozenset({"ftp8"}))
-    assert (1001, 1001) not in Accounts(settings, root=root).told_uids()
-    told = Accounts(replace(settings, shared_block=frozenset()), root=root).told_uids()
+    assert (1001, 1001) not in AccountDirectory(settings, root=root).told_uids()
+    told = AccountDirectory(replace(settings, shared_block=frozenset()), root=root).told_uids()
     assert told == ((1, 999), (1001, 1001), (65534, 65534), CONTAINERS)
 
 
 def test_a_number_given_to_another_name_is_another_account(root: Path) -> None:
-    accounts = Accounts(SETTINGS, root=root)
+    accounts = AccountDirectory(SETTINGS, root=root)
     accounts.account(1001)
     accounts.account(1002)
     assert accounts.refresh() == frozenset()
@@ -211,14 +211,14 @@ def test_a_number_given_to_another_name_is_another_account(root: Path) -> None:
     ],
 )
 def test_every_file_is_noticed(root: Path, name: str, text: str, changed: set[int]) -> None:
-    accounts = Accounts(SETTINGS, root=root)
+    accounts = AccountDirectory(SETTINGS, root=root)
     standings(accounts, 0, 8, 1001, 1002, 1003)
     put(root, name, text)
     assert accounts.refresh() == changed
 
 
 def test_what_the_kernel_is_told_is_noticed_before_the_account_was_seen(root: Path) -> None:
-    accounts = Accounts(Settings(exempt=Exempt(users=("later",))), root=root)
+    accounts = AccountDirectory(Settings(exempt=Exempt(users=("later",))), root=root)
     put(root, "etc/passwd", ACCOUNTS + "later:x:1009:1009::/:/bin/false\n")
     assert accounts.refresh() == {1009}
     assert (1009, 1009) in accounts.passing_uids()
@@ -230,7 +230,7 @@ def test_what_the_kernel_is_told_is_noticed_before_the_account_was_seen(root: Pa
 
 
 def test_a_change_in_place_is_noticed_at_the_same_size(root: Path) -> None:
-    accounts = Accounts(SETTINGS, root=root)
+    accounts = AccountDirectory(SETTINGS, root=root)
     accounts.account(1001)
     path = root / "etc" / "passwd"
     path.write_text(ACCOUNTS.replace("web01", "web03"))
@@ -239,7 +239,7 @@ def test_a_change_in_place_is_noticed_at_the_same_size(root: Path) -> None:
 
 
 def test_a_half_written_passwd_is_not_believed(root: Path) -> None:
-    accounts = Accounts(SETTINGS, root=root)
+    accounts = AccountDirectory(SETTINGS, root=root)
     assert accounts.account(1003).standing == "exempt"
     (root / "etc" / "passwd").write_text("")
     assert accounts.refresh() == frozenset()
@@ -251,20 +251,20 @@ def test_a_half_written_passwd_is_not_believed(root: Path) -> None:
 
 
 def test_a_new_configuration(root: Path) -> None:
-    accounts = Accounts(SETTINGS, root=root)
+    accounts = AccountDirectory(SETTINGS, root=root)
     standings(accounts, 0, 33, 1001, 1002, 1003)
     assert accounts.reconfigure(Settings(exempt=Exempt(users=("web01",)))) == {33, 1001, 1002, 1003}
     assert standings(accounts, 1001, 1003) == ["exempt", "tenant"]
 
 
 def test_many_sites_under_one_uid(root: Path) -> None:
-    accounts = Accounts(SETTINGS, root=root, document_roots=lambda uid: 3 if uid == 1001 else 2)
+    accounts = AccountDirectory(SETTINGS, root=root, document_roots=lambda uid: 3 if uid == 1001 else 2)
     assert standings(accounts, 1001, 5000) == ["shared", "tenant"]
 
 
 def test_mail_servers_users_come_from_what_root_owns(root: Path) -> None:
     put(root, "etc/postfix/main.cf", "mail_owner = web01\n")
-    accounts = Accounts(Settings(), root=root)
+    accounts = AccountDirectory(Settings(), root=root)
     assert accounts.account(1001).reason == "mail_owner in /etc/postfix/main.cf"
     (root / "etc" / "postfix" / "main.cf").chmod(0o666)
     accounts.refresh()
@@ -275,7 +275,7 @@ def test_mail_servers_users_come_from_what_root_owns(root: Path) -> None:
 def test_an_untrusted_subuid_or_login_defs_is_not_used_and_told(root: Path) -> None:
     for name in ("subuid", "login.defs"):
         (root / "etc" / name).chmod(0o666)
-    accounts = Accounts(SETTINGS, root=root)
+    accounts = AccountDirectory(SETTINGS, root=root)
     assert accounts.owner(100000) == 100000
     assert len(accounts.problems) == 2
 
@@ -284,7 +284,7 @@ def test_passwd_and_group_are_taken_as_the_system_takes_them(root: Path) -> None
     """Who can write them is root already; without them nobody would be exempt."""
     for name in ("passwd", "group"):
         (root / "etc" / name).chmod(0o666)
-    accounts = Accounts(SETTINGS, root=root)
+    accounts = AccountDirectory(SETTINGS, root=root)
     assert standings(accounts, 1002, 1003) == ["exempt", "exempt"]
     assert len(accounts.problems) == 2
 
@@ -294,7 +294,7 @@ def test_links_to_the_files_are_followed(root: Path) -> None:
     (root / "etc" / "login.defs").rename(root / "stored")
     (root / "etc" / "login.defs").symlink_to(root / "stored")
     put(root, "stored", "UID_MIN 1002\n")
-    assert Accounts(SETTINGS, root=root).facts.uid_min == 1002
+    assert AccountDirectory(SETTINGS, root=root).facts.uid_min == 1002
 
 
 def test_masked_units_and_aliases_name_nobody(root: Path) -> None:
@@ -304,7 +304,7 @@ def test_masked_units_and_aliases_name_nobody(root: Path) -> None:
     (units / "exim4.service").symlink_to("/dev/null")
     (units / "postfix.service").symlink_to(root / "else.service")
     put(root, "etc/systemd/system/tenants-own.service", "[Service]\nUser=web02\n")
-    accounts = Accounts(Settings(), root=root)
+    accounts = AccountDirectory(Settings(), root=root)
     assert standings(accounts, 1001, 1002) == ["tenant", "tenant"]
 
 
@@ -313,7 +313,7 @@ def test_owner_of_exims_spool(root: Path) -> None:
     spool = root / "var" / "spool" / "exim4"
     spool.mkdir(parents=True)
     os.chown(spool, 1001, 1001)
-    accounts = Accounts(Settings(), root=root)
+    accounts = AccountDirectory(Settings(), root=root)
     assert accounts.account(1001).reason == "owner of /var/spool/exim4"
     # Who could have made the directory himself proves nothing by owning it.
     (root / "var" / "spool").chmod(0o1777)
@@ -322,7 +322,7 @@ def test_owner_of_exims_spool(root: Path) -> None:
 
 
 def test_host_without_any_file(tmp_path: Path) -> None:
-    accounts = Accounts(SETTINGS, root=tmp_path)
+    accounts = AccountDirectory(SETTINGS, root=tmp_path)
     assert standings(accounts, 0, 999, 1000) == ["root", "shared", "tenant"]
     assert accounts.passing_uids() == ((0, 0),)
     assert "UID_MIN is taken to be 1000" in accounts.problems[0]
@@ -340,7 +340,7 @@ def service() -> NameService:
 def test_a_name_from_elsewhere_comes_later(root: Path) -> None:
     put(root, "etc/passwd", ACCOUNTS.replace("news", "olds"))
     names = service()
-    accounts = Accounts(SETTINGS, root=root, names=names)
+    accounts = AccountDirectory(SETTINGS, root=root, names=names)
     assert accounts.account(70_000).name is None
     names.wait_for(70_000, 10)
     assert accounts.refresh() == {70_000}
@@ -352,7 +352,7 @@ def test_a_name_from_elsewhere_comes_later(root: Path) -> None:
 def test_an_exempt_name_from_elsewhere_passes_before_it_was_seen(root: Path) -> None:
     put(root, "etc/passwd", ACCOUNTS.replace("news", "olds"))
     names = service()
-    accounts = Accounts(SETTINGS, root=root, names=names)
+    accounts = AccountDirectory(SETTINGS, root=root, names=names)
     accounts.passing_uids()
     names.wait_for("news", 10)
     assert accounts.refresh() == {70_000}
@@ -363,7 +363,7 @@ def test_an_exempt_name_from_elsewhere_passes_before_it_was_seen(root: Path) -> 
 
 def test_a_person_may_name_such_an_account(root: Path) -> None:
     put(root, "etc/passwd", ACCOUNTS.replace("news", "olds"))
-    accounts = Accounts(SETTINGS, root=root, names=service())
+    accounts = AccountDirectory(SETTINGS, root=root, names=service())
     account = accounts.by_name("news")
     assert account is not None
     assert (account.uid, account.name, account.standing) == (70_000, "news", "exempt")
@@ -373,7 +373,7 @@ def test_a_person_may_name_such_an_account(root: Path) -> None:
 def test_the_file_wins_over_the_directory_server(root: Path) -> None:
     """Who can write to LDAP must not rename the accounts of this host."""
     evil = NamedAccount(uid=1001, name="news", groups=frozenset({"mailers"}))
-    accounts = Accounts(SETTINGS, root=root, names=NameService(ask=lambda _: evil))
+    accounts = AccountDirectory(SETTINGS, root=root, names=NameService(ask=lambda _: evil))
     assert accounts.account(1001).standing == "tenant"
     by_name = accounts.by_name("somebody")
     assert by_name is not None
@@ -382,7 +382,7 @@ def test_the_file_wins_over_the_directory_server(root: Path) -> None:
 
 def test_subordinate_uids_are_never_asked_for(root: Path) -> None:
     asked: list[int | str] = []
-    accounts = Accounts(SETTINGS, root=root, names=NameService(ask=asked.append))
+    accounts = AccountDirectory(SETTINGS, root=root, names=NameService(ask=asked.append))
     accounts.account(300_005)
     accounts.account(100_005)
     assert accounts._names is not None
@@ -392,7 +392,7 @@ def test_subordinate_uids_are_never_asked_for(root: Path) -> None:
 
 def test_an_answer_about_somebody_else_is_no_answer(root: Path) -> None:
     names = NameService(ask=lambda _: NamedAccount(uid=1001, name="news", groups=frozenset({"mailers"})))
-    accounts = Accounts(SETTINGS, root=root, names=names)
+    accounts = AccountDirectory(SETTINGS, root=root, names=names)
     accounts.account(70_000)
     names.wait_for(70_000, 10)
     accounts.refresh()
@@ -407,7 +407,7 @@ def directory(*known: str) -> NameService:
     return NameService(ask=lambda key: JOE if key in {JOE.uid, JOE.name, *known} else None)
 
 
-def learn(accounts: Accounts, names: NameService, *keys: int | str) -> None:
+def learn(accounts: AccountDirectory, names: NameService, *keys: int | str) -> None:
     for key in keys:
         names.wait_for(key, 10)
     accounts.refresh()
@@ -418,7 +418,7 @@ def test_a_spelling_that_the_directory_maps_to_a_user_holds_for_the_uid(root: Pa
     names = directory(spelling)
     override = Override(match=Match(users=(spelling,)), rules={})
     settings = Settings(exempt=Exempt(users=(spelling,)), overrides=(override,))
-    accounts = Accounts(settings, root=root, names=names)
+    accounts = AccountDirectory(settings, root=root, names=names)
     learn(accounts, names, spelling, JOE.uid)
     account = accounts.account(JOE.uid)
     assert (account.name, account.aliases) == (JOE.name, (spelling,))
@@ -431,7 +431,7 @@ def test_a_spelling_that_the_directory_maps_to_a_user_holds_for_the_uid(root: Pa
 
 def test_a_spelling_holds_before_the_uid_was_asked_for(root: Path) -> None:
     names = directory("CORP\\joe")
-    accounts = Accounts(Settings(exempt=Exempt(users=("CORP\\joe",))), root=root, names=names)
+    accounts = AccountDirectory(Settings(exempt=Exempt(users=("CORP\\joe",))), root=root, names=names)
     names.wait_for("CORP\\joe", 10)
     assert accounts.refresh() == {JOE.uid}
     assert (accounts.account(JOE.uid).name, accounts.account(JOE.uid).standing) == (None, "exempt")
@@ -439,14 +439,14 @@ def test_a_spelling_holds_before_the_uid_was_asked_for(root: Path) -> None:
 
 def test_groups_of_a_directory_have_blanks_and_at_signs(root: Path) -> None:
     names = directory()
-    accounts = Accounts(Settings(exempt=Exempt(groups=("domain users@corp.example",))), root=root, names=names)
+    accounts = AccountDirectory(Settings(exempt=Exempt(groups=("domain users@corp.example",))), root=root, names=names)
     accounts.account(JOE.uid)
     learn(accounts, names, JOE.uid)
     assert accounts.account(JOE.uid).standing == "exempt"
 
 
 def test_whom_a_person_asked_for_first_is_news_too(root: Path) -> None:
-    accounts = Accounts(Settings(), root=root, names=directory("ann"))
+    accounts = AccountDirectory(Settings(), root=root, names=directory("ann"))
     accounts.account(JOE.uid)
     assert accounts.by_name(JOE.name) is not None
     assert accounts.refresh() == {JOE.uid}
@@ -456,7 +456,7 @@ def test_whom_a_person_asked_for_first_is_news_too(root: Path) -> None:
 def test_a_directorys_accounts_have_their_own_limits_in_the_kernel_too(root: Path) -> None:
     names = directory()
     shared = Settings(shared_users=frozenset({JOE.name}))
-    accounts = Accounts(shared, root=root, names=names)
+    accounts = AccountDirectory(shared, root=root, names=names)
     accounts.account(JOE.uid)
     learn(accounts, names, JOE.uid)
     assert JOE.uid in accounts.known_uids()
@@ -466,7 +466,7 @@ def test_a_directorys_accounts_have_their_own_limits_in_the_kernel_too(root: Pat
 def test_a_directory_can_not_say_that_an_account_of_this_host_is_an_exempt_one(root: Path) -> None:
     evil = NamedAccount(uid=1001, name="corp-news")
     names = NameService(ask=lambda _: evil)
-    accounts = Accounts(Settings(exempt=Exempt(users=("corp-news",))), root=root, names=names)
+    accounts = AccountDirectory(Settings(exempt=Exempt(users=("corp-news",))), root=root, names=names)
     learn(accounts, names, "corp-news")
     assert accounts.account(1001).standing == "tenant"
     assert (1001, 1001) not in accounts.passing_uids()

@@ -56,7 +56,7 @@ HOOKS = {
     "Changed": "Service._surroundings_changed",
     "Cleared": "Clearing.take",
     "Deliver": "Journal._write",
-    "Doubt": "NamedDestinations.doubt",
+    "Doubt": "ExemptHosts.doubt",
     "Doubts": "Clearing.judged",
     "FreedByHand": "Orders.freed_by_hand",
     "Handler": "Service._handle",
@@ -306,7 +306,7 @@ attribution: {{process: {str(looks).lower()}, php: false, rdns: false}}
     monkeypatch.setattr(module, "open_nft", FakeNft)
     monkeypatch.setattr(module, "NftEnforcer", FakeTable)
     monkeypatch.setattr(module, "SessionEnder", FakeTable)
-    monkeypatch.setattr(module, "NftWatch", FakeWatch)
+    monkeypatch.setattr(module, "NftNotifications", FakeWatch)
     monkeypatch.setattr(source_supervisor, "KINDS", {n: registry.SourceKind(module=n) for n in sources})
 
     def make(name: str, settings: object) -> Source:

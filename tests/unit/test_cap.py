@@ -7,7 +7,7 @@ import pytest
 from smtpguard.daemon.enforce.cap import Capping
 from smtpguard.model import NS, Connect
 from smtpguard.policy import cap as cap_module
-from smtpguard.policy.cap import Buckets
+from smtpguard.policy.cap import CapBuckets
 from smtpguard.policy.engine import Engine
 from smtpguard.settings import Cap, Settings
 from tests.support.policy import T0, People
@@ -29,7 +29,7 @@ def attempt(uid: int = 1001, *, sensor: str = "nflog", port: int = 25, address: 
 
 
 def test_a_bucket_holds_its_burst_and_refills_at_its_rate() -> None:
-    buckets = Buckets(CAP)
+    buckets = CapBuckets(CAP)
     assert [buckets.take(1, T0) for _ in range(5)] == [True] * 3 + [False] * 2
     assert not buckets.take(1, T0 + NS // 2 - 1)
     assert buckets.take(1, T0 + NS // 2)
@@ -40,7 +40,7 @@ def test_a_bucket_holds_its_burst_and_refills_at_its_rate() -> None:
 
 def test_buckets_are_bounded_and_the_one_used_longest_ago_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cap_module, "MAX_USERS", 2)
-    buckets = Buckets(CAP)
+    buckets = CapBuckets(CAP)
     for uid in (1, 2, 1, 1, 3):
         assert buckets.take(uid, T0)
     assert not buckets.take(1, T0)

@@ -19,7 +19,7 @@ from smtpguard.model import (
     Verdict,
 )
 from smtpguard.policy.blocks import AHEAD_NS
-from smtpguard.settings import DAY_NS, HOUR_NS, MINUTE_NS, Breaker, Escalation, Match, Override, Rule
+from smtpguard.settings import DAY_NS, HOUR_NS, MINUTE_NS, BreakerLimits, Escalation, Match, Override, Rule
 from tests.support.policy import BURST, T0, WEB, People, block_of, connect, engine_of, feed, only, person, settings_of
 
 # -- limits and actions ------------------------------------------------------------------------------------------------
@@ -515,7 +515,7 @@ def test_a_block_longer_than_the_maximum_is_not_cut() -> None:
 
 def test_breaker_turns_further_blocks_into_throttles_until_it_is_calm() -> None:
     rule = replace(BURST, limit=1)
-    engine = engine_of(rule, breaker=Breaker(blocks=3, per_ns=10 * MINUTE_NS))
+    engine = engine_of(rule, breaker=BreakerLimits(blocks=3, per_ns=10 * MINUTE_NS))
     out: list[Decision] = []
     for n in range(5):
         out += feed(engine, (n, n + 0.5), uid=2000 + n)
@@ -531,7 +531,7 @@ def test_breaker_turns_further_blocks_into_throttles_until_it_is_calm() -> None:
 
 def test_shared_users_and_containers_do_not_trip_the_breaker() -> None:
     people = People([person(n, "shared") for n in range(100, 120)])
-    engine = engine_of(replace(BURST, limit=0), people=people, breaker=Breaker(blocks=1))
+    engine = engine_of(replace(BURST, limit=0), people=people, breaker=BreakerLimits(blocks=1))
     for n in range(20):
         feed(engine, [n], uid=100 + n)
         feed(engine, [n], uid=5000 + n, netns=9)

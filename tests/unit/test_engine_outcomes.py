@@ -139,7 +139,7 @@ def test_reload_and_unblock_treat_them_as_any_window() -> None:
 
 
 def test_a_window_of_bytes_is_bounded() -> None:
-    volume = byte_windows.Volume(replace(BYTES, window_ns=HOUR_NS, limit=10**12), frozenset({25}))
+    volume = byte_windows.ByteWindow(replace(BYTES, window_ns=HOUR_NS, limit=10**12), frozenset({25}))
     for second in range(20_000):
         volume.add(T0 + second * NS, 10)
     assert len(volume.times) <= 2 * byte_windows.STEPS
@@ -147,7 +147,7 @@ def test_a_window_of_bytes_is_bounded() -> None:
 
 
 def test_late_bytes_count_with_the_newest_step() -> None:
-    volume = byte_windows.Volume(BYTES, frozenset({25}))
+    volume = byte_windows.ByteWindow(BYTES, frozenset({25}))
     volume.add(T0 + 10 * NS, 10)
     volume.add(T0, 5)
     assert (list(volume.times), volume.held(T0 + 10 * NS)) == ([T0 + 10 * NS], 15)

@@ -3,7 +3,7 @@
 import pytest
 
 from smtpguard.model import NS, Connect
-from smtpguard.policy.pairing import MEMORY_NS, Pairing
+from smtpguard.policy.sensor_pairs import MEMORY_NS, SensorPairs
 from tests.support.policy import T0, connect
 
 RELAY = bytes([192, 0, 2, 1])
@@ -17,7 +17,7 @@ def at(at_s: float) -> int:
     return T0 + round(at_s * NS)
 
 
-class Both(Pairing):
+class Both(SensorPairs):
     """A pairing whose first sensor leads."""
 
     def feed(self, event: Connect) -> list[Connect]:

@@ -11,8 +11,8 @@ from smtpguard.actions.eventlog import EventLog
 from smtpguard.daemon.supervision import Supervision
 from smtpguard.enrich.accounts.name_service import NameService
 from smtpguard.enrich.reverse_dns import ReverseDns
-from smtpguard.kernel import lasting
-from smtpguard.kernel.lasting import start_lasting
+from smtpguard.kernel import lasting_thread
+from smtpguard.kernel.lasting_thread import start_lasting
 from smtpguard.model import NS
 from smtpguard.state.file_recovery import Keeper, Paths
 from smtpguard.state.rows import SwitchRow
@@ -29,7 +29,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append(f"{args.thread.name}: {args.exc_value}")
 
     monkeypatch.setattr(threading, "excepthook", take)
-    monkeypatch.setattr(lasting, "FIRST_REST_S", 0.01)
+    monkeypatch.setattr(lasting_thread, "FIRST_REST_S", 0.01)
     return found
 
 
@@ -62,10 +62,10 @@ def test_its_rests_grow_and_one_that_was_well_for_long_begins_anew(told: list[st
         if errors:
             raise errors.pop()
 
-    with patch.object(lasting, "time") as clock:
+    with patch.object(lasting_thread, "time") as clock:
         clock.monotonic.side_effect = lambda: next(times)
         clock.sleep.side_effect = rests.append
-        lasting._outlive(run)
+        lasting_thread._outlive(run)
     assert rests == [0.01, 0.02, 0.01]
     assert len(told) == 3
 

@@ -7,7 +7,7 @@ from ipaddress import ip_network
 import pytest
 
 from smtpguard.enrich import exempt_hosts as module
-from smtpguard.enrich.exempt_hosts import KEEP_NS, MAX_ADDRESSES, MAX_KEPT, Cleared, NamedDestinations
+from smtpguard.enrich.exempt_hosts import KEEP_NS, MAX_ADDRESSES, MAX_KEPT, Cleared, ExemptHosts
 from smtpguard.enrich.resolver import Resolved
 from smtpguard.model import NS, Subject
 
@@ -42,14 +42,14 @@ class Clock:
         return self.now_ns
 
 
-def shown(named: NamedDestinations) -> list[str]:
+def shown(named: ExemptHosts) -> list[str]:
     return [str(network.network_address) for network in named.networks()]
 
 
 def test_the_last_good_answer_holds() -> None:
     resolver, clock = Resolver(), Clock()
     resolver.answers = {"relay.example": ["192.0.2.1", "2001:db8::1"]}
-    named = NamedDestinations(["relay.example", "gone.example"], resolve=resolver, now=clock)
+    named = ExemptHosts(["relay.example", "gone.example"], resolve=resolver, now=clock)
     assert named.look_up()
     expected = (ip_network("192.0.2.1/32"), ip_network("2001:db8::1/128"))
     assert named.networks() == expected
@@ -65,7 +65,7 @@ def test_the_last_good_answer_holds() -> None:
 def test_what_a_name_gave_holds_for_a_day() -> None:
     resolver, clock = Resolver(), Clock()
     resolver.answers = {"relay.example": ["192.0.2.1"]}
-    named = NamedDestinations(["relay.example"], resolve=resolver, now=clock)
+    named = ExemptHosts(["relay.example"], resolve=resolver, now=clock)
     named.look_up()
     clock.now_ns += 60 * NS
     resolver.answers = {"relay.example": ["192.0.2.9"]}
@@ -84,7 +84,7 @@ def test_what_a_name_gave_holds_for_a_day() -> None:
 def test_a_name_is_asked_again_at_half_its_lifetime(ttl_s: int | None, pause_s: int) -> None:
     resolver, clock = Resolver(), Clock()
     resolver.answers, resolver.ttl_s = {"relay.example": ["192.0.2.1"]}, ttl_s
-    named = NamedDestinations(["relay.example"], resolve=resolver, now=clock)
+    named = ExemptHosts(["relay.example"], resolve=resolver, now=clock)
     named.look_up(due_only=True)
     clock.now_ns += pause_s * NS - 1
     named.look_up(due_only=True)
@@ -98,7 +98,7 @@ def test_a_name_is_asked_again_at_half_its_lifetime(ttl_s: int | None, pause_s: 
 def test_hostile_answers_are_bounded_or_ignored() -> None:
     resolver, clock = Resolver(), Clock()
     resolver.answers = {"many.example": [f"10.0.{n // 250}.{n % 250}" for n in range(1000)], "odd.example": ["a b"]}
-    named = NamedDestinations(["many.example", "odd.example"], resolve=resolver, now=clock)
+    named = ExemptHosts(["many.example", "odd.example"], resolve=resolver, now=clock)
     named.look_up()
     assert len(named.networks()) == MAX_ADDRESSES
     assert named.failed() == ("odd.example",)
@@ -115,7 +115,7 @@ def test_hostile_answers_are_bounded_or_ignored() -> None:
 def test_an_address_is_named_as_the_kernel_does() -> None:
     resolver = Resolver()
     resolver.answers = {"relay.example": ["::ffff:192.0.2.9", "2001:DB8:0::1"]}
-    named = NamedDestinations(["relay.example"], resolve=resolver, now=Clock())
+    named = ExemptHosts(["relay.example"], resolve=resolver, now=Clock())
     named.look_up()
     assert shown(named) == ["192.0.2.9", "2001:db8::1"]
     named.close()
@@ -123,7 +123,7 @@ def test_an_address_is_named_as_the_kernel_does() -> None:
 
 def test_a_resolver_that_fails_is_asked_once_a_round() -> None:
     resolver = Resolver()
-    named = NamedDestinations(["relay.example"], resolve=resolver, now=Clock())
+    named = ExemptHosts(["relay.example"], resolve=resolver, now=Clock())
     named.doubt(NEW, WEB01)
     assert not named.settle()
     assert resolver.asked == ["relay.example"]
@@ -134,7 +134,7 @@ def test_all_names_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(module, "MAX_KEPT_IN_ALL", 5)
     resolver = Resolver()
     resolver.answers = {f"r{n}.example": [f"192.0.2.{n}"] for n in range(10)}
-    named = NamedDestinations(list(resolver.answers), resolve=resolver, now=Clock())
+    named = ExemptHosts(list(resolver.answers), resolve=resolver, now=Clock())
     named.look_up()
     assert len(named.networks()) == 5
     named.close()
@@ -143,7 +143,7 @@ def test_all_names_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_doubted_address_is_asked_for_until_it_is_given() -> None:
     resolver, clock = Resolver(), Clock()
     resolver.turns = {"relay.example": [["192.0.2.7"], ["192.0.2.8"], ["192.0.2.9"]]}
-    named = NamedDestinations(["relay.example"], resolve=resolver, now=clock)
+    named = ExemptHosts(["relay.example"], resolve=resolver, now=clock)
     named.look_up()
     named.doubt(NEW, WEB01)
     named.doubt(NEW, Subject(id=1002))
@@ -160,7 +160,7 @@ def test_a_doubted_address_is_asked_for_until_it_is_given() -> None:
 def test_an_address_that_no_name_gives_is_not_asked_for_again_and_again() -> None:
     resolver, clock = Resolver(), Clock()
     resolver.answers = {"relay.example": ["192.0.2.1"]}
-    named = NamedDestinations(["relay.example"], resolve=resolver, now=clock)
+    named = ExemptHosts(["relay.example"], resolve=resolver, now=clock)
     named.look_up()
     named.doubt(NEW, WEB01)
     assert not named.settle()
@@ -177,7 +177,7 @@ def test_an_address_that_no_name_gives_is_not_asked_for_again_and_again() -> Non
 
 
 def test_doubts_are_bounded_and_one_user_does_not_take_all_of_them() -> None:
-    named = NamedDestinations(["relay.example"], resolve=Resolver(), now=Clock())
+    named = ExemptHosts(["relay.example"], resolve=Resolver(), now=Clock())
     for number in range(1000):
         named.doubt(bytes([10, 0, number // 250, number % 250]), WEB01)
     assert len(named._doubts) == module.MAX_DOUBTS_OF_ONE
@@ -188,7 +188,7 @@ def test_doubts_are_bounded_and_one_user_does_not_take_all_of_them() -> None:
 
 
 def test_without_names_nothing_is_doubted() -> None:
-    named = NamedDestinations([], resolve=Resolver(), now=Clock())
+    named = ExemptHosts([], resolve=Resolver(), now=Clock())
     named.doubt(NEW, WEB01)
     assert (named._doubts, named.render()) == ({}, "")
     named.close()
@@ -197,7 +197,7 @@ def test_without_names_nothing_is_doubted() -> None:
 def test_the_thread_tells_and_takes_other_names() -> None:
     resolver = Resolver()
     resolver.answers = {"a.example": ["192.0.2.1"], "b.example": ["192.0.2.2"]}
-    named = NamedDestinations(["a.example"], resolve=resolver)
+    named = ExemptHosts(["a.example"], resolve=resolver)
     named.start()
     assert select.select([named.fileno()], [], [], 5)[0]
     named.take_news()

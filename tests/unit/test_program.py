@@ -28,8 +28,8 @@ class World:
 @pytest.fixture
 def world() -> Iterator[World]:
     with (
-        patch("smtpguard.daemon.bpf_program.Telling") as telling,
-        patch("smtpguard.daemon.bpf_program.TellResponder") as responder,
+        patch("smtpguard.daemon.bpf_program.TellHooks") as telling,
+        patch("smtpguard.daemon.bpf_program.TellServer") as responder,
     ):
         yield World(telling.return_value, responder.return_value)
 

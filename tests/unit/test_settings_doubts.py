@@ -5,7 +5,7 @@ from ipaddress import ip_network
 import pytest
 
 from smtpguard.model import NS
-from smtpguard.settings import DAY_NS, HOUR_NS, Breaker, Escalation, Exempt, Match, Override, Rule, Settings
+from smtpguard.settings import DAY_NS, HOUR_NS, BreakerLimits, Escalation, Exempt, Match, Override, Rule, Settings
 from smtpguard.settings.advice import find_doubts, show_duration
 
 RULE = Rule(name="r", count="connections", limit=10, window_ns=HOUR_NS, action="throttle")
@@ -45,7 +45,10 @@ GLOB = Match(users=("shop*",))
             "rule c: 2 rules before it count destinations or networks on port",
         ),
         (settings(rules=(rule(limit=0),)), "rule r: a limit of 0 refuses everybody's first connection"),
-        (settings(rules=(rule(action="block"),), breaker=Breaker(blocks=0)), "breaker.blocks is 0: no block is ever"),
+        (
+            settings(rules=(rule(action="block"),), breaker=BreakerLimits(blocks=0)),
+            "breaker.blocks is 0: no block is ever",
+        ),
         (settings(rules=(rule(block_ns=2 * DAY_NS),)), "a block of 2d ends after 1d, which is escalation.max"),
         (settings(rules=(rule(novel_ns=60 * DAY_NS),)), "novel looks back 60d, but state.keep is 30d"),
         (settings(shared_block=frozenset({"www-data"})), "a block of 'www-data' stops the mail of every site"),

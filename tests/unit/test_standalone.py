@@ -45,7 +45,9 @@ class Watched:
         self.parts: list[Any] = []
         self.loop.add.side_effect = self.parts.append
         monkeypatch.setattr(watch, "Loop", lambda _: self.loop)
-        monkeypatch.setattr(watch, "Accounts", lambda _: Mock(wraps=People(), refresh=Mock(return_value=frozenset())))
+        monkeypatch.setattr(
+            watch, "AccountDirectory", lambda _: Mock(wraps=People(), refresh=Mock(return_value=frozenset()))
+        )
         monkeypatch.setattr(watch, "Sensing", self.make)
 
     def make(self, settings: Settings, take: Any, *_: object) -> Mock:  # noqa: ANN401 - as Sensing
@@ -145,7 +147,7 @@ class Offline:
         self.state.close.return_value = True
         accounts = Mock(account=People().account, by_name=lambda _: People().account(WEB))
         accounts.find_namesake.return_value = 4711
-        monkeypatch.setattr(offline, "Accounts", lambda _: accounts)
+        monkeypatch.setattr(offline, "AccountDirectory", lambda _: accounts)
         monkeypatch.setattr(offline, "InstanceLock", lambda _: contextlib.nullcontext())
         monkeypatch.setattr(offline, "StateWriter", lambda _: self.state)
         monkeypatch.setattr(offline, "NftEnforcer", lambda _: Mock(read_denies=Mock(return_value=[])))

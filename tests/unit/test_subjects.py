@@ -10,7 +10,7 @@ from smtpguard.policy.subjects import FOREIGN, OF_ROOT, account_of, subject_of
 from tests.support.policy import BURST, People, connect, engine_of, person, settings_of
 
 if TYPE_CHECKING:
-    from smtpguard.enrich.accounts.directory import Accounts
+    from smtpguard.enrich.accounts.directory import AccountDirectory
     from smtpguard.sources.bpf.credit_maps import Credits
 
 OWNERS = {100_033: 0, 200_001: 1001}
@@ -70,7 +70,7 @@ def test_credits_taken_by_an_owners_uid_in_a_namespace_of_its_own_come_back() ->
             noted.append((uid, connect.netns))
 
     engine = engine_of(BURST, people=people())
-    crediting = Crediting(settings_of(BURST), cast("Accounts", people()), engine, lambda: 0)
+    crediting = Crediting(settings_of(BURST), cast("AccountDirectory", people()), engine, lambda: 0)
     crediting._credits = cast("Credits", Ledger())
     crediting._rules = [BURST]
     for uid, netns in ((200_001, 7), (1001, 7), (100_033, None), (1001, None)):

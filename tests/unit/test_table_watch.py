@@ -14,7 +14,7 @@ from smtpguard.model import NS
 if TYPE_CHECKING:
     from smtpguard.actions.nft.enforcer import NftEnforcer
     from smtpguard.daemon.enforce.enforcement import Enforcement
-    from smtpguard.kernel.nft.notifications import NftWatch
+    from smtpguard.kernel.nft.notifications import NftNotifications
 
 
 class Watch:
@@ -52,7 +52,7 @@ class World:
         self.asked: list[object] = []
         self.activation = SimpleNamespace(trouble=None)
         self.healing = Healing(
-            cast("NftWatch", self.watch),
+            cast("NftNotifications", self.watch),
             nft=cast("NftEnforcer", self),
             enforcement=cast("Enforcement", self),
             freed=self.freed,

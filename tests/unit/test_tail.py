@@ -10,7 +10,7 @@ from typing import Protocol
 import pytest
 
 from smtpguard.errors import SourceError
-from smtpguard.sources.audit.follow import Tail
+from smtpguard.sources.audit.follow import FollowedLog
 from smtpguard.sources.audit.logfile import STAMP
 
 LATER = 4_000_000_000
@@ -68,7 +68,7 @@ class Reader:
     """Reads a tail in small pieces; the serials that came since the last look."""
 
     def __init__(self, path: Path, *, at_end: bool = True) -> None:
-        self.tail = Tail(str(path), stamp=STAMP, at_end=at_end)
+        self.tail = FollowedLog(str(path), stamp=STAMP, at_end=at_end)
         _opened.append(self.tail)
         self.rest = b""
 
@@ -309,10 +309,10 @@ def test_changes_wake(log: Log, reader: Reader) -> None:
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="not a file"):
-        Tail(str(tmp_path), stamp=STAMP)
+        FollowedLog(str(tmp_path), stamp=STAMP)
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(SourceError, match="not a file"):
-        Tail(str(tmp_path / "fifo"), stamp=STAMP)
+        FollowedLog(str(tmp_path / "fifo"), stamp=STAMP)
 
 
 def test_descriptors_are_closed(log: Log) -> None:
@@ -338,9 +338,9 @@ def test_what_was_written_while_we_looked_for_the_new_file(
 ) -> None:
     """The last lines of the old file come between our reading its end and our seeing the new one."""
     expected = log.write(2)
-    find = Tail._find_newer
+    find = FollowedLog._find_newer
 
-    def look_late(tail: Tail, file: object) -> bool:
+    def look_late(tail: FollowedLog, file: object) -> bool:
         if tail.rotations == 0:
             rotate(log, reopen=False)
             expected.extend(log.write(3))
@@ -348,5 +348,5 @@ def test_what_was_written_while_we_looked_for_the_new_file(
             expected.extend(log.write(2))
         return find(tail, file)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Tail, "_find_newer", look_late)
+    monkeypatch.setattr(FollowedLog, "_find_newer", look_late)
     assert reader.look() == expected

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from smtpguard.hooks import ClockS, YesNo
 from smtpguard.model import Connect
-from smtpguard.policy.cap import Buckets
+from smtpguard.policy.cap import CapBuckets
 from smtpguard.policy.directory import Directory
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.subjects import account_of, subject_of
@@ -56,7 +56,7 @@ class Capping:
         self._in_force = in_force
         self._counts = counts
         self._clock = clock
-        self._buckets: Buckets | None = None
+        self._buckets: CapBuckets | None = None
         self._known: Counter[int] = Counter()
         self._next = 0.0
         self.reconfigure(settings)
@@ -71,7 +71,7 @@ class Capping:
         self._settings = settings
         cap = None if settings.dry_run else settings.cap
         if cap is None or self._buckets is None or cap != self._buckets.cap:
-            self._buckets = None if cap is None else Buckets(cap)
+            self._buckets = None if cap is None else CapBuckets(cap)
 
     def mark(self, connect: Connect) -> Connect:
         """An attempt as it came, or as one refused by the cap where its sensor could not know that."""

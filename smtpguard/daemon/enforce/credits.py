@@ -13,7 +13,7 @@ from typing import Protocol
 
 from smtpguard.clock import next_beat
 from smtpguard.decode.bpf_event import decode
-from smtpguard.enrich.accounts.directory import Accounts
+from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.errors import EnforceError
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS, Connect, Decision, Refusal, Subject, Verdict
@@ -65,7 +65,7 @@ class Crediting:
         trouble: Why credits are not in step; None when all is well.
     """
 
-    def __init__(self, settings: Settings, accounts: Accounts, engine: Engine, now: ClockNs) -> None:
+    def __init__(self, settings: Settings, accounts: AccountDirectory, engine: Engine, now: ClockNs) -> None:
         self._settings = settings
         self._accounts = accounts
         self._engine = engine

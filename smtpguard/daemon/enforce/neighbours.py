@@ -5,7 +5,7 @@ from typing import Protocol
 
 from smtpguard.actions.base import Deny, Enforcer, Passes
 from smtpguard.daemon.enforce.activation import Table
-from smtpguard.enrich.accounts.directory import Accounts
+from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.kernel.openers import Openers
 
 
@@ -50,7 +50,7 @@ class Sessions(Enforcer, Protocol):
 class Around(Protocol):
     """Who is who, and what passes."""
 
-    accounts: Accounts
+    accounts: AccountDirectory
 
     def passes(self, forced: Iterable[int], allowed: Iterable[int]) -> Passes:
         """What passes in spite of any refusal, given exempt uids that are blocked all the same and who is allowed."""

@@ -16,7 +16,7 @@ from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.decode.netlink.nft_notify import NftEvent
 from smtpguard.errors import EnforceError
 from smtpguard.hooks import ClockNs
-from smtpguard.kernel.nft.notifications import NftWatch
+from smtpguard.kernel.nft.notifications import NftNotifications
 from smtpguard.model import NS
 from smtpguard.text import render_escaped
 
@@ -50,7 +50,7 @@ class Healing:
 
     def __init__(
         self,
-        watch: NftWatch,
+        watch: NftNotifications,
         *,
         nft: NftEnforcer,
         enforcement: Enforcement,

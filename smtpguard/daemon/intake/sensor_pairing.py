@@ -1,11 +1,11 @@
-"""Hands what several sensors see to the guard, each connection once: policy/pairing.py as a part of the loop."""
+"""Hands what several sensors see to the guard, each connection once: policy/sensor_pairs.py as a part of the loop."""
 
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from smtpguard.daemon.loop import TimedPart
 from smtpguard.model import Connect
-from smtpguard.policy.pairing import Pairing
+from smtpguard.policy.sensor_pairs import SensorPairs
 
 
 class TakeConnects(Protocol):
@@ -29,7 +29,7 @@ class Counting(TimedPart):
     """
 
     def __init__(self, sensors: Iterable[str], take: TakeConnects, hear: TakeConnects) -> None:
-        self.pairing = Pairing(sensors)
+        self.pairing = SensorPairs(sensors)
         self._take = take
         self._hear = hear
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from smtpguard.actions.fail2ban import parse_jail
-from smtpguard.enrich.accounts.directory import Accounts
+from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.errors import GuardError
 from smtpguard.model import Account
 from smtpguard.policy.subjects import account_of, subject_of
@@ -93,7 +93,7 @@ class Unblocked:
     freed: list[str]
 
 
-def find_account(accounts: Accounts, *, user: str, uid: int | None, from_fail2ban: bool = False) -> Account:
+def find_account(accounts: AccountDirectory, *, user: str, uid: int | None, from_fail2ban: bool = False) -> Account:
     """The account that a request is about.
 
     Args:
@@ -120,7 +120,7 @@ def find_account(accounts: Accounts, *, user: str, uid: int | None, from_fail2ba
     return found
 
 
-def unblock(wish: Wish, *, accounts: Accounts, blocks: Blocks, tell_fail2ban: TellFail2ban) -> Unblocked:
+def unblock(wish: Wish, *, accounts: AccountDirectory, blocks: Blocks, tell_fail2ban: TellFail2ban) -> Unblocked:
     """Carry out a wish.
 
     Args:

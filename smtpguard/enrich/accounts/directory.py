@@ -47,7 +47,7 @@ class Renewal:
         changed: Uids whose account is another.
     """
 
-    accounts: "Accounts"
+    accounts: "AccountDirectory"
     compared: dict[int, Account]
     changed: frozenset[int]
 
@@ -60,7 +60,7 @@ class CountSites(Protocol):
         ...
 
 
-class Accounts:
+class AccountDirectory:
     """All accounts of the host; a `policy.directory.Directory`.
 
     Args:
@@ -236,7 +236,7 @@ class Accounts:
         Args:
             settings: The configuration that is to hold.
         """
-        fresh = Accounts(
+        fresh = AccountDirectory(
             settings,
             root=self._root,
             names=self._names,

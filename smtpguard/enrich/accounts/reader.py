@@ -1,13 +1,14 @@
 """Reads the host's account files again in a thread: 20,000 accounts take half a second, and the loop must not wait.
 
-The thread makes a whole new `Accounts` and compares; the loop takes it over in one step. Until then the old one holds.
+The thread makes a whole new `AccountDirectory` and compares; the loop takes it over in one step. Until then the old one
+holds.
 """
 
 import contextlib
 import os
 import threading
 
-from smtpguard.enrich.accounts.directory import Accounts, Renewal
+from smtpguard.enrich.accounts.directory import AccountDirectory, Renewal
 
 
 class AccountReader:
@@ -17,7 +18,7 @@ class AccountReader:
         accounts: What is kept up to date. Only the loop's thread may change it.
     """
 
-    def __init__(self, accounts: Accounts) -> None:
+    def __init__(self, accounts: AccountDirectory) -> None:
         self._accounts = accounts
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lock = threading.Lock()

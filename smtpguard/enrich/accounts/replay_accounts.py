@@ -5,7 +5,7 @@ never again, unless the log says that it is another host's. Nobody else is asked
 files give the same answer.
 """
 
-from smtpguard.enrich.accounts.directory import Accounts
+from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.enrich.accounts.name_service import NameService
 from smtpguard.model import Account, Connect
 from smtpguard.policy.standing import AccountFacts, decide_standing
@@ -24,7 +24,7 @@ class _Nobody(NameService):
         del key
 
 
-class RecordedAccounts:
+class ReplayAccounts:
     """The accounts of a log.
 
     Args:
@@ -36,9 +36,9 @@ class RecordedAccounts:
         named: Names that records gave, by uid.
     """
 
-    def __init__(self, settings: Settings, accounts: Accounts | None = None, *, foreign: bool = False) -> None:
+    def __init__(self, settings: Settings, accounts: AccountDirectory | None = None, *, foreign: bool = False) -> None:
         self._settings = settings
-        self._accounts = accounts or Accounts(settings, root=_NOWHERE if foreign else "/", names=_Nobody())
+        self._accounts = accounts or AccountDirectory(settings, root=_NOWHERE if foreign else "/", names=_Nobody())
         self.named: dict[int | None, str] = {}
         self._known: dict[int, Account] = {}  # of those whom records named
 

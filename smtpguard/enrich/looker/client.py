@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from smtpguard.enrich.fair_queue import Budget
 from smtpguard.enrich.looker.evidence import Evidence, parse_packet
-from smtpguard.enrich.looker.pool import Crew
+from smtpguard.enrich.looker.pool import HelperPool
 from smtpguard.enrich.looker.protocol import Attribution, Question, parse_answer
 from smtpguard.enrich.looker.question_queue import Hanging, QuestionQueue, QueueTerms
 from smtpguard.enrich.looker.worker import LIMIT_S, AnswerQuestion
@@ -76,9 +76,9 @@ class Looker:
         crew: The helpers, if not the usual ones.
     """
 
-    def __init__(self, *, php: bool = True, crew: Crew | None = None) -> None:
+    def __init__(self, *, php: bool = True, crew: HelperPool | None = None) -> None:
         self._php = php
-        self._crew = crew or Crew(load_answerer, limit_s=LIMIT_S)
+        self._crew = crew or HelperPool(load_answerer, limit_s=LIMIT_S)
         self._hanging = Hanging(per_user=ABANDONED_PER_USER, total=ABANDONED, counts=Counter())
         self._lines: QuestionQueue[Attribution] = QuestionQueue(
             self._crew,
@@ -218,6 +218,6 @@ class Looker:
 
 def load_answerer() -> AnswerQuestion:
     """What workers do with questions. Called in the fork-server: the daemon needs none of those modules."""
-    from smtpguard.enrich.looker.dispatch import Answerer
+    from smtpguard.enrich.looker.dispatch import Dispatch
 
-    return Answerer()
+    return Dispatch()

@@ -7,16 +7,16 @@ from smtpguard.enrich.looker.evidence import render_packet
 from smtpguard.enrich.looker.inspect_process import look
 from smtpguard.enrich.looker.php_fpm import FpmReader
 from smtpguard.enrich.looker.protocol import parse_question, render_answer
-from smtpguard.enrich.looker.socket_owner import HolderFinder
+from smtpguard.enrich.looker.socket_owner import SocketOwnerFinder
 from smtpguard.enrich.looker.worker import Tell
 
 
-class Answerer:
+class Dispatch:
     """Answers questions about processes; what it learns about binaries it keeps."""
 
     def __init__(self) -> None:
         self._fpm = FpmReader()
-        self._holders = HolderFinder()
+        self._holders = SocketOwnerFinder()
 
     def __call__(self, packet: bytes, tell: Tell) -> bytes:
         """A question's packet to its last answer's.

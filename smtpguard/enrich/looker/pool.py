@@ -57,7 +57,7 @@ class Helper:
         return bool(self.ticket) and not self.abandoned and self.due_ns <= now_ns
 
     def send(self, packet: bytes) -> None:
-        """Hand it a question; if its process has just ended, `Crew.receive` will say so."""
+        """Hand it a question; if its process has just ended, `HelperPool.receive` will say so."""
         with contextlib.suppress(OSError):
             self.channel.send(packet)
 
@@ -71,7 +71,7 @@ class Helper:
             return b""
 
 
-class Crew:
+class HelperPool:
     """All helpers.
 
     Args:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from smtpguard.enrich.fair_queue import Budget, FairQueue
-from smtpguard.enrich.looker.pool import Crew, Helper
+from smtpguard.enrich.looker.pool import Helper, HelperPool
 from smtpguard.enrich.looker.protocol import Question, Why, render_question
 from smtpguard.enrich.ordered_wait import next_ticket
 from smtpguard.errors import DecodeError
@@ -121,7 +121,7 @@ class QuestionQueue(Generic[Found]):
 
     def __init__(
         self,
-        crew: Crew,
+        crew: HelperPool,
         terms: QueueTerms,
         *,
         budget: Budget,

@@ -22,7 +22,7 @@ _RECENT_PER_USER = 8
 _RECENT_USERS = 256
 
 
-class HolderFinder:
+class SocketOwnerFinder:
     """Finds holders, and looks first where it found one before.
 
     Args:

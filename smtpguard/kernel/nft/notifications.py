@@ -27,7 +27,7 @@ _MAX_DATAGRAMS = 512
 """Read at one go, so that somebody's endless reloads don't hold up the daemon's loop."""
 
 
-class NftWatch:
+class NftNotifications:
     """Events about our table.
 
     Args:

@@ -48,7 +48,7 @@ class _OpenFile:
     stamp: Stamp | None = None
 
 
-class Tail:
+class FollowedLog:
     """The follower.
 
     Args:

@@ -17,7 +17,7 @@ from smtpguard.decode.audit.retries import Retries
 from smtpguard.errors import SourceError
 from smtpguard.model import Connect
 from smtpguard.settings import Settings
-from smtpguard.sources.audit.settle import Settling, stamp_tick_ns
+from smtpguard.sources.audit.settlement import Settlement, stamp_tick_ns
 from smtpguard.sources.base import SourceStats
 from smtpguard.sources.own_connect import make_connect
 
@@ -51,7 +51,7 @@ class LiveAudit(ABC):
             nodes=nodes,
         )
         self._decoder.to_event_ns = self._wall.to_event_ns
-        self._settling = Settling(self._decoder)
+        self._settling = Settlement(self._decoder)
         self._waiting: list[Connect] = []
         self._probes: deque[int] = deque(maxlen=16)
         self._next_check_ns = 0

@@ -18,11 +18,11 @@ from smtpguard.clock import Clock, SystemClock, next_beat
 from smtpguard.errors import SourceError
 from smtpguard.model import NS, Connect
 from smtpguard.settings import Settings
-from smtpguard.sources.audit.follow import Tail
+from smtpguard.sources.audit.follow import FollowedLog
 from smtpguard.sources.audit.live import LiveAudit
 from smtpguard.sources.audit.nodes import AUDITD_CONF, OwnNodes
 from smtpguard.sources.audit.switch import is_process
-from smtpguard.sources.audit.usage import AuditUse
+from smtpguard.sources.audit.usage import AuditUsage
 from smtpguard.text import render_escaped
 
 _log = logging.getLogger(__name__)
@@ -61,8 +61,8 @@ class AuditLogSource(LiveAudit):
         super().__init__(settings, clock=clock or SystemClock(), chunk_bytes=_CHUNK_BYTES, nodes=self._nodes)
         self.path = path or settings.audit_log or read_log_path()
         self._alone = alone
-        self._tail: Tail | None = None
-        self._use: AuditUse | None = None
+        self._tail: FollowedLog | None = None
+        self._use: AuditUsage | None = None
         self._daemon_gone = False
         self._own_ns = self._foreign_ns = self._opened_ns = 0
         self._foreign: bytes | None = None  # another host of which there are records, and none of ours behind them
@@ -70,7 +70,7 @@ class AuditLogSource(LiveAudit):
 
     def _open(self) -> None:
         """Find the log's end, load rules if that can be."""
-        tail = self._tail = Tail(self.path, stamp=STAMP)
+        tail = self._tail = FollowedLog(self.path, stamp=STAMP)
         self._stack.callback(tail.close)
         if tail.is_absent:
             if self._settings.sources == "auto":
@@ -83,7 +83,7 @@ class AuditLogSource(LiveAudit):
 
     def _prepare(self) -> None:
         """Own rules, and auditd to write down what they log."""
-        self._use = AuditUse(self._settings, name=self.name)
+        self._use = AuditUsage(self._settings, name=self.name)
         self._stack.callback(self._use.close)
         self._use.open()
         status = self._use.check()
@@ -109,7 +109,7 @@ class AuditLogSource(LiveAudit):
         super().close()
         self._tail = self._use = None
 
-    def _opened(self) -> Tail:
+    def _opened(self) -> FollowedLog:
         if self._tail is None:
             raise SourceError("not open", where=self.name)
         return self._tail

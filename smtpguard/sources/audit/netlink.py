@@ -30,7 +30,7 @@ from smtpguard.model import Connect
 from smtpguard.settings import Settings
 from smtpguard.sources.audit.control import NETLINK_AUDIT, AuditControl
 from smtpguard.sources.audit.live import LiveAudit
-from smtpguard.sources.audit.usage import AuditUse
+from smtpguard.sources.audit.usage import AuditUsage
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class AuditSource(LiveAudit):
         self, settings: Settings, *, control: AuditControl | None = None, buffer_bytes: int = _BUFFER_BYTES
     ) -> None:
         super().__init__(settings, clock=SystemClock(), chunk_bytes=1 << 16)
-        self._use = AuditUse(settings, name=self.name, control=control)
+        self._use = AuditUsage(settings, name=self.name, control=control)
         self._buffer_bytes = buffer_bytes
         self._socket: socket.socket | None = None
         self._gaps = SerialGaps()

@@ -23,7 +23,7 @@ class _Action(Protocol):
     def __call__(self) -> object: ...
 
 
-class AuditUse:
+class AuditUsage:
     """What we have of audit.
 
     Args:

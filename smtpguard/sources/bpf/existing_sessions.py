@@ -35,7 +35,7 @@ class IsCookie(Protocol):
         ...
 
 
-class Adopted:
+class ExistingSessions:
     """The adopted sessions of some ports. Methods raise SourceError.
 
     Args:

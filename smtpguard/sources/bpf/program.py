@@ -22,7 +22,7 @@ from smtpguard.sources.bpf import maps
 from smtpguard.sources.bpf.features import OUTCOME_PROGRAM, Features, list_preferences, load_object
 from smtpguard.sources.bpf.libbpf import BpfError, describe
 from smtpguard.sources.bpf.objects import BpfObject, Link, Map, Ring
-from smtpguard.sources.bpf.uid_ranges import RangeTable
+from smtpguard.sources.bpf.uid_ranges import UidRanges
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class BpfProgram:
         self._more_bits: dict[int, frozenset[int]] = {}
         self._counts = self._object.map("counts")
         self._deny = self._object.map("deny")
-        self._ranges: dict[int | None, RangeTable] = {}
+        self._ranges: dict[int | None, UidRanges] = {}
         self._exempt = maps.KeySet(self._object.map("exempt_uids"))
         self._owners = maps.KeySet(self._object.map("owners"))
         self._pass = {4: maps.KeySet(self._object.map("pass4")), 6: maps.KeySet(self._object.map("pass6"))}
@@ -269,10 +269,10 @@ class BpfProgram:
         except BpfError as error:
             raise refused(f"a refusal of the ranges of uid {holder[0]} can't be written", error) from error
 
-    def _ranges_of(self, port: int | None) -> RangeTable:
+    def _ranges_of(self, port: int | None) -> UidRanges:
         table = self._ranges.get(port)
         if table is None:
-            table = self._ranges[port] = RangeTable(self._object.map("deny_ranges"), port)
+            table = self._ranges[port] = UidRanges(self._object.map("deny_ranges"), port)
         return table
 
     def read_denies(self) -> list[Refusal]:

@@ -19,7 +19,7 @@ from smtpguard.settings import Settings
 from smtpguard.sources.base import SourceStats, Unsent
 from smtpguard.sources.bpf import budget, probe
 from smtpguard.sources.bpf.cgroup import read_cgroup
-from smtpguard.sources.bpf.existing_sessions import Adopted
+from smtpguard.sources.bpf.existing_sessions import ExistingSessions
 from smtpguard.sources.bpf.libbpf import BpfError
 from smtpguard.sources.bpf.maps import COUNT_LOST, COUNT_UNSENT
 from smtpguard.sources.bpf.program import KEY_USERS, RING_BYTES, BpfProgram
@@ -68,7 +68,7 @@ class BpfSource:
         self._probes: list[Probe] = []
         self._waiting: list[Connect] = []
         self._reports: deque[SocketReport] = deque(maxlen=MAX_REPORTS)
-        self._adopted: Adopted | None = None
+        self._adopted: ExistingSessions | None = None
         self._owed: budget.Owed | None = None
         self._untracked = Untracked()
         self._look_again_ns: int | None = None
@@ -110,7 +110,7 @@ class BpfSource:
             return followed.lookup(cookie.to_bytes(8, sys.byteorder)) is not None
 
         try:
-            self._adopted = Adopted(self._ports, boottime_ns(), loopback=self._settings.loopback == "count")
+            self._adopted = ExistingSessions(self._ports, boottime_ns(), loopback=self._settings.loopback == "count")
             for report in self._adopted.adopt(boottime_ns(), is_known):
                 self._keep(report)
         except SourceError as error:

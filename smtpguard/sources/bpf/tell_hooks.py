@@ -20,7 +20,7 @@ SPEAKING_PORTS = frozenset({25, 587, 2525})
 _TOLD = struct.Struct("=QII")
 
 
-class Telling:
+class TellHooks:
     """Refusals with a reason.
 
     Args:

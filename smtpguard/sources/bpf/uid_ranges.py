@@ -14,7 +14,7 @@ Prefix = tuple[int, int]
 Ends = tuple[int, int]
 
 
-class RangeTable:
+class UidRanges:
     """One port's part of the trie `deny_ranges` and who put what into it. Raises BpfError, E2BIG when it is full.
 
     Args:

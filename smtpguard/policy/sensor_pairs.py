@@ -75,7 +75,7 @@ class _Shelf:
                 return
 
 
-class Pairing:
+class SensorPairs:
     """Makes one stream of what several sensors see.
 
     Args:

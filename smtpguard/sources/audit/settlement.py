@@ -16,7 +16,7 @@ def stamp_tick_ns() -> int:
     return round(time.clock_getres(_CLOCK_REALTIME_COARSE) * NS)
 
 
-class Settling:
+class Settlement:
     """Calls `settle` at the right moments.
 
     Args:
