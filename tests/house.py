@@ -43,9 +43,6 @@ LONG: tuple[str, ...] = (
     "sources/audit/replay.py",
     "sources/bpf/credit_maps.py",
     "sources/bpf/program.py",
-    "state/rows.py",
-    "state/store.py",
-    "state/writer.py",
 )
 TWICE: tuple[str, ...] = (
     "BlockRow",

@@ -15,7 +15,6 @@ from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.loop import TimedPart
 from smtpguard.daemon.record.enrichment_queue import Entry
 from smtpguard.daemon.record.journal import Journal
-from smtpguard.daemon.record.window_saver import render_allowance
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.hooks import ClockNs
 from smtpguard.logline import render_time
@@ -41,6 +40,8 @@ from smtpguard.policy.engine import Engine
 from smtpguard.policy.rules import compile_terms, override_index
 from smtpguard.policy.subjects import account_of, subject_of
 from smtpguard.settings import Settings
+from smtpguard.state.rows import AllowanceRow, BlockRow
+from smtpguard.state.statements import block_key, key_of
 from smtpguard.state.writer import StateWriter
 from smtpguard.text import render_user
 
@@ -257,12 +258,12 @@ class Guard(TimedPart):
         """Tell kernel and state of a block that began; False if a means of enforcement failed."""
         fine = block.mode != "enforce" or self.enforcement.carry_out(block.subject, settle=settle)
         if not block.renewed:
-            self.state.put_block(block, self.wall.offset_ns)
+            self.state.put(BlockRow.of(block, self.wall.offset_ns))
         return fine
 
     def _ended(self, ended: Ended) -> None:
         self.enforcement.carry_out(ended.block.subject)
-        self.state.delete_block(ended.block)
+        self.state.delete(block_key(ended.block))
         if ended.block.mode == "enforce":
             account = self.account_of(ended.block.subject)
             self.journal.add_unblock(account, ended.block, by=ended.by, reason=ended.reason)
@@ -286,12 +287,12 @@ class Guard(TimedPart):
         """The name came of whom a block or an allowance was made by uid alone: they are kept under it from now on."""
         match named.before, named.after:
             case Block() as before, Block() as after:
-                self.state.delete_block(before)
+                self.state.delete(block_key(before))
                 if not after.renewed:
-                    self.state.put_block(after, self.wall.offset_ns)
+                    self.state.put(BlockRow.of(after, self.wall.offset_ns))
             case Allowance() as before, Allowance() as after:
-                self.state.delete_allowance(before.subject.id, before.name)
-                self.state.put_allowance(render_allowance(after, self.wall.offset_ns))
+                self.state.delete(key_of(AllowanceRow.of(before, 0)))
+                self.state.put(AllowanceRow.of(after, self.wall.offset_ns))
         uid = named.after.subject.id
         log.info("uid %d is %s: its block or pass is bound to the name now", uid, render_user(uid, named.after.name))
 
@@ -306,7 +307,7 @@ class Guard(TimedPart):
             self.journal.add_allow(
                 account, until_wall_ns=now_wall_ns, by=ended.by, reason="ended" if not ended.reason else ended.reason
             )
-            self.state.delete_allowance(allowance.subject.id, allowance.name)
+            self.state.delete(key_of(AllowanceRow.of(allowance, 0)))
             self.enforcement.request("allowance")
 
     def reconfigure(self, settings: Settings) -> None:

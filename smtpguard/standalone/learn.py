@@ -27,6 +27,7 @@ from smtpguard.state.activity import Tally
 from smtpguard.state.learned import LEARNED, WATCHED, read_spans, render_spans
 from smtpguard.state.migrations import VERSION
 from smtpguard.state.open_file import open_state
+from smtpguard.state.rows import FactRow
 
 STEP = 5_000
 """Connects between two transactions: some 50 ms in which the guard can't write."""
@@ -140,7 +141,8 @@ class Learner:
         self._waiting = 0
         if not rows and not self.learned.spans:
             return
-        rows.append(statements.put_fact(LEARNED, render_spans(add_spans(self._before, self.learned.spans))))
+        learned = FactRow(name=LEARNED, value=render_spans(add_spans(self._before, self.learned.spans)))
+        rows.append(statements.put(learned, ""))
         try:
             self._state.execute("BEGIN IMMEDIATE")
             try:

@@ -18,11 +18,13 @@ from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.errors import EnforceError, GuardError, PrivilegeError
 from smtpguard.model import Account
 from smtpguard.settings import Settings
+from smtpguard.state.columns import to_signed
 from smtpguard.state.paths import state_paths
 from smtpguard.state.rows import BlockRow
+from smtpguard.state.statements import escalation_key
 from smtpguard.state.store import Loaded
 from smtpguard.state.writer import StateWriter
-from smtpguard.text import render_user
+from smtpguard.text import render_user, to_bytes
 
 _FLUSH_S = 5.0
 
@@ -103,7 +105,7 @@ class KeptBlocks:
             for deny in self._nft.read_denies():
                 if deny.subject.id == account.uid and not any(row.accounts_for(deny.kind, deny.port) for row in kept):
                     self._nft.clear(deny.reach, list_bounds(deny))
-            self._state.delete_blocks(account.uid, source=source)
+            self._delete_blocks(account.uid, source)
         return bool(mine)
 
     def unblock(self, account: Account | None, *, reason: str) -> list[Freed]:
@@ -123,9 +125,15 @@ class KeptBlocks:
             ranges = [(first, first + count - 1) for first, count in account.ranges]
             self._nft.clear_everywhere([(account.uid, account.uid), *ranges])
         for uid in uids:
-            self._state.delete_blocks(uid, source=None)
-            self._state.delete_escalation(uid, self._accounts.account(uid).name)
+            self._delete_blocks(uid)
+            self._state.delete(escalation_key(uid, self._accounts.account(uid).name))
         return freed
+
+    def _delete_blocks(self, uid: int, source: str | None = None) -> None:
+        """Whatever name they are bound to; not those of other network namespaces."""
+        for key in self._state.kept("blocks", uid):
+            if key[2] == to_signed(None) and (source is None or key[4] == to_bytes(source)):
+                self._state.delete(key)
 
     def _show(self, uid: int) -> str:
         return render_user(uid, self._accounts.account(uid).name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from smtpguard.settings import DAY_NS, MINUTE_NS
 from smtpguard.state import statements
-from smtpguard.state.rows import Statement
+from smtpguard.state.columns import Statement
 
 MAX_PLACES_PER_USER = 500
 MAX_PLACES = 20_000

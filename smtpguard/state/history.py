@@ -5,21 +5,20 @@ values are parameters of the SQL; what comes back is as untrusted as it went in.
 """
 
 import contextlib
-import json
 import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 from urllib.parse import quote
 
 from smtpguard.errors import StateError
 from smtpguard.settings import DAY_NS, MINUTE_NS
 from smtpguard.state.migrations import VERSION, NewerVersionError, check_version
 from smtpguard.state.open_file import primary_code
-from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow, from_bytes, from_name, from_signed
+from smtpguard.state.row_parsers import Row, parse_change, parse_incident, parse_verdict
+from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow
 from smtpguard.state.span import By, Span, Total, Why
-from smtpguard.state.store import Row, parse_incident
 
 _BUSY_S = 2.0
 _STEPS = 10_000  # of SQLite's machine between two looks at the clock: some 0.1 ms
@@ -61,13 +60,13 @@ class History:
         """Verdicts, the newest first."""
         where, parameters = span.where("time_ns")
         sql = f"SELECT * FROM verdicts WHERE {where} ORDER BY time_ns DESC, id DESC LIMIT ?"  # noqa: S608 - constants
-        return [_parse_verdict(row) for row in self._read(sql, *parameters, span.rows)]
+        return [parse_verdict(row) for row in self._read(sql, *parameters, span.rows)]
 
     def changes(self, span: Span) -> list[ChangeRow]:
         """What was done, the newest first; what concerns everybody (`off`) only without a uid."""
         where, parameters = span.where("time_ns")
         sql = f"SELECT * FROM changes WHERE {where} ORDER BY time_ns DESC, id DESC LIMIT ?"  # noqa: S608 - constants
-        return [_parse_change(row) for row in self._read(sql, *parameters, span.rows)]
+        return [parse_change(row) for row in self._read(sql, *parameters, span.rows)]
 
     def events(self, span: Span) -> list[VerdictRow | ChangeRow]:
         """Both together, the newest first."""
@@ -213,41 +212,3 @@ def _find_peaks(rows: Iterator[Row], window_minutes: int) -> Iterator[tuple[int,
         peak = max(peak, total)
     if user is not None:
         yield user, peak
-
-
-def _parse_verdict(row: Row) -> VerdictRow:
-    (number, time_ns, uid, netns, name, rule, count, limit, window_ns, action, until_ns, mode, why_dry, evidence) = row
-    return VerdictRow(
-        id=number,
-        time_ns=time_ns,
-        uid=uid,
-        netns=from_signed(netns),
-        name=from_name(name),
-        rule=from_bytes(rule),
-        count=count,
-        limit=limit,
-        window_ns=window_ns,
-        action=action,
-        until_ns=until_ns,
-        mode=mode,
-        why_dry=from_bytes(why_dry),
-        evidence=_parse_evidence(evidence),
-    )
-
-
-def _parse_evidence(text: str) -> dict[str, Any]:
-    value = json.loads(text)
-    return value if isinstance(value, dict) else {}
-
-
-def _parse_change(row: Row) -> ChangeRow:
-    _, time_ns, uid, name, event, by, until_ns, reason = row
-    return ChangeRow(
-        time_ns=time_ns,
-        uid=uid,
-        name=from_name(name),
-        event=event,
-        by=from_bytes(by),
-        until_ns=until_ns,
-        reason=from_bytes(reason),
-    )

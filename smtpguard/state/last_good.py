@@ -17,6 +17,7 @@ from smtpguard import __version__
 from smtpguard.errors import StateError
 from smtpguard.safe_files import check_directory
 from smtpguard.settings import Settings
+from smtpguard.state.rows import FactRow
 
 FACT = "configuration"
 MAX_BYTES = 2_000_000
@@ -48,7 +49,7 @@ class KeptConfiguration:
 class FactKeeper(Protocol):
     """Keeps a fact over a restart."""
 
-    def put_fact(self, name: str, value: str) -> None:
+    def put(self, row: FactRow) -> None:
         """Remember it."""
         ...
 
@@ -70,7 +71,7 @@ class LastGood:
         kept = KeptConfiguration(text=settings.text, path=settings.path, version=__version__, wall_ns=wall_ns)
         if not kept.is_like(self._kept):
             self._kept = kept
-            self._keeper.put_fact(FACT, render_kept(kept))
+            self._keeper.put(FactRow(name=FACT, value=render_kept(kept)))
 
 
 def render_kept(kept: KeptConfiguration) -> str:

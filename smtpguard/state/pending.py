@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from smtpguard.state.rows import Key, Statement
+from smtpguard.state.columns import Key, Statement
 
 MAX_KEPT = 400_000
 """Keys: four for each of 100,000 users."""

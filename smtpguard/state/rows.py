@@ -1,30 +1,14 @@
-"""What the state file holds, as types with wall times, and the statements that put it there.
+"""What the state file holds, as types with wall times.
 
-Blocks and windows live on event time, which a reboot resets; `offset_ns` (wall time minus event time) turns one into
-the other. A `Statement` has a key where the latest one for that key is all that matters.
+Blocks, allowances and windows live on event time, which a reboot resets; `offset_ns` (wall time minus event time) turns
+one into the other.
 """
 
-import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from smtpguard.model import Action, Block, Mode, Subject, Verdict
-from smtpguard.text import render_address, render_escaped, to_bytes
-
-MAX_EVIDENCE_BYTES = 16_384
-_SIGN = 1 << 63
-
-Parameters = tuple[int | str | bytes | None, ...]
-Key = tuple[str | bytes | int | None, ...]
-"""Table, uid (0 where it concerns nobody), and what else names a row."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Statement:
-    """One change of the file: SQL with its parameters."""
-
-    sql: str
-    parameters: Parameters
+from smtpguard.model import Action, Allowance, Block, Mode, Subject, Verdict
+from smtpguard.state.evidence import render_evidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +106,43 @@ class AllowanceRow:
     window_ns: int | None = None
     reason: str = ""
     everything: bool = False
+
+    @classmethod
+    def of(cls, allowance: Allowance, offset_ns: int) -> "AllowanceRow":
+        """The row of an allowance; arguments as for BlockRow.of."""
+        return cls(
+            uid=allowance.subject.id,
+            name=allowance.name,
+            since_ns=allowance.since_ns + offset_ns,
+            until_ns=allowance.until_ns + offset_ns,
+            by=allowance.by,
+            max_count=allowance.limit,
+            window_ns=allowance.window_ns,
+            reason=allowance.reason,
+            everything=allowance.everything,
+        )
+
+    def to_allowance(self, offset_ns: int) -> Allowance:
+        """The allowance in event time."""
+        return Allowance(
+            subject=Subject(id=self.uid),
+            name=self.name,
+            since_ns=self.since_ns - offset_ns,
+            until_ns=self.until_ns - offset_ns,
+            by=self.by,
+            limit=self.max_count,
+            window_ns=self.window_ns,
+            reason=self.reason,
+            everything=self.everything,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactRow:
+    """Something remembered of this host."""
+
+    name: str
+    value: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,62 +283,3 @@ class IncidentRow:
     destinations: int
     rules: tuple[str, ...] = ()
     told_ns: int | None = None
-
-
-def render_evidence(verdict: Verdict) -> dict[str, Any]:
-    """The attempt behind a verdict as JSON values, untrusted bytes escaped."""
-    connect = verdict.connect
-    texts = {
-        key: render_escaped(value)
-        for key in ("proc", "exe", "cwd", "script", "rdns")
-        if (value := getattr(connect, key)) is not None
-    }
-    known = {"pid": connect.pid, "uid": connect.uid, "result": connect.result, "attr": connect.attr}
-    return {
-        "port": connect.port,
-        "address": render_address(connect.address),
-        "sensor": connect.sensor,
-        **{key: value for key, value in known.items() if value is not None},
-        **texts,
-    }
-
-
-def to_signed(value: int | None) -> int:
-    """A namespace cookie as SQLite keeps integers; 0 for the watched namespace."""
-    return 0 if value is None else value - 2 * _SIGN if value >= _SIGN else value
-
-
-def from_signed(value: int) -> int | None:
-    """The reverse of `to_signed`."""
-    return None if value == 0 else value + 2 * _SIGN if value < 0 else value
-
-
-def from_bytes(value: bytes) -> str:
-    """The reverse of text.to_bytes."""
-    return value.decode("utf-8", "surrogateescape")
-
-
-def to_name(name: str | None) -> bytes:
-    """An account name as stored: b"" for none."""
-    return to_bytes(name or "")
-
-
-def from_name(value: bytes) -> str | None:
-    """The reverse of `to_name`."""
-    return from_bytes(value) or None
-
-
-def to_ports(ports: tuple[int, ...] | None) -> str:
-    """Ports as stored: "" for all."""
-    return "" if ports is None else ",".join(map(str, ports))
-
-
-def from_ports(value: str) -> tuple[int, ...] | None:
-    """The reverse of `to_ports`. Raises ValueError."""
-    return tuple(int(port) for port in value.split(",")) if value else None
-
-
-def render_json(value: object, max_bytes: int = MAX_EVIDENCE_BYTES) -> str:
-    """JSON in ASCII; what is too long is replaced by a note of its size, as half a document is none."""
-    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
-    return text if len(text) <= max_bytes else json.dumps({"omitted_bytes": len(text)})

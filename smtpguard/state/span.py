@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow, to_name
+from smtpguard.state.columns import to_name
+from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow
 
 MAX_ROWS = 10_000
 """No answer has more rows, whatever is asked for."""

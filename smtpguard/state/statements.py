@@ -1,207 +1,171 @@
 """Every statement that changes the state file. Parameters only, never text: names and reasons are hostile."""
 
+from typing import assert_never
+
+from smtpguard.model import Block
+from smtpguard.state.columns import Key, Parameters, Statement, render_json, to_name, to_ports, to_signed
 from smtpguard.state.rows import (
     AllowanceRow,
     BlockRow,
     ChangeRow,
     EscalationRow,
+    FactRow,
     IncidentRow,
-    Key,
-    Statement,
     SwitchRow,
     VerdictRow,
     WindowRow,
-    render_json,
-    to_name,
-    to_ports,
-    to_signed,
 )
 from smtpguard.text import to_bytes
 
-EMPTY_KEPT = tuple(
-    Statement(sql=f"DELETE FROM {table}", parameters=())  # noqa: S608 - constants
-    for table in ("blocks", "allowances", "switches", "escalation", "facts")
-)
+KeptRow = BlockRow | AllowanceRow | SwitchRow | EscalationRow | FactRow
+"""What must not be lost: written at once, and again to a file that is begun anew."""
+KeyedRow = KeptRow | IncidentRow | WindowRow
+HistoryRow = VerdictRow | ChangeRow
+
+_KEYS = {
+    "blocks": ("uid", "netns", "name", "source", "kind", "ports"),
+    "allowances": ("uid", "name"),
+    "switches": ("name",),
+    "escalation": ("uid", "name"),
+    "facts": ("name",),
+    "incidents": ("uid", "netns", "first_ns"),
+    "windows": ("uid", "netns", "rule"),
+}
+"""Table to the columns that name a row of it."""
+_NOBODYS = frozenset({"switches", "facts"})
+KEPT = frozenset({"blocks", "allowances", "switches", "escalation", "facts"})
+"""The tables of what must not be lost."""
+EMPTY_KEPT = tuple(Statement(sql=f"DELETE FROM {table}", parameters=()) for table in sorted(KEPT))  # noqa: S608 - constants
 """Before all that is known is written again, to a file that may be an old copy: what ended stays ended."""
 
 
-def boot_of(netns: int | None, boot_id: str) -> str:
-    """Cookies of other namespaces mean nothing after a reboot: what concerns them is bound to this boot."""
-    return "" if netns is None else boot_id
+def key_of(row: KeyedRow) -> Key:
+    """What names a row."""
+    match row:
+        case BlockRow():
+            where = (to_signed(row.netns), to_name(row.name), to_bytes(row.source), row.kind, to_ports(row.ports))
+            return ("blocks", row.uid, *where)
+        case AllowanceRow():
+            return ("allowances", row.uid, to_name(row.name))
+        case EscalationRow():
+            return escalation_key(row.uid, row.name)
+        case SwitchRow():
+            return switch_key(row.name)
+        case FactRow():
+            return ("facts", 0, row.name)
+        case IncidentRow():
+            return ("incidents", row.uid, to_signed(row.netns), row.first_ns)
+        case WindowRow():
+            return ("windows", row.uid, to_signed(row.netns), to_bytes(row.rule))
+        case _:
+            assert_never(row)
 
 
-def block_key(row: BlockRow) -> Key:
-    """What names a block: CONTRACT's (uid, name, source), where, its kind and ports, as the file has them."""
-    return (
-        "blocks",
+def block_key(block: Block) -> Key:
+    """What names a block: CONTRACT's (uid, name, source), where, its kind and ports."""
+    return key_of(BlockRow.of(block, 0))
+
+
+def escalation_key(uid: int, name: str | None) -> Key:
+    """What names the memory of a user's blocks."""
+    return ("escalation", uid, to_name(name))
+
+
+def switch_key(name: str) -> Key:
+    """What names a switch."""
+    return ("switches", 0, name)
+
+
+def put(row: KeyedRow, boot_id: str) -> Statement:
+    """Add or replace a row; a window that is empty is deleted.
+
+    Args:
+        row: The row.
+        boot_id: This boot.
+    """
+    if isinstance(row, WindowRow) and row.data is None:
+        return delete(key_of(row))
+    return _insert("INSERT OR REPLACE", str(key_of(row)[0]), _values(row, boot_id))
+
+
+def delete(key: Key) -> Statement:
+    """Delete a row.
+
+    Args:
+        key: What names it.
+    """
+    table = str(key[0])
+    where = " AND ".join(f"{column} = ?" for column in _KEYS[table])
+    parameters = key[2:] if table in _NOBODYS else key[1:]
+    return Statement(sql=f"DELETE FROM {table} WHERE {where}", parameters=parameters)  # noqa: S608 - constants
+
+
+def add(row: HistoryRow) -> Statement:
+    """Add to the history of verdicts, or of what was done."""
+    if isinstance(row, ChangeRow):
+        change = (row.time_ns, row.uid, to_name(row.name), row.event, to_bytes(row.by), row.until_ns)
+        return _insert("INSERT", "changes", (None, *change, to_bytes(row.reason)))
+    verdict: Parameters = (
+        row.time_ns,
         row.uid,
         to_signed(row.netns),
         to_name(row.name),
-        to_bytes(row.source),
-        row.kind,
-        to_ports(row.ports),
+        to_bytes(row.rule),
+        row.count,
+        row.limit,
+        row.window_ns,
+        row.action,
+        row.until_ns,
+        row.mode,
+        to_bytes(row.why_dry),
+        render_json(row.evidence),
     )
+    return _insert("INSERT", "verdicts", (None, *verdict))
 
 
-def put_block(row: BlockRow, boot_id: str) -> Statement:
-    """Add or replace a block."""
-    return Statement(
-        sql="INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        parameters=(
-            row.uid,
-            to_signed(row.netns),
-            to_name(row.name),
-            to_bytes(row.source),
-            row.kind,
-            to_ports(row.ports),
-            row.since_ns,
-            row.until_ns,
-            row.mode,
-            None if row.rule is None else to_bytes(row.rule),
-            to_bytes(row.reason),
-            row.level,
-            render_json(row.ranges),
-            boot_of(row.netns, boot_id),
-            render_json(row.ids),
-        ),
-    )
+def _insert(verb: str, table: str, values: Parameters) -> Statement:
+    return Statement(sql=f"{verb} INTO {table} VALUES ({', '.join('?' * len(values))})", parameters=values)
 
 
-def delete_block(key: Key) -> Statement:
-    """End a block.
-
-    Args:
-        key: From `block_key`.
-    """
-    _, uid, netns, name, source, kind, ports = key
-    return Statement(
-        sql="DELETE FROM blocks WHERE uid = ? AND netns = ? AND name = ? AND source = ? AND kind = ? AND ports = ?",
-        parameters=(uid, netns, name, source, kind, ports),
-    )
-
-
-def put_allowance(row: AllowanceRow) -> Statement:
-    """Add or replace an allowance."""
-    return Statement(
-        sql="INSERT OR REPLACE INTO allowances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        parameters=(
-            row.uid,
-            to_name(row.name),
-            row.since_ns,
-            row.until_ns,
-            row.max_count,
-            row.window_ns,
-            to_bytes(row.by),
-            to_bytes(row.reason),
-            int(row.everything),
-        ),
-    )
-
-
-def delete_allowance(uid: int, name: str | None) -> Statement:
-    """End an allowance."""
-    return Statement(sql="DELETE FROM allowances WHERE uid = ? AND name = ?", parameters=(uid, to_name(name)))
-
-
-def put_switch(row: SwitchRow) -> Statement:
-    """Set a switch."""
-    return Statement(
-        sql="INSERT OR REPLACE INTO switches VALUES (?, ?, ?, ?)",
-        parameters=(row.name, row.since_ns, row.until_ns, to_bytes(row.by)),
-    )
+def _values(row: KeyedRow, boot_id: str) -> Parameters:
+    """All columns of a row, in the order of the table's."""
+    key = key_of(row)[1:]
+    match row:
+        case BlockRow():
+            return (
+                *key,
+                row.since_ns,
+                row.until_ns,
+                row.mode,
+                None if row.rule is None else to_bytes(row.rule),
+                to_bytes(row.reason),
+                row.level,
+                render_json(row.ranges),
+                _boot_of(row.netns, boot_id),
+                render_json(row.ids),
+            )
+        case AllowanceRow():
+            limit = (row.max_count, row.window_ns)
+            return (*key, row.since_ns, row.until_ns, *limit, to_bytes(row.by), to_bytes(row.reason), row.everything)
+        case SwitchRow():
+            return (row.name, row.since_ns, row.until_ns, to_bytes(row.by))
+        case EscalationRow():
+            return (*key, row.level, row.last_ns)
+        case FactRow():
+            return (row.name, to_bytes(row.value))
+        case WindowRow():
+            return (*key, row.data, row.offset_ns, _boot_of(row.netns, boot_id))
+        case IncidentRow():
+            figures = (row.verdicts, row.connects, row.refused, row.peak_per_minute, row.destinations)
+            rules = render_json(row.rules)
+            return (*key[:2], to_name(row.name), row.first_ns, row.last_ns, *figures, rules, row.told_ns)
+        case _:
+            assert_never(row)
 
 
-def delete_switch(name: str) -> Statement:
-    """Clear a switch."""
-    return Statement(sql="DELETE FROM switches WHERE name = ?", parameters=(name,))
-
-
-def put_fact(name: str, value: str) -> Statement:
-    """Remember a fact about this host."""
-    return Statement(sql="INSERT OR REPLACE INTO facts VALUES (?, ?)", parameters=(name, to_bytes(value)))
-
-
-def put_escalation(row: EscalationRow) -> Statement:
-    """Remember how often somebody was blocked."""
-    return Statement(
-        sql="INSERT OR REPLACE INTO escalation VALUES (?, ?, ?, ?)",
-        parameters=(row.uid, to_name(row.name), row.level, row.last_ns),
-    )
-
-
-def delete_escalation(uid: int, name: str | None) -> Statement:
-    """Forget it."""
-    return Statement(sql="DELETE FROM escalation WHERE uid = ? AND name = ?", parameters=(uid, to_name(name)))
-
-
-def put_window(row: WindowRow, boot_id: str) -> Statement:
-    """Keep a window, or forget an empty one."""
-    key = (row.uid, to_signed(row.netns), to_bytes(row.rule))
-    if row.data is None:
-        return Statement(sql="DELETE FROM windows WHERE uid = ? AND netns = ? AND rule = ?", parameters=key)
-    return Statement(
-        sql="INSERT OR REPLACE INTO windows VALUES (?, ?, ?, ?, ?, ?)",
-        parameters=(*key, row.data, row.offset_ns, boot_of(row.netns, boot_id)),
-    )
-
-
-def put_incident(row: IncidentRow) -> Statement:
-    """Add or replace an incident."""
-    return Statement(
-        sql="INSERT OR REPLACE INTO incidents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        parameters=(
-            row.uid,
-            to_signed(row.netns),
-            to_name(row.name),
-            row.first_ns,
-            row.last_ns,
-            row.verdicts,
-            row.connects,
-            row.refused,
-            row.peak_per_minute,
-            row.destinations,
-            render_json(row.rules),
-            row.told_ns,
-        ),
-    )
-
-
-def add_verdict(row: VerdictRow) -> Statement:
-    """Add a verdict to the history."""
-    return Statement(
-        sql="INSERT INTO verdicts VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        parameters=(
-            row.time_ns,
-            row.uid,
-            to_signed(row.netns),
-            to_name(row.name),
-            to_bytes(row.rule),
-            row.count,
-            row.limit,
-            row.window_ns,
-            row.action,
-            row.until_ns,
-            row.mode,
-            to_bytes(row.why_dry),
-            render_json(row.evidence),
-        ),
-    )
-
-
-def add_change(row: ChangeRow) -> Statement:
-    """Add to the history of what was done."""
-    return Statement(
-        sql="INSERT INTO changes VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)",
-        parameters=(
-            row.time_ns,
-            row.uid,
-            to_name(row.name),
-            row.event,
-            to_bytes(row.by),
-            row.until_ns,
-            to_bytes(row.reason),
-        ),
-    )
+def _boot_of(netns: int | None, boot_id: str) -> str:
+    """Cookies of other namespaces mean nothing after a reboot: what concerns them is bound to this boot."""
+    return "" if netns is None else boot_id
 
 
 def add_minute(minute: int, uid: int, *, connects: int, refused: int, messages: int, recipients: int) -> Statement:

@@ -6,38 +6,40 @@ the writer, which knows what to do about each.
 """
 
 import contextlib
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from smtpguard.model import NS, Block
 from smtpguard.state import pruning, statements
+from smtpguard.state.columns import Key, Statement
 from smtpguard.state.open_file import Opened, is_damage, open_state, read_identity
 from smtpguard.state.plausible import ParseRow, keep_plausible
+from smtpguard.state.row_parsers import (
+    Row,
+    parse_allowance,
+    parse_block,
+    parse_escalation,
+    parse_fact,
+    parse_incident,
+    parse_seen,
+    parse_switch,
+    parse_window,
+)
 from smtpguard.state.rows import (
     AllowanceRow,
     BlockRow,
     EscalationRow,
+    FactRow,
     IncidentRow,
-    Key,
-    Statement,
     SwitchRow,
     WindowRow,
-    from_bytes,
-    from_name,
-    from_ports,
-    from_signed,
 )
 
 OPEN_INCIDENT_NS = 15 * 60 * NS
 """Incidents whose last verdict is younger are loaded: they may go on."""
-_PRECIOUS = frozenset({"blocks", "allowances", "switches", "escalation", "facts"})
-"""Small tables that are checked whole; the big ones show their damage when they are read."""
 _CAN_CHECK_ONE_TABLE = sqlite3.sqlite_version_info >= (3, 33)
-_NO_ITEMS = "[]"
-Row = tuple[Any, ...]
 T = TypeVar("T")
 FULL_SHARE = 0.9
 """Pruning by size begins at this share of the bound, and ends below it."""
@@ -70,16 +72,16 @@ class Loaded:
 
     def kept(self, boot_id: str) -> Iterator[tuple[Key, Statement]]:
         """What must not be lost, with the statements that would put it there again."""
-        for block in self.blocks:
-            yield statements.block_key(block), statements.put_block(block, boot_id)
-        for allowance in self.allowances:
-            yield ("allowances", allowance.uid, allowance.name), statements.put_allowance(allowance)
-        for switch in self.switches:
-            yield ("switches", 0, switch.name), statements.put_switch(switch)
-        for escalation in self.escalation:
-            yield ("escalation", escalation.uid, escalation.name), statements.put_escalation(escalation)
-        for name, value in self.facts.items():
-            yield ("facts", 0, name), statements.put_fact(name, value)
+        facts = (FactRow(name=name, value=value) for name, value in self.facts.items())
+        kept: tuple[statements.KeptRow, ...] = (
+            *self.blocks,
+            *self.allowances,
+            *self.switches,
+            *self.escalation,
+            *facts,
+        )
+        for row in kept:
+            yield statements.key_of(row), statements.put(row, boot_id)
 
     def live_blocks(self, offset_ns: int) -> list[Block]:
         """The blocks in event time.
@@ -146,7 +148,9 @@ class Store:
 
         def read(table: str, where: str = "1", *parameters: int | str) -> list[Row]:
             try:
-                if _CAN_CHECK_ONE_TABLE and table in _PRECIOUS:
+                if (
+                    _CAN_CHECK_ONE_TABLE and table in statements.KEPT
+                ):  # small; the big ones show their damage when they are read
                     found = self._connection.execute(f"PRAGMA quick_check('{table}')").fetchone()[0]
                     if found != "ok":
                         damage.append(found)
@@ -166,14 +170,14 @@ class Store:
             return kept
 
         loaded = Loaded(
-            blocks=rows("blocks", _parse_block, f"until_ns > ? AND {here}", now_ns, self.boot_id),
-            allowances=rows("allowances", _parse_allowance, "until_ns > ?", now_ns),
-            switches=rows("switches", _parse_switch, "until_ns IS NULL OR until_ns > ?", now_ns),
-            escalation=rows("escalation", _parse_escalation),
-            windows=rows("windows", _parse_window, here, self.boot_id),
+            blocks=rows("blocks", parse_block, f"until_ns > ? AND {here}", now_ns, self.boot_id),
+            allowances=rows("allowances", parse_allowance, "until_ns > ?", now_ns),
+            switches=rows("switches", parse_switch, "until_ns IS NULL OR until_ns > ?", now_ns),
+            escalation=rows("escalation", parse_escalation),
+            windows=rows("windows", parse_window, here, self.boot_id),
             incidents=rows("incidents", parse_incident, "last_ns > ?", now_ns - OPEN_INCIDENT_NS),
-            seen=dict(rows("seen", _parse_seen)),
-            facts={} if self.is_beside else dict(rows("facts", _parse_fact)),
+            seen=dict(rows("seen", parse_seen)),
+            facts={} if self.is_beside else dict(rows("facts", parse_fact)),
             now_ns=now_ns,
             notes=self.notes,
         )
@@ -227,84 +231,3 @@ class Store:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-
-
-def _parse_block(row: Row) -> BlockRow:
-    uid, netns, name, source, kind, ports, since_ns, until_ns, mode, rule, reason, level, ranges, _, ids = row
-    return BlockRow(
-        uid=uid,
-        netns=from_signed(netns),
-        name=from_name(name),
-        source=from_bytes(source),
-        kind=kind,
-        since_ns=since_ns,
-        until_ns=until_ns,
-        mode=mode,
-        rule=None if rule is None else from_bytes(rule),
-        reason=from_bytes(reason),
-        level=level,
-        ranges=() if ranges == _NO_ITEMS else tuple((first, count) for first, count in json.loads(ranges)),
-        ids=() if ids == _NO_ITEMS else tuple(map(str, json.loads(ids))),
-        ports=from_ports(ports),
-    )
-
-
-def _parse_allowance(row: Row) -> AllowanceRow:
-    uid, name, since_ns, until_ns, max_count, window_ns, by, reason, everything = row
-    return AllowanceRow(
-        uid=uid,
-        name=from_name(name),
-        since_ns=since_ns,
-        until_ns=until_ns,
-        max_count=max_count,
-        window_ns=window_ns,
-        by=from_bytes(by),
-        reason=from_bytes(reason),
-        everything=bool(everything),
-    )
-
-
-def _parse_switch(row: Row) -> SwitchRow:
-    name, since_ns, until_ns, by = row
-    return SwitchRow(name=name, since_ns=since_ns, until_ns=until_ns, by=from_bytes(by))
-
-
-def _parse_escalation(row: Row) -> EscalationRow:
-    uid, name, level, last_ns = row
-    return EscalationRow(uid=uid, name=from_name(name), level=level, last_ns=last_ns)
-
-
-def _parse_seen(row: Row) -> tuple[tuple[int, int], int]:
-    uid, port, last_ns = row
-    if not all(isinstance(value, int) for value in row):
-        raise ValueError("no number")
-    return (uid, port), last_ns
-
-
-def _parse_fact(row: Row) -> tuple[str, str]:
-    name, value = row
-    return str(name), from_bytes(value)
-
-
-def _parse_window(row: Row) -> WindowRow:
-    uid, netns, rule, data, offset_ns, _ = row
-    return WindowRow(uid=uid, netns=from_signed(netns), rule=from_bytes(rule), data=data, offset_ns=offset_ns)
-
-
-def parse_incident(row: Row) -> IncidentRow:
-    """A row of `incidents`, all columns."""
-    uid, netns, name, first_ns, last_ns, verdicts, connects, refused, peak, destinations, rules, told_ns = row
-    return IncidentRow(
-        uid=uid,
-        netns=from_signed(netns),
-        name=from_name(name),
-        first_ns=first_ns,
-        last_ns=last_ns,
-        verdicts=verdicts,
-        connects=connects,
-        refused=refused,
-        peak_per_minute=peak,
-        destinations=destinations,
-        rules=tuple(json.loads(rules)),
-        told_ns=told_ns,
-    )

@@ -7,61 +7,24 @@ file fails; until it can be written again, `pending.py` holds what waits, within
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from smtpguard.hooks import ClockNs, Task
 from smtpguard.kernel.lasting_thread import start_lasting
-from smtpguard.model import NS, Block
+from smtpguard.model import NS
 from smtpguard.state import statements
+from smtpguard.state.columns import Key, Statement
 from smtpguard.state.file_recovery import Keeper, Paths
 from smtpguard.state.pending import Pending
-from smtpguard.state.rows import (
-    AllowanceRow,
-    BlockRow,
-    ChangeRow,
-    EscalationRow,
-    IncidentRow,
-    Key,
-    Statement,
-    SwitchRow,
-    VerdictRow,
-    WindowRow,
-    to_signed,
-)
+from smtpguard.state.rows import IncidentRow, WindowRow
+from smtpguard.state.statements import HistoryRow, KeptRow
+from smtpguard.state.stats import StateStats
 from smtpguard.state.store import Loaded
-from smtpguard.text import to_bytes
 
 COMMIT_NS = NS
 """At most one second of counting is lost when the process is killed."""
 MAX_BACKOFF_NS = 30 * NS
 LOOK_NS = 10 * NS
 """How often an idle thread looks whether somebody took the file away, so that a restart finds what it promised."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateStats:
-    """The state as `status` shows it.
-
-    Attributes:
-        path: The file in use; None while there is none.
-        size_bytes: What it holds.
-        waiting: Rows on their way to it.
-        commits, failures: Since the start.
-        dropped: Rows given up, by class.
-        error: The failure that lasts; None when all is well.
-        notes: Files set aside, begun anew and so on, newest last.
-        fresh: How often a file was begun in place of a lost one; when it rises, windows want to be put in full.
-    """
-
-    path: str | None
-    size_bytes: int
-    waiting: int
-    commits: int
-    failures: int
-    dropped: dict[str, int]
-    error: str | None
-    notes: tuple[str, ...]
-    fresh: int
 
 
 class StateWriter:
@@ -125,70 +88,14 @@ class StateWriter:
         with self._condition:
             return self._is_loaded and self._late is None
 
-    def put_block(self, block: Block, offset_ns: int) -> None:
-        """Keep a block; `offset_ns` is wall time minus event time."""
-        row = BlockRow.of(block, offset_ns)
-        self._keep(statements.block_key(row), statements.put_block(row, self._boot_id))
-
-    def delete_block(self, block: Block) -> None:
-        """A block ended."""
-        key = statements.block_key(BlockRow.of(block, 0))
-        self._forget(key, statements.delete_block(key))
-
-    def delete_blocks(self, uid: int, netns: int | None = None, source: str | None = None) -> int:
-        """End all blocks and throttles of a user, whatever name they are bound to.
-
-        Args:
-            uid: Whose.
-            netns: In which network namespace; None for the watched one.
-            source: Only those of this source; None for all.
-
-        Returns:
-            How many there were.
-        """
+    def put(self, row: KeptRow | IncidentRow) -> None:
+        """Keep a row as it is now; in place of the one with the same key."""
+        key, statement = statements.key_of(row), statements.put(row, self._boot_id)
         with self._condition:
-            keys = [
-                key
-                for key in self._pending.owned("blocks", uid)
-                if key[2] == to_signed(netns) and (source is None or key[4] == to_bytes(source))
-            ]
-            for key in keys:
-                self._pending.forget(key, statements.delete_block(key))
-            self._touch()
-        return len(keys)
-
-    def put_allowance(self, row: AllowanceRow) -> None:
-        """Keep an allowance."""
-        self._keep(("allowances", row.uid, row.name), statements.put_allowance(row))
-
-    def delete_allowance(self, uid: int, name: str | None) -> None:
-        """An allowance ended."""
-        self._forget(("allowances", uid, name), statements.delete_allowance(uid, name))
-
-    def put_switch(self, row: SwitchRow) -> None:
-        """Set a switch."""
-        self._keep(("switches", 0, row.name), statements.put_switch(row))
-
-    def delete_switch(self, name: str) -> None:
-        """Clear a switch."""
-        self._forget(("switches", 0, name), statements.delete_switch(name))
-
-    def put_fact(self, name: str, value: str) -> None:
-        """Remember a fact about this host."""
-        self._keep(("facts", 0, name), statements.put_fact(name, value))
-
-    def put_escalation(self, row: EscalationRow) -> None:
-        """Remember how often somebody was blocked."""
-        self._keep(("escalation", row.uid, row.name), statements.put_escalation(row))
-
-    def delete_escalation(self, uid: int, name: str | None) -> None:
-        """Forget it."""
-        self._forget(("escalation", uid, name), statements.delete_escalation(uid, name))
-
-    def put_incident(self, row: IncidentRow) -> None:
-        """Keep an incident as it is now."""
-        with self._condition:
-            self._pending.put_latest(("incidents", row.uid, row.netns, row.first_ns), statements.put_incident(row))
+            if isinstance(row, IncidentRow):
+                self._pending.put_latest(key, statement)
+            else:
+                self._pending.keep(key, statement)
             self._touch()
 
     def put_windows(self, rows: Iterable[WindowRow]) -> None:
@@ -196,19 +103,28 @@ class StateWriter:
         with self._condition:
             changed = False
             for row in rows:
-                key = ("windows", row.uid, row.netns, row.rule)
-                self._pending.put_latest(key, statements.put_window(row, self._boot_id))
+                self._pending.put_latest(statements.key_of(row), statements.put(row, self._boot_id))
                 changed = True
             if changed:
                 self._touch(at_once=True)
 
-    def add_verdict(self, row: VerdictRow) -> None:
-        """Add to the history of verdicts."""
-        self._add(statements.add_verdict(row))
+    def delete(self, key: Key) -> None:
+        """What a key names has ended."""
+        with self._condition:
+            self._pending.forget(key, statements.delete(key))
+            self._touch()
 
-    def add_change(self, row: ChangeRow) -> None:
-        """Add to the history of what was done."""
-        self._add(statements.add_change(row))
+    def kept(self, table: str, uid: int) -> list[Key]:
+        """The keys of a user's rows in a table of what must not be lost."""
+        with self._condition:
+            return self._pending.owned(table, uid)
+
+    def add(self, row: HistoryRow) -> None:
+        """Add to the history."""
+        statement = statements.add(row)
+        with self._condition:
+            self._pending.add_history(statement)
+            self._touch()
 
     def add_activity(self, rows: Iterable[Statement]) -> None:
         """Add figures (activity.py); the first to be dropped."""
@@ -282,21 +198,6 @@ class StateWriter:
             if self._thread.is_alive():
                 return False
         return not len(self._pending)
-
-    def _keep(self, key: Key, statement: Statement) -> None:
-        with self._condition:
-            self._pending.keep(key, statement)
-            self._touch()
-
-    def _forget(self, key: Key, statement: Statement) -> None:
-        with self._condition:
-            self._pending.forget(key, statement)
-            self._touch()
-
-    def _add(self, statement: Statement) -> None:
-        with self._condition:
-            self._pending.add_history(statement)
-            self._touch()
 
     def _touch(self, *, at_once: bool = False) -> None:
         """Note that there is something to write; wakes the thread only if that changes when it is due."""

@@ -122,7 +122,7 @@ def check_rows(directory: Path, verdict: Verdict) -> None:
     path = directory / "state" / "state.db"
     state = StateWriter(Paths(path=str(path), keep_ns=NS * 86400 * 30, max_bytes=10**8, boot_id="b"))
     state.start()
-    state.add_verdict(VerdictRow.of(verdict, WALL_NS, evidence={"script": "\x1b'\""}))
+    state.add(VerdictRow.of(verdict, WALL_NS, evidence={"script": "\x1b'\""}))
     assert state.close(60)
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM verdicts").fetchone() == (1,)

@@ -18,6 +18,7 @@ from smtpguard.control.client import ask
 from smtpguard.interpreter import module_environment
 from smtpguard.model import NS, Block, Subject
 from smtpguard.state.file_recovery import Paths
+from smtpguard.state.rows import BlockRow
 from smtpguard.state.writer import StateWriter
 from tests.support.host import SPAMMER, Host, wait_for
 
@@ -40,18 +41,20 @@ def fill_state(directory: Path, count: int, accounts: Mapping[str, int]) -> dict
     ends = {FIRST + 2 * number: 600 + random.randrange(6_000) for number in range(count)}
     ends[SPAMMER[1]] = 3_000
     for uid, seconds in ends.items():
-        state.put_block(
-            Block(
-                subject=Subject(id=uid),
-                name=names.get(uid),
-                source="guard",
-                kind="block",
-                since_ns=now_ns,
-                until_ns=now_ns + seconds * NS,
-                mode="enforce",
-                rule="burst",
-            ),
-            time.time_ns() - now_ns,
+        state.put(
+            BlockRow.of(
+                Block(
+                    subject=Subject(id=uid),
+                    name=names.get(uid),
+                    source="guard",
+                    kind="block",
+                    since_ns=now_ns,
+                    until_ns=now_ns + seconds * NS,
+                    mode="enforce",
+                    rule="burst",
+                ),
+                time.time_ns() - now_ns,
+            )
         )
     state.close(30)
     return ends

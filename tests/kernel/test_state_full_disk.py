@@ -8,7 +8,8 @@ import pytest
 from smtpguard.model import NS, Block, Subject
 from smtpguard.settings import DAY_NS
 from smtpguard.state.file_recovery import Paths
-from smtpguard.state.rows import ChangeRow, SwitchRow
+from smtpguard.state.rows import BlockRow, ChangeRow, SwitchRow
+from smtpguard.state.statements import block_key
 from smtpguard.state.store import Store
 from smtpguard.state.writer import StateWriter
 from tests.fakes.namespaces import enter_tmpfs, fill, run_forked
@@ -30,14 +31,14 @@ def test_a_full_disk_loses_no_block(tmp_path: Path) -> None:
         paths = Paths(path=path, keep_ns=30 * DAY_NS, max_bytes=10**8, boot_id="b")
         writer = StateWriter(paths)
         writer.start()
-        writer.put_block(block(1), time.time_ns())
+        writer.put(BlockRow.of(block(1), time.time_ns()))
         assert writer.flush(60)
         ballast = fill(tmp_path)
         for uid in range(2, 400):
-            writer.put_block(block(uid), time.time_ns())
-            writer.add_change(ChangeRow(time_ns=uid, uid=uid, name="web", event="block", by="x", reason="r" * 900))
-        writer.put_switch(SwitchRow(name="off", since_ns=0, until_ns=None, by="admin"))
-        writer.delete_block(block(1))
+            writer.put(BlockRow.of(block(uid), time.time_ns()))
+            writer.add(ChangeRow(time_ns=uid, uid=uid, name="web", event="block", by="x", reason="r" * 900))
+        writer.put(SwitchRow(name="off", since_ns=0, until_ns=None, by="admin"))
+        writer.delete(block_key(block(1)))
         assert not writer.flush(0.5)
         stats = writer.stats()
         assert stats.failures > 0
@@ -64,7 +65,7 @@ def test_a_disk_that_is_full_at_the_start_only_costs_the_state(tmp_path: Path) -
         writer = StateWriter(Paths(path=path, keep_ns=30 * DAY_NS, max_bytes=10**8, boot_id="b"))
         loaded = writer.start()
         assert loaded.notes
-        writer.put_block(block(1), time.time_ns())
+        writer.put(BlockRow.of(block(1), time.time_ns()))
         assert not writer.flush(0.2)
         ballast.unlink()
         assert writer.flush(60)

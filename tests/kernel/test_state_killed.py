@@ -12,7 +12,8 @@ import pytest
 from smtpguard.model import NS, Block, Subject
 from smtpguard.settings import DAY_NS
 from smtpguard.state.file_recovery import Paths
-from smtpguard.state.rows import ChangeRow, SwitchRow, WindowRow
+from smtpguard.state.rows import BlockRow, ChangeRow, SwitchRow, WindowRow
+from smtpguard.state.statements import block_key
 from smtpguard.state.store import Loaded, Store
 from smtpguard.state.writer import StateWriter
 
@@ -33,13 +34,13 @@ def write_until_killed(path: str, first: int, promises: int) -> None:
     writer = StateWriter(Paths(path=path, keep_ns=30 * DAY_NS, max_bytes=10**8, boot_id="b"))
     writer.start()
     for uid in range(first, first + 100_000):
-        writer.put_block(block(uid, 10**18 + uid), 10**18)
+        writer.put(BlockRow.of(block(uid, 10**18 + uid), 10**18))
         writer.put_windows([WindowRow(uid=uid, netns=None, rule="r", data=bytes(900), offset_ns=0)])
-        writer.add_change(ChangeRow(time_ns=uid, uid=uid, name="x", event="block", by="y", reason="r" * 200))
+        writer.add(ChangeRow(time_ns=uid, uid=uid, name="x", event="block", by="y", reason="r" * 200))
         if uid % 3 == 0:
-            writer.delete_block(block(uid, 0))
+            writer.delete(block_key(block(uid, 0)))
         if uid == first:
-            writer.put_switch(SwitchRow(name="off", since_ns=0, until_ns=None, by=f"{first}"))
+            writer.put(SwitchRow(name="off", since_ns=0, until_ns=None, by=f"{first}"))
         if uid % 5 == 0:
             assert writer.flush(60)
             os.write(promises, struct.pack("I", uid))

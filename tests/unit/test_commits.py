@@ -10,6 +10,7 @@ from smtpguard.control.connection import Later
 from smtpguard.daemon.serve.commits import FAILING_NS, PATIENCE_NS, Commits
 from smtpguard.model import NS, Block, Subject
 from smtpguard.state.file_recovery import Paths
+from smtpguard.state.rows import BlockRow
 from smtpguard.state.writer import StateWriter
 
 
@@ -44,7 +45,7 @@ def test_the_answer_comes_with_the_commit(tmp_path: Path) -> None:
     commits = Commits(writer, lambda: 0)
     assert writer.flush(5)
     assert commits.answer({"text": "as before"}) == {"text": "as before"}  # there is nothing to wait for
-    writer.put_block(block(1001), 0)
+    writer.put(BlockRow.of(block(1001), 0))
     later = commits.answer({"text": "blocked"})
     if isinstance(later, Later):
         assert wait(later) == {"text": "blocked"}
@@ -66,7 +67,7 @@ def test_a_disk_that_hangs_is_named_in_the_answer(tmp_path: Path) -> None:
 
     writer._keeper.commit = commit  # type: ignore[method-assign]
     commits = Commits(writer, lambda: 0)
-    writer.put_block(block(1001), 0)
+    writer.put(BlockRow.of(block(1001), 0))
     later = commits.answer({"text": "blocked"})
     assert isinstance(later, Later)
     assert later.answer is None
@@ -91,7 +92,7 @@ def test_a_disk_that_is_known_to_fail_is_not_waited_for_long(tmp_path: Path) -> 
     stats = writer.stats()
     writer.stats = lambda: replace(stats, error="database or disk is full")  # type: ignore[method-assign]
     commits = Commits(writer, lambda: 0)
-    writer.put_block(block(1001), 0)
+    writer.put(BlockRow.of(block(1001), 0))
     later = commits.answer({"text": "blocked"})
     assert isinstance(later, Later)
     assert commits.next_deadline() == FAILING_NS

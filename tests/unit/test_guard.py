@@ -18,6 +18,7 @@ from smtpguard.errors import DecodeError, GuardError, PolicyError
 from smtpguard.model import NS, Account, Allowance, Block, BreakerChange, Ended, Extended, Named, Subject, Verdict
 from smtpguard.settings import Settings
 from smtpguard.state.rows import AllowanceRow, BlockRow, SwitchRow
+from smtpguard.state.statements import block_key
 from smtpguard.state.store import Loaded
 from tests.support.policy import BURST, T0, WEB, People, block_of, connect, engine_of, feed, only, person
 
@@ -142,12 +143,12 @@ def test_what_was_kept_by_uid_alone_is_kept_under_its_name(host: Host) -> None:
     after = block_of("admin")
     before = Block(**{name: getattr(after, name) for name in after.__dataclass_fields__} | {"name": None})
     host.guard.act([Named(before=before, after=after)])
-    host.state.delete_block.assert_called_once_with(before)
-    host.state.put_block.assert_called_once_with(after, 0)
+    host.state.delete.assert_called_once_with(block_key(before))
+    host.state.put.assert_called_once_with(BlockRow.of(after, 0))
     allowed: dict[str, Any] = {"subject": WEB01, "since_ns": T0, "until_ns": T0 + NS, "by": "admin"}
     host.guard.act([Named(before=Allowance(name=None, **allowed), after=Allowance(name="u1001", **allowed))])
-    host.state.delete_allowance.assert_called_once_with(WEB, None)
-    assert host.state.put_allowance.call_args.args[0].name == "u1001"
+    host.state.delete.assert_called_with(("allowances", WEB, b""))
+    assert host.state.put.call_args.args[0].name == "u1001"
 
 
 def test_the_breaker_is_told_when_it_trips(host: Host, caplog: pytest.LogCaptureFixture) -> None:
@@ -285,7 +286,7 @@ def test_a_dry_run_lets_those_go_whom_the_guard_had_blocked() -> None:
         identity=make_identity(host),
     )
     assert host.blocked() == [1002, 1003]
-    assert host.state.delete_block.call_args.args[0].subject == WEB01
+    assert host.state.delete.call_args.args[0][:2] == ("blocks", WEB)
 
 
 def test_a_dry_run_takes_those_out_of_the_set_whom_the_guard_had_blocked() -> None:
@@ -329,7 +330,7 @@ def test_what_could_be_read_at_last_holds_unless_something_newer_was_said(host: 
     assert held.until_ns == T0 + 60 * NS
     until = {allowance.subject.id: allowance.until_ns for allowance in host.engine.allowances()}
     assert until == {1003: T0 + 60 * NS, 1005: T0 + 7200 * NS}
-    assert {call.args[0].subject.id for call in host.state.delete_block.call_args_list} >= {1001, 1002}
+    assert {call.args[0][1] for call in host.state.delete.call_args_list} >= {1001, 1002}
     host.enforcement.refresh.assert_called_with("state")
 
 
@@ -337,9 +338,9 @@ def test_what_comes_back_under_another_name_than_it_was_kept_is_kept_anew(host: 
     kept = block_of("admin", name="")
     kept = Block(**{name: getattr(kept, name) for name in kept.__dataclass_fields__} | {"name": None})
     host.orders.restore(kept)
-    host.state.delete_block.assert_called_once_with(kept)
+    host.state.delete.assert_called_once_with(block_key(kept))
     host.orders.restore_allowance(AllowanceRow(uid=1002, name=None, since_ns=T0, until_ns=T0 + NS, by="admin"))
-    assert host.state.put_allowance.call_args.args[0].name == "u1002"
+    assert host.state.put.call_args.args[0].name == "u1002"
 
 
 def test_what_else_follows_from_an_order_is_carried_out_too(host: Host) -> None:

@@ -24,10 +24,11 @@ from smtpguard.daemon.record.window_saver import Keeping
 from smtpguard.daemon.serve.control_part import Doors
 from smtpguard.decode.netlink.nft_notify import NftEvent
 from smtpguard.errors import DecodeError, EnforceError
-from smtpguard.model import NS, Allowance, BreakerChange, Connect, Subject
+from smtpguard.model import NS, Allowance, Block, BreakerChange, Connect, Subject
 from smtpguard.policy.credits import NO_LIMIT
 from smtpguard.settings import KEY_SLOTS, Override, Rule, Settings
-from smtpguard.state.rows import SwitchRow, WindowRow
+from smtpguard.state.rows import BlockRow, SwitchRow, WindowRow
+from smtpguard.state.statements import switch_key
 from tests.support.policy import People, person
 
 BROKEN = EnforceError("no", where="nft")
@@ -317,7 +318,7 @@ def test_an_off_whose_time_is_over_at_the_start_is_forgotten() -> None:
     wall.to_deadline_ns.side_effect = lambda ns: ns
     switch = OffSwitch(engine, Mock(), state, wall, Now())
     switch.restore(SwitchRow(name="off", since_ns=1, until_ns=999 * NS, by="admin"))
-    state.delete_switch.assert_called_once_with("off")
+    state.delete.assert_called_once_with(switch_key("off"))
     engine.set_off.assert_not_called()
 
 
@@ -495,20 +496,23 @@ def test_blocks_that_fail2ban_makes_are_not_demanded_in_the_kernel() -> None:
 
 def test_what_is_stored_moves_with_the_clock() -> None:
     state, engine = Mock(), Mock()
-    block = Mock(renewed=False)
+    block = Block(
+        subject=Subject(id=1001), name=None, source="guard", kind="block", since_ns=1, until_ns=2, mode="enforce"
+    )
     engine.blocks.return_value = [block, Mock(renewed=True)]
     allowed: dict[str, Any] = {"since_ns": 1, "until_ns": 2, "by": "admin"}
     engine.allowances.return_value = [Allowance(subject=Subject(id=1001), name="web01", **allowed)]
     Keeping(engine, state, Mock(offset_ns=10), Now()).clock_was_set()
-    state.put_block.assert_called_once_with(block, 10)
-    assert state.put_allowance.call_args.args[0].until_ns == 12
+    assert state.put.call_args_list[0].args == (BlockRow.of(block, 10),)
+    assert state.put.call_args.args[0].until_ns == 12
+    state.put.reset_mock()
     wall = Mock(offset_ns=0, to_wall_ns=lambda ns: ns)
     switch = OffSwitch(Mock(is_off=False), Mock(), state, wall, Now())
     switch.clock_was_set()
-    state.put_switch.assert_not_called()
+    state.put.assert_not_called()
     switch.switch_off(60 * NS, by="admin")
     switch.clock_was_set()
-    assert state.put_switch.call_count == 2
+    assert state.put.call_count == 2
 
 
 def test_a_notification_that_says_too_little_has_the_sets_compared() -> None:

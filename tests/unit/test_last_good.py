@@ -17,6 +17,7 @@ from smtpguard.settings.removed import KEPT_MINORS, REMOVED, Removed, drop_remov
 from smtpguard.settings.salvage import salvage_places
 from smtpguard.state.last_good import FACT, KeptConfiguration, LastGood, parse_kept, read_kept, render_kept
 from smtpguard.state.open_file import open_state
+from smtpguard.state.rows import FactRow
 
 GOOD = "dry_run: false\nrules: [{name: one, count: connections, limit: 5, window: 1m}]\n"
 KEPT = KeptConfiguration(text=GOOD, path="/etc/x.yaml", version="0.1.0", wall_ns=1_770_000_000 * 10**9)
@@ -171,10 +172,10 @@ def test_a_state_that_can_not_be_read(tmp_path: Path, state: Path) -> None:
 
 class Facts:
     def __init__(self) -> None:
-        self.put: list[tuple[str, str]] = []
+        self.puts: list[tuple[str, str]] = []
 
-    def put_fact(self, name: str, value: str) -> None:
-        self.put.append((name, value))
+    def put(self, row: FactRow) -> None:
+        self.puts.append((row.name, row.value))
 
 
 def test_only_what_is_new_is_written() -> None:
@@ -182,11 +183,11 @@ def test_only_what_is_new_is_written() -> None:
     kept = LastGood({}, facts)
     kept.keep(load_text(GOOD, "/x"), 5)
     kept.keep(load_text(GOOD, "/x"), 6)
-    assert len(facts.put) == 1
-    LastGood(dict(facts.put), facts).keep(load_text(GOOD, "/x"), 7)
-    assert len(facts.put) == 1
+    assert len(facts.puts) == 1
+    LastGood(dict(facts.puts), facts).keep(load_text(GOOD, "/x"), 7)
+    assert len(facts.puts) == 1
     kept.keep(Settings(), 8)
-    assert parse_kept(facts.put[-1][1]) == KeptConfiguration(text=None, path=None, version="0.1.0", wall_ns=8)
+    assert parse_kept(facts.puts[-1][1]) == KeptConfiguration(text=None, path=None, version="0.1.0", wall_ns=8)
 
 
 # What a service starts with

@@ -95,7 +95,7 @@ def test_the_state_loses_nothing_by_it(tmp_path: Path, told: list[str]) -> None:
         return sound(keeper, batch)  # type: ignore[arg-type]
 
     with patch.object(Keeper, "commit", commit):
-        state.put_switch(SwitchRow(name="off", since_ns=1, until_ns=None, by="admin"))
+        state.put(SwitchRow(name="off", since_ns=1, until_ns=None, by="admin"))
         assert state.flush(10)
     assert told == ["state: oops"]
     assert state.close(10)

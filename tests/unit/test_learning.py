@@ -18,6 +18,7 @@ from smtpguard.policy.history import MAX_GAP_NS, MAX_SPANS, Span, add_spans, kno
 from smtpguard.settings import DAY_NS, HOUR_NS, Rule, Settings
 from smtpguard.standalone.learn import Learner, open_for_learning
 from smtpguard.state.learned import LEARNED, WATCHED, read_spans, render_spans
+from smtpguard.state.rows import FactRow
 from tests.support.policy import BURST, T0, WEB, connect, engine_of, feed, only
 
 RULE = replace(BURST, name="newcomer", action="warn", limit=0, novel_ns=30 * DAY_NS)
@@ -103,8 +104,8 @@ class Facts:
         self.facts: dict[str, str] = {}
         self.puts = 0
 
-    def put_fact(self, name: str, value: str) -> None:
-        self.facts[name] = value
+    def put(self, row: FactRow) -> None:
+        self.facts[row.name] = row.value
         self.puts += 1
 
 

@@ -16,6 +16,7 @@ from smtpguard.standalone import unblock as offline
 from smtpguard.standalone import watch
 from smtpguard.standalone.unblock import KeptBlocks
 from smtpguard.state.rows import BlockRow
+from smtpguard.state.statements import key_of
 from smtpguard.state.store import Loaded
 from tests.support.policy import WEB, People, block_of, connect
 
@@ -117,18 +118,21 @@ def kept(nft: Mock, state: Mock, *sources: str) -> KeptBlocks:
 
 def test_a_jail_s_block_ends_and_the_kernel_refuses_on_for_what_others_asked() -> None:
     nft, state = Mock(), Mock()
+    a_jail_s, other = (key_of(row) for row in rows("fail2ban:a", "admin"))
+    state.kept.return_value = [a_jail_s, other]
     nft.read_denies.return_value = [deny(WEB)]
     account = People().account(WEB)
     assert kept(nft, state, "fail2ban:a", "admin").end(account, source="fail2ban:a", reason="")
     nft.clear.assert_not_called()
     assert kept(nft, state, "fail2ban:a").end(account, source="fail2ban:a", reason="")
     nft.clear.assert_called_once()
-    state.delete_blocks.assert_called_with(WEB, source="fail2ban:a")
+    assert {call.args for call in state.delete.call_args_list} == {(a_jail_s,)}
     assert not kept(nft, state).end(account, source="fail2ban:a", reason="")
 
 
 def test_all_are_freed_whom_kernel_or_state_know() -> None:
     nft, state = Mock(), Mock()
+    state.kept.return_value = []
     nft.read_denies.return_value = [deny(1002)]
     freed = kept(nft, state, "admin").unblock(None, reason="")
     assert [one.user for one in freed] == ["u1001", "u1002"]
@@ -145,6 +149,7 @@ class Offline:
         monkeypatch.setattr(os, "geteuid", lambda: 0)
         self.state = Mock()
         self.state.close.return_value = True
+        self.state.kept.return_value = []
         accounts = Mock(account=People().account, by_name=lambda _: People().account(WEB))
         accounts.find_namesake.return_value = 4711
         monkeypatch.setattr(offline, "AccountDirectory", lambda _: accounts)

@@ -15,10 +15,11 @@ from smtpguard.state import desk as desk_module
 from smtpguard.state import span as span_module
 from smtpguard.state import statements
 from smtpguard.state.activity import Tally
+from smtpguard.state.columns import Statement
 from smtpguard.state.desk import HistoryDesk
 from smtpguard.state.history import History
 from smtpguard.state.migrations import VERSION
-from smtpguard.state.rows import ChangeRow, IncidentRow, Statement, VerdictRow
+from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow
 from smtpguard.state.span import Span, Total
 from smtpguard.state.store import Store
 
@@ -54,9 +55,9 @@ def run(store: Store, *rows: Statement) -> None:
 def test_events_newest_first_within_their_span(store: Store, path: Path) -> None:
     run(
         store,
-        *(statements.add_verdict(verdict(n % 2, NOW_NS + 2 * n)) for n in range(10)),
-        *(statements.add_change(change(n % 2, NOW_NS + 2 * n + 1)) for n in range(10)),
-        statements.add_change(change(None, NOW_NS + 100, None)),
+        *(statements.add(verdict(n % 2, NOW_NS + 2 * n)) for n in range(10)),
+        *(statements.add(change(n % 2, NOW_NS + 2 * n + 1)) for n in range(10)),
+        statements.add(change(None, NOW_NS + 100, None)),
     )
     with History(str(path)) as past:
         times = [row.time_ns - NOW_NS for row in past.events(Span())]
@@ -75,9 +76,9 @@ def test_events_newest_first_within_their_span(store: Store, path: Path) -> None
 def test_a_number_that_is_used_again_shows_nothing_of_its_former_owner(store: Store, path: Path) -> None:
     run(
         store,
-        statements.add_verdict(verdict(1, NOW_NS, HOSTILE)),
-        statements.add_verdict(verdict(1, NOW_NS + 1, "new")),
-        statements.add_change(change(1, NOW_NS + 2, HOSTILE)),
+        statements.add(verdict(1, NOW_NS, HOSTILE)),
+        statements.add(verdict(1, NOW_NS + 1, "new")),
+        statements.add(change(1, NOW_NS + 2, HOSTILE)),
     )
     with History(str(path)) as past:
         assert [row.name for row in past.events(Span(uid=1, name="new"))] == ["new"]
@@ -130,18 +131,18 @@ def test_why_is_bounded_whatever_there_is(store: Store, path: Path, monkeypatch:
     rows: list[Statement] = []
     for n in range(300):
         rows += [
-            statements.add_verdict(verdict(1, NOW_NS + n)),
-            statements.add_change(change(1, NOW_NS + n)),
+            statements.add(verdict(1, NOW_NS + n)),
+            statements.add(change(1, NOW_NS + n)),
             statements.add_destination(
                 NOW_NS // DAY_NS, 1, n.to_bytes(4, "big"), n, b"%d" % n, first_ns=1, last_ns=1, connects=n, refused=0
             ),
             statements.add_minute(n, 1, connects=1, refused=0, messages=0, recipients=0),
-            statements.put_incident(
+            statements.put(
                 IncidentRow(
                     uid=1, netns=None, name="web", first_ns=n, last_ns=NOW_NS, verdicts=1, connects=1, refused=0,
                     peak_per_minute=1, destinations=1,
                 )
-            ),
+            , ""),
         ]  # fmt: skip
     run(store, *rows)
     with History(str(path)) as past:
@@ -156,7 +157,7 @@ def test_why_is_bounded_whatever_there_is(store: Store, path: Path, monkeypatch:
 
 def test_it_reads_beside_a_writer_and_never_writes(store: Store, path: Path) -> None:
     with History(str(path)) as past:
-        store.run([statements.add_change(change(1, NOW_NS))], durable=True)
+        store.run([statements.add(change(1, NOW_NS))], durable=True)
         assert len(past.changes(Span())) == 1
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
             past._connection.execute("DELETE FROM changes")
@@ -187,7 +188,7 @@ def test_a_newer_file_is_passed_by_for_the_one_beside_it(store: Store, path: Pat
         History(str(path))
     beside = Store.open(str(path), boot_id="b", wall_ns=NOW_NS, max_bytes=10**8)
     assert beside.path.endswith(f".v{VERSION}")
-    beside.run([statements.add_change(change(1, NOW_NS))], durable=True)
+    beside.run([statements.add(change(1, NOW_NS))], durable=True)
     with History(str(path)) as past:
         assert len(past.changes(Span())) == 1
 
@@ -196,7 +197,7 @@ def test_a_look_that_takes_too_long_is_given_up(store: Store, path: Path) -> Non
     rows: list[Statement] = []
     for n in range(5000):
         rows += [
-            statements.add_change(change(n, NOW_NS)),
+            statements.add(change(n, NOW_NS)),
             statements.add_minute(n, n, connects=1, refused=0, messages=0, recipients=0),
         ]
     run(store, *rows)
@@ -208,7 +209,7 @@ def test_a_look_that_takes_too_long_is_given_up(store: Store, path: Path) -> Non
 
 
 def test_the_desk_answers_without_anybody_waiting(store: Store, path: Path) -> None:
-    run(store, statements.add_change(change(1, NOW_NS)))
+    run(store, statements.add(change(1, NOW_NS)))
     desk = HistoryDesk(str(path))
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
     begun, free = threading.Event(), threading.Event()

@@ -13,6 +13,7 @@ from smtpguard.model import NS, Account, Block, Connect, Subject, Verdict
 from smtpguard.settings import DAY_NS
 from smtpguard.state import pruning, statements
 from smtpguard.state.activity import MAX_PLACES_PER_USER, Tally
+from smtpguard.state.columns import Statement
 from smtpguard.state.migrations import MIGRATIONS, VERSION, check_version, migrate
 from smtpguard.state.open_file import MAX_SET_ASIDE, open_state, set_aside
 from smtpguard.state.rows import (
@@ -20,8 +21,8 @@ from smtpguard.state.rows import (
     BlockRow,
     ChangeRow,
     EscalationRow,
+    FactRow,
     IncidentRow,
-    Statement,
     SwitchRow,
     VerdictRow,
     WindowRow,
@@ -58,7 +59,7 @@ def test_the_file_is_ours_alone(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
     store = open_store(path)
-    store.run([statements.put_block(block_row(), "b")], durable=True)
+    store.run([statements.put(block_row(), "b")], durable=True)
     assert {p.name: oct(p.stat().st_mode & 0o777) for p in path.parent.iterdir()} == {
         "state.db": "0o600", "state.db-wal": "0o600", "state.db-shm": "0o600",
     }  # fmt: skip
@@ -86,12 +87,12 @@ def test_every_row_comes_back(path: Path) -> None:
     store = open_store(path)
     store.run(
         [
-            *(statements.put_block(row, "boot-1") for row in blocks),
-            statements.put_allowance(allowance),
-            statements.put_switch(switch),
-            statements.put_escalation(escalation),
-            statements.put_window(window, "boot-1"),
-            statements.put_incident(incident),
+            *(statements.put(row, "boot-1") for row in blocks),
+            statements.put(allowance, ""),
+            statements.put(switch, ""),
+            statements.put(escalation, ""),
+            statements.put(window, "boot-1"),
+            statements.put(incident, ""),
             statements.put_seen(7, 25, 100),
             statements.put_seen(7, 25, 50),
         ],
@@ -113,9 +114,9 @@ def test_what_ended_is_not_loaded(path: Path) -> None:
     store = open_store(path)
     store.run(
         [
-            statements.put_block(block_row(until_ns=NOW_NS), ""),
-            statements.put_allowance(AllowanceRow(uid=1, name="a", since_ns=0, until_ns=NOW_NS, by="x")),
-            statements.put_switch(SwitchRow(name="off", since_ns=0, until_ns=NOW_NS, by="x")),
+            statements.put(block_row(until_ns=NOW_NS), ""),
+            statements.put(AllowanceRow(uid=1, name="a", since_ns=0, until_ns=NOW_NS, by="x"), ""),
+            statements.put(SwitchRow(name="off", since_ns=0, until_ns=NOW_NS, by="x"), ""),
         ],
         durable=True,
     )
@@ -127,7 +128,7 @@ def test_what_ended_is_not_loaded(path: Path) -> None:
 def test_another_namespace_is_another_one_after_a_reboot(path: Path) -> None:
     store = open_store(path)
     row = block_row(netns=42)
-    store.run([statements.put_block(row, "boot-1"), statements.put_block(block_row(), "boot-1")], durable=True)
+    store.run([statements.put(row, "boot-1"), statements.put(block_row(), "boot-1")], durable=True)
     store.close()
     assert len(open_store(path, boot_id="boot-1").load(NOW_NS).blocks) == 2
     assert [r.netns for r in open_store(path, boot_id="boot-2").load(NOW_NS).blocks] == [None]
@@ -151,9 +152,9 @@ def test_one_bad_statement_leaves_nothing_of_its_transaction(path: Path) -> None
     store = open_store(path)
     bad = Statement(sql="INSERT INTO nowhere VALUES (1)", parameters=())
     with pytest.raises(sqlite3.OperationalError):
-        store.run([statements.put_block(block_row(), ""), bad], durable=True)
+        store.run([statements.put(block_row(), ""), bad], durable=True)
     assert store.load(NOW_NS).blocks == ()
-    store.run([statements.put_block(block_row(), "")], durable=True)
+    store.run([statements.put(block_row(), "")], durable=True)
     assert len(store.load(NOW_NS).blocks) == 1
 
 
@@ -168,7 +169,7 @@ def test_what_is_no_database_is_set_aside_and_named(path: Path, garbage: bytes) 
     assert aside.read_bytes() == garbage
     assert len(store.notes) == 1
     assert str(aside) in store.notes[0]
-    store.run([statements.put_block(block_row(), "")], durable=True)
+    store.run([statements.put(block_row(), "")], durable=True)
     assert len(store.load(NOW_NS).blocks) == 1
 
 
@@ -176,9 +177,9 @@ def test_damage_in_one_table_costs_no_other(path: Path) -> None:
     store = open_store(path)
     store.run(
         [
-            statements.put_block(block_row(), ""),
-            statements.put_switch(SwitchRow(name="off", since_ns=0, until_ns=None, by="x")),
-            *(statements.put_escalation(EscalationRow(uid=n, name=f"u{n}", level=1, last_ns=1)) for n in range(500)),
+            statements.put(block_row(), ""),
+            statements.put(SwitchRow(name="off", since_ns=0, until_ns=None, by="x"), ""),
+            *(statements.put(EscalationRow(uid=n, name=f"u{n}", level=1, last_ns=1), "") for n in range(500)),
         ],
         durable=True,
     )
@@ -198,7 +199,7 @@ def test_damage_in_one_table_costs_no_other(path: Path) -> None:
 
 def test_damage_that_a_look_would_not_notice_is_found(path: Path) -> None:
     store = open_store(path)
-    store.run([statements.put_block(block_row(), ""), statements.put_switch(OFF)], durable=True)
+    store.run([statements.put(block_row(), ""), statements.put(OFF, "")], durable=True)
     store.close()
     with sqlite3.connect(path) as connection:
         (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'blocks'").fetchone()
@@ -233,7 +234,7 @@ def test_a_newer_file_is_left_alone(path: Path) -> None:
     connection.close()
     before = path.read_bytes()
     store = open_store(path)
-    store.run([statements.put_block(block_row(), ""), statements.put_fact("table", "7")], durable=True)
+    store.run([statements.put(block_row(), ""), statements.put(FactRow(name="table", value="7"), "")], durable=True)
     store.close()
     assert path.read_bytes() == before
     assert store.path == f"{path}.v{VERSION}"
@@ -305,7 +306,7 @@ def prune_all(store: Store, keep_ns: int, now_ns: int = NOW_NS) -> int:
 def test_old_history_goes_in_small_steps_and_running_blocks_stay(path: Path) -> None:
     store = open_store(path)
     old_ns = NOW_NS - 31 * DAY_NS
-    rows = [statements.put_block(block_row(since_ns=old_ns), "")]
+    rows = [statements.put(block_row(since_ns=old_ns), "")]
     for n in range(5000):
         wall_ns = old_ns if n % 2 else NOW_NS - DAY_NS
         verdict = Verdict(
@@ -314,8 +315,8 @@ def test_old_history_goes_in_small_steps_and_running_blocks_stay(path: Path) -> 
             connect=Connect(time_ns=0, uid=n, port=25, address=b"\0\0\0\0", sensor="bpf"),
         )  # fmt: skip
         rows += [
-            statements.add_verdict(VerdictRow.of(verdict, 0)),
-            statements.add_change(ChangeRow(time_ns=wall_ns, uid=n, name="x", event="block", by="y")),
+            statements.add(VerdictRow.of(verdict, 0)),
+            statements.add(ChangeRow(time_ns=wall_ns, uid=n, name="x", event="block", by="y")),
             statements.put_seen(n, 25, wall_ns),
         ]
         tally = Tally()
@@ -331,11 +332,11 @@ def test_old_history_goes_in_small_steps_and_running_blocks_stay(path: Path) -> 
 def test_the_file_stays_within_its_bound_and_keeps_what_matters(path: Path) -> None:
     bound = 2_000_000
     store = open_store(path, max_bytes=bound)
-    store.run([statements.put_block(block_row(), "")], durable=True)
+    store.run([statements.put(block_row(), "")], durable=True)
     stored = 0
     for n in range(60):
         changes = [
-            statements.add_change(
+            statements.add(
                 ChangeRow(time_ns=NOW_NS - DAY_NS + n, uid=n, name="x", event="block", by="y", reason="r" * 500)
             )
             for _ in range(200)
@@ -407,7 +408,7 @@ def test_evidence_is_json_and_bounded() -> None:
     row = VerdictRow.of(verdict, 0, {"scripts": {"a": 1}})
     assert row.evidence["connect"]["script"] == r"/x\x0a\x22\xff"
     huge = VerdictRow.of(verdict, 0, {"stack": "x" * 100_000})
-    assert len(str(statements.add_verdict(huge).parameters[-1])) < 100
+    assert len(str(statements.add(huge).parameters[-1])) < 100
 
 
 def test_blocks_of_before_there_were_ports_refuse_all(tmp_path: Path) -> None:
@@ -419,8 +420,8 @@ def test_blocks_of_before_there_were_ports_refuse_all(tmp_path: Path) -> None:
     store = open_store(path)
     (old,) = store.load(NOW_NS).blocks
     assert (old.ports, old.since_ns, old.level, old.ids) == (None, 5, 2, ("a",))
-    store.run([statements.put_block(replace(old, ports=(25, 587), since_ns=6), "boot-1")], durable=True)
+    store.run([statements.put(replace(old, ports=(25, 587), since_ns=6), "boot-1")], durable=True)
     assert {(row.ports, row.since_ns) for row in store.load(NOW_NS).blocks} == {(None, 5), ((25, 587), 6)}
-    store.run([statements.delete_block(statements.block_key(old))], durable=True)
+    store.run([statements.delete(statements.key_of(old))], durable=True)
     assert [row.ports for row in store.load(NOW_NS).blocks] == [(25, 587)]
     store.close()

@@ -13,9 +13,11 @@ import pytest
 from smtpguard.model import NS, Block, Subject
 from smtpguard.settings import DAY_NS, HOUR_NS
 from smtpguard.state import file_recovery, pending, statements
+from smtpguard.state.columns import Statement, to_signed
 from smtpguard.state.file_recovery import Keeper, Paths
 from smtpguard.state.pending import Batch, Pending
-from smtpguard.state.rows import AllowanceRow, ChangeRow, IncidentRow, Statement, SwitchRow, WindowRow
+from smtpguard.state.rows import AllowanceRow, BlockRow, ChangeRow, IncidentRow, SwitchRow, WindowRow
+from smtpguard.state.statements import block_key, switch_key
 from smtpguard.state.store import Loaded, Store
 from smtpguard.state.writer import StateWriter
 from tests.fakes.clock import FakeClock
@@ -64,18 +66,27 @@ def uids(loaded: Loaded) -> list[int]:
     return sorted(row.uid for row in loaded.blocks)
 
 
+def end_blocks(writer: StateWriter, uid: int, netns: int | None = None, source: str | None = None) -> int:
+    """End a user's blocks; how many there were."""
+    keys = [key for key in writer.kept("blocks", uid) if key[2] == to_signed(netns)]
+    keys = [key for key in keys if source is None or key[4] == source.encode()]
+    for key in keys:
+        writer.delete(key)
+    return len(keys)
+
+
 def test_what_was_put_is_there_after_a_restart(path: Path) -> None:
     writer, loaded = begin(path)
     assert loaded == Loaded(now_ns=NOW_NS)
-    writer.put_block(block(1), NOW_NS)
-    writer.put_block(block(2), NOW_NS)
-    writer.put_block(block(2, source="admin"), NOW_NS)
-    writer.put_block(block(3), NOW_NS)
-    writer.delete_block(block(3))
-    writer.put_allowance(AllowanceRow(uid=4, name="n", since_ns=0, until_ns=NOW_NS + 1, by="admin"))
-    writer.put_switch(SwitchRow(name="off", since_ns=0, until_ns=None, by="admin"))
+    writer.put(BlockRow.of(block(1), NOW_NS))
+    writer.put(BlockRow.of(block(2), NOW_NS))
+    writer.put(BlockRow.of(block(2, source="admin"), NOW_NS))
+    writer.put(BlockRow.of(block(3), NOW_NS))
+    writer.delete(block_key(block(3)))
+    writer.put(AllowanceRow(uid=4, name="n", since_ns=0, until_ns=NOW_NS + 1, by="admin"))
+    writer.put(SwitchRow(name="off", since_ns=0, until_ns=None, by="admin"))
     writer.put_windows([WindowRow(uid=1, netns=None, rule="r", data=b"x", offset_ns=0)])
-    writer.put_incident(
+    writer.put(
         IncidentRow(
             uid=1, netns=None, name="n", first_ns=1, last_ns=NOW_NS, verdicts=1, connects=1, refused=0,
             peak_per_minute=1, destinations=1,
@@ -87,11 +98,11 @@ def test_what_was_put_is_there_after_a_restart(path: Path) -> None:
     assert loaded.live_blocks(NOW_NS)[0] == block(1)
     assert [len(x) for x in (loaded.allowances, loaded.switches, loaded.windows, loaded.incidents)] == [1, 1, 1, 1]
     writer.put_windows([WindowRow(uid=1, netns=None, rule="r", data=None, offset_ns=0)])
-    writer.delete_switch("off")
-    writer.delete_allowance(4, "n")
-    assert writer.delete_blocks(2, source="admin") == 1
-    assert writer.delete_blocks(1) == 1
-    assert writer.delete_blocks(1) == 0
+    writer.delete(switch_key("off"))
+    writer.delete(("allowances", 4, b"n"))
+    assert end_blocks(writer, 2, source="admin") == 1
+    assert end_blocks(writer, 1) == 1
+    assert end_blocks(writer, 1) == 0
     assert writer.close()
     loaded = stored(path)
     assert uids(loaded) == [2]
@@ -100,9 +111,9 @@ def test_what_was_put_is_there_after_a_restart(path: Path) -> None:
 
 def test_sources_and_namespaces_do_not_undo_each_other(writer: StateWriter, path: Path) -> None:
     for source, netns in itertools.product(("guard", "admin", "fail2ban:a"), (None, 77)):
-        writer.put_block(block(1, source=source, netns=netns), NOW_NS)
-    writer.delete_block(block(1, source="fail2ban:a"))
-    assert writer.delete_blocks(1, netns=77, source="guard") == 1
+        writer.put(BlockRow.of(block(1, source=source, netns=netns), NOW_NS))
+    writer.delete(block_key(block(1, source="fail2ban:a")))
+    assert end_blocks(writer, 1, netns=77, source="guard") == 1
     assert writer.flush(FLUSH_S)
     assert sorted((row.source, row.netns) for row in stored(path).blocks if row.netns is None) == [
         ("admin", None), ("guard", None),
@@ -125,7 +136,7 @@ def test_what_must_not_wait_is_committed_without_being_asked(
 
     writer._keeper.commit = commit  # type: ignore[method-assign]
     if what == "block":
-        writer.put_block(block(1), NOW_NS)
+        writer.put(BlockRow.of(block(1), NOW_NS))
     else:  # they are put once a second: one more second until they are committed would be one too many
         writer.put_windows([WindowRow(uid=1, netns=None, rule="r", data=b"x", offset_ns=0)])
     assert committed.wait(FLUSH_S)
@@ -142,7 +153,7 @@ def test_a_disk_that_hangs_holds_nobody(writer: StateWriter, path: Path) -> None
 
     writer._keeper.commit = commit  # type: ignore[method-assign]
     for uid in range(1, 1001):
-        writer.put_block(block(uid), NOW_NS)
+        writer.put(BlockRow.of(block(uid), NOW_NS))
     assert writer.stats().waiting == 1000
     assert not writer.flush(0.01)
     assert not writer.close(0.01)
@@ -154,14 +165,14 @@ def test_a_disk_that_hangs_holds_nobody(writer: StateWriter, path: Path) -> None
 @pytest.mark.parametrize("how", ["deleted", "replaced", "directory gone"])
 def test_a_file_that_somebody_took_away_is_written_again(path: Path, how: str) -> None:
     writer, _ = begin(path)
-    writer.put_block(block(1), NOW_NS)
+    writer.put(BlockRow.of(block(1), NOW_NS))
     assert writer.flush(FLUSH_S)
     backup = path.with_name("backup")
     shutil.copy(path, backup)
     shutil.copy(f"{path}-wal", f"{backup}-wal")
-    writer.put_block(block(2), NOW_NS)
-    writer.delete_block(block(1))
-    writer.put_switch(SwitchRow(name="off", since_ns=0, until_ns=None, by="admin"))
+    writer.put(BlockRow.of(block(2), NOW_NS))
+    writer.delete(block_key(block(1)))
+    writer.put(SwitchRow(name="off", since_ns=0, until_ns=None, by="admin"))
     assert writer.flush(FLUSH_S)
     if how == "directory gone":
         shutil.rmtree(path.parent)
@@ -171,7 +182,7 @@ def test_a_file_that_somebody_took_away_is_written_again(path: Path, how: str) -
         if how == "replaced":
             backup.rename(path)
             Path(f"{backup}-wal").rename(f"{path}-wal")
-    writer.put_block(block(3), NOW_NS)
+    writer.put(BlockRow.of(block(3), NOW_NS))
     assert writer.flush(FLUSH_S)
     loaded = stored(path)
     assert uids(loaded) == [2, 3]  # not 1, which a backup still holds
@@ -187,7 +198,7 @@ def test_an_idle_thread_sleeps_and_still_notices_that_its_file_is_gone(
 ) -> None:
     monkeypatch.setattr("smtpguard.state.writer.LOOK_NS", NS // 20)
     writer, _ = begin(path)
-    writer.put_block(block(1), NOW_NS)
+    writer.put(BlockRow.of(block(1), NOW_NS))
     assert writer.flush(FLUSH_S)
     writer.put_windows([])
     assert writer._given == writer._written, "nothing new is nothing to write"
@@ -209,7 +220,7 @@ def test_an_idle_thread_sleeps_and_still_notices_that_its_file_is_gone(
 
 def test_damage_while_it_runs_is_set_aside_and_nothing_kept_is_lost(path: Path) -> None:
     writer, _ = begin(path)
-    writer.put_block(block(1), NOW_NS)
+    writer.put(BlockRow.of(block(1), NOW_NS))
     assert writer.flush(FLUSH_S)
     writer._keeper._store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # type: ignore[union-attr]
     with path.open("r+b") as file:
@@ -217,8 +228,8 @@ def test_damage_while_it_runs_is_set_aside_and_nothing_kept_is_lost(path: Path) 
         file.write(os.urandom(path.stat().st_size - 4096))
     writer._keeper._store._connection.execute("PRAGMA shrink_memory")  # type: ignore[union-attr]
     for n in range(3):
-        writer.add_change(ChangeRow(time_ns=n, uid=n, name="x", event="block", by="y"))
-        writer.put_block(block(2 + n), NOW_NS)
+        writer.add(ChangeRow(time_ns=n, uid=n, name="x", event="block", by="y"))
+        writer.put(BlockRow.of(block(2 + n), NOW_NS))
         writer.flush(FLUSH_S)
     assert writer.close(FLUSH_S)
     assert uids(stored(path)) == [1, 2, 3, 4]
@@ -228,7 +239,7 @@ def test_damage_while_it_runs_is_set_aside_and_nothing_kept_is_lost(path: Path) 
 
 def test_a_start_on_a_partly_damaged_file_keeps_the_sound_part(path: Path) -> None:
     writer, _ = begin(path)
-    writer.put_block(block(1), NOW_NS)
+    writer.put(BlockRow.of(block(1), NOW_NS))
     writer.put_windows([WindowRow(uid=n, netns=None, rule="r", data=b"x" * 900, offset_ns=0) for n in range(50)])
     assert writer.close(FLUSH_S)
     with sqlite3.connect(path) as connection:
@@ -252,7 +263,7 @@ def test_a_lock_of_another_process_delays_and_loses_nothing(path: Path, monkeypa
     writer, _ = begin(path)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    writer.put_block(block(1), NOW_NS)
+    writer.put(BlockRow.of(block(1), NOW_NS))
     assert not writer.flush(0.3)
     assert "locked" in (writer.stats().error or "")
     assert writer.stats().failures > 0
@@ -267,8 +278,8 @@ def test_a_lock_of_another_process_delays_and_loses_nothing(path: Path, monkeypa
 def test_a_file_locked_at_the_start_is_read_later(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_recovery, "BUSY_S", 0.01)
     first, _ = begin(path)
-    first.put_block(block(1), NOW_NS)
-    first.put_block(block(2), NOW_NS)
+    first.put(BlockRow.of(block(1), NOW_NS))
+    first.put(BlockRow.of(block(2), NOW_NS))
     assert first.close(FLUSH_S)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -277,8 +288,8 @@ def test_a_file_locked_at_the_start_is_read_later(path: Path, monkeypatch: pytes
     assert loaded.blocks == ()
     assert "locked" in loaded.notes[0]
     assert writer.take_late() is None
-    writer.put_block(block(3), NOW_NS)
-    writer.delete_block(block(2))
+    writer.put(BlockRow.of(block(3), NOW_NS))
+    writer.delete(block_key(block(2)))
     other.close()
     assert writer.flush(FLUSH_S)
     late = writer.take_late()
@@ -294,7 +305,7 @@ def test_a_path_that_can_not_be_used_only_costs_the_state(path: Path) -> None:
     path.mkdir()
     writer, loaded = begin(path)
     assert loaded.notes
-    writer.put_block(block(1), NOW_NS)
+    writer.put(BlockRow.of(block(1), NOW_NS))
     assert not writer.close(FLUSH_S)
     assert writer.stats().waiting == 1
 
@@ -340,7 +351,7 @@ def pruning_keeper(path: Path, clock: FakeClock) -> Keeper:
     clock.wall = NOW_NS
     kept = Keeper(paths(path), wall=clock.wall_ns, monotonic=clock.monotonic_ns)
     assert kept.open() is not None
-    old = statements.add_change(ChangeRow(time_ns=NOW_NS - 20 * DAY_NS, uid=1, name="x", event="block", by="y"))
+    old = statements.add(ChangeRow(time_ns=NOW_NS - 20 * DAY_NS, uid=1, name="x", event="block", by="y"))
     batch = Batch(history=[old])
     assert kept.commit(batch)
     return kept

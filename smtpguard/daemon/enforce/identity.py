@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from smtpguard.state.rows import FactRow
+
 FACT = "table"
 
 
 class FactKeeper(Protocol):
     """Keeps a fact over a restart."""
 
-    def put_fact(self, name: str, value: str) -> None:
+    def put(self, row: FactRow) -> None:
         """Remember it."""
         ...
 
@@ -46,7 +48,7 @@ class Identity:
         text = f"{self._place} {handle}"
         if handle is not None and text != self._known:
             self._known = text
-            self._keeper.put_fact(FACT, text)
+            self._keeper.put(FactRow(name=FACT, value=text))
 
 
 def read_place() -> str:

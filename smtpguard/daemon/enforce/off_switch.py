@@ -12,6 +12,7 @@ from smtpguard.daemon.enforce.enforcement import Reason
 from smtpguard.hooks import ClockNs
 from smtpguard.policy.engine import Engine
 from smtpguard.state.rows import SwitchRow
+from smtpguard.state.statements import switch_key
 from smtpguard.state.writer import StateWriter
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class OffSwitch:
 
     def switch_on(self, *, by: str) -> bool:
         """Respond again; what is left of every block holds again. Whether the table is as it ought to be."""
-        self._state.delete_switch(NAME)
+        self._state.delete(switch_key(NAME))
         self._row = self._end_ns = None
         done = self._apply(off=False)
         log.warning("on again, by %s", by)
@@ -89,7 +90,7 @@ class OffSwitch:
         """It was off before this run; a refresh has to follow."""
         end_ns = None if row.until_ns is None else self._wall.to_deadline_ns(row.until_ns)
         if end_ns is not None and end_ns <= self._now():
-            self._state.delete_switch(NAME)
+            self._state.delete(switch_key(NAME))
             return
         self._row, self._end_ns = row, end_ns
         self._engine.set_off(off=True)
@@ -107,7 +108,7 @@ class OffSwitch:
 
     def _store(self) -> None:
         if self._row is not None:
-            self._state.put_switch(replace(self._row, until_ns=self.until_ns))
+            self._state.put(replace(self._row, until_ns=self.until_ns))
 
     def _apply(self, *, off: bool) -> bool:
         self._engine.set_off(off=off)

@@ -154,7 +154,7 @@ class Journal(TimedPart):
         else:
             log.warning("incident: %s exceeded %s (%s)", user, ", ".join(incident.rules), incident.mode)
         offset_ns = self._wall.offset_ns
-        self._state.put_incident(
+        self._state.put(
             IncidentRow(
                 uid=incident.subject.id,
                 netns=incident.subject.scope,
@@ -186,7 +186,7 @@ class Journal(TimedPart):
                 verdict = self._gathering.pop(ticket, None)
                 if verdict is not None:
                     row = VerdictRow.of(verdict, self._wall.offset_ns, render_evidence(evidence))
-                    self._state.add_verdict(row)
+                    self._state.add(row)
 
     def _write(self, entry: Entry) -> None:
         connect = entry.connect
@@ -201,7 +201,7 @@ class Journal(TimedPart):
         for verdict in entry.verdicts:
             self._events.write_exceeded(verdict, wall_ns=wall_ns)
             if verdict.time_ns not in waiting:  # else its row is written with the evidence
-                self._state.add_verdict(VerdictRow.of(verdict, self._wall.offset_ns))
+                self._state.add(VerdictRow.of(verdict, self._wall.offset_ns))
         for block in entry.blocks:
             self._write_block(entry.account, block, wall_ns)
         if self.publish is not None and entry.is_new:

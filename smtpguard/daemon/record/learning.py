@@ -15,6 +15,7 @@ from smtpguard.policy.engine import Engine
 from smtpguard.policy.history import MAX_GAP_NS, Span, add_spans, known_since, speaks_from, watched_since
 from smtpguard.settings import Settings
 from smtpguard.state.learned import LEARNED, WATCHED, read_spans, render_spans
+from smtpguard.state.rows import FactRow
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ WRITE_NS = 600 * NS
 class FactKeeper(Protocol):
     """Keeps a fact over a restart."""
 
-    def put_fact(self, name: str, value: str) -> None:
+    def put(self, row: FactRow) -> None:
         """Remember it."""
         ...
 
@@ -82,7 +83,7 @@ class Learning:
             seen: As for `restore`.
         """
         self._learned = add_spans(self._learned, spans)
-        self._keeper.put_fact(LEARNED, render_spans(self._learned))
+        self._keeper.put(FactRow(name=LEARNED, value=render_spans(self._learned)))
         self._take_seen(seen)
         self._tell()
 
@@ -105,7 +106,7 @@ class Learning:
     def write(self) -> None:
         """Keep until when was watched."""
         if self._watched is not None:
-            self._keeper.put_fact(WATCHED, render_spans((self._watched,)))
+            self._keeper.put(FactRow(name=WATCHED, value=render_spans((self._watched,))))
 
     def clock_was_set(self, step_ns: int) -> None:
         """Somebody set the wall clock: what was watched keeps its length."""

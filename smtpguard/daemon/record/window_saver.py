@@ -5,10 +5,10 @@ from collections.abc import Iterable
 
 from smtpguard.clock import WallMap
 from smtpguard.hooks import ClockNs
-from smtpguard.model import Allowance, Subject
+from smtpguard.model import Subject
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.window_export import StoredPart, WindowPart
-from smtpguard.state.rows import AllowanceRow, WindowRow
+from smtpguard.state.rows import AllowanceRow, BlockRow, WindowRow
 from smtpguard.state.writer import StateWriter
 
 log = logging.getLogger(__name__)
@@ -60,21 +60,6 @@ class Keeping:
         """Somebody set the wall clock: what is stored as wall time is stored again, so that it ends when it should."""
         for block in self._engine.blocks():
             if not block.renewed:
-                self._state.put_block(block, self._wall.offset_ns)
+                self._state.put(BlockRow.of(block, self._wall.offset_ns))
         for allowance in self._engine.allowances():
-            self._state.put_allowance(render_allowance(allowance, self._wall.offset_ns))
-
-
-def render_allowance(allowance: Allowance, offset_ns: int) -> AllowanceRow:
-    """A pass as it is stored; `offset_ns` is wall time minus event time."""
-    return AllowanceRow(
-        uid=allowance.subject.id,
-        name=allowance.name,
-        since_ns=allowance.since_ns + offset_ns,
-        until_ns=allowance.until_ns + offset_ns,
-        everything=allowance.everything,
-        by=allowance.by,
-        max_count=allowance.limit,
-        window_ns=allowance.window_ns,
-        reason=allowance.reason,
-    )
+            self._state.put(AllowanceRow.of(allowance, self._wall.offset_ns))

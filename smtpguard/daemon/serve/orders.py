@@ -5,10 +5,10 @@ from bisect import bisect_left
 
 from smtpguard.actions.base import Reach
 from smtpguard.daemon.guard import Guard
-from smtpguard.daemon.record.window_saver import render_allowance
 from smtpguard.daemon.serve.unblocking import Freed
 from smtpguard.model import Account, Allowance, Block, Ended, Named, Subject
-from smtpguard.state.rows import AllowanceRow
+from smtpguard.state.rows import AllowanceRow, BlockRow
+from smtpguard.state.statements import block_key, escalation_key
 from smtpguard.text import render_user
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Orders:
     def allow(self, allowance: Allowance) -> None:
         """A person gives a pass: what stands against the account ends, and his rules do not hold while it does."""
         self.guard.act(self.guard.engine.allow(allowance))
-        self.guard.state.put_allowance(render_allowance(allowance, self.guard.wall.offset_ns))
+        self.guard.state.put(AllowanceRow.of(allowance, self.guard.wall.offset_ns))
         self.guard.journal.add_allow(
             self.guard.account_of(allowance.subject),
             until_wall_ns=allowance.until_ns + self.guard.wall.offset_ns,
@@ -76,7 +76,7 @@ class Orders:
             ranges = ((first, first + count - 1) for first, count in account.ranges)
             self.guard.enforcement.clear([(subject.id, subject.id), *ranges])
             self.guard.enforcement.credits.reset(subject.id)
-        self.guard.state.delete_escalation(subject.id, self.guard.account_of(subject).name)
+        self.guard.state.delete(escalation_key(subject.id, self.guard.account_of(subject).name))
         return ended
 
     def unblock_all(self, *, by: str, reason: str = "") -> list[Ended]:
@@ -121,26 +121,15 @@ class Orders:
         for decision in self.guard.engine.add_block(block, force=True):
             if isinstance(decision, Block):
                 if decision.name != block.name:  # kept under the uid alone until its name was known
-                    self.guard.state.delete_block(block)
+                    self.guard.state.delete(block_key(block))
                 if decision is not block:  # else the state holds it as it is
-                    self.guard.state.put_block(decision, self.guard.wall.offset_ns)
+                    self.guard.state.put(BlockRow.of(decision, self.guard.wall.offset_ns))
             else:
                 self.guard.act([decision])
 
     def restore_allowance(self, row: AllowanceRow) -> None:
         """A pass from before this run."""
-        offset_ns = self.guard.wall.offset_ns
-        allowance = Allowance(
-            subject=Subject(id=row.uid),
-            name=row.name,
-            since_ns=row.since_ns - offset_ns,
-            until_ns=row.until_ns - offset_ns,
-            by=row.by,
-            reason=row.reason,
-            limit=row.max_count,
-            window_ns=row.window_ns,
-            everything=row.everything,
-        )
+        allowance = row.to_allowance(self.guard.wall.offset_ns)
         if allowance.until_ns > self.guard.now():
             self.guard.act(self.guard.engine.allow(allowance))
             for held in self.guard.engine.allowances():

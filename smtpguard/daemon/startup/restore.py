@@ -17,6 +17,7 @@ from smtpguard.daemon.record.window_saver import Keeping
 from smtpguard.daemon.serve.orders import Orders
 from smtpguard.errors import EnforceError
 from smtpguard.model import Block, Subject
+from smtpguard.state.statements import block_key
 from smtpguard.state.store import Loaded
 from smtpguard.text import render_user
 
@@ -119,11 +120,11 @@ def _restore_blocks(orders: Orders, loaded: Loaded) -> set[Subject]:
         newer = [b for b in held if (b.source, b.kind, b.ports) == (block.source, block.kind, block.ports)]
         if newer:  # the state came late, and what was said meanwhile holds, under the same key if the name is the same
             if block.name not in [b.name for b in newer]:
-                guard.state.delete_block(block)
+                guard.state.delete(block_key(block))
         elif block.until_ns <= now_ns or (guard.freed and not guard.freed.isdisjoint(_whom(block))):
-            guard.state.delete_block(block)
+            guard.state.delete(block_key(block))
         elif block.source != "admin" and dry_run != (block.mode == "dry-run"):
-            guard.state.delete_block(block)
+            guard.state.delete(block_key(block))
             if dry_run:  # else it only would have been, and the kernel holds nothing of it
                 lifted.add(block.subject)
         else:
