@@ -4,6 +4,7 @@ A hook that one part alone has stands beside that part. None is a `Callable` of 
 arguments, and `Callable[..., None]` all of them, so that a call with the wrong ones is found by the running daemon.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -40,3 +41,11 @@ class NameOf(Protocol):
 
     def __call__(self, uid: int, /) -> str | None:
         """The login name of a uid; None if it has none."""
+
+
+class TellFail2ban(Protocol):
+    """Has fail2ban unban somebody; never waits."""
+
+    def __call__(self, sources: Sequence[str], user: str, /) -> int:
+        """Tell the jails among the sources of blocks; how many there were."""
+        ...

@@ -110,9 +110,9 @@ def make_enforcer(settings: "Settings") -> "NftEnforcer":
     from smtpguard.actions.nft.enforcer import NftEnforcer
     from smtpguard.actions.nft.render import build_spec
     from smtpguard.clock import boottime_ns
-    from smtpguard.daemon.host_facts import Surroundings
+    from smtpguard.daemon.host_watch import HostWatch
 
-    around = Surroundings(settings, boottime_ns)
+    around = HostWatch(settings, boottime_ns)
     try:
         around.open()
         passes = around.passes()

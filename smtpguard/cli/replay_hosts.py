@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from smtpguard.cli.replay_report import BlockRow, Report, UserRow
+from smtpguard.cli.replay_report import Report, ReportRow, UserRow
 from smtpguard.errors import SourceError
 from smtpguard.model import BreakerChange, Verdict
 
@@ -97,7 +97,7 @@ class Hosts:
 
     def to_json(self) -> dict[str, Any]:
         """The lists of the JSON object."""
-        blocks: list[tuple[Report, BlockRow]] = [(report, row) for report in self.reports for row in report.blocks]
+        blocks: list[tuple[Report, ReportRow]] = [(report, row) for report in self.reports for row in report.blocks]
         breakers: list[tuple[Report, BreakerChange]] = [
             (report, change) for report in self.reports for change in report.breakers
         ]

@@ -39,7 +39,7 @@ class UserRow:
 
 
 @dataclass(slots=True)
-class BlockRow:
+class ReportRow:
     """A block or throttle that would have been, and how many attempts it would have refused."""
 
     block: Block
@@ -67,11 +67,11 @@ class Report:
         self.several = False
         self.users: dict[int | None, UserRow] = {}
         self.verdicts: list[Verdict] = []
-        self.blocks: list[BlockRow] = []
+        self.blocks: list[ReportRow] = []
         self.dropped_verdicts = 0
         self.breakers: list[BreakerChange] = []
         self._standing: dict[
-            tuple[int, str], dict[tuple[int, ...] | None, BlockRow]
+            tuple[int, str], dict[tuple[int, ...] | None, ReportRow]
         ] = {}  # a log knows one network namespace
 
     def row_of(self, uid: int | None) -> UserRow:
@@ -120,12 +120,12 @@ class Report:
         if block.renewed and block.ports in standing:
             standing[block.ports].block = block
             return
-        row = standing[block.ports] = BlockRow(block, refused=1)
+        row = standing[block.ports] = ReportRow(block, refused=1)
         self.row_of(block.subject.id).blocks += 1
         if len(self.blocks) < MAX_VERDICTS:
             self.blocks.append(row)
 
-    def _standing_of(self, block: Block) -> dict[tuple[int, ...] | None, BlockRow]:
+    def _standing_of(self, block: Block) -> dict[tuple[int, ...] | None, ReportRow]:
         return self._standing.setdefault((block.subject.id, block.kind), {})
 
     def take_refusal(self, refusal: Refusal) -> None:
@@ -188,7 +188,7 @@ class Report:
             "exe": None if connect.exe is None else render_escaped(connect.exe),
         }
 
-    def block_json(self, row: BlockRow) -> dict[str, Any]:
+    def block_json(self, row: ReportRow) -> dict[str, Any]:
         """One block, for JSON."""
         block = row.block
         return {

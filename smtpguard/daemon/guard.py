@@ -51,7 +51,7 @@ _MAX_REFUSED_USERS = 65_536
 
 
 class Doubts(Protocol):
-    """Told of attempts whose destination may be exempt though nobody knows it yet: daemon/clearing.py."""
+    """Told of attempts whose destination may be exempt though nobody knows it yet: daemon/forgiveness.py."""
 
     def judged(self, verdict: Verdict) -> None:
         """A rule was exceeded."""

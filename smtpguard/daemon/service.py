@@ -26,30 +26,30 @@ from smtpguard.control.connection import Peer
 from smtpguard.control.listener import read_gid
 from smtpguard.control.server import Answer, ControlServer
 from smtpguard.daemon.adoption import Adoption
-from smtpguard.daemon.bpf_program import Program
-from smtpguard.daemon.clearing import Clearing
+from smtpguard.daemon.bpf_lifecycle import BpfLifecycle
 from smtpguard.daemon.enforce.bulk import without_collections
-from smtpguard.daemon.enforce.comparison import SetComparison
 from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.enforce.identity import Identity
 from smtpguard.daemon.enforce.off_switch import OffSwitch
-from smtpguard.daemon.enforce.table_watch import Healing
+from smtpguard.daemon.enforce.set_comparison import SetComparison
+from smtpguard.daemon.enforce.table_watch import TableWatch
+from smtpguard.daemon.forgiveness import Forgiveness
 from smtpguard.daemon.guard import Guard
-from smtpguard.daemon.host_facts import Surroundings
-from smtpguard.daemon.intake.sensor_pairing import Counting
-from smtpguard.daemon.intake.source_supervisor import Sensing
+from smtpguard.daemon.host_watch import HostWatch
+from smtpguard.daemon.intake.sensor_pairing import SensorPairing
+from smtpguard.daemon.intake.source_supervisor import SourceSupervisor
 from smtpguard.daemon.loop import Loop
 from smtpguard.daemon.record.journal import Journal
 from smtpguard.daemon.record.learning import Learning
 from smtpguard.daemon.record.window_saver import Keeping
 from smtpguard.daemon.serve.commits import Commits
-from smtpguard.daemon.serve.control_part import Doors
-from smtpguard.daemon.serve.handlers import Verbs
+from smtpguard.daemon.serve.control_part import ControlPart
+from smtpguard.daemon.serve.handlers import Handlers
 from smtpguard.daemon.serve.lookups import Lookups
 from smtpguard.daemon.serve.orders import Orders
-from smtpguard.daemon.serve.reload import Reloaded, Reloading
+from smtpguard.daemon.serve.reload import Reload, Reloaded
 from smtpguard.daemon.serve.requests import Args
-from smtpguard.daemon.serve.status import Overview
+from smtpguard.daemon.serve.status import Status
 from smtpguard.daemon.startup.handoff import Start
 from smtpguard.daemon.startup.instance_lock import InstanceLock
 from smtpguard.daemon.startup.privileges import apply_limits, apply_priority, apply_privileges
@@ -179,7 +179,7 @@ class Service:
 
     def _make_core(self) -> None:
         settings = self.settings
-        self.around = Surroundings(settings, self.now)
+        self.around = HostWatch(settings, self.now)
         self._stack.callback(self.around.close)
         self.around.open()
         accounts, destinations = self.around.accounts, self.around.destinations
@@ -232,7 +232,7 @@ class Service:
         with self.enforcement.together():
             restore(self.orders, self.keeping, loaded, nft=self.nft, adoption=adoption, identity=identity)
         self.enforcement.refresh("start")
-        self.healing = Healing(
+        self.healing = TableWatch(
             NftNotifications(settings.nft_table, way),
             nft=self.nft,
             enforcement=self.enforcement,
@@ -245,9 +245,9 @@ class Service:
     def _make_doors(self) -> None:
         settings = self.settings
         names = settings.sources if isinstance(settings.sources, tuple) else ()
-        self.counting = Counting(names, self.guard.take, self.guard.hear) if len(names) > 1 else None
-        self.program = Program(self.guard, self.loop, self._stack)
-        self.sensing = Sensing(
+        self.counting = SensorPairing(names, self.guard.take, self.guard.hear) if len(names) > 1 else None
+        self.program = BpfLifecycle(self.guard, self.loop, self._stack)
+        self.sensing = SourceSupervisor(
             settings,
             self.counting.lead if self.counting else self.guard.take,
             self.program.source_opened,
@@ -259,10 +259,10 @@ class Service:
         )
         self._stack.callback(self.sensing.close)
         self.unbanner = Unbanner(self.now)
-        clearing = Clearing(self.guard, self.around.doubt, self.unbanner.tell)
+        clearing = Forgiveness(self.guard, self.around.doubt, self.unbanner.tell)
         self.guard.doubts = clearing
         self.around.on_cleared = clearing.take
-        overview = Overview(
+        overview = Status(
             self.guard,
             self.sensing,
             self.events,
@@ -280,11 +280,11 @@ class Service:
         self.overview = overview
         self.manager = ServiceManager(self._start.manager, overview.headline, self.now())
         self._stack.callback(self.manager.close)
-        self.reloading = Reloading(self._read_settings, self._apply_settings, self.manager)
+        self.reloading = Reload(self._read_settings, self._apply_settings, self.manager)
         self._stack.callback(self.reloading.close)
         self.lookups = Lookups(self.around.accounts.names, self.now)
         self.commits = Commits(self.guard.state, self.now)
-        self.verbs = Verbs(
+        self.verbs = Handlers(
             self.orders,
             overview,
             switch=self.switch,
@@ -309,7 +309,7 @@ class Service:
             handler=self._handle,
             names=lambda uid: self.around.accounts.account(uid).name,
         )
-        self.control = Doors(server)
+        self.control = ControlPart(server)
         self.journal.publish = self.control.publish
         self._stack.callback(server.close)
 

@@ -11,8 +11,8 @@ from smtpguard.actions.fail2ban import apply_unban, is_installed
 from smtpguard.actions.nft.elements import list_bounds
 from smtpguard.actions.nft.enforcer import NftEnforcer
 from smtpguard.actions.nft.render import build_spec
-from smtpguard.daemon.serve.unblocking import Freed, Wish
-from smtpguard.daemon.serve.unblocking import unblock as serve_unblock
+from smtpguard.daemon.serve.unblock import Freed, Wish
+from smtpguard.daemon.serve.unblock import unblock as serve_unblock
 from smtpguard.daemon.startup.instance_lock import InstanceLock
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.errors import EnforceError, GuardError, PrivilegeError

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from smtpguard.clock import SystemClock, WallMap
-from smtpguard.daemon.intake.source_supervisor import Sensing
+from smtpguard.daemon.intake.source_supervisor import SourceSupervisor
 from smtpguard.daemon.loop import Loop
 from smtpguard.daemon.record.enrichment_queue import Entry, Waiting
 from smtpguard.daemon.ticker import Ticker
@@ -82,7 +82,7 @@ def _observe(settings: Settings, show: Show, stack: contextlib.ExitStack) -> Non
             subject = subject_of(accounts, connect.uid, connect.netns)
             waiting.add(Entry(connect=connect, account=account_of(accounts, subject), subject=subject))
 
-    sensing = Sensing(settings, take, lambda _: None, lambda _: None, clock.boot_ns)
+    sensing = SourceSupervisor(settings, take, lambda _: None, lambda _: None, clock.boot_ns)
     stack.callback(sensing.close)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         loop.on_signal(number, loop.stop)

@@ -12,7 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from smtpguard.daemon.serve.handlers import Verbs
+from smtpguard.daemon.serve.handlers import Handlers
 from smtpguard.daemon.serve.requests import (
     BlockRequest,
     Request,
@@ -74,9 +74,9 @@ ABSURD: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
-def verbs() -> Verbs:
+def verbs() -> Handlers:
     parts = {name: Mock() for name in ("switch", "tell_fail2ban", "reload", "lookups", "commits", "learning")}
-    return Verbs(Mock(), Mock(), **parts)
+    return Handlers(Mock(), Mock(), **parts)
 
 
 def shape_of(verb: str) -> type[Request]:

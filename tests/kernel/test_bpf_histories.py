@@ -1,6 +1,6 @@
 """Kernel and engine over the same random histories: what one lets through the other does, judged while it happens.
 
-The client connects at random while the daemon's own objects (source, engine, Crediting, denies) judge, as Guard does.
+The client connects at random while the daemon's own objects (source, engine, ExactLimits, denies) judge, as Guard does.
 Whatever the kernel let through the engine must count without a verdict, and whatever a rule that counts destinations or
 networks refused the engine must refuse too, with the same count; but for what the kernel refused because the daemon had
 not spoken yet. Credits of a connections rule come back up to a tick late: they may refuse what the engine would not,
@@ -19,7 +19,7 @@ import pytest
 from smtpguard.actions.base import Passes
 from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.clock import boottime_ns
-from smtpguard.daemon.enforce.credits import Crediting
+from smtpguard.daemon.enforce.exact_limits import ExactLimits
 from smtpguard.daemon.enforce.reconciler import merge_denies
 from smtpguard.model import NS, Block, Connect, Decision, Ended, Refusal, Subject, Verdict
 from smtpguard.policy.engine import Engine
@@ -76,14 +76,14 @@ class World:
     rules: list[Rule]
     deny: BpfDeny
     engine: Engine = field(init=False)
-    limits: Crediting = field(init=False)
+    limits: ExactLimits = field(init=False)
     fed: list[tuple[Connect, list[Decision], bool]] = field(default_factory=list)
     spoken_ns: int = 0
 
     def __post_init__(self) -> None:
         known = People([person(self.uid, "tenant", "web")])
         self.engine = engine_of(*self.rules, people=known, escalation=Escalation(still_trying="end"))
-        self.limits = Crediting(settings_of(*self.rules), cast("AccountDirectory", known), self.engine, boottime_ns)
+        self.limits = ExactLimits(settings_of(*self.rules), cast("AccountDirectory", known), self.engine, boottime_ns)
         self.limits.attach(self.lab.source)
         self.limits.refresh(settings_of(*self.rules), (), trusted=True, anew=True, restored=True)
         assert self.limits.trouble is None

@@ -14,7 +14,7 @@ import pytest
 from smtpguard.actions.base import Passes
 from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.clock import boottime_ns
-from smtpguard.daemon.enforce.credits import Crediting
+from smtpguard.daemon.enforce.exact_limits import ExactLimits
 from smtpguard.model import NS, Connect, Decision, Subject, Verdict
 from smtpguard.policy.credits import NO_LIMIT, CreditRule
 from smtpguard.policy.engine import Engine
@@ -376,7 +376,7 @@ def test_a_full_map_is_counted_and_refuses_nobody() -> None:
         assert tries(uid, lab, *fan(3)) == [True, True, False]
 
 
-def judge(lab: Lab, engine: Engine, limits: Crediting, connects: list[Connect]) -> list[Decision]:
+def judge(lab: Lab, engine: Engine, limits: ExactLimits, connects: list[Connect]) -> list[Decision]:
     """What the guard does with attempts, without log, state and nft."""
     out: list[Decision] = []
     for connect in connects:
@@ -391,11 +391,11 @@ def judge(lab: Lab, engine: Engine, limits: Crediting, connects: list[Connect]) 
     return out
 
 
-def guarded(lab: Lab, uid: int, rule: Rule) -> tuple[Engine, Crediting]:
+def guarded(lab: Lab, uid: int, rule: Rule) -> tuple[Engine, ExactLimits]:
     settings = settings_of(rule)
     known = People([person(uid, "tenant", "web")])
     engine = engine_of(rule, people=known)
-    limits = Crediting(settings, cast("AccountDirectory", known), engine, boottime_ns)
+    limits = ExactLimits(settings, cast("AccountDirectory", known), engine, boottime_ns)
     limits.attach(lab.source)
     limits.refresh(settings, (), trusted=True, anew=True)
     return engine, limits

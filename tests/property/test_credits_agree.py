@@ -1,9 +1,10 @@
 """The two windows of user space agree: what the ledger grants is the limit less what the engine's window holds.
 
-`Crediting`, `CreditLedger` and the engine are the daemon's own; the program is a model of `take()` over the same maps,
-byte for byte. Users connect, reports come late, neighbours in any order, a person unblocks, allows and ends that, the
-configuration is read again with other limits, the daemon ends and is restored from its export. Whenever nothing is on
-its way and a tick has passed, both must agree exactly. Why there are two: docs/adr/0001-two-windows-of-credits.md.
+`ExactLimits`, `CreditLedger` and the engine are the daemon's own; the program is a model of `take()` over the same
+maps, byte for byte. Users connect, reports come late, neighbours in any order, a person unblocks, allows and ends
+that, the configuration is read again with other limits, the daemon ends and is restored from its export. Whenever
+nothing is on its way and a tick has passed, both must agree exactly. Why there are two:
+docs/adr/0001-two-windows-of-credits.md.
 """
 
 import random
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from smtpguard.daemon.enforce.credits import Crediting
+from smtpguard.daemon.enforce.exact_limits import ExactLimits
 from smtpguard.model import NS, Allowance, AllowanceEnded, Block, Connect, Decision, Ended, Refusal, Subject, Verdict
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.window_export import StoredPart
@@ -149,7 +150,7 @@ class World:
     waiting: list[Connect] = field(default_factory=list)
     engine: Engine = field(init=False)
     program: Program = field(init=False)
-    limits: Crediting = field(init=False)
+    limits: ExactLimits = field(init=False)
     source: Any = field(init=False)
 
     def __post_init__(self) -> None:
@@ -166,7 +167,7 @@ class World:
             guard=self.program, stats=SimpleNamespace(lost=0, notes={}), ring_lost=0, drained_ns=self.now_ns
         )
         settings_ = settings_of(*rules_of(self.limits_of), ports=frozenset(PORTS), attribution_process=False)
-        self.limits = Crediting(settings_, cast("Any", self.people), self.engine, self.clock)
+        self.limits = ExactLimits(settings_, cast("Any", self.people), self.engine, self.clock)
         self.limits.attach(self.source)
         self.refresh(restored=True)
 

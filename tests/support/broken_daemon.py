@@ -16,7 +16,7 @@ from smtpguard.actions.nft.enforcer import NftEnforcer
 from smtpguard.daemon import supervision
 from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.record.journal import Journal
-from smtpguard.daemon.serve.handlers import Verbs
+from smtpguard.daemon.serve.handlers import Handlers
 from smtpguard.daemon.service import Service, serve
 from smtpguard.daemon.startup.handoff import Start
 from smtpguard.errors import EnforceError, GuardError
@@ -51,7 +51,7 @@ def main() -> int:
         ("feed", Engine, "feed"),
         ("tick", Engine, "tick"),
         ("enforcement", Enforcement, "on_time"),
-        ("blocks", Verbs, "_blocks"),
+        ("blocks", Handlers, "_blocks"),
         ("write", LogFile, "write"),
     ):
         make_breakable(kind, method, Path(directory) / name)

@@ -29,7 +29,7 @@ from smtpguard.control.connection import Peer
 from smtpguard.daemon import service as module
 from smtpguard.daemon.enforce.neighbours import NftTable
 from smtpguard.daemon.intake import source_supervisor
-from smtpguard.daemon.intake.source_supervisor import Sensing
+from smtpguard.daemon.intake.source_supervisor import SourceSupervisor
 from smtpguard.daemon.loop import TimedPart
 from smtpguard.daemon.serve.reload import Reloaded
 from smtpguard.daemon.service import Service
@@ -50,32 +50,32 @@ UID = 4_000_123
 LIMIT_S = 60
 CLEARED = Cleared(subject=Subject(id=UID), address=bytes([198, 18, 0, 1]), name="relay.example")
 HOOKS = {
-    "Around.passes": "Surroundings.passes",
+    "Around.passes": "HostWatch.passes",
     "Adopter": "Adoption.__call__",
     "Comparison": "SetComparison.compare",
     "Changed": "Service._surroundings_changed",
-    "Cleared": "Clearing.take",
+    "Cleared": "Forgiveness.take",
     "Deliver": "Journal._write",
     "Doubt": "ExemptHosts.doubt",
-    "Doubts": "Clearing.judged",
+    "Doubts": "Forgiveness.judged",
     "FreedByHand": "Orders.freed_by_hand",
     "Handler": "Service._handle",
-    "Headline": "Overview.headline",
-    "Parts": "Surroundings.parts",
-    "Publish": "Doors.publish",
+    "Headline": "Status.headline",
+    "Parts": "HostWatch.parts",
+    "Publish": "ControlPart.publish",
     "Read, by the thread": "read_settings_apart",
     "Apply": "Service._apply_settings",
-    "RequestReload": "Reloading.request",
-    "SourceHook, open": "Program.source_opened",
-    "SourceHook, close": "Program.source_closed",
+    "RequestReload": "Reload.request",
+    "SourceHook, open": "BpfLifecycle.source_opened",
+    "SourceHook, close": "BpfLifecycle.source_closed",
     "TakeConnects": "Guard.take",
-    "TakeConnects, leader": "Counting.lead",
-    "TakeConnects, beside": "Counting.beside",
+    "TakeConnects, leader": "SensorPairing.lead",
+    "TakeConnects, beside": "SensorPairing.beside",
     "TakeReports": "Guard.take_reports",
     "TellFail2ban": "Unbanner.tell",
     "Troubles": "Service._troubles",
     "ReadCounts": "FakeTable.read_capped",
-    "ReadCounts, bpf": "Crediting.read_capped",
+    "ReadCounts, bpf": "ExactLimits.read_capped",
     "Chore, clock": "Service._follow_clock",
     "Chore, state": "Service._keep_state",
     "Chore, off": "OffSwitch.on_time",
@@ -313,10 +313,10 @@ attribution: {{process: {str(looks).lower()}, php: false, rdns: false}}
         del settings
         return FakeSource(name)
 
-    def make_sensing(*args: Any, **more: Any) -> Sensing:  # noqa: ANN401 - as it is called
-        return Sensing(*args, make=make, **more)
+    def make_sensing(*args: Any, **more: Any) -> SourceSupervisor:  # noqa: ANN401 - as it is called
+        return SourceSupervisor(*args, make=make, **more)
 
-    monkeypatch.setattr(module, "Sensing", make_sensing)
+    monkeypatch.setattr(module, "SourceSupervisor", make_sensing)
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     stack.enter_context(notify)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from smtpguard.daemon.enforce.cap import Capping
+from smtpguard.daemon.enforce.cap_counts import CapCounts
 from smtpguard.model import NS, Connect
 from smtpguard.policy import cap as cap_module
 from smtpguard.policy.cap import CapBuckets
@@ -17,11 +17,11 @@ CAP = Cap(rate=2, per_ns=NS, burst=3)
 
 def capping(
     *counts: Callable[[], dict[int, int]], settings: Settings | None = None, clock: Callable[[], float] = lambda: 0.0
-) -> Capping:
+) -> CapCounts:
     settings = settings or Settings(dry_run=False, rules=(), cap=CAP)
     people = People(owners={700_003: 1001})
     engine = Engine(settings=settings, directory=people, passes=lambda a: "loopback" if a[0] == 127 else None)
-    return Capping(settings, people, engine, in_force=lambda: True, counts=counts, clock=clock)
+    return CapCounts(settings, people, engine, in_force=lambda: True, counts=counts, clock=clock)
 
 
 def attempt(uid: int = 1001, *, sensor: str = "nflog", port: int = 25, address: bytes = b"\xc0\x00\x02\x01") -> Connect:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from smtpguard.daemon.clearing import BAN_NS, MAX_REMEMBERED, Clearing, _remember
+from smtpguard.daemon.forgiveness import BAN_NS, MAX_REMEMBERED, Forgiveness, _remember
 from smtpguard.enrich.exempt_hosts import Cleared
 from smtpguard.model import NS, Account, Decision, Ended, Refusal, Subject, Verdict
 from tests.support.policy import BURST, T0, WEB, block_of, engine_of, feed
@@ -31,7 +31,7 @@ class Host:
         self.unbanned: list[tuple[tuple[str, ...], str]] = []
         self.doubted: list[tuple[bytes, Subject]] = []
         self.enforcement = SimpleNamespace(request=self.requested.append)
-        self.clearing = Clearing(cast("Guard", self), lambda *asked: self.doubted.append(asked), self.unban)
+        self.clearing = Forgiveness(cast("Guard", self), lambda *asked: self.doubted.append(asked), self.unban)
 
     def now(self) -> int:
         return self.now_ns

@@ -10,7 +10,7 @@ from smtpguard.control.connection import Later, Pages, Peer
 from smtpguard.control.server import Stream
 from smtpguard.daemon.enforce.identity import Identity
 from smtpguard.daemon.guard import Guard
-from smtpguard.daemon.serve.handlers import Verbs
+from smtpguard.daemon.serve.handlers import Handlers
 from smtpguard.daemon.serve.orders import GuardBlocks, Orders
 from smtpguard.daemon.serve.reload import Reloaded
 from smtpguard.daemon.startup.restore import restore, restore_late
@@ -67,7 +67,7 @@ class Host:
         )
         self.orders = Orders(self.guard)
         self.switch, self.told = Mock(is_off=False, until_ns=None), Mock()
-        self.verbs = Verbs(
+        self.verbs = Handlers(
             self.orders,
             Mock(),
             switch=self.switch,

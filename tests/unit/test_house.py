@@ -40,3 +40,8 @@ def test_an_exception_that_is_not_needed_any_more_is_an_error() -> None:
     assert house.compare("too long", ["a.py"], []) == ["a.py: too long"]
     (told,) = house.compare("too long", [], ["a.py"])
     assert "take it out of the list" in told
+
+
+def test_what_is_pruned_from_the_lists() -> None:
+    lines = ['    "a.py",\n', '    "B",\n', "NOUNS = 1\n"]
+    assert [line for line in lines if house.is_needed(line, {"B"})] == lines[1:]

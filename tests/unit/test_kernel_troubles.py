@@ -15,13 +15,13 @@ from smtpguard.control import watch_item
 from smtpguard.daemon.adoption import Adoption
 from smtpguard.daemon.enforce.activation import Activation
 from smtpguard.daemon.enforce.bpf_attachment import BpfAttachment
-from smtpguard.daemon.enforce.comparison import SetComparison
-from smtpguard.daemon.enforce.credits import _MAX_EARLY, Crediting
+from smtpguard.daemon.enforce.exact_limits import _MAX_EARLY, ExactLimits
 from smtpguard.daemon.enforce.off_switch import OffSwitch
-from smtpguard.daemon.enforce.table_watch import Healing
+from smtpguard.daemon.enforce.set_comparison import SetComparison
+from smtpguard.daemon.enforce.table_watch import TableWatch
 from smtpguard.daemon.guard import Guard, _tell_breaker
 from smtpguard.daemon.record.window_saver import Keeping
-from smtpguard.daemon.serve.control_part import Doors
+from smtpguard.daemon.serve.control_part import ControlPart
 from smtpguard.decode.netlink.nft_notify import NftEvent
 from smtpguard.errors import DecodeError, EnforceError
 from smtpguard.model import NS, Allowance, Block, BreakerChange, Connect, Subject
@@ -90,7 +90,7 @@ class World:
         self.enforcement = Mock()
         self.enforcement.is_refusing.return_value = True
         self.enforcement.refresh.return_value = True
-        self.healing = Healing(self.watch, nft=self.nft, enforcement=self.enforcement, freed=Mock(), now=self.now)
+        self.healing = TableWatch(self.watch, nft=self.nft, enforcement=self.enforcement, freed=Mock(), now=self.now)
 
     def pass_s(self, seconds: float) -> None:
         self.now.ns += int(seconds * NS)
@@ -259,11 +259,11 @@ class Credits:
         self.next_deadline = Mock(return_value=1 << 62)
 
 
-def made_crediting(*rules: Rule) -> tuple[Crediting, Any]:
+def made_crediting(*rules: Rule) -> tuple[ExactLimits, Any]:
     settings, engine = Settings(dry_run=False, rules=rules), Mock(is_off=False)
     engine.allowances.return_value = ()
     engine.windows.return_value = engine.key_windows.return_value = ()
-    crediting = Crediting(settings, Mock(), engine, Now())
+    crediting = ExactLimits(settings, Mock(), engine, Now())
     crediting._source = Mock()
     crediting._source.stats.notes = {}
     book = Credits()
@@ -286,7 +286,7 @@ def test_credits_that_the_kernel_does_not_take_are_a_trouble_and_tried_again(cap
 
 
 def test_a_user_s_own_limit_is_the_kernel_s_where_it_can_be() -> None:
-    own = Crediting._own_limit
+    own = ExactLimits._own_limit
     assert own(BURST, Rule(name="burst", count="connections", limit=9, window_ns=600 * NS, action="block")) == 9
     assert own(BURST, Rule(name="burst", count="connections", limit=9, window_ns=60 * NS, action="block")) == NO_LIMIT
     much = KEY_SLOTS + 1
@@ -358,7 +358,7 @@ def attempt(time_ns: int, uid: int = 1001, **more: Any) -> Connect:  # noqa: ANN
 def samples(monkeypatch: pytest.MonkeyPatch) -> dict[bytes, object]:
     """What the kernel's samples decode to."""
     known: dict[bytes, object] = {}
-    monkeypatch.setattr("smtpguard.daemon.enforce.credits.decode", lambda sample: known[sample])
+    monkeypatch.setattr("smtpguard.daemon.enforce.exact_limits.decode", lambda sample: known[sample])
     return known
 
 
@@ -415,7 +415,7 @@ def test_an_override_is_the_kernel_s_limit() -> None:
     accounts: Any = crediting._accounts
     accounts.known_uids.return_value = [1001, 1002]
     accounts.account.side_effect = lambda uid: People([]).account(uid)
-    with patch("smtpguard.daemon.enforce.credits.override_index", side_effect=[0, None]):
+    with patch("smtpguard.daemon.enforce.exact_limits.override_index", side_effect=[0, None]):
         crediting.refresh(settings, (), trusted=True, anew=True)
     assert book.start.call_args.kwargs["limits"] == {1001: {0: 9}}
 
@@ -423,7 +423,7 @@ def test_an_override_is_the_kernel_s_limit() -> None:
 def test_who_watches_is_told_of_an_attempt_and_nobody_else_costs_anything() -> None:
     server = Mock()
     server.has_readers.return_value = False
-    doors = Doors(server)
+    doors = ControlPart(server)
     entry = Mock(connect=attempt(5), account=People([]).account(1001))
     doors.publish(entry, 7)
     server.publish.assert_not_called()

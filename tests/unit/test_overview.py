@@ -6,7 +6,7 @@ from unittest.mock import Mock, patch
 
 import pytest
 
-from smtpguard.daemon.serve.status import Overview, _render_stats
+from smtpguard.daemon.serve.status import Status, _render_stats
 from smtpguard.enrich.looker import LookerStats
 from smtpguard.errors import EnforceError, SourceError
 from smtpguard.model import NS
@@ -15,7 +15,7 @@ from smtpguard.sources.base import Unsent
 from tests.support.policy import person
 
 
-def made_overview(**settings: Any) -> tuple[Overview, Mock, Mock]:  # noqa: ANN401 - as Settings
+def made_overview(**settings: Any) -> tuple[Status, Mock, Mock]:  # noqa: ANN401 - as Settings
     guard, sensing, events, supervision = Mock(), Mock(), Mock(), Mock()
     guard.settings = Settings(**settings)
     guard.engine.is_off, guard.wall.offset_ns = False, 0
@@ -27,7 +27,7 @@ def made_overview(**settings: Any) -> tuple[Overview, Mock, Mock]:  # noqa: ANN4
     guard.state.stats.return_value.error = events.stats.return_value.error = None
     sensing.sensors = ()
     supervision.troubles.return_value = supervision.failing.return_value = []
-    overview = Overview(
+    overview = Status(
         guard,
         sensing,
         events,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from smtpguard.daemon.serve.reload import Reloaded, Reloading
+from smtpguard.daemon.serve.reload import Reload, Reloaded
 from smtpguard.errors import ConfigError, EnforceError, GuardError
 from smtpguard.settings import Settings
 
@@ -23,7 +23,7 @@ class Reads:
         self.answers: list[tuple[str, str]] = []
         self.refuse: Exception | None = None
         self.noticed: list[str] = []
-        self.part = Reloading(self._read, self._apply, self)
+        self.part = Reload(self._read, self._apply, self)
 
     def reloading(self) -> None:
         self.noticed.append("reloading")

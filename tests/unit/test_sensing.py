@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from smtpguard.daemon.intake import source_supervisor
-from smtpguard.daemon.intake.source_supervisor import Sensing
+from smtpguard.daemon.intake.source_supervisor import SourceSupervisor
 from smtpguard.errors import SourceError
 from smtpguard.model import NS, Connect
 from smtpguard.settings import Settings
@@ -81,8 +81,8 @@ class World:
         self.made.append(Fake(self, name, settings.ports))
         return self.made[-1]
 
-    def sensing(self, settings: Settings) -> Sensing:
-        return Sensing(
+    def sensing(self, settings: Settings) -> SourceSupervisor:
+        return SourceSupervisor(
             settings,
             self.got.extend,
             lambda source: self.open.append(source.name),
@@ -100,7 +100,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return World(names)
 
 
-def settle(world: World, sensing: Sensing) -> None:
+def settle(world: World, sensing: SourceSupervisor) -> None:
     """Give it turns until nothing is being opened."""
     deadline = time.monotonic() + 10
     sensing.on_time(world.now)
@@ -110,7 +110,7 @@ def settle(world: World, sensing: Sensing) -> None:
         sensing.on_time(world.now)
 
 
-def leader(sensing: Sensing) -> str | None:
+def leader(sensing: SourceSupervisor) -> str | None:
     found = sensing.leader()
     return found.name if found else None
 
@@ -297,7 +297,7 @@ def test_a_source_that_can_not_be_told_is_opened_anew() -> None:
 # -- beside the loop ---------------------------------------------------------------------------------------------------
 
 
-def begin_slowly(world: World, sensing: Sensing, name: str) -> threading.Event:
+def begin_slowly(world: World, sensing: SourceSupervisor, name: str) -> threading.Event:
     """Have a source that is down opened, which goes on until the event is set."""
     gate = world.gates[name] = threading.Event()
     world.closed = set()

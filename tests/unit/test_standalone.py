@@ -49,9 +49,9 @@ class Watched:
         monkeypatch.setattr(
             watch, "AccountDirectory", lambda _: Mock(wraps=People(), refresh=Mock(return_value=frozenset()))
         )
-        monkeypatch.setattr(watch, "Sensing", self.make)
+        monkeypatch.setattr(watch, "SourceSupervisor", self.make)
 
-    def make(self, settings: Settings, take: Any, *_: object) -> Mock:  # noqa: ANN401 - as Sensing
+    def make(self, settings: Settings, take: Any, *_: object) -> Mock:  # noqa: ANN401 - as SourceSupervisor
         assert settings is SETTINGS
         self.take = take
         return self.sensing
@@ -96,7 +96,7 @@ def test_helpers_and_resolvers_are_started_and_ended(monkeypatch: pytest.MonkeyP
     looker.return_value.next_deadline.return_value = None
     monkeypatch.setattr(watch, "Looker", looker)
     monkeypatch.setattr(watch, "ReverseDns", rdns)
-    monkeypatch.setattr(watch, "Sensing", lambda *_: watched.sensing)
+    monkeypatch.setattr(watch, "SourceSupervisor", lambda *_: watched.sensing)
     watched.loop.run.side_effect = None
     watch.observe(Settings(), Mock())
     for part in (looker.return_value, rdns.return_value):

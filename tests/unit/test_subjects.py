@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from smtpguard.daemon.enforce.credits import Crediting
+from smtpguard.daemon.enforce.exact_limits import ExactLimits
 from smtpguard.model import Connect, Subject
 from smtpguard.policy.subjects import FOREIGN, OF_ROOT, account_of, subject_of
 from tests.support.policy import BURST, People, connect, engine_of, person, settings_of
@@ -70,7 +70,7 @@ def test_credits_taken_by_an_owners_uid_in_a_namespace_of_its_own_come_back() ->
             noted.append((uid, connect.netns))
 
     engine = engine_of(BURST, people=people())
-    crediting = Crediting(settings_of(BURST), cast("AccountDirectory", people()), engine, lambda: 0)
+    crediting = ExactLimits(settings_of(BURST), cast("AccountDirectory", people()), engine, lambda: 0)
     crediting._credits = cast("Credits", Ledger())
     crediting._rules = [BURST]
     for uid, netns in ((200_001, 7), (1001, 7), (100_033, None), (1001, None)):

@@ -5,7 +5,7 @@ from unittest.mock import Mock, patch
 
 import pytest
 
-from smtpguard.daemon.host_facts import Surroundings, subtract_uids
+from smtpguard.daemon.host_watch import HostWatch, subtract_uids
 from smtpguard.enrich import own_addresses
 from smtpguard.errors import SourceError
 from smtpguard.model import NS
@@ -13,7 +13,7 @@ from smtpguard.settings import Settings
 
 
 def test_a_change_that_nobody_could_take_is_told_again_and_nothing_of_it_is_lost() -> None:
-    around = Surroundings(Settings(), lambda: NS)
+    around = HostWatch(Settings(), lambda: NS)
     told: list[bool] = []
     broken = True
 
@@ -38,7 +38,7 @@ def test_own_addresses_that_can_not_be_read_are_a_trouble_and_tried_again(monkey
         assert groups
         raise OSError(24, "Too many open files")
 
-    around = Surroundings(Settings(), lambda: NS)
+    around = HostWatch(Settings(), lambda: NS)
     with monkeypatch.context() as broken:
         broken.setattr(own_addresses, "_open_netlink", fail)
         around.open()
@@ -53,14 +53,14 @@ def test_own_addresses_that_can_not_be_read_are_a_trouble_and_tried_again(monkey
 
 
 def test_what_is_left_out_of_account_files_stands_in_status() -> None:
-    around = Surroundings(Settings(), lambda: NS)
+    around = HostWatch(Settings(), lambda: NS)
     around._problems = tuple(f"/etc/passwd:{line}: left out" for line in range(5))
     assert around.parts()["accounts"].endswith("/etc/passwd:2: left out; and 2 more, see the log")
     around.close()
 
 
 def test_addresses_that_can_not_be_read_any_more_are_held_and_read_anew() -> None:
-    around = Surroundings(Settings(), lambda: NS)
+    around = HostWatch(Settings(), lambda: NS)
     around.open()
     with patch.object(around._own, "read", side_effect=SourceError("overrun", where="rtnetlink")):
         around.on_ready(around._own.fileno())
@@ -71,7 +71,7 @@ def test_addresses_that_can_not_be_read_any_more_are_held_and_read_anew() -> Non
 
 
 def test_accounts_that_a_reload_brings_are_judged_here_where_they_no_longer_fit() -> None:
-    around = Surroundings(Settings(), lambda: NS)
+    around = HostWatch(Settings(), lambda: NS)
     settings = replace(Settings(), uid_min=5000)
     stale = around.accounts.renew(Settings())
     around.reconfigure(settings, stale)
@@ -81,7 +81,7 @@ def test_accounts_that_a_reload_brings_are_judged_here_where_they_no_longer_fit(
 
 
 def test_what_is_left_out_of_account_files_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    around = Surroundings(Settings(), lambda: NS)
+    around = HostWatch(Settings(), lambda: NS)
     with patch.object(type(around.accounts), "problems", ("/etc/subuid: not a regular file",)):
         for _ in range(2):
             around._tell_problems()
@@ -95,7 +95,7 @@ def test_ranges_without_some_uids_keep_root() -> None:
 
 
 def test_accounts_are_read_beside_the_loop_and_taken_over_when_they_are_there() -> None:
-    around = Surroundings(Settings(), lambda: NS)
+    around = HostWatch(Settings(), lambda: NS)
     told = around.on_change = Mock()
     around._reader = Mock(fileno=Mock(return_value=70), take=Mock(return_value=frozenset({1001})))
     with patch.object(around.accounts, "is_stale", return_value=True):

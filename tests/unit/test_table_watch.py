@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from smtpguard.actions.base import Reach
-from smtpguard.daemon.enforce.table_watch import Healing
+from smtpguard.daemon.enforce.table_watch import TableWatch
 from smtpguard.decode.netlink.nft_notify import NftEvent
 from smtpguard.errors import EnforceError
 from smtpguard.model import NS
@@ -51,7 +51,7 @@ class World:
         self.refusing = True
         self.asked: list[object] = []
         self.activation = SimpleNamespace(trouble=None)
-        self.healing = Healing(
+        self.healing = TableWatch(
             cast("NftNotifications", self.watch),
             nft=cast("NftEnforcer", self),
             enforcement=cast("Enforcement", self),

@@ -2,8 +2,8 @@
 
 import pytest
 
-from smtpguard.daemon.serve.allowing import check_member, render_much
-from smtpguard.daemon.serve.blocking import check_ports, merge_wish
+from smtpguard.daemon.serve.allowance_terms import check_member, render_much
+from smtpguard.daemon.serve.block_wish import check_ports, merge_wish
 from smtpguard.errors import PolicyError
 from smtpguard.model import Allowance, Block, Subject
 from smtpguard.policy.rules import Terms, allowed_terms

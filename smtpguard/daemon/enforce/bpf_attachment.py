@@ -10,7 +10,7 @@ from smtpguard.errors import EnforceError
 log = logging.getLogger(__name__)
 
 
-class Program(DenyMaps, Protocol):
+class LoadedProgram(DenyMaps, Protocol):
     """The loaded program. Methods raise EnforceError."""
 
     def set_ports(self, ports: Iterable[int]) -> None:
@@ -33,7 +33,7 @@ class BpfAttachment:
         trouble: Why a table is out of step; None when all is well.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: LoadedProgram) -> None:
         self._program = program
         self._ports: frozenset[int] | None = None
         self._owners: tuple[tuple[int, int, int], ...] | None = None

@@ -15,8 +15,8 @@ from smtpguard.clock import next_beat
 from smtpguard.daemon.enforce.activation import Activation
 from smtpguard.daemon.enforce.bpf_attachment import BpfAttachment
 from smtpguard.daemon.enforce.bulk import without_collections
-from smtpguard.daemon.enforce.cap import Capping
-from smtpguard.daemon.enforce.credits import Crediting
+from smtpguard.daemon.enforce.cap_counts import CapCounts
+from smtpguard.daemon.enforce.exact_limits import ExactLimits
 from smtpguard.daemon.enforce.neighbours import Around, Comparison, Judging, NftTable, Sessions
 from smtpguard.daemon.enforce.reconciler import Reconciler, merge_denies
 from smtpguard.daemon.loop import TimedPart
@@ -108,8 +108,8 @@ class Enforcement(TimedPart):
         self._beat_trouble: str | None = None
         self.activation = Activation(nft)
         self.reconciler = Reconciler(self, now)
-        self.credits = Crediting(settings, around.accounts, engine, now)
-        self.cap = Capping(
+        self.credits = ExactLimits(settings, around.accounts, engine, now)
+        self.cap = CapCounts(
             settings,
             around.accounts,
             engine,

@@ -6,19 +6,11 @@ of a time that is over.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
+from smtpguard.state.last_good import FactKeeper
 from smtpguard.state.rows import FactRow
 
 FACT = "table"
-
-
-class FactKeeper(Protocol):
-    """Keeps a fact over a restart."""
-
-    def put(self, row: FactRow) -> None:
-        """Remember it."""
-        ...
 
 
 class Identity:

@@ -33,7 +33,7 @@ class FreedByHand(Protocol):
         """Take which uid ranges, what they were refused, and who it was."""
 
 
-class Healing:
+class TableWatch:
     """Watches the table, as a part of the loop.
 
     Args:

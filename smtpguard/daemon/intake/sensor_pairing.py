@@ -19,7 +19,7 @@ FOOLED = frozenset({"proc"})
 """A row of a socket has no direction of its own, and is seen late: nobody is stopped on the word of these alone."""
 
 
-class Counting(TimedPart):
+class SensorPairing(TimedPart):
     """Stands between the sources and the guard when several run.
 
     Args:

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from smtpguard.daemon.intake.opening import MakeSource, Opening, open_source
 from smtpguard.daemon.intake.sensor_pairing import TakeConnects
+from smtpguard.daemon.intake.source_opener import MakeSource, SourceOpener, open_source
 from smtpguard.daemon.supervision import Supervision
 from smtpguard.errors import GuardError, SourceError
 from smtpguard.hooks import ClockNs
@@ -78,7 +78,7 @@ class TakeReports(Protocol):
         """Take what was reported together."""
 
 
-class Sensing:
+class SourceSupervisor:
     """The sources of a running guard, as a part of the loop.
 
     Args:
@@ -120,7 +120,7 @@ class Sensing:
         chosen = {"auto": tuple(KINDS), "none": ()}
         names = settings.sources if isinstance(settings.sources, tuple) else chosen[settings.sources]
         self.sensors = [Sensor(name) for name in names]
-        self._opening = Opening(make)
+        self._opening = SourceOpener(make)
         self._opened: Sensor | None = None
         self._queue: deque[Sensor] = deque()
         self._meanwhile: deque[tuple[bytes, int]] = deque(maxlen=_MAX_MEANWHILE)

@@ -14,6 +14,7 @@ from smtpguard.model import NS, Subject
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.history import MAX_GAP_NS, Span, add_spans, known_since, speaks_from, watched_since
 from smtpguard.settings import Settings
+from smtpguard.state.last_good import FactKeeper
 from smtpguard.state.learned import LEARNED, WATCHED, read_spans, render_spans
 from smtpguard.state.rows import FactRow
 
@@ -21,14 +22,6 @@ log = logging.getLogger(__name__)
 
 WRITE_NS = 600 * NS
 """How often it is written down until when the guard has watched."""
-
-
-class FactKeeper(Protocol):
-    """Keeps a fact over a restart."""
-
-    def put(self, row: FactRow) -> None:
-        """Remember it."""
-        ...
 
 
 class IsSeeing(Protocol):

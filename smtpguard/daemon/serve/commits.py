@@ -19,7 +19,7 @@ Said = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Waiting:
+class _WaitingAnswer:
     """An answer that waits for the disk."""
 
     ticket: int
@@ -39,7 +39,7 @@ class Commits(TimedPart):
     def __init__(self, state: StateWriter, now: ClockNs) -> None:
         self._state = state
         self._now = now
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[_WaitingAnswer] = []
 
     def answer(self, said: Said) -> Said | Later:
         """The answer, once all that was handed to the state until now is in the file; at once where there is none."""
@@ -55,7 +55,7 @@ class Commits(TimedPart):
         if ticket is None:
             return said
         patience_ns = PATIENCE_NS if stats.error is None else FAILING_NS
-        self._waiting.append(_Waiting(ticket, later, said, self._now() + patience_ns))
+        self._waiting.append(_WaitingAnswer(ticket, later, said, self._now() + patience_ns))
         return later
 
     def next_deadline(self) -> int | None:

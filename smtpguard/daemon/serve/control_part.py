@@ -9,7 +9,7 @@ from smtpguard.control.watch_item import TOPIC, render_item
 from smtpguard.daemon.record.enrichment_queue import Entry
 
 
-class Doors:
+class ControlPart:
     """Serves the control socket in the loop's turns.
 
     Args:

@@ -4,7 +4,6 @@ Arguments are checked by serve/requests.py, and nowhere else. Whatever changes s
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -14,14 +13,14 @@ from smtpguard.control.server import Answer, Stream, is_owner
 from smtpguard.control.watch_item import TOPIC
 from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.record.learning import Learning
-from smtpguard.daemon.serve.allowing import check_member, check_standing, render_much
-from smtpguard.daemon.serve.blocking import USUAL_NS, check_ports, merge_wish
+from smtpguard.daemon.serve.allowance_terms import check_member, check_standing, render_much
+from smtpguard.daemon.serve.block_list import list_blocks
+from smtpguard.daemon.serve.block_wish import USUAL_NS, check_ports, merge_wish
 from smtpguard.daemon.serve.commits import Commits
 from smtpguard.daemon.serve.jail_bans import JailBans
-from smtpguard.daemon.serve.listing import list_blocks
 from smtpguard.daemon.serve.lookups import Lookups
 from smtpguard.daemon.serve.orders import GuardBlocks, Orders
-from smtpguard.daemon.serve.reload import Done, Reloaded
+from smtpguard.daemon.serve.reload import ReloadDone, Reloaded
 from smtpguard.daemon.serve.requests import (
     MAX_SPAN_NS,
     AllowRequest,
@@ -35,9 +34,10 @@ from smtpguard.daemon.serve.requests import (
     UserRequest,
     read_request,
 )
-from smtpguard.daemon.serve.status import Overview
-from smtpguard.daemon.serve.unblocking import MAX_REASON, Wish, find_account, unblock
+from smtpguard.daemon.serve.status import Status
+from smtpguard.daemon.serve.unblock import MAX_REASON, Wish, find_account, unblock
 from smtpguard.errors import GuardError, PolicyError
+from smtpguard.hooks import TellFail2ban
 from smtpguard.logline import render_time
 from smtpguard.model import NS, Account, Allowance, Block, Subject
 from smtpguard.text import render_user
@@ -53,18 +53,10 @@ OFF_NS = 4 * 3600 * NS
 """How long the guard is off for which no time was said: whoever forgets it is guarded again by the next shift."""
 
 
-class TellFail2ban(Protocol):
-    """Has fail2ban unban somebody."""
-
-    def __call__(self, sources: Sequence[str], user: str) -> int:
-        """Tell the jails among the sources of blocks; how many there were."""
-        ...
-
-
 class RequestReload(Protocol):
     """Has the configuration read again."""
 
-    def __call__(self, done: Done) -> None:
+    def __call__(self, done: ReloadDone) -> None:
         """Begin; `done` is called with what came of it."""
 
 
@@ -106,7 +98,7 @@ class Verb(Generic[R]):
     serve: Serve[R]
 
 
-class Verbs:
+class Handlers:
     """Answers requests.
 
     Args:
@@ -123,7 +115,7 @@ class Verbs:
     def __init__(
         self,
         orders: Orders,
-        overview: Overview,
+        overview: Status,
         *,
         switch: OffSwitch,
         tell_fail2ban: TellFail2ban,

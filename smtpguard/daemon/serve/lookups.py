@@ -20,7 +20,7 @@ PATIENCE_NS = 3 * NS
 """How long a name is waited for; commands wait 5 s for the daemon."""
 
 
-class Request(Protocol):
+class AskAgain(Protocol):
     """Something a person asked for."""
 
     def __call__(self) -> Answer:
@@ -34,10 +34,10 @@ class Request(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Waiting:
+class _WaitingRequest:
     """A request that waits for a name."""
 
-    request: Request
+    request: AskAgain
     later: Later
     until_ns: int
 
@@ -53,9 +53,9 @@ class Lookups:
     def __init__(self, names: NameService | None, now: ClockNs) -> None:
         self._names = names
         self._now = now
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[_WaitingRequest] = []
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: AskAgain) -> Answer:
         """Answer at once, or later where a name has to be looked up.
 
         Raises:
@@ -66,7 +66,7 @@ class Lookups:
         except UnansweredError as error:
             if not error.is_pending:
                 raise
-        waiting = _Waiting(request, Later(), self._now() + PATIENCE_NS)
+        waiting = _WaitingRequest(request, Later(), self._now() + PATIENCE_NS)
         self._waiting.append(waiting)
         return waiting.later
 
@@ -91,7 +91,7 @@ class Lookups:
         for waiting in [waiting for waiting in self._waiting if waiting.until_ns <= now_ns]:
             self._try(waiting, is_last=True)
 
-    def _try(self, waiting: _Waiting, *, is_last: bool = False) -> None:
+    def _try(self, waiting: _WaitingRequest, *, is_last: bool = False) -> None:
         self._waiting.remove(waiting)  # should it raise what nobody expects, it is not asked again
         answer: Answer | GuardError
         try:

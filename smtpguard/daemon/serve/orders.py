@@ -5,7 +5,7 @@ from bisect import bisect_left
 
 from smtpguard.actions.base import Reach
 from smtpguard.daemon.guard import Guard
-from smtpguard.daemon.serve.unblocking import Freed
+from smtpguard.daemon.serve.unblock import Freed
 from smtpguard.model import Account, Allowance, Block, Ended, Named, Subject
 from smtpguard.state.rows import AllowanceRow, BlockRow
 from smtpguard.state.statements import block_key, escalation_key

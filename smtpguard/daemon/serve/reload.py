@@ -39,7 +39,7 @@ class Reloaded:
         return GuardError(what, fix="see `smtpguard status`")
 
 
-class Done(Protocol):
+class ReloadDone(Protocol):
     """Told what came of a reload."""
 
     def __call__(self, answer: Reloaded | GuardError, /) -> None:
@@ -75,7 +75,7 @@ class Apply(Protocol):
         ...
 
 
-class Reloading:
+class Reload:
     """Reloads, as a part of the loop; one at a time.
 
     Args:
@@ -95,10 +95,10 @@ class Reloading:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread: threading.Thread | None = None
         self._found: Settings | GuardError | None = None
-        self._asked: list[Done] = []
-        self._waiting: list[Done] = []
+        self._asked: list[ReloadDone] = []
+        self._waiting: list[ReloadDone] = []
 
-    def request(self, done: Done) -> None:
+    def request(self, done: ReloadDone) -> None:
         """Read what the file holds from now on; `done` is called in the loop, with what came of it.
 
         A request that comes while the file is being read has it read once more: it may have changed meanwhile.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, TypeVar
 
-from smtpguard.daemon.serve.allowing import MAX_ALLOW_NS
+from smtpguard.daemon.serve.allowance_terms import MAX_ALLOW_NS
 from smtpguard.errors import DecodeError
 from smtpguard.model import NS
 

@@ -8,8 +8,8 @@ from smtpguard import __version__
 from smtpguard.actions.eventlog import EventLog
 from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.guard import Guard
-from smtpguard.daemon.intake.sensor_pairing import Counting
-from smtpguard.daemon.intake.source_supervisor import Sensing
+from smtpguard.daemon.intake.sensor_pairing import SensorPairing
+from smtpguard.daemon.intake.source_supervisor import SourceSupervisor
 from smtpguard.daemon.loop import StallGauge
 from smtpguard.daemon.supervision import Supervision
 from smtpguard.enrich.looker import Looker
@@ -46,7 +46,7 @@ class Troubles(Protocol):
         ...
 
 
-class Overview:
+class Status:
     """Collects the state of a running guard.
 
     Args:
@@ -65,13 +65,13 @@ class Overview:
     def __init__(
         self,
         guard: Guard,
-        sensing: Sensing,
+        sensing: SourceSupervisor,
         events: EventLog,
         *,
         switch: OffSwitch,
         looker: Looker | None,
         rdns: ReverseDns | None,
-        counting: Counting | None,
+        counting: SensorPairing | None,
         stalls: StallGauge,
         supervision: Supervision,
         troubles: Troubles,

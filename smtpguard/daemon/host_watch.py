@@ -48,7 +48,7 @@ class OnCleared(Protocol):
         """Take them; what passes is told already."""
 
 
-class Surroundings:
+class HostWatch:
     """Accounts and destinations as they are now, as a part of the loop.
 
     Args:

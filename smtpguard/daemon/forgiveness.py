@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from smtpguard.actions.fail2ban import parse_jail
 from smtpguard.daemon.guard import Guard
 from smtpguard.enrich.exempt_hosts import Cleared
+from smtpguard.hooks import TellFail2ban
 from smtpguard.model import NS, Block, Refusal, Subject, Verdict
 from smtpguard.text import render_address, render_user
 
@@ -33,14 +34,7 @@ class Doubt(Protocol):
         """Ask for one attempt."""
 
 
-class TellFail2ban(Protocol):
-    """Unbans a user in jails; never waits."""
-
-    def __call__(self, sources: list[str], user: str, /) -> int:
-        """Unban in the jails among the sources; in how many he will be."""
-
-
-class Clearing:
+class Forgiveness:
     """Undoes what attempts at exempt destinations led to that were not known as such.
 
     Args:

@@ -6,7 +6,7 @@ from unittest.mock import Mock, patch
 
 import pytest
 
-from smtpguard.daemon.bpf_program import Program
+from smtpguard.daemon.bpf_lifecycle import BpfLifecycle
 from smtpguard.errors import EnforceError
 from smtpguard.model import NS
 from smtpguard.settings import Settings
@@ -21,15 +21,15 @@ class World:
         self.guard, self.loop = Mock(), Mock()
         self.guard.settings = Settings(block_verdict="tell")
         self.guard.now.return_value = 0
-        self.program = Program(self.guard, self.loop, contextlib.ExitStack())
+        self.program = BpfLifecycle(self.guard, self.loop, contextlib.ExitStack())
         self.source = Mock(spec=BpfSource)
 
 
 @pytest.fixture
 def world() -> Iterator[World]:
     with (
-        patch("smtpguard.daemon.bpf_program.TellHooks") as telling,
-        patch("smtpguard.daemon.bpf_program.TellServer") as responder,
+        patch("smtpguard.daemon.bpf_lifecycle.TellHooks") as telling,
+        patch("smtpguard.daemon.bpf_lifecycle.TellServer") as responder,
     ):
         yield World(telling.return_value, responder.return_value)
 

@@ -52,7 +52,7 @@ def open_source(make: MakeSource, name: str, settings: Settings) -> Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
+class OpenedSource:
     """A source that was opened.
 
     Attributes:
@@ -64,7 +64,7 @@ class Opened:
     settings: Settings
 
 
-class Opening:
+class SourceOpener:
     """One source at a time, in a thread of its own.
 
     Args:
@@ -73,22 +73,22 @@ class Opening:
 
     def __init__(self, make: MakeSource) -> None:
         self._make = make
-        self._beside: Beside[Opened] = Beside("source-opening")
+        self._beside: Beside[OpenedSource] = Beside("source-opening")
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def begin(self, name: str, settings: Settings) -> None:
         """Begin to open one; the one before must have been taken."""
 
-        def work() -> Opened:
+        def work() -> OpenedSource:
             try:
-                return Opened(source=open_source(self._make, name, settings), settings=settings)
+                return OpenedSource(source=open_source(self._make, name, settings), settings=settings)
             finally:
                 open_nft().leave()
                 os.eventfd_write(self._wake, 1)
 
         self._beside.begin(work)
 
-    def take(self) -> Opened | None:
+    def take(self) -> OpenedSource | None:
         """What was opened, or None if it goes on; raises why it could not be."""
         return self._beside.take()
 

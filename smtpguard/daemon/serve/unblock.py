@@ -68,7 +68,7 @@ class Blocks(Protocol):
         """End all blocks and throttles of an account, of everybody for None, and forget what led to them."""
 
 
-class TellFail2ban(Protocol):
+class ForgetInJail(Protocol):
     """Has a jail forget somebody whom a person has freed."""
 
     def __call__(self, *, jail: str, known_as: str) -> None:
@@ -120,7 +120,7 @@ def find_account(accounts: AccountDirectory, *, user: str, uid: int | None, from
     return found
 
 
-def unblock(wish: Wish, *, accounts: AccountDirectory, blocks: Blocks, tell_fail2ban: TellFail2ban) -> Unblocked:
+def unblock(wish: Wish, *, accounts: AccountDirectory, blocks: Blocks, tell_fail2ban: ForgetInJail) -> Unblocked:
     """Carry out a wish.
 
     Args:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from smtpguard.daemon.guard import Guard
-from smtpguard.daemon.serve.unblocking import MAX_REASON
+from smtpguard.daemon.serve.unblock import MAX_REASON
 from smtpguard.model import NS, Allowance, Block, Subject
 from smtpguard.text import render_user, render_words
 

@@ -52,7 +52,7 @@ class _Wanted:
     look: bool
 
 
-class Crediting:
+class ExactLimits:
     """Credits of the running guard.
 
     Args:

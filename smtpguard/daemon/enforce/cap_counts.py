@@ -29,7 +29,7 @@ class ReadCounts(Protocol):
         ...
 
 
-class Capping:
+class CapCounts:
     """What the cap does.
 
     Args:

@@ -18,7 +18,7 @@ _RETRY_NS = 3 * NS
 """How often a responder that found no port is tried again."""
 
 
-class Program:
+class BpfLifecycle:
     """What a source of BPF brings with it: refusals before any packet, exact limits, answers to refused senders.
 
     Args:
