@@ -140,7 +140,7 @@ def render_ports(ports: tuple[int, ...] | None) -> str:
 
 
 def render_allow(account: Account, wall_ns: int, until_wall_ns: int, *, by: str, reason: str = "") -> str:
-    """The ALLOW line: somebody was given a pass until a time."""
+    """The ALLOW line: somebody was given an allowance until a time."""
     return (
         f"{_head(wall_ns, account, 'ALLOW')} BY={render_word(by)} UNTIL={render_time(until_wall_ns)}"
         f" REASON={render_reason(reason)}"

@@ -334,9 +334,9 @@ class BreakerChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowance:
-    """A person's pass for one account: for a time its rules let ten times as much pass, or one limit holds instead.
+    """A person's allowance for an account: for a time its rules let ten times as much pass, or one limit holds instead.
 
-    Rules that count networks on port 25 go on as they are, unless it is for everything: no pass is meant for them.
+    Rules that count networks on port 25 go on as they are, unless it is for everything: no allowance is meant for them.
 
     Attributes:
         subject: Whose.

@@ -46,10 +46,7 @@ LONG: tuple[str, ...] = (
     "sources/bpf/credit_maps.py",
     "sources/bpf/program.py",
 )
-TWICE: tuple[str, ...] = (
-    "Passes",
-    "Question",
-)
+TWICE: tuple[str, ...] = ("Question",)
 GERUNDS: tuple[str, ...] = (
     "daemon/record/learning.py",
     "state/pending.py",

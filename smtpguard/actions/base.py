@@ -1,7 +1,7 @@
 """What an enforcer is: something in the kernel that refuses a user's SMTP until a time, and ends by itself.
 
 The daemon merges the blocks of all sources into one Deny per (subject, kind, port) and hands it to every enforcer, BPF
-first. Enforcers keep no policy: what passes in spite of a deny is told to them beforehand as `Passes`.
+first. Enforcers keep no policy: what passes in spite of a deny is told to them beforehand as `Exemptions`.
 """
 
 from collections.abc import Sequence
@@ -54,12 +54,12 @@ class Deny:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Passes:
+class Exemptions:
     """What passes in spite of any deny.
 
     Attributes:
         uids: Inclusive (first, last) uid ranges that are never refused: root, MTA and exempt users.
-        uncapped: Inclusive uid ranges that the cap leaves alone too: who is only told of, and who has a pass.
+        uncapped: Inclusive uid ranges that the cap leaves alone too: who is only told of, and who has an allowance.
         networks: Exempt destinations and the host's own addresses.
         loopback: Whether 127.0.0.0/8 and ::1 pass too.
         translators: Not what passes, but how networks are told apart: prefixes of the host's own NAT64.
@@ -85,7 +85,7 @@ class Enforcer(Protocol):
         """End a refusal, its ranges too; nothing to end is fine."""
         ...
 
-    def apply_passes(self, passes: Passes) -> None:
+    def apply_exemptions(self, exemptions: Exemptions) -> None:
         """Replace what passes."""
         ...
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
-from smtpguard.actions.base import Deny, Kind, Passes, Reach
+from smtpguard.actions.base import Deny, Exemptions, Kind, Reach
 from smtpguard.clock import boottime_ns
 from smtpguard.model import NS, Subject
 from smtpguard.settings import Network
@@ -44,7 +44,9 @@ class DenyMaps(Protocol):
         """Every refusal that is held."""
         ...
 
-    def replace_passes(self, uids: Iterable[tuple[int, int]], networks: Iterable[Network], *, loopback: bool) -> None:
+    def replace_exemptions(
+        self, uids: Iterable[tuple[int, int]], networks: Iterable[Network], *, loopback: bool
+    ) -> None:
         """Replace what passes."""
         ...
 
@@ -93,10 +95,10 @@ class BpfDeny:
                 changed[key].pop(reach.kind, None)
         self._write(changed)
 
-    def apply_passes(self, passes: Passes) -> None:
+    def apply_exemptions(self, exemptions: Exemptions) -> None:
         """Replace what passes: what is new is there before what is gone has left."""
-        self._maps.replace_passes(passes.uids, passes.networks, loopback=passes.loopback)
-        self._maps.replace_translators(passes.translators)
+        self._maps.replace_exemptions(exemptions.uids, exemptions.networks, loopback=exemptions.loopback)
+        self._maps.replace_translators(exemptions.translators)
 
     def read_denies(self) -> list[Deny]:
         """What the kernel holds now and has not ended."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
-from smtpguard.actions.session_walk import EndRequest, PassesSession, WantedSessions, end_sessions, held
+from smtpguard.actions.session_walk import EndRequest, SparesSession, WantedSessions, end_sessions, held
 from smtpguard.clock import boottime_ns
 from smtpguard.errors import GuardError, SourceError
 from smtpguard.kernel.lasting_thread import start_lasting
@@ -57,17 +57,17 @@ class SessionThread:
     """The thread; it is started with the first wish.
 
     Args:
-        passes: What is left alone.
+        exemptions: What is left alone.
         on_ended: Told of what was ended.
 
     Attributes:
-        passes: As above; may be replaced at any time.
+        exemptions: As above; may be replaced at any time.
         openers: Who opened sessions; None while no BPF program sees it.
         diag: What it asks, made with the first wish, in the namespace of whoever made that.
     """
 
-    def __init__(self, passes: PassesSession, on_ended: TakeEnded) -> None:
-        self.passes = passes
+    def __init__(self, exemptions: SparesSession, on_ended: TakeEnded) -> None:
+        self.exemptions = exemptions
         self.openers: Openers | None = None
         self.diag: SockDiag | None = None
         self._on_ended = on_ended
@@ -194,7 +194,7 @@ class SessionThread:
             ends_ns = _first_end_ns(current)
             return WantedSessions(() if self._stopping else current)
 
-        ended = end_sessions(diag, WantedSessions(current), self.passes, narrow, self.openers)
+        ended = end_sessions(diag, WantedSessions(current), self.exemptions, narrow, self.openers)
         if ended:
             self._on_ended(ended)
         return ended

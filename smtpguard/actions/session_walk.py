@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
 
-from smtpguard.actions.base import Passes
+from smtpguard.actions.base import Exemptions
 from smtpguard.clock import boottime_ns
 from smtpguard.decode.netlink.sock_diag import Session
 from smtpguard.kernel.beside import Pace
@@ -45,7 +45,7 @@ class EndRequest:
     is_over: bool = False
 
 
-class PassesSession(Protocol):
+class SparesSession(Protocol):
     """Knows which sessions live on.
 
     Attributes:
@@ -58,7 +58,7 @@ class PassesSession(Protocol):
         """Whether what a uid does passes in spite of a block."""
         ...
 
-    def is_passed(self, address: bytes) -> bool:
+    def is_exempt_address(self, address: bytes) -> bool:
         """Whether a destination passes."""
         ...
 
@@ -67,26 +67,26 @@ class Matcher:
     """What passes, made ready for many sessions: a set look-up per prefix length in use.
 
     Attributes:
-        loopback: As in PassesSession.
+        loopback: As in SparesSession.
     """
 
-    def __init__(self, passes: Passes) -> None:
-        self._uids = passes.uids
-        self.loopback = passes.loopback
+    def __init__(self, exemptions: Exemptions) -> None:
+        self._uids = exemptions.uids
+        self.loopback = exemptions.loopback
         self._prefixes: dict[tuple[int, int], set[int]] = {}
-        for network in passes.networks:
+        for network in exemptions.networks:
             self._add(network)
 
     def __call__(self, session: Session, /) -> bool:
         """Whether it is left alone."""
         uid = session.uid
-        return uid is None or self.is_exempt(uid) or self.is_passed(session.address)
+        return uid is None or self.is_exempt(uid) or self.is_exempt_address(session.address)
 
     def is_exempt(self, uid: int) -> bool:
         """Whether what a uid does passes in spite of a block."""
         return any(first <= uid <= last for first, last in self._uids)
 
-    def is_passed(self, address: bytes) -> bool:
+    def is_exempt_address(self, address: bytes) -> bool:
         """Whether a destination passes."""
         if self.loopback and (address[:1] == b"\x7f" if len(address) == 4 else address == bytes(15) + b"\1"):
             return True
@@ -132,21 +132,21 @@ class WantedSessions:
         """All ports that are meant."""
         return frozenset(self._by_port)
 
-    def covers(self, session: Session, opener: Opener | None, passes: PassesSession) -> bool:
+    def covers(self, session: Session, opener: Opener | None, exemptions: SparesSession) -> bool:
         """Whether a session is to end: one that a blocked user opened, or whose socket they made.
 
         Args:
             session: The session.
             opener: Who opened it; None if that is not known.
-            passes: What lives on.
+            exemptions: What lives on.
         """
         uids = {session.uid} if opener is None else {session.uid, opener.uid, opener.owner}
         meant = any(
-            uid and groups.hold(uid) and not passes.is_exempt(uid)
+            uid and groups.hold(uid) and not exemptions.is_exempt(uid)
             for uid in uids
             for groups in self._by_port.get(session.port, ())
         )
-        return meant and not passes.is_passed(session.address)
+        return meant and not exemptions.is_exempt_address(session.address)
 
 
 class Uids:
@@ -178,7 +178,7 @@ def _unchanged() -> WantedSessions | None:
 def end_sessions(
     diag: SockDiag,
     wanted: WantedSessions,
-    passes: PassesSession,
+    exemptions: SparesSession,
     narrow: Narrow = _unchanged,
     openers: Openers | None = None,
 ) -> int:
@@ -187,7 +187,7 @@ def end_sessions(
     Args:
         diag: Open sock_diag, for nobody else meanwhile.
         wanted: Which sessions.
-        passes: What is left alone.
+        exemptions: What is left alone.
         narrow: Asked before each end.
         openers: Who opened them; without it only those are known whose sockets somebody made.
 
@@ -205,14 +205,14 @@ def end_sessions(
         more = False
         for session in diag.sessions(
             wanted.ports,
-            loopback=not passes.loopback,
+            loopback=not exemptions.loopback,
             most=_EVERY,
             is_wanted=walk.is_wanted,
             storage_fd=openers.storage_fd if openers is not None else None,
         ):
             pace.breathe()
             opener = walk.openers.pop(session.cookie, None)
-            if wanted.covers(session, opener, passes):
+            if wanted.covers(session, opener, exemptions):
                 if len(found) < MAX_FOUND:  # ended when the kernel has told of all: it is one conversation
                     found.append((session, opener))
                 else:
@@ -221,7 +221,7 @@ def end_sessions(
         for session, opener in found:
             pace.breathe()
             wanted = narrow() or wanted
-            ended += wanted.covers(session, opener, passes) and diag.destroy(session)
+            ended += wanted.covers(session, opener, exemptions) and diag.destroy(session)
         total += ended
         if not (more and ended):
             break

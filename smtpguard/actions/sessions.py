@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from smtpguard.actions.base import Deny, Kind, Passes, Reach
+from smtpguard.actions.base import Deny, Exemptions, Kind, Reach
 from smtpguard.actions.session_thread import SessionThread
 from smtpguard.actions.session_walk import EndRequest, Interval, Matcher, Uids, WantedSessions, end_sessions, held
 from smtpguard.clock import boottime_ns
@@ -87,7 +87,7 @@ class SessionEnder:
         self.ended = 0
         self._elsewhere: str | None = None
         self._find_namespaces = find_namespaces
-        self._here = SessionThread(Matcher(Passes()), self._count)
+        self._here = SessionThread(Matcher(Exemptions()), self._count)
         self._lock = threading.Lock()
         self._prune_at = _PRUNE_AT
         self._wishes: dict[tuple[Subject, int | None], list[EndRequest]] = {}
@@ -134,9 +134,9 @@ class SessionEnder:
         if kind == "block":
             self._here.cancel(self._wishes.pop((subject, port), ()))
 
-    def apply_passes(self, passes: Passes) -> None:
+    def apply_exemptions(self, exemptions: Exemptions) -> None:
         """Take what is left alone."""
-        self._here.passes = Matcher(passes)
+        self._here.exemptions = Matcher(exemptions)
 
     def set_openers(self, openers: Openers | None) -> None:
         """Take who opened sessions, while a BPF program sees it."""
@@ -268,4 +268,4 @@ class SessionEnder:
 
     def _end_there(self, diag: SockDiag, errand: _Errand) -> int:
         wanted = WantedSessions(held(errand.wishes))
-        return end_sessions(diag, wanted, self._here.passes, errand.narrow, self._here.openers)
+        return end_sessions(diag, wanted, self._here.exemptions, errand.narrow, self._here.openers)

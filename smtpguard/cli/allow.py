@@ -1,4 +1,4 @@
-"""`smtpguard allow USER`: a pass that ends by itself."""
+"""`smtpguard allow USER`: an allowance that ends by itself."""
 
 import re
 

@@ -115,10 +115,10 @@ def make_enforcer(settings: "Settings") -> "NftEnforcer":
     around = HostWatch(settings, boottime_ns)
     try:
         around.open()
-        passes = around.passes()
+        exemptions = around.exemptions()
     finally:
         around.close()
-    return NftEnforcer(build_spec(settings), passes=passes)
+    return NftEnforcer(build_spec(settings), exemptions=exemptions)
 
 
 def _load(path: str | None) -> "Settings":

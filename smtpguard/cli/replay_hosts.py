@@ -41,9 +41,9 @@ class Host:
 
         self.accounts = ReplayAccounts(settings, foreign=node is not None and not _is_this_host(node))
         # Loopback does not come to the engine if it is ignored; without exempt networks there is nothing to look up.
-        passed = Destinations(exempt=settings.exempt.networks).passed
+        why_exempt = Destinations(exempt=settings.exempt.networks).why_exempt
         looked_up = settings.exempt.networks or settings.loopback == "count"
-        self.engine = Engine(settings=settings, directory=self.accounts, passes=passed if looked_up else None)
+        self.engine = Engine(settings=settings, directory=self.accounts, why_exempt=why_exempt if looked_up else None)
         self.report = Report(self.accounts, node)
         self.rows: dict[int | None, UserRow] = {}
         self.tick_ns = 0

@@ -169,7 +169,7 @@ class Guard(TimedPart):
     def _note(self, judged: list[tuple[Connect, Subject, list[Decision]]]) -> None:
         self.seen += len(judged)
         for connect, subject, decisions in judged:
-            if self.settings.loopback == "ignore" and self._destinations.passed(connect.address) == "loopback":
+            if self.settings.loopback == "ignore" and self._destinations.why_exempt(connect.address) == "loopback":
                 continue
             account = self.account_of(subject)
             self.journal.add(
@@ -187,7 +187,7 @@ class Guard(TimedPart):
     def take_reports(self, reports: Iterable[SocketReport]) -> None:
         """Judge what became of connections (rules that count failures or bytes)."""
         for report in reports:
-            if report.kind == "established" and report.uid and self._destinations.passed(report.address) is None:
+            if report.kind == "established" and report.uid and self._destinations.why_exempt(report.address) is None:
                 self.enforcement.end_late(subject_of(self.accounts, report.uid, report.netns), report.port)
             decisions = self.engine.report(report)
             if not decisions:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from smtpguard.actions.base import Passes
+from smtpguard.actions.base import Exemptions
 from smtpguard.clock import next_beat
 from smtpguard.enrich.accounts.directory import AccountDirectory, Renewal
 from smtpguard.enrich.accounts.reader import AccountReader
@@ -90,14 +90,14 @@ class HostWatch:
         self._replace_destinations()
         self._tell_problems()
 
-    def passes(self, forced: Iterable[int] = (), allowed: Iterable[int] = ()) -> Passes:
+    def exemptions(self, forced: Iterable[int] = (), allowed: Iterable[int] = ()) -> Exemptions:
         """What passes in spite of any refusal, for the kernel.
 
         Args:
             forced: Exempt uids that a person blocked all the same.
-            allowed: Accounts that have a pass.
+            allowed: Accounts that have an allowance.
         """
-        return Passes(
+        return Exemptions(
             uids=subtract_uids(self.accounts.passing_uids(), forced),
             uncapped=self.uncapped(allowed),
             networks=self.destinations.networks(),
@@ -106,10 +106,10 @@ class HostWatch:
         )
 
     def uncapped(self, allowed: Iterable[int] = ()) -> tuple[tuple[int, int], ...]:
-        """Uid ranges that neither credits nor the cap refuse: who is only told of, and who has a pass.
+        """Uid ranges that neither credits nor the cap refuse: who is only told of, and who has an allowance.
 
         Args:
-            allowed: Accounts that have a pass.
+            allowed: Accounts that have an allowance.
         """
         accounts = self.accounts
         given = [part for uid in allowed for part in ((uid, 1), *accounts.account(uid).ranges)]

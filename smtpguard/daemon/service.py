@@ -188,9 +188,9 @@ class Service:
         self._stack.callback(state.close)
         for note in loaded.notes:
             log.warning("state: %s", note)
-        self.engine = Engine(settings=settings, directory=accounts, passes=destinations.passed)
+        self.engine = Engine(settings=settings, directory=accounts, why_exempt=destinations.why_exempt)
         way = open_nft()
-        self.nft = NftEnforcer(build_spec(settings), nft=way, passes=self.around.passes(), now_ns=self.now)
+        self.nft = NftEnforcer(build_spec(settings), nft=way, exemptions=self.around.exemptions(), now_ns=self.now)
         sessions = SessionEnder(settings.ports)
         self._stack.callback(sessions.close)
         self.sessions = sessions

@@ -201,7 +201,7 @@ class Commands:
         return self._verdicts.tripped(mode)
 
     def allow(self, allowance: Allowance) -> list[Decision]:
-        """Give a pass: what stands against the account ends, and its rules do not hold while the pass does.
+        """Give an allowance: what stands against the account ends, and its rules do not hold while the allowance does.
 
         A block that a person sets later stands in spite of it. Give a restored one before restored blocks.
 
@@ -222,7 +222,7 @@ class Commands:
         return out
 
     def end_allowance(self, subject: Subject, *, by: str, now_ns: int, reason: str = "") -> list[Decision]:
-        """End a pass; the rules hold again, from empty windows. Nothing to end is fine."""
+        """End an allowance; the rules hold again, from empty windows. Nothing to end is fine."""
         allowance = self._roster.allowances.get(subject)
         if allowance is None:
             return []
@@ -230,7 +230,7 @@ class Commands:
         return [AllowanceEnded(time_ns=now_ns, allowance=allowance, by=by, reason=reason)]
 
     def allowances(self) -> list[Allowance]:
-        """All passes that hold."""
+        """All allowances that hold."""
         return list(self._roster.allowances.values())
 
     @property

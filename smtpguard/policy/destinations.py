@@ -10,18 +10,18 @@ from typing import Literal
 
 from smtpguard.settings import Network
 
-Pass = Literal["loopback", "own", "exempt"]
+NeverCounts = Literal["loopback", "own", "exempt"]
 
 MAX_REMEMBERED = 65_536
 """Answers remembered; then all are forgotten at once. A spammer's fan-out is dearer that way, not larger."""
 _LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"), ip_network("0.0.0.0/32"))
 """0.0.0.0 connects to this host (connect(2) in ip(7))."""
-_STRONGEST_FIRST: tuple[Pass, ...] = ("exempt", "own", "loopback")
+_STRONGEST_FIRST: tuple[NeverCounts, ...] = ("exempt", "own", "loopback")
 _UNSPECIFIED6 = ip_network("::/128")
 
 
 class Destinations:
-    """Tells what passes.
+    """Tells which destinations never count.
 
     Args:
         own: The host's own addresses. Those of loopback are among them in the kernel, and not here: whether loopback
@@ -34,8 +34,8 @@ class Destinations:
     def __init__(self, *, own: Iterable[Network] = (), exempt: Iterable[Network] = ()) -> None:
         self.own: tuple[Network, ...] = ()
         self.exempt: tuple[Network, ...] = ()
-        self._known: dict[bytes, Pass | None] = {}
-        self._tables: dict[int, list[tuple[int, dict[int, Pass]]]] = {}
+        self._known: dict[bytes, NeverCounts | None] = {}
+        self._tables: dict[int, list[tuple[int, dict[int, NeverCounts]]]] = {}
         self.replace(own=own, exempt=exempt)
 
     def replace(self, *, own: Iterable[Network] | None = None, exempt: Iterable[Network] | None = None) -> bool:
@@ -52,8 +52,8 @@ class Destinations:
         if before == (self.own, self.exempt) and self._tables:
             return False
         self._known.clear()
-        found: dict[int, dict[int, dict[int, Pass]]] = {4: {}, 16: {}}
-        kinds: tuple[tuple[Pass, tuple[Network, ...]], ...] = (
+        found: dict[int, dict[int, dict[int, NeverCounts]]] = {4: {}, 16: {}}
+        kinds: tuple[tuple[NeverCounts, tuple[Network, ...]], ...] = (
             ("loopback", (*_LOOPBACK, _UNSPECIFIED6)),
             ("own", self.own),
             ("exempt", self.exempt),
@@ -70,7 +70,7 @@ class Destinations:
         """Own and exempt networks together, for the kernel."""
         return (*self.own, *self.exempt)
 
-    def passed(self, address: bytes) -> Pass | None:
+    def why_exempt(self, address: bytes) -> NeverCounts | None:
         """What kind of destination an address is that does not count; None if it counts."""
         try:
             return self._known[address]

@@ -29,7 +29,7 @@ MAX_NETWORKS = 65_536
 """Destinations remembered as counting, with their networks; all are asked about anew when there are more."""
 
 
-class Passes(Protocol):
+class WhyExempt(Protocol):
     """Knows which destinations never count."""
 
     def __call__(self, address: bytes, /) -> str | None:
@@ -66,7 +66,7 @@ class Engine(Commands):
     Args:
         settings: The configuration.
         directory: Accounts, as a snapshot; give a new one to `reconfigure` when they change.
-        passes: What kind of destination an address is that never counts; None if it counts. It must answer from
+        why_exempt: What kind of destination an address is that never counts; None if it counts. It must answer from
             memory, and its answers are remembered: call `forget_destinations` when they change. None: all count.
         limits: How much may be held.
     """
@@ -76,11 +76,11 @@ class Engine(Commands):
         *,
         settings: Settings,
         directory: Directory,
-        passes: Passes | None,
+        why_exempt: WhyExempt | None,
         limits: Limits | None = None,
     ) -> None:
         super().__init__(settings, directory, limits or Limits())
-        self._passes = passes
+        self._why_exempt = why_exempt
         self._fast = self._roster.fast
         self._networks: dict[bytes, bytes] = {}
         self._sweep_ns = NEVER
@@ -103,7 +103,7 @@ class Engine(Commands):
             return self._meet(connect)
         network = self._networks.get(address)
         if network is None:
-            if self._passes is not None and not self.counts(address):
+            if self._why_exempt is not None and not self.counts(address):
                 return []
             network = network_of(address)
         time_ns = connect.time_ns
@@ -170,10 +170,10 @@ class Engine(Commands):
 
     def counts(self, address: bytes) -> bool:
         """Whether a destination counts; remembered if it does."""
-        if self._passes is None or address in self._networks:
+        if self._why_exempt is None or address in self._networks:
             return True
-        passed = self._passes(address)
-        if passed is not None and (passed != "loopback" or self._settings.loopback != "count"):
+        exempt = self._why_exempt(address)
+        if exempt is not None and (exempt != "loopback" or self._settings.loopback != "count"):
             return False
         if len(self._networks) >= MAX_NETWORKS:
             self._networks.clear()

@@ -103,8 +103,8 @@ class Learner:
         """Learn from some connects, in the order of the log."""
         found = self.learned
         for connect in connects:
-            passed = self._destinations.passed(connect.address)
-            if passed is not None and not (passed == "loopback" and self._counts_loopback):
+            exempt = self._destinations.why_exempt(connect.address)
+            if exempt is not None and not (exempt == "loopback" and self._counts_loopback):
                 continue
             time_ns = connect.time_ns
             if self._node is not None and connect.node is not None:

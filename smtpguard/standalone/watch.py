@@ -77,7 +77,7 @@ def _observe(settings: Settings, show: Show, stack: contextlib.ExitStack) -> Non
         for connect in connects:
             if connect.uid is None:
                 continue
-            if settings.loopback == "ignore" and destinations.passed(connect.address) == "loopback":
+            if settings.loopback == "ignore" and destinations.why_exempt(connect.address) == "loopback":
                 continue
             subject = subject_of(accounts, connect.uid, connect.netns)
             waiting.add(Entry(connect=connect, account=account_of(accounts, subject), subject=subject))

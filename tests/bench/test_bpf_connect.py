@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.actions.base import Passes
+from smtpguard.actions.base import Exemptions
 from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.clock import boottime_ns
 from smtpguard.model import NS
@@ -83,7 +83,7 @@ def attached(cgroup: Path, *, credits_on: bool) -> Generator[BpfSource]:
     try:
         if credits_on:
             source.guard.set_enforcing(on=True)
-            BpfDeny(source.guard).apply_passes(Passes())
+            BpfDeny(source.guard).apply_exemptions(Exemptions())
             rules = [CreditRule(ports=PORTS, limit=1 << 40, window_ns=NS)] * 16
             Credits(source.guard, boottime_ns()).start(rules, boottime_ns())
         reader.start()

@@ -62,7 +62,7 @@ def deque_ns(events: list[Connect]) -> float:
 
 def engine_ns(rules: tuple[Rule, ...], events: list[Connect]) -> float:
     """Nanoseconds an event in an engine that has met its users."""
-    engine = Engine(settings=Settings(dry_run=False, rules=rules), directory=People(), passes=lambda _: None)
+    engine = Engine(settings=Settings(dry_run=False, rules=rules), directory=People(), why_exempt=lambda _: None)
     begun = 0
     for number, event in enumerate(events):
         if number == WARM:

@@ -42,11 +42,11 @@ def unsent(source: BpfSource) -> dict[tuple[int, int, str], int]:
 
 
 def test_loopback_that_does_not_count_sends_nothing(lab: Lab) -> None:
-    lab.source.guard.replace_passes([], [], loopback=True)
+    lab.source.guard.replace_exemptions([], [], loopback=True)
     run_as(61001, lab.cgroup, lambda: [dial("127.0.0.1"), dial("0.0.0.0"), dial("::1"), dial("::ffff:127.0.0.2")])
     assert lab.events() == []
     assert lab.source.take_reports() == []
-    lab.source.guard.replace_passes([], [], loopback=False)
+    lab.source.guard.replace_exemptions([], [], loopback=False)
     run_as(61001, lab.cgroup, lambda: dial("127.0.0.1"))
     assert len(lab.events()) == 1, "where it counts it is told"
 

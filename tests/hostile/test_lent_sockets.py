@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from smtpguard.actions.base import Passes
+from smtpguard.actions.base import Exemptions
 from smtpguard.actions.session_walk import MAX_FOUND, EndRequest, Matcher, WantedSessions, end_sessions
 from smtpguard.decode.netlink.sock_diag import AF_INET, ESTABLISHED, Session
 from smtpguard.kernel.openers import Opener
@@ -206,7 +206,7 @@ class Known:
 def test_a_walk_keeps_no_more_than_it_says() -> None:
     kernel = Many(MAX_FOUND // 4)
     wanted = WantedSessions([EndRequest(who=1001, uids=((1001, 1001),), ports=frozenset({25}), until_ns=None)])
-    assert end_sessions(kernel, wanted, Matcher(Passes()), openers=Known()) == MAX_FOUND // 4  # type: ignore[arg-type]
+    assert end_sessions(kernel, wanted, Matcher(Exemptions()), openers=Known()) == MAX_FOUND // 4  # type: ignore[arg-type]
     assert kernel.most_known <= 1
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 
 import pytest
 
-from smtpguard.actions.base import Passes
+from smtpguard.actions.base import Exemptions
 from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.clock import boottime_ns
 from smtpguard.model import NS, Connect
@@ -30,7 +30,7 @@ RULE = CreditRule(ports=frozenset({25}), limit=LIMIT, window_ns=60 * NS)
 def lab() -> Generator[Lab]:
     with open_lab() as lab:
         lab.source.guard.set_enforcing(on=True)
-        BpfDeny(lab.source.guard).apply_passes(Passes())
+        BpfDeny(lab.source.guard).apply_exemptions(Exemptions())
         yield lab
 
 
@@ -216,7 +216,7 @@ def test_dry_run_takes_no_credits(lab: Lab, credits_: Credits) -> None:
 def test_exempt_people_and_places_take_no_credits(lab: Lab, credits_: Credits) -> None:
     uid = random_uid()
     enforcer = BpfDeny(lab.source.guard)
-    enforcer.apply_passes(Passes(uids=((uid + 1, uid + 1),), networks=(ipaddress.ip_network(f"{OTHER4}/32"),)))
+    enforcer.apply_exemptions(Exemptions(uids=((uid + 1, uid + 1),), networks=(ipaddress.ip_network(f"{OTHER4}/32"),)))
     credits_.maps.replace_told([(uid + 2, uid + 5)])
     assert passed(dials(uid, lab.cgroup, *[OTHER4] * 9)) == 9
     assert passed(dials(uid, lab.cgroup, *["127.0.0.1"] * 9)) == 9
@@ -285,7 +285,7 @@ def test_a_new_set_of_rules_keeps_the_windows(lab: Lab, credits_: Credits) -> No
 def test_credits_of_lost_events_come_back() -> None:
     with open_lab(ring_bytes=4096) as lab:
         lab.source.guard.set_enforcing(on=True)
-        BpfDeny(lab.source.guard).apply_passes(Passes())
+        BpfDeny(lab.source.guard).apply_exemptions(Exemptions())
         credits_ = Credits(lab.source.guard, boottime_ns())
         credits_.start([CreditRule(ports=frozenset({25}), limit=200, window_ns=NS // 2)], boottime_ns())
         uid = random_uid()
@@ -351,7 +351,7 @@ def test_a_removed_account_begins_anew(lab: Lab, credits_: Credits) -> None:
 def test_of_many_accounts_only_those_that_lost_events_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     with open_lab(ring_bytes=4096) as lab:
         lab.source.guard.set_enforcing(on=True)
-        BpfDeny(lab.source.guard).apply_passes(Passes())
+        BpfDeny(lab.source.guard).apply_exemptions(Exemptions())
         credits_ = Credits(lab.source.guard, boottime_ns())
         credits_.start([CreditRule(ports=frozenset({25}), limit=200, window_ns=60 * NS)], boottime_ns())
         blank = bytes(lab.source.guard.map("accounts").value_bytes)

@@ -13,7 +13,7 @@ from typing import Literal
 
 import pytest
 
-from smtpguard.actions.base import Deny, Passes
+from smtpguard.actions.base import Deny, Exemptions
 from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.clock import boottime_ns
 from smtpguard.errors import EnforceError
@@ -51,14 +51,14 @@ def lab() -> Generator[Lab]:
 def enforcer(lab: Lab) -> BpfDeny:
     lab.source.guard.set_enforcing(on=True)
     enforcer = BpfDeny(lab.source.guard)
-    enforcer.apply_passes(Passes())
+    enforcer.apply_exemptions(Exemptions())
     return enforcer
 
 
 @pytest.mark.parametrize("address", [ADDRESS4, ADDRESS6, f"::ffff:{ADDRESS4}", "0.0.0.0", "::", "::ffff:0.0.0.0"])
 def test_each_kind_of_address_is_refused(lab: Lab, enforcer: BpfDeny, address: str) -> None:
     uid = random_uid()
-    enforcer.apply_passes(Passes(loopback=False))
+    enforcer.apply_exemptions(Exemptions(loopback=False))
     enforcer.apply_deny(block(uid))
     assert dials(uid, lab.cgroup, address) == [REFUSED]
     assert [(event.result, event.refused_by) for event in lab.events()] == [("refused", "block")]
@@ -87,7 +87,7 @@ def test_a_user_namespace_hides_no_uid(lab: Lab, enforcer: BpfDeny) -> None:
 
 def test_others_go_on_and_root_is_never_refused(lab: Lab, enforcer: BpfDeny) -> None:
     uid = random_uid()
-    enforcer.apply_passes(Passes(uids=()))
+    enforcer.apply_exemptions(Exemptions(uids=()))
     enforcer.apply_deny(block(uid))
     guard, until_ns = lab.source.guard, boottime_ns() + 60 * NS
     guard.put_denies([(0, None, None, until_ns, until_ns)])
@@ -102,15 +102,15 @@ def test_exempt_users_destinations_and_loopback_pass_while_denied(lab: Lab, enfo
     targets = (ADDRESS4, OTHER4, "127.0.0.1", "::1", f"::ffff:{OTHER4}", ADDRESS6)
     enforcer.apply_deny(block(uid))
     network4, network6 = ipaddress.ip_network(f"{OTHER4}/32"), ipaddress.ip_network("2001:db8::/64")
-    enforcer.apply_passes(Passes(networks=(network4, network6)))
+    enforcer.apply_exemptions(Exemptions(networks=(network4, network6)))
     assert dials(uid, lab.cgroup, *targets) == [REFUSED, OPEN, OPEN, OPEN, OPEN, OPEN]
-    enforcer.apply_passes(Passes(loopback=False))
+    enforcer.apply_exemptions(Exemptions(loopback=False))
     assert dials(uid, lab.cgroup, *targets) == [REFUSED] * 6
-    enforcer.apply_passes(Passes(loopback=False, networks=(ipaddress.ip_network("127.0.0.1/32"),)))
+    enforcer.apply_exemptions(Exemptions(loopback=False, networks=(ipaddress.ip_network("127.0.0.1/32"),)))
     assert dials(uid, lab.cgroup, *targets) == [REFUSED, REFUSED, OPEN, REFUSED, REFUSED, REFUSED]
-    enforcer.apply_passes(Passes(uids=((0, 0), (uid - 3, uid))))
+    enforcer.apply_exemptions(Exemptions(uids=((0, 0), (uid - 3, uid))))
     assert dials(uid, lab.cgroup, *targets) == [OPEN] * 6
-    enforcer.apply_passes(Passes(uids=((0, 0), (uid + 1, uid + 9))))
+    enforcer.apply_exemptions(Exemptions(uids=((0, 0), (uid + 1, uid + 9))))
     assert dials(uid, lab.cgroup, ADDRESS4) == [REFUSED]
 
 
@@ -230,7 +230,7 @@ def test_owned_uids_share_their_owners_fate(lab: Lab, enforcer: BpfDeny) -> None
     lab.source.guard.replace_owners([(200_000, 65_536, uid)])
     enforcer.apply_deny(block(uid))
     assert dials(265_535, lab.cgroup, ADDRESS4) == [REFUSED]
-    enforcer.apply_passes(Passes(uids=((uid, uid),)))
+    enforcer.apply_exemptions(Exemptions(uids=((uid, uid),)))
     assert dials(265_535, lab.cgroup, ADDRESS4) == [OPEN]
 
 
@@ -324,7 +324,7 @@ def test_an_exempt_or_root_maker_and_a_root_caller_are_never_the_reason(lab: Lab
     enforcer.apply_deny(block(maker))
     assert client(maker, 0) == OPEN
     assert client(0, caller) == OPEN
-    enforcer.apply_passes(Passes(uids=((maker, maker),)))
+    enforcer.apply_exemptions(Exemptions(uids=((maker, maker),)))
     assert client(maker, caller) == OPEN
 
 

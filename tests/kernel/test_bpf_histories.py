@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from smtpguard.actions.base import Passes
+from smtpguard.actions.base import Exemptions
 from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.clock import boottime_ns
 from smtpguard.daemon.enforce.exact_limits import ExactLimits
@@ -151,7 +151,7 @@ def run_history(lab: Lab, seed: int, *, processes: int) -> World:
     """One user's history, judged while it happens."""
     dice = random.Random(seed)
     deny = BpfDeny(lab.source.guard)
-    deny.apply_passes(Passes())
+    deny.apply_exemptions(Exemptions())
     lab.source.guard.set_enforcing(on=True)
     world = World(lab, 100_000 + seed, draw_rules(dice), deny)
     attempts = 40 // processes

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from smtpguard.actions.base import Passes
+from smtpguard.actions.base import Exemptions
 from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.clock import boottime_ns
 from smtpguard.daemon.enforce.exact_limits import ExactLimits
@@ -50,7 +50,7 @@ def destinations(limit: int = LIMIT, *, window_s: float = 600) -> CreditRule:
 def lab() -> Generator[Lab]:
     with open_lab() as lab:
         lab.source.guard.set_enforcing(on=True)
-        BpfDeny(lab.source.guard).apply_passes(Passes())
+        BpfDeny(lab.source.guard).apply_exemptions(Exemptions())
         yield lab
 
 
@@ -227,7 +227,7 @@ def test_behind_a_translator_of_ones_own_too(lab: Lab, length: int) -> None:
     credits_ = begin(lab, networks(64))
     try:
         use_translators([other, prefix])
-        BpfDeny(lab.source.guard).apply_passes(Passes(translators=(other, prefix)))
+        BpfDeny(lab.source.guard).apply_exemptions(Exemptions(translators=(other, prefix)))
         for _ in range(5):
             uid = random.randrange(61_100, 1 << 30)
             heads = [head, head, other.network_address.packed[:8], head[:-1], bytes.fromhex("0064ff9b") + bytes(8)]
@@ -237,7 +237,7 @@ def test_behind_a_translator_of_ones_own_too(lab: Lab, length: int) -> None:
             assert len(packed) == 41
             assert set(credits_.keys.read(uid, 0)) == {network_of(address) for address in packed}
         use_translators([])
-        BpfDeny(lab.source.guard).apply_passes(Passes())
+        BpfDeny(lab.source.guard).apply_exemptions(Exemptions())
         uid = random.randrange(61_100, 1 << 30)
         tries(uid, lab, *(str(ipaddress.IPv6Address(address)) for address in addresses))
         assert set(credits_.keys.read(uid, 0)) == {network_of(event.address) for event in lab.events()}
@@ -366,7 +366,7 @@ def test_a_rule_that_stays_keeps_its_keys_and_a_changed_one_begins_with_the_engi
 def test_a_full_map_is_counted_and_refuses_nobody() -> None:
     with open_lab(key_users=4) as lab:
         lab.source.guard.set_enforcing(on=True)
-        BpfDeny(lab.source.guard).apply_passes(Passes())
+        BpfDeny(lab.source.guard).apply_exemptions(Exemptions())
         credits_ = begin(lab, networks(2))
         uid = random_uid()
         for number in range(6):
@@ -416,7 +416,7 @@ BLOCK = Rule(
 def test_a_verdict_that_the_ring_lost_is_found_by_looking(rule: Rule) -> None:
     with open_lab(ring_bytes=4096) as lab:
         lab.source.guard.set_enforcing(on=True)
-        BpfDeny(lab.source.guard).apply_passes(Passes())
+        BpfDeny(lab.source.guard).apply_exemptions(Exemptions())
         uid = random_uid()
         engine, limits = guarded(lab, uid, rule)
         tries(uid + 1, lab, *["198.18.1.1"] * 60, port=2525)  # the ring is full

@@ -16,7 +16,7 @@ from functools import partial
 import pytest
 
 from smtpguard.actions import tell_server
-from smtpguard.actions.base import Passes
+from smtpguard.actions.base import Exemptions
 from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.actions.tell_server import TellServer
 from smtpguard.clock import boottime_ns
@@ -83,7 +83,7 @@ def desk() -> Generator[Desk]:
             credits=Credits(guard, boottime_ns()),
             enforcer=BpfDeny(guard),
         )
-        desk.enforcer.apply_passes(Passes())
+        desk.enforcer.apply_exemptions(Exemptions())
         desk.credits.maps.beat(boottime_ns())
         thread = threading.Thread(target=desk.serve)
         thread.start()
@@ -223,7 +223,7 @@ def test_others_see_their_real_peers(desk: Desk) -> None:
 
 def test_a_socket_that_goes_on_elsewhere_sees_its_new_peer(desk: Desk) -> None:
     uid = random_uid()
-    desk.enforcer.apply_passes(Passes(networks=(ipaddress.ip_network(f"{OTHER4}/32"),)))
+    desk.enforcer.apply_exemptions(Exemptions(networks=(ipaddress.ip_network(f"{OTHER4}/32"),)))
     desk.enforcer.apply_deny(block(uid))
 
     def client() -> tuple[bytes, int, tuple[str, int]]:

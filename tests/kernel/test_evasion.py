@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 import pytest
 
-from smtpguard.actions.base import Deny, Enforcer, Passes
+from smtpguard.actions.base import Deny, Enforcer, Exemptions
 from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.actions.nft.enforcer import NftEnforcer
 from smtpguard.actions.nft.render import TableSpec
@@ -217,7 +217,7 @@ def refusing(request: pytest.FixtureRequest, watch: Watch) -> Iterator[Means]:
             stack.callback(nft.remove)
             enforcers.append(nft)
         for enforcer in enforcers:
-            enforcer.apply_passes(Passes())
+            enforcer.apply_exemptions(Exemptions())
             for deny in denies:
                 enforcer.apply_deny(deny)
         yield means

@@ -10,7 +10,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from smtpguard.actions.base import Deny, Kind, Passes, Reach
+from smtpguard.actions.base import Deny, Exemptions, Kind, Reach
 from smtpguard.actions.nft import table
 from smtpguard.actions.nft.enforcer import NftEnforcer
 from smtpguard.actions.nft.render import TableSpec
@@ -158,20 +158,20 @@ def test_passes_hold_for_a_blocked_user(lab: Lab, guard: NftEnforcer) -> None:
     assert passes(lab, BAD, Lab.OWN4)
     assert passes(lab, BAD, "fd66::1")
     assert not passes(lab, BAD, Lab.ADDRESSES4[1])
-    guard.apply_passes(Passes(networks=(ip_network("10.66.0.3/32"), ip_network("fd66::3/128"))))
+    guard.apply_exemptions(Exemptions(networks=(ip_network("10.66.0.3/32"), ip_network("fd66::3/128"))))
     assert passes(lab, BAD, Lab.ADDRESSES4[1])
     assert passes(lab, BAD, f"::ffff:{Lab.ADDRESSES4[1]}")
     assert passes(lab, BAD, Lab.ADDRESSES6[1])
     assert not passes(lab, BAD, NEAR)
-    guard.apply_passes(Passes(uids=((0, 0), (BAD, BAD))))
+    guard.apply_exemptions(Exemptions(uids=((0, 0), (BAD, BAD))))
     assert passes(lab, BAD, NEAR)
-    guard.apply_passes(Passes())
+    guard.apply_exemptions(Exemptions())
     assert not passes(lab, BAD, NEAR)
     assert not passes(lab, BAD, Lab.ADDRESSES4[1])
 
 
 def test_loopback_is_refused_only_when_it_counts(lab: Lab, guard: NftEnforcer) -> None:
-    guard.apply_passes(Passes(loopback=False))
+    guard.apply_exemptions(Exemptions(loopback=False))
     guard.apply_deny(deny())
     assert not passes(lab, BAD, "127.0.0.1")
     assert not passes(lab, BAD, "::1")
@@ -188,7 +188,7 @@ def test_root_passes_even_when_somebody_puts_uid_0_into_the_set(
     assert "0-" not in library.run("list set inet smtpguard blocked").replace("1-", "")
     library.run("flush set inet smtpguard blocked")
     library.run("add element inet smtpguard blocked { 0-70000 }")
-    guard.apply_passes(Passes(uids=()))
+    guard.apply_exemptions(Exemptions(uids=()))
     assert passes(lab, 0)
     assert not passes(lab, GOOD)
 
@@ -272,7 +272,7 @@ def test_elements_of_others_are_read_with_their_ends(guard: NftEnforcer, library
 
 def test_cap_refuses_beyond_the_burst_and_nobody_else(lab: Lab, library: NetnsNft) -> None:
     enforcer = NftEnforcer(TableSpec(cap=Cap(rate=1, per_ns=3600 * NS, burst=5)), nft=library)
-    enforcer.apply_passes(Passes(uids=((0, 0), (61100, 61100))))
+    enforcer.apply_exemptions(Exemptions(uids=((0, 0), (61100, 61100))))
     enforcer.ensure()
     try:
         assert [passes(lab, BAD) for _ in range(8)] == [True] * 5 + [False] * 3

@@ -69,9 +69,9 @@ def read_ruleset(netns: str) -> str:
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_the_table_is_the_one_that_nft_makes_of_the_text(topic: str, netns: str, nft: NetnsNft) -> None:
-    spec, passes = TOPICS[topic]
-    expected = load_by_nft(netns, render_ruleset(spec, passes, read_templates()))
-    enforcer = NftEnforcer(spec, nft=nft, passes=passes)
+    spec, exemptions = TOPICS[topic]
+    expected = load_by_nft(netns, render_ruleset(spec, exemptions, read_templates()))
+    enforcer = NftEnforcer(spec, nft=nft, exemptions=exemptions)
     for found in (False, True):
         if not found:
             nft.run("flush ruleset")

@@ -11,7 +11,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from smtpguard.actions.base import Deny, Passes
+from smtpguard.actions.base import Deny, Exemptions
 from smtpguard.actions.sessions import SessionEnder
 from smtpguard.decode.netlink.sock_diag import FIN_WAIT1, SYN_SENT
 from smtpguard.errors import EnforceError, SourceError
@@ -103,7 +103,7 @@ def test_a_blocked_users_sessions_end_at_once_and_nobody_elses(lab: Lab, ender: 
 
 def test_what_passes_is_left_alone(lab: Lab, ender: SessionEnder) -> None:
     exempt, local, other = lab.connect(USER, Lab.ADDRESSES4[1]), lab.connect(USER, "127.0.0.1"), lab.connect(USER, NEAR)
-    ender.apply_passes(Passes(networks=(ip_network(f"{Lab.ADDRESSES4[1]}/32"),)))
+    ender.apply_exemptions(Exemptions(networks=(ip_network(f"{Lab.ADDRESSES4[1]}/32"),)))
     ender.apply_deny(block())
     assert [is_aborted(sock) for sock in (exempt, local, other)] == [False, False, True]
 

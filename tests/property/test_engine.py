@@ -114,7 +114,7 @@ def _short_newcomers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_both(configuration: Settings, script: list[tuple[Any, ...]], known_s: int | None = None) -> None:
-    engine = Engine(settings=configuration, directory=Tenants(), passes=lambda _: None)
+    engine = Engine(settings=configuration, directory=Tenants(), why_exempt=lambda _: None)
     oracle = Oracle(configuration, NEWCOMER_NS)
     now = 1000 * NS
     if known_s is not None:
@@ -168,7 +168,7 @@ def test_equals_the_oracle_in_long_traffic(seed: int) -> None:
         breaker=BreakerLimits(blocks=50),
         escalation=Escalation(still_trying="end"),
     )
-    engine = Engine(settings=configuration, directory=Tenants(), passes=lambda _: None)
+    engine = Engine(settings=configuration, directory=Tenants(), why_exempt=lambda _: None)
     oracle = Oracle(configuration, NEWCOMER_NS)
     now = 1000 * NS
     for number in range(2500):

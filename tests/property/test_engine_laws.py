@@ -16,7 +16,7 @@ from tests.unit.test_engine_snapshot import Store
 
 
 def engine_for(configuration: Settings) -> Engine:
-    return Engine(settings=configuration, directory=Tenants(), passes=lambda _: None)
+    return Engine(settings=configuration, directory=Tenants(), why_exempt=lambda _: None)
 
 
 @pytest.fixture(autouse=True)

@@ -59,7 +59,7 @@ def main() -> int:
         ("ensure", "ensure"),
         ("remove", "remove"),
         ("release", "apply_release"),
-        ("passes", "apply_passes"),
+        ("passes", "apply_exemptions"),
         ("beat", "beat"),
         ("clear", "clear_everywhere"),
         ("clear", "clear_all"),

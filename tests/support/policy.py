@@ -34,13 +34,13 @@ def person(uid: int, standing: Standing, name: str | None = None, **more: Any) -
 def engine_of(
     *rules: Rule,
     people: People | None = None,
-    passes: Callable[[bytes], str | None] = lambda _: None,
+    why_exempt: Callable[[bytes], str | None] = lambda _: None,
     limits: Limits | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> Engine:
     settings = {"dry_run": False, "breaker": BreakerLimits(blocks=1000), **settings}
     return Engine(
-        settings=Settings(rules=rules, **settings), directory=people or People(), passes=passes, limits=limits
+        settings=Settings(rules=rules, **settings), directory=people or People(), why_exempt=why_exempt, limits=limits
     )
 
 

@@ -50,8 +50,8 @@ def shipped_settings() -> Settings:
 
 def make_engine(settings: Settings | None = None) -> Engine:
     settings = settings or shipped_settings()
-    passed = Destinations(exempt=settings.exempt.networks).passed
-    return Engine(settings=settings, directory=People(), passes=passed)
+    why_exempt = Destinations(exempt=settings.exempt.networks).why_exempt
+    return Engine(settings=settings, directory=People(), why_exempt=why_exempt)
 
 
 def remember(engine: Engine, users: Iterable[User], days: range) -> None:

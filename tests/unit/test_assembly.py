@@ -21,7 +21,7 @@ from unittest.mock import Mock, patch
 
 import pytest
 
-from smtpguard.actions.base import Deny, Kind, Passes, Reach
+from smtpguard.actions.base import Deny, Exemptions, Kind, Reach
 from smtpguard.actions.nft.difference import Difference
 from smtpguard.actions.nft.elements import Element
 from smtpguard.control.client import ask
@@ -50,7 +50,7 @@ UID = 4_000_123
 LIMIT_S = 60
 CLEARED = Cleared(subject=Subject(id=UID), address=bytes([198, 18, 0, 1]), name="relay.example")
 HOOKS = {
-    "Around.passes": "HostWatch.passes",
+    "Around.exemptions": "HostWatch.exemptions",
     "Adopter": "Adoption.__call__",
     "Comparison": "SetComparison.compare",
     "Changed": "Service._surroundings_changed",
@@ -139,7 +139,7 @@ class FakeTable:
 
     def apply_release(self, subject: Subject, kind: Kind, port: int | None = None) -> None: ...
 
-    def apply_passes(self, passes: Passes) -> None: ...
+    def apply_exemptions(self, exemptions: Exemptions) -> None: ...
 
     def read_denies(self) -> list[Deny]:
         return []

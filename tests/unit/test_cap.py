@@ -20,7 +20,7 @@ def capping(
 ) -> CapCounts:
     settings = settings or Settings(dry_run=False, rules=(), cap=CAP)
     people = People(owners={700_003: 1001})
-    engine = Engine(settings=settings, directory=people, passes=lambda a: "loopback" if a[0] == 127 else None)
+    engine = Engine(settings=settings, directory=people, why_exempt=lambda a: "loopback" if a[0] == 127 else None)
     return CapCounts(settings, people, engine, in_force=lambda: True, counts=counts, clock=clock)
 
 

@@ -36,29 +36,29 @@ def packed(text: str) -> bytes:
 )
 def test_kinds(address: str, kind: str | None) -> None:
     destinations = Destinations(own=OWN, exempt=EXEMPT)
-    assert destinations.passed(packed(address)) == kind
-    assert destinations.passed(packed(address)) == kind, "remembered"
+    assert destinations.why_exempt(packed(address)) == kind
+    assert destinations.why_exempt(packed(address)) == kind, "remembered"
 
 
 def test_addresses_of_loopback_are_loopbacks_though_the_kernel_lists_them_as_own() -> None:
     listed = [ip_network(text) for text in ("127.0.0.1/32", "127.0.1.1/32", "::1/128", "192.0.2.1/32")]
     destinations = Destinations(own=listed)
-    assert {destinations.passed(packed(text)) for text in ("127.0.0.1", "127.0.1.1", "::1")} == {"loopback"}
+    assert {destinations.why_exempt(packed(text)) for text in ("127.0.0.1", "127.0.1.1", "::1")} == {"loopback"}
     assert destinations.networks() == (ip_network("192.0.2.1/32"),)
 
 
 def test_a_change_is_believed_at_once() -> None:
     destinations = Destinations(own=OWN)
-    assert destinations.passed(packed("192.0.2.9")) is None
+    assert destinations.why_exempt(packed("192.0.2.9")) is None
     assert destinations.replace(own=[*OWN, ip_network("192.0.2.9/32")])
-    assert destinations.passed(packed("192.0.2.9")) == "own"
+    assert destinations.why_exempt(packed("192.0.2.9")) == "own"
     assert not destinations.replace(own=reversed([*OWN, ip_network("192.0.2.9/32")]))
 
 
 def test_memory_is_bounded() -> None:
     destinations = Destinations()
     for number in range(MAX_REMEMBERED + 10):
-        destinations.passed(number.to_bytes(4, "big"))
+        destinations.why_exempt(number.to_bytes(4, "big"))
     assert len(destinations._known) <= MAX_REMEMBERED
 
 
@@ -75,4 +75,4 @@ def test_agrees_with_the_library(
     destinations = Destinations(exempt=exempt)
     for address in addresses:
         inside = any(address in network for network in exempt)
-        assert (destinations.passed(address.packed) == "exempt") is inside
+        assert (destinations.why_exempt(address.packed) == "exempt") is inside

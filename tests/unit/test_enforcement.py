@@ -6,7 +6,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from smtpguard.actions.base import Deny, Kind, Passes
+from smtpguard.actions.base import Deny, Exemptions, Kind
 from smtpguard.actions.nft.render import TableSpec, build_spec
 from smtpguard.daemon.enforce.enforcement import Enforcement, Reason
 from smtpguard.daemon.enforce.off_switch import OffSwitch
@@ -26,7 +26,7 @@ class Means:
         self.name = name
         self.told = told
         self.held: dict[tuple[int, str], Deny] = {}
-        self.passes: Passes | None = None
+        self.exemptions: Exemptions | None = None
         self.ports: frozenset[int] = frozenset()
         self.broken = False
         self.openers: object = None
@@ -45,9 +45,9 @@ class Means:
         self.note(f"release {subject.id}")
         self.held.pop((subject.id, kind), None)
 
-    def apply_passes(self, passes: Passes) -> None:
+    def apply_exemptions(self, exemptions: Exemptions) -> None:
         self.note("passes")
-        self.passes = passes
+        self.exemptions = exemptions
 
     def read_denies(self) -> list[Deny]:
         return list(self.held.values())
@@ -132,11 +132,11 @@ class Around:
         self.accounts: Any = Directory([person(1500, "exempt")])
         self.asked: list[tuple[list[int], list[int]]] = []
 
-    def passes(self, forced: Iterable[int], allowed: Iterable[int]) -> Passes:
+    def exemptions(self, forced: Iterable[int], allowed: Iterable[int]) -> Exemptions:
         self.asked.append((list(forced), list(allowed)))
         forced, allowed = self.asked[-1]
         exempt = () if 1500 in forced else ((1500, 1500),)
-        return Passes(uids=((0, 0), *exempt), uncapped=tuple((uid, uid) for uid in allowed))
+        return Exemptions(uids=((0, 0), *exempt), uncapped=tuple((uid, uid) for uid in allowed))
 
 
 class Judging:
@@ -158,7 +158,7 @@ class World:
         self.told: list[str] = []
         self.settings = Settings(dry_run=dry_run, rules=())
         self.around = Around()
-        self.engine = Engine(settings=self.settings, directory=self.around.accounts, passes=lambda _: None)
+        self.engine = Engine(settings=self.settings, directory=self.around.accounts, why_exempt=lambda _: None)
         self.engine.tick(self.now)
         self.nft = Table(self.told, build_spec(self.settings))
         self.bpf = Means("bpf", self.told)
@@ -303,10 +303,10 @@ def test_a_table_of_an_earlier_run_does_not_outlive_a_start_in_dry_run() -> None
 
 def test_an_exempt_account_that_is_blocked_does_not_pass_while_that_lasts(world: World) -> None:
     world.block(EXEMPT, force=True)
-    assert world.nft.passes == Passes(uids=((0, 0),))
+    assert world.nft.exemptions == Exemptions(uids=((0, 0),))
     world.engine.unblock(EXEMPT, by="admin", now_ns=world.now)
     world.enforcement.carry_out(EXEMPT)
-    assert world.nft.passes == Passes(uids=((0, 0), (1500, 1500)))
+    assert world.nft.exemptions == Exemptions(uids=((0, 0), (1500, 1500)))
 
 
 def test_many_allowances_that_end_are_one_refresh(world: World) -> None:
@@ -323,7 +323,7 @@ def test_many_allowances_that_end_are_one_refresh(world: World) -> None:
     assert world.enforcement.next_deadline() == 0
     world.enforcement.on_time(world.now)
     assert len(world.around.asked) == asked + 1
-    assert world.nft.passes == Passes(uids=((0, 0), (1500, 1500)))
+    assert world.nft.exemptions == Exemptions(uids=((0, 0), (1500, 1500)))
 
 
 def test_another_configuration_makes_the_table_anew(world: World) -> None:
@@ -520,4 +520,4 @@ def test_a_program_that_could_not_be_told_is_told_again_within_a_second(world: W
     assert world.enforcement.out_of_step() == ["bpf: bpf: full"]
     world.enforcement.remove_foreign("nft")
     assert world.nft.there, "it is ours, and wanted"
-    assert world.enforcement.reconciler.knows_passes()
+    assert world.enforcement.reconciler.knows_exemptions()

@@ -353,7 +353,7 @@ def test_roots_subordinate_uids_are_containers() -> None:
 @pytest.mark.parametrize("kind", ["exempt", "own", "loopback"])
 def test_destinations_that_pass_never_count_not_even_in_a_block(kind: str) -> None:
     home = bytes([198, 51, 100, 1])
-    engine = engine_of(replace(BURST, limit=0), passes={home: kind}.get)
+    engine = engine_of(replace(BURST, limit=0), why_exempt={home: kind}.get)
     assert feed(engine, range(50), address=home) == []
     feed(engine, [60])
     assert feed(engine, [61], address=home) == []
@@ -361,15 +361,15 @@ def test_destinations_that_pass_never_count_not_even_in_a_block(kind: str) -> No
 
 
 def test_loopback_counts_on_request() -> None:
-    engine = engine_of(BURST, passes=lambda _: "loopback", loopback="count")
+    engine = engine_of(BURST, why_exempt=lambda _: "loopback", loopback="count")
     assert only(Verdict, feed(engine, range(4)))
 
 
 def test_destinations_are_asked_about_again_when_told() -> None:
-    passes: dict[bytes, str] = {}
-    engine = engine_of(BURST, passes=passes.get)
+    exemptions: dict[bytes, str] = {}
+    engine = engine_of(BURST, why_exempt=exemptions.get)
     feed(engine, (0, 1, 2))
-    passes[bytes([192, 0, 2, 1])] = "exempt"
+    exemptions[bytes([192, 0, 2, 1])] = "exempt"
     engine.forget_destinations()
     assert feed(engine, range(3, 20)) == []
 

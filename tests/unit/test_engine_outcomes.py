@@ -112,7 +112,7 @@ def test_warn_on_bytes_is_told_once() -> None:
 def test_whom_it_may_hit_holds_for_reports_too() -> None:
     people = People([person(0, "root"), person(33, "shared"), person(1005, "exempt")])
     home = bytes([198, 51, 100, 7])
-    engine = engine_of(replace(FAILURES, limit=0), people=people, passes={home: "exempt"}.get)
+    engine = engine_of(replace(FAILURES, limit=0), people=people, why_exempt={home: "exempt"}.get)
     assert tell(engine, [report(0, uid=0), report(0, uid=1005), report(0, uid=None), report(0, address=home)]) == []
     assert [v.mode for v in only(Verdict, tell(engine, [report(0, uid=33)]))] == ["dry-run"]
     assert [v.why_dry for v in only(Verdict, tell(engine, [report(0, netns=4)]))] == ["container"]

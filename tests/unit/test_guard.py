@@ -52,7 +52,7 @@ class Host:
         self.enforcement.credits.prepare.return_value = None
         self.enforcement.credits.take_overdue.return_value = []
         self.enforcement.may_refuse_freed.return_value = False
-        self.enforcement.reconciler.knows_passes.return_value = True
+        self.enforcement.reconciler.knows_exemptions.return_value = True
         self.state.is_read = True
         self.guard = Guard(
             Settings(**{"dry_run": False, "rules": (BURST,), **settings}),
@@ -61,7 +61,7 @@ class Host:
             journal=self.journal,
             state=self.state,
             accounts=cast("Any", self.people),
-            destinations=Mock(passed=Mock(return_value=None)),
+            destinations=Mock(why_exempt=Mock(return_value=None)),
             wall=Mock(offset_ns=0, to_wall_ns=lambda ns: ns),
             now=lambda: self.now_ns,
         )
@@ -171,7 +171,7 @@ def test_an_allowance_is_told_and_its_end_too(host: Host) -> None:
 
 
 def test_an_allowance_that_the_kernel_does_not_carry_out_is_no_success(host: Host) -> None:
-    host.enforcement.reconciler.knows_passes.return_value = False
+    host.enforcement.reconciler.knows_exemptions.return_value = False
     host.enforcement.troubles.return_value = ["nft: no"]
     with pytest.raises(GuardError, match="but the kernel does not carry it out yet: nft: no"):
         host.ask("allow", user="u1001", for_ns=NS)
@@ -424,8 +424,8 @@ def test_a_reload_is_answered_with_what_came_of_it(host: Host, caplog: pytest.Lo
 
 
 def test_a_connection_to_loopback_is_no_line(host: Host) -> None:
-    passed: Any = host.guard._destinations.passed
-    passed.return_value = "loopback"
+    why_exempt: Any = host.guard._destinations.why_exempt
+    why_exempt.return_value = "loopback"
     host.guard.take([connect(1)])
     host.journal.add.assert_not_called()
 

@@ -30,7 +30,7 @@ def test_what_was_judged_before_it_is_noted() -> None:
         journal=cast("Any", SimpleNamespace(add=noted.append)),
         state=cast("Any", None),
         accounts=cast("Any", People()),
-        destinations=cast("Any", SimpleNamespace(passed=lambda _: None)),
+        destinations=cast("Any", SimpleNamespace(why_exempt=lambda _: None)),
         wall=cast("Any", None),
         now=lambda: T0,
     )

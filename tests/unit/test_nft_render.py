@@ -6,7 +6,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from smtpguard.actions.base import Passes
+from smtpguard.actions.base import Exemptions
 from smtpguard.actions.nft.enforcer import NftEnforcer, read_templates
 from smtpguard.actions.nft.render import (
     TableSpec,
@@ -27,35 +27,35 @@ NETWORKS = tuple(
     )
 )
 TOPICS = {
-    "default": (TableSpec(), Passes()),
-    "loopback-counts": (TableSpec(), Passes(loopback=False)),
-    "drop": (TableSpec(verdict="drop"), Passes()),
-    "cap": (TableSpec(cap=Cap(rate=60, per_ns=60 * NS, burst=30)), Passes()),
+    "default": (TableSpec(), Exemptions()),
+    "loopback-counts": (TableSpec(), Exemptions(loopback=False)),
+    "drop": (TableSpec(verdict="drop"), Exemptions()),
+    "cap": (TableSpec(cap=Cap(rate=60, per_ns=60 * NS, burst=30)), Exemptions()),
     "cap-not-for-all": (
         TableSpec(cap=Cap(rate=60, per_ns=60 * NS, burst=30)),
-        Passes(uncapped=((1, 999), (61104, 61104), (500, 1000))),
+        Exemptions(uncapped=((1, 999), (61104, 61104), (500, 1000))),
     ),
-    "cap-drop": (TableSpec(cap=Cap(rate=5, per_ns=NS, burst=0), verdict="drop"), Passes()),
+    "cap-drop": (TableSpec(cap=Cap(rate=5, per_ns=NS, burst=0), verdict="drop"), Exemptions()),
     "passes": (
         TableSpec(),
-        Passes(uids=((0, 0), (89, 89), (2000, 2999), (2500, 3100), (3101, 3101)), networks=NETWORKS),
+        Exemptions(uids=((0, 0), (89, 89), (2000, 2999), (2500, 3100), (3101, 3101)), networks=NETWORKS),
     ),
     "everything-passes": (
         TableSpec(),
-        Passes(uids=((0, 2**32 - 1),), networks=(ip_network("0.0.0.0/0"), ip_network("::/0"))),
+        Exemptions(uids=((0, 2**32 - 1),), networks=(ip_network("0.0.0.0/0"), ip_network("::/0"))),
     ),
-    "own-table-one-port": (TableSpec(table="second_guard", ports=frozenset({25})), Passes()),
+    "own-table-one-port": (TableSpec(table="second_guard", ports=frozenset({25})), Exemptions()),
 }
 
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_ruleset(topic: str, check_golden: Callable[[str, str], None]) -> None:
-    spec, passes = TOPICS[topic]
-    check_golden(f"nft/{topic}.nft", render_ruleset(spec, passes, read_templates()))
+    spec, exemptions = TOPICS[topic]
+    check_golden(f"nft/{topic}.nft", render_ruleset(spec, exemptions, read_templates()))
 
 
 def test_what_passes_is_asked_before_what_is_refused() -> None:
-    text = render_ruleset(TableSpec(cap=Cap(rate=1, per_ns=NS, burst=1)), Passes(), read_templates())
+    text = render_ruleset(TableSpec(cap=Cap(rate=1, per_ns=NS, burst=1)), Exemptions(), read_templates())
     rules = [line.strip() for line in text[text.rindex("chain output") :].splitlines()]
     first_refusal = next(i for i, rule in enumerate(rules) if "refused_" in rule)
     assert all("passed_" not in rule for rule in rules[first_refusal:])

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from smtpguard.actions.base import Deny, Kind, Passes, Reach
+from smtpguard.actions.base import Deny, Exemptions, Kind, Reach
 from smtpguard.daemon.enforce.reconciler import SETTLE_NS, Reconciler, merge_denies
 from smtpguard.errors import EnforceError
 from smtpguard.model import NS, Block, Mode, Subject
@@ -26,7 +26,7 @@ class Kernel:
     def __init__(self, name: str = "nft") -> None:
         self.name = name
         self.held: dict[tuple[Subject, str], Deny] = {}
-        self.passes: Passes | None = None
+        self.exemptions: Exemptions | None = None
         self.broken = False
         self.calls = 0
 
@@ -43,9 +43,9 @@ class Kernel:
         self._check()
         self.held.pop((subject, _key(kind, port)), None)
 
-    def apply_passes(self, passes: Passes) -> None:
+    def apply_exemptions(self, exemptions: Exemptions) -> None:
         self._check()
-        self.passes = passes
+        self.exemptions = exemptions
 
     def read_denies(self) -> list[Deny]:
         return list(self.held.values())
@@ -199,12 +199,12 @@ def test_one_broken_means_does_not_keep_the_other_from_it(world: World) -> None:
 
 
 def test_a_means_that_comes_later_learns_everything(world: World) -> None:
-    world.reconciler.apply_passes(Passes(uids=((0, 0), (89, 89))))
+    world.reconciler.apply_exemptions(Exemptions(uids=((0, 0), (89, 89))))
     world.block(ALICE, 60)
     world.reconciler.apply(ALICE)
     second = Kernel("bpf")
     world.reconciler.add_enforcer(second)
-    assert second.passes == world.kernel.passes
+    assert second.exemptions == world.kernel.exemptions
     assert second.held == world.kernel.held
 
 
@@ -225,7 +225,7 @@ def test_packet_means_wait_a_little_where_credits_refuse_already(world: World) -
 
 def test_passes_that_a_means_refused_are_told_again_and_those_it_knows_are_not(world: World) -> None:
     world.kernel.broken = True
-    world.reconciler.apply_passes(Passes(uids=((0, 0), (89, 89))))
+    world.reconciler.apply_exemptions(Exemptions(uids=((0, 0), (89, 89))))
     assert world.reconciler.trouble() == ["nft: nft: no"]
     world.kernel.broken = False
     world.block(ALICE, 60)
@@ -233,10 +233,10 @@ def test_passes_that_a_means_refused_are_told_again_and_those_it_knows_are_not(w
     assert world.reconciler.trouble() == ["nft: nft: no"]
     world.now = world.reconciler.next_deadline() or 0
     world.reconciler.on_time(world.now)
-    assert world.kernel.passes == Passes(uids=((0, 0), (89, 89)))
+    assert world.kernel.exemptions == Exemptions(uids=((0, 0), (89, 89)))
     assert world.reconciler.trouble() == []
     calls = world.kernel.calls
-    world.reconciler.apply_passes(Passes(uids=((0, 0), (89, 89))))
+    world.reconciler.apply_exemptions(Exemptions(uids=((0, 0), (89, 89))))
     assert world.kernel.calls == calls
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from smtpguard.actions import session_thread, session_walk
-from smtpguard.actions.base import Deny, Passes
+from smtpguard.actions.base import Deny, Exemptions
 from smtpguard.actions.session_thread import SessionThread
 from smtpguard.actions.session_walk import EndRequest, Matcher
 from smtpguard.actions.sessions import SessionEnder
@@ -58,7 +58,7 @@ class Here:
     def __init__(self, *sessions: Session) -> None:
         self.kernel = Kernel(*sessions)
         self.ended = 0
-        self.thread = SessionThread(Matcher(Passes()), self._count)
+        self.thread = SessionThread(Matcher(Exemptions()), self._count)
         self.thread.diag = self.kernel  # type: ignore[assignment]
 
     def _count(self, sessions: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpguard.actions.base import Deny, Passes
+from smtpguard.actions.base import Deny, Exemptions
 from smtpguard.actions.session_walk import EndRequest, Matcher, WantedSessions, end_sessions
 from smtpguard.actions.sessions import SessionEnder
 from smtpguard.decode.netlink.messages import HEADER, split_messages
@@ -207,31 +207,31 @@ def test_only_the_users_sessions_to_these_ports_are_ended() -> None:
         replace(SESSION, cookie=6, uid=100_500),
     )
     wish = EndRequest(who=1001, uids=((0, 1001), (100_000, 165_535)), ports=frozenset({25}), until_ns=None)
-    count = end_sessions(kernel, WantedSessions([wish]), Matcher(Passes()))  # type: ignore[arg-type]
+    count = end_sessions(kernel, WantedSessions([wish]), Matcher(Exemptions()))  # type: ignore[arg-type]
     assert (count, kernel.destroyed) == (2, [7, 6])
 
 
 @pytest.mark.parametrize(
-    ("address", "passes", "expected"),
+    ("address", "exemptions", "expected"),
     [
-        ("192.0.2.1", Passes(), False),
-        ("127.0.0.5", Passes(), True),
-        ("127.0.0.5", Passes(loopback=False), False),
-        ("::1", Passes(), True),
-        ("::1", Passes(loopback=False), False),
-        ("192.0.2.1", Passes(networks=(ip_network("192.0.2.0/24"),)), True),
-        ("192.0.3.1", Passes(networks=(ip_network("192.0.2.0/24"),)), False),
-        ("192.0.2.1", Passes(networks=(ip_network("::ffff:192.0.2.0/120"),)), True),
-        ("2001:db8::5", Passes(networks=(ip_network("2001:db8::/32"),)), True),
-        ("2001:db9::5", Passes(networks=(ip_network("2001:db8::/32"),)), False),
-        ("192.0.2.1", Passes(networks=(ip_network("0.0.0.0/0"),)), True),
-        ("2001:db9::5", Passes(networks=(ip_network("0.0.0.0/0"),)), False),
-        ("192.0.2.1", Passes(uids=((1000, 1001),)), True),
+        ("192.0.2.1", Exemptions(), False),
+        ("127.0.0.5", Exemptions(), True),
+        ("127.0.0.5", Exemptions(loopback=False), False),
+        ("::1", Exemptions(), True),
+        ("::1", Exemptions(loopback=False), False),
+        ("192.0.2.1", Exemptions(networks=(ip_network("192.0.2.0/24"),)), True),
+        ("192.0.3.1", Exemptions(networks=(ip_network("192.0.2.0/24"),)), False),
+        ("192.0.2.1", Exemptions(networks=(ip_network("::ffff:192.0.2.0/120"),)), True),
+        ("2001:db8::5", Exemptions(networks=(ip_network("2001:db8::/32"),)), True),
+        ("2001:db9::5", Exemptions(networks=(ip_network("2001:db8::/32"),)), False),
+        ("192.0.2.1", Exemptions(networks=(ip_network("0.0.0.0/0"),)), True),
+        ("2001:db9::5", Exemptions(networks=(ip_network("0.0.0.0/0"),)), False),
+        ("192.0.2.1", Exemptions(uids=((1000, 1001),)), True),
     ],
 )
-def test_what_passes_is_left_alone(address: str, passes: Passes, expected: bool) -> None:
+def test_what_passes_is_left_alone(address: str, exemptions: Exemptions, expected: bool) -> None:
     packed = ip_network(address).network_address.packed
-    assert Matcher(passes)(replace(SESSION, address=packed)) is expected
+    assert Matcher(exemptions)(replace(SESSION, address=packed)) is expected
 
 
 def test_throttles_root_and_other_namespaces_end_nothing_here() -> None:
@@ -285,15 +285,15 @@ def test_who_opened_a_session_and_who_made_its_socket_are_both_meant() -> None:
     wanted = WantedSessions(
         [EndRequest(who=1001, uids=((1001, 1001), (5000, 5009)), ports=frozenset({25}), until_ns=None)]
     )
-    passes = Matcher(Passes(uids=((0, 0), (89, 89))))
+    exemptions = Matcher(Exemptions(uids=((0, 0), (89, 89))))
     lent, root_made, orphan = (replace(SESSION, uid=uid) for uid in (1002, 0, None))
     by = {uid: Opener(uid=uid, owner=1001 if uid >= 5000 else uid) for uid in (0, 89, 1001, 1002, 5003, 7000)}
     for session in (lent, root_made, orphan):
-        assert [uid for uid, opener in by.items() if wanted.covers(session, opener, passes)] == [1001, 5003, 7000]
-        assert not wanted.covers(session, None, passes)
-    assert wanted.covers(SESSION, by[1002], passes), "made by the blocked user, lent to another"
-    assert not wanted.covers(replace(lent, port=587), by[1001], passes)
-    assert not wanted.covers(replace(lent, address=bytes([127, 0, 0, 1])), by[1001], passes)
+        assert [uid for uid, opener in by.items() if wanted.covers(session, opener, exemptions)] == [1001, 5003, 7000]
+        assert not wanted.covers(session, None, exemptions)
+    assert wanted.covers(SESSION, by[1002], exemptions), "made by the blocked user, lent to another"
+    assert not wanted.covers(replace(lent, port=587), by[1001], exemptions)
+    assert not wanted.covers(replace(lent, address=bytes([127, 0, 0, 1])), by[1001], exemptions)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ class Night:
 def spend(settings: Settings, every_s: float, hours: int = 8, *, until_h: float = 24, told: bool = False) -> Night:
     """Let a hacked site, or a plugin, try at a rate; as bpf tells of it, or (`told`) nflog."""
     chance = random.Random(13)
-    engine = Engine(settings=settings, directory=Tenants(), passes=lambda _: None)
+    engine = Engine(settings=settings, directory=Tenants(), why_exempt=lambda _: None)
     night = Night()
     time_ns = T0
     for _ in range(int(hours * 3600 / every_s)):

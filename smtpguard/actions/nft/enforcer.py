@@ -7,7 +7,7 @@ itself. Not thread safe: one thread calls it (the daemon's loop, or a command).
 
 from collections.abc import Iterable, Mapping
 
-from smtpguard.actions.base import Deny, Kind, Passes, Reach
+from smtpguard.actions.base import Deny, Exemptions, Kind, Reach
 from smtpguard.actions.nft.difference import Difference
 from smtpguard.actions.nft.elements import Interval, flatten
 from smtpguard.actions.nft.render import TableSpec
@@ -47,7 +47,7 @@ class NftEnforcer(OwnTable):
         spec: The table.
         nft: The way to nft; None for the best there is.
         templates: Text of the templates; None to read them.
-        passes: What passes in spite of any refusal, until `apply_passes`.
+        exemptions: What passes in spite of any refusal, until `apply_exemptions`.
         now_ns: CLOCK_BOOTTIME.
 
     Attributes:
@@ -63,10 +63,10 @@ class NftEnforcer(OwnTable):
         *,
         nft: Nft | None = None,
         templates: Mapping[str, str] | None = None,
-        passes: Passes | None = None,
+        exemptions: Exemptions | None = None,
         now_ns: ClockNs = boottime_ns,
     ) -> None:
-        super().__init__(spec, nft=nft, templates=templates, passes=passes)
+        super().__init__(spec, nft=nft, templates=templates, exemptions=exemptions)
         self._now_ns = now_ns
         self._restoring = False
         self._all_sets: dict[Reach, UidSet] = {}

@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from string import Template
 from typing import Literal, NamedTuple
 
-from smtpguard.actions.base import Passes
+from smtpguard.actions.base import Exemptions
 from smtpguard.actions.nft.elements import MAX_UID, Interval, merge_intervals
 from smtpguard.model import NS
 from smtpguard.settings import Cap, Network, Settings
@@ -75,26 +75,26 @@ class Content(NamedTuple):
     intervals: tuple[Interval, ...]
 
 
-def list_contents(spec: TableSpec, passes: Passes) -> dict[str, Content]:
+def list_contents(spec: TableSpec, exemptions: Exemptions) -> dict[str, Content]:
     """Sets that hold what the configuration and the host say, by name; not those of who is refused."""
-    v4, v6 = split_networks(passes.networks)
-    uids = _merge_uids(passes.uids)
+    v4, v6 = split_networks(exemptions.networks)
+    uids = _merge_uids(exemptions.uids)
     return {
         "ports": Content(2, tuple(merge_intervals((port, port) for port in spec.ports))),
         "root": Content(4, ((0, 0),)),
         "exempt": Content(4, uids),
         "exempt4": Content(4, tuple(merge_intervals(map(_bounds, v4)))),
         "exempt6": Content(16, tuple(merge_intervals(map(_bounds, v6)))),
-        "uncapped": Content(4, _merge_uids(passes.uncapped)),
+        "uncapped": Content(4, _merge_uids(exemptions.uncapped)),
     }
 
 
-def render_shape(spec: TableSpec, passes: Passes, templates: Mapping[str, str]) -> str:
+def render_shape(spec: TableSpec, exemptions: Exemptions, templates: Mapping[str, str]) -> str:
     """The table without what `list_contents` puts into its sets: what is compiled.
 
     Args:
         spec: The table.
-        passes: Whether loopback passes.
+        exemptions: Whether loopback passes.
         templates: TEMPLATE_NAMES to their text.
 
     Raises:
@@ -104,14 +104,14 @@ def render_shape(spec: TableSpec, passes: Passes, templates: Mapping[str, str]) 
     ports = [{"port": str(port), "size": str(spec.size), "refuse": refuse} for port in sorted(spec.ports)]
     cap = ""
     if spec.cap is not None:
-        uncapped = ", ".join(map(_render_interval, _merge_uids(passes.uncapped)))
+        uncapped = ", ".join(map(_render_interval, _merge_uids(exemptions.uncapped)))
         cap = Template(templates["cap.nft"]).substitute(
             rate=render_rate(spec.cap),
             burst=max(spec.cap.burst, 1),
             refuse=refuse,
             uncapped=f"meta skuid != {{ {uncapped} }} " if uncapped else "",  # asked for by templates of before 0.2
         )
-    loopback = templates["loopback-ignore.nft" if passes.loopback else "loopback-count.nft"]
+    loopback = templates["loopback-ignore.nft" if exemptions.loopback else "loopback-count.nft"]
     text = Template(templates["table.nft"]).substitute(
         table=spec.table,
         size=spec.size,
@@ -126,15 +126,15 @@ def render_shape(spec: TableSpec, passes: Passes, templates: Mapping[str, str]) 
     return text.rstrip("\n") + "\n"
 
 
-def render_ruleset(spec: TableSpec, passes: Passes, templates: Mapping[str, str]) -> str:
+def render_ruleset(spec: TableSpec, exemptions: Exemptions, templates: Mapping[str, str]) -> str:
     """The whole as `nft -f` would read it, for people and tests; arguments and errors as of `render_shape`."""
-    shape = render_shape(spec, passes, templates)
+    shape = render_shape(spec, exemptions, templates)
     lines = []
-    for name, content in list_contents(spec, passes).items():
+    for name, content in list_contents(spec, exemptions).items():
         if not re.search(rf"\bset {name}\b", shape):
             continue
         lines.append(f"flush set inet {spec.table} {name}\n")
-        values = _render_values(name, content, passes)
+        values = _render_values(name, content, exemptions)
         if values:
             lines.append(f"add element inet {spec.table} {name} {{ {', '.join(values)} }}\n")
     return shape + "".join(lines)
@@ -192,8 +192,8 @@ def _render_interval(interval: Interval) -> str:
     return f"{first}" if first == last else f"{first}-{last}"
 
 
-def _render_values(name: str, content: Content, passes: Passes) -> list[str]:
-    v4, v6 = split_networks(passes.networks)
+def _render_values(name: str, content: Content, exemptions: Exemptions) -> list[str]:
+    v4, v6 = split_networks(exemptions.networks)
     return {"exempt4": list(map(str, v4)), "exempt6": list(map(str, v6))}.get(
         name, list(map(_render_interval, content.intervals))
     )

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
-from smtpguard.actions.base import Passes
+from smtpguard.actions.base import Exemptions
 from smtpguard.actions.nft.render import (
     TEMPLATE_NAMES,
     Content,
@@ -47,7 +47,7 @@ State = Literal["whole", "changed", "somebody else's", "deleted"]
 class Render(Protocol):
     """Makes text of a ruleset."""
 
-    def __call__(self, spec: TableSpec, passes: Passes, templates: Mapping[str, str]) -> str:
+    def __call__(self, spec: TableSpec, exemptions: Exemptions, templates: Mapping[str, str]) -> str:
         """The text."""
         ...
 
@@ -64,7 +64,7 @@ class OwnTable:
         spec: The table.
         nft: The way to nftables; None for this process's.
         templates: Text of the templates; None to read them.
-        passes: What passes in spite of any refusal, until `apply_passes`.
+        exemptions: What passes in spite of any refusal, until `apply_exemptions`.
 
     Attributes:
         active: Whether the table ought to be there.
@@ -77,14 +77,14 @@ class OwnTable:
         *,
         nft: Nft | None = None,
         templates: Mapping[str, str] | None = None,
-        passes: Passes | None = None,
+        exemptions: Exemptions | None = None,
     ) -> None:
         self.spec = spec
         self.active = False
         self.handle: int | None = None
         self._nft: Nft = nft if nft is not None else open_nft()
         self._templates = templates if templates is not None else read_templates()
-        self._passes = passes or Passes()
+        self._exemptions = exemptions or Exemptions()
         self._loaded: tuple[str, dict[str, Content]] | None = None
         self._caps = False
         self._has: frozenset[str] | None = None
@@ -101,7 +101,7 @@ class OwnTable:
     def ensure(self) -> None:
         """Put the table there as it ought to be, in one transaction; elements in force stay. May be repeated."""
         shape, ruleset = self.compile()
-        contents = list_contents(self.spec, self._passes)
+        contents = list_contents(self.spec, self._exemptions)
         self._caps = self.spec.cap is not None and _ALIVE in ruleset.sets
         load = ruleset.render([*self._render_contents(ruleset, contents), *self._render_alive()])
         try:
@@ -126,7 +126,7 @@ class OwnTable:
         Whatever is there under its name is replaced, with all that it holds: somebody has loaded or changed it.
         """
         shape, ruleset = self.compile()
-        contents = list_contents(self.spec, self._passes)
+        contents = list_contents(self.spec, self._exemptions)
         self._caps = self.spec.cap is not None and _ALIVE in ruleset.sets
         load = ruleset.render([*self._render_contents(ruleset, contents), *self._render_alive()])
         self._transact([*render_delete_table(self.spec.table), *load, *self._render_asked()])
@@ -186,7 +186,7 @@ class OwnTable:
     def check(self) -> State:
         """Whether the table is the one that was loaded, awake, with all its rules and sets as they were."""
         _, ruleset = self.compile()
-        contents = list_contents(self.spec, self._passes)
+        contents = list_contents(self.spec, self._exemptions)
         table = self.spec.table
         try:
             found = self._get_table()
@@ -231,13 +231,13 @@ class OwnTable:
     def _get_table(self) -> list[memoryview]:
         return self._nft.get(Message.GETTABLE, render_names(self.spec.table), dump=False)
 
-    def apply_passes(self, passes: Passes) -> None:
+    def apply_exemptions(self, exemptions: Exemptions) -> None:
         """Replace what passes, rules and sets at once; without a table in force it waits for `ensure`."""
-        self._passes = passes
+        self._exemptions = exemptions
         if not self.active:
             return
         shape, ruleset = self.compile()
-        contents = list_contents(self.spec, passes)
+        contents = list_contents(self.spec, exemptions)
         if self._loaded is None or self._loaded[0] != shape:
             self.ensure()
             return
@@ -285,7 +285,7 @@ class OwnTable:
 
     def _render(self, render: Render) -> str:
         try:
-            return render(self.spec, self._passes, self._templates)
+            return render(self.spec, self._exemptions, self._templates)
         except (KeyError, ValueError) as error:
             raise ConfigError(f"a ruleset template has an unknown placeholder: {error}", where="nft/*.nft") from error
 

@@ -35,7 +35,7 @@ class CapCounts:
     Args:
         settings: The configuration.
         accounts: Who is who.
-        engine: Who is blocked, and who has a pass.
+        engine: Who is blocked, and who has an allowance.
         in_force: Whether the kernel refuses at all now.
         counts: Give the attempts refused so far, by uid; raise EnforceError.
         clock: Monotonic seconds.

@@ -188,7 +188,7 @@ class Enforcement(TimedPart):
             self._applied = settings
         if self._bpf is not None:
             self._tell_program(self._bpf)
-        self._tell_passes()
+        self._tell_exemptions()
         if not self._activate(lost="lost" in reasons):
             self.reconciler.apply_changes()
         self.credits.refresh(
@@ -220,7 +220,7 @@ class Enforcement(TimedPart):
         if self._gathering:
             return True
         if self._is_exempt(subject):
-            self._tell_passes()
+            self._tell_exemptions()
         self._activate()
         # A table that can't be had keeps BPF from nothing.
         fine = self.reconciler.apply(subject, settle=settle)
@@ -245,7 +245,7 @@ class Enforcement(TimedPart):
                 yield
             finally:
                 self._gathering = False
-                self._tell_passes()
+                self._tell_exemptions()
                 if not self._activate():
                     self.reconciler.apply_changes()
 
@@ -395,11 +395,11 @@ class Enforcement(TimedPart):
     def _tell_program(self, bpf: BpfAttachment) -> None:
         bpf.refresh(self.settings.ports, self._around.accounts.ranges())
 
-    def _tell_passes(self) -> None:
+    def _tell_exemptions(self) -> None:
         allowed = [held.subject.id for held in self._engine.allowances() if held.subject.scope is None]
         held = (block for block in self._engine.blocks() if block.source == "admin" and block.mode == "enforce")
         forced = [block.subject.id for block in held if self._is_exempt(block.subject)]
-        self.reconciler.apply_passes(self._around.passes(forced, allowed))
+        self.reconciler.apply_exemptions(self._around.exemptions(forced, allowed))
 
     def _is_exempt(self, subject: Subject) -> bool:
         """Whether a person's block of this subject has to take away what lets the account pass."""

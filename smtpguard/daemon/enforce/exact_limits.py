@@ -58,7 +58,7 @@ class ExactLimits:
     Args:
         settings: The configuration.
         accounts: Who is who.
-        engine: Whose windows and passes they follow.
+        engine: Whose windows and allowances they follow.
         now: CLOCK_BOOTTIME in nanoseconds.
 
     Attributes:

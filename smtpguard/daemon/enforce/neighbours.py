@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from smtpguard.actions.base import Deny, Enforcer, Passes
+from smtpguard.actions.base import Deny, Enforcer, Exemptions
 from smtpguard.daemon.enforce.activation import Table
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.kernel.openers import Openers
@@ -52,7 +52,7 @@ class Around(Protocol):
 
     accounts: AccountDirectory
 
-    def passes(self, forced: Iterable[int], allowed: Iterable[int]) -> Passes:
+    def exemptions(self, forced: Iterable[int], allowed: Iterable[int]) -> Exemptions:
         """What passes in spite of any refusal, given exempt uids that are blocked all the same and who is allowed."""
         ...
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from smtpguard.actions.base import BulkEnforcer, Deny, Enforcer, Kind, Passes, Reach
+from smtpguard.actions.base import BulkEnforcer, Deny, Enforcer, Exemptions, Kind, Reach
 from smtpguard.errors import EnforceError
 from smtpguard.hooks import ClockNs, Task
 from smtpguard.model import NS, Block, Subject
@@ -81,7 +81,7 @@ class _Told:
     """What one enforcer was told and has not refused."""
 
     enforcer: Enforcer
-    passes: Passes | None = None
+    exemptions: Exemptions | None = None
     denies: dict[Subject, dict[Reach, Deny]] = field(default_factory=dict)
     failed: set[Subject] = field(default_factory=set)
     trouble: str | None = None
@@ -110,7 +110,7 @@ class Reconciler:
         self._in_force = in_force
         self._now = now
         self._means: list[_Told] = []
-        self._passes: Passes | None = None
+        self._exemptions: Exemptions | None = None
         self._retry_ns: int | None = None
         self._pause_ns = _RETRY_NS
         self._settling: dict[Subject, int] = {}
@@ -125,7 +125,7 @@ class Reconciler:
         """
         told = _Told(enforcer)
         self._means.insert(0 if first else len(self._means), told)
-        self._tell_passes(told)
+        self._tell_exemptions(told)
         blocked = dict.fromkeys(self._in_force.blocked_subjects())
         self._tell_all(told, blocked, self._list_wanted(blocked))
 
@@ -133,11 +133,11 @@ class Reconciler:
         """Stop to use a means that is gone."""
         self._means = [told for told in self._means if told.enforcer is not enforcer]
 
-    def apply_passes(self, passes: Passes) -> None:
+    def apply_exemptions(self, exemptions: Exemptions) -> None:
         """Tell all means what passes in spite of any refusal, those that do not know it yet."""
-        self._passes = passes
+        self._exemptions = exemptions
         for told in self._means:
-            self._tell_passes(told)
+            self._tell_exemptions(told)
 
     def apply(self, subject: Subject, *, settle: bool = False) -> bool:
         """Bring all means in step for one subject; False if one of them failed.
@@ -200,9 +200,9 @@ class Reconciler:
             for subject in told.failed
         )
 
-    def knows_passes(self) -> bool:
+    def knows_exemptions(self) -> bool:
         """Whether every means was told what passes now."""
-        return all(told.passes == self._passes for told in self._means)
+        return all(told.exemptions == self._exemptions for told in self._means)
 
     def next_deadline(self) -> int | None:
         """When a failed change is tried again, or a means that waited is told."""
@@ -218,18 +218,18 @@ class Reconciler:
         if self._retry_ns is not None and now_ns >= self._retry_ns:
             self._retry_ns = None
             for told in self._means:
-                self._tell_passes(told)
+                self._tell_exemptions(told)
                 for subject in list(told.failed):
                     self._tell(told, subject)
             # What goes on failing may be slow as well (a full set): it must not take the loop's time.
             self._pause_ns = min(2 * self._pause_ns, _MAX_RETRY_NS) if self._retry_ns else _RETRY_NS
 
-    def _tell_passes(self, told: _Told) -> None:
-        passes = self._passes
-        if passes is not None and passes != told.passes:
-            told.passes = None  # what a failed change has left is not known: told again at the next try
-            if self._try(told, None, partial(told.enforcer.apply_passes, passes)):
-                told.passes = passes
+    def _tell_exemptions(self, told: _Told) -> None:
+        exemptions = self._exemptions
+        if exemptions is not None and exemptions != told.exemptions:
+            told.exemptions = None  # what a failed change has left is not known: told again at the next try
+            if self._try(told, None, partial(told.enforcer.apply_exemptions, exemptions)):
+                told.exemptions = exemptions
 
     def _list_wanted(self, subjects: Iterable[Subject]) -> Wanted:
         now_ns = self._now()
@@ -311,8 +311,8 @@ class Reconciler:
                 told.failed.add(subject)
             self._retry_ns = self._now() + self._pause_ns
             return False
-        passes_known = subject is None or told.passes == self._passes
-        if told.trouble is not None and passes_known and not told.failed - {subject}:
+        exemptions_known = subject is None or told.exemptions == self._exemptions
+        if told.trouble is not None and exemptions_known and not told.failed - {subject}:
             log.warning("%s works again", told.enforcer.name)
             told.trouble = None
         return True

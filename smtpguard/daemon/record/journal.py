@@ -125,7 +125,7 @@ class Journal(TimedPart):
         self.waiting.add_call(partial(write, block, account, wall_ns=wall_ns, by=by, reason=reason))
 
     def add_allow(self, account: Account, *, until_wall_ns: int, by: str, reason: str) -> None:
-        """Somebody was given a pass."""
+        """Somebody was given an allowance."""
         wall_ns = self._wall.to_wall_ns(self._now())
         write = partial(self._events.write_allow, account, wall_ns=wall_ns, until_wall_ns=until_wall_ns)
         self.waiting.add_call(partial(write, by=by, reason=reason))

@@ -18,7 +18,7 @@ class Keeping:
     """The engine's memory on its way to state and back.
 
     Args:
-        engine: Whose windows, blocks and passes.
+        engine: Whose windows, blocks and allowances.
         state: Where they are kept.
         wall: Event time to wall time.
         now: CLOCK_BOOTTIME in nanoseconds.

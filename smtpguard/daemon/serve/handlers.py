@@ -337,7 +337,7 @@ class Handlers:
     def _told_kernel(self, text: str) -> Answer:
         """What was done about an allowance, if the kernel does it too."""
         enforcement = self._guard.enforcement
-        if enforcement.may_refuse_freed() or not enforcement.reconciler.knows_passes():
+        if enforcement.may_refuse_freed() or not enforcement.reconciler.knows_exemptions():
             troubles = "; ".join(enforcement.troubles())
             raise GuardError(f"{text}, but the kernel does not carry it out yet: {troubles}", fix="it is tried again")
         return {"text": text}

@@ -1,4 +1,4 @@
-"""What people, fail2ban and earlier runs make a guard do: blocks, passes, and the ends of both."""
+"""What people, fail2ban and earlier runs make a guard do: blocks, allowances, and the ends of both."""
 
 import logging
 from bisect import bisect_left
@@ -40,7 +40,7 @@ class Orders:
         return fine
 
     def allow(self, allowance: Allowance) -> None:
-        """A person gives a pass: what stands against the account ends, and his rules do not hold while it does."""
+        """A person gives an allowance: what is active for the account ends, and its rules do not hold meanwhile."""
         self.guard.act(self.guard.engine.allow(allowance))
         self.guard.state.put(AllowanceRow.of(allowance, self.guard.wall.offset_ns))
         self.guard.journal.add_allow(
@@ -52,7 +52,7 @@ class Orders:
         self.guard.enforcement.refresh("allowance")
 
     def end_allowance(self, subject: Subject, *, reason: str = "") -> bool:
-        """A person ends a pass; whether there was one."""
+        """A person ends an allowance; whether there was one."""
         decisions = self.guard.engine.end_allowance(subject, by="admin", now_ns=self.guard.now(), reason=reason)
         self.guard.act(decisions)
         self.guard.enforcement.refresh("allowance")  # now: whoever asked hears whether the kernel does it
@@ -128,7 +128,7 @@ class Orders:
                 self.guard.act([decision])
 
     def restore_allowance(self, row: AllowanceRow) -> None:
-        """A pass from before this run."""
+        """An allowance from before this run."""
         allowance = row.to_allowance(self.guard.wall.offset_ns)
         if allowance.until_ns > self.guard.now():
             self.guard.act(self.guard.engine.allow(allowance))

@@ -30,7 +30,7 @@ def restore(
     """Bring the engine in step with state and kernel.
 
     Args:
-        orders: What puts blocks and passes in force.
+        orders: What puts blocks and allowances in force.
         keeping: What takes windows back.
         loaded: What state held.
         nft: The table, which may be there from an earlier run.
@@ -85,7 +85,7 @@ def restore_late(orders: Orders, switch: OffSwitch, loaded: Loaded) -> None:
     What people said meanwhile is newer. Windows stay as they are now: what was counted since would be counted twice.
 
     Args:
-        orders: What puts blocks and passes in force.
+        orders: What puts blocks and allowances in force.
         switch: The panic switch.
         loaded: What state held.
     """
@@ -94,9 +94,9 @@ def restore_late(orders: Orders, switch: OffSwitch, loaded: Loaded) -> None:
     for row in loaded.switches:
         if not switch.is_off:
             switch.restore(row)
-    passes = {allowance.subject for allowance in guard.engine.allowances()}
+    allowed = {allowance.subject for allowance in guard.engine.allowances()}
     for allowance in loaded.allowances:
-        if Subject(id=allowance.uid) not in passes:
+        if Subject(id=allowance.uid) not in allowed:
             orders.restore_allowance(allowance)
     _restore_blocks(orders, loaded)
     guard.freed.clear()

@@ -85,7 +85,7 @@ class BpfProgram:
         self._ranges: dict[int | None, UidRanges] = {}
         self._exempt = maps.KeySet(self._object.map("exempt_uids"))
         self._owners = maps.KeySet(self._object.map("owners"))
-        self._pass = {4: maps.KeySet(self._object.map("pass4")), 6: maps.KeySet(self._object.map("pass6"))}
+        self._exempt_networks = {4: maps.KeySet(self._object.map("pass4")), 6: maps.KeySet(self._object.map("pass6"))}
         self.events = self._object.ring("events")
         self._closers.insert(0, self.events)
 
@@ -186,7 +186,9 @@ class BpfProgram:
         """Whether refusals are carried out."""
         return bool(self.config.fields.flags & maps.FLAG_ENFORCE)
 
-    def replace_passes(self, uids: Iterable[tuple[int, int]], networks: Iterable[Network], *, loopback: bool) -> None:
+    def replace_exemptions(
+        self, uids: Iterable[tuple[int, int]], networks: Iterable[Network], *, loopback: bool
+    ) -> None:
         """Replace what passes in spite of everything. Raises EnforceError.
 
         Args:
@@ -201,7 +203,7 @@ class BpfProgram:
             keys[version].append(key)
         try:
             self._exempt.replace(maps.pack_uid_prefix(*p) for p in prefixes)
-            for version, table in self._pass.items():
+            for version, table in self._exempt_networks.items():
                 table.replace(keys[version])
         except BpfError as error:
             raise refused("what passes can't be written", error) from error
