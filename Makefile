@@ -30,10 +30,10 @@ demo: setup  ## a hacked site, an innocent one and the guard, in namespaces of t
 	$(BIN)/smtpguard demo
 
 test: setup-test lint types  ## lint, types, import contract, all tests
-	$(BIN)/python -m pytest -m "not long and not bench" --durations=20 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not long and not bench" --two-at-a-time --durations=20 $(PYTEST_ARGS)
 
 unit: setup-test  ## the tests that need no root and no kernel, within a minute
-	$(BIN)/python -m pytest tests/unit tests/property tests/cli -m "not long and not bench and not kernel" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/unit tests/property tests/cli -m "not long and not bench and not kernel" --two-at-a-time $(PYTEST_ARGS)
 
 quick:  ## one test and nothing before it: make quick T=tests/unit/test_engine.py
 	@test -n "$(T)" || { echo "which? make quick T=tests/unit/test_engine.py::test_name" >&2; exit 2; }

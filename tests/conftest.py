@@ -17,6 +17,7 @@ import pytest
 
 from smtpguard import resources, safe_files
 from smtpguard.settings import load
+from tests.support.two_at_a_time import run_all
 
 # A job in a shell's background ignores Ctrl-C, and so would every program that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -31,6 +32,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--require-kernel",
         action="store_true",
         help="a kernel test that can't run here fails instead of being skipped (CI)",
+    )
+    parser.addoption(
+        "--two-at-a-time",
+        action="store_true",
+        help="two processes run the tests of unit, property and cli; all others stay alone",
     )
     parser.addoption(
         "--update-golden",
@@ -107,6 +113,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before any fixture, those of a whole module too: without root they could only fail."""
     if item.get_closest_marker("kernel") and os.geteuid() != 0:
         pytest.skip("lacks root (CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    return (session.config.getoption("--two-at-a-time") and run_all(session)) or None
 
 
 @pytest.fixture

@@ -4,20 +4,30 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import pytest
 
 PROJECT = Path(__file__).parents[2]
 
 
-def run_pytest(tmp_path: Path, text: str, *words: str, **environment: str) -> tuple[int, str]:
-    """Run a file of tests under our conftest; its exit code and what it said."""
-    file = tmp_path / "test_inner.py"
-    file.write_text(text)
+def run_pytest(
+    tmp_path: Path,
+    text: str,
+    *words: str,
+    files: Sequence[str] = ("test_inner.py",),
+    environment: Mapping[str, str] | None = None,
+) -> tuple[int, str]:
+    """Run files of tests, all with the same text, under our conftest; the exit code and what it said."""
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
     argv = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-c", os.devnull]
     done = subprocess.run(
-        [*argv, "--rootdir", str(tmp_path), *words, str(file)],
+        [*argv, "--rootdir", str(tmp_path), *words, *(str(tmp_path / name) for name in files)],
         cwd=PROJECT,
-        env={**os.environ, **environment},
+        env={**os.environ, **(environment or {})},
         capture_output=True,
         text=True,
         timeout=120,
@@ -96,7 +106,102 @@ def test_passes():
 
 def test_a_test_that_looks_at_the_hosts_own_files_fails(tmp_path: Path) -> None:
     named = {"SMTPGUARD_CONFIG": "/etc/smtpguard/smtpguard.yaml", "SMTPGUARD_SOCKET": "/run/smtpguard/control.sock"}
-    code, said = run_pytest(tmp_path, LOOKING, "-rA", **named)
+    code, said = run_pytest(tmp_path, LOOKING, "-rA", environment=named)
     assert code == 1
     assert set(re.findall(r"(?m)^ERROR \S+::(\w+)", said)) == {"test_log", "test_state", "test_configuration"}, said
     assert "4 passed, 3 errors" in said
+
+
+SHARED = """
+import os, time
+from pathlib import Path
+import pytest
+
+FIRST, HERE = os.getpid(), Path(__file__)
+BESIDE = "kernel" not in str(HERE)
+PLACE = HERE.parents[2]
+
+def wait_for_both(what):
+    (PLACE / f"{HERE.stem}.{what}").touch()
+    deadline = time.monotonic() + 60
+    while len(list(PLACE.glob(f"*.{what}"))) < 2:
+        assert time.monotonic() < deadline, "nobody is beside me"
+        time.sleep(0.01)
+
+def test_begins():
+    print("seen", HERE.stem)
+    if BESIDE:
+        wait_for_both("begun")
+    else:
+        assert os.getpid() == FIRST
+        assert len(list(PLACE.glob("*.ended"))) == 2, "those beside each other are over"
+
+def test_in_the_middle(tmp_path):
+    WHAT
+
+def test_ends():
+    (PLACE / f"{HERE.stem}.ended").touch()
+"""
+TWO_AND_ONE = ("tests/unit/test_a.py", "tests/cli/test_b.py", "tests/kernel/test_c.py")
+
+
+def run_two(tmp_path: Path, what: str, *words: str) -> tuple[int, str]:
+    """Two files beside each other, and a third after them, with something in the middle of each."""
+    text = SHARED.replace("WHAT", what)
+    return run_pytest(tmp_path, text, "--two-at-a-time", *words, files=TWO_AND_ONE)
+
+
+def test_two_files_run_at_once_and_those_of_the_kernel_alone_after_them(tmp_path: Path) -> None:
+    code, said = run_two(tmp_path, "pass", "--durations=0", "-vv")
+    assert (code, "9 passed" in said) == (0, True), said
+    for file in TWO_AND_ONE:
+        assert re.search(rf"s call +{file}::test_begins", said), "how long it took"
+
+
+@pytest.mark.parametrize("whose", ["==", "!="])
+def test_a_failure_in_either_process_is_told_and_is_the_runs(tmp_path: Path, whose: str) -> None:
+    code, said = run_two(tmp_path, f"assert not (BESIDE and os.getpid() {whose} FIRST), print('mine')")
+    assert (code, "1 failed, 8 passed" in said) == (1, True), said
+    assert "AssertionError: None" in said
+    assert "Captured stdout call" in said
+
+
+def test_warnings_of_either_process_are_told(tmp_path: Path) -> None:
+    code, said = run_two(tmp_path, "import warnings; warnings.warn(f'of {HERE.stem}')")
+    assert (code, "9 passed, 3 warnings" in said) == (0, True), said
+    assert all(f"UserWarning: of {name}" in said for name in ("test_a", "test_b", "test_c"))
+
+
+def test_x_ends_the_second_process_at_once(tmp_path: Path) -> None:
+    code, said = run_two(tmp_path, "assert os.getpid() != FIRST; time.sleep(60)", "-x")
+    assert (code, "stopping after 1 failures" in said) == (1, True), said
+    assert not list(tmp_path.glob("*.ended"))
+
+
+def test_x_ends_the_first_process_after_its_test(tmp_path: Path) -> None:
+    code, said = run_two(tmp_path, "assert os.getpid() == FIRST; os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)", "-x")
+    assert (code, "stopping after 1 failures" in said) == (1, True), said
+    assert not list(tmp_path.glob("*.ended"))
+
+
+def test_tests_of_a_process_that_dies_have_failed(tmp_path: Path) -> None:
+    code, said = run_two(tmp_path, "os._exit(7) if os.getpid() != FIRST else None")
+    assert code == 1
+    assert said.count("the second process ended (7) before this test had") == 2, said
+    assert "test_in_the_middle" in said
+    assert "test_ends" in said
+
+
+def test_ctrl_c_ends_both(tmp_path: Path) -> None:
+    what = "os.kill(os.getppid() if os.getpid() != FIRST else FIRST, 2) if HERE.stem == 'test_a' else time.sleep(60)"
+    code, said = run_two(tmp_path, what)
+    assert (code, "KeyboardInterrupt" in said) == (2, True), said
+    assert not list(tmp_path.glob("test_b.ended"))
+
+
+def test_what_failed_last_is_what_is_run_again(tmp_path: Path) -> None:
+    cache = ("-p", "cacheprovider", "-o", f"cache_dir={tmp_path}/cache")
+    code, said = run_two(tmp_path, "assert os.getpid() == FIRST", *cache)
+    assert (code, "1 failed, 8 passed" in said) == (1, True), said
+    code, said = run_two(tmp_path, "pass", "--lf", *cache)
+    assert (code, "1 passed" in said) == (0, True), said
