@@ -32,6 +32,28 @@ def next_beat(now_ns: int, pause_ns: int = NS) -> int:
     return (now_ns // pause_ns + 1) * pause_ns
 
 
+def render_moment(wall_s: float) -> str:
+    """A moment for people, local, with its offset: `2026-02-18 13:39:28+01:00`.
+
+    Args:
+        wall_s: Seconds since the epoch.
+    """
+    local = time.localtime(wall_s)
+    offset = time.strftime("%z", local)
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', local)}{offset[:3]}:{offset[3:]}"
+
+
+def render_until(wall_ns: int, now_wall_ns: int) -> str:
+    """An end for people who read a line as it comes: `20:50`, with its day where that is not plain.
+
+    Args:
+        wall_ns: When it ends.
+        now_wall_ns: When the line is written.
+    """
+    is_plain = 0 <= wall_ns - now_wall_ns < 20 * 3600 * NS
+    return time.strftime("%H:%M" if is_plain else "%Y-%m-%d %H:%M", time.localtime(wall_ns // NS))
+
+
 class Clock(Protocol):
     """Where time comes from; tests bring their own."""
 

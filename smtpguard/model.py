@@ -212,6 +212,7 @@ class Verdict:
         why_dry: Why mode is "dry-run", for people; "" when enforced.
         connect: The attempt.
         ports: What a block over it refuses; None for all guarded ports.
+        counted: What the rule counts.
     """
 
     time_ns: int
@@ -227,6 +228,7 @@ class Verdict:
     connect: Connect
     why_dry: str = ""
     ports: tuple[int, ...] | None = None
+    counted: Count = "connections"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-r"""How untrusted text and account names are written: one rule each, used by every line, report and notification.
+r"""How untrusted text, account names and durations are written: one rule each, for every line, report and answer.
 
 CONTRACT: quoted values keep bytes 0x21-0x7e except `"` and backslash; every other byte, space included, becomes
 `\xNN`. Names keep [A-Za-z0-9_.@+-] (first character without @+-); other bytes, `%` and `:` become `%XX`.
@@ -6,12 +6,14 @@ CONTRACT: quoted values keep bytes 0x21-0x7e except `"` and backslash; every oth
 
 import ipaddress
 import re
+from collections.abc import Sequence
 
 _PLAIN = re.compile(rb"[\x21\x23-\x5b\x5d-\x7e]*")
 _ESCAPED = [chr(b) if 0x21 <= b <= 0x7E and b not in b'"\\' else f"\\x{b:02x}" for b in range(256)]
 _NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@+-]{0,254}")
 _NAME_FIRST = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.")
 _NAME_REST = _NAME_FIRST | frozenset(b"@+-")
+_UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 MAX_FIELD_BYTES = 1024
 """Longest untrusted value kept, in bytes before escaping; a longer one is cut and ends in `...`."""
 
@@ -78,3 +80,60 @@ def render_words(text: str, *, max_bytes: int = 64) -> str:
         max_bytes: Characters of it that are shown.
     """
     return " ".join(render_escaped(to_bytes(word)) for word in text[:max_bytes].split(" "))
+
+
+def render_duration(seconds: float) -> str:
+    """A duration as people say it, in two units at most: `10 min`, `1 h 5 min`, `200 ms`.
+
+    Args:
+        seconds: How long; less than nothing is nothing.
+    """
+    if 0 < seconds < 0.9995:
+        return f"{max(1, round(seconds * 1000))} ms"
+    rest = max(0, round(seconds))
+    if rest > 3600:  # nobody plans by the seconds of hours
+        rest = round(rest / 60) * 60
+    words = []
+    for unit, size in _UNITS if rest >= 2 * 86_400 else _UNITS[1:]:  # limits are of 24 h, not of a day
+        count, rest = divmod(rest, size)
+        if count:
+            words.append(f"{count} {unit}")
+    return " ".join(words[:2]) or "0 s"
+
+
+def render_count(number: int, thing: str) -> str:
+    """A number and what is counted: `1 user`, `2 users`.
+
+    Args:
+        number: How many.
+        thing: One of them, in a word whose plural ends in s.
+    """
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def render_ports(ports: Sequence[int] | None, *, before: str = " on") -> str:
+    """Ports within a sentence: ` on port 25`, ` on ports 465, 587`; nothing where all of SMTP is meant.
+
+    Args:
+        ports: In order; None for all.
+        before: What stands before the word.
+    """
+    if ports is None:
+        return ""
+    return f"{before} port{'' if len(ports) == 1 else 's'} {', '.join(map(str, ports))}"
+
+
+def render_look(user: str) -> str:
+    """The command that shows most about a user.
+
+    Args:
+        user: As render_user has them.
+    """
+    del user
+    return "smtpguard blocks"
+
+
+def join_sentences(*parts: str) -> str:
+    """Sentences, with or without their full stops, as one text; empty ones are left out."""
+    kept = [part for part in parts if part]
+    return ". ".join([*(part.removesuffix(".") for part in kept[:-1]), *kept[-1:]])

@@ -1,10 +1,15 @@
 """`smtpguard blocks`: blocks, throttles and allowances in force."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from smtpguard.cli.common import config_option, find_socket, json_option, print_json, print_table, socket_option
+from smtpguard.cli.common import config_option, find_socket, json_option, print_json, render_table, socket_option
+from smtpguard.clock import render_moment
+from smtpguard.text import render_duration
+
+_HEAD = ("USER", "UID", "KIND", "PORTS", "UNTIL", "LEFT", "BY", "REFUSED", "WHY")
 
 
 @click.command("blocks")
@@ -15,38 +20,53 @@ def command(config_path: str | None, socket_path: str | None, as_json: bool) -> 
     """Show who is refused or allowed now: until when, by whom, why, and how much was refused so far."""
     import time
 
-    from smtpguard.cli.times import render_moment, render_span
     from smtpguard.control.client import ask
 
     answer = ask(find_socket(config_path, socket_path), "blocks")
     if as_json:
         print_json(answer["items"])
         return
-    off = answer.get("off")
+    for line in render_blocks(answer["items"], answer.get("off"), now=time.time()):
+        click.echo(line)
+
+
+def render_blocks(rows: Sequence[dict[str, Any]], off: dict[str, Any] | None, *, now: float) -> list[str]:
+    """What the guard listed, as lines for people: who is refused, who would be, who may send more.
+
+    Args:
+        rows: One for each block, throttle and allowance.
+        off: Until when the guard is off; None if it is on.
+        now: Seconds since the epoch.
+    """
+    lines = []
     if off is not None:
         until = "until `smtpguard on`" if off["until"] is None else f"until {render_moment(off['until'])}"
-        click.echo(f"OFF {until}: nobody is refused. What is suspended holds again after `smtpguard on`.")
-    rows: list[dict[str, Any]] = answer["items"]
+        lines.append(f"OFF {until}: nobody is refused. What is suspended holds again after `smtpguard on`.")
     if not rows:
-        click.echo("Nobody is blocked, throttled or allowed.")
-        return
-    now = time.time()
-    head = ("USER", "UID", "KIND", "PORTS", "UNTIL", "LEFT", "BY", "MODE", "REFUSED", "WHY")
-    print_table(
-        head,
-        [
-            (
-                row["user"],
-                str(row["uid"]),
-                row["kind"],
-                "all" if row["ports"] is None else ",".join(map(str, row["ports"])),
-                render_moment(row["until"]),
-                render_span(row["until"] - now),
-                row["by"],
-                "suspended" if row["suspended"] else row["mode"],
-                str(row["refused"]),
-                row["why"],
-            )
-            for row in rows
-        ],
-    )
+        return [*lines, "Nobody is blocked, throttled or allowed."]
+    held = [row for row in rows if row["kind"] != "allow"]
+    refused = [row for row in held if row["mode"] == "enforce"]
+    lines += _render_group("REFUSED NOW" if off is None else "SUSPENDED (off)", refused, now)
+    lines += _render_group("WOULD BE REFUSED (dry run)", [row for row in held if row["mode"] != "enforce"], now)
+    lines += _render_group("ALLOWED MORE", [row for row in rows if row["kind"] == "allow"], now)
+    return lines
+
+
+def _render_group(title: str, rows: Sequence[dict[str, Any]], now: float) -> list[str]:
+    if not rows:
+        return []
+    cells = [
+        (
+            row["user"],
+            str(row["uid"]),
+            row["kind"],
+            "all" if row["ports"] is None else ",".join(map(str, row["ports"])),
+            render_moment(row["until"]),
+            render_duration(row["until"] - now),
+            row["by"],
+            str(row["refused"]),
+            row["why"],
+        )
+        for row in rows
+    ]
+    return [title, *render_table(_HEAD, cells)]

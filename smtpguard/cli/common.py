@@ -116,8 +116,15 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, ensure_ascii=True, indent=None if not sys.stdout.isatty() else 2))
 
 
+def render_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Left-aligned columns as lines; cells must already be escaped."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)
+    ]
+
+
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print left-aligned columns; cells must already be escaped."""
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    for row in (head, *rows):
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in render_table(head, rows):
+        click.echo(line)

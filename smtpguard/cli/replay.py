@@ -9,9 +9,10 @@ import click
 from smtpguard.cli.common import EXIT_FAILED, config_option, json_option, print_json, print_table
 from smtpguard.cli.replay_hosts import Host, Hosts
 from smtpguard.cli.replay_report import MAX_DESTINATIONS
-from smtpguard.cli.times import render_moment, render_span
+from smtpguard.clock import render_moment
 from smtpguard.logline import render_time
 from smtpguard.model import NS, Connect, Refusal
+from smtpguard.text import render_duration
 
 if TYPE_CHECKING:
     from smtpguard.settings import Settings
@@ -197,7 +198,7 @@ class Replay:
         rules = self._settings.path or "the shipped defaults"
         click.echo(
             f"{render_moment(self._first_ns / NS)} to {render_moment(self._last_ns / NS)} "
-            f"({render_span((self._last_ns - self._first_ns) / NS)}), rules of {rules}"
+            f"({render_duration((self._last_ns - self._first_ns) / NS)}), rules of {rules}"
         )
         refused = sum(row.would_refuse for _, row in users)
         victims = sum(row.would_refuse > 0 for _, row in users)

@@ -74,7 +74,7 @@ def _chunks(seen: Iterator[list[int]]) -> Iterator[list[list[int]]]:
 
 
 def _show(learner: "Learner", waiting: dict[str, int], *, as_json: bool) -> None:
-    from smtpguard.cli.times import render_moment
+    from smtpguard.clock import render_moment
 
     learned = learner.learned
     first, last = (learned.spans[0][0], learned.spans[-1][1]) if learned.spans else (None, None)

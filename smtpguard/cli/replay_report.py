@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from smtpguard.cli.times import render_moment, render_span
+from smtpguard.clock import render_moment
 from smtpguard.logline import render_time
 from smtpguard.model import NS, Block, BreakerChange, Decision, Ended, Extended, Refusal, Subject, Verdict
 from smtpguard.policy.directory import Directory
 from smtpguard.policy.subjects import account_of, subject_of
-from smtpguard.text import render_address, render_escaped, render_user
+from smtpguard.text import render_address, render_duration, render_escaped, render_user
 
 MAX_DESTINATIONS = 1_000_000
 """Distinct destinations remembered, of all users together; beyond it their counts are too low."""
@@ -211,12 +211,12 @@ class Report:
 
     def verdict_cells(self, verdict: Verdict) -> tuple[str, ...]:
         """A row of the table of verdicts, for people."""
-        count = f"{verdict.count:,} of {verdict.limit:,} in {render_span(verdict.window_ns / NS)}"
+        count = f"{verdict.count:,} of {verdict.limit:,} in {render_duration(verdict.window_ns / NS)}"
         action: str = verdict.action
         if verdict.until_ns is not None:
-            action += f" for {render_span((verdict.until_ns - verdict.time_ns) / NS)}"
+            action += f" for {render_duration((verdict.until_ns - verdict.time_ns) / NS)}"
         if verdict.mode != "enforce":
-            action = f"told only ({verdict.why_dry})" if verdict.why_dry else "told only"
+            action = f"report only ({verdict.why_dry})" if verdict.why_dry else "report only"
         return (
             render_moment(verdict.time_ns / NS),
             self.name_of(verdict.subject.id),

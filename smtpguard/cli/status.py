@@ -32,13 +32,14 @@ def command(ctx: click.Context, config_path: str | None, socket_path: str | None
 
 def render_status(status: dict[str, Any]) -> list[str]:
     """The status as lines for people; what is wrong stands first."""
-    from smtpguard.cli.times import render_moment, render_span
+    from smtpguard.clock import render_moment
+    from smtpguard.text import render_duration
 
     lines = [f"!! {text}" for text in status["troubles"]]
     mode = {"dry-run": "dry run: nobody is refused", "enforce": "enforcing", "off": "OFF: nobody is refused"}
     lines.append(
         f"smtpguard {status['version']}, pid {status['pid']}, "
-        f"up {render_span(status['uptime'])}, {mode[status['mode']]}"
+        f"up {render_duration(status['uptime'])}, {mode[status['mode']]}"
     )
     if status["off_until"] is not None:
         lines.append(f"  off until    {render_moment(status['off_until'])}; `smtpguard on` ends it")
@@ -52,7 +53,7 @@ def render_status(status: dict[str, Any]) -> list[str]:
         capped = status["capped"]
         who = ", ".join(f"{row['user']} {row['refused']} times" for row in capped or ())
         shown = "not known" if capped is None else f"refused {who}" if who else "refused nobody"
-        bucket = f"{cap['burst']} at once, {cap['rate']} in {render_span(cap['per'])}"
+        bucket = f"{cap['burst']} at once, {cap['rate']} in {render_duration(cap['per'])}"
         lines.append(f"  cap          {bucket}: {shown}")
     for row in status["not_recorded"] or ():
         counts = f"{row['attempts']} attempts, {row['refused']} refused ones, {row['reports']} outcomes"

@@ -1,7 +1,6 @@
-"""Durations and times as people write and read them on the command line."""
+"""Durations as people write them on the command line."""
 
 import re
-from datetime import UTC, datetime
 
 import click
 
@@ -30,19 +29,3 @@ def parse_span(text: str, *, endless: bool = False) -> int | None:
     if span_ns <= 0:
         raise click.BadParameter("it must be longer than nothing", param_hint="--for")
     return span_ns
-
-
-def render_moment(wall_s: float) -> str:
-    """A moment, local, with offset: `2026-02-18 13:39:28+01:00`."""
-    return datetime.fromtimestamp(wall_s, UTC).astimezone().isoformat(" ", "seconds")
-
-
-def render_span(seconds: float) -> str:
-    """A duration in two units at most: `1h 5m`."""
-    rest = max(0, round(seconds))
-    words = []
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
-        count, rest = divmod(rest, size)
-        if count:
-            words.append(f"{count}{unit}")
-    return " ".join(words[:2]) or "0s"

@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from smtpguard.actions.suppression import highest_limit
-from smtpguard.clock import WallMap
+from smtpguard.clock import WallMap, render_until
 from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.loop import TimedPart
 from smtpguard.daemon.record.enrichment_queue import Entry
 from smtpguard.daemon.record.journal import Journal
+from smtpguard.daemon.record.notices import render_brake
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.hooks import ClockNs
 from smtpguard.logline import render_time
@@ -48,6 +49,12 @@ from smtpguard.text import render_user
 log = logging.getLogger(__name__)
 
 _MAX_REFUSED_USERS = 65_536
+_ENDED_BY = {
+    "time": "its time is over",
+    "name": "the uid is another account's now",
+    "allow": "a new one replaces it",
+    "admin": "ended by hand",
+}
 
 
 class Doubts(Protocol):
@@ -228,11 +235,14 @@ class Guard(TimedPart):
                     self.carry_out(decision.block)
                     self.journal.add_extended(self.account_of(decision.block.subject), decision.block)
                     user = render_user(decision.block.subject.id, decision.block.name)
-                    log.warning("%s has not stopped trying: the block goes on", user)
+                    until = render_until(
+                        decision.block.until_ns + self.wall.offset_ns, self.wall.to_wall_ns(self.now())
+                    )
+                    log.warning("%s still BLOCKED, until %s: its attempts have not stopped.", user, until)
                 case Ended():
                     self._ended(decision)
                 case BreakerChange():
-                    _tell_breaker(decision)
+                    log.warning("%s", render_brake(decision, self.settings.breaker))
                 case AllowanceEnded():
                     self._allowance_ended(decision)
                 case Named():
@@ -294,11 +304,14 @@ class Guard(TimedPart):
                 self.state.delete(key_of(AllowanceRow.of(before, 0)))
                 self.state.put(AllowanceRow.of(after, self.wall.offset_ns))
         uid = named.after.subject.id
-        log.info("uid %d is %s: its block or pass is bound to the name now", uid, render_user(uid, named.after.name))
+        log.info(
+            "uid %d is %s: its block or allowance belongs to that name now", uid, render_user(uid, named.after.name)
+        )
 
     def _allowance_ended(self, ended: AllowanceEnded) -> None:
         allowance = ended.allowance
-        log.info("the pass of uid %d ended: %s", allowance.subject.id, ended.by)
+        user = render_user(allowance.subject.id, allowance.name)
+        log.info("Allowance of %s ended (%s). Normal limits apply now.", user, _ENDED_BY.get(ended.by, ended.by))
         if allowance.subject.scope is None:
             self.enforcement.credits.reset(allowance.subject.id)
         if ended.by != "allow":
@@ -331,10 +344,3 @@ class Guard(TimedPart):
     def account_of(self, subject: Subject) -> Account:
         """The account of a subject."""
         return account_of(self.accounts, subject)
-
-
-def _tell_breaker(change: BreakerChange) -> None:
-    if change.tripped:
-        log.warning("the breaker: %d new blocks: from here blocks are throttles (%s)", change.blocks, change.mode)
-    else:
-        log.warning("the breaker: it is calm again: blocks are blocks (%s)", change.mode)

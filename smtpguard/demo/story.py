@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from smtpguard.demo.lab import Lab
 from smtpguard.errors import GuardError
 from smtpguard.interpreter import module_argv
+from smtpguard.text import render_duration
 
 HACKED, INNOCENT = ("shop17", 61017), ("bakery", 61018)
 LIMIT, SPAM, RATE = 30, 200, 1000
@@ -75,6 +76,12 @@ def _tell_outcome(name: str, ok: int, refused: int) -> str:
     return f"  {name:<8} {ok:>4} mails went out, {refused:>4} connections refused"
 
 
+def _explain(refused: int, listed: int) -> Iterator[str]:
+    """Why the list shows one less than what was refused."""
+    if listed == refused - 1:
+        yield f"({refused} were refused: the one over the limit, of the EXCEEDED line, and {listed} after it.)"
+
+
 def tell() -> Iterator[str]:
     """Play the demonstration; each item is a line for people."""
     with Lab(dict([HACKED, INNOCENT])) as lab:
@@ -85,7 +92,8 @@ def tell() -> Iterator[str]:
         values = {"cgroup": lab.cgroup, "directory": lab.directory, "limit": LIMIT, "block": BLOCK_S}
         config.write_text(CONFIG.format(**values), "utf-8")
         yield f"A web host with two sites, {HACKED[0]} and {INNOCENT[0]}, and a mail server, each in its namespace."
-        yield f"The rule: more than {LIMIT} connections to port 25 in 10 minutes block the user for {BLOCK_S} s."
+        length = render_duration(BLOCK_S)
+        yield f"The rule: more than {LIMIT} connections to port 25 in 10 min block the user for {length}."
         with (lab.directory / "guard.err").open("w") as stderr:
             guard = lab.start([*_GUARD, "run", "--config", str(config)], stderr=stderr)
         wait_ready(lab, str(config), guard)
@@ -102,6 +110,9 @@ def tell() -> Iterator[str]:
         for words in (["blocks"], ["unblock", HACKED[0]]):
             done = lab.run([*_GUARD, *words, "--config", str(config)])
             yield f"\n$ smtpguard {' '.join(words)}\n{done.stdout.rstrip()}"
+            if words == ["blocks"]:
+                rows = json.loads(lab.run([*_GUARD, "blocks", "--json", "--config", str(config)]).stdout)
+                yield from _explain(hacked_refused, sum(int(row["refused"]) for row in rows))
         yield f"\nAfter that {HACKED[0]} sends again:"
         again_ok, again_refused = _outcome(_connect(lab, HACKED, 5, 0))
         yield _tell_outcome(HACKED[0], again_ok, again_refused)

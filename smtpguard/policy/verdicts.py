@@ -8,6 +8,7 @@ from smtpguard.policy.escalation import Record, block_ns, level_of
 from smtpguard.policy.subject_state import CONTAINER, HEARD, MODES, SHARED, SubjectState
 from smtpguard.policy.windows import NEVER
 from smtpguard.settings import Settings
+from smtpguard.text import render_duration, render_ports
 
 FAIL2BAN_GRACE_NS = 10 * NS
 """With `block.by: fail2ban`: how long after a verdict attempts are not judged, so that fail2ban can do its part (0.1 to
@@ -86,6 +87,7 @@ class Verdicts:
                         connect=connect,
                         why_dry=self._why_dry(watched, mode, stale=stale),
                         ports=rule.refused_ports,
+                        counted=rule.count,
                     )
                 )
             if action == "block":
@@ -103,8 +105,7 @@ class Verdicts:
                     until_ns=until_ns,
                     mode=carried,
                     rule=rule.name,
-                    reason=f"{excess.count} {rule.count}, limit {rule.limit} in {rule.window_ns // NS} s"
-                    + (", breaker" if action != rule.action else ""),
+                    reason=_render_reason(excess, softened=action != rule.action),
                     level=level if action == "block" else 0,
                     ranges=watched.account.ranges,
                     address=None if told else connect.address,
@@ -179,3 +180,11 @@ class Verdicts:
         if mode == "dry-run":
             return watched.why or "rule is dry_run"
         return "already over" if stale else ""
+
+
+def _render_reason(excess: Excess, *, softened: bool) -> str:
+    """Why somebody is refused: `11 networks in 10 min (limit 10), port 25`."""
+    rule = excess.counter.rule
+    where = "" if rule.ports is None else f",{render_ports(sorted(rule.ports), before='')}"
+    brake = " (throttled, not blocked: safety brake)" if softened else ""
+    return f"{excess.count} {rule.count} in {render_duration(rule.window_ns / NS)} (limit {rule.limit}){where}{brake}"

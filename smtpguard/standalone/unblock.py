@@ -24,7 +24,7 @@ from smtpguard.state.rows import BlockRow
 from smtpguard.state.statements import escalation_key
 from smtpguard.state.store import Loaded
 from smtpguard.state.writer import StateWriter
-from smtpguard.text import render_user, to_bytes
+from smtpguard.text import join_sentences, render_user, to_bytes
 
 _FLUSH_S = 5.0
 
@@ -46,7 +46,7 @@ def unblock(settings: Settings, *, user: str | None, uid: int | None, everybody:
         GuardError: It could not be done.
     """
     if os.geteuid() != 0:
-        raise PrivilegeError("no daemon answers, and the kernel's sets are root's", fix="run it as root")
+        raise PrivilegeError("no daemon answers, and only root may change the kernel's sets", fix="run it as root")
     accounts = AccountDirectory(settings)
     wish = Wish(user=user or "", uid=uid, everybody=everybody, source=source or "")
     jails: list[tuple[str, str]] = []
@@ -64,14 +64,17 @@ def unblock(settings: Settings, *, user: str | None, uid: int | None, everybody:
             is_written = state.close(_FLUSH_S if loaded is not None else 0.5)
     if loaded is None or not is_written:
         raise GuardError(
-            f"{done.text}; but the state file could not be {'read' if loaded is None else 'written'}, "
-            "so the guard may block them again when it starts",
+            join_sentences(
+                done.text,
+                f"But the state file could not be {'read' if loaded is None else 'written'}, "
+                "so the guard may block them again when it starts",
+            ),
             fix=f"see who holds {settings.state_path}, then run it again",
         )
     namesake = accounts.find_namesake(user or "") if source is None else None
-    taken = "" if namesake is None else f"{user} was taken as a uid; the account called {user} is uid:{namesake}"
+    taken = "" if namesake is None else f"Note: {user} was taken as a uid; the account called {user} is uid:{namesake}"
     # Without the lock: fail2ban's action is an `unblock` of its own, and wants it.
-    return "; ".join(filter(None, [done.text, taken, *[_unban(jail, name) for jail, name in jails]]))
+    return join_sentences(done.text, taken, *[_unban(jail, name) for jail, name in jails])
 
 
 class KeptBlocks:
@@ -84,7 +87,7 @@ class KeptBlocks:
         accounts: Who is who.
     """
 
-    how = "by kernel and state file: no daemon is running"
+    how = "No daemon is running: kernel and state file were changed."
     where = "no daemon is running"
 
     def __init__(
@@ -162,5 +165,5 @@ def _unban(jail: str, user: str) -> str:
     try:
         apply_unban(jail, user)
     except EnforceError as error:
-        return f"note: {error}" if is_installed() else ""
+        return f"Note: {error}" if is_installed() else ""
     return ""

@@ -240,12 +240,12 @@ def test_a_bad_configuration_ends_it(tmp_path: Path) -> None:
 
 
 TEXT = """\
-2026-02-18 07:33:20+00:00 to 2026-02-18 07:33:29+00:00 (9s), rules of {config}
+2026-02-18 07:33:20+00:00 to 2026-02-18 07:33:29+00:00 (9 s), rules of {config}
 12 SMTP connects by 2 users; 7 of them, by 1 user, would be refused.
 
 Verdicts:
-TIME                       USER       RULE   COUNT          ACTION         AT
-2026-02-18 07:33:23+00:00  uid:61001  burst  4 of 3 in 10m  block for 30m  port 25 of 192.0.2.1
+TIME                       USER       RULE   COUNT             ACTION            AT
+2026-02-18 07:33:23+00:00  uid:61001  burst  4 of 3 in 10 min  block for 30 min  port 25 of 192.0.2.1
 
 Users:
 USER       UID    CONNECTS  DESTINATIONS  VERDICTS  REFUSED  STANDING

@@ -74,7 +74,7 @@ def test_a_disk_that_hangs_is_named_in_the_answer(tmp_path: Path) -> None:
     assert commits.next_deadline() == PATIENCE_NS
     commits.on_time(PATIENCE_NS)
     said = wait(later)["text"]
-    assert said.startswith("blocked; not on the disk yet")
+    assert said.startswith("blocked. Not on the disk yet")
     goes_on.set()
     assert writer.close(5)
     assert later.answer == {"text": said}
@@ -97,7 +97,7 @@ def test_a_disk_that_is_known_to_fail_is_not_waited_for_long(tmp_path: Path) -> 
     assert isinstance(later, Later)
     assert commits.next_deadline() == FAILING_NS
     commits.on_time(FAILING_NS)
-    assert wait(later)["text"].startswith("blocked; not on the disk yet")
+    assert wait(later)["text"].startswith("blocked. Not on the disk yet")
     writer._keeper.commit = real  # type: ignore[method-assign]
     assert writer.close(5)
 

@@ -1,5 +1,6 @@
 """The guard, orders, requests and the restart with a real engine: what is carried out, written, stored and answered."""
 
+import re
 from typing import Any, cast
 from unittest.mock import ANY, MagicMock, Mock
 
@@ -15,7 +16,7 @@ from smtpguard.daemon.serve.orders import GuardBlocks, Orders
 from smtpguard.daemon.serve.reload import Reloaded
 from smtpguard.daemon.startup.restore import restore, restore_late
 from smtpguard.errors import DecodeError, GuardError, PolicyError
-from smtpguard.model import NS, Account, Allowance, Block, BreakerChange, Ended, Extended, Named, Subject, Verdict
+from smtpguard.model import NS, Account, Allowance, Block, Ended, Extended, Named, Subject, Verdict
 from smtpguard.settings import Settings
 from smtpguard.state.rows import AllowanceRow, BlockRow, SwitchRow
 from smtpguard.state.statements import block_key
@@ -136,7 +137,7 @@ def test_a_block_that_goes_on_is_carried_out_written_and_told(host: Host, caplog
     host.guard.act([Extended(time_ns=T0, block=block, refused=20)])
     host.enforcement.carry_out.assert_called_once_with(WEB01, settle=False)
     host.journal.add_extended.assert_called_once_with(ANY, block)
-    assert caplog.messages == ["u1001 has not stopped trying: the block goes on"]
+    assert re.fullmatch(r"u1001 still BLOCKED, until \d\d:\d\d: its attempts have not stopped\.", caplog.messages[0])
 
 
 def test_what_was_kept_by_uid_alone_is_kept_under_its_name(host: Host) -> None:
@@ -151,29 +152,24 @@ def test_what_was_kept_by_uid_alone_is_kept_under_its_name(host: Host) -> None:
     assert host.state.put.call_args.args[0].name == "u1001"
 
 
-def test_the_breaker_is_told_when_it_trips(host: Host, caplog: pytest.LogCaptureFixture) -> None:
-    host.guard.act([BreakerChange(tripped=True, blocks=9, mode="enforce", time_ns=1)])
-    assert caplog.messages == ["the breaker: 9 new blocks: from here blocks are throttles (enforce)"]
-
-
 # -- what people ask for -----------------------------------------------------------------------------------------------
 
 
 def test_an_allowance_is_told_and_its_end_too(host: Host) -> None:
     assert host.ask("block", user="u1001").startswith("u1001 is blocked until")
     assert host.ask("allow", user="u1001", for_ns=3600 * NS, limit=5, window_ns=60 * NS).startswith(
-        "u1001 may open 5 connections in 60 s"
+        "u1001 may open 5 connections in 1 min until "
     )
     assert host.blocked() == []
     assert [row["kind"] for row in cast("Pages", host.verbs.handle(ROOT, "blocks", {})).items] == ["allow"]
-    assert host.ask("allow", user="u1001", end=True) == "u1001: the pass ended, the rules hold again"
-    assert host.ask("allow", user="u1001", end=True) == "u1001 has no pass"
+    assert host.ask("allow", user="u1001", end=True) == "Allowance of u1001 removed. Normal limits apply now."
+    assert host.ask("allow", user="u1001", end=True) == "u1001 has no allowance."
 
 
 def test_an_allowance_that_the_kernel_does_not_carry_out_is_no_success(host: Host) -> None:
     host.enforcement.reconciler.knows_exemptions.return_value = False
     host.enforcement.troubles.return_value = ["nft: no"]
-    with pytest.raises(GuardError, match="but the kernel does not carry it out yet: nft: no"):
+    with pytest.raises(GuardError, match="But the kernel does not carry it out yet: nft: no"):
         host.ask("allow", user="u1001", for_ns=NS)
 
 
@@ -181,14 +177,16 @@ def test_a_member_may_allow_less_than_root(host: Host) -> None:
     with pytest.raises(PolicyError, match="at most"):
         host.ask("allow", MEMBER, user="u1001", for_ns=31 * 86_400 * NS)
     host.ask("block", user="u1001")
-    with pytest.raises(PolicyError, match="an administrator has blocked them"):
+    with pytest.raises(PolicyError, match="an administrator has blocked this user"):
         host.ask("allow", MEMBER, user="u1001", for_ns=3600 * NS)
 
 
 def test_digits_that_name_two_are_said_to(host: Host) -> None:
-    assert host.ask("block", user="1001").endswith("; 1001 was taken as a uid; the account called 1001 is uid:4711")
+    assert host.ask("block", user="1001").endswith(
+        ". Note: 1001 was taken as a uid; the account called 1001 is uid:4711"
+    )
     told = host.ask("unblock", user="1001", source="fail2ban:smtpguard")
-    assert told.endswith("; 1001 was taken as the name of uid:4711; the uid would be uid:1001")
+    assert told.endswith(". Note: 1001 was taken as the name of uid:4711; the uid would be uid:1001")
 
 
 def test_a_block_is_not_shortened_silently(host: Host) -> None:
@@ -214,7 +212,7 @@ def test_all_are_freed_and_who_is_freed_before_the_state_is_read_is_remembered(h
     host.ask("block", user="u1001")
     host.ask("block", user="u1002")
     host.state.is_read = False
-    assert host.ask("unblock", all=True) == "u1001, u1002: free, from empty windows"
+    assert host.ask("unblock", all=True) == "u1001, u1002 may send again. All counters are back to 0."
     host.enforcement.clear_all.assert_called_once()
     assert (None, None) in host.guard.freed
 
@@ -231,21 +229,21 @@ def test_a_jail_ends_its_own_block_alone(host: Host) -> None:
 def test_the_switch_says_what_the_kernel_did_not_do(host: Host) -> None:
     host.switch.switch_off.return_value = host.switch.switch_on.return_value = False
     host.enforcement.activation.trouble = "no"
-    with pytest.raises(GuardError, match="can't be taken away, and may still refuse: no"):
+    with pytest.raises(GuardError, match="can't be removed, and may still refuse: no"):
         host.ask("off", ever=True)
     assert host.switch.switch_off.call_args.args == (None,)
-    assert host.ask("on") == "it is on already"
+    assert host.ask("on") == "It is on already."
     host.switch.is_off = True
     with pytest.raises(GuardError, match="the nft table can't be put back: no"):
         host.ask("on")
     host.switch.switch_off.return_value = host.switch.switch_on.return_value = True
     assert host.ask("off").startswith("OFF until `smtpguard on`")
-    assert host.ask("on").startswith("on: blocks hold again")
+    assert host.ask("on").startswith("ON. Blocks are in force again")
 
 
 def test_the_table_is_taken_away_and_put_back(host: Host) -> None:
     host.enforcement.refresh.return_value, host.enforcement.activation.up = True, True
-    assert "is gone, and is not put back until" in host.ask("nft", do="remove")
+    assert "is removed. It comes back with: smtpguard nft ensure" in host.ask("nft", do="remove")
     assert not host.enforcement.healing
     assert host.ask("nft", do="ensure") == "table inet smtpguard is in place"
     host.enforcement.activation.up = False
@@ -361,13 +359,15 @@ def test_fail2ban_hears_why_nobody_is_blocked(host: Host) -> None:
         host.ask("block", uid=1600, user="u1600", for_ns=600 * NS, **ban)
     late = {**ban, "at": T0 / NS - 60}
     assert host.ask("block", uid=WEB, user="u1001", for_ns=1, **late) == (
-        "u1001: that ban is over already, nothing is blocked"
+        "u1001 is not blocked: that ban is over already"
     )
     with pytest.raises(GuardError, match="uid 1001 is u1001 now, not web99"):
         host.ask("block", uid=WEB, user="web99", for_ns=600 * NS, **ban)
     assert host.blocked() == []
     dry = Host(dry_run=True)
-    assert "u1001: would block until" in dry.ask("block", uid=WEB, user="u1001", for_ns=600 * NS, **ban)
+    assert "DRY RUN, nothing refused: would block u1001 until " in dry.ask(
+        "block", uid=WEB, user="u1001", for_ns=600 * NS, **ban
+    )
     assert dry.blocked() == []
 
 
@@ -378,20 +378,22 @@ def test_a_person_hears_what_their_block_means() -> None:
     assert "every site that runs as u1700 is blocked" in host.ask("block", user="u1700")
     host.enforcement.carry_out.return_value = False
     host.enforcement.troubles.return_value = ["nft: no"]
-    with pytest.raises(GuardError, match="but the kernel does not carry it out yet: nft: no"):
+    with pytest.raises(GuardError, match="But the kernel does not carry it out yet: nft: no"):
         host.ask("block", user="u1002")
 
 
 def test_nobody_to_unblock_is_no_failure_and_a_kernel_that_does_not_let_go_is_one(host: Host) -> None:
-    assert host.ask("unblock", user="u1001") == "nobody to unblock: no block or throttle of u1001 is in force"
-    assert host.ask("unblock", all=True) == "nobody to unblock: no block or throttle is in force"
-    with pytest.raises(GuardError, match="there is no user web99"):
+    assert (
+        host.ask("unblock", user="u1001") == "u1001 is not blocked by smtpguard. If mail still fails: smtpguard blocks"
+    )
+    assert host.ask("unblock", all=True) == "Nobody is blocked by smtpguard."
+    with pytest.raises(GuardError, match='No account "web99" on this host'):
         host.ask("unblock", user="web99")
     host.orders.begin(block_of("fail2ban:smtpguard"))
     assert host.ask("unblock", uid=WEB, user="u1001", source="fail2ban:smtpguard").endswith("fail2ban:smtpguard ended")
     host.enforcement.may_refuse_freed.return_value = True
     host.enforcement.troubles.return_value = ["nft: no"]
-    with pytest.raises(GuardError, match="but the kernel refuses some of them still: nft: no"):
+    with pytest.raises(GuardError, match="u1001 may still be refused by the kernel: nft: no"):
         host.ask("unblock", user="u1001")
 
 

@@ -19,12 +19,12 @@ from smtpguard.daemon.enforce.exact_limits import _MAX_EARLY, ExactLimits
 from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.enforce.set_comparison import SetComparison
 from smtpguard.daemon.enforce.table_watch import TableWatch
-from smtpguard.daemon.guard import Guard, _tell_breaker
+from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.record.window_saver import Keeping
 from smtpguard.daemon.serve.control_part import ControlPart
 from smtpguard.decode.netlink.nft_notify import NftEvent
 from smtpguard.errors import DecodeError, EnforceError
-from smtpguard.model import NS, Allowance, Block, BreakerChange, Connect, Subject
+from smtpguard.model import NS, Allowance, Block, Connect, Subject
 from smtpguard.policy.credits import NO_LIMIT
 from smtpguard.settings import KEY_SLOTS, Override, Rule, Settings
 from smtpguard.state.rows import BlockRow, SwitchRow, WindowRow
@@ -329,15 +329,6 @@ def test_what_is_no_item_of_the_live_stream_is_refused(change: dict[str, object]
     assert watch_item.parse_item(item)[0].exe == b"/x\xff"
     with pytest.raises(DecodeError):
         watch_item.parse_item({**item, **change})
-
-
-def test_the_breaker_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    _tell_breaker(BreakerChange(tripped=True, blocks=9, mode="enforce", time_ns=1))
-    _tell_breaker(BreakerChange(tripped=False, blocks=9, mode="enforce", time_ns=1))
-    assert caplog.messages == [
-        "the breaker: 9 new blocks: from here blocks are throttles (enforce)",
-        "the breaker: it is calm again: blocks are blocks (enforce)",
-    ]
 
 
 def test_who_is_refused_by_a_cap_or_credits_alone_is_told_of_a_limit() -> None:

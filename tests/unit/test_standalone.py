@@ -27,7 +27,7 @@ def test_who_is_not_root_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(PrivilegeError, match="a source of its own needs root"):
         watch.observe(SETTINGS, Mock())
-    with pytest.raises(PrivilegeError, match="the kernel's sets are root's"):
+    with pytest.raises(PrivilegeError, match="only root may change the kernel's sets"):
         offline.unblock(SETTINGS, user="web01", uid=None, everybody=False, source=None)
     with pytest.raises(PrivilegeError, match="the guard watches other users' connections"):
         check_privilege()
@@ -166,12 +166,12 @@ def test_it_says_whom_digits_meant_and_what_fail2ban_did(monkeypatch: pytest.Mon
     host = Offline(monkeypatch, Loaded(blocks=tuple(rows("fail2ban:smtpguard")), now_ns=1))
     with patch.object(offline, "apply_unban") as unban:
         text = host.ask()
-        assert text.startswith("u1001: free")
+        assert text.startswith("u1001 may send again. No daemon is running")
         assert text.endswith("1001 was taken as a uid; the account called 1001 is uid:4711")
         unban.assert_called_once_with("smtpguard", "u1001")
         unban.side_effect = EnforceError("it goes on listing u1001")
         with patch.object(offline, "is_installed", return_value=True):
-            assert host.ask().endswith("note: it goes on listing u1001")
+            assert host.ask().endswith("Note: it goes on listing u1001")
 
 
 @pytest.mark.parametrize("what", ["read", "written"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from smtpguard.daemon.serve.allowance_terms import check_member, render_much
+from smtpguard.daemon.serve.allowance_terms import check_member, render_kept
 from smtpguard.daemon.serve.block_wish import check_ports, merge_wish
 from smtpguard.errors import PolicyError
 from smtpguard.model import Allowance, Block, Subject
@@ -86,16 +86,16 @@ def test_what_an_allowance_leaves_of_the_rules(given: Allowance, limits: dict[st
     terms = allowed_terms(given, usual)
     assert {rule.name: rule.limit for rule in (terms.told if why else terms.enforced)} == limits
     assert not (terms.enforced if why else terms.told)
-    assert ("networks on port 25 go on" in render_much(given)) is not given.everything
+    assert ("networks of port 25 still apply" in render_kept(given)) is not given.everything
 
 
 @pytest.mark.parametrize(
     ("hours", "held", "wrong"),
     [
         (24, [], None),
-        (25, [], "at most 86400 s"),
+        (25, [], "at most 24 h"),
         (1, [block(30, source="guard")], None),
-        (1, [block(30)], "an administrator has blocked them"),
+        (1, [block(30)], "an administrator has blocked this user"),
         (1, [block(0)], None),
     ],
 )

@@ -12,6 +12,7 @@ from smtpguard.actions.eventlog import EventLog
 from smtpguard.clock import WallMap
 from smtpguard.daemon.loop import TimedPart
 from smtpguard.daemon.record.enrichment_queue import Entry, Waiting
+from smtpguard.daemon.record.notices import HIGHEST_GRAVITY, find_gravest, gravity_of, render_over, render_verdict
 from smtpguard.enrich.looker import Looker, render_evidence
 from smtpguard.enrich.reverse_dns import ReverseDns
 from smtpguard.hooks import ClockNs
@@ -19,7 +20,6 @@ from smtpguard.model import Account, Block, Subject, Verdict
 from smtpguard.policy.incidents import Incident, Incidents
 from smtpguard.state.rows import IncidentRow, VerdictRow
 from smtpguard.state.writer import StateWriter
-from smtpguard.text import render_user
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ class Journal(TimedPart):
         self._looker = looker
         self._gathering: dict[int, Verdict] = {}
         self._incidents = Incidents()
+        self._said: dict[Subject, int] = {}
         self.waiting = Waiting(now, self._write, looker=looker, rdns=rdns)
         self.publish: Publish | None = None
 
@@ -81,11 +82,14 @@ class Journal(TimedPart):
             begun = self._incidents.feed(verdict)
             if begun is not None:
                 self._gather(verdict)
-                self._tell(begun)
+                self._keep_incident(begun)
+                self._said[verdict.subject] = -1
 
     def restore_incidents(self, rows: Iterable[IncidentRow], account_of: AccountOf) -> None:
         """Go on with incidents from before this run: nobody is told of them again."""
         offset_ns = self._wall.offset_ns
+        rows = list(rows)
+        self._said.update((Subject(id=row.uid, scope=row.netns), HIGHEST_GRAVITY) for row in rows)
         self._incidents.restore(
             Incident(
                 subject=(subject := Subject(id=row.uid, scope=row.netns)),
@@ -137,22 +141,24 @@ class Journal(TimedPart):
         if ticket is not None:
             self._gathering[ticket] = verdict
 
-    def _tell(self, incident: Incident) -> None:
-        """Tell people once that an incident began, and once what it came to."""
-        user = render_user(incident.account.uid, incident.account.name)
-        if incident.over:
-            log.warning(
-                "incident of %s is over: %d verdicts (%s), %d attempts, %d refused, peak %d a minute, %d destinations",
-                user,
-                incident.verdicts,
-                ", ".join(incident.rules),
-                incident.connects,
-                incident.refused,
-                incident.peak_per_minute,
-                incident.destinations,
-            )
-        else:
-            log.warning("incident: %s exceeded %s (%s)", user, ", ".join(incident.rules), incident.mode)
+    def _tell(self, entry: Entry) -> None:
+        """Tell people once that an incident began, and again only where it grows worse: warned, throttled, blocked."""
+        verdict = find_gravest(entry.verdicts)
+        if verdict is None or gravity_of(verdict) <= self._said.get(verdict.subject, HIGHEST_GRAVITY):
+            return
+        self._said[verdict.subject] = gravity_of(verdict)
+        is_left = verdict.action == "block" and not any(block.kind == "block" for block in entry.blocks)
+        text = render_verdict(
+            verdict,
+            entry.connect,
+            entry.account,
+            offset_ns=self._wall.offset_ns,
+            now_ns=self._now(),
+            is_left=is_left,
+        )
+        log.warning("%s", text)
+
+    def _keep_incident(self, incident: Incident) -> None:
         offset_ns = self._wall.offset_ns
         self._state.put(
             IncidentRow(
@@ -179,7 +185,9 @@ class Journal(TimedPart):
     def on_time(self, now_ns: int) -> None:
         """Write what was held back and is due."""
         for incident in self._incidents.tick(now_ns):
-            self._tell(incident)
+            self._said.pop(incident.subject, None)
+            log.warning("%s", render_over(incident))
+            self._keep_incident(incident)
         self._events.tick(now_ns=now_ns, wall_ns=self._wall.to_wall_ns(now_ns))
         if self._gathering and self._looker is not None:
             for ticket, evidence in self._looker.read_evidence():
@@ -193,6 +201,7 @@ class Journal(TimedPart):
         if entry.is_new:
             self._incidents.attempt(entry.subject, connect, refused=entry.refused)
         wall_ns = self._wall.to_wall_ns(connect.time_ns)
+        self._tell(entry)
         if entry.is_new:
             self._events.write_connect(
                 connect, entry.account, wall_ns=wall_ns, now_ns=self._now(), highest_limit=entry.highest_limit

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from smtpguard.errors import PolicyError
 from smtpguard.model import NS, Account, Allowance, Block
 from smtpguard.policy.rules import ALLOWED_TIMES
+from smtpguard.text import render_duration
 
 MAX_ALLOW_NS = 31 * 86_400 * NS
 """Longest allowance: whoever needs more for longer needs another limit."""
@@ -22,9 +23,13 @@ def check_member(allowance: Allowance, held: Iterable[Block], *, longest_ns: int
         PolicyError: It is for too long, or an administrator has blocked the account.
     """
     if allowance.until_ns - allowance.since_ns > longest_ns:
-        raise PolicyError(f"at most {longest_ns // NS} s may be allowed", fix="control.allow_max, or ask root")
+        longest = render_duration(longest_ns / NS)
+        raise PolicyError(
+            f"members of control.group may allow at most {longest}",
+            fix="a shorter --for, control.allow_max, or ask root",
+        )
     if any(block.source == "admin" and block.until_ns > allowance.since_ns for block in held):
-        raise PolicyError("an administrator has blocked them", fix="ask root")
+        raise PolicyError("an administrator has blocked this user", fix="ask root")
 
 
 def check_standing(account: Account, user: str) -> str:
@@ -43,15 +48,19 @@ def check_standing(account: Account, user: str) -> str:
     if account.standing == "root":
         raise PolicyError(f"{user} is never refused and never counted: there is nothing to allow")
     if account.standing in ("mta", "exempt"):
-        return f"; note: {user} is never refused as it is ({account.reason or account.standing})"
+        return f". Note: {user} is never refused anyway ({account.reason or account.standing})"
     return ""
 
 
 def render_much(allowance: Allowance) -> str:
     """How much passes, for people."""
-    kept = "" if allowance.everything else "; rules that count networks on port 25 go on (--everything sets them aside)"
     if allowance.limit is not None and allowance.window_ns is not None:
-        return f"{allowance.limit} connections in {allowance.window_ns // NS} s{kept}"
+        return f"{allowance.limit} connections in {render_duration(allowance.window_ns / NS)}"
     if allowance.everything:
         return "any number of connections"
-    return f"{ALLOWED_TIMES} times what each rule lets pass{kept}"
+    return f"{ALLOWED_TIMES} times the connections that each rule allows"
+
+
+def render_kept(allowance: Allowance) -> str:
+    """Which rules go on all the same, for people; "" if none does."""
+    return "" if allowance.everything else ". Rules on networks of port 25 still apply (--everything lifts them, too)"

@@ -10,6 +10,7 @@ from smtpguard.daemon.loop import TimedPart
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS
 from smtpguard.state.writer import StateWriter
+from smtpguard.text import join_sentences
 
 PATIENCE_NS = NS
 """How long the disk is waited for; commands wait 5 s for the daemon."""
@@ -70,5 +71,5 @@ class Commits(TimedPart):
         ]
         for waiting in due:
             if self._state.forget_waiter(waiting.ticket):
-                note = "; not on the disk yet: a restart now may not know of it"
-                waiting.later.resolve({**waiting.said, "text": f"{waiting.said['text']}{note}"})
+                note = "Not on the disk yet: a restart now may forget it."
+                waiting.later.resolve({**waiting.said, "text": join_sentences(str(waiting.said["text"]), note)})

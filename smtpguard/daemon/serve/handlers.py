@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from smtpguard import __version__
+from smtpguard.clock import render_moment
 from smtpguard.control.connection import Later, Pages, Peer
 from smtpguard.control.server import Answer, Stream, is_owner
 from smtpguard.control.watch_item import TOPIC
 from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.record.learning import Learning
-from smtpguard.daemon.serve.allowance_terms import check_member, check_standing, render_much
+from smtpguard.daemon.serve.allowance_terms import check_member, check_standing, render_kept, render_much
 from smtpguard.daemon.serve.block_list import list_blocks
 from smtpguard.daemon.serve.block_wish import USUAL_NS, check_ports, merge_wish
 from smtpguard.daemon.serve.commits import Commits
@@ -38,9 +39,8 @@ from smtpguard.daemon.serve.status import Status
 from smtpguard.daemon.serve.unblock import MAX_REASON, Wish, find_account, unblock
 from smtpguard.errors import GuardError, PolicyError
 from smtpguard.hooks import TellFail2ban
-from smtpguard.logline import render_time
 from smtpguard.model import NS, Account, Allowance, Block, Subject
-from smtpguard.text import render_user
+from smtpguard.text import join_sentences, render_ports, render_user
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ class Handlers:
         def serve() -> Answer:
             said = found.serve(request, asker)
             if isinstance(said, dict) and "text" in said and (taken := self._taken(request)):
-                said["text"] += f"; {taken}"
+                said["text"] = join_sentences(said["text"], f"Note: {taken}")
                 log.warning("%s: %s", verb, taken)
             return self._commits.answer(said) if isinstance(said, dict) and verb in _ORDERS else said
 
@@ -206,14 +206,15 @@ class Handlers:
             if account.standing != "tenant":
                 raise PolicyError(f"{user} is not blocked: {account.standing}: {account.reason}")
             if since_ns + length_ns <= now_ns:
-                return {"text": f"{user}: that ban is over already, nothing is blocked"}
+                return {"text": f"{user} is not blocked: that ban is over already"}
             if guard.doubts is not None and guard.doubts.is_undone(subject, since_ns):
                 self._tell_fail2ban([source], request.user or user)
                 return {"text": f"{user} is not blocked: that verdict was over an exempt destination"}
             if ports is None:
                 ports = self._jail.ports_of(subject, source, since_ns)
             if guard.settings.dry_run:
-                return {"text": f"{user}: would block until {self._moment(since_ns + length_ns)} (dry run)"}
+                until = self._moment(since_ns + length_ns)
+                return {"text": f"DRY RUN, nothing refused: would block {user} until {until}"}
         block = Block(
             subject=subject,
             name=account.name,
@@ -232,19 +233,17 @@ class Handlers:
             block, before_ns = merged.block, merged.before_ns
         fine = self._orders.begin(block, force=request.force)
         log.warning("block %s by %s, asked by %s", user, source, asker.who)
-        where = "" if ports is None else f" on port{'s' * (len(ports) > 1)} {', '.join(map(str, ports))}"
-        text = f"{user} is blocked{where} until {self._moment(block.until_ns)}"
+        text = f"{user} is blocked{render_ports(ports)} until {self._moment(block.until_ns)}"
         if before_ns is not None:
             text += f" (was until {self._moment(before_ns)}, now {self._moment(block.until_ns)})"
         if self._switch.is_off:
-            text += "; the guard is OFF: this is not in force until `smtpguard on`"
+            text += ". smtpguard is OFF: nothing is refused before `smtpguard on`"
         elif guard.settings.dry_run:
             text += " (enforced, although this is a dry run)"
         if account.standing == "shared":
-            text += f"; note: {account.reason}: every site that runs as {user} is blocked"
+            text += f". Note: {account.reason}: every site that runs as {user} is blocked"
         if not fine:
-            troubles = "; ".join(guard.enforcement.troubles())
-            raise GuardError(f"{text}, but the kernel does not carry it out yet: {troubles}", fix="it is tried again")
+            raise self._not_carried_out(text)
         return {"text": text, "until": (block.until_ns + guard.wall.offset_ns) / NS}
 
     def _list_ids(self, subject: Subject, source: str, known_as: str) -> tuple[str, ...]:
@@ -273,7 +272,8 @@ class Handlers:
         enforcement = self._guard.enforcement
         if enforcement.may_refuse_freed():
             troubles = "; ".join(enforcement.troubles())
-            what = f"{done.text}, but the kernel refuses some of them still: {troubles}"
+            whom = ", ".join(done.freed[:20]) or wish.user or "a user"
+            what = f"{whom} may still be refused by the kernel: {troubles}"
             raise GuardError(what, fix="it is tried again")
         return {"text": done.text, "freed": done.freed}
 
@@ -310,7 +310,7 @@ class Handlers:
             ended = self._orders.end_allowance(subject, reason=reason)
             log.warning("allow --end %s, asked by %s", user, asker.who)
             return self._told_kernel(
-                f"{user}: the pass ended, the rules hold again" if ended else f"{user} has no pass"
+                f"Allowance of {user} removed. Normal limits apply now." if ended else f"{user} has no allowance."
             )
         note = check_standing(account, user)
         now_ns = guard.now()
@@ -331,37 +331,42 @@ class Handlers:
         self._orders.allow(allowance)
         log.warning("allow %s, asked by %s", user, asker.who)
         return self._told_kernel(
-            f"{user} may open {render_much(allowance)} until {self._moment(allowance.until_ns)}{note}"
+            f"{user} may open {render_much(allowance)} until {self._moment(allowance.until_ns)}"
+            f"{render_kept(allowance)}{note}"
         )
 
     def _told_kernel(self, text: str) -> Answer:
         """What was done about an allowance, if the kernel does it too."""
         enforcement = self._guard.enforcement
         if enforcement.may_refuse_freed() or not enforcement.reconciler.knows_exemptions():
-            troubles = "; ".join(enforcement.troubles())
-            raise GuardError(f"{text}, but the kernel does not carry it out yet: {troubles}", fix="it is tried again")
+            raise self._not_carried_out(text)
         return {"text": text}
+
+    def _not_carried_out(self, text: str) -> GuardError:
+        troubles = "; ".join(self._guard.enforcement.troubles())
+        what = join_sentences(text, f"But the kernel does not carry it out yet: {troubles}")
+        return GuardError(what, fix="it is tried again")
 
     def _off(self, request: OffRequest, asker: Asker) -> Answer:
         span_ns = None if request.ever else request.for_ns or OFF_NS
         lifted = self._switch.switch_off(span_ns, by=asker.who)
         until_ns = self._switch.until_ns
-        tail = f"until {render_time(until_ns)}" if until_ns is not None else "until `smtpguard on`"
+        tail = f"until {render_moment(until_ns / NS)}" if until_ns is not None else "until `smtpguard on`"
         if not lifted:
             trouble = self._guard.enforcement.activation.trouble
-            what = f"OFF {tail}, but the nft table can't be taken away, and may still refuse: {trouble}"
+            what = f"OFF {tail}. But the nft table can't be removed, and may still refuse: {trouble}"
             raise GuardError(what, fix="it is tried again every second")
-        return {"text": f"OFF {tail}: nobody is refused, watching goes on"}
+        return {"text": f"OFF {tail}: nobody is refused, watching goes on. Switch on: smtpguard on"}
 
     def _on(self, request: Request, asker: Asker) -> Answer:
         del request
         if not self._switch.is_off:
-            return {"text": "it is on already"}
+            return {"text": "It is on already."}
         if not self._switch.switch_on(by=asker.who):
             trouble = self._guard.enforcement.activation.trouble
-            what = f"on, but the nft table can't be put back: {trouble}"
+            what = f"ON. But the nft table can't be put back: {trouble}"
             raise GuardError(what, fix="it is tried again every second")
-        return {"text": "on: blocks hold again for what is left of their time"}
+        return {"text": "ON. Blocks are in force again for the rest of their time."}
 
     def _learn(self, request: LearnRequest, asker: Asker) -> Answer:
         guard = self._guard
@@ -381,9 +386,9 @@ class Handlers:
         if not guard.enforcement.refresh("table"):
             raise GuardError(f"{table}: {activation.trouble}", fix="it is tried again every second")
         if do == "remove":
-            return {"text": f"{table} is gone, and is not put back until `smtpguard nft ensure`"}
+            return {"text": f"{table} is removed. It comes back with: smtpguard nft ensure"}
         if not activation.up:
-            return {"text": f"{table} is not needed: this is a dry run, and nobody is blocked by a person"}
+            return {"text": f"{table} is not needed: this is a dry run, and nobody is blocked by hand."}
         return {"text": f"{table} is in place"}
 
     def _watch(self, request: Request, asker: Asker) -> Answer:
@@ -407,4 +412,4 @@ class Handlers:
         return f"{name} was taken as a uid; the account called {name} is uid:{namesake}"
 
     def _moment(self, time_ns: int) -> str:
-        return render_time(time_ns + self._guard.wall.offset_ns)
+        return render_moment((time_ns + self._guard.wall.offset_ns) / NS)

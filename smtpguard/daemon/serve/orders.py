@@ -144,7 +144,7 @@ class GuardBlocks:
         orders: Carries it out.
     """
 
-    how = "from empty windows"
+    how = "All counters are back to 0."
     where = ""
 
     def __init__(self, orders: Orders) -> None:

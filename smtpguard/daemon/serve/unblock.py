@@ -13,7 +13,7 @@ from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.errors import GuardError
 from smtpguard.model import Account
 from smtpguard.policy.subjects import account_of, subject_of
-from smtpguard.text import render_user, render_words
+from smtpguard.text import render_look, render_user, render_words
 
 MAX_REASON = 500
 _MAX_SHOWN = 20
@@ -57,7 +57,7 @@ class Blocks(Protocol):
     """Where the blocks are, and how they end there."""
 
     how: str
-    """What an end means there, for people."""
+    """What else an end does there, a sentence for people."""
     where: str
     """Where was looked, for people; "" where it goes without saying."""
 
@@ -116,7 +116,7 @@ def find_account(accounts: AccountDirectory, *, user: str, uid: int | None, from
         return accounts.account(namesake)
     found = accounts.by_name(user) if user else None
     if found is None:
-        raise GuardError(f"there is no user {render_words(user)}", fix="give a login name, or uid:N")
+        raise GuardError(f'No account "{render_words(user)}" on this host. Give a login name, or uid:N.')
     return found
 
 
@@ -149,7 +149,11 @@ def unblock(wish: Wish, *, accounts: AccountDirectory, blocks: Blocks, tell_fail
                 tell_fail2ban(jail=jail, known_as=known_as)
     if not freed:
         where = f" ({blocks.where})" if blocks.where else ""
-        whose = f" of {render_user(wanted.uid, wanted.name)}" if wanted else ""
-        return Unblocked(text=f"nobody to unblock: no block or throttle{whose} is in force{where}", freed=[])
+        if wanted is None:
+            return Unblocked(text=f"Nobody is blocked by smtpguard{where}.", freed=[])
+        user = render_user(wanted.uid, wanted.name)
+        hint = f"If mail still fails: {render_look(user)}"
+        return Unblocked(text=f"{user} is not blocked by smtpguard{where}. {hint}", freed=[])
     shown = ", ".join(list(freed)[:_MAX_SHOWN])
-    return Unblocked(text=f"{shown}: free, {blocks.how}", freed=list(freed))
+    more = f" and {len(freed) - _MAX_SHOWN} more" if len(freed) > _MAX_SHOWN else ""
+    return Unblocked(text=f"{shown}{more} may send again. {blocks.how}", freed=list(freed))

@@ -1,0 +1,265 @@
+"""What an administrator reads at three in the morning, word for word, each from the code that says it.
+
+The rule: user, what, until when, then the next command; under 20 words a sentence; durations as people say them.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from smtpguard.cli.blocks import render_blocks
+from smtpguard.daemon.record.enrichment_queue import Entry
+from smtpguard.daemon.record.journal import Journal
+from smtpguard.errors import GuardError
+from smtpguard.model import NS, Block, BreakerChange, Connect, Subject, Verdict
+from smtpguard.policy.engine import Engine
+from smtpguard.settings import MINUTE_NS, BreakerLimits, Rule
+from smtpguard.text import render_duration
+from tests.support.policy import T0, People, connect, engine_of, person
+from tests.unit.test_guard import Host
+
+SHOP = 1017
+AT_S = 1_771_421_400
+"""2026-02-18 13:30 UTC."""
+FANOUT = Rule(
+    name="mx-fanout",
+    ports=frozenset({25}),
+    count="networks",
+    limit=10,
+    window_ns=10 * MINUTE_NS,
+    action="block",
+    block_ns=30 * MINUTE_NS,
+)
+SLOW = Rule(
+    name="mx-slow",
+    ports=frozenset({25}),
+    count="networks",
+    limit=4,
+    window_ns=24 * 60 * MINUTE_NS,
+    action="warn",
+)
+PEOPLE = People([person(SHOP, "tenant", "shop17"), person(33, "shared", "www-data", reason="many sites share it")])
+SCRIPT = b"/home/shop17/htdocs/wp-content/plugins/x/send.php:41"
+
+
+@pytest.fixture(autouse=True)
+def _utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+class Desk:
+    """A real engine and journal, and what they say in the log of the service."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture, engine: Engine) -> None:
+        caplog.set_level(logging.INFO)
+        self._caplog = caplog
+        self.engine = engine
+        offset_ns = AT_S * NS - T0
+        wall = Mock(offset_ns=offset_ns, to_wall_ns=lambda ns: ns + offset_ns)
+        self.now_ns = T0
+        events = Mock(next_deadline=Mock(return_value=None))
+        self.journal = Journal(events, Mock(), wall, lambda: self.now_ns, looker=None, rdns=None)
+
+    def attempt(self, number: int, *, uid: int = SHOP, script: bytes | None = SCRIPT) -> None:
+        made: Connect = connect(number, uid=uid, address=bytes([198, 18, number, 25]), script=script)
+        self.now_ns = made.time_ns
+        decisions = self.engine.feed(made)
+        self.journal.add(
+            Entry(
+                connect=made,
+                account=PEOPLE.account(uid),
+                subject=Subject(id=uid),
+                verdicts=[d for d in decisions if isinstance(d, Verdict)],
+                blocks=[d for d in decisions if isinstance(d, Block)],
+            )
+        )
+        self.journal.waiting.on_time(self.now_ns)
+
+    @property
+    def said(self) -> list[str]:
+        return self._caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("rules", "settings", "uid", "said"),
+    [
+        (
+            [FANOUT],
+            {},
+            SHOP,
+            (
+                "shop17 BLOCKED on port 25 until 14:00: 11 networks in 10 min, limit 10 (rule mx-fanout). "
+                "Script: .../send.php:41. See: smtpguard blocks"
+            ),
+        ),
+        (
+            [FANOUT],
+            {"dry_run": True},
+            SHOP,
+            (
+                "DRY RUN, nothing refused: shop17 would be blocked on port 25 until 14:00: "
+                "11 networks in 10 min, limit 10 (rule mx-fanout). Script: .../send.php:41. See: smtpguard blocks"
+            ),
+        ),
+        (
+            [FANOUT],
+            {},
+            33,
+            (
+                "REPORT ONLY (shared user), nothing refused: www-data would be blocked on port 25 until 14:00: "
+                "11 networks in 10 min, limit 10 (rule mx-fanout). Script: .../send.php:41. See: smtpguard blocks"
+            ),
+        ),
+        (
+            [FANOUT],
+            {"block_by": "fail2ban"},
+            SHOP,
+            (
+                "shop17 over a limit on port 25, left to fail2ban: 11 networks in 10 min, limit 10 (rule mx-fanout). "
+                "Script: .../send.php:41. See: smtpguard blocks"
+            ),
+        ),
+        (
+            [SLOW],
+            {},
+            SHOP,
+            (
+                "shop17 over a limit on port 25, nothing refused: 5 networks in 24 h, limit 4 (rule mx-slow). "
+                "Script: .../send.php:41. See: smtpguard blocks"
+            ),
+        ),
+    ],
+)
+def test_who_exceeds_a_limit(
+    caplog: pytest.LogCaptureFixture, rules: list[Rule], settings: dict[str, Any], uid: int, said: str
+) -> None:
+    desk = Desk(caplog, engine_of(*rules, people=PEOPLE, **settings))
+    for number in range(1, 20):
+        desk.attempt(number, uid=uid)
+    assert desk.said == [said]
+
+
+def test_an_incident_is_told_again_only_where_it_grows_worse(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk(caplog, engine_of(SLOW, FANOUT, people=PEOPLE))
+    for number in range(1, 20):
+        desk.attempt(number)
+    assert [line.split(":")[0] for line in desk.said] == [
+        "shop17 over a limit on port 25, nothing refused",
+        "shop17 BLOCKED on port 25 until 14",
+    ]
+    desk.now_ns += 3600 * NS
+    desk.journal.on_time(desk.now_ns)
+    assert desk.said[2] == (
+        "shop17: incident over after 6 s (rules: mx-slow, mx-fanout). "
+        "15 attempts, 0 refused, at most 15 a minute, 15 destinations."
+    )
+
+
+def test_the_safety_brake(caplog: pytest.LogCaptureFixture) -> None:
+    host = Host(breaker=BreakerLimits(blocks=3, per_ns=10 * MINUTE_NS))
+    host.guard.act([BreakerChange(tripped=True, blocks=4, mode="enforce", time_ns=1)])
+    host.guard.act([BreakerChange(tripped=False, blocks=0, mode="enforce", time_ns=2)])
+    host.guard.act([BreakerChange(tripped=True, blocks=4, mode="dry-run", time_ns=3)])
+    brake = (
+        "SAFETY BRAKE: 4 users blocked in 10 min, more than 3. Further users are only slowed down. "
+        "Wrong limit? smtpguard blocks. Stop all: smtpguard off"
+    )
+    assert caplog.messages == [
+        brake,
+        "Safety brake released: new offenders are blocked again.",
+        f"DRY RUN, nothing refused. {brake}",
+    ]
+
+
+def test_why_somebody_is_refused() -> None:
+    engine = engine_of(FANOUT, people=PEOPLE)
+    softened = engine_of(FANOUT, people=PEOPLE, breaker=BreakerLimits(blocks=0))
+    for held in (engine, softened):
+        for number in range(1, 20):
+            held.feed(connect(number, uid=SHOP, address=bytes([198, 18, number, 25])))
+    why = "11 networks in 10 min (limit 10), port 25"
+    assert [block.reason for block in engine.blocks()] == [why]
+    assert [block.reason for block in softened.blocks()] == [f"{why} (throttled, not blocked: safety brake)"]
+
+
+def test_what_a_person_hears_who_unblocks_or_allows() -> None:
+    host = Host()
+    hour_ns = 3600 * NS
+    host.ask("block", user="u1001")
+    assert host.ask("unblock", user="u1001") == "u1001 may send again. All counters are back to 0."
+    assert host.ask("unblock", user="u1001") == (
+        "u1001 is not blocked by smtpguard. If mail still fails: smtpguard blocks"
+    )
+    assert host.ask("unblock", all=True) == "Nobody is blocked by smtpguard."
+    host.guard.wall = Mock(offset_ns=AT_S * NS - T0)
+    assert host.ask("allow", user="u1003", for_ns=hour_ns) == (
+        "u1003 may open 10 times the connections that each rule allows until 2026-02-18 14:30:00+00:00. "
+        "Rules on networks of port 25 still apply (--everything lifts them, too)"
+    )
+    assert host.ask("allow", user="u1003", end=True) == "Allowance of u1003 removed. Normal limits apply now."
+    with pytest.raises(GuardError) as caught:
+        host.ask("unblock", user="newsletter")
+    assert str(caught.value) == 'No account "newsletter" on this host. Give a login name, or uid:N.'
+
+
+def row(user: str, uid: int, **more: object) -> dict[str, Any]:
+    usual = {"kind": "block", "ports": [25], "until": AT_S + 1800, "by": "guard", "mode": "enforce", "refused": 0}
+    return {"user": user, "uid": uid, "why": "11 networks in 10 min (limit 10), port 25", **usual, **more}
+
+
+def test_blocks_lists_who_is_refused_apart_from_who_would_be() -> None:
+    rows = [
+        row("shop17", 1017, refused=169),
+        row("web02", 1002, mode="dry-run"),
+        row("web03", 1003, kind="allow", ports=None, by="admin", why="newsletter"),
+    ]
+    assert render_blocks(rows, None, now=AT_S) == [
+        "REFUSED NOW",
+        "USER    UID   KIND   PORTS  UNTIL                      LEFT    BY     REFUSED  WHY",
+        (
+            "shop17  1017  block  25     2026-02-18 14:00:00+00:00  30 min  guard  169      "
+            "11 networks in 10 min (limit 10), port 25"
+        ),
+        "WOULD BE REFUSED (dry run)",
+        "USER   UID   KIND   PORTS  UNTIL                      LEFT    BY     REFUSED  WHY",
+        (
+            "web02  1002  block  25     2026-02-18 14:00:00+00:00  30 min  guard  0        "
+            "11 networks in 10 min (limit 10), port 25"
+        ),
+        "ALLOWED MORE",
+        "USER   UID   KIND   PORTS  UNTIL                      LEFT    BY     REFUSED  WHY",
+        "web03  1003  allow  all    2026-02-18 14:00:00+00:00  30 min  admin  0        newsletter",
+    ]
+    assert render_blocks([], None, now=AT_S) == ["Nobody is blocked, throttled or allowed."]
+    assert render_blocks(rows[:1], {"until": AT_S + 60}, now=AT_S)[:2] == [
+        "OFF until 2026-02-18 13:31:00+00:00: nobody is refused. What is suspended holds again after `smtpguard on`.",
+        "SUSPENDED (off)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0 s"),
+        (0.2, "200 ms"),
+        (57, "57 s"),
+        (90, "1 min 30 s"),
+        (600, "10 min"),
+        (3600, "1 h"),
+        (3899, "1 h 5 min"),
+        (86_400, "24 h"),
+        (31 * 86_400, "31 d"),
+        (180_000, "2 d 2 h"),
+        (-5, "0 s"),
+    ],
+)
+def test_a_duration(seconds: float, shown: str) -> None:
+    assert render_duration(seconds) == shown
