@@ -71,6 +71,7 @@ class Grant:
         as_of_ns: Event time from which on that is right.
         spoken_ns: The daemon has judged what he did up to then.
         emptied_ns: By rule: keys up to then do not count; 0 where nothing was emptied.
+        settled_ns: When a verdict that holds was last carried out: what began before then may not have met its deny.
     """
 
     uid: int
@@ -78,6 +79,7 @@ class Grant:
     as_of_ns: int
     spoken_ns: int = 0
     emptied_ns: tuple[int, ...] = ()
+    settled_ns: int = 0
 
 
 def choose_credit_rules(rules: Iterable[Rule], guarded: frozenset[int], *, keys: bool = False) -> list[Rule]:
@@ -152,11 +154,17 @@ class CreditLedger:
         self._dirty: set[int] = set()
         self.adopted_ns = 0
         self._spoken: dict[int, int] = {}
+        self._settled: dict[int, int] = {}
         self._emptied: dict[int, dict[int, int]] = {}
 
     def speak(self, uid: int, now_ns: int) -> None:
         """What a user did up to a time was judged: a refusal that holds for all of his attempts is over."""
         self._spoken[uid] = max(now_ns, self._spoken.get(uid, 0))
+        self._dirty.add(uid)
+
+    def settle(self, uid: int, now_ns: int) -> None:
+        """A verdict that holds was carried out."""
+        self._settled[uid] = now_ns
         self._dirty.add(uid)
 
     def spoken(self) -> dict[int, int]:
@@ -307,6 +315,7 @@ class CreditLedger:
             as_of_ns=now_ns,
             spoken_ns=self._spoken.get(uid, 0),
             emptied_ns=tuple(emptied.get(n, 0) for n in range(len(self.rules))) if emptied else (),
+            settled_ns=self._settled.get(uid, 0),
         )
 
     def next_deadline(self) -> int | None:
@@ -337,6 +346,7 @@ class CreditLedger:
         """Drop a user whose entries in the kernel were removed: both begin anew."""
         self._lanes.pop(uid, None)
         self._spoken.pop(uid, None)
+        self._settled.pop(uid, None)
         self._dirty.discard(uid)
 
     def drop_old(self, now_ns: int) -> None:

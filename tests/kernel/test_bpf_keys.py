@@ -22,7 +22,7 @@ from smtpguard.policy.networks import PLACES, network_of, use_translators
 from smtpguard.settings import Rule
 from smtpguard.sources.bpf.credit_maps import Credits, KeyWindow
 from smtpguard.sources.bpf.key_maps import pack_key, unpack_key
-from smtpguard.sources.bpf.maps import COUNT_HELD
+from smtpguard.sources.bpf.maps import COUNT_HELD, pack_subject
 from tests.kernel.bpf_lab import Lab, dial, open_lab, random_uid, run_as
 from tests.support.policy import People, engine_of, person, settings_of
 
@@ -113,6 +113,42 @@ def reached(works: list[list[str]], results: list[list[bool]], key: Callable[[by
     }
 
 
+def judge(lab: Lab, engine: Engine, limits: ExactLimits, connects: list[Connect]) -> list[Decision]:
+    """What the guard does with attempts, without log, state and nft."""
+    out: list[Decision] = []
+    for connect in connects:
+        assert connect.uid is not None
+        subject = Subject(id=connect.uid)
+        missed = limits.prepare(connect, subject) if connect.refused_by == "credit" else None
+        if missed is not None:
+            out += judge(lab, engine, limits, [missed])
+        decisions = engine.feed(connect)
+        limits.note(connect, subject, decisions)
+        out += decisions
+    return out
+
+
+def guarded(lab: Lab, uid: int, rule: Rule) -> tuple[Engine, ExactLimits]:
+    settings = settings_of(rule)
+    known = People([person(uid, "tenant", "web")])
+    engine = engine_of(rule, people=known)
+    limits = ExactLimits(settings, cast("AccountDirectory", known), engine, boottime_ns)
+    limits.attach(lab.source)
+    limits.refresh(settings, (), trusted=True, anew=True)
+    return engine, limits
+
+
+BLOCK = Rule(
+    name="fanout",
+    count="networks",
+    ports=PORT25,
+    limit=LIMIT,
+    window_ns=600 * NS,
+    action="block",
+    block_ns=60 * NS,
+)
+
+
 @pytest.mark.parametrize("rule", [networks(), destinations()], ids=["networks", "destinations"])
 def test_n_keys_pass_known_ones_go_on_and_the_next_is_refused(lab: Lab, rule: CreditRule) -> None:
     begin(lab, rule)
@@ -145,6 +181,19 @@ def test_six_processes_at_full_speed_reach_exactly_n(lab: Lab, count: str) -> No
                 if through:
                     seen.add(packed)
         lab.events()
+
+
+def test_the_order_of_times_is_the_order_in_which_the_kernel_judged(lab: Lab) -> None:
+    credits_ = begin(lab, networks(64, holds=True))
+    for _ in range(25):  # two CPUs have to meet
+        credits_.maps.beat(boottime_ns())
+        uid = random.randrange(61_100, 1 << 30)
+        together(lab, uid, [fan(10, start=number * 10) for number in range(6)])
+        slots = list(credits_.keys.read(uid, 0).values())
+        # Of sixteen slots the first is filled, then the others from behind.
+        times = [at for n in range(0, 60, 16) for at in (slots[n], *slots[n + 1 : n + 16][::-1])]
+        assert times == sorted(set(times))
+        assert set(times) == {event.time_ns for event in lab.events()}
 
 
 def test_the_window_slides_by_the_last_attempt_at_each_key(lab: Lab) -> None:
@@ -319,6 +368,37 @@ def test_a_verdict_that_is_not_judged_yet_goes_on_holding_when_an_earlier_one_is
     assert tries(uid, lab, known, other) == [True, False]
 
 
+def test_what_began_before_a_verdict_was_carried_out_is_held(lab: Lab) -> None:
+    credits_ = begin(lab, networks(1, holds=True))
+    uid = random_uid()
+    assert tries(uid, lab, *fan(2)) == [True, False]
+    verdict = lab.events()[-1]
+    credits_.ledger.settle(uid, boottime_ns() + NS)  # as if all that follows had looked for its deny too soon
+    credits_.speak(uid, verdict.time_ns, boottime_ns())
+    assert tries(uid, lab, fan(1)[0]) == [False]
+    assert tries(uid, lab, fan(1)[0], port=587) == [True]
+    credits_.ledger.settle(uid, boottime_ns())
+    credits_.speak(uid, verdict.time_ns, boottime_ns())
+    assert tries(uid, lab, *fan(2)) == [True, False]
+
+
+@pytest.mark.parametrize("rule", [BLOCK, replace(BLOCK, count="connections")], ids=["networks", "connections"])
+def test_when_a_verdict_was_carried_out_is_told(lab: Lab, rule: Rule) -> None:
+    uid = random_uid()
+    engine, limits = guarded(lab, uid, rule)
+    assert tries(uid, lab, *fan(11)) == [True] * LIMIT + [False]
+    events = lab.events()
+    judge(lab, engine, limits, events[:-1])
+    credits_ = limits._credits
+    assert credits_ is not None
+    assert credits_.ledger.grant(uid, boottime_ns()).settled_ns == 0
+    before_ns = boottime_ns()
+    judge(lab, engine, limits, events[-1:])
+    grant = credits_.maps._grants.lookup(pack_subject(uid, 0))
+    assert grant is not None
+    assert before_ns <= int.from_bytes(grant[-8:], "little") <= boottime_ns()
+
+
 def test_a_verdict_of_a_rule_that_refuses_all_holds_on_every_port(lab: Lab) -> None:
     begin(lab, replace(networks(1, holds=True), holds_all=True))
     uid = random_uid()
@@ -374,42 +454,6 @@ def test_a_full_map_is_counted_and_refuses_nobody() -> None:
         assert credits_.keys.count_unkeyed() > 0
         assert tries(uid + 5, lab, *fan(5)) == [True] * 5
         assert tries(uid, lab, *fan(3)) == [True, True, False]
-
-
-def judge(lab: Lab, engine: Engine, limits: ExactLimits, connects: list[Connect]) -> list[Decision]:
-    """What the guard does with attempts, without log, state and nft."""
-    out: list[Decision] = []
-    for connect in connects:
-        assert connect.uid is not None
-        subject = Subject(id=connect.uid)
-        missed = limits.prepare(connect, subject) if connect.refused_by == "credit" else None
-        if missed is not None:
-            out += judge(lab, engine, limits, [missed])
-        decisions = engine.feed(connect)
-        limits.note(connect, subject, decisions)
-        out += decisions
-    return out
-
-
-def guarded(lab: Lab, uid: int, rule: Rule) -> tuple[Engine, ExactLimits]:
-    settings = settings_of(rule)
-    known = People([person(uid, "tenant", "web")])
-    engine = engine_of(rule, people=known)
-    limits = ExactLimits(settings, cast("AccountDirectory", known), engine, boottime_ns)
-    limits.attach(lab.source)
-    limits.refresh(settings, (), trusted=True, anew=True)
-    return engine, limits
-
-
-BLOCK = Rule(
-    name="fanout",
-    count="networks",
-    ports=PORT25,
-    limit=LIMIT,
-    window_ns=600 * NS,
-    action="block",
-    block_ns=60 * NS,
-)
 
 
 @pytest.mark.parametrize("rule", [BLOCK, replace(BLOCK, count="connections")], ids=["networks", "connections"])

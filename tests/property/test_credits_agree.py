@@ -101,10 +101,13 @@ class Program:
         grant = credit_maps._GRANT.unpack(packed)
         account = list(credit_maps._ACCOUNT.unpack(accounts.rows.get(key, bytes(credit_maps._ACCOUNT.size))))
         rules = [index for index in range(16) if self.rules_of.get(port, 0) >> index & 1]
-        as_of_ns, spoken_ns, verdict_ns, verdict_rule = grant[2], grant[19], account[23], account[24]
-        made = replace(made, time_ns=max(now_ns, as_of_ns))
+        as_of_ns, spoken_ns, settled_ns = grant[2], grant[19], grant[36]
+        verdict_ns, verdict_rule, last_ns = account[23], account[24], account[26]
+        account[26] = now_ns if now_ns > max(as_of_ns, last_ns) else max(as_of_ns, last_ns) + 1
+        made = replace(made, time_ns=account[26])
         exhausted = [index for index in rules if account[USED + index] >= grant[ALLOWED + index]]
-        held = verdict_ns > spoken_ns and (verdict_rule in rules or self.fields.holding >> 16 + verdict_rule & 1)
+        unsettled = verdict_ns > spoken_ns or now_ns <= settled_ns
+        held = unsettled and (verdict_rule in rules or self.fields.holding >> 16 + verdict_rule & 1)
         if exhausted or held:
             begins = [index for index in exhausted if self.fields.holding >> index & 1]
             if begins and verdict_ns <= spoken_ns:

@@ -210,7 +210,7 @@ class ExactLimits:
         index = connect.rule
         if book is None or index is None or subject.scope is not None:
             return None
-        if index >= len(self._rules) or not book.ledger.rules[index].holds:
+        if not self._holds(index):
             return None
         if connect.time_ns <= book.ledger.spoken().get(subject.id, 0) or self._engine.would_refuse(subject, connect):
             return None
@@ -220,6 +220,11 @@ class ExactLimits:
             self._remember(verdict)
             return verdict
         return None
+
+    def _holds(self, index: int | None) -> bool:
+        """Whether a rule of the kernel's holds until we have spoken."""
+        rules = () if self._credits is None else self._credits.ledger.rules
+        return index is not None and index < len(rules) and rules[index].holds
 
     def _remember(self, verdict: Connect) -> None:
         self._early[verdict.uid, verdict.time_ns] = True
@@ -271,6 +276,8 @@ class ExactLimits:
                     emptied.append(index)
         if connect.result != "refused":
             book.note(uid, connect, entered=entered)
+        if connect.refused_by == "credit" and self._holds(connect.rule):
+            book.ledger.settle(uid, self._now())
         for index in emptied:
             self._try(partial(book.reset, uid, index, self._now()))
         if connect.refused_by == "credit" and connect.time_ns > book.ledger.spoken().get(uid, 0):

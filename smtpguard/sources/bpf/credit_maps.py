@@ -23,8 +23,8 @@ from smtpguard.sources.bpf.key_maps import KeyMaps, Keys
 from smtpguard.sources.bpf.libbpf import BpfError
 from smtpguard.sources.bpf.program import BpfProgram, refused
 
-_ACCOUNT = struct.Struct("=IIQ16QQQQQQII")
-_GRANT = struct.Struct("=IIQ16QQ16Q")
+_ACCOUNT = struct.Struct("=IIQ16QQQQQQIIQ")
+_GRANT = struct.Struct("=IIQ16QQ16QQ")
 _GRANT_TOLD, _GRANT_WAKE, _GRANT_UNCAPPED = 1, 2, 4
 _FIRST = struct.pack("=I", 0)
 _TICK_NS = 5_000_000
@@ -198,7 +198,7 @@ def _pack_grant(grant: Grant, *, told: bool = False, wake: bool = False, uncappe
     flags = told * _GRANT_TOLD | wake * _GRANT_WAKE | uncapped * _GRANT_UNCAPPED
     allowed = (*grant.allowed, *[NO_LIMIT] * (MAX_RULES - len(grant.allowed)))
     emptied_ns = (*grant.emptied_ns, *[0] * (MAX_RULES - len(grant.emptied_ns)))
-    return _GRANT.pack(0, flags, grant.as_of_ns, *allowed, grant.spoken_ns, *emptied_ns)
+    return _GRANT.pack(0, flags, grant.as_of_ns, *allowed, grant.spoken_ns, *emptied_ns, grant.settled_ns)
 
 
 class Credits:

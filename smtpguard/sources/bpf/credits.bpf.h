@@ -55,6 +55,7 @@ static __noinline __u8 take(const struct config *cfg, struct event *event, __u32
 	struct keys *known[KEYED_MAX] = {};
 	struct account *account;
 	struct grant *grant;
+	__u64 latest_ns;
 	__u8 verdict;
 	int i;
 
@@ -92,10 +93,17 @@ static __noinline __u8 take(const struct config *cfg, struct event *event, __u32
 		return ALLOWED;
 	}
 	capped &= -!(flags & GRANT_UNCAPPED);
-	/* Credits came back meanwhile: an attempt that claims an earlier time would stand in the window they have left. */
-	if (event->time_ns < grant->as_of_ns)
-		event->time_ns = grant->as_of_ns;
 	unsettled = (grant->spoken_ns - account->verdict_ns) >> 63;
+	/* It began before userspace had settled the verdict, so it may have looked for a deny before there was one. */
+	unsettled |= (event->time_ns - grant->settled_ns - 1) >> 63;
+	/*
+	 * Its time was taken before the lock. With the order of the locks as the order of times, the daemon sees what was
+	 * judged here; and where credits came back meanwhile it would stand in the window that they have left.
+	 */
+	latest_ns = account->last_ns > grant->as_of_ns ? account->last_ns : grant->as_of_ns;
+	if (event->time_ns <= latest_ns)
+		event->time_ns = latest_ns + 1;
+	account->last_ns = event->time_ns;
 	held = unsettled & (rules | cfg->holding >> 16) >> (account->verdict_rule & 15);
 #pragma clang loop unroll(full)
 	for (i = 0; i < MAX_RULES; i++) {

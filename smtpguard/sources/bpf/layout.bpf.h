@@ -192,6 +192,7 @@ struct account {
 	__u64 verdict_ns;   /* when a holding rule was last exceeded ... */
 	__u32 verdict_rule; /* ... and which */
 	__u32 reserved;
+	__u64 last_ns; /* time of the last attempt that was judged */
 };
 
 enum grant_flag {
@@ -207,6 +208,7 @@ struct grant {
 	__u64 allowed[MAX_RULES]; /* of a rule that counts keys: how many there may be */
 	__u64 spoken_ns; /* userspace knows of verdicts up to here */
 	__u64 emptied_ns[MAX_RULES]; /* of a rule that counts keys: what came up to here does not count */
+	__u64 settled_ns; /* when userspace last spoke of a verdict: its deny was written before */
 };
 
 struct uid_prefix {
