@@ -101,15 +101,22 @@ def test_passes():
     assert load_settings(None).path is None
     assert read_resource("nft", "table.nft")
     assert not [name for name in os.environ if name.startswith("SMTPGUARD_")]
+    assert "PYTHONDONTWRITEBYTECODE" not in os.environ
+    assert os.path.isdir(os.environ["PYTHONPYCACHEPREFIX"])
+    print("kept in", os.environ["PYTHONPYCACHEPREFIX"])
 """
 
 
 def test_a_test_that_looks_at_the_hosts_own_files_fails(tmp_path: Path) -> None:
     named = {"SMTPGUARD_CONFIG": "/etc/smtpguard/smtpguard.yaml", "SMTPGUARD_SOCKET": "/run/smtpguard/control.sock"}
+    named["PYTHONDONTWRITEBYTECODE"] = "1"
     code, said = run_pytest(tmp_path, LOOKING, "-rA", environment=named)
     assert code == 1
     assert set(re.findall(r"(?m)^ERROR \S+::(\w+)", said)) == {"test_log", "test_state", "test_configuration"}, said
     assert "4 passed, 3 errors" in said
+    kept = re.search(r"kept in (\S+)", said)
+    assert kept is not None
+    assert not Path(kept[1]).exists(), "bytecode is kept for the run alone"
 
 
 SHARED = """
