@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from smtpguard.errors import DecodeError
 from smtpguard.model import NS, Account, Block, Connect, Message, Verdict
-from smtpguard.text import render_address, render_escaped, render_quoted, render_user, to_bytes
+from smtpguard.text import CONTAINED, render_address, render_escaped, render_quoted, render_user, to_bytes
 
 Value = int | str | bytes | None
 
@@ -158,7 +158,8 @@ def render_message(message: Message, account: Account, wall_ns: int) -> str:
 
 def render_suppressed(account: Account, wall_ns: int, *, count: int, seconds: int) -> str:
     """The SUPPRESSED line: so many CONNECT lines of this user were not written in so many seconds."""
-    return f"{_head(wall_ns, account, 'SUPPRESSED')} COUNT={count} SECONDS={seconds}"
+    where = CONTAINED if account.standing == "container" else None
+    return f"{_head(wall_ns, account, 'SUPPRESSED', where)} COUNT={count} SECONDS={seconds}"
 
 
 def parse_line(line: str) -> LogLine:
@@ -200,15 +201,13 @@ def _render_second(seconds: int, zone: tzinfo | None, *local_zone: object) -> tu
     return text[:19], text[19:]
 
 
-def _head(wall_ns: int, account: Account, event: str, netns: int | None = None) -> str:
+def _head(wall_ns: int, account: Account, event: str, netns: int | str | None = None) -> str:
     """What all lines have in common.
 
     A uid of another network namespace is nobody's here: `uid:N@COOKIE` can't be taken for the account of that number,
     by a person or by the filter of fail2ban. A subordinate uid has its owner's name wherever it is seen.
     """
-    user = render_user(account.uid, account.name)
-    if netns is not None and not account.name:
-        user = f"{user}@{netns}"
+    user = render_user(account.uid, account.name) + ("" if netns is None or account.name else f"@{netns}")
     return f"{render_time(wall_ns)} USER={user} UID={account.uid} EVENT={event}"
 
 

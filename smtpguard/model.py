@@ -155,6 +155,10 @@ class Subject:
     scope: int | None = None
 
 
+_CONTAINED = 1 << 32
+"""Beyond all uids."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
     """What is known of a subject's account, from what only root can write (passwd, group, subuid, login.defs).
@@ -179,6 +183,11 @@ class Account:
     groups: frozenset[str] = frozenset()
     packages: frozenset[str] = frozenset()
     ranges: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def share(self) -> int:
+        """Whose share of a budget it uses: a container's uid takes nothing from the host's user of that number."""
+        return self.uid | _CONTAINED if self.standing == "container" else self.uid
 
     @property
     def names(self) -> tuple[str, ...]:

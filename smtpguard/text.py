@@ -50,6 +50,18 @@ def render_quoted(value: bytes | None) -> str:
     return f'"{render_escaped(value)}"'
 
 
+CONTAINED = "container"
+
+
+def render_contained(uid: int) -> str:
+    """Uids of this number that are nobody's on this host, all together: can't be taken for the account of that number.
+
+    Args:
+        uid: In other network namespaces; 0 for all subordinate uids of root's.
+    """
+    return f"uid:{uid}@{CONTAINED}"
+
+
 def render_user(uid: int, name: str | None) -> str:
     """The USER field: the account's name, percent-escaped, or `uid:N` where there is none.
 

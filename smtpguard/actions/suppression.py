@@ -84,7 +84,7 @@ class Suppression:
             highest_limit: The highest limit of the rules for this user.
             refused: The attempt was refused.
         """
-        minute = self._minutes.get(account.uid)
+        minute = self._minutes.get(account.share)
         if minute is None or now_ns - minute.start_ns >= MINUTE_NS:
             minute = self._begin(account, now_ns)
         lines = highest_limit + LINES_BEYOND_LIMIT
@@ -98,7 +98,7 @@ class Suppression:
 
     def charge(self, account: Account, size_bytes: int, *, refused: bool = False) -> None:
         """A line that was admitted a moment ago had so many bytes; one line may pass the budget, the next may not."""
-        minute = self._minutes.get(account.uid) or self._shared
+        minute = self._minutes.get(account.share) or self._shared
         if minute is None:
             return
         if refused:
@@ -132,14 +132,14 @@ class Suppression:
         return self.tick(0)
 
     def _begin(self, account: Account, now_ns: int) -> _UserMinute:
-        over = self._minutes.pop(account.uid, None)
+        over = self._minutes.pop(account.share, None)
         if over is not None:
             self._settle(over)
         if len(self._minutes) >= self._max_users:
             self._due.extend(self.tick(now_ns))
         if len(self._minutes) >= self._max_users:
             return self._crowd(account, now_ns)
-        minute = self._minutes[account.uid] = _UserMinute(account=account, start_ns=now_ns)
+        minute = self._minutes[account.share] = _UserMinute(account=account, start_ns=now_ns)
         return minute
 
     def _crowd(self, account: Account, now_ns: int) -> _UserMinute:

@@ -35,11 +35,12 @@ class Unsent:
     """Events of one kind that a sensor counted and did not hand over: their destinations are not recorded.
 
     Attributes:
-        owner: Whom they count for: a uid, or the owner of its subordinate range, in all network namespaces together.
+        owner: Whom they count for: a uid, or the owner of its subordinate range in all network namespaces together.
         port: Where they went.
         refused_by: What refused these attempts; None if they passed, or are no attempts.
         news: What became of connections; None if these are attempts.
         count: How many.
+        elsewhere: They are nobody's of this host: a uid of other network namespaces, or 0 for root's ranges.
     """
 
     owner: int
@@ -47,6 +48,7 @@ class Unsent:
     refused_by: RefusedBy | None
     news: SocketNews | None
     count: int
+    elsewhere: bool = False
 
 
 class Source(Protocol):

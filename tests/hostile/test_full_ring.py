@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from ipaddress import ip_network
 
 import pytest
 
@@ -89,6 +90,22 @@ def test_networks_that_were_reached_before_are_no_free_share(lab: Lab) -> None:
     assert len(seen) < 15_000
     assert len(seen) + unsent(lab.source)[61001, 25, "passed"] == 20_000
     assert {event.address[2] for event in seen} == set(range(10)), "a network that is new is always told"
+
+
+def test_what_goes_where_nothing_counts_hides_nothing_that_does(lab: Lab) -> None:
+    """Exempt destinations and the host's own addresses: no limit bounds how many these are."""
+    lab.source.guard.set_enforcing(on=True)
+    lab.source.guard.replace_exemptions([], [ip_network(ADDRESS4)], loopback=True)
+
+    def flood() -> int:
+        return burst(10_000) + burst(200, "198.18.7.7")
+
+    run_as(61001, lab.cgroup, flood)
+    seen = []
+    while events := lab.events():
+        seen += events
+    assert sum(event.address == bytes([198, 18, 7, 7]) for event in seen) == 200
+    assert len(seen) < 5000
 
 
 def test_namespaces_of_ones_own_are_no_further_shares(lab: Lab) -> None:

@@ -90,9 +90,9 @@ class Waiting:
         look = name = None
         connect = entry.connect
         if self._looker is not None and (connect.pid is not None or connect.inode is not None):
-            look = self._looker.ask(connect, self._now(), owner=entry.account.uid)
+            look = self._looker.ask(connect, self._now(), owner=entry.account.share)
         if self._rdns is not None and connect.rdns is None:
-            answer = self._rdns.ask(connect.address, entry.account.uid, self._now())
+            answer = self._rdns.ask(connect.address, entry.account.share, self._now())
             if isinstance(answer, int):
                 name = answer
             elif answer is not None:

@@ -137,7 +137,7 @@ class Journal(TimedPart):
     def _gather(self, verdict: Verdict) -> None:
         if self._looker is None:
             return
-        ticket = self._looker.gather(verdict.connect, self._now(), owner=verdict.subject.id)
+        ticket = self._looker.gather(verdict.connect, self._now(), owner=verdict.account.share)
         if ticket is not None:
             self._gathering[ticket] = verdict
 

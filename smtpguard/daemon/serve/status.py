@@ -19,7 +19,7 @@ from smtpguard.logline import render_time
 from smtpguard.model import NS, Subject
 from smtpguard.policy.countable import Uncounted, find_uncounted
 from smtpguard.policy.exactness import Exactness, describe_exactness
-from smtpguard.text import render_user
+from smtpguard.text import render_contained, render_user
 
 Figures = dict[str, Any]
 MAX_CAPPED = 20
@@ -236,24 +236,26 @@ class Status:
 
     def _not_recorded(self, troubles: list[str]) -> list[Figures] | None:
         """Whose events were only counted in the kernel, most first; None if it does not say."""
-        totals: dict[int, Counter[str]] = {}
+        totals: dict[tuple[int, bool], Counter[str]] = {}
         try:
             for row in self._sensing.read_unsent():
                 what = "reports" if row.news else "refused" if row.refused_by else "attempts"
-                totals.setdefault(row.owner, Counter())[what] += row.count
+                totals.setdefault((row.owner, row.elsewhere), Counter())[what] += row.count
         except SourceError as error:
             troubles.append(str(error))
             return None
         most = sorted(totals.items(), key=lambda item: -item[1].total())[:MAX_NOT_RECORDED]
         return [
             {
-                "user": render_user(uid, self._guard.account_of(Subject(id=uid)).name),
+                "user": render_contained(uid)
+                if elsewhere
+                else render_user(uid, self._guard.account_of(Subject(id=uid)).name),
                 "uid": uid,
                 "attempts": counts["attempts"],
                 "refused": counts["refused"],
                 "reports": counts["reports"],
             }
-            for uid, counts in most
+            for (uid, elsewhere), counts in most
         ]
 
     def _sources(self) -> list[Figures]:
@@ -364,4 +366,9 @@ def _render_stats(stats: object) -> str:
 
 
 def _render_off(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return ", ".join(map(_render_share, value)) if isinstance(value, tuple) else str(value)
+
+
+def _render_share(share: int) -> str:
+    """Whose share of a budget it is, see Account.share."""
+    return render_contained(share & 0xFFFF_FFFF) if share >> 32 else str(share)

@@ -122,8 +122,8 @@ class Looker:
         Args:
             connect: The event; its pid (or else its inode), uids and time are what matters.
             now_ns: Any clock that does not go back, the same in all calls.
-            owner: Uid that is charged for it; the event's own uid if not given. For a subordinate uid it must be
-                given, or one tenant has as many budgets as uids.
+            owner: Whose share of the budget it uses (Account.share); the event's own uid if not given. For a
+                subordinate uid it must be given, or one tenant has as many budgets as uids.
 
         Returns:
             A ticket, which `read` will return once; None if nobody will be asked (counted).

@@ -17,6 +17,8 @@ enum budget_lane { /* each has a budget of its own: refusals don't hide attempts
 	LANE_REPORT = 2,
 	LANE_UNTRACKED = 3, /* reports of sockets that can't be followed: nothing else hides them */
 	LANE_LOOK = 4, /* no events, but wake-ups: so many processes of a user are looked at, see enrich/looker/client.py */
+	LANE_PASSED = 5, /* what counts for no rule, because of where it goes, hides nothing that does */
+	LANES = 8, /* as many again are of what is nobody's of this host: a container's root takes any uid */
 };
 
 /* So many events at once, and so many a second: together a third of the ring. */
@@ -28,7 +30,7 @@ enum budget_lane { /* each has a budget of its own: refusals don't hide attempts
 
 struct budget_key {
 	__u32 owner; /* the uid alone: namespaces are free to make */
-	__u32 lane;
+	__u32 lane; /* plus LANES, elsewhere */
 };
 
 struct budget {
@@ -59,7 +61,7 @@ struct unsent_key {
 	__u32 owner;
 	__u16 port;
 	__u8 result;
-	__u8 reserved;
+	__u8 elsewhere;
 };
 
 /* What was not sent, for whatever reason; COUNT_LOST and COUNT_UNSENT also tell of what finds no room here. */
@@ -71,15 +73,21 @@ struct {
 	__type(value, __u64);
 } unsent SEC(".maps");
 
-static __noinline int take_budget(__u32 owner, __u32 lane, __u64 now)
+/* Whether an attempt is nobody's of this host: of another network namespace, or of a range that is root's. */
+static __always_inline __u32 is_elsewhere(__u32 uid, __u32 owner, __u64 netns)
 {
-	struct budget_key key = {.owner = owner, .lane = lane};
+	return owner == uid ? netns != 0 : !owner;
+}
+
+static __noinline int take_budget(__u32 owner, __u32 lane, __u32 elsewhere, __u64 now)
+{
+	struct budget_key key = {.owner = owner, .lane = elsewhere ? lane + LANES : lane};
 	__u64 full_ns, interval_ns = INTERVAL_REPORT_NS;
 	struct budget *budget;
 	__u32 zero = 0;
 	int granted;
 
-	if (lane == LANE_ALLOWED)
+	if (lane == LANE_ALLOWED || lane == LANE_PASSED)
 		interval_ns = INTERVAL_ALLOWED_NS;
 	if (lane == LANE_REFUSED)
 		interval_ns = INTERVAL_REFUSED_NS;
@@ -106,9 +114,9 @@ static __noinline int take_budget(__u32 owner, __u32 lane, __u64 now)
 	return granted;
 }
 
-static __noinline void note_unsent(__u32 owner, __u16 port, __u8 result)
+static __noinline void note_unsent(__u32 owner, __u16 port, __u8 result, __u8 elsewhere)
 {
-	struct unsent_key key = {.owner = owner, .port = port, .result = result};
+	struct unsent_key key = {.owner = owner, .port = port, .result = result, .elsewhere = elsewhere};
 	__u64 *value = bpf_map_lookup_elem(&unsent, &key);
 	__u64 none = 0;
 

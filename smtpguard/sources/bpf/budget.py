@@ -29,7 +29,7 @@ def read_unsent(guard: BpfProgram) -> list[Unsent]:
         raise SourceError(f"what was not reported can't be read: {error.strerror}", where="bpf") from error
     found = []
     for key, value in rows:
-        owner, port, result, _ = _KEY.unpack(key)
+        owner, port, result, elsewhere = _KEY.unpack(key)
         (count,) = _COUNT.unpack(value)
         is_report = result >= _REPORT
         found.append(
@@ -39,6 +39,7 @@ def read_unsent(guard: BpfProgram) -> list[Unsent]:
                 refused_by=None if is_report else _REFUSED[result],
                 news=_NEWS[result - _REPORT] if is_report else None,
                 count=count,
+                elsewhere=bool(elsewhere),
             )
         )
     return found

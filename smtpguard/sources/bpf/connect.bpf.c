@@ -129,16 +129,20 @@ static __always_inline __u8 decide(const struct config *cfg, struct event *event
 
 static __always_inline void emit(const struct config *cfg, struct event *event, int urgent)
 {
-	__u32 lane = event->verdict ? LANE_REFUSED : LANE_ALLOWED;
+	__u32 lane = event->verdict ? LANE_REFUSED : event->passes ? LANE_PASSED : LANE_ALLOWED;
+	__u32 elsewhere = is_elsewhere(event->uid, event->owner, event->netns);
+	int look = event->kind == KIND_CONNECT && event->tgid;
 
-	if (event->kind == KIND_CONNECT && !event->unbudgeted && !take_budget(event->owner, lane, event->time_ns)) {
+	if (event->kind == KIND_CONNECT && !event->unbudgeted &&
+	    !take_budget(event->owner, lane, elsewhere, event->time_ns)) {
 		count(COUNT_UNSENT);
-		note_unsent(event->owner, event->port, event->verdict);
+		note_unsent(event->owner, event->port, event->verdict, elsewhere);
 		return;
 	}
-	if (bpf_ringbuf_output(&events, event, sizeof(*event), must_wake(cfg, urgent, event->kind == KIND_CONNECT && event->tgid, event->owner, event->time_ns))) {
+	if (bpf_ringbuf_output(&events, event, sizeof(*event),
+			       must_wake(cfg, urgent, look, event->owner, elsewhere, event->time_ns))) {
 		count(COUNT_LOST);
-		note_unsent(event->owner, event->port, event->verdict);
+		note_unsent(event->owner, event->port, event->verdict, elsewhere);
 	}
 }
 

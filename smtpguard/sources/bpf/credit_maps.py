@@ -143,7 +143,8 @@ class CreditMaps:
         found: dict[int, int] = {}
         try:
             for row in read_unsent(self._guard):
-                found[row.owner] = found.get(row.owner, 0) + row.count
+                if not row.elsewhere:
+                    found[row.owner] = found.get(row.owner, 0) + row.count
         except SourceError as error:
             raise EnforceError(error.what, where=error.where, fix=error.fix) from error
         return found

@@ -129,6 +129,7 @@ static __always_inline void report(struct bpf_sock_ops *ctx, struct session *ses
 				   __u8 outcome, __u64 uncounted)
 {
 	__u32 zero = 0, lane = outcome >= OUTCOME_UNTRACKED ? LANE_UNTRACKED : LANE_REPORT;
+	__u32 elsewhere = is_elsewhere(session->uid, session->owner, session->netns);
 	struct config *cfg = bpf_map_lookup_elem(&config, &zero);
 	struct report report = {
 		.time_ns = now,
@@ -155,8 +156,9 @@ static __always_inline void report(struct bpf_sock_ops *ctx, struct session *ses
 	report.bytes_sent = report.bytes_sent > uncounted ? report.bytes_sent - uncounted : 0;
 	if (report.bytes_told > report.bytes_sent)
 		report.bytes_told = report.bytes_sent; /* the FIN was told of as a byte */
-	if (take_budget(session->owner, lane, now)) {
-		if (!bpf_ringbuf_output(&events, &report, sizeof(report), must_wake(cfg, 0, 0, session->owner, now))) {
+	if (take_budget(session->owner, lane, elsewhere, now)) {
+		if (!bpf_ringbuf_output(&events, &report, sizeof(report),
+					must_wake(cfg, 0, 0, session->owner, elsewhere, now))) {
 			session->bytes_told = report.bytes_sent;
 			session->reported_ns = now;
 			return;
@@ -165,7 +167,7 @@ static __always_inline void report(struct bpf_sock_ops *ctx, struct session *ses
 	} else {
 		count(COUNT_UNSENT);
 	}
-	note_unsent(session->owner, session->port, RESULT_REPORT + outcome);
+	note_unsent(session->owner, session->port, RESULT_REPORT + outcome, elsewhere);
 	session->reported_ns = now - REPORT_NS + RETRY_NS;
 	/* Of namespaces that are no account's there is no end. */
 	if (outcome == OUTCOME_CLOSED && !session->passes && (!session->netns || session->owner != session->uid))

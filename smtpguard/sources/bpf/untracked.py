@@ -28,28 +28,33 @@ class Untracked:
     """Whose sockets could keep nothing lately."""
 
     def __init__(self) -> None:
-        self._users: dict[int, _Count] = {}
+        self._users: dict[tuple[int, bool], _Count] = {}
 
     def note(self, report: SocketReport) -> None:
         """One more."""
-        if report.uid is None or (report.uid not in self._users and len(self._users) >= MAX_USERS):
+        if report.uid is None:
             return
-        if report.uid not in self._users:
-            _log.warning("bpf: %s", _describe(report.uid, "the option memory of a socket is full"))
-        count = self._users.setdefault(report.uid, _Count())
+        who = report.uid, report.netns is not None
+        if who not in self._users and len(self._users) >= MAX_USERS:
+            return
+        if who not in self._users:
+            _log.warning("bpf: %s", _describe(who, "the option memory of a socket is full"))
+        count = self._users.setdefault(who, _Count())
         count.last_ns = report.time_ns
         count.untracked += 1
         count.unfollowed += report.kind == "unfollowed"
 
     def warnings(self, now_ns: int) -> list[str]:
         """Who they are now, for people."""
-        self._users = {uid: count for uid, count in self._users.items() if count.last_ns > now_ns - TOLD_NS}
+        self._users = {who: count for who, count in self._users.items() if count.last_ns > now_ns - TOLD_NS}
         return [
-            _describe(uid, f"{count.untracked} sockets had no room for what is kept of them")
+            _describe(who, f"{count.untracked} sockets had no room for what is kept of them")
             + f"; {count.unfollowed} of these are not followed at all"
-            for uid, count in list(self._users.items())[:_SHOWN]
+            for who, count in list(self._users.items())[:_SHOWN]
         ]
 
 
-def _describe(uid: int, what: str) -> str:
-    return f"uid {uid} hides its sessions: {what}"
+def _describe(who: tuple[int, bool], what: str) -> str:
+    uid, elsewhere = who
+    where = " in another network namespace" if elsewhere else ""
+    return f"uid {uid}{where} hides its sessions: {what}"

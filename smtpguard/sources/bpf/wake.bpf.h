@@ -17,7 +17,8 @@
  * the process behind it is to be looked at. Never if the reader is on its way: what is in the ring before it begins to
  * read it will find.
  */
-static __always_inline __u64 must_wake(const struct config *cfg, int urgent, int look, __u32 owner, __u64 now)
+static __always_inline __u64 must_wake(const struct config *cfg, int urgent, int look, __u32 owner, __u32 elsewhere,
+				       __u64 now)
 {
 	__u32 zero = 0;
 	__u64 *last = bpf_map_lookup_elem(&woken, &zero);
@@ -28,7 +29,7 @@ static __always_inline __u64 must_wake(const struct config *cfg, int urgent, int
 		return BPF_RB_NO_WAKEUP;
 	if ((cfg->flags & FLAG_PACED) && !urgent && now < *last + WAKE_NS &&
 	    bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) < WAKE_BYTES &&
-	    !(look && (cfg->flags & FLAG_LOOK) && take_budget(owner, LANE_LOOK, now)))
+	    !(look && (cfg->flags & FLAG_LOOK) && take_budget(owner, LANE_LOOK, elsewhere, now)))
 		return BPF_RB_NO_WAKEUP;
 	*last = now;
 	return BPF_RB_FORCE_WAKEUP;
