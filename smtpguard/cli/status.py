@@ -1,19 +1,31 @@
-"""`smtpguard status`: is it guarding, by what, and what has it lost."""
+"""`smtpguard status`: whether smtpguard is working, worst first; every counter with -v."""
 
 from typing import Any
 
 import click
 
 from smtpguard.cli.common import EXIT_NO_DAEMON, config_option, find_socket, json_option, print_json, socket_option
+from smtpguard.clock import render_moment
+from smtpguard.text import render_count, render_duration
+
+_MODES = {
+    "dry-run": "dry run: nobody is refused",
+    "enforce": "enforcing",
+    "off": "OFF: nobody is refused",
+}
+_WORDS = frozenset({"inactive", "newcomers", "exempt names", "nat64", "accounts", "failures"})
+"""Parts that say something in words; the others are counters."""
+_FEW_ANSWERS = 0.5
 
 
 @click.command("status")
 @config_option
 @socket_option
 @json_option
+@click.option("-v", "--verbose", is_flag=True, help="Show every counter.")
 @click.pass_context
-def command(ctx: click.Context, config_path: str | None, socket_path: str | None, as_json: bool) -> None:
-    """Show sources, losses, enforcement, refusals and versions.
+def command(ctx: click.Context, config_path: str | None, socket_path: str | None, as_json: bool, verbose: bool) -> None:
+    """Show whether smtpguard is working: what is wrong, who is refused, what it watches with.
 
     Exits 3 until sources and enforcement are in place, and while a part that verdicts depend on fails; else 0.
     """
@@ -24,48 +36,92 @@ def command(ctx: click.Context, config_path: str | None, socket_path: str | None
     if as_json:
         print_json(status)
     else:
-        for line in render_status(status):
+        for line in render_status(status, verbose=verbose):
             click.echo(line)
     if not status["ready"]:
         ctx.exit(EXIT_NO_DAEMON)
 
 
-def render_status(status: dict[str, Any]) -> list[str]:
-    """The status as lines for people; what is wrong stands first."""
-    from smtpguard.clock import render_moment
-    from smtpguard.text import render_duration
+def render_status(status: dict[str, Any], *, verbose: bool = False) -> list[str]:
+    """The status as lines for people: what is wrong, then who is refused, then what watches and acts.
 
+    Args:
+        status: As the guard answers.
+        verbose: With every counter.
+    """
     lines = [f"!! {text}" for text in status["troubles"]]
-    mode = {"dry-run": "dry run: nobody is refused", "enforce": "enforcing", "off": "OFF: nobody is refused"}
     lines.append(
-        f"smtpguard {status['version']}, pid {status['pid']}, "
-        f"up {render_duration(status['uptime'])}, {mode[status['mode']]}"
+        f"smtpguard {status['version']}: {_MODES[status['mode']]}; "
+        f"up {render_duration(status['uptime'])}, pid {status['pid']}"
     )
     if status["off_until"] is not None:
-        lines.append(f"  off until    {render_moment(status['off_until'])}; `smtpguard on` ends it")
-    lines.extend(_render_source(source) for source in status["sources"])
-    lines.extend(f"  enforcement  {means['name']:<9} {means['state']}" for means in status["enforcement"])
-    lines.append(
-        f"  blocks       {status['blocks']} blocked, {status['throttles']} throttled, "
-        f"{status['would']} would be; {status['refused']} attempts refused"
-    )
-    if cap := status["cap"]:
-        capped = status["capped"]
-        who = ", ".join(f"{row['user']} {row['refused']} times" for row in capped or ())
-        shown = "not known" if capped is None else f"refused {who}" if who else "refused nobody"
-        bucket = f"{cap['burst']} at once, {cap['rate']} in {render_duration(cap['per'])}"
-        lines.append(f"  cap          {bucket}: {shown}")
+        lines.append(f"off until {render_moment(status['off_until'])}. Switch on: smtpguard on")
+    would = status["would"]
+    dry = f" Dry run: {render_count(would, 'user')} would be." if would else ""
+    lines.append(f"refused now: {status['blocks']} blocked, {status['throttles']} throttled.{dry}")
+    lines.append(f"refused attempts: {status['refused']}")
+    lines.extend(_render_cap(status))
     for row in status["not_recorded"] or ():
-        counts = f"{row['attempts']} attempts, {row['refused']} refused ones, {row['reports']} outcomes"
-        lines.append(f"  not recorded {row['user']}: {counts}: too many at once, the kernel counted them alone")
-    lines.extend(f"  {name:<12} {text}" for name, text in status["parts"].items())
+        counts = f"{row['attempts']} attempts, {row['refused']} refused, {row['reports']} outcomes"
+        lines.append(f"not recorded: {row['user']}: {counts}. Too many at once: the kernel only counted them")
+    lines.extend(_render_sources(status["sources"]))
+    lines.extend(f"kernel ({row['name']}): {row['state']}" for row in status["enforcement"])
+    lines.append(f"script names: {_render_script_names(status['script_names'])}")
+    if exact := status["limits"]["exact"]:
+        lines.append(f"exact limits: {', '.join(exact)}")
+    lines.extend(f"{name}: {text}" for name, text in status["parts"].items() if _is_words(name))
+    lines.extend(f"state: {note}" for note in status["notes"])
+    if verbose:
+        lines.extend(_render_counters(status))
     return lines
 
 
-def _render_source(source: dict[str, Any]) -> str:
-    counts = [f"{source['events']} seen", f"{source['lost']} lost", f"{source['garbled']} garbled"]
-    counts += [f"{value} {name.replace('_', ' ')}" for name, value in source["notes"].items() if value]
-    if source["restarts"]:
-        counts.append(f"died {'once' if source['restarts'] == 1 else str(source['restarts']) + ' times'}")
-    why = f": {source['why']}" if source["why"] else ""
-    return f"  source       {source['name']:<9} {source['state']:<8} {', '.join(counts)}{why}"
+def _render_cap(status: dict[str, Any]) -> list[str]:
+    cap, capped = status["cap"], status["capped"]
+    if not cap:
+        return []
+    bucket = f"{cap['burst']} at once, {cap['rate']} in {render_duration(cap['per'])}"
+    who = ", ".join(f"{row['user']} {row['refused']} times" for row in capped or ())
+    return [f"cap: {bucket}. Refused: {'not known' if capped is None else who or 'nobody'}"]
+
+
+def _render_sources(sources: list[dict[str, Any]]) -> list[str]:
+    """Which source leads, which are ready, and why others are not."""
+    names = {row["name"]: row["state"] for row in sources}
+    watching = ", ".join(name for state in ("leads", "beside") for name in names if names[name] == state) or "nothing"
+    standby = ", ".join(name for name in names if names[name] == "standby")
+    ready = f" (ready: {standby})" if standby else ""
+    lines = [f"watching with: {watching}{ready}"]
+    lines += [f"not available: {row['name']}: {row['why']}" for row in sources if row["state"] == "down"]
+    for row in sources:
+        what = [f"{row[key]} {key}" for key in ("lost", "garbled") if row[key]]
+        if row["restarts"]:
+            what.append(f"died {'once' if row['restarts'] == 1 else str(row['restarts']) + ' times'}")
+        if what:
+            lines.append(f"source {row['name']}: {', '.join(what)}")
+    return lines
+
+
+def _render_script_names(figures: dict[str, Any] | None) -> str:
+    if figures is None:
+        return "off (attribution.process)"
+    if figures["off"]:
+        return f"not working: {figures['off']}"
+    if not figures["asked"]:
+        return "working"
+    share = figures["answered"] / figures["asked"]
+    few = " (of a fast burst only some are asked)" if share < _FEW_ANSWERS else ""
+    return f"working, {share:.0%} answered{few}"
+
+
+def _is_words(part: str) -> bool:
+    return part in _WORDS or part.startswith("judged")
+
+
+def _render_counters(status: dict[str, Any]) -> list[str]:
+    lines = ["counters:"]
+    for row in status["sources"]:
+        counts = [f"{row['events']} seen", f"{row['lost']} lost", f"{row['garbled']} garbled"]
+        counts += [f"{value} {name.replace('_', ' ')}" for name, value in row["notes"].items() if value]
+        lines.append(f"  source {row['name']} {row['state']}: {', '.join(counts)}")
+    return lines + [f"  {name}: {text}" for name, text in status["parts"].items() if not _is_words(name)]

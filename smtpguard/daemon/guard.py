@@ -341,6 +341,10 @@ class Guard(TimedPart):
         reference = f"{user}-{(last.since_ns + self.wall.offset_ns) // NS}"
         return f"SMTP of {user} is refused until {until}: {last.rule or last.source} (ref {reference})"
 
+    def show_user(self, uid: int) -> str:
+        """A user of this host, for people."""
+        return render_user(uid, self.account_of(Subject(id=uid)).name)
+
     def account_of(self, subject: Subject) -> Account:
         """The account of a subject."""
         return account_of(self.accounts, subject)

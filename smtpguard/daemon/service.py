@@ -227,7 +227,9 @@ class Service:
         for row in loaded.switches:
             self.switch.restore(row)
         identity, adoption = Identity(loaded.facts, state), Adoption(self.orders, self.nft)
-        self.comparison = SetComparison(self.nft, adopt=adoption, identity=identity, now=self.now)
+        self.comparison = SetComparison(
+            self.nft, adopt=adoption, identity=identity, now=self.now, show=self.guard.show_user
+        )
         self.enforcement.comparison = self.comparison
         with self.enforcement.together():
             restore(self.orders, self.keeping, loaded, nft=self.nft, adoption=adoption, identity=identity)

@@ -253,7 +253,7 @@ def test_a_lost_table_is_put_back_with_what_is_left_of_the_time(freed: Host, how
     left = re.search(r"61101 timeout \S+ expires (\d+)m", freed.nft("list", "set", "inet", "smtpguard", "blocked"))
     assert left is not None
     assert int(left[1]) == 9
-    told = [line for line in freed.stderr()[before:].splitlines() if "put back" in line]
+    told = [line for line in freed.stderr()[before:].splitlines() if "It is back" in line]
     assert len(told) == 1
     assert "nft (pid" in told[0]
 

@@ -68,7 +68,7 @@ def test_put_in_by_hand_they_are_listed_told_and_can_be_undone(host: Host, dry_r
     )
     row = nft_row(host)
     assert row["in_step"] is True
-    assert "in step with the list (looked at 2" in str(row["state"])
+    assert "in sync with the list (checked 2" in str(row["state"])
     host.nft("flush", "ruleset")
     wait_for(lambda: is_refused(host, SPAMMER), 3)
     for user in (SPAMMER, INNOCENT):
@@ -171,7 +171,7 @@ def test_a_list_of_thousands_put_in_is_told_and_not_made_blocks_one_by_one(host:
     wait_for(lambda: nft_row(host)["in_step"] is False)
     assert list_blocks(host) == {}
     shown = host.cli("status").stdout
-    assert "OUT OF SYNC: blocks: 3000 elements more in the kernel than listed" in shown
+    assert "OUT OF SYNC: 3000 users more blocked in the kernel than listed" in shown
     assert host.cli("unblock", "--all").returncode == 0
     assert "elements" not in host.nft("list", "set", "inet", "smtpguard", "blocked")
     wait_for(lambda: nft_row(host)["in_step"] is True)

@@ -172,6 +172,6 @@ def test_allow_says_when_the_kernel_does_not_let_pass(host: Host) -> None:
 def test_a_cap_that_is_not_kept_up_is_a_trouble(host: Host) -> None:
     host.expect_errors("^nft: the cap ends within ten seconds: beat is broken")
     broken = break_it(host, "beat")
-    wait_for(lambda: "not in step: nft: the cap does not hold: beat is broken" in status(host)["troubles"])
+    wait_for(lambda: "OUT OF SYNC: nft: the cap does not hold: beat is broken" in status(host)["troubles"])
     broken.unlink()
     wait_for(lambda: not status(host)["troubles"])

@@ -148,4 +148,4 @@ def test_with_the_real_guard() -> None:
         assert {row["user"] for row in status["not_recorded"]} == {SPAMMER[0]}
         assert not [row for row in host.events("EXCEEDED") if row["USER"] == INNOCENT[0]]
         print(f"{attempts} attempts; worst stall {status['worst_stall_ms']} ms; lost {status['sources'][0]['lost']}")
-        assert f"not recorded {SPAMMER[0]}" in host.cli("status").stdout
+        assert f"not recorded: {SPAMMER[0]}" in host.cli("status").stdout

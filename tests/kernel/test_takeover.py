@@ -230,7 +230,7 @@ def test_a_deleted_log_table_is_put_back() -> None:
         host.nft("delete", "table", "inet", "smtpguard_watch")
         wait_for(lambda: sources(host)["nflog"]["notes"]["table_restored"] == 2, NOTICED_S)
         assert len(said(host, "smtpguard_watch")) == 1, "told once"
-        assert "2 table restored" in host.cli("status").stdout
+        assert "2 table restored" in host.cli("status", "-v").stdout
 
 
 def test_what_a_program_saw_before_it_was_detached_is_handed_over() -> None:

@@ -19,6 +19,7 @@ def made_overview(**settings: Any) -> tuple[Status, Mock, Mock]:  # noqa: ANN401
     guard, sensing, events, supervision = Mock(), Mock(), Mock(), Mock()
     guard.settings = Settings(**settings)
     guard.engine.is_off, guard.wall.offset_ns = False, 0
+    guard.engine.is_tripped.return_value = False
     guard.now.return_value = 1000 * NS
     guard.enforcement.activation.trouble = guard.enforcement.template_trouble = None
     guard.enforcement.activation.up, guard.enforcement.healing = True, True
@@ -67,7 +68,7 @@ def test_a_comparison_that_nobody_could_make_is_a_trouble_and_no_agreement() -> 
     comparison = guard.enforcement.comparison
     assert "not compared with the list yet" in overview._enforcement()[0]["state"]
     comparison.looked_ns, comparison.trouble = 999 * NS, "no"
-    assert overview.troubles() == ["whether the kernel holds what is listed can't be looked at: no"]
+    assert overview.troubles() == ["can't compare the kernel with the list: no"]
     row = overview._enforcement()[0]
     assert row["in_step"] is None
     assert "last compared with the list" in row["state"]
@@ -79,7 +80,7 @@ def test_a_comparison_that_nobody_could_make_is_a_trouble_and_no_agreement() -> 
     ("change", "said"),
     [
         ({"trouble": "no"}, "table inet smtpguard: no"),
-        ({"up": False}, "table inet smtpguard is not there: dry run needs none"),
+        ({"up": False}, "table inet smtpguard is not there: a dry run needs none"),
     ],
 )
 def test_the_table_s_line(change: dict[str, object], said: str) -> None:
@@ -96,7 +97,7 @@ def test_a_blind_guard_says_why_in_one_line() -> None:
     bpf.name = "bpf"
     sensing.sensors = (bpf,)
     assert overview.headline() == "blind: bpf: no such cgroup"
-    assert overview.troubles() == ["BLIND: no source works; nothing is seen and nobody is stopped"]
+    assert overview.troubles() == ["BLIND: no source works. Nothing is seen, nobody is stopped. See: smtpguard doctor"]
     overview, _, sensing = made_overview(sources="none")
     sensing.leader.return_value = None
     assert overview.headline() == "dry run, watching nothing (sources: none)"
@@ -111,9 +112,9 @@ def test_what_is_wrong_comes_worst_first() -> None:
     overview._events.stats.return_value.error = "/x: can't be written: no space"  # type: ignore[attr-defined]
     guard.state.stats.return_value.error = "locked"
     assert overview.troubles() == [
-        "OFF: nobody is refused; `smtpguard on` ends it",
-        "MAY STILL REFUSE: the table is not taken away: nft: no",
-        "the ruleset is not the one in the files: line 3: syntax error",
+        "OFF: nobody is refused. Switch on: smtpguard on",
+        "MAY STILL REFUSE: the table can't be removed: nft: no",
+        "the ruleset in force is not the one in the files: line 3: syntax error",
         "the event log can't be written: /x: no space",
         "the state can't be written: locked",
     ]
@@ -122,9 +123,9 @@ def test_what_is_wrong_comes_worst_first() -> None:
     assert overview.troubles()[0] == "NOT ENFORCING: nft: no"
     guard.enforcement.activation.trouble = None
     guard.engine.is_off = True
-    assert overview._enforcement()[0]["state"] == "table inet smtpguard is taken away: the guard is off"
+    assert overview._enforcement()[0]["state"] == "table inet smtpguard is removed: smtpguard is off"
     guard.engine.is_off, guard.enforcement.healing = False, False
-    assert "was taken away by `nft remove`" in overview._enforcement()[0]["state"]
+    assert "was removed by `nft remove`" in overview._enforcement()[0]["state"]
 
 
 def test_events_that_were_only_counted_are_summed_by_user() -> None:
@@ -162,7 +163,7 @@ def test_a_file_that_is_wrong_comes_before_all_else() -> None:
     overview, _, _ = made_overview()
     overview.wrong_file = "x.yaml is wrong: the last good one is in force"
     assert overview.headline().startswith("x.yaml is wrong: the last good one is in force; dry run")
-    assert overview.troubles()[0].startswith("x.yaml is wrong: the last good one is in force; mend it, then")
+    assert overview.troubles()[0].startswith("x.yaml is wrong: the last good one is in force. Mend it, then")
 
 
 def test_rules_that_need_bpf_are_named_where_there_is_none() -> None:

@@ -113,7 +113,7 @@ def test_it_says_what_was_done_and_by_whom(
     world.state = "changed"
     event = NftEvent(kind=kind, pid=77, comm=b"n\nft")  # type: ignore[arg-type]
     assert world.tell(event) == ["lost"]
-    assert f"the table was {word} by n\\x0aft (pid 77): put back" in caplog.text
+    assert f"The nft table was {word} by n\\x0aft (pid 77). It is back" in caplog.text
 
 
 @pytest.mark.parametrize(

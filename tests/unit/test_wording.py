@@ -11,7 +11,11 @@ from unittest.mock import Mock
 
 import pytest
 
+from smtpguard.actions.base import Reach
+from smtpguard.actions.nft.difference import Difference
 from smtpguard.cli.blocks import render_blocks
+from smtpguard.cli.status import render_status
+from smtpguard.daemon.enforce.set_comparison import render_difference
 from smtpguard.daemon.record.enrichment_queue import Entry
 from smtpguard.daemon.record.journal import Journal
 from smtpguard.errors import GuardError
@@ -21,6 +25,7 @@ from smtpguard.settings import MINUTE_NS, BreakerLimits, Rule
 from smtpguard.text import render_duration
 from tests.support.policy import T0, People, connect, engine_of, person
 from tests.unit.test_guard import Host
+from tests.unit.test_overview import made_overview as made_status
 
 SHOP = 1017
 AT_S = 1_771_421_400
@@ -243,6 +248,95 @@ def test_blocks_lists_who_is_refused_apart_from_who_would_be() -> None:
         "OFF until 2026-02-18 13:31:00+00:00: nobody is refused. What is suspended holds again after `smtpguard on`.",
         "SUSPENDED (off)",
     ]
+
+
+def status_of(**more: object) -> dict[str, Any]:
+    sources = [
+        {"name": name, "state": state, "why": "", "restarts": 0, "events": 60, "lost": 0, "garbled": 0, "notes": {}}
+        for name, state in (("bpf", "leads"), *((name, "standby") for name in ("nflog", "audit", "audit-log", "proc")))
+    ]
+    usual: dict[str, Any] = {
+        "version": "0.1.0",
+        "pid": 4711,
+        "uptime": 7500,
+        "mode": "enforce",
+        "off_until": None,
+        "troubles": [],
+        "sources": sources,
+        "enforcement": [
+            {"name": "nft", "state": "table inet smtpguard is in place, in sync with the list (checked 20:50)"},
+            {"name": "bpf", "state": "enforcing"},
+        ],
+        "blocks": 0,
+        "throttles": 0,
+        "would": 1,
+        "refused": 30,
+        "cap": None,
+        "capped": [],
+        "not_recorded": [],
+        "script_names": {"asked": 200, "answered": 198, "off": ""},
+        "limits": {"exact": ["mx-fanout"], "judged": {}},
+        "notes": [],
+        "parts": {"windows": "1 users, 0 times", "inactive": "rules as shipped that need the source bpf: volume"},
+    }
+    return {**usual, **more}
+
+
+def test_status_in_words() -> None:
+    assert render_status(status_of(troubles=["OFF: nobody is refused. Switch on: smtpguard on"])) == [
+        "!! OFF: nobody is refused. Switch on: smtpguard on",
+        "smtpguard 0.1.0: enforcing; up 2 h 5 min, pid 4711",
+        "refused now: 0 blocked, 0 throttled. Dry run: 1 user would be.",
+        "refused attempts: 30",
+        "watching with: bpf (ready: nflog, audit, audit-log, proc)",
+        "kernel (nft): table inet smtpguard is in place, in sync with the list (checked 20:50)",
+        "kernel (bpf): enforcing",
+        "script names: working, 99% answered",
+        "exact limits: mx-fanout",
+        "inactive: rules as shipped that need the source bpf: volume",
+    ]
+    counters = render_status(status_of(), verbose=True)
+    assert counters[-3:] == [
+        "  source audit-log standby: 60 seen, 0 lost, 0 garbled",
+        "  source proc standby: 60 seen, 0 lost, 0 garbled",
+        "  windows: 1 users, 0 times",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        (None, "off (attribution.process)"),
+        ({"asked": 0, "answered": 0, "off": ""}, "working"),
+        ({"asked": 50, "answered": 3, "off": ""}, "working, 6% answered (of a fast burst only some are asked)"),
+        ({"asked": 9, "answered": 0, "off": "too many hang"}, "not working: too many hang"),
+    ],
+)
+def test_how_script_names_are_told(figures: dict[str, Any] | None, said: str) -> None:
+    assert f"script names: {said}" in render_status(status_of(script_names=figures))
+
+
+def test_the_kernel_lacks_who_is_listed() -> None:
+    names = {1001: "web01", 1002: "web02"}
+    difference = Difference(missing=((1001, 1001), (1002, 1002)))
+    assert render_difference(Reach("block", None), difference, lambda uid: names[uid]) == (
+        "2 blocked users are missing in the kernel: web01, web02. Repair: smtpguard nft ensure"
+    )
+    status, guard, _ = made_status()
+    guard.enforcement.comparison.differences = ("2 blocked users are missing in the kernel: web01, web02.",)
+    assert status.troubles() == ["OUT OF SYNC: 2 blocked users are missing in the kernel: web01, web02."]
+    guard.enforcement.comparison.differences = ()
+    guard.engine.is_tripped.return_value = True
+    assert status.troubles() == [
+        "SAFETY BRAKE: users over a limit are only slowed down. Wrong limit? smtpguard blocks",
+    ]
+
+
+@pytest.mark.parametrize(("up", "said"), [(True, "enforcing"), (False, "reporting only")])
+def test_what_the_kernel_does(up: bool, said: str) -> None:
+    status, guard, _ = made_status()
+    guard.enforcement.activation.up = up
+    assert status._enforcement()[1] == {"name": "bpf", "state": said}
 
 
 @pytest.mark.parametrize(

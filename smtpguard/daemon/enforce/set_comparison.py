@@ -17,6 +17,7 @@ from smtpguard.daemon.enforce.identity import Identity
 from smtpguard.errors import EnforceError
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS
+from smtpguard.text import render_count
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,14 @@ class Adopter(Protocol):
         ...
 
 
+class ShowUid(Protocol):
+    """Names users."""
+
+    def __call__(self, uid: int, /) -> str:
+        """The user of a uid, for people."""
+        ...
+
+
 class SetComparison:
     """Compares, as Enforcement asks for it.
 
@@ -43,6 +52,7 @@ class SetComparison:
         adopt: What makes blocks of strangers.
         identity: Remembers which table is ours.
         now: CLOCK_BOOTTIME in nanoseconds.
+        show: Names uids for people; None to show the numbers.
 
     Attributes:
         looked_ns: When it was looked at last; None for never.
@@ -51,11 +61,14 @@ class SetComparison:
         mended: How often something had to be mended.
     """
 
-    def __init__(self, nft: NftEnforcer, *, adopt: Adopter, identity: Identity, now: ClockNs) -> None:
+    def __init__(
+        self, nft: NftEnforcer, *, adopt: Adopter, identity: Identity, now: ClockNs, show: ShowUid | None = None
+    ) -> None:
         self._nft = nft
         self._adopt = adopt
         self._identity = identity
         self._now = now
+        self._show = show or show_uid
         self._cost_ns = 0
         self._is_busy = False
         self.looked_ns: int | None = None
@@ -77,7 +90,7 @@ class SetComparison:
             self._look(reason, who)
         except EnforceError as error:
             if str(error) != self.trouble:
-                log.error("whether the sets hold what the list says can't be looked at: %s", error)  # noqa: TRY400 - one line for people
+                log.error("can't compare the kernel's sets with the list: %s", error)  # noqa: TRY400 - one line for people
             self.trouble = str(error)
         else:
             self.trouble = None
@@ -96,7 +109,7 @@ class SetComparison:
         if reason not in ("start", "heal") and (state := nft.check()) != "whole":
             if reason == "changed":  # its deed has been told as well, or will be: it is healed
                 return
-            log.warning("the table is %s, and nobody said so: put back, with every block", state)
+            log.warning("The nft table is %s, nobody knows by whom. It is back, with every block.", state)
             nft.restore()
             self.mended += 1
         self._identity.note(nft.handle)
@@ -106,7 +119,10 @@ class SetComparison:
             for reach, difference in found.items():
                 self._mend(reach, difference, who=who, by_hand=reason == "changed")
             found = nft.compare()
-        before, self.differences = self.differences, tuple(render_difference(*pair) for pair in found.items())
+        before, self.differences = (
+            self.differences,
+            tuple(render_difference(reach, difference, self._show) for reach, difference in found.items()),
+        )
         for text in self.differences:
             if text not in before:
                 log.warning("OUT OF SYNC: %s", text)
@@ -115,7 +131,8 @@ class SetComparison:
 
     def _mend(self, reach: Reach, difference: Difference, *, who: str, by_hand: bool) -> None:
         if difference.missing:
-            log.warning("missing in the nft set of %s: %s: put back", _name(reach), _render(difference.missing))
+            count, names = _list(difference.missing, f"{_DONE[reach.kind]} user", self._show)
+            log.warning("%s missing in the kernel, and put back: %s", count, names)
         strangers = difference.strangers
         ours = [*difference.missing]
         if by_hand:
@@ -128,26 +145,46 @@ class SetComparison:
             self._adopt(reach, strangers, who=who)
 
 
-def render_difference(reach: Reach, difference: Difference) -> str:
-    """For people."""
-    found = {
-        "in the kernel and not listed": [(element.first, element.last) for element in difference.strangers],
-        "in the kernel for longer than listed": [(element.first, element.last) for element in difference.longer],
-        "listed and not in the kernel": difference.missing,
-    }
-    texts = [f"{what}: {_render(uids)}" for what, uids in found.items() if uids]
+_DONE = {"block": "blocked", "throttle": "throttled"}
+_REPAIR = "Repair: smtpguard nft ensure"
+_FREE = "Let them send: smtpguard unblock --all"
+
+
+def render_difference(reach: Reach, difference: Difference, show: ShowUid) -> str:
+    """What differs and could not be mended, for people: who, what that means, what to type.
+
+    Args:
+        reach: In which set.
+        difference: What.
+        show: Names uids.
+    """
+    done = _DONE[reach.kind]
+    where = "" if reach.port is None else f" (port {reach.port})"
+    strangers = [(element.first, element.last) for element in difference.strangers]
+    longer = [(element.first, element.last) for element in difference.longer]
+    texts = []
+    if difference.missing:
+        who = _list(difference.missing, f"{done} user", show)
+        texts.append(f"{who[0]} missing in the kernel{where}: {who[1]}. {_REPAIR}")
+    if strangers:
+        who = _list(strangers, "user", show)
+        texts.append(f"{who[0]} {done} in the kernel and not listed{where}: {who[1]}. {_FREE}")
+    if longer:
+        who = _list(longer, "user", show)
+        texts.append(f"{who[0]} {done} in the kernel for longer than listed{where}: {who[1]}. {_REPAIR}")
     if difference.uncounted:
-        texts.append(
-            f"{difference.uncounted} elements more in the kernel than listed, too many to be listed one by one "
-            "(`smtpguard unblock --all` frees all)"
-        )
-    return f"{_name(reach)}: " + "; ".join(texts)
+        texts.append(f"{difference.uncounted} users more {done} in the kernel than listed{where}. {_FREE}")
+    return ". ".join(texts)
 
 
-def _name(reach: Reach) -> str:
-    return f"{reach.kind}s" + ("" if reach.port is None else f" of port {reach.port}")
+def show_uid(uid: int) -> str:
+    """A uid where nobody knows its name."""
+    return f"uid {uid}"
 
 
-def _render(intervals: Sequence[Interval]) -> str:
-    shown = ", ".join(f"uid {a}" if a == b else f"uids {a}-{b}" for a, b in intervals[:_MAX_TOLD])
-    return shown + (f" and {len(intervals) - _MAX_TOLD} more" if len(intervals) > _MAX_TOLD else "")
+def _list(intervals: Sequence[Interval], what: str, show: ShowUid) -> tuple[str, str]:
+    """How many there are, with their verb, and the first ones by name."""
+    count = sum(last - first + 1 for first, last in intervals)
+    names = [show(a) if a == b else f"uids {a}-{b}" for a, b in intervals[:_MAX_TOLD]]
+    more = f" and {len(intervals) - _MAX_TOLD} more" if len(intervals) > _MAX_TOLD else ""
+    return f"{render_count(count, what)} {'is' if count == 1 else 'are'}", ", ".join(names) + more

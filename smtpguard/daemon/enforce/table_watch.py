@@ -148,7 +148,7 @@ class TableWatch:
             return
         self.heals += 1
         log.warning(
-            "the table was %s by %s: put back, with every block and what is left of its time", self._done, self._by
+            "The nft table was %s by %s. It is back, with every block and the rest of its time.", self._done, self._by
         )
 
     def _is_whole(self) -> bool:

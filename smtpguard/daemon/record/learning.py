@@ -123,7 +123,7 @@ class Learning:
         until = ", ".join(
             f"{name} until {render_time(moment)[:16].replace('T', ' ')}" for name, moment in waiting.items()
         )
-        return f"who is new is not told yet: {until}; to shorten it: smtpguard replay --learn FILE..."
+        return f"rules that still learn who sends: {until}. Sooner: smtpguard replay --learn FILE..."
 
     def _since_ns(self) -> int:
         watched_ns = self._watched[0] if self._watched is not None else 0

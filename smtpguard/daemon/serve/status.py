@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from smtpguard import __version__
 from smtpguard.actions.eventlog import EventLog
+from smtpguard.clock import render_moment
 from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.intake.sensor_pairing import SensorPairing
@@ -15,7 +16,6 @@ from smtpguard.daemon.supervision import Supervision
 from smtpguard.enrich.looker import Looker
 from smtpguard.enrich.reverse_dns import ReverseDns
 from smtpguard.errors import EnforceError, SourceError
-from smtpguard.logline import render_time
 from smtpguard.model import NS, Subject
 from smtpguard.policy.countable import Uncounted, find_uncounted
 from smtpguard.policy.exactness import Exactness, describe_exactness
@@ -120,6 +120,8 @@ class Status:
             "throttles": sum(block.kind == "throttle" for block in earnest),
             "would": len(blocks) - len(earnest),
             "refused": guard.refused.total(),
+            "breaker_tripped": guard.engine.is_tripped("enforce"),
+            "script_names": self._script_names(),
             "cap": self._cap(),
             "capped": capped,
             "not_recorded": not_recorded,
@@ -128,8 +130,17 @@ class Status:
             "worst_stall_in": self._stalls.worst_part,
             "inactive_rules": list(self._uncounted().inactive),
             "limits": {"exact": list(exactness.exact), "judged": dict(exactness.judged)},
+            "notes": list(self._guard.state.stats().notes[-1:]),
             "parts": self._parts(),
         }
+
+    def _script_names(self) -> Figures | None:
+        """How many of the attempts found their script; None where nobody looks."""
+        if self._looker is None:
+            return None
+        stats = self._looker.stats()
+        asked = stats.asked + stats.over_budget + stats.crowded
+        return {"asked": asked, "answered": stats.answered, "off": stats.off}
 
     def _uncounted(self) -> Uncounted:
         """Rules that nobody counts; none while nobody sees anything, which is told by itself."""
@@ -189,26 +200,28 @@ class Status:
         guard = self._guard
         found: list[str] = []
         if self.wrong_file is not None:
-            found.append(f"{self.wrong_file}; mend it, then `smtpguard check && smtpguard reload`")
+            found.append(f"{self.wrong_file}. Mend it, then: smtpguard check && smtpguard reload")
         if guard.engine.is_off:
-            found.append("OFF: nobody is refused; `smtpguard on` ends it")
+            found.append("OFF: nobody is refused. Switch on: smtpguard on")
         if self._sensing.leader() is None and guard.settings.sources != "none":
-            found.append("BLIND: no source works; nothing is seen and nobody is stopped")
+            found.append("BLIND: no source works. Nothing is seen, nobody is stopped. See: smtpguard doctor")
         if trouble := guard.enforcement.activation.trouble:
             wanted = guard.enforcement.activation.up
-            what = "NOT ENFORCING" if wanted else "MAY STILL REFUSE: the table is not taken away"
+            what = "NOT ENFORCING" if wanted else "MAY STILL REFUSE: the table can't be removed"
             found.append(f"{what}: nft: {trouble}")
+        if guard.engine.is_tripped("enforce"):
+            found.append("SAFETY BRAKE: users over a limit are only slowed down. Wrong limit? smtpguard blocks")
         found += self._supervision.troubles()
-        found += [f"not in step: {text}" for text in guard.enforcement.out_of_step()]
+        found += [f"OUT OF SYNC: {text}" for text in guard.enforcement.out_of_step()]
         if trouble := guard.enforcement.template_trouble:
-            found.append(f"the ruleset is not the one in the files: {trouble}")
+            found.append(f"the ruleset in force is not the one in the files: {trouble}")
         if (comparison := guard.enforcement.comparison) is not None:
             found += [f"OUT OF SYNC: {text}" for text in comparison.differences]
             if comparison.trouble:
-                found.append(f"whether the kernel holds what is listed can't be looked at: {comparison.trouble}")
+                found.append(f"can't compare the kernel with the list: {comparison.trouble}")
         found += self._losses()
         found += [
-            f"rule {name} is NOT COUNTED: failures and bytes need the source bpf, as `smtpguard doctor` explains"
+            f"rule {name} is NOT COUNTED: failures and bytes need the source bpf. See: smtpguard doctor"
             for name in self._uncounted().broken
         ]
         found += [
@@ -228,8 +241,8 @@ class Status:
         """Sensors that lost events lately."""
         since_ns = self._guard.now() - _RECENT_NS
         return [
-            f"source {sensor.name}: {sensor.source.stats.lost} events lost, the last ones at "
-            f"{render_time(sensor.lost_ns + self._guard.wall.offset_ns)}: their destinations are not recorded"
+            f"source {sensor.name}: {sensor.source.stats.lost} events lost, the last at "
+            f"{render_moment((sensor.lost_ns + self._guard.wall.offset_ns) / NS)}. Their destinations are not recorded"
             for sensor in self._sensing.sensors
             if sensor.source is not None and sensor.lost_ns is not None and sensor.lost_ns > since_ns
         ]
@@ -286,13 +299,13 @@ class Status:
         if activation.trouble:
             nft = f"{table}: {activation.trouble}"
         elif self._guard.engine.is_off:
-            nft = f"{table} is taken away: the guard is off"
+            nft = f"{table} is removed: smtpguard is off"
         elif not enforcement.healing:
-            nft = f"{table} was taken away by `nft remove`; `smtpguard nft ensure` puts it back"
+            nft = f"{table} was removed by `nft remove`. Put it back: smtpguard nft ensure"
         elif activation.up:
             nft = f"{table} is in place, {self._render_comparison()}"
         else:
-            nft = f"{table} is not there: dry run needs none"
+            nft = f"{table} is not there: a dry run needs none"
         looked_ns = comparison.looked_ns if comparison is not None else None
         rows: list[Figures] = [
             {
@@ -303,7 +316,7 @@ class Status:
             }
         ]
         if activation.has_switch:
-            rows.append({"name": "bpf", "state": "refuses" if activation.up else "only watches"})
+            rows.append({"name": "bpf", "state": "enforcing" if activation.up else "reporting only"})
         return rows
 
     def _is_in_step(self) -> bool | None:
@@ -317,9 +330,9 @@ class Status:
         comparison = self._guard.enforcement.comparison
         if comparison is None or comparison.looked_ns is None:
             return "not compared with the list yet"
-        when = render_time(comparison.looked_ns + self._guard.wall.offset_ns)
-        what = {True: "in step with the list", False: "OUT OF SYNC with the list", None: "last compared with the list"}
-        return f"{what[self._is_in_step()]} (looked at {when})"
+        when = render_moment((comparison.looked_ns + self._guard.wall.offset_ns) / NS)
+        what = {True: "in sync with the list", False: "OUT OF SYNC with the list", None: "last compared with the list"}
+        return f"{what[self._is_in_step()]} (checked {when})"
 
     def _parts(self) -> dict[str, str]:
         """One line a part, for people."""
