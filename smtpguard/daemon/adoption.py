@@ -10,9 +10,13 @@ from collections.abc import Iterator
 from smtpguard.actions.base import Reach
 from smtpguard.actions.nft.elements import Element
 from smtpguard.actions.nft.enforcer import NftEnforcer
+from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.serve.orders import Orders
+from smtpguard.enrich.accounts.directory import AccountDirectory
+from smtpguard.hooks import ClockNs
 from smtpguard.model import NS, Block, Subject
 from smtpguard.policy.subject_state import NEVER_REFUSED
+from smtpguard.policy.subjects import account_of
 from smtpguard.text import render_user
 
 log = logging.getLogger(__name__)
@@ -28,16 +32,24 @@ class Adoption:
 
     Args:
         orders: What begins blocks.
+        enforcement: Follows what begins.
         nft: The table.
+        accounts: Who is who.
+        now: CLOCK_BOOTTIME in nanoseconds.
     """
 
-    def __init__(self, orders: Orders, nft: NftEnforcer) -> None:
+    def __init__(
+        self, orders: Orders, enforcement: Enforcement, nft: NftEnforcer, accounts: AccountDirectory, now: ClockNs
+    ) -> None:
         self._orders = orders
+        self._enforcement = enforcement
         self._nft = nft
+        self._accounts = accounts
+        self._now = now
 
     def __call__(self, reach: Reach, strangers: tuple[Element, ...], *, who: str) -> None:
         """Take over, or take out who can't be blocked."""
-        with self._orders.guard.enforcement.together():
+        with self._enforcement.together():
             self.take_over(reach, strangers, reason=f"added to the nft set by {who}" if who else "found in the nft set")
 
     def take_over(self, reach: Reach, strangers: tuple[Element, ...], *, reason: str) -> None:
@@ -48,8 +60,7 @@ class Adoption:
             strangers: What the list does not know.
             reason: For people.
         """
-        guard = self._orders.guard
-        now_ns = guard.now()
+        now_ns = self._now()
         ends: dict[int, int] = {}
         for element in strangers:
             until_ns = min(element.until_ns, now_ns + _LONGEST_NS)
@@ -57,7 +68,7 @@ class Adoption:
                 ends[uid] = max(ends.get(uid, 0), until_ns)
         for uid, until_ns in ends.items():
             subject = Subject(id=uid)
-            account = guard.account_of(subject)
+            account = account_of(self._accounts, subject)
             user = render_user(uid, account.name)
             if account.standing in NEVER_REFUSED:
                 log.warning("%s can't be blocked (%s): taken out of the nft set", user, account.standing)
@@ -81,7 +92,7 @@ class Adoption:
 
     def _list_owners(self, reach: Reach, element: Element) -> Iterator[int]:
         """Whose uids they are."""
-        accounts = self._orders.guard.accounts
+        accounts = self._accounts
         owner = accounts.owner(element.first)
         if owner == accounts.owner(element.last) and (owner != element.first or element.first == element.last):
             yield owner

@@ -3,11 +3,13 @@
 import contextlib
 import logging
 
-from smtpguard.actions.tell_server import TellServer
-from smtpguard.daemon.guard import Guard
+from smtpguard.actions.tell_server import Explain, TellServer
+from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.loop import Loop
 from smtpguard.errors import EnforceError
+from smtpguard.hooks import ClockNs
 from smtpguard.model import NS
+from smtpguard.settings import Settings
 from smtpguard.sources.base import Source
 from smtpguard.sources.bpf.source import BpfSource
 from smtpguard.sources.bpf.tell_hooks import TellHooks
@@ -22,16 +24,30 @@ class BpfLifecycle:
     """What a source of BPF brings with it: refusals before any packet, exact limits, answers to refused senders.
 
     Args:
-        guard: Whose means grow by it.
+        settings: The configuration in force.
+        enforcement: Whose means grow by it.
+        explain: Knows what a refused sender is told.
         loop: Where the responder to refused senders lives.
+        now: CLOCK_BOOTTIME in nanoseconds.
         stack: What has to be undone at the end.
 
     Attributes:
         trouble: Why refused senders are not told why though they ought to be; None when all is well.
     """
 
-    def __init__(self, guard: Guard, loop: Loop, stack: contextlib.ExitStack) -> None:
-        self._guard = guard
+    def __init__(
+        self,
+        settings: Settings,
+        enforcement: Enforcement,
+        explain: Explain,
+        loop: Loop,
+        now: ClockNs,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        self._settings = settings
+        self._enforcement = enforcement
+        self._explain = explain
+        self._now = now
         self._loop = loop
         self._source: BpfSource | None = None
         self._telling: TellHooks | None = None
@@ -45,7 +61,7 @@ class BpfLifecycle:
         if not isinstance(source, BpfSource):
             return
         self._source = source
-        self._guard.enforcement.attach(source)
+        self._enforcement.attach(source)
         self.refresh()
 
     def source_closed(self, source: Source) -> None:
@@ -53,12 +69,17 @@ class BpfLifecycle:
         if not isinstance(source, BpfSource):
             return
         self._source = self._telling = None
-        self._guard.enforcement.detach()
+        self._enforcement.detach()
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Take a new configuration."""
+        self._settings = settings
+        self.refresh()
 
     def refresh(self) -> None:
         """Tell refused senders why, or do not, as `block.verdict` says; without the responder they are just refused."""
         before, self.trouble, self._retry_ns = self.trouble, None, None
-        if self._guard.settings.block_verdict != "tell":
+        if self._settings.block_verdict != "tell":
             self._stop_telling()
             return
         if self._source is None or self._telling is not None:
@@ -66,12 +87,12 @@ class BpfLifecycle:
         telling = TellHooks(self._source.guard)
         try:
             if self._responder is None:
-                self._responder = TellServer(self._find_told, self._guard.explain, self._guard.now)
+                self._responder = TellServer(self._find_told, self._explain, self._now)
                 self._loop.add(self._responder, "tell")
             telling.start(self._responder.port)
         except EnforceError as error:
             self.trouble = str(error)
-            self._retry_ns = self._guard.now() + _RETRY_NS
+            self._retry_ns = self._now() + _RETRY_NS
             if self.trouble != before:
                 log.warning("refused senders are not told why: %s", error)
         else:

@@ -7,13 +7,14 @@ that address, the guard's and the fail2ban jail's that followed it; who was bloc
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from smtpguard.actions.fail2ban import parse_jail
-from smtpguard.daemon.guard import Guard
+from smtpguard.daemon.execution import Execution
 from smtpguard.enrich.exempt_hosts import Cleared
-from smtpguard.hooks import TellFail2ban
+from smtpguard.hooks import ClockNs, TellFail2ban
 from smtpguard.model import NS, Block, Refusal, Subject, Verdict
+from smtpguard.policy.engine import Engine
 from smtpguard.text import render_address, render_user
 
 T = TypeVar("T")
@@ -34,17 +35,40 @@ class Doubt(Protocol):
         """Ask for one attempt."""
 
 
+class Requested(Protocol):
+    """Follows the engine."""
+
+    def request(self, reason: Literal["forgiven"]) -> None:
+        """Put everything in step before this turn of the loop is over."""
+        ...
+
+
 class Forgiveness:
     """Undoes what attempts at exempt destinations led to that were not known as such.
 
     Args:
-        guard: Whose blocks.
+        engine: Knows who is blocked.
+        execution: Carries out what was decided.
+        enforcement: Follows the engine.
+        now: CLOCK_BOOTTIME in nanoseconds.
         doubt: Asks for an address.
         tell_fail2ban: Unbans.
     """
 
-    def __init__(self, guard: Guard, doubt: Doubt, tell_fail2ban: TellFail2ban) -> None:
-        self._guard = guard
+    def __init__(
+        self,
+        engine: Engine,
+        execution: Execution,
+        enforcement: Requested,
+        now: ClockNs,
+        *,
+        doubt: Doubt,
+        tell_fail2ban: TellFail2ban,
+    ) -> None:
+        self._engine = engine
+        self._execution = execution
+        self._enforcement = enforcement
+        self._now = now
         self._doubt = doubt
         self._tell_fail2ban = tell_fail2ban
         self._judged: OrderedDict[Subject, tuple[int, bytes]] = OrderedDict()
@@ -75,28 +99,26 @@ class Forgiveness:
 
     def take(self, found: Iterable[Cleared]) -> None:
         """Addresses turned out to be exempt; what the kernel lets pass is told already."""
-        guard = self._guard
+        engine = self._engine
         for cleared in found:
-            now_ns = guard.now()
+            now_ns = self._now()
             subject, address = cleared.subject, render_address(cleared.address)
             reason = f"{address} is {cleared.name}, which is exempt"
-            user = render_user(subject.id, guard.account_of(subject).name)
+            user = render_user(subject.id, self._execution.account_of(subject).name)
             log.warning("%s was refused at a new address of %s, %s: it is exempt now", user, cleared.name, address)
-            ended = guard.engine.forgive(subject, cleared.address, now_ns=now_ns, reason=reason)
+            ended = engine.forgive(subject, cleared.address, now_ns=now_ns, reason=reason)
             time_ns, where = self._judged.get(subject, (0, b""))
             if where == cleared.address and now_ns <= time_ns + BAN_NS:
                 _remember(self._cleared, subject, time_ns)
-                guard.engine.judge_again(subject, now_ns)
-                for block in guard.engine.blocks_of(subject):
+                engine.judge_again(subject, now_ns)
+                for block in engine.blocks_of(subject):
                     if self.is_undone(subject, block.since_ns) and parse_jail(block.source) is not None:
-                        ended += guard.engine.end(
-                            subject, source=block.source, by="exempt", now_ns=now_ns, reason=reason
-                        )
+                        ended += engine.end(subject, source=block.source, by="exempt", now_ns=now_ns, reason=reason)
                         self.unban(block, user)
-            guard.act(ended)
+            self._execution.act(ended)
             if ended:
                 log.warning("%s may send again: %s", user, reason)
-                guard.enforcement.request("forgiven")
+                self._enforcement.request("forgiven")
 
     def unban(self, block: Block, user: str) -> None:
         """Tell fail2ban that its ban is over.

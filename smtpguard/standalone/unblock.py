@@ -11,7 +11,8 @@ from smtpguard.actions.fail2ban import apply_unban, is_installed
 from smtpguard.actions.nft.elements import list_bounds
 from smtpguard.actions.nft.enforcer import NftEnforcer
 from smtpguard.actions.nft.render import build_spec
-from smtpguard.daemon.serve.unblock import Freed, Wish
+from smtpguard.daemon.serve.requests import UnblockRequest
+from smtpguard.daemon.serve.unblock import Freed
 from smtpguard.daemon.serve.unblock import unblock as serve_unblock
 from smtpguard.daemon.startup.instance_lock import InstanceLock
 from smtpguard.enrich.accounts.directory import AccountDirectory
@@ -48,7 +49,7 @@ def unblock(settings: Settings, *, user: str | None, uid: int | None, everybody:
     if os.geteuid() != 0:
         raise PrivilegeError("no daemon answers, and only root may change the kernel's sets", fix="run it as root")
     accounts = AccountDirectory(settings)
-    wish = Wish(user=user or "", uid=uid, everybody=everybody, source=source or "")
+    request = UnblockRequest(user=user or "", uid=uid, everybody=everybody, source=source or "")
     jails: list[tuple[str, str]] = []
 
     def remember(*, jail: str, known_as: str) -> None:
@@ -59,7 +60,7 @@ def unblock(settings: Settings, *, user: str | None, uid: int | None, everybody:
         loaded = _read(state)
         try:
             blocks = KeptBlocks(NftEnforcer(build_spec(settings)), state, loaded.blocks if loaded else (), accounts)
-            done = serve_unblock(wish, accounts=accounts, blocks=blocks, tell_fail2ban=remember)
+            done = serve_unblock(request, accounts=accounts, blocks=blocks, tell_fail2ban=remember)
         finally:
             is_written = state.close(_FLUSH_S if loaded is not None else 0.5)
     if loaded is None or not is_written:

@@ -1,5 +1,6 @@
 """Attack 5: control.group's members send figures that no window, clock or file can hold; or a state file has them."""
 
+import inspect
 import json
 import math
 import socket
@@ -75,8 +76,8 @@ ABSURD: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 def verbs() -> Handlers:
-    parts = {name: Mock() for name in ("switch", "tell_fail2ban", "reload", "lookups", "commits", "learning")}
-    return Handlers(Mock(), Mock(), **parts)
+    names = inspect.signature(Handlers).parameters
+    return Handlers(**{name: Mock() for name in names})
 
 
 def shape_of(verb: str) -> type[Request]:

@@ -26,13 +26,16 @@ from smtpguard.actions.nft.difference import Difference
 from smtpguard.actions.nft.elements import Element
 from smtpguard.control.client import ask
 from smtpguard.control.connection import Peer
+from smtpguard.daemon import core, hang_up, inlet, reconfiguration
 from smtpguard.daemon import service as module
 from smtpguard.daemon.enforce.neighbours import NftTable
 from smtpguard.daemon.intake import source_supervisor
 from smtpguard.daemon.intake.source_supervisor import SourceSupervisor
 from smtpguard.daemon.loop import TimedPart
+from smtpguard.daemon.serve import control_part
 from smtpguard.daemon.serve.reload import Reloaded
 from smtpguard.daemon.service import Service
+from smtpguard.daemon.startup import enrichers
 from smtpguard.daemon.startup.handoff import Start
 from smtpguard.daemon.startup.service_manager import Address
 from smtpguard.decode.netlink.nft_notify import NftEvent
@@ -53,18 +56,18 @@ HOOKS = {
     "Around.exemptions": "HostWatch.exemptions",
     "Adopter": "Adoption.__call__",
     "Comparison": "SetComparison.compare",
-    "Changed": "Service._surroundings_changed",
+    "Changed": "Core._surroundings_changed",
     "Cleared": "Forgiveness.take",
     "Deliver": "Journal._write",
     "Doubt": "ExemptHosts.doubt",
     "Doubts": "Forgiveness.judged",
     "FreedByHand": "Orders.freed_by_hand",
-    "Handler": "Service._handle",
+    "Handler": "Handlers.handle",
     "Headline": "Status.headline",
     "Parts": "HostWatch.parts",
     "Publish": "ControlPart.publish",
     "Read, by the thread": "read_settings_apart",
-    "Apply": "Service._apply_settings",
+    "Apply": "Reconfiguration.apply",
     "RequestReload": "Reload.request",
     "SourceHook, open": "BpfLifecycle.source_opened",
     "SourceHook, close": "BpfLifecycle.source_closed",
@@ -73,16 +76,16 @@ HOOKS = {
     "TakeConnects, beside": "SensorPairing.beside",
     "TakeReports": "Guard.take_reports",
     "TellFail2ban": "Unbanner.tell",
-    "Troubles": "Service._troubles",
+    "Troubles": "Reception._troubles",
     "ReadCounts": "FakeTable.read_capped",
     "ReadCounts, bpf": "ExactLimits.read_capped",
-    "Chore, clock": "Service._follow_clock",
-    "Chore, state": "Service._keep_state",
+    "Chore, clock": "Chores.follow_clock",
+    "Chore, state": "Chores.keep_state",
     "Chore, off": "OffSwitch.on_time",
-    "Task, hang-up": "Service._hang_up",
+    "Task, hang-up": "HangUp.take",
     "Thread": "Service._thread_died",
     "HeldBlocks": "Enforcement.blocks_of",
-    "Explain": "Guard.explain",
+    "Explain": "Explanation.explain",
 }
 """What each hook leads to; every one of them has to be called."""
 
@@ -304,9 +307,9 @@ attribution: {{process: {str(looks).lower()}, php: false, rdns: false}}
     monkeypatch.setattr(module, "apply_privileges", lambda _: None)
     monkeypatch.setattr(module, "InstanceLock", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(module, "open_nft", FakeNft)
-    monkeypatch.setattr(module, "NftEnforcer", FakeTable)
-    monkeypatch.setattr(module, "SessionEnder", FakeTable)
-    monkeypatch.setattr(module, "NftNotifications", FakeWatch)
+    monkeypatch.setattr(core, "NftEnforcer", FakeTable)
+    monkeypatch.setattr(core, "SessionEnder", FakeTable)
+    monkeypatch.setattr(core, "NftNotifications", FakeWatch)
     monkeypatch.setattr(source_supervisor, "KINDS", {n: registry.SourceKind(module=n) for n in sources})
 
     def make(name: str, settings: object) -> Source:
@@ -316,17 +319,17 @@ attribution: {{process: {str(looks).lower()}, php: false, rdns: false}}
     def make_sensing(*args: Any, **more: Any) -> SourceSupervisor:  # noqa: ANN401 - as it is called
         return SourceSupervisor(*args, make=make, **more)
 
-    monkeypatch.setattr(module, "SourceSupervisor", make_sensing)
+    monkeypatch.setattr(inlet, "SourceSupervisor", make_sensing)
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     stack.enter_context(notify)
     notify.bind(str(folder / "notify"))
     start = Start(config_path=str(path), sources=tuple(sources), manager=Address(str(folder / "notify")))
-    return Service(module.apply_start(settings, start), start, stack)
+    return Service(reconfiguration.apply_start(settings, start), start, stack)
 
 
 def source_of(service: Service, index: int) -> FakeSource:
-    found = service.sensing.sensors[index].source
+    found = service.inlet.sensing.sensors[index].source
     assert isinstance(found, FakeSource)
     return found
 
@@ -368,7 +371,7 @@ def poke(service: Service, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Gen
         while not asking.is_answered():
             yield False
 
-    while service.sensing.leader() is None:
+    while service.inlet.sensing.leader() is None:
         yield False
     # what sources see: the leader's attempts, another's beside them, what became of connections
     first, second = source_of(service, 0), source_of(service, 1)
@@ -391,30 +394,30 @@ def poke(service: Service, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Gen
             retransmissions=0,
         )
     )
-    while not service.engine.blocks():
+    while not service.core.engine.blocks():
         yield False
     # people, and what they end
     for verb in ("status", "blocks", "reload"):
         yield from asked(verb)
     now = time.time()
     yield from asked("block", uid=UID, source="fail2ban:x", at=now, for_ns=600 * NS, user=f"uid:{UID}")
-    assert service.guard.explain(UID)
+    assert service.inlet.program._explain(UID)
     yield from asked("unblock", user=f"uid:{UID}")
     yield from asked("off", for_ns=60 * NS)
     yield from asked("on")
     # somebody takes an element out of a set
     yield from asked("block", user=f"uid:{UID}", for_ns=600 * NS)
-    watch = service.healing._watch
+    watch = service.core.table_watch._watch
     assert isinstance(watch, FakeWatch)
     watch.tell(NftEvent(kind="deleted", pid=1, comm=b"nft", set="blocked", ranges=((UID, UID),)))
-    while service.engine.blocks():
+    while service.core.engine.blocks():
         yield False
     # somebody puts an element in
-    table = service.nft
+    table = service.core.nft
     assert isinstance(table, FakeTable)
     table.strangers = (Element(first=UID, last=UID, until_ns=service.now() + 600 * NS),)
     watch.tell(NftEvent(kind="changed", pid=1, comm=b"nft", set="blocked"))
-    while not service.engine.blocks():
+    while not service.core.engine.blocks():
         yield False
     yield from asked("unblock", user=f"uid:{UID}")
     # accounts and addresses change, a doubted address turns out to be exempt
@@ -426,7 +429,7 @@ def poke(service: Service, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Gen
     service.around.on_ready(service.around._named.fileno())
     # a source dies; the terminal hangs up; a thread ends by a mistake of ours; time passes
     first.is_dead = True
-    service._hang_up()
+    service.reception.hang_up.take()
     threading.excepthook = service._thread_died  # pytest has its own
     threading.Thread(target=make_mistake, name="mistaken").start()
     end = time.monotonic() + 2.2  # what is done once a second, and a look at accounts
@@ -460,12 +463,12 @@ def test_a_guard_that_can_look_at_no_process_and_write_no_log_starts_and_says_so
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     why = SourceError("no helper to look at processes: no memory")
-    monkeypatch.setattr(module, "Looker", Mock(return_value=Mock(start=Mock(side_effect=why))))
+    monkeypatch.setattr(enrichers, "Looker", Mock(return_value=Mock(start=Mock(side_effect=why))))
     (folder / "events.log").mkdir()
     with contextlib.ExitStack() as stack:
         service = put_together(folder, monkeypatch, stack, looks=True)
-        assert service.looker is None
-        assert f"processes are not looked at: {why}" in service._troubles()
+        assert service.enrichers.looker is None
+        assert f"processes are not looked at: {why}" in service.reception._troubles()
         assert service.events.stats().error is not None
 
 
@@ -475,12 +478,12 @@ def test_the_clock_that_somebody_set_moves_what_is_stored(
     with contextlib.ExitStack() as stack:
         service = put_together(folder, monkeypatch, stack)
         moved = Mock()
-        monkeypatch.setattr(service.keeping, "clock_was_set", moved.blocks)
-        monkeypatch.setattr(service.switch, "clock_was_set", moved.switch)
-        service._follow_clock(0)
+        monkeypatch.setattr(service.core.keeping, "clock_was_set", moved.blocks)
+        monkeypatch.setattr(service.core.switch, "clock_was_set", moved.switch)
+        service.core.chores.follow_clock(0)
         assert moved.mock_calls == []
-        service.wall = Mock(refresh=lambda: -3600 * NS)
-        service._follow_clock(0)
+        service.core.chores._wall = Mock(refresh=lambda: -3600 * NS)
+        service.core.chores.follow_clock(0)
         assert [name for name, _, _ in moved.mock_calls] == ["blocks", "switch"]
     assert "the clock was set by -3600.0 s; blocks keep their length" in caplog.messages
 
@@ -488,25 +491,25 @@ def test_the_clock_that_somebody_set_moves_what_is_stored(
 def test_a_request_that_meets_a_mistake_of_ours_is_answered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with contextlib.ExitStack() as stack:
         service = put_together(folder, monkeypatch, stack)
-        monkeypatch.setattr(service.verbs, "handle", Mock(side_effect=ZeroDivisionError("oops")))
+        monkeypatch.setattr(service.reception.handlers, "_handle", Mock(side_effect=ZeroDivisionError("oops")))
         with pytest.raises(GuardError, match="status failed by a mistake of smtpguard's own: ZeroDivisionError: oops"):
-            service._handle(Peer(uid=0, pid=1, name="root", groups=frozenset()), "status", {})
+            service.reception.handlers.handle(Peer(uid=0, pid=1, name="root", groups=frozenset()), "status", {})
         assert service.loop.supervision.failures == {"control": 1}
 
 
 def test_a_file_that_the_command_line_overrules() -> None:
     start = Start(config_path=None, dry_run=True)
-    assert module.find_overruled(Settings(dry_run=True), start) == []
-    (told,) = module.find_overruled(Settings(dry_run=False), start)
+    assert reconfiguration.find_overruled(Settings(dry_run=True), start) == []
+    (told,) = reconfiguration.find_overruled(Settings(dry_run=False), start)
     assert told.startswith("Nobody is refused all the same: it was started with --dry-run")
-    assert module.apply_start(Settings(dry_run=False), start).dry_run is True
+    assert reconfiguration.apply_start(Settings(dry_run=False), start).dry_run is True
 
 
 def test_a_hang_up_says_in_the_log_what_came_of_the_reload(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    module._tell_reload(Reloaded(text="Loaded."))
-    module._tell_reload(Reloaded(text="Loaded.", unmet=("nft: no",)))
-    module._tell_reload(GuardError("ports: not a list"))
+    hang_up.tell_reload(Reloaded(text="Loaded."))
+    hang_up.tell_reload(Reloaded(text="Loaded.", unmet=("nft: no",)))
+    hang_up.tell_reload(GuardError("ports: not a list"))
     assert [(record.levelname, record.message[:40]) for record in caplog.records] == [
         ("INFO", "Loaded."),
         ("ERROR", "Loaded. But the kernel does not carry it"),
@@ -516,61 +519,63 @@ def test_a_hang_up_says_in_the_log_what_came_of_the_reload(caplog: pytest.LogCap
 
 def test_a_guard_whose_terminal_is_gone_stops(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     master, slave = os.openpty()
-    assert module._is_terminal(slave)
+    assert hang_up.is_terminal(slave)
     with contextlib.ExitStack() as stack:
         service = put_together(folder, monkeypatch, stack)
-        service._had_terminal = True
-        monkeypatch.setattr(service.reloading, "request", reloaded := Mock())
+        service.reception.hang_up._had_terminal = True
+        monkeypatch.setattr(service.reception.reload, "request", reloaded := Mock())
         monkeypatch.setattr(service.loop, "stop", stopped := Mock())
-        monkeypatch.setattr(module, "_is_terminal", lambda _: True)
-        service._hang_up()
+        monkeypatch.setattr(hang_up, "is_terminal", lambda _: True)
+        service.reception.hang_up.take()
         assert (reloaded.call_count, stopped.call_count) == (1, 0)
-        monkeypatch.setattr(module, "_is_terminal", lambda _: False)
-        service._hang_up()
+        monkeypatch.setattr(hang_up, "is_terminal", lambda _: False)
+        service.reception.hang_up.take()
         assert (reloaded.call_count, stopped.call_count) == (1, 1)
         monkeypatch.undo()
     os.close(master)
-    assert not module._is_terminal(slave)
+    assert not hang_up.is_terminal(slave)
     os.close(slave)
-    assert not module._is_terminal(slave)
+    assert not hang_up.is_terminal(slave)
 
 
 def test_a_guard_without_its_group_serves_root_and_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "read_gid", Mock(side_effect=ConfigError("control.group: there is no group 'x'")))
+    monkeypatch.setattr(control_part, "read_gid", Mock(side_effect=ConfigError("control.group: there is no group 'x'")))
     with contextlib.ExitStack() as stack:
-        sound = module.apply_start
-        monkeypatch.setattr(module, "apply_start", lambda *words: replace(sound(*words), control_group="x"))
+        sound = reconfiguration.apply_start
+        monkeypatch.setattr(reconfiguration, "apply_start", lambda *words: replace(sound(*words), control_group="x"))
         service = put_together(folder, monkeypatch, stack)
         told = "only root may use the control socket: control.group: there is no group 'x'; restart the guard"
-        assert any(text.startswith(told) for text in service._troubles())
+        assert any(text.startswith(told) for text in service.reception._troubles())
 
 
 def test_off_survives_a_restart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with contextlib.ExitStack() as stack:
-        put_together(folder, monkeypatch, stack).switch.switch_off(None, by="admin")
+        put_together(folder, monkeypatch, stack).core.switch.switch_off(None, by="admin")
     (folder / "notify").unlink()
     with contextlib.ExitStack() as stack:
         service = put_together(folder, monkeypatch, stack)
-        assert service.switch.is_off
-        assert not service.enforcement.is_refusing()
+        assert service.core.switch.is_off
+        assert not service.core.enforcement.is_refusing()
 
 
 def test_a_reload_says_that_refused_senders_are_not_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with contextlib.ExitStack() as stack:
         service = put_together(folder, monkeypatch, stack)
-        service.program = Mock(trouble="no port is free")
-        assert "Refused senders are not told why: no port is free" in service._apply_settings(service.settings).text
+        reconfiguration = service.reception.reconfiguration
+        reconfiguration._program = Mock(trouble="no port is free")
+        told = reconfiguration.apply(service.core.guard.settings).text
+        assert "Refused senders are not told why: no port is free" in told
 
 
 def test_a_terminal_that_this_root_directory_does_not_have_is_none() -> None:
     with patch.object(os, "isatty", return_value=True), patch.object(os, "ttyname", side_effect=OSError):
-        assert not module._is_terminal(0)
+        assert not hang_up.is_terminal(0)
 
 
 def test_what_the_state_held_is_taken_when_it_can_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with contextlib.ExitStack() as stack:
         service = put_together(folder, monkeypatch, stack)
         late = Loaded(now_ns=1, switches=(SwitchRow(name="off", since_ns=1, until_ns=None, by="admin"),))
-        monkeypatch.setattr(service.guard.state, "take_late", lambda: late)
-        service._keep_state(0)
-        assert service.switch.is_off
+        monkeypatch.setattr(service.core.state, "take_late", lambda: late)
+        service.core.chores.keep_state(0)
+        assert service.core.switch.is_off

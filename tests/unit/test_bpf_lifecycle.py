@@ -18,10 +18,12 @@ class World:
 
     def __init__(self, telling: Mock, responder: Mock) -> None:
         self.telling, self.responder = telling, responder
-        self.guard, self.loop = Mock(), Mock()
-        self.guard.settings = Settings(block_verdict="tell")
-        self.guard.now.return_value = 0
-        self.program = BpfLifecycle(self.guard, self.loop, contextlib.ExitStack())
+        self.now_ns = 0
+        self.enforcement, self.loop = Mock(), Mock()
+        settings = Settings(block_verdict="tell")
+        self.program = BpfLifecycle(
+            settings, self.enforcement, Mock(), self.loop, lambda: self.now_ns, contextlib.ExitStack()
+        )
         self.source = Mock(spec=BpfSource)
 
 
@@ -36,15 +38,14 @@ def world() -> Iterator[World]:
 
 def test_refused_senders_are_told_while_the_configuration_says_so(world: World) -> None:
     world.program.source_opened(world.source)
-    world.guard.enforcement.attach.assert_called_once_with(world.source)
+    world.enforcement.attach.assert_called_once_with(world.source)
     world.telling.start.assert_called_once_with(world.responder.port)
     world.loop.add.assert_called_once_with(world.responder, "tell")
     world.program.refresh()
     assert world.telling.start.call_count == 1
     world.telling.find_owner.return_value = 1001
     assert world.program._find_told(5) == 1001
-    world.guard.settings = Settings(block_verdict="reject")
-    world.program.refresh()
+    world.program.reconfigure(Settings(block_verdict="reject"))
     world.telling.stop.assert_called_once()
     world.loop.remove.assert_called_once_with(world.responder)
     world.responder.close.assert_called_once()
@@ -58,7 +59,7 @@ def test_where_it_can_not_be_it_is_a_trouble_and_tried_again(world: World, caplo
     world.program.on_time(3 * NS)
     assert len(caplog.records) == 1, "told once"
     world.telling.start.side_effect = None
-    world.guard.now.return_value = 3 * NS
+    world.now_ns = 3 * NS
     world.program.on_time(3 * NS)
     assert world.program.trouble is None
 
@@ -67,11 +68,11 @@ def test_it_goes_with_its_source_and_others_do_not_matter(world: World) -> None:
     other = Mock()
     world.program.source_opened(other)
     world.program.source_closed(other)
-    world.guard.enforcement.attach.assert_not_called()
+    world.enforcement.attach.assert_not_called()
     world.program.refresh()
     world.telling.start.assert_not_called()
     world.program.source_opened(world.source)
     world.program.source_closed(world.source)
-    world.guard.enforcement.detach.assert_called_once()
+    world.enforcement.detach.assert_called_once()
     world.program.source_opened(world.source)
     assert world.telling.start.call_count == 2

@@ -12,7 +12,7 @@ from smtpguard.model import NS, Account, Decision, Ended, Refusal, Subject, Verd
 from tests.support.policy import BURST, T0, WEB, block_of, engine_of, feed
 
 if TYPE_CHECKING:
-    from smtpguard.daemon.guard import Guard
+    from smtpguard.daemon.execution import Execution
 
 RELAY, MX = bytes([198, 18, 7, 1]), bytes([198, 18, 9, 9])
 WEB01 = Subject(id=WEB)
@@ -30,8 +30,15 @@ class Host:
         self.requested: list[str] = []
         self.unbanned: list[tuple[tuple[str, ...], str]] = []
         self.doubted: list[tuple[bytes, Subject]] = []
-        self.enforcement = SimpleNamespace(request=self.requested.append)
-        self.clearing = Forgiveness(cast("Guard", self), lambda *asked: self.doubted.append(asked), self.unban)
+        self.enforcement: Any = SimpleNamespace(request=self.requested.append)
+        self.clearing = Forgiveness(
+            self.engine,
+            cast("Execution", self),
+            self.enforcement,
+            self.now,
+            doubt=lambda *asked: self.doubted.append(asked),
+            tell_fail2ban=self.unban,
+        )
 
     def now(self) -> int:
         return self.now_ns

@@ -10,11 +10,16 @@ from smtpguard.actions.base import Deny
 from smtpguard.control.connection import Later, Pages, Peer
 from smtpguard.control.server import Stream
 from smtpguard.daemon.enforce.identity import Identity
+from smtpguard.daemon.execution import Execution
 from smtpguard.daemon.guard import Guard
+from smtpguard.daemon.serve.allow_command import AllowCommand
+from smtpguard.daemon.serve.block_command import BlockCommand
+from smtpguard.daemon.serve.block_list import BlockList
 from smtpguard.daemon.serve.handlers import Handlers
+from smtpguard.daemon.serve.jail_bans import JailBans
 from smtpguard.daemon.serve.orders import GuardBlocks, Orders
 from smtpguard.daemon.serve.reload import Reloaded
-from smtpguard.daemon.startup.restore import restore, restore_late
+from smtpguard.daemon.startup.restore import Restore
 from smtpguard.errors import DecodeError, GuardError, PolicyError
 from smtpguard.model import NS, Account, Allowance, Block, Ended, Extended, Named, Subject, Verdict
 from smtpguard.settings import Settings
@@ -53,30 +58,91 @@ class Host:
         self.enforcement.credits.prepare.return_value = None
         self.enforcement.credits.take_overdue.return_value = []
         self.enforcement.may_refuse_freed.return_value = False
-        self.enforcement.reconciler.knows_exemptions.return_value = True
+        self.enforcement.knows_exemptions.return_value = True
         self.state.is_read = True
-        self.guard = Guard(
-            Settings(**{"dry_run": False, "rules": (BURST,), **settings}),
-            engine=self.engine,
+        self.settings = Settings(**{"dry_run": False, "rules": (BURST,), **settings})
+        self.wall: Any = Mock(offset_ns=0, to_wall_ns=lambda ns: ns)
+        people = cast("Any", self.people)
+        self.execution = Execution(
+            self.settings,
             enforcement=self.enforcement,
             journal=self.journal,
             state=self.state,
-            accounts=cast("Any", self.people),
-            destinations=Mock(why_exempt=Mock(return_value=None)),
-            wall=Mock(offset_ns=0, to_wall_ns=lambda ns: ns),
-            now=lambda: self.now_ns,
+            accounts=people,
+            wall=self.wall,
+            now=self.now,
         )
-        self.orders = Orders(self.guard)
+        self.destinations = Mock(why_exempt=Mock(return_value=None))
+        self.guard = Guard(
+            self.settings,
+            engine=self.engine,
+            execution=self.execution,
+            enforcement=self.enforcement,
+            journal=self.journal,
+            accounts=people,
+            destinations=self.destinations,
+            now=self.now,
+        )
+        self.orders = Orders(
+            engine=self.engine,
+            execution=self.execution,
+            enforcement=self.enforcement,
+            journal=self.journal,
+            state=self.state,
+            accounts=people,
+            wall=self.wall,
+            now=self.now,
+        )
         self.switch, self.told = Mock(is_off=False, until_ns=None), Mock()
+        self.undone = Mock(is_undone=Mock(return_value=False))
         self.verbs = Handlers(
+            self.guard,
             self.orders,
-            Mock(),
+            self.enforcement,
+            accounts=people,
+            now=self.now,
+            overview=Mock(),
+            blocks=BlockList(self.engine, self.execution, self.wall, self.now),
+            block=BlockCommand(
+                self.orders,
+                self.guard,
+                self.enforcement,
+                switch=self.switch,
+                undone=self.undone,
+                jail=JailBans(self.orders),
+                tell_fail2ban=self.told,
+                accounts=people,
+                wall=self.wall,
+                now=self.now,
+            ),
+            allow=AllowCommand(
+                self.orders, self.guard, self.enforcement, accounts=people, wall=self.wall, now=self.now
+            ),
             switch=self.switch,
             tell_fail2ban=self.told,
             reload=Mock(),
             lookups=Mock(answer=lambda request: request()),
             commits=Mock(answer=lambda said: said),
             learning=Mock(),
+            supervision=Mock(),
+        )
+
+    def now(self) -> int:
+        return self.now_ns
+
+    def restore(self, loaded: Loaded, **more: Any) -> None:  # noqa: ANN401 - as Restore.take
+        self.restorer().take(loaded, dry_run=self.settings.dry_run, **more)
+
+    def restorer(self) -> Restore:
+        return Restore(
+            self.orders,
+            engine=self.engine,
+            enforcement=self.enforcement,
+            journal=self.journal,
+            keeping=Mock(),
+            state=self.state,
+            wall=self.wall,
+            now=self.now,
         )
 
     def ask(self, verb: str, peer: Peer = ROOT, **args: object) -> str:
@@ -126,7 +192,7 @@ def test_a_verdict_over_what_became_of_connections_is_written(host: Host) -> Non
     decisions = feed(engine_of(BURST), range(4))
     (verdict,) = only(Verdict, decisions)
     engine = Mock(report=Mock(side_effect=[[], decisions]))
-    host.guard.engine = engine
+    host.guard._engine = engine
     host.guard.take_reports([Mock(), Mock()])
     (call,) = host.journal.add.call_args_list
     assert (call.args[0].verdicts, call.args[0].is_new) == ([verdict], False)
@@ -134,7 +200,7 @@ def test_a_verdict_over_what_became_of_connections_is_written(host: Host) -> Non
 
 def test_a_block_that_goes_on_is_carried_out_written_and_told(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     block = block_of("guard")
-    host.guard.act([Extended(time_ns=T0, block=block, refused=20)])
+    host.execution.act([Extended(time_ns=T0, block=block, refused=20)])
     host.enforcement.carry_out.assert_called_once_with(WEB01, settle=False)
     host.journal.add_extended.assert_called_once_with(ANY, block)
     assert re.fullmatch(r"u1001 still BLOCKED, until \d\d:\d\d: its attempts have not stopped\.", caplog.messages[0])
@@ -143,11 +209,11 @@ def test_a_block_that_goes_on_is_carried_out_written_and_told(host: Host, caplog
 def test_what_was_kept_by_uid_alone_is_kept_under_its_name(host: Host) -> None:
     after = block_of("admin")
     before = Block(**{name: getattr(after, name) for name in after.__dataclass_fields__} | {"name": None})
-    host.guard.act([Named(before=before, after=after)])
+    host.execution.act([Named(before=before, after=after)])
     host.state.delete.assert_called_once_with(block_key(before))
     host.state.put.assert_called_once_with(BlockRow.of(after, 0))
     allowed: dict[str, Any] = {"subject": WEB01, "since_ns": T0, "until_ns": T0 + NS, "by": "admin"}
-    host.guard.act([Named(before=Allowance(name=None, **allowed), after=Allowance(name="u1001", **allowed))])
+    host.execution.act([Named(before=Allowance(name=None, **allowed), after=Allowance(name="u1001", **allowed))])
     host.state.delete.assert_called_with(("allowances", WEB, b""))
     assert host.state.put.call_args.args[0].name == "u1001"
 
@@ -167,7 +233,7 @@ def test_an_allowance_is_told_and_its_end_too(host: Host) -> None:
 
 
 def test_an_allowance_that_the_kernel_does_not_carry_out_is_no_success(host: Host) -> None:
-    host.enforcement.reconciler.knows_exemptions.return_value = False
+    host.enforcement.knows_exemptions.return_value = False
     host.enforcement.troubles.return_value = ["nft: no"]
     with pytest.raises(GuardError, match="But the kernel does not carry it out yet: nft: no"):
         host.ask("allow", user="u1001", for_ns=NS)
@@ -195,7 +261,7 @@ def test_a_block_is_not_shortened_silently(host: Host) -> None:
 
 
 def test_a_ban_that_follows_what_was_undone_is_taken_back(host: Host) -> None:
-    host.guard.doubts = Mock(is_undone=Mock(return_value=True))
+    host.undone.is_undone.return_value = True
     args: dict[str, Any] = {
         "uid": WEB,
         "user": "u1001",
@@ -214,7 +280,7 @@ def test_all_are_freed_and_who_is_freed_before_the_state_is_read_is_remembered(h
     host.state.is_read = False
     assert host.ask("unblock", all=True) == "u1001, u1002 may send again. All counters are back to 0."
     host.enforcement.clear_all.assert_called_once()
-    assert (None, None) in host.guard.freed
+    assert (None, None) in host.orders.freed
 
 
 def test_a_jail_ends_its_own_block_alone(host: Host) -> None:
@@ -228,7 +294,7 @@ def test_a_jail_ends_its_own_block_alone(host: Host) -> None:
 
 def test_the_switch_says_what_the_kernel_did_not_do(host: Host) -> None:
     host.switch.switch_off.return_value = host.switch.switch_on.return_value = False
-    host.enforcement.activation.trouble = "no"
+    host.enforcement.table_trouble = "no"
     with pytest.raises(GuardError, match="can't be removed, and may still refuse: no"):
         host.ask("off", ever=True)
     assert host.switch.switch_off.call_args.args == (None,)
@@ -242,11 +308,11 @@ def test_the_switch_says_what_the_kernel_did_not_do(host: Host) -> None:
 
 
 def test_the_table_is_taken_away_and_put_back(host: Host) -> None:
-    host.enforcement.refresh.return_value, host.enforcement.activation.up = True, True
+    host.enforcement.refresh.return_value, host.enforcement.is_refusing.return_value = True, True
     assert "is removed. It comes back with: smtpguard nft ensure" in host.ask("nft", do="remove")
     assert not host.enforcement.healing
     assert host.ask("nft", do="ensure") == "table inet smtpguard is in place"
-    host.enforcement.activation.up = False
+    host.enforcement.is_refusing.return_value = False
     assert "is not needed: this is a dry run" in host.ask("nft", do="ensure")
     host.enforcement.refresh.return_value = False
     with pytest.raises(GuardError, match="table inet smtpguard: "):
@@ -275,9 +341,7 @@ def make_identity(host: Host, **facts: str) -> Identity:
 def test_a_dry_run_lets_those_go_whom_the_guard_had_blocked() -> None:
     host = Host(dry_run=True)
     nft = Mock(read_handle=Mock(return_value=None))
-    restore(
-        host.orders,
-        Mock(),
+    host.restore(
         stored(block_of("guard"), block_of("admin", uid=1002), block_of("guard", uid=1003, mode="dry-run")),
         nft=nft,
         adoption=Mock(),
@@ -293,7 +357,7 @@ def test_a_dry_run_takes_those_out_of_the_set_whom_the_guard_had_blocked() -> No
     held = Mock(subject=WEB01, kind="block", port=None, ranges=((100_000, 65_536),), reach="reach")
     nft.read_denies.return_value = [held]
     loaded, adoption = stored(block_of("guard")), Mock()
-    restore(host.orders, Mock(), loaded, nft=nft, adoption=adoption, identity=Mock(is_known=False))
+    host.restore(loaded, nft=nft, adoption=adoption, identity=Mock(is_known=False))
     nft.clear.assert_called_once_with("reach", [(WEB, WEB), (100_000, 165_535)])
     adoption.take_over.assert_not_called()
 
@@ -302,7 +366,7 @@ def test_a_table_that_somebody_else_has_loaded_is_replaced(host: Host) -> None:
     nft, identity, adoption = Mock(), Mock(is_known=True), Mock()
     nft.read_denies.return_value = [Mock()]
     identity.is_ours.return_value = False
-    restore(host.orders, Mock(), stored(), nft=nft, adoption=adoption, identity=identity)
+    host.restore(stored(), nft=nft, adoption=adoption, identity=identity)
     nft.remove.assert_called_once()
     adoption.take_over.assert_not_called()
 
@@ -310,7 +374,7 @@ def test_a_table_that_somebody_else_has_loaded_is_replaced(host: Host) -> None:
 def test_what_could_be_read_at_last_holds_unless_something_newer_was_said(host: Host) -> None:
     host.ask("block", user="u1001", for_ns=60 * NS)
     host.ask("allow", user="u1003", for_ns=60 * NS)
-    host.guard.freed.add((Subject(id=1002), None))
+    host.orders.freed.add((Subject(id=1002), None))
     older = block_of("admin", for_s=7200, name="old-name")
     allowed = AllowanceRow(uid=1003, name="u1003", since_ns=T0, until_ns=T0 + 7200 * NS, by="admin")
     other = AllowanceRow(uid=1005, name="u1005", since_ns=T0, until_ns=T0 + 7200 * NS, by="admin")
@@ -321,7 +385,7 @@ def test_what_could_be_read_at_last_holds_unless_something_newer_was_said(host: 
         allowances=(allowed, other),
         switches=(SwitchRow(name="off", since_ns=1, until_ns=None, by="admin"),),
     )
-    restore_late(host.orders, host.switch, loaded)
+    host.restorer().take_late(loaded, host.switch, dry_run=False)
     host.switch.restore.assert_called_once()
     assert host.blocked() == [1001, 1004]
     (held,) = host.engine.blocks_of(WEB01)
@@ -344,7 +408,7 @@ def test_what_comes_back_under_another_name_than_it_was_kept_is_kept_anew(host: 
 def test_what_else_follows_from_an_order_is_carried_out_too(host: Host) -> None:
     ended = Ended(time_ns=T0, block=block_of("guard"), by="admin", reason="")
     engine = Mock(add_block=Mock(return_value=[ended]))
-    host.guard.engine = engine
+    host.orders._engine = engine
     assert host.orders.begin(block_of("admin"))
     host.orders.restore(block_of("admin"))
     assert host.journal.add_unblock.call_count == 2
@@ -439,7 +503,7 @@ def test_who_is_in_a_set_and_in_no_list_is_adopted_at_a_start(host: Host, caplog
     ]
     row = AllowanceRow(uid=1005, name="u1005", since_ns=T0, until_ns=T0 + 7200 * NS, by="admin")
     loaded = stored(block_of("admin"), allowances=(row,))
-    restore(host.orders, Mock(), loaded, nft=nft, adoption=adoption, identity=Mock(is_known=False))
+    host.restore(loaded, nft=nft, adoption=adoption, identity=Mock(is_known=False))
     ((reach, elements),) = [call.args for call in adoption.take_over.call_args_list]
     assert (reach.kind, [element.first for element in elements]) == ("block", [1002])
     assert [allowance.subject.id for allowance in host.engine.allowances()] == [1005]

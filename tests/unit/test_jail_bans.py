@@ -40,7 +40,7 @@ def test_a_ban_has_the_ports_of_all_its_verdicts_once() -> None:
     held: list[Block] = []
     begun: list[Block] = []
     orders = Mock()
-    orders.guard.engine.blocks_of = lambda _: held
+    orders.blocks_of = lambda _: held
     orders.begin = begun.append
     bans = JailBans(orders)
     subject = Subject(id=WEB)

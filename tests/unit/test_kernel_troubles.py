@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 from unittest.mock import Mock, patch
 
 import pytest
@@ -19,7 +19,7 @@ from smtpguard.daemon.enforce.exact_limits import _MAX_EARLY, ExactLimits
 from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.enforce.set_comparison import SetComparison
 from smtpguard.daemon.enforce.table_watch import TableWatch
-from smtpguard.daemon.guard import Guard
+from smtpguard.daemon.explanation import Explanation
 from smtpguard.daemon.record.window_saver import Keeping
 from smtpguard.daemon.serve.control_part import ControlPart
 from smtpguard.decode.netlink.nft_notify import NftEvent
@@ -128,7 +128,7 @@ def test_a_table_that_can_not_be_put_back_is_tried_again_each_second(caplog: pyt
     world = World()
     world.watch.read.return_value = [LOST]
     world.enforcement.refresh.return_value = False
-    world.enforcement.activation.trouble = "no"
+    world.enforcement.table_trouble = "no"
     world.healing.on_ready(7)
     assert "the table was deleted by nft (pid 12) and can't be put back: no" in caplog.messages
     assert world.healing.heals == 0
@@ -212,12 +212,8 @@ def test_who_is_missing_in_a_set_is_put_back_and_who_stays_longer_is_shortened(
 
 def test_a_stranger_s_element_of_whom_nobody_may_block_or_of_too_many_is_taken_out() -> None:
     nft, orders = Mock(), Mock()
-    orders.guard.now.return_value = 5 * NS
     people = People([person(1500, "exempt")])
-    orders.guard.accounts = Mock(owner=lambda uid: uid)
-    orders.guard.account_of.side_effect = lambda subject: people.account(subject.id)
-    orders.guard.enforcement.together.return_value = Mock(__enter__=Mock(), __exit__=Mock(return_value=False))
-    adoption = Adoption(orders, nft)
+    adoption = Adoption(orders, Mock(), nft, cast("Any", people), lambda: 5 * NS)
     adoption.take_over(EVERYBODY, (element(1500, 1500, 9 * NS),), reason="by hand")
     adoption.take_over(EVERYBODY, (element(7, 90_000, 9 * NS),), reason="by hand")
     orders.begin.assert_not_called()
@@ -334,10 +330,8 @@ def test_what_is_no_item_of_the_live_stream_is_refused(change: dict[str, object]
 
 
 def test_who_is_refused_by_a_cap_or_credits_alone_is_told_of_a_limit() -> None:
-    guard = Mock(spec=Guard)
-    guard.now, guard.engine = Now(), Mock(blocks_of=Mock(return_value=()))
-    guard.account_of = lambda subject: People([]).account(subject.id)
-    assert "is limited on this server; try again later" in Guard.explain(guard, 1001)
+    explanation = Explanation(Mock(blocks_of=Mock(return_value=())), People([]), Mock(), Now())
+    assert "is limited on this server; try again later" in explanation.explain(1001)
 
 
 # -- verdicts that the ring is late with, or has lost ------------------------------------------------------------------

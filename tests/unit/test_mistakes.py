@@ -27,11 +27,10 @@ def test_what_was_judged_before_it_is_noted() -> None:
             "Any",
             SimpleNamespace(cap=SimpleNamespace(mark=lambda seen: seen), credits=SimpleNamespace(note=lambda *_: None)),
         ),
+        execution=cast("Any", SimpleNamespace(act=lambda *_, **__: None)),
         journal=cast("Any", SimpleNamespace(add=noted.append)),
-        state=cast("Any", None),
         accounts=cast("Any", People()),
         destinations=cast("Any", SimpleNamespace(why_exempt=lambda _: None)),
-        wall=cast("Any", None),
         now=lambda: T0,
     )
     with pytest.raises(TypeError):

@@ -25,7 +25,7 @@ from smtpguard.settings import MINUTE_NS, BreakerLimits, Rule
 from smtpguard.text import render_duration
 from tests.support.policy import T0, People, connect, engine_of, person
 from tests.unit.test_guard import Host
-from tests.unit.test_overview import made_overview as made_status
+from tests.unit.test_overview import Parts
 
 SHOP = 1017
 AT_S = 1_771_421_400
@@ -170,9 +170,9 @@ def test_an_incident_is_told_again_only_where_it_grows_worse(caplog: pytest.LogC
 
 def test_the_safety_brake(caplog: pytest.LogCaptureFixture) -> None:
     host = Host(breaker=BreakerLimits(blocks=3, per_ns=10 * MINUTE_NS))
-    host.guard.act([BreakerChange(tripped=True, blocks=4, mode="enforce", time_ns=1)])
-    host.guard.act([BreakerChange(tripped=False, blocks=0, mode="enforce", time_ns=2)])
-    host.guard.act([BreakerChange(tripped=True, blocks=4, mode="dry-run", time_ns=3)])
+    host.execution.act([BreakerChange(tripped=True, blocks=4, mode="enforce", time_ns=1)])
+    host.execution.act([BreakerChange(tripped=False, blocks=0, mode="enforce", time_ns=2)])
+    host.execution.act([BreakerChange(tripped=True, blocks=4, mode="dry-run", time_ns=3)])
     brake = (
         "SAFETY BRAKE: 4 users blocked in 10 min, more than 3. Further users are only slowed down. "
         "Wrong limit? smtpguard blocks. Stop all: smtpguard off"
@@ -204,7 +204,7 @@ def test_what_a_person_hears_who_unblocks_or_allows() -> None:
         "u1001 is not blocked by smtpguard. If mail still fails: smtpguard blocks"
     )
     assert host.ask("unblock", all=True) == "Nobody is blocked by smtpguard."
-    host.guard.wall = Mock(offset_ns=AT_S * NS - T0)
+    host.wall.offset_ns = AT_S * NS - T0
     assert host.ask("allow", user="u1003", for_ns=hour_ns) == (
         "u1003 may open 10 times the connections that each rule allows until 2026-02-18 14:30:00+00:00. "
         "Rules on networks of port 25 still apply (--everything lifts them, too)"
@@ -322,11 +322,12 @@ def test_the_kernel_lacks_who_is_listed() -> None:
     assert render_difference(Reach("block", None), difference, lambda uid: names[uid]) == (
         "2 blocked users are missing in the kernel: web01, web02. Repair: smtpguard nft ensure"
     )
-    status, guard, _ = made_status()
-    guard.enforcement.comparison.differences = ("2 blocked users are missing in the kernel: web01, web02.",)
+    parts = Parts()
+    status = parts.overview
+    parts.enforcement.comparison.differences = ("2 blocked users are missing in the kernel: web01, web02.",)
     assert status.troubles() == ["OUT OF SYNC: 2 blocked users are missing in the kernel: web01, web02."]
-    guard.enforcement.comparison.differences = ()
-    guard.engine.is_tripped.return_value = True
+    parts.enforcement.comparison.differences = ()
+    parts.engine.is_tripped.return_value = True
     assert status.troubles() == [
         "SAFETY BRAKE: users over a limit are only slowed down. Wrong limit? smtpguard blocks",
     ]
@@ -334,9 +335,9 @@ def test_the_kernel_lacks_who_is_listed() -> None:
 
 @pytest.mark.parametrize(("up", "said"), [(True, "enforcing"), (False, "reporting only")])
 def test_what_the_kernel_does(up: bool, said: str) -> None:
-    status, guard, _ = made_status()
-    guard.enforcement.activation.up = up
-    assert status._enforcement()[1] == {"name": "bpf", "state": said}
+    parts = Parts()
+    parts.enforcement.is_refusing.return_value = up
+    assert parts.means.list_means()[1] == {"name": "bpf", "state": said}
 
 
 @pytest.mark.parametrize(

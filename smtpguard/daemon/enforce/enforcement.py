@@ -151,6 +151,20 @@ class Enforcement(TimedPart):
         }
         return [*(f"{what}: {why}" for what, why in found.items() if why), *self.reconciler.trouble()]
 
+    @property
+    def table_trouble(self) -> str | None:
+        """Why the table is not there though it ought to be, or is though it ought not; None when all is well."""
+        return self.activation.trouble
+
+    @property
+    def has_program(self) -> bool:
+        """Whether a BPF program refuses too."""
+        return self.activation.has_switch
+
+    def knows_exemptions(self) -> bool:
+        """Whether the kernel lets pass whoever it is to let pass."""
+        return not self.may_refuse_freed() and self.reconciler.knows_exemptions()
+
     def may_refuse_freed(self) -> bool:
         """Whether somebody who was let go may be refused still, as the kernel did not do it."""
         return bool(self._uncleared) or self.reconciler.has_late_releases()

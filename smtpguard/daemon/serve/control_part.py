@@ -1,12 +1,31 @@
 """The control socket as a part of the loop."""
 
+import logging
 import time
 from collections.abc import Sequence
 
 from smtpguard.clock import next_beat
+from smtpguard.control.listener import read_gid
 from smtpguard.control.server import ControlServer
 from smtpguard.control.watch_item import TOPIC, render_item
 from smtpguard.daemon.record.enrichment_queue import Entry
+from smtpguard.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def find_group(group: str | None) -> tuple[str | None, str | None]:
+    """The group that may use the socket, and why it may not though it ought to; an LDAP group may come late.
+
+    A guard that only root can ask is better than none.
+    """
+    try:
+        if group is not None:
+            read_gid(group)
+    except ConfigError as error:
+        log.error("only root may use the control socket: %s", error)  # noqa: TRY400 - one line for people
+        return None, f"{error.what}; restart the guard when it is there"
+    return group, None
 
 
 class ControlPart:

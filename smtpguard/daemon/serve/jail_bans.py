@@ -63,7 +63,7 @@ class JailBans:
         return join_ports(*found) if found else None
 
     def _held(self, subject: Subject, now_ns: int) -> list[Block]:
-        blocks = self._orders.guard.engine.blocks_of(subject)
+        blocks = self._orders.blocks_of(subject)
         return [block for block in blocks if block.source == JAIL and block.until_ns > now_ns]
 
 

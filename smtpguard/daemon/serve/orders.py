@@ -2,13 +2,21 @@
 
 import logging
 from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 
 from smtpguard.actions.base import Reach
-from smtpguard.daemon.guard import Guard
+from smtpguard.clock import WallMap
+from smtpguard.daemon.enforce.enforcement import Enforcement
+from smtpguard.daemon.execution import Execution
+from smtpguard.daemon.record.journal import Journal
 from smtpguard.daemon.serve.unblock import Freed
+from smtpguard.enrich.accounts.directory import AccountDirectory
+from smtpguard.hooks import ClockNs
 from smtpguard.model import Account, Allowance, Block, Ended, Named, Subject
+from smtpguard.policy.engine import Engine
 from smtpguard.state.rows import AllowanceRow, BlockRow
 from smtpguard.state.statements import block_key, escalation_key
+from smtpguard.state.writer import StateWriter
 from smtpguard.text import render_user
 
 log = logging.getLogger(__name__)
@@ -18,11 +26,41 @@ class Orders:
     """Carries out what was asked for.
 
     Args:
-        guard: Whose.
+        engine: Decides.
+        execution: Carries out what was decided.
+        enforcement: Tells the kernel.
+        journal: Writes.
+        state: Keeps what survives a restart.
+        accounts: Who is who.
+        wall: Event time to wall time.
+        now: CLOCK_BOOTTIME in nanoseconds.
+
+    Attributes:
+        freed: Whom somebody freed while the state could not be read, and of which source's block; None for all of
+            them, or of everybody. What the state holds of these is over.
     """
 
-    def __init__(self, guard: Guard) -> None:
-        self.guard = guard
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        execution: Execution,
+        enforcement: Enforcement,
+        journal: Journal,
+        state: StateWriter,
+        accounts: AccountDirectory,
+        wall: WallMap,
+        now: ClockNs,
+    ) -> None:
+        self._engine = engine
+        self._execution = execution
+        self._enforcement = enforcement
+        self._journal = journal
+        self._state = state
+        self._accounts = accounts
+        self._wall = wall
+        self._now = now
+        self.freed: set[tuple[Subject | None, str | None]] = set()
 
     def begin(self, block: Block, *, force: bool = False) -> bool:
         """Begin a block that a person or fail2ban asked for; False if a means of enforcement failed.
@@ -31,67 +69,67 @@ class Orders:
             PolicyError: Whom nothing may hit was to be hit.
         """
         fine = True
-        for decision in self.guard.engine.add_block(block, force=force):
+        for decision in self._engine.add_block(block, force=force):
             if isinstance(decision, Block):
-                fine = self.guard.carry_out(decision)
-                self.guard.journal.add_block(self.guard.account_of(decision.subject), decision)
+                fine = self._execution.carry_out(decision)
+                self._journal.add_block(self._execution.account_of(decision.subject), decision)
             else:
-                self.guard.act([decision])
+                self._execution.act([decision])
         return fine
 
     def allow(self, allowance: Allowance) -> None:
         """A person gives an allowance: what is active for the account ends, and its rules do not hold meanwhile."""
-        self.guard.act(self.guard.engine.allow(allowance))
-        self.guard.state.put(AllowanceRow.of(allowance, self.guard.wall.offset_ns))
-        self.guard.journal.add_allow(
-            self.guard.account_of(allowance.subject),
-            until_wall_ns=allowance.until_ns + self.guard.wall.offset_ns,
+        self._execution.act(self._engine.allow(allowance))
+        self._state.put(AllowanceRow.of(allowance, self._wall.offset_ns))
+        self._journal.add_allow(
+            self._execution.account_of(allowance.subject),
+            until_wall_ns=allowance.until_ns + self._wall.offset_ns,
             by=allowance.by,
             reason=allowance.reason,
         )
-        self.guard.enforcement.refresh("allowance")
+        self._enforcement.refresh("allowance")
 
     def end_allowance(self, subject: Subject, *, reason: str = "") -> bool:
         """A person ends an allowance; whether there was one."""
-        decisions = self.guard.engine.end_allowance(subject, by="admin", now_ns=self.guard.now(), reason=reason)
-        self.guard.act(decisions)
-        self.guard.enforcement.refresh("allowance")  # now: whoever asked hears whether the kernel does it
+        decisions = self._engine.end_allowance(subject, by="admin", now_ns=self._now(), reason=reason)
+        self._execution.act(decisions)
+        self._enforcement.refresh("allowance")  # now: whoever asked hears whether the kernel does it
         return bool(decisions)
 
     def end(self, subject: Subject, source: str, *, by: str, reason: str = "") -> list[Ended]:
         """End a subject's blocks of one source; windows and memory stay."""
         self._note_freed(subject, source)
-        ended = self.guard.engine.end(subject, source=source, by=by, reason=reason, now_ns=self.guard.now())
-        self.guard.act(ended)
+        ended = self._engine.end(subject, source=source, by=by, reason=reason, now_ns=self._now())
+        self._execution.act(ended)
         return ended
 
     def unblock(self, subject: Subject, *, by: str, reason: str = "") -> list[Ended]:
         """A person's unblock: all sources end, windows are empty, earlier blocks forgotten."""
-        ended = self.guard.engine.unblock(subject, by=by, reason=reason, now_ns=self.guard.now())
-        self.guard.act(ended)
+        ended = self._engine.unblock(subject, by=by, reason=reason, now_ns=self._now())
+        self._execution.act(ended)
         self._note_freed(subject)
-        self.guard.refused.pop(subject, None)
+        self._execution.refused.pop(subject, None)
         if subject.scope is None:
-            account = self.guard.accounts.account(subject.id)
+            account = self._accounts.account(subject.id)
             ranges = ((first, first + count - 1) for first, count in account.ranges)
-            self.guard.enforcement.clear([(subject.id, subject.id), *ranges])
-            self.guard.enforcement.credits.reset(subject.id)
-        self.guard.state.delete(escalation_key(subject.id, self.guard.account_of(subject).name))
+            self._enforcement.clear([(subject.id, subject.id), *ranges])
+            self._enforcement.credits.reset(subject.id)
+        self._state.delete(escalation_key(subject.id, self._execution.account_of(subject).name))
         return ended
 
     def unblock_all(self, *, by: str, reason: str = "") -> list[Ended]:
         """A person's unblock of everybody, of whom the state knows and could not say, too."""
         self._note_freed(None)
-        subjects = self.guard.engine.blocked_subjects()
-        with self.guard.enforcement.together():
+        subjects = self._engine.blocked_subjects()
+        with self._enforcement.together():
             all_ended = [ended for subject in subjects for ended in self.unblock(subject, by=by, reason=reason)]
-        self.guard.enforcement.clear_all()
+        self._enforcement.clear_all()
         return all_ended
 
     def _note_freed(self, subject: Subject | None, source: str | None = None) -> None:
         """While the state can't be read: what it holds of whom was freed meanwhile is not brought back."""
-        if not self.guard.state.is_read:
-            self.guard.freed.add((subject, source))
+        if not self._state.is_read:
+            self.freed.add((subject, source))
 
     def freed_by_hand(self, ranges: tuple[tuple[int, int], ...], reach: Reach, who: str) -> None:
         """Somebody took elements out of our sets: the wish to unblock, done and recorded as such.
@@ -102,11 +140,11 @@ class Orders:
             who: Who did it.
         """
         lasts = [last for _, last in ranges]
-        with self.guard.enforcement.together():
-            for subject in self.guard.engine.blocked_subjects():
+        with self._enforcement.together():
+            for subject in self._engine.blocked_subjects():
                 held = [
                     block
-                    for block in self.guard.engine.blocks_of(subject)
+                    for block in self._engine.blocks_of(subject)
                     if block.kind == reach.kind and reach.port in block.reaches
                 ]
                 spans = [(subject.id, 1), *(span for block in held for span in block.ranges)]
@@ -116,25 +154,37 @@ class Orders:
                     log.warning("uid %d was taken out of the set by %s: unblocked", subject.id, who)
                     self.unblock(subject, by="admin", reason=f"deleted from the nft set by {who}")
 
+    def blocks_of(self, subject: Subject) -> Sequence[Block]:
+        """A subject's blocks of all sources."""
+        return self._engine.blocks_of(subject)
+
+    def blocked_subjects(self) -> Iterable[Subject]:
+        """All subjects that have blocks."""
+        return self._engine.blocked_subjects()
+
+    def account_of(self, subject: Subject) -> Account:
+        """The account of a subject."""
+        return self._execution.account_of(subject)
+
     def restore(self, block: Block) -> None:
         """A block from before this run: nothing new, so nothing is written to the event log."""
-        for decision in self.guard.engine.add_block(block, force=True):
+        for decision in self._engine.add_block(block, force=True):
             if isinstance(decision, Block):
                 if decision.name != block.name:  # kept under the uid alone until its name was known
-                    self.guard.state.delete(block_key(block))
+                    self._state.delete(block_key(block))
                 if decision is not block:  # else the state holds it as it is
-                    self.guard.state.put(BlockRow.of(decision, self.guard.wall.offset_ns))
+                    self._state.put(BlockRow.of(decision, self._wall.offset_ns))
             else:
-                self.guard.act([decision])
+                self._execution.act([decision])
 
     def restore_allowance(self, row: AllowanceRow) -> None:
         """An allowance from before this run."""
-        allowance = row.to_allowance(self.guard.wall.offset_ns)
-        if allowance.until_ns > self.guard.now():
-            self.guard.act(self.guard.engine.allow(allowance))
-            for held in self.guard.engine.allowances():
+        allowance = row.to_allowance(self._wall.offset_ns)
+        if allowance.until_ns > self._now():
+            self._execution.act(self._engine.allow(allowance))
+            for held in self._engine.allowances():
                 if held.subject == allowance.subject and held.name != allowance.name:
-                    self.guard.act([Named(before=allowance, after=held)])
+                    self._execution.act([Named(before=allowance, after=held)])
 
 
 class GuardBlocks:
@@ -159,12 +209,12 @@ class GuardBlocks:
         if account is None:
             ended = self._orders.unblock_all(by="admin", reason=reason)
         else:
-            blocked = self._orders.guard.engine.blocked_subjects()
+            blocked = self._orders.blocked_subjects()
             numbers = {subject for subject in blocked if subject.id == account.uid} | {Subject(id=account.uid)}
             subjects = sorted(numbers, key=lambda s: (s.id, s.scope or 0))
             ended = [e for subject in subjects for e in self._orders.unblock(subject, by="admin", reason=reason)]
         return [self._render(end.block) for end in ended]
 
     def _render(self, block: Block) -> Freed:
-        name = self._orders.guard.account_of(block.subject).name
+        name = self._orders.account_of(block.subject).name
         return Freed(user=render_user(block.subject.id, name), source=block.source, ids=block.ids)

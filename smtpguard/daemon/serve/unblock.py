@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from smtpguard.actions.fail2ban import parse_jail
+from smtpguard.daemon.serve.requests import UnblockRequest
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.errors import GuardError
 from smtpguard.model import Account
@@ -17,25 +18,6 @@ from smtpguard.text import render_look, render_user, render_words
 
 MAX_REASON = 500
 _MAX_SHOWN = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """Who is to be unblocked.
-
-    Attributes:
-        user: As a person or fail2ban names them; "" with `everybody`.
-        uid: fail2ban's number of them; None where it has none.
-        everybody: Whoever is blocked or throttled.
-        source: Only this source's block, and nothing but it; "" for all.
-        reason: For the event log.
-    """
-
-    user: str = ""
-    uid: int | None = None
-    everybody: bool = False
-    source: str = ""
-    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,11 +102,13 @@ def find_account(accounts: AccountDirectory, *, user: str, uid: int | None, from
     return found
 
 
-def unblock(wish: Wish, *, accounts: AccountDirectory, blocks: Blocks, tell_fail2ban: ForgetInJail) -> Unblocked:
-    """Carry out a wish.
+def unblock(
+    request: UnblockRequest, *, accounts: AccountDirectory, blocks: Blocks, tell_fail2ban: ForgetInJail
+) -> Unblocked:
+    """End blocks as a request says.
 
     Args:
-        wish: Whom.
+        request: Whom; with a source, only that source's block.
         accounts: Who is who.
         blocks: Where the blocks are.
         tell_fail2ban: Called for each block of a jail that a person ended; never when a jail ends its own.
@@ -132,14 +116,14 @@ def unblock(wish: Wish, *, accounts: AccountDirectory, blocks: Blocks, tell_fail
     Raises:
         GuardError: Whom is not known, or it could not be done.
     """
-    reason = wish.reason[:MAX_REASON]
-    if wish.source:
-        account = find_account(accounts, user=wish.user, uid=wish.uid, from_fail2ban=True)
+    reason = request.reason[:MAX_REASON]
+    if request.source:
+        account = find_account(accounts, user=request.user, uid=request.uid, from_fail2ban=True)
         user = render_user(account.uid, account.name)
-        if blocks.end(account, source=wish.source, reason=reason):
-            return Unblocked(text=f"{user}: the block of {wish.source} ended", freed=[user])
-        return Unblocked(text=f"{user}: no block of {wish.source}", freed=[])
-    wanted = None if wish.everybody else find_account(accounts, user=wish.user, uid=wish.uid)
+        if blocks.end(account, source=request.source, reason=reason):
+            return Unblocked(text=f"{user}: the block of {request.source} ended", freed=[user])
+        return Unblocked(text=f"{user}: no block of {request.source}", freed=[])
+    wanted = None if request.everybody else find_account(accounts, user=request.user, uid=request.uid)
     freed: dict[str, None] = {}
     for end in blocks.unblock(wanted, reason=reason):
         freed[end.user] = None

@@ -10,126 +10,156 @@ import logging
 
 from smtpguard.actions.nft.elements import list_claims
 from smtpguard.actions.nft.enforcer import NftEnforcer
+from smtpguard.clock import WallMap
 from smtpguard.daemon.adoption import Adoption
+from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.enforce.identity import Identity
 from smtpguard.daemon.enforce.off_switch import OffSwitch
+from smtpguard.daemon.record.journal import Journal
 from smtpguard.daemon.record.window_saver import Keeping
 from smtpguard.daemon.serve.orders import Orders
 from smtpguard.errors import EnforceError
+from smtpguard.hooks import ClockNs
 from smtpguard.model import Block, Subject
+from smtpguard.policy.engine import Engine
 from smtpguard.state.statements import block_key
 from smtpguard.state.store import Loaded
+from smtpguard.state.writer import StateWriter
 from smtpguard.text import render_user
 
 log = logging.getLogger(__name__)
 
 
-def restore(
-    orders: Orders, keeping: Keeping, loaded: Loaded, *, nft: NftEnforcer, adoption: Adoption, identity: Identity
-) -> None:
-    """Bring the engine in step with state and kernel.
+class Restore:
+    """Brings the engine in step with what was before: at the start, and once more where state could be read late only.
 
     Args:
         orders: What puts blocks and allowances in force.
+        engine: What it has to know.
+        enforcement: What follows it.
+        journal: What takes incidents back.
         keeping: What takes windows back.
-        loaded: What state held.
-        nft: The table, which may be there from an earlier run.
-        adoption: What makes blocks of elements that nobody knows.
-        identity: Which table is ours.
+        state: Where what is over has to go.
+        wall: Event time to wall time.
+        now: CLOCK_BOOTTIME in nanoseconds.
     """
-    guard = orders.guard
-    for row in loaded.allowances:
-        orders.restore_allowance(row)
-    keeping.restore_windows(loaded.windows)
-    guard.journal.restore_incidents(loaded.incidents, guard.account_of)
-    lifted = _restore_blocks(orders, loaded)
-    try:
-        _take_elements(orders, nft, adoption, identity, lifted)
-    except EnforceError as error:
-        log.warning("what the kernel holds can't be read: %s", error)
 
+    def __init__(
+        self,
+        orders: Orders,
+        *,
+        engine: Engine,
+        enforcement: Enforcement,
+        journal: Journal,
+        keeping: Keeping,
+        state: StateWriter,
+        wall: WallMap,
+        now: ClockNs,
+    ) -> None:
+        self._orders = orders
+        self._engine = engine
+        self._enforcement = enforcement
+        self._journal = journal
+        self._keeping = keeping
+        self._state = state
+        self._wall = wall
+        self._now = now
 
-def _take_elements(
-    orders: Orders, nft: NftEnforcer, adoption: Adoption, identity: Identity, lifted: set[Subject]
-) -> None:
-    """Take over what is in the table of an earlier run, or take a table away that is none."""
-    guard = orders.guard
-    handle = nft.read_handle()
-    if handle is None:
-        return
-    denies = nft.read_denies()
-    if identity.is_known and not identity.is_ours(handle):
-        nft.remove()
-        log.warning("the nft table was loaded by somebody else, with %d elements: replaced by ours", len(denies))
-        return
-    unlisted = []
-    for deny in denies:
-        if any(b.kind == deny.kind and deny.port in b.reaches for b in guard.engine.blocks_of(deny.subject)):
-            continue
-        if deny.subject in lifted:
-            user = render_user(deny.subject.id, guard.account_of(deny.subject).name)
-            log.warning("%s was blocked by the guard: let go, this is a dry run", user)
-            ranges = ((first, first + count - 1) for first, count in deny.ranges)
-            nft.clear(deny.reach, [(deny.subject.id, deny.subject.id), *ranges])
-        else:
-            unlisted.append(deny)
-    if unlisted and not identity.is_known:
-        log.warning("the state does not know the nft table that is there: who is in it is adopted")
-    for deny in unlisted:
-        adoption.take_over(deny.reach, tuple(list_claims(deny)), reason="found in the nft set")
+    def take(self, loaded: Loaded, *, dry_run: bool, nft: NftEnforcer, adoption: Adoption, identity: Identity) -> None:
+        """At the start: take what state and kernel hold.
 
+        Args:
+            loaded: What state held.
+            dry_run: Whether nobody is refused now.
+            nft: The table, which may be there from an earlier run.
+            adoption: What makes blocks of elements that nobody knows.
+            identity: Which table is ours.
+        """
+        for row in loaded.allowances:
+            self._orders.restore_allowance(row)
+        self._keeping.restore_windows(loaded.windows)
+        self._journal.restore_incidents(loaded.incidents, self._orders.account_of)
+        lifted = self._restore_blocks(loaded, dry_run=dry_run)
+        try:
+            self._take_elements(nft, adoption, identity, lifted)
+        except EnforceError as error:
+            log.warning("what the kernel holds can't be read: %s", error)
 
-def restore_late(orders: Orders, switch: OffSwitch, loaded: Loaded) -> None:
-    """Take what a file held that could not be read at the start: locked, or on a disk that came late.
+    def take_late(self, loaded: Loaded, switch: OffSwitch, *, dry_run: bool) -> None:
+        """Take what a file held that could not be read at the start: locked, or on a disk that came late.
 
-    What people said meanwhile is newer. Windows stay as they are now: what was counted since would be counted twice.
+        What people said meanwhile is newer. Windows stay as they are: what was counted since would be counted twice.
 
-    Args:
-        orders: What puts blocks and allowances in force.
-        switch: The panic switch.
-        loaded: What state held.
-    """
-    guard = orders.guard
-    log.warning("the state could be read at last: what it held is in force")
-    for row in loaded.switches:
-        if not switch.is_off:
-            switch.restore(row)
-    allowed = {allowance.subject for allowance in guard.engine.allowances()}
-    for allowance in loaded.allowances:
-        if Subject(id=allowance.uid) not in allowed:
-            orders.restore_allowance(allowance)
-    _restore_blocks(orders, loaded)
-    guard.freed.clear()
-    guard.enforcement.refresh("state")
+        Args:
+            loaded: What state held.
+            switch: The panic switch.
+            dry_run: Whether nobody is refused now.
+        """
+        log.warning("the state could be read at last: what it held is in force")
+        for row in loaded.switches:
+            if not switch.is_off:
+                switch.restore(row)
+        allowed = {allowance.subject for allowance in self._engine.allowances()}
+        for allowance in loaded.allowances:
+            if Subject(id=allowance.uid) not in allowed:
+                self._orders.restore_allowance(allowance)
+        self._restore_blocks(loaded, dry_run=dry_run)
+        self._orders.freed.clear()
+        self._enforcement.refresh("state")
+
+    def _take_elements(self, nft: NftEnforcer, adoption: Adoption, identity: Identity, lifted: set[Subject]) -> None:
+        """Take over what is in the table of an earlier run, or take a table away that is none."""
+        handle = nft.read_handle()
+        if handle is None:
+            return
+        denies = nft.read_denies()
+        if identity.is_known and not identity.is_ours(handle):
+            nft.remove()
+            log.warning("the nft table was loaded by somebody else, with %d elements: replaced by ours", len(denies))
+            return
+        unlisted = []
+        for deny in denies:
+            if any(b.kind == deny.kind and deny.port in b.reaches for b in self._engine.blocks_of(deny.subject)):
+                continue
+            if deny.subject in lifted:
+                user = render_user(deny.subject.id, self._orders.account_of(deny.subject).name)
+                log.warning("%s was blocked by the guard: let go, this is a dry run", user)
+                ranges = ((first, first + count - 1) for first, count in deny.ranges)
+                nft.clear(deny.reach, [(deny.subject.id, deny.subject.id), *ranges])
+            else:
+                unlisted.append(deny)
+        if unlisted and not identity.is_known:
+            log.warning("the state does not know the nft table that is there: who is in it is adopted")
+        for deny in unlisted:
+            adoption.take_over(deny.reach, tuple(list_claims(deny)), reason="found in the nft set")
+
+    def _restore_blocks(self, loaded: Loaded, *, dry_run: bool) -> set[Subject]:
+        """Put blocks in force again; whom they are not, because it is a dry run now."""
+        freed, now_ns = self._orders.freed, self._now()
+        lifted: set[Subject] = set()
+        kept = 0
+        for block in loaded.live_blocks(self._wall.offset_ns):
+            held = self._engine.blocks_of(block.subject)
+            newer = [b for b in held if (b.source, b.kind, b.ports) == (block.source, block.kind, block.ports)]
+            if (
+                newer
+            ):  # the state came late, and what was said meanwhile holds, under the same key if the name is the same
+                if block.name not in [b.name for b in newer]:
+                    self._state.delete(block_key(block))
+            elif block.until_ns <= now_ns or (freed and not freed.isdisjoint(_whom(block))):
+                self._state.delete(block_key(block))
+            elif block.source != "admin" and dry_run != (block.mode == "dry-run"):
+                self._state.delete(block_key(block))
+                if dry_run:  # else it only would have been, and the kernel holds nothing of it
+                    lifted.add(block.subject)
+            else:
+                self._orders.restore(block)
+                kept += 1
+        if kept:
+            log.info("%d blocks and throttles restored", kept)
+        return lifted
 
 
 def _whom(block: Block) -> set[tuple[Subject | None, str | None]]:
     """What a block is ended by: its source's word or all sources', for its user or for everybody."""
     return {(block.subject, None), (block.subject, block.source), (None, None)}
-
-
-def _restore_blocks(orders: Orders, loaded: Loaded) -> set[Subject]:
-    """Put blocks in force again; whom they are not, because it is a dry run now."""
-    guard = orders.guard
-    dry_run = guard.settings.dry_run
-    now_ns = guard.now()
-    lifted: set[Subject] = set()
-    kept = 0
-    for block in loaded.live_blocks(guard.wall.offset_ns):
-        held = guard.engine.blocks_of(block.subject)
-        newer = [b for b in held if (b.source, b.kind, b.ports) == (block.source, block.kind, block.ports)]
-        if newer:  # the state came late, and what was said meanwhile holds, under the same key if the name is the same
-            if block.name not in [b.name for b in newer]:
-                guard.state.delete(block_key(block))
-        elif block.until_ns <= now_ns or (guard.freed and not guard.freed.isdisjoint(_whom(block))):
-            guard.state.delete(block_key(block))
-        elif block.source != "admin" and dry_run != (block.mode == "dry-run"):
-            guard.state.delete(block_key(block))
-            if dry_run:  # else it only would have been, and the kernel holds nothing of it
-                lifted.add(block.subject)
-        else:
-            orders.restore(block)
-            kept += 1
-    if kept:
-        log.info("%d blocks and throttles restored", kept)
-    return lifted
