@@ -118,6 +118,19 @@ class Budgeting(Protocol):
 
 
 @runtime_checkable
+class LoopbackSensor(Protocol):
+    """A source that leaves out connections to loopback by itself, where they do not count."""
+
+    def set_loopback(self, *, counts: bool) -> None:
+        """Tell of them from now on, or leave them out.
+
+        Raises:
+            SourceError: It can't be told; it has to be opened anew.
+        """
+        ...
+
+
+@runtime_checkable
 class Reviving(Protocol):
     """A source that can take up again what was taken from it, and keeps what it holds in the kernel."""
 

@@ -15,22 +15,18 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Sequence
-from string import Template
 
 from smtpguard.clock import boottime_ns
 from smtpguard.decode.netlink.nflog import NflogDecoder, Syn
-from smtpguard.decode.netlink.nft_numbers import Kind, render_delete_table, render_names
-from smtpguard.decode.netlink.nft_ruleset import read_dormant
 from smtpguard.errors import DecodeError, EnforceError, GuardError, SourceError
 from smtpguard.kernel.nflog_group import open_log_group
-from smtpguard.kernel.nft.access import Nft, NftError, open_nft
+from smtpguard.kernel.nft.access import Nft, open_nft
 from smtpguard.kernel.nft.notifications import NftNotifications
-from smtpguard.kernel.nft.wire import render_create, render_flush
 from smtpguard.kernel.sock_diag import SockDiag
 from smtpguard.model import NS, Connect
-from smtpguard.resources import read_resource
 from smtpguard.settings import Settings
-from smtpguard.sources.base import SourceStats
+from smtpguard.sources.base import SourceStats, Unsent
+from smtpguard.sources.nflog_table import NflogTable
 from smtpguard.text import render_escaped
 
 _log = logging.getLogger(__name__)
@@ -59,7 +55,7 @@ class NflogSource:
     """The sensor.
 
     Args:
-        settings: `ports`, `nft_table` and `nflog_group` are used.
+        settings: `ports`, `loopback`, `nft_table` and `nflog_group` are used.
         nft: The way to nft; None for the best there is.
     """
 
@@ -69,12 +65,13 @@ class NflogSource:
         self.stats = SourceStats()
         self.table = f"{settings.nft_table}_watch"
         self._ports = settings.ports
+        self._loopback = settings.loopback == "count"
         self._group = settings.nflog_group
         self._nft = nft
         self._decoder = NflogDecoder()
         self._socket: socket.socket | None = None
         self._watch: NftNotifications | None = None
-        self._rules = 0
+        self._table: NflogTable | None = None
         self._diag: SockDiag | None = None
         self._waiting: list[Connect] = []
         self._looked_up: Counter[int | None] = Counter()
@@ -144,6 +141,21 @@ class NflogSource:
             self._ports = before
             raise
 
+    def set_loopback(self, *, counts: bool) -> None:
+        """Have connections to loopback logged, or not. Raises SourceError; then it is as before."""
+        before, self._loopback = self._loopback, counts
+        if self._socket is None or counts == before:
+            return
+        try:
+            self._load_table()
+        except SourceError:
+            self._loopback = before
+            raise
+
+    def read_unsent(self) -> list[Unsent]:
+        """What was counted, being beyond a user's budget. Raises SourceError."""
+        return [] if self._table is None else self._table.read_unsent()
+
     def close(self) -> None:
         """Stop reading and delete the table. May be called twice."""
         for part in (self._watch, self._diag, self._socket):
@@ -151,14 +163,15 @@ class NflogSource:
                 part.close()
         was_open, self._socket = self._socket is not None, None
         self._watch = self._diag = None
-        if was_open and self._nft is not None:
+        if was_open and self._table is not None:
             with contextlib.suppress(GuardError):
-                self._nft.transact(render_delete_table(self.table))
+                self._table.delete()
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
         self._nft = self._nft or open_nft()
+        self._table = NflogTable(self.table, self._group, self._nft)
         self._socket = open_log_group(self._group, copy_bytes=_COPY_BYTES, receive_bytes=_RECEIVE_BYTES)
         self._load_table()
         self._watch = NftNotifications(self.table, self._nft)
@@ -174,28 +187,8 @@ class NflogSource:
             _log.warning("nflog: %s; processes stay unknown", error)
 
     def _load_table(self) -> None:
-        text = Template(read_resource("nft", "watch.nft")).substitute(
-            table=self.table, ports=", ".join(map(str, sorted(self._ports))), group=self._group
-        )
-        nft = self._nft
-        if nft is None:
-            return
-        ports = [(port, port, None, "") for port in sorted(self._ports)]
-        try:
-            ruleset = nft.compile(self.table, text)
-            contents = []
-            if "ports" in ruleset.sets:
-                contents = [*render_flush(self.table, "ports"), *render_create(self.table, "ports", ports, 2)]
-            load = ruleset.render(contents)
-            try:
-                nft.transact(load)
-            except NftError as error:
-                if not (error.present or error.unsupported):
-                    raise
-                nft.transact([*render_delete_table(self.table), *load])  # a chain of another shape, an older version's
-            self._rules = len(ruleset.rules)
-        except EnforceError as error:
-            raise SourceError(f"the log rule was refused: {error.what}", where=f"table inet {self.table}") from error
+        if self._table is not None:
+            self._table.load(self._ports, loopback=self._loopback)
 
     def _receive(self) -> list[Connect]:
         connects: list[Connect] = []
@@ -277,7 +270,7 @@ class NflogSource:
             self._next_check_ns = self._last_restored_ns + _CHECK_NS
             return
         self._next_check_ns = None if self._watch is not None else now_ns + _CHECK_NS
-        if self._is_whole():
+        if self._table is None or self._table.is_whole():
             return
         self._load_table()
         self._last_restored_ns = now_ns
@@ -286,14 +279,3 @@ class NflogSource:
             _log.warning(
                 "nflog: table inet %s was deleted%s; it is back, and will be put back silently", self.table, who
             )
-
-    def _is_whole(self) -> bool:
-        """Whether the table is awake and its chain has its rules and its ports."""
-        if self._nft is None:
-            return True
-        try:
-            [table] = self._nft.get(Kind.GETTABLE, render_names(self.table), dump=False)
-            rules = self._nft.get(Kind.GETRULE, render_names(self.table, "output"), dump=True)
-            return not read_dormant(table) and len(rules) == self._rules
-        except (NftError, ValueError):
-            return False

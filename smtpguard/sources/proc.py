@@ -165,6 +165,13 @@ class ProcSource:
             self._known |= {_key_of(session) for session in self._diag.sessions(added, loopback=self._loopback)}
         self._ports = ports
 
+    def set_loopback(self, *, counts: bool) -> None:
+        """Look at loopback from now on, or not; what is open there already is known. Raises SourceError."""
+        if self._diag is not None and counts and not self._loopback:
+            self._beside.wait(_CLOSE_S)
+            self._known |= {_key_of(session) for session in self._diag.sessions(self._ports)}
+        self._loopback = counts
+
     def close(self) -> None:
         """Stop looking. May be called twice."""
         if self._diag is not None:

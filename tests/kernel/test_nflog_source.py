@@ -53,7 +53,7 @@ def open_source(lab: Lab, settings: Settings | None = None) -> NflogSource:
 
 @pytest.fixture
 def source(lab: Lab) -> Iterator[NflogSource]:
-    source = open_source(lab)
+    source = open_source(lab, Settings(loopback="count"))
     yield source
     source.close()
 

@@ -22,7 +22,7 @@ from smtpguard.errors import GuardError, SourceError
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS, Connect, SocketReport
 from smtpguard.settings import Settings
-from smtpguard.sources.base import Budgeting, Reporting, Reviving, Source, Unsent
+from smtpguard.sources.base import Budgeting, LoopbackSensor, Reporting, Reviving, Source, Unsent
 from smtpguard.sources.registry import KINDS, make_source
 
 log = logging.getLogger(__name__)
@@ -164,13 +164,15 @@ class SourceSupervisor:
     def reconfigure(self, settings: Settings) -> None:
         """Take a new configuration: open sources are told of its ports, those that are opened later get all of it."""
         before, self._settings = self._settings, settings
-        if settings.ports == before.ports:
-            return
         for sensor in self.sensors:
-            if sensor.source is None:
+            source = sensor.source
+            if source is None:
                 continue
             try:
-                sensor.source.set_ports(settings.ports)
+                if settings.ports != before.ports:
+                    source.set_ports(settings.ports)
+                if settings.loopback != before.loopback and isinstance(source, LoopbackSensor):
+                    source.set_loopback(counts=settings.loopback == "count")
             except SourceError as error:
                 self._lost(sensor, error)
 
@@ -316,9 +318,11 @@ class SourceSupervisor:
                 self._close(before)
 
     def _tell_late(self, source: Source) -> None:
-        """Tell a source of ports that are others since its opening began; one that can't be told is closed."""
+        """Tell a source of what is otherwise since its opening began; one that can't be told is closed."""
         try:
             source.set_ports(self._settings.ports)
+            if isinstance(source, LoopbackSensor):
+                source.set_loopback(counts=self._settings.loopback == "count")
         except BaseException:
             with contextlib.suppress(GuardError, OSError):
                 source.close()

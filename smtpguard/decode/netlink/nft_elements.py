@@ -5,7 +5,7 @@ the kernel gives them in the order of the keys or against it. Numbers: <linux/ne
 libnftnl keeps them (NFTNL_UDATA_SET_ELEM_COMMENT).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from smtpguard.decode.netlink.messages import ATTRIBUTE, list_attributes, read_u32, split_attributes
@@ -14,6 +14,7 @@ from smtpguard.errors import DecodeError
 
 _LITTLE = memoryview(b"\1\0").cast("H")[0] == 1
 _SET_INTERVAL = 4
+_UID_BYTES = 4
 _COMMENT = 0
 """Type of the user data that is a comment; type, length, text with its NUL."""
 _NESTED_TYPE = 0x3FFF
@@ -83,15 +84,30 @@ def has_intervals(set_body: bytes | memoryview) -> bool:
 
 def read_counts(listings: Iterable[bytes | memoryview]) -> dict[int, int]:
     """Packets that a set's elements counted, by uid in host byte order (a set without intervals)."""
-    counts = {}
+    return {_read_uid(key): packets for key, packets in _read_counted(listings) if len(key) == _UID_BYTES}
+
+
+def read_port_counts(listings: Iterable[bytes | memoryview]) -> dict[tuple[int, int], int]:
+    """The same of a set whose keys are a uid and a port: `meta skuid . tcp dport`."""
+    return {
+        (_read_uid(key), int.from_bytes(key[_UID_BYTES : _UID_BYTES + 2], "big")): packets
+        for key, packets in _read_counted(listings)
+        if len(key) == 2 * _UID_BYTES
+    }
+
+
+def _read_uid(key: memoryview) -> int:
+    return int.from_bytes(key[:_UID_BYTES], "little" if _LITTLE else "big")
+
+
+def _read_counted(listings: Iterable[bytes | memoryview]) -> Iterator[tuple[memoryview, int]]:
     for listing in listings:
         for _, item in list_attributes(listing):
             attributes = split_attributes(item)
             key = split_attributes(attributes.get(1, b"")).get(1)
             packets = _read_packets(attributes)
-            if key is not None and len(key) == 4 and packets is not None:
-                counts[int.from_bytes(key, "little" if _LITTLE else "big")] = packets
-    return counts
+            if key is not None and packets is not None:
+                yield key, packets
 
 
 def _read_packets(attributes: dict[int, memoryview]) -> int | None:

@@ -1,0 +1,82 @@
+"""Attack: SYNs at full speed, so that the `nflog` source tells of another's late or not at all; also to loopback."""
+
+import json
+import sys
+from typing import Any
+
+import pytest
+
+from smtpguard.decode.netlink.nft_elements import read_port_counts
+from smtpguard.sources.nflog_table import RATE
+from tests.support.attackers import FLOOD
+from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
+
+pytestmark = pytest.mark.kernel
+
+RULE = {"name": "burst", "count": "connections", "limit": 20, "window": "10m", "action": "block", "block": "10m"}
+NETWORKS = [f"198.18.{number}.1" for number in range(60)]
+SECONDS = 3
+
+
+def flood(host: Host, address: str) -> int:
+    """Two processes of a tenant's, and beside them another spammer and an innocent user; how many attempts that was."""
+    words = [sys.executable, "-c", FLOOD, str(SPAMMER[1]), str(SECONDS), address]
+    children = [host.lab.start(words, inside=True) for _ in range(2)]
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "flooding\n"
+    assert host.connect(INNOCENT, 20).ok == 20
+    other = host.connect(OTHER, 60, rate=100, to=NETWORKS)
+    print(f"{address}: {other.ok} of another's passed, limit {RULE['limit']}")
+    wait_for(lambda: OTHER[0] in {row["USER"] for row in host.events("BLOCK")})
+    return sum(int(child.communicate(timeout=SECONDS + 30)[0]) for child in children)
+
+
+def read_status(host: Host) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(host.cli("status", "--json").stdout)
+    return found
+
+
+def test_a_uid_is_told_of_so_often_and_counted_beyond() -> None:
+    """To an exempt network: no rule counts these, so no limit ends them."""
+    quiet = {"process": False, "rdns": False}
+    with Host(rules=[RULE], sources=["nflog"], exempt={"destinations": ["203.0.113.0/24"]}, attribution=quiet) as host:
+        host.start()
+        attempts = flood(host, "203.0.113.9")
+        status = read_status(host)
+        told = status["sources"][0]["events"] - 80
+        print(f"{attempts} attempts, {told} told of")
+        assert told <= RATE * (SECONDS + 3)
+        assert attempts > told
+        assert [(row["user"], row["attempts"] + told) for row in status["not_recorded"]] == [(SPAMMER[0], attempts)]
+
+
+def test_loopback_is_not_told_of_where_it_does_not_count() -> None:
+    with Host(rules=[RULE], sources=["nflog"]) as host:
+        host.start()
+        assert flood(host, "127.0.0.1") > 1000
+        status = read_status(host)
+        assert status["sources"][0]["events"] == 80
+        assert status["not_recorded"] == []
+        host.configure(loopback="count")
+        assert host.cli("reload").returncode == 0
+        assert host.connect(SPAMMER, 1, to=["127.0.0.1"]).refused == 1, "nobody listens there"
+        assert wait_for(lambda: read_status(host)["sources"][0]["events"]) == 81
+        assert host.cli("reload").returncode == 0
+
+
+@pytest.mark.parametrize("key", [bytes(4), bytes(12)])
+def test_counts_by_another_key_are_nobodys(key: bytes) -> None:
+    """A template of the administrator's may have a set of that name."""
+    element = b"".join(attribute(number, value) for number, value in ((1, attribute(1, key)), (7, counter())))
+    assert read_port_counts([attribute(1, element)]) == {}
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    return (
+        (len(value) + 4).to_bytes(2, sys.byteorder) + kind.to_bytes(2, sys.byteorder) + value + bytes(-len(value) % 4)
+    )
+
+
+def counter() -> bytes:
+    return attribute(1, b"counter\0") + attribute(2, attribute(2, (3).to_bytes(8, "big")))
