@@ -106,14 +106,16 @@ class Forgiveness:
             reason = f"{address} is {cleared.name}, which is exempt"
             user = render_user(subject.id, self._execution.account_of(subject).name)
             log.warning("%s was refused at a new address of %s, %s: it is exempt now", user, cleared.name, address)
-            ended = engine.forgive(subject, cleared.address, now_ns=now_ns, reason=reason)
+            ended = engine.commands.forgive(subject, cleared.address, now_ns=now_ns, reason=reason)
             time_ns, where = self._judged.get(subject, (0, b""))
             if where == cleared.address and now_ns <= time_ns + BAN_NS:
                 _remember(self._cleared, subject, time_ns)
-                engine.judge_again(subject, now_ns)
+                engine.commands.judge_again(subject, now_ns)
                 for block in engine.blocks_of(subject):
                     if self.is_undone(subject, block.since_ns) and parse_jail(block.source) is not None:
-                        ended += engine.end(subject, source=block.source, by="exempt", now_ns=now_ns, reason=reason)
+                        ended += engine.commands.end(
+                            subject, source=block.source, by="exempt", now_ns=now_ns, reason=reason
+                        )
                         self.unban(block, user)
             self._execution.act(ended)
             if ended:

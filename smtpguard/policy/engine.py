@@ -4,26 +4,25 @@
 to be called. One caller, one thread.
 """
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from smtpguard.fast_dataclass import quick_maker
-from smtpguard.model import NS, Connect, Decision, Extended, Mode, Refusal, SocketReport
-from smtpguard.policy.byte_windows import CountedSessions
+from smtpguard.model import Allowance, Block, Connect, Decision, Mode, Refusal, SocketReport, Subject
 from smtpguard.policy.commands import Commands
 from smtpguard.policy.directory import Directory
+from smtpguard.policy.engine_core import EngineCore
+from smtpguard.policy.engine_memory import EngineMemory
+from smtpguard.policy.engine_stats import EngineStats
+from smtpguard.policy.exact_windows import ExactWindows
 from smtpguard.policy.networks import network_of
+from smtpguard.policy.outcomes import Outcomes
 from smtpguard.policy.roster import Limits
-from smtpguard.policy.rules import OUTCOMES
 from smtpguard.policy.subject_state import SubjectState
 from smtpguard.policy.subjects import HEARSAY
+from smtpguard.policy.timekeeper import Timekeeper
 from smtpguard.policy.windows import NEVER, note_keys
 from smtpguard.settings import Settings
 
-SWEEP_NS = 10 * NS
-FAILED = frozenset({"refused", "timeout", "gave-up"})
-HIDING = frozenset({"untracked", "unfollowed"})
-"""A socket with no room for what is kept of it: a failure where bytes count; unfollowed, all the bytes there may be."""
 _refusal = quick_maker(Refusal, "time_ns", "subject", "account", "connect", "by", "mode")
 MAX_NETWORKS = 65_536
 """Destinations remembered as counting, with their networks; all are asked about anew when there are more."""
@@ -37,31 +36,8 @@ class WhyExempt(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineStats:
-    """What the engine holds and what it left out; shown by `status`.
-
-    Attributes:
-        subjects: Subjects known.
-        times, keys: Attempts, and addresses and networks, in windows that are large; the others' are bounded by the
-            number of subjects.
-        dropped: Of these, how many were dropped because the bound was met.
-        evicted: Subjects that were forgotten because their pool was full.
-        no_uid: Connects without a uid, or on a port that is not guarded: counted for nobody.
-        blocks: Blocks and throttles held, also those that are only told.
-    """
-
-    subjects: int
-    times: int
-    keys: int
-    dropped: int
-    evicted: int
-    no_uid: int
-    blocks: int
-
-
-class Engine(Commands):
-    """Judges attempts; and does what people and other programs ask, see Commands.
+class Engine:
+    """Judges attempts.
 
     Args:
         settings: The configuration.
@@ -69,6 +45,14 @@ class Engine(Commands):
         why_exempt: What kind of destination an address is that never counts; None if it counts. It must answer from
             memory, and its answers are remembered: call `forget_destinations` when they change. None: all count.
         limits: How much may be held.
+
+    Attributes:
+        commands: What people and other programs ask of it.
+        memory: What it remembers over a restart.
+        exact: What keeps exact limits in the kernel in step with it.
+
+    Raises:
+        ConfigError: A rule counts what can't be counted.
     """
 
     def __init__(
@@ -79,14 +63,17 @@ class Engine(Commands):
         why_exempt: WhyExempt | None,
         limits: Limits | None = None,
     ) -> None:
-        super().__init__(settings, directory, limits or Limits())
+        self._core = core = EngineCore(settings, directory, limits or Limits())
+        self._roster, self._blocks, self._verdicts = core.roster, core.blocks, core.verdicts
+        self.commands = Commands(core)
+        self.memory = EngineMemory(core)
+        self.exact = ExactWindows(core)
+        self._outcomes = Outcomes(core, self.counts)
+        self._timekeeper = Timekeeper(core, self.commands)
         self._why_exempt = why_exempt
-        self._fast = self._roster.fast
+        self._fast = core.roster.fast
         self._networks: dict[bytes, bytes] = {}
-        self._sweep_ns = NEVER
         self._no_uid = 0
-        self._sessions = CountedSessions()
-        self._counts_outcomes = any(rule.count in OUTCOMES for rule in settings.rules)
 
     def feed(self, connect: Connect) -> list[Decision]:
         """Judge one attempt.
@@ -94,6 +81,12 @@ class Engine(Commands):
         Most attempts are in order, of a known user who is far from every limit, or who is blocked: they take the short
         way here, which decides nothing else than that nothing is to be decided, or that this one is refused.
         """
+        # What makes the short way safe is left behind by the long one; who changes it goes the long way, or calls
+        # `settle` or `distrust`:
+        # - An attempt is late only before `ready_ns`, and inside a block only before `clear_ns`.
+        # - `room` more attempts exceed no rule before `recheck_ns`, a table's `room` more keys none that counts keys:
+        #   as time goes on counts only fall.
+        # - `fast` holds nobody with two sets of windows, of another namespace, or seen under a subordinate uid.
         address = connect.address
         try:
             book, times, table, more, watched = self._fast[connect.port][connect.uid]
@@ -147,7 +140,7 @@ class Engine(Commands):
 
     def hear(self, connect: Connect) -> list[Decision]:
         """Count an attempt that a sensor which can be fooled was alone to see: in windows that are report-only."""
-        if connect.uid is None or connect.port not in self._settings.ports:
+        if connect.uid is None or connect.port not in self._core.settings.ports:
             self._no_uid += 1
             return []
         if not self.counts(connect.address):
@@ -157,14 +150,14 @@ class Engine(Commands):
     def _meet(self, connect: Connect) -> list[Decision]:
         """Find out whose attempt it is, the long way."""
         uid = connect.uid
-        if uid is None or connect.port not in self._settings.ports:
+        if uid is None or connect.port not in self._core.settings.ports:
             self._no_uid += 1
             return []
         if not self.counts(connect.address):
             return []
         watched = self._roster.find(uid, connect.netns)
         if uid == watched.subject.id and connect.result != "refused" and self._roster.begin(watched, connect.port):
-            self._settle(watched)
+            self._core.settle(watched)
             return self.feed(connect)
         return self._consider(connect, watched)
 
@@ -173,7 +166,7 @@ class Engine(Commands):
         if self._why_exempt is None or address in self._networks:
             return True
         exempt = self._why_exempt(address)
-        if exempt is not None and (exempt != "loopback" or self._settings.loopback != "count"):
+        if exempt is not None and (exempt != "loopback" or self._core.settings.loopback != "count"):
             return False
         if len(self._networks) >= MAX_NETWORKS:
             self._networks.clear()
@@ -191,7 +184,7 @@ class Engine(Commands):
         span = self._blocks.cover(subject, connect.time_ns, connect.port)
         if span is not None:
             span.tries.append(connect.time_ns)
-            mode: Mode = "dry-run" if self.is_off else span.mode
+            mode: Mode = "dry-run" if self._roster.off else span.mode
             out.append(_refusal(connect.time_ns, subject, watched.account, connect, span.kind, mode))
             if span.hides:
                 if connect.uid == subject.id:
@@ -211,51 +204,12 @@ class Engine(Commands):
             if found:
                 watched.changes += 1
                 at_ns = max(connect.time_ns, book.newest_ns())
-                out += self._verdicts.decide(watched, book.mode, found, connect, at_ns=at_ns, now_ns=self._now_ns)
+                out += self._verdicts.decide(watched, book.mode, found, connect, at_ns=at_ns, now_ns=self._core.now_ns)
         if books:
-            self._settle(watched)
+            self._core.settle(watched)
             if connect.uid == subject.id:
                 self._roster.register(watched, connect.port)
             self._roster.active[watched] = 0
-        return out
-
-    def report(self, report: SocketReport) -> list[Decision]:
-        """Count what became of a connection: failures, and bytes sent. Judged after the fact, in the report's order."""
-        if not self._counts_outcomes or report.uid is None or report.port not in self._settings.ports:
-            return []
-        hides = report.kind in HIDING
-        amount = 0 if hides else self._sessions.news(report)
-        failed = report.kind in FAILED
-        if not (failed or amount or hides) or not self.counts(report.address):
-            return []
-        watched = self._roster.find(report.uid, report.netns)
-        if hides:  # whose bytes are not counted loses nothing by it
-            failed = any(report.port in volume.ports for book in watched.volumes for volume in book.counters)
-        span = self._blocks.cover(watched.subject, report.time_ns, report.port)
-        found = []
-        for book in watched.failures if failed else ():
-            if span is None or (book.mode == "enforce" and not span.hides):
-                excesses = book.judge(report.time_ns, report.port, report.address)
-                if all(excess.action == "warn" for excess in excesses):
-                    book.enter(report.time_ns, report.port, report.address)
-                found.append((book.mode, excesses, max(report.time_ns, book.newest_ns())))
-        for volume in watched.volumes if amount or report.kind == "unfollowed" else ():
-            # Open sessions live on in a throttle, and may have to be ended by a block: it alone stops the judging.
-            hidden = span is not None and span.kind == "block" and (span.hides or volume.mode == "dry-run")
-            if hides:
-                excesses = volume.fill(report.time_ns, report.port)
-            else:
-                excesses = volume.enter(report.time_ns, report.port, amount)
-            if not hidden:
-                found.append((volume.mode, excesses, report.time_ns))
-        out: list[Decision] = []
-        for mode, excesses, at_ns in found:
-            if excesses:
-                watched.changes += 1
-                connect = _connect_of(report)
-                out += self._verdicts.decide(watched, mode, excesses, connect, at_ns=at_ns, now_ns=self._now_ns)
-        self._settle(watched)
-        self._roster.active[watched] = 0
         return out
 
     def tick(self, now_ns: int) -> list[Decision]:
@@ -264,37 +218,11 @@ class Engine(Commands):
         Args:
             now_ns: The time now, on the events' timeline. Never turns back.
         """
-        self._now_ns = now_ns = max(now_ns, self._now_ns)
-        out: list[Decision] = [*self._extend(now_ns), *self._blocks.expire(now_ns), *self._verdicts.calm(now_ns)]
-        for allowance in self.allowances():
-            if allowance.until_ns <= now_ns:
-                out += self.end_allowance(allowance.subject, by="time", now_ns=allowance.until_ns)
-        if now_ns >= self._sweep_ns:
-            self._sweep_ns = now_ns + SWEEP_NS
-            self._roster.sweep(now_ns)
-            self._blocks.drop_idle(now_ns)
-        return out
-
-    def _extend(self, now_ns: int) -> list[Extended]:
-        """Blocks whose users have not stopped trying; while the guard is off nobody is refused, and none is."""
-        escalation = self._settings.escalation
-        may = escalation.still_trying == "extend" and not self.is_off
-        extended = self._blocks.extend(now_ns, escalation.max_ns if may else 0)
-        for decision in extended:
-            block = decision.block
-            watched = self._roster.of(block.subject)
-            record = watched.records.get(block.mode)
-            if record is not None:
-                watched.records[block.mode] = record._replace(until_ns=max(record.until_ns, block.until_ns))
-                watched.changes += 1
-            self._settle(watched)
-        return extended
+        return self._timekeeper.tick(now_ns)
 
     def next_deadline(self) -> int | None:
         """When `tick` is due; None if nothing is to come."""
-        allowed = min((allowance.until_ns for allowance in self.allowances()), default=None)
-        deadlines = (self._blocks.next_deadline(), self._verdicts.next_deadline(), allowed)
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+        return self._timekeeper.next_deadline()
 
     def forget_destinations(self) -> None:
         """Ask about every destination anew: the exempt ones or the host's own addresses have changed."""
@@ -313,23 +241,51 @@ class Engine(Commands):
             blocks=len(self.blocks()),
         )
 
+    def report(self, report: SocketReport) -> list[Decision]:
+        """Count what became of a connection: failures, and bytes sent. Judged after the fact, in the report's order."""
+        return self._outcomes.take(report)
+
     def reconfigure(self, settings: Settings, directory: Directory, now_ns: int) -> list[Decision]:
-        """As in Commands; destinations are asked about anew, too."""
-        ended = super().reconfigure(settings, directory, now_ns)
-        self._counts_outcomes = any(rule.count in OUTCOMES for rule in settings.rules)
+        """Take a new configuration or new accounts; windows of rules that stay what they were go on.
+
+        Raises:
+            ConfigError: A rule counts what can't be counted; nothing has changed then.
+
+        Returns:
+            The blocks that ended by it: of whom is exempt or only told now, of uids given to another name; and those
+            of uids whose name came, which take it.
+        """
+        ended = self.commands.reconfigure(settings, directory, now_ns)
+        self._outcomes.reconfigure(settings)
         self.forget_destinations()
         return ended
 
+    def blocks(self) -> list[Block]:
+        """All blocks and throttles that are in force, report-only ones too."""
+        return list(self._blocks)
 
-def _connect_of(report: SocketReport) -> Connect:
-    """The attempt behind a report, as far as the report tells."""
-    return Connect(
-        time_ns=report.time_ns,
-        uid=report.uid,
-        netns=report.netns,
-        port=report.port,
-        address=report.address,
-        sensor="bpf",
-        result="allowed",
-        cookie=report.cookie,
-    )
+    def blocks_of(self, subject: Subject) -> list[Block]:
+        """The blocks and throttles of one subject."""
+        return self._blocks.of(subject)
+
+    @property
+    def changed_blocks(self) -> set[Subject]:
+        """Whose blocks have begun, changed or ended; whoever carries them out takes these out."""
+        return self._blocks.changed
+
+    def blocked_subjects(self) -> list[Subject]:
+        """Who has blocks or throttles."""
+        return self._blocks.subjects()
+
+    def allowances(self) -> list[Allowance]:
+        """All allowances that hold."""
+        return list(self._roster.allowances.values())
+
+    @property
+    def is_off(self) -> bool:
+        """Whether a person switched the guard off: everything is told, nothing carried out."""
+        return self._roster.off
+
+    def is_tripped(self, mode: Mode) -> bool:
+        """Whether the breaker makes blocks of a mode throttles now."""
+        return self._verdicts.tripped(mode)

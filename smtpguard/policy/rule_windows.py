@@ -220,6 +220,9 @@ class RuleWindows:
     def look(self, at_ns: int) -> None:
         """Work out how many attempts may follow, and until when, before a rule can be exceeded.
 
+        When it returns, `room` more attempts exceed no rule before `recheck_ns`, and a table's `room` more keys none
+        that counts keys. `left` of a counter may be less than the truth, never more.
+
         Only rules that have come near their limit are counted anew. One that is over it already (then it only warns)
         can't rise over it before enough has left.
         """

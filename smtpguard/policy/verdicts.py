@@ -1,5 +1,7 @@
 """What follows when rules are exceeded: verdicts, blocks and throttles, how long, and in which mode."""
 
+from dataclasses import dataclass
+
 from smtpguard.model import NS, Action, Block, BreakerChange, Connect, Decision, Mode, Verdict
 from smtpguard.policy.blocks import BlockTable
 from smtpguard.policy.breaker import Breaker
@@ -7,7 +9,7 @@ from smtpguard.policy.counters import Excess
 from smtpguard.policy.escalation import Record, block_ns, level_of
 from smtpguard.policy.subject_state import CONTAINER, HEARD, MODES, SHARED, SubjectState
 from smtpguard.policy.windows import NEVER
-from smtpguard.settings import Settings
+from smtpguard.settings import Rule, Settings
 from smtpguard.text import render_duration, render_ports
 
 FAIL2BAN_GRACE_NS = 10 * NS
@@ -16,8 +18,31 @@ FAIL2BAN_GRACE_NS = 10 * NS
 SOURCE = "guard"
 
 
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One attempt that exceeds rules, with what holds for all of them.
+
+    Attributes:
+        watched: Whose attempt.
+        mode: Of the windows that were exceeded.
+        connect: The attempt.
+        at_ns: When it was judged.
+        now_ns: The time now.
+        level: How many blocks came before.
+        softened: Whether the breaker makes its blocks throttles.
+    """
+
+    watched: SubjectState
+    mode: Mode
+    connect: Connect
+    at_ns: int
+    now_ns: int
+    level: int
+    softened: bool
+
+
 class Verdicts:
-    """Passes sentence on attempts that exceed rules.
+    """Decides on attempts that exceed rules.
 
     Args:
         settings: The configuration.
@@ -49,77 +74,106 @@ class Verdicts:
             now_ns: The time now. What would be over by then is told, not carried out.
         """
         out: list[Decision] = []
-        escalation = self._settings.escalation
-        level = level_of(watched.records.get(mode), escalation, at_ns)
-        lengths = {
-            id(excess): block_ns(excess.counter.rule, escalation, level)
-            for excess in found
-            if excess.counter.rule.action == "block"
-        }
-        live = any(at_ns + length > now_ns for length in lengths.values())
-        softened = live and not self._may_block(watched, mode, at_ns, out)
+        level = level_of(watched.records.get(mode), self._settings.escalation, at_ns)
+        blocks = [excess.counter.rule for excess in found if excess.action == "block"]
+        until_ns = max((self._block_end(rule, level, at_ns) for rule in blocks), default=NEVER)
+        # One attempt is one block to the level and to the breaker, whatever number of rules ask for it; and none if
+        # each of them would be over by now.
+        counts = until_ns > now_ns
+        softened = counts and not self._may_block(watched, mode, at_ns, out)
+        case = _Case(watched, mode, connect, at_ns, now_ns, level, softened)
         for excess in found:
-            counter, rule = excess.counter, excess.counter.rule
-            action: Action = "throttle" if softened and rule.action == "block" else rule.action
-            if action == "warn":
-                until_ns = None
-            else:
-                until_ns = at_ns + lengths[id(excess)] if action == "block" else counter.release_ns(at_ns)
-            told = action != "block" and (
-                at_ns < counter.told_ns + rule.window_ns or (action == "warn" and not excess.rises)
-            )
-            stale = until_ns is not None and until_ns <= now_ns
-            carried: Mode = "dry-run" if stale else mode
-            if not told:
-                counter.told_ns = at_ns
-                out.append(
-                    Verdict(
-                        time_ns=connect.time_ns,
-                        subject=watched.subject,
-                        account=watched.account,
-                        rule=rule.name,
-                        count=excess.count,
-                        limit=rule.limit,
-                        window_ns=rule.window_ns,
-                        action=action,
-                        until_ns=until_ns,
-                        mode=carried,
-                        connect=connect,
-                        why_dry=self._why_dry(watched, mode, stale=stale),
-                        ports=rule.refused_ports,
-                        counted=rule.count,
-                    )
-                )
-            if action == "block":
-                counter.empty(at_ns)
-                if self._settings.block_by == "fail2ban" and carried == "enforce":
-                    self._blocks.hide(watched.subject, at_ns, at_ns + FAIL2BAN_GRACE_NS, ports=rule.refused_ports)
-                    continue
-            if until_ns is not None:
-                block = Block(
-                    subject=watched.subject,
-                    name=watched.account.name,
-                    source=SOURCE,
-                    kind="block" if action == "block" else "throttle",
-                    since_ns=at_ns,
-                    until_ns=until_ns,
-                    mode=carried,
-                    rule=rule.name,
-                    reason=_render_reason(excess, softened=action != rule.action),
-                    level=level if action == "block" else 0,
-                    ranges=watched.account.ranges,
-                    address=None if told else connect.address,
-                    renewed=told,
-                    ports=rule.refused_ports,
-                )
-                ended = self._blocks.put(block, hides=mode == "enforce")
-                if ended is not None:
-                    out += [*ended, block]
-        if live and not softened:
-            before = watched.records.get(mode)
-            until_ns = at_ns + max(lengths.values())
-            watched.records[mode] = Record(level + 1, max(until_ns, before.until_ns if before else NEVER))
+            self._sentence(case, excess, out)
+        if counts and not softened:
+            self._raise_level(watched, mode, level, until_ns)
         return out
+
+    def _sentence(self, case: _Case, excess: Excess, out: list[Decision]) -> None:
+        """What follows from one rule: its verdict, which stands before the block that comes of it."""
+        counter, rule = excess.counter, excess.counter.rule
+        action: Action = "throttle" if case.softened and rule.action == "block" else rule.action
+        until_ns = self._end_of(case, excess, action)
+        repeated = self._is_repeated(case, excess, action)
+        is_over = until_ns is not None and until_ns <= case.now_ns
+        mode: Mode = "dry-run" if is_over else case.mode
+        if not repeated:
+            counter.told_ns = case.at_ns
+            out.append(self._verdict(case, excess, action, until_ns, mode))
+        if action == "block":
+            counter.empty(case.at_ns)  # the count of the verdict is of before
+            if self._settings.block_by == "fail2ban" and mode == "enforce":
+                end_ns = case.at_ns + FAIL2BAN_GRACE_NS
+                self._blocks.hide(case.watched.subject, case.at_ns, end_ns, ports=rule.refused_ports)
+                return
+        if until_ns is not None:
+            block = self._block(case, excess, action, until_ns, mode, renewed=repeated)
+            # Hidden from enforced rules is what they ask for themselves, also where it is over by now.
+            ended = self._blocks.put(block, hides=case.mode == "enforce")
+            if ended is not None:
+                out += [*ended, block]
+
+    def _block_end(self, rule: Rule, level: int, at_ns: int) -> int:
+        return at_ns + block_ns(rule, self._settings.escalation, level)
+
+    def _end_of(self, case: _Case, excess: Excess, action: Action) -> int | None:
+        """Until when what a rule asks for holds; None for a warning."""
+        if action == "warn":
+            return None
+        if action == "block":
+            return self._block_end(excess.counter.rule, case.level, case.at_ns)
+        return excess.counter.release_ns(case.at_ns)
+
+    @staticmethod
+    def _is_repeated(case: _Case, excess: Excess, action: Action) -> bool:
+        """Whether a verdict is not told: a throttle or warning was within this window. Each block is told."""
+        if action == "block":
+            return False
+        just_told = case.at_ns < excess.counter.told_ns + excess.counter.rule.window_ns
+        return just_told or (action == "warn" and not excess.rises)
+
+    @staticmethod
+    def _raise_level(watched: SubjectState, mode: Mode, level: int, until_ns: int) -> None:
+        before = watched.records.get(mode)
+        watched.records[mode] = Record(level + 1, max(until_ns, before.until_ns if before else NEVER))
+
+    def _verdict(self, case: _Case, excess: Excess, action: Action, until_ns: int | None, mode: Mode) -> Verdict:
+        rule = excess.counter.rule
+        return Verdict(
+            time_ns=case.connect.time_ns,
+            subject=case.watched.subject,
+            account=case.watched.account,
+            rule=rule.name,
+            count=excess.count,
+            limit=rule.limit,
+            window_ns=rule.window_ns,
+            action=action,
+            until_ns=until_ns,
+            mode=mode,
+            connect=case.connect,
+            why_dry=self._why_dry(case.watched, case.mode, is_over=mode != case.mode),
+            ports=rule.refused_ports,
+            counted=rule.count,
+        )
+
+    @staticmethod
+    def _block(case: _Case, excess: Excess, action: Action, until_ns: int, mode: Mode, *, renewed: bool) -> Block:
+        rule, account = excess.counter.rule, case.watched.account
+        return Block(
+            subject=case.watched.subject,
+            name=account.name,
+            source=SOURCE,
+            kind="block" if action == "block" else "throttle",
+            since_ns=case.at_ns,
+            until_ns=until_ns,
+            mode=mode,
+            rule=rule.name,
+            reason=_render_reason(excess, softened=action != rule.action),
+            level=case.level if action == "block" else 0,
+            ranges=account.ranges,
+            address=None if renewed else case.connect.address,
+            renewed=renewed,
+            ports=rule.refused_ports,
+        )
 
     @staticmethod
     def forget(watched: SubjectState, block: Block, now_ns: int) -> None:
@@ -176,10 +230,10 @@ class Verdicts:
         return admitted
 
     @staticmethod
-    def _why_dry(watched: SubjectState, mode: Mode, *, stale: bool) -> str:
+    def _why_dry(watched: SubjectState, mode: Mode, *, is_over: bool) -> str:
         if mode == "dry-run":
             return watched.why or "rule is dry_run"
-        return "already over" if stale else ""
+        return "already over" if is_over else ""
 
 
 def _render_reason(excess: Excess, *, softened: bool) -> str:

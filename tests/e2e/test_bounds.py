@@ -328,8 +328,8 @@ def test_a_block_and_a_pass_last_as_long_as_was_asked_whoever_sets_the_clock(tmp
     until_ns = clock.boot_ns() + HOUR_NS
     subject = Subject(id=1001)
     engine.tick(clock.boot_ns())
-    engine.allow(Allowance(subject=Subject(id=1002), name="u1002", since_ns=0, until_ns=until_ns, by="admin"))
-    engine.add_block(replace(block_of("guard"), subject=subject, since_ns=0, until_ns=until_ns), force=True)
+    engine.commands.allow(Allowance(subject=Subject(id=1002), name="u1002", since_ns=0, until_ns=until_ns, by="admin"))
+    engine.commands.add_block(replace(block_of("guard"), subject=subject, since_ns=0, until_ns=until_ns), force=True)
     keeping.clock_was_set()
     clock.advance(60)
     clock.step_wall(step_s)

@@ -112,7 +112,7 @@ class World:
             if missed is not None:
                 self.judge(missed, early=True)
         # A refusal before we had spoken is nobody's opinion but the hold's.
-        alike = connect.time_ns <= self.spoken_ns or self.engine.would_refuse(self.subject, connect)
+        alike = connect.time_ns <= self.spoken_ns or self.engine.exact.would_refuse(self.subject, connect)
         decisions = self.engine.feed(connect)
         self.act(decisions)
         self.limits.note(connect, self.subject, decisions)

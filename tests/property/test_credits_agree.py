@@ -226,23 +226,23 @@ class World:
             self.deliver(reordered(some, dice))
         elif what == "restart":  # what was on its way is lost with the program
             self.settle()
-            parts = self.engine.export(full=True)
+            parts = self.engine.memory.export(full=True)
             self.engine = engine_of(*rules_of(self.limits_of), people=self.people)
-            self.engine.restore_windows([StoredPart(part=part, shift_ns=0) for part in parts], self.now_ns)
+            self.engine.memory.restore_windows([StoredPart(part=part, shift_ns=0) for part in parts], self.now_ns)
             self.start()
         else:
             self.settle()
             if what == "unblock":
-                self.act(list(self.engine.unblock(subject, by="admin", now_ns=self.now_ns)))
+                self.act(list(self.engine.commands.unblock(subject, by="admin", now_ns=self.now_ns)))
                 self.limits.reset(uid)
             elif what == "allow":
                 until_ns = self.now_ns + many * 20 * MS
                 allowance = Allowance(subject=subject, name=None, since_ns=self.now_ns, until_ns=until_ns, by="admin")
-                self.act(self.engine.allow(allowance))
+                self.act(self.engine.commands.allow(allowance))
                 self.limits.reset(uid)
                 self.refresh()
             elif what == "end":
-                self.act(self.engine.end_allowance(subject, by="admin", now_ns=self.now_ns))
+                self.act(self.engine.commands.end_allowance(subject, by="admin", now_ns=self.now_ns))
             elif what == "reload":
                 self.limits_of = (many % 4 + 1, many % 7 + 2, many + 3)
                 changed = settings_of(*rules_of(self.limits_of), ports=frozenset(PORTS))
@@ -257,7 +257,9 @@ class World:
         self.now_ns += DRIFT_NS
         self.turn()
         now_ns, self.now_ns = self.now_ns, self.now_ns + DRIFT_NS
-        held: dict[tuple[int, str], list[int]] = {(uid, name): times for uid, name, times in self.engine.windows()}
+        held: dict[tuple[int, str], list[int]] = {
+            (uid, name): times for uid, name, times in self.engine.exact.windows()
+        }
         allowed = {allowance.subject.id for allowance in self.engine.allowances()}
         for uid in USERS:
             key = maps.pack_subject(uid, 0)

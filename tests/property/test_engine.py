@@ -119,13 +119,13 @@ def run_both(configuration: Settings, script: list[tuple[Any, ...]], known_s: in
     now = 1000 * NS
     if known_s is not None:
         oracle.known_ns = now + known_s * NS
-        engine.know_since(oracle.known_ns)
+        engine.memory.know_since(oracle.known_ns)
     for step in script:
         if step[0] == "tick":
             engine.tick(now)
             oracle.tick(now)
         elif step[0] == "unblock":
-            engine.unblock(Subject(id=step[1]), by="admin", now_ns=now)
+            engine.commands.unblock(Subject(id=step[1]), by="admin", now_ns=now)
             oracle.unblock(step[1], now)
         else:
             now += step[1]

@@ -64,17 +64,17 @@ def test_restart_changes_nothing(configuration: Settings, script: list[tuple[Any
     now = 1000 * NS
     for number, step in enumerate(script):
         if number in restarts:
-            store.keep(engine.export())
+            store.keep(engine.memory.export())
             blocks = engine.blocks()
             engine = engine_for(configuration)
-            assert engine.restore_windows(store.stored(), now) == 0
+            assert engine.memory.restore_windows(store.stored(), now) == 0
             for block in blocks:
-                engine.add_block(block)
+                engine.commands.add_block(block)
         if step[0] == "tick":
-            store.keep(engine.export())
+            store.keep(engine.memory.export())
         elif step[0] == "unblock":
             for each in (steady, engine):
-                each.unblock(Subject(id=step[1]), by="admin", now_ns=now)
+                each.commands.unblock(Subject(id=step[1]), by="admin", now_ns=now)
         else:
             now += step[1]
             attempt = connect_of(now, step)

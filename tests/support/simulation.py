@@ -59,7 +59,7 @@ def remember(engine: Engine, users: Iterable[User], days: range) -> None:
     for user in users:
         sent = next((sent for number in reversed(days) if (sent := [*user.spend(number)])), [])
         for attempt in sent if sent and sent[0].port == MX_PORT else ():
-            engine.restore_seen(Subject(id=attempt.uid), attempt.port, in_time(attempt.at_s))
+            engine.memory.restore_seen(Subject(id=attempt.uid), attempt.port, in_time(attempt.at_s))
 
 
 def run(engine: Engine, attempts: Iterable[Attempt]) -> Found:

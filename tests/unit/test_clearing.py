@@ -75,8 +75,8 @@ def test_verdicts_and_refusals_are_doubted_and_warnings_are_not() -> None:
 def test_the_guards_block_and_the_ban_that_followed_are_undone() -> None:
     host = Host()
     host.see(range(4), RELAY)
-    host.engine.add_block(replace(BAN, since_ns=T0 + 4 * NS))
-    host.engine.add_block(replace(block_of("admin"), since_ns=T0 + 4 * NS))
+    host.engine.commands.add_block(replace(BAN, since_ns=T0 + 4 * NS))
+    host.engine.commands.add_block(replace(block_of("admin"), since_ns=T0 + 4 * NS))
     host.clearing.take(CLEARED)
     assert [(end.block.source, end.by) for end in host.ended] == [("guard", "exempt"), (BAN.source, "exempt")]
     assert host.unbanned == [((BAN.source,), "u1001"), ((BAN.source,), "1001")]
@@ -102,7 +102,7 @@ def test_a_ban_that_comes_later_is_recognised_and_another_is_not() -> None:
 def test_who_was_judged_over_something_else_stays_blocked_and_banned() -> None:
     host = Host()
     host.see(range(4), MX)
-    host.engine.add_block(replace(BAN, since_ns=T0 + 4 * NS))
+    host.engine.commands.add_block(replace(BAN, since_ns=T0 + 4 * NS))
     host.see([5], RELAY)
     host.clearing.take(CLEARED)
     assert (host.ended, host.unbanned, host.requested) == ([], [], [])

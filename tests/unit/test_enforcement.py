@@ -187,7 +187,7 @@ class World:
             until_ns=self.now + 60 * NS,
             mode="enforce",
         )
-        self.engine.add_block(block, force=force)
+        self.engine.commands.add_block(block, force=force)
         if carry_out:
             self.enforcement.carry_out(subject)
 
@@ -221,13 +221,13 @@ def test_the_start_puts_all_in_force_in_one_order_and_a_second_refresh_does_noth
 
 def test_off_lifts_everything_a_restart_keeps_it_and_on_puts_back(world: World) -> None:
     assert world.held() == [True] * 4
-    world.engine.set_off(off=True)
+    world.engine.commands.set_off(off=True)
     world.refresh("off")
     assert world.held() == [False] * 4
     world.block(Subject(id=1002))
     world.refresh("accounts")
     assert world.held() == [False] * 4
-    world.engine.set_off(off=False)
+    world.engine.commands.set_off(off=False)
     world.refresh("off")
     assert world.held() == [True] * 4
     assert {uid for uid, _ in world.nft.held} == {uid for uid, _ in world.bpf.held} == {1001, 1002}
@@ -304,14 +304,14 @@ def test_a_table_of_an_earlier_run_does_not_outlive_a_start_in_dry_run() -> None
 def test_an_exempt_account_that_is_blocked_does_not_pass_while_that_lasts(world: World) -> None:
     world.block(EXEMPT, force=True)
     assert world.nft.exemptions == Exemptions(uids=((0, 0),))
-    world.engine.unblock(EXEMPT, by="admin", now_ns=world.now)
+    world.engine.commands.unblock(EXEMPT, by="admin", now_ns=world.now)
     world.enforcement.carry_out(EXEMPT)
     assert world.nft.exemptions == Exemptions(uids=((0, 0), (1500, 1500)))
 
 
 def test_many_allowances_that_end_are_one_refresh(world: World) -> None:
     for uid in (1001, 1002, 1003):
-        world.engine.allow(
+        world.engine.commands.allow(
             Allowance(subject=Subject(id=uid), name=f"u{uid}", since_ns=world.now, until_ns=world.now + NS, by="admin")
         )
     world.refresh("allowance")
@@ -330,7 +330,7 @@ def test_another_configuration_makes_the_table_anew(world: World) -> None:
     world.enforcement.settings = Settings(dry_run=False, rules=(), ports=frozenset({2525}))
     assert world.refresh("settings") == ["nft ensure"]
     world.enforcement.settings = Settings(dry_run=True, rules=())
-    world.engine.unblock(ALICE, by="admin", now_ns=world.now)
+    world.engine.commands.unblock(ALICE, by="admin", now_ns=world.now)
     world.refresh("settings")
     assert not world.nft.there
 
@@ -502,7 +502,7 @@ def test_who_was_to_be_taken_out_of_a_table_that_is_gone_is_forgotten(world: Wor
     world.nft.broken = True
     world.enforcement.clear([(1001, 1001)])
     world.nft.broken = False
-    world.engine.set_off(off=True)
+    world.engine.commands.set_off(off=True)
     world.refresh("off")
     world.now += NS
     world.enforcement.on_time(world.now)

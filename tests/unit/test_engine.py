@@ -128,7 +128,7 @@ def test_known_keys_count_anew_after_the_window_was_emptied() -> None:
     nets = [bytes([192, 0, net, 1]) for net in range(3)]
     feed(engine, [0], address=nets[0])
     feed(engine, [1], address=nets[1])
-    engine.unblock(Subject(id=WEB), by="admin", now_ns=T0 + 2 * NS)
+    engine.commands.unblock(Subject(id=WEB), by="admin", now_ns=T0 + 2 * NS)
     feed(engine, [3], address=nets[2])
     assert feed(engine, [4], address=nets[0]) == []
     assert only(Verdict, feed(engine, [5], address=nets[1]))
@@ -244,7 +244,7 @@ def test_novel_concerns_only_who_was_silent_for_so_long() -> None:
 def test_novel_remembers_what_was_seen_before_this_run() -> None:
     newcomer = replace(BURST, name="newcomer", action="warn", limit=1, novel_ns=30 * DAY_NS)
     engine = engine_of(newcomer)
-    engine.restore_seen(Subject(id=WEB), 25, T0 - DAY_NS)
+    engine.memory.restore_seen(Subject(id=WEB), 25, T0 - DAY_NS)
     assert feed(engine, (0, 1, 2)) == []
 
 
@@ -413,12 +413,12 @@ def test_rule_that_can_not_be_counted_is_refused() -> None:
 def test_ends_of_one_source_do_not_undo_another() -> None:
     engine = engine_of(BURST)
     for source in ("admin", "fail2ban:a", "fail2ban:b"):
-        engine.add_block(block_of(source))
-    [ended] = engine.end(Subject(id=WEB), source="fail2ban:a", by="fail2ban:a", now_ns=T0 + NS)
+        engine.commands.add_block(block_of(source))
+    [ended] = engine.commands.end(Subject(id=WEB), source="fail2ban:a", by="fail2ban:a", now_ns=T0 + NS)
     assert ended.block.source == "fail2ban:a"
     assert {block.source for block in engine.blocks_of(Subject(id=WEB))} == {"admin", "fail2ban:b"}
     assert only(Refusal, feed(engine, [2]))
-    assert engine.end(Subject(id=WEB), source="fail2ban:zzz", by="x", now_ns=T0) == []
+    assert engine.commands.end(Subject(id=WEB), source="fail2ban:zzz", by="x", now_ns=T0) == []
 
 
 def test_blocks_end_by_themselves() -> None:
@@ -438,8 +438,8 @@ def test_blocks_end_by_themselves() -> None:
 
 def test_a_persons_later_word_wins() -> None:
     engine = engine_of(BURST)
-    engine.add_block(block_of("admin", for_s=3600))
-    engine.add_block(replace(block_of("admin"), since_ns=T0 + NS, until_ns=T0 + 60 * NS))
+    engine.commands.add_block(block_of("admin", for_s=3600))
+    engine.commands.add_block(replace(block_of("admin"), since_ns=T0 + NS, until_ns=T0 + 60 * NS))
     [block] = engine.blocks()
     assert block.until_ns == T0 + 60 * NS
     assert feed(engine, [60]) == []
@@ -448,8 +448,8 @@ def test_a_persons_later_word_wins() -> None:
 def test_unblock_frees_at_once_from_empty_windows() -> None:
     engine = engine_of(BURST, escalation=Escalation(factor=2, max_ns=DAY_NS, forget_ns=DAY_NS))
     feed(engine, (0, 1, 2, 3))
-    engine.add_block(block_of("admin"))
-    ended = engine.unblock(Subject(id=WEB), by="admin", reason="sorry", now_ns=T0 + 10 * NS)
+    engine.commands.add_block(block_of("admin"))
+    ended = engine.commands.unblock(Subject(id=WEB), by="admin", reason="sorry", now_ns=T0 + 10 * NS)
     assert {(e.by, e.reason, e.block.source) for e in ended} == {
         ("admin", "sorry", "guard"),
         ("admin", "sorry", "admin"),
@@ -465,25 +465,25 @@ def test_root_is_never_blocked_and_exempt_users_by_force() -> None:
     engine = engine_of(BURST, people=People([person(0, "root", "root"), person(1005, "exempt"), person(33, "shared")]))
     for force in (False, True):
         with pytest.raises(PolicyError, match="root"):
-            engine.add_block(block_of("admin", uid=0), force=force)
+            engine.commands.add_block(block_of("admin", uid=0), force=force)
     with pytest.raises(PolicyError, match="exempt"):
-        engine.add_block(block_of("admin", uid=1005))
-    assert engine.add_block(block_of("admin", uid=1005), force=True)
+        engine.commands.add_block(block_of("admin", uid=1005))
+    assert engine.commands.add_block(block_of("admin", uid=1005), force=True)
     assert only(Refusal, feed(engine, [1], uid=1005))
-    [told] = only(Block, engine.add_block(block_of("fail2ban:x", uid=33)))
+    [told] = only(Block, engine.commands.add_block(block_of("fail2ban:x", uid=33)))
     assert told.mode == "dry-run"
 
 
 def test_a_persons_block_is_enforced_even_in_dry_run_and_fail2bans_is_not() -> None:
     engine = engine_of(BURST, dry_run=True)
-    [mine] = only(Block, engine.add_block(block_of("admin")))
-    [theirs] = only(Block, engine.add_block(block_of("fail2ban:x", uid=1002)))
+    [mine] = only(Block, engine.commands.add_block(block_of("admin")))
+    [theirs] = only(Block, engine.commands.add_block(block_of("fail2ban:x", uid=1002)))
     assert (mine.mode, theirs.mode) == ("enforce", "dry-run")
 
 
 def test_block_of_a_uid_that_belongs_to_another_name() -> None:
     engine = engine_of(BURST)
-    [ended] = engine.add_block(block_of("admin", name="someone-else"))
+    [ended] = engine.commands.add_block(block_of("admin", name="someone-else"))
     assert isinstance(ended, Ended)
     assert engine.blocks() == []
 
@@ -567,7 +567,7 @@ def test_reload_that_can_not_be_counted_changes_nothing() -> None:
 def test_reload_that_exempts_a_blocked_user_frees_him() -> None:
     engine = engine_of(BURST)
     feed(engine, (0, 1, 2, 3))
-    engine.add_block(block_of("admin"))
+    engine.commands.add_block(block_of("admin"))
     freed = engine.reconfigure(settings_of(BURST), People([person(WEB, "exempt")]), T0 + 5 * NS)
     assert {(e.by, e.block.source) for e in only(Ended, freed)} == {("exempt", "guard"), ("exempt", "admin")}
     assert feed(engine, range(6, 60)) == []
@@ -576,7 +576,7 @@ def test_reload_that_exempts_a_blocked_user_frees_him() -> None:
 def test_reload_leaves_a_block_by_force_alone() -> None:
     people = People([person(WEB, "exempt")])
     engine = engine_of(BURST, people=people)
-    engine.add_block(block_of("admin"), force=True)
+    engine.commands.add_block(block_of("admin"), force=True)
     assert engine.reconfigure(settings_of(BURST), people, T0 + NS) == []
     assert engine.blocks()
 
@@ -584,7 +584,7 @@ def test_reload_leaves_a_block_by_force_alone() -> None:
 def test_reload_to_dry_run_lifts_what_the_guard_enforces() -> None:
     engine = engine_of(BURST)
     feed(engine, (0, 1, 2, 3))
-    engine.add_block(block_of("admin"))
+    engine.commands.add_block(block_of("admin"))
     lifted = engine.reconfigure(settings_of(BURST, dry_run=True), People(), T0 + 5 * NS)
     assert [(e.by, e.block.source) for e in only(Ended, lifted)] == [("reload", "guard")]
 

@@ -107,7 +107,7 @@ def test_what_is_remembered_of_blocks_outlives_the_windows() -> None:
     engine.tick(T0 + DAY_NS)
     engine.tick(T0 + DAY_NS + HOUR_NS)
     assert engine.stats().times == 0
-    record = engine.escalation(Subject(id=WEB))
+    record = engine.memory.escalation(Subject(id=WEB))
     assert record is not None
     assert record.blocks == 1
     engine.tick(T0 + 9 * DAY_NS)

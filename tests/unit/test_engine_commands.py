@@ -27,7 +27,7 @@ def allowance(
 
 def test_allowance_without_a_limit_counts_nothing_and_ends_by_itself() -> None:
     engine = engine_of(BURST)
-    assert engine.allow(allowance()) == []
+    assert engine.commands.allow(allowance()) == []
     assert feed(engine, range(1000)) == []
     assert engine.next_deadline() == T0 + HOUR_NS
     assert engine.tick(T0 + HOUR_NS - 1) == []
@@ -42,15 +42,15 @@ def test_allowance_without_a_limit_counts_nothing_and_ends_by_itself() -> None:
 def test_allowance_frees_whom_the_guard_had_blocked() -> None:
     engine = engine_of(BURST)
     feed(engine, (0, 1, 2, 3))
-    engine.add_block(block_of("fail2ban:x"))
-    ended = engine.allow(allowance(since_s=5))
+    engine.commands.add_block(block_of("fail2ban:x"))
+    ended = engine.commands.allow(allowance(since_s=5))
     assert {(end.by, end.block.source) for end in only(Ended, ended)} == {("admin", "guard"), ("admin", "fail2ban:x")}
     assert feed(engine, range(6, 60)) == []
 
 
 def test_allowance_with_a_limit_is_one_throttle_in_place_of_the_rules() -> None:
     engine = engine_of(BURST, replace(BURST, name="fanout", count="networks", limit=1))
-    engine.allow(allowance(limit=50, window_ns=10 * MINUTE_NS))
+    engine.commands.allow(allowance(limit=50, window_ns=10 * MINUTE_NS))
     for n in range(1, 51):
         assert engine.feed(connect(n, address=bytes([192, 0, n, 1]), port=(25, 587)[n % 2])) == []
     [verdict, block] = feed(engine, [51])
@@ -60,20 +60,20 @@ def test_allowance_with_a_limit_is_one_throttle_in_place_of_the_rules() -> None:
 
 def test_only_a_person_blocks_whom_a_person_allowed() -> None:
     engine = engine_of(BURST)
-    engine.allow(allowance())
-    [theirs] = only(Block, engine.add_block(block_of("fail2ban:x")))
+    engine.commands.allow(allowance())
+    [theirs] = only(Block, engine.commands.add_block(block_of("fail2ban:x")))
     assert theirs.mode == "dry-run"
-    [mine] = only(Block, engine.add_block(block_of("admin", for_s=60)))
+    [mine] = only(Block, engine.commands.add_block(block_of("admin", for_s=60)))
     assert mine.mode == "enforce"
     assert only(Refusal, feed(engine, [1]))[0].mode == "enforce"
-    engine.end(WEB01, by="admin", now_ns=T0 + 2 * NS)
+    engine.commands.end(WEB01, by="admin", now_ns=T0 + 2 * NS)
     assert feed(engine, range(3, 99)) == []
 
 
 def test_new_allowance_replaces_the_old_one() -> None:
     engine = engine_of(BURST)
-    engine.allow(allowance())
-    [ended] = engine.allow(allowance(since_s=1, for_s=60))
+    engine.commands.allow(allowance())
+    [ended] = engine.commands.allow(allowance(since_s=1, for_s=60))
     assert isinstance(ended, AllowanceEnded)
     assert ended.by == "allow"
     assert [held.until_ns for held in engine.allowances()] == [T0 + 61 * NS]
@@ -81,10 +81,10 @@ def test_new_allowance_replaces_the_old_one() -> None:
 
 def test_allowance_ends_by_hand_and_nothing_to_end_is_fine() -> None:
     engine = engine_of(BURST)
-    assert engine.end_allowance(WEB01, by="admin", now_ns=T0) == []
-    engine.allow(allowance())
+    assert engine.commands.end_allowance(WEB01, by="admin", now_ns=T0) == []
+    engine.commands.allow(allowance())
     feed(engine, range(100))
-    [ended] = engine.end_allowance(WEB01, by="admin", now_ns=T0 + 100 * NS, reason="enough")
+    [ended] = engine.commands.end_allowance(WEB01, by="admin", now_ns=T0 + 100 * NS, reason="enough")
     assert isinstance(ended, AllowanceEnded)
     assert (ended.by, ended.reason) == ("admin", "enough")
     assert only(Verdict, feed(engine, range(100, 104)))
@@ -92,18 +92,18 @@ def test_allowance_ends_by_hand_and_nothing_to_end_is_fine() -> None:
 
 def test_allowance_is_bound_to_the_name() -> None:
     engine = engine_of(BURST)
-    engine.allow(allowance())
+    engine.commands.allow(allowance())
     ended = engine.reconfigure(settings_of(BURST), People([person(WEB, "tenant", "new-owner")]), T0 + NS)
     assert [end.by for end in only(AllowanceEnded, ended)] == ["name"]
     assert only(Verdict, feed(engine, range(2, 6)))
-    [refused] = engine.allow(allowance())
+    [refused] = engine.commands.allow(allowance())
     assert isinstance(refused, AllowanceEnded)
     assert engine.allowances() == []
 
 
 def test_allowance_of_a_removed_account_stays() -> None:
     engine = engine_of(BURST)
-    engine.allow(allowance())
+    engine.commands.allow(allowance())
     gone = Account(uid=WEB, name=None, standing="tenant")
     assert engine.reconfigure(settings_of(BURST), People([gone]), T0 + NS) == []
     assert feed(engine, range(2, 60)) == []
@@ -111,14 +111,14 @@ def test_allowance_of_a_removed_account_stays() -> None:
 
 def test_reload_keeps_an_allowance() -> None:
     engine = engine_of(BURST)
-    engine.allow(allowance())
+    engine.commands.allow(allowance())
     engine.reconfigure(settings_of(BURST), People(), T0 + NS)
     assert feed(engine, range(2, 60)) == []
 
 
 def test_off_tells_everything_and_carries_out_nothing() -> None:
     engine = engine_of(BURST)
-    engine.set_off(off=True)
+    engine.commands.set_off(off=True)
     assert engine.is_off
     [verdict, block] = feed(engine, range(4))
     assert (verdict.mode, verdict.why_dry, block.mode) == ("dry-run", "off", "dry-run")
@@ -129,19 +129,19 @@ def test_off_keeps_the_windows_and_what_is_left_of_a_block() -> None:
     engine = engine_of(BURST)
     feed(engine, (0, 1, 2, 3))
     feed(engine, (0, 1), uid=1002)
-    engine.set_off(off=True)
+    engine.commands.set_off(off=True)
     assert [refusal.mode for refusal in only(Refusal, feed(engine, [10]))] == ["dry-run"]
     feed(engine, [11], uid=1002)
-    engine.set_off(off=False)
+    engine.commands.set_off(off=False)
     assert [refusal.mode for refusal in only(Refusal, feed(engine, [20]))] == ["enforce"]
     assert [verdict.mode for verdict in only(Verdict, feed(engine, [21], uid=1002))] == ["enforce"]
 
 
 def test_what_followed_while_off_is_not_carried_out_afterwards() -> None:
     engine = engine_of(BURST)
-    engine.set_off(off=True)
+    engine.commands.set_off(off=True)
     feed(engine, range(4))
-    engine.set_off(off=False)
+    engine.commands.set_off(off=False)
     assert {block.mode for block in engine.blocks()} == {"dry-run"}
     assert {refusal.mode for refusal in only(Refusal, feed(engine, (4, 5, 6)))} == {"dry-run"}
     assert [verdict.mode for verdict in only(Verdict, feed(engine, [7]))] == ["enforce"]
@@ -152,7 +152,7 @@ def test_windows_for_the_kernels_credits() -> None:
     feed(engine, (0, 1))
     feed(engine, (0, 1, 2, 3), uid=1002)  # the verdict empties the window
     feed(engine, [0], netns=7)
-    assert list(engine.windows()) == [(WEB, "burst", [T0, T0 + NS]), (1002, "burst", [])]
+    assert list(engine.exact.windows()) == [(WEB, "burst", [T0, T0 + NS]), (1002, "burst", [])]
 
 
 NAMELESS = People([Account(uid=WEB, name=None, standing="tenant")])
@@ -177,7 +177,7 @@ def test_a_block_of_a_nameless_uid_takes_the_name_when_it_comes() -> None:
 
 def test_an_allowance_of_a_nameless_uid_takes_the_name_when_it_comes() -> None:
     engine = engine_of(BURST, people=NAMELESS)
-    engine.allow(replace(allowance(), name=None))
+    engine.commands.allow(replace(allowance(), name=None))
     [change] = only(Named, engine.reconfigure(settings_of(BURST), named("late"), T0 + NS))
     assert (change.before.name, change.after.name) == (None, "late")
     assert feed(engine, range(2, 60)) == []
@@ -187,7 +187,7 @@ def test_an_allowance_of_a_nameless_uid_takes_the_name_when_it_comes() -> None:
 
 def test_a_restored_block_of_a_nameless_uid_takes_the_name_too() -> None:
     engine = engine_of(BURST)
-    [block] = only(Block, engine.add_block(replace(block_of("admin"), name=None)))
+    [block] = only(Block, engine.commands.add_block(replace(block_of("admin"), name=None)))
     assert block.name == f"u{WEB}"
 
 
@@ -207,8 +207,8 @@ def test_a_block_over_an_attempt_that_should_not_have_counted_is_undone() -> Non
     feed(engine, range(3), address=RELAY)
     [verdict, block] = feed(engine, [3], address=RELAY)
     assert (block.address, block.level) == (RELAY, 0)
-    assert engine.forgive(WEB01, MX, now_ns=T0 + 4 * NS, reason="") == []
-    [ended] = engine.forgive(WEB01, RELAY, now_ns=T0 + 4 * NS, reason="it is exempt")
+    assert engine.commands.forgive(WEB01, MX, now_ns=T0 + 4 * NS, reason="") == []
+    [ended] = engine.commands.forgive(WEB01, RELAY, now_ns=T0 + 4 * NS, reason="it is exempt")
     assert (ended.block, ended.by, ended.reason) == (block, "exempt", "it is exempt")
     assert engine.blocks() == []
     assert feed(engine, range(5, 8), address=MX) == [], "from an empty window"
@@ -219,9 +219,9 @@ def test_a_block_over_an_attempt_that_should_not_have_counted_is_undone() -> Non
 def test_what_was_decided_over_something_else_stays() -> None:
     engine = engine_of(BURST)
     feed(engine, range(4), address=MX)
-    engine.add_block(block_of("admin"))
+    engine.commands.add_block(block_of("admin"))
     feed(engine, range(5, 9), address=RELAY)
-    assert engine.forgive(WEB01, RELAY, now_ns=T0 + 10 * NS, reason="") == []
+    assert engine.commands.forgive(WEB01, RELAY, now_ns=T0 + 10 * NS, reason="") == []
     assert {block.source for block in engine.blocks()} == {"guard", "admin"}
 
 
@@ -231,7 +231,7 @@ def test_earlier_blocks_are_still_remembered_after_one_was_undone() -> None:
     engine.tick(T0 + 3600 * NS)
     [_, second] = feed(engine, range(3601, 3605), address=RELAY)
     assert second.level == 1
-    engine.forgive(WEB01, RELAY, now_ns=T0 + 3606 * NS, reason="")
+    engine.commands.forgive(WEB01, RELAY, now_ns=T0 + 3606 * NS, reason="")
     [_, third] = feed(engine, range(3610, 3614), address=MX)
     assert third.level == 1
 
@@ -240,10 +240,10 @@ def test_what_came_while_off_is_in_the_windows_when_it_is_on() -> None:
     """The kernel's credits begin from these windows: else it would let the whole limit through once more."""
     engine = engine_of(BURST)
     feed(engine, (0, 1))
-    engine.set_off(off=True)
+    engine.commands.set_off(off=True)
     feed(engine, (2,))
-    assert list(engine.windows()) == [], "nobody is held to it"
-    engine.set_off(off=False)
-    ((_, name, times),) = engine.windows()
+    assert list(engine.exact.windows()) == [], "nobody is held to it"
+    engine.commands.set_off(off=False)
+    ((_, name, times),) = engine.exact.windows()
     assert name == BURST.name
     assert [(time_ns - T0) / NS for time_ns in times] == [0, 1, 2]

@@ -131,10 +131,10 @@ def test_reload_and_unblock_treat_them_as_any_window() -> None:
     engine = engine_of(BYTES, FAILURES)
     tell(engine, [report(0, "open", 900), *[report(n) for n in range(3)]])
     engine.reconfigure(settings_of(BYTES, FAILURES), People(), T0 + 4 * NS)
-    engine.set_off(off=True)
+    engine.commands.set_off(off=True)
     assert [v.rule for v in only(Verdict, tell(engine, [report(4), report(4, "open", 1800)]))] == ["scan"]
-    engine.set_off(off=False)
-    engine.unblock(Subject(id=WEB), by="admin", now_ns=T0 + 5 * NS)
+    engine.commands.set_off(off=False)
+    engine.commands.unblock(Subject(id=WEB), by="admin", now_ns=T0 + 5 * NS)
     assert tell(engine, [report(6, "open", 2800), *[report(n) for n in range(6, 9)]]) == []
 
 

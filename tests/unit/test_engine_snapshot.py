@@ -39,10 +39,10 @@ class Store:
 
 def restarted(engine: Engine, new: Engine, now_s: float, store: Store | None = None) -> Engine:
     store = store or Store()
-    store.keep(engine.export())
-    assert new.restore_windows(store.stored(), T0 + round(now_s * NS)) == 0
+    store.keep(engine.memory.export())
+    assert new.memory.restore_windows(store.stored(), T0 + round(now_s * NS)) == 0
     for block in engine.blocks():
-        new.add_block(block)
+        new.commands.add_block(block)
     return new
 
 
@@ -64,10 +64,10 @@ def test_networks_count_though_the_times_beside_them_are_lost() -> None:
     engine, store = engine_of(FANOUT), Store()
     for number in range(2):
         feed(engine, [number], address=bytes([192, 0, number, 1]))
-    store.keep(engine.export())
+    store.keep(engine.memory.export())
     store.rows = {key: data for key, data in store.rows.items() if "/t/" not in key[1]}
     new = engine_of(FANOUT)
-    assert new.restore_windows(store.stored(), T0 + 3 * NS) == 0
+    assert new.memory.restore_windows(store.stored(), T0 + 3 * NS) == 0
     assert [v.count for v in only(Verdict, feed(new, [3], address=bytes([192, 0, 9, 1])))] == [3]
 
 
@@ -95,9 +95,9 @@ def test_what_was_told_is_not_told_again_after_a_restart() -> None:
 def test_events_shift_with_the_clock() -> None:
     engine, store = engine_of(BURST), Store()
     feed(engine, (0, 1, 2))
-    store.keep(engine.export())
+    store.keep(engine.memory.export())
     new = engine_of(BURST)
-    assert new.restore_windows(store.stored(shift_ns=-T0), 3 * NS) == 0  # a reboot: event time began anew
+    assert new.memory.restore_windows(store.stored(shift_ns=-T0), 3 * NS) == 0  # a reboot: event time began anew
     [verdict] = only(Verdict, new.feed(replace(connect(0), time_ns=3 * NS)))
     assert verdict.time_ns == 3 * NS
 
@@ -105,9 +105,9 @@ def test_events_shift_with_the_clock() -> None:
 def test_nothing_comes_back_from_the_future() -> None:
     engine, store = engine_of(BURST), Store()
     feed(engine, (0, 1, 2))
-    store.keep(engine.export())
+    store.keep(engine.memory.export())
     new = engine_of(BURST)
-    new.restore_windows(store.stored(shift_ns=HOUR_NS), T0 + 3 * NS)  # the clock was set back while we were gone
+    new.memory.restore_windows(store.stored(shift_ns=HOUR_NS), T0 + 3 * NS)  # the clock was set back while we were gone
     assert feed(new, (3, 4, 5)) == []
 
 
@@ -115,43 +115,46 @@ def test_export_is_incremental_and_small() -> None:
     engine, store = engine_of(LONG), Store()
     for n in range(4000):
         engine.feed(connect(n))
-    assert store.keep(engine.export()) > 4000 * 8
-    assert engine.export() == []
+    assert store.keep(engine.memory.export()) > 4000 * 8
+    assert engine.memory.export() == []
     engine.feed(connect(4001))
-    assert 0 < store.keep(engine.export()) <= (SEGMENT + 1) * 8 + 300
+    assert 0 < store.keep(engine.memory.export()) <= (SEGMENT + 1) * 8 + 300
     new = restarted(engine, engine_of(LONG), 4002, store)
-    assert [len(times) for _, _, times in new.windows()] == [4001]
-    assert new.export() == [] or Store().keep(new.export()) < 100_000
+    assert [len(times) for _, _, times in new.exact.windows()] == [4001]
+    assert new.memory.export() == [] or Store().keep(new.memory.export()) < 100_000
 
 
 def test_idle_subjects_cost_exports_nothing() -> None:
     engine = engine_of(BURST)
     feed(engine, (0, 1))
-    engine.export()
+    engine.memory.export()
     for _ in range(70):
-        assert engine.export() == []
+        assert engine.memory.export() == []
     assert not engine._roster.active
     feed(engine, [2])
-    assert len(engine.export()) == 1
+    assert len(engine.memory.export()) == 1
 
 
 def test_late_attempt_is_exported_too() -> None:
     engine, store = engine_of(BURST), Store()
     feed(engine, (0, 20))
-    store.keep(engine.export())
+    store.keep(engine.memory.export())
     feed(engine, [10])
-    store.keep(engine.export())
+    store.keep(engine.memory.export())
     new = restarted(engine, engine_of(BURST), 21, store)
-    assert [times for _, _, times in new.windows()] == [[T0, T0 + 10 * NS, T0 + 20 * NS]]
+    assert [times for _, _, times in new.exact.windows()] == [[T0, T0 + 10 * NS, T0 + 20 * NS]]
 
 
 def test_full_export_after_the_file_was_lost() -> None:
     engine = engine_of(BURST)
     for uid in range(1000, 1010):
         feed(engine, (0, 1, 2), uid=uid)
-    engine.export()
+    engine.memory.export()
     new = engine_of(BURST)
-    assert new.restore_windows([StoredPart(part=part) for part in engine.export(full=True)], T0 + 3 * NS) == 0
+    assert (
+        new.memory.restore_windows([StoredPart(part=part) for part in engine.memory.export(full=True)], T0 + 3 * NS)
+        == 0
+    )
     assert len(only(Verdict, [d for uid in range(1000, 1010) for d in feed(new, [3], uid=uid)])) == 10
 
 
@@ -161,13 +164,13 @@ def test_trimmed_and_dropped_windows_leave_the_store() -> None:
     for n in range(10_000):
         engine.feed(connect(n * 30))
         if n % 100 == 0:
-            store.keep(engine.export())
-    store.keep(engine.export())
+            store.keep(engine.memory.export())
+    store.keep(engine.memory.export())
     assert len([part for _, part in store.rows if "/t/" in part]) <= 2
     for _ in range(3):
         engine.tick(T0 + 30 * DAY_NS)
         engine.tick(T0 + 31 * DAY_NS)
-    store.keep(engine.export())
+    store.keep(engine.memory.export())
     assert store.rows == {}
     assert engine.stats().subjects == 0
 
@@ -189,11 +192,11 @@ def test_rule_that_is_new_begins_empty() -> None:
 def test_uid_of_another_name_gets_nothing_back() -> None:
     engine, store = engine_of(BURST), Store()
     feed(engine, (0, 1, 2))
-    store.keep(engine.export())
+    store.keep(engine.memory.export())
     new = engine_of(BURST, people=People([person(WEB, "tenant", "new-owner")]))
-    new.restore_windows(store.stored(), T0 + 3 * NS)
+    new.memory.restore_windows(store.stored(), T0 + 3 * NS)
     assert feed(new, (3, 4, 5)) == []
-    store.keep([part for part in new.export() if part.data is None])
+    store.keep([part for part in new.memory.export() if part.data is None])
     assert all(b"u1001" not in data for data in store.rows.values())
 
 
@@ -223,11 +226,11 @@ def test_garbage_is_counted_and_left_out(data: bytes) -> None:
     engine, store = engine_of(BURST, FANOUT, BYTES, FAILURES), Store()
     feed(engine, (0, 1, 2))
     tell(engine, [report(0, "open", 900), report(1)])
-    store.keep(engine.export())
+    store.keep(engine.memory.export())
     for key in list(store.rows):
         broken = Store()
         broken.rows = {**store.rows, key: data, (Subject(id=5), "zzz"): data, (Subject(id=6), "a/b/c/d/e/f"): data}
         new = engine_of(BURST, FANOUT, BYTES, FAILURES)
-        assert new.restore_windows(broken.stored(), T0 + 3 * NS) >= 2
+        assert new.memory.restore_windows(broken.stored(), T0 + 3 * NS) >= 2
         decisions: list[Decision] = feed(new, (3, 4, 5, 6, 7))
         assert only(Verdict, decisions)

@@ -407,7 +407,7 @@ def test_what_comes_back_under_another_name_than_it_was_kept_is_kept_anew(host: 
 
 def test_what_else_follows_from_an_order_is_carried_out_too(host: Host) -> None:
     ended = Ended(time_ns=T0, block=block_of("guard"), by="admin", reason="")
-    engine = Mock(add_block=Mock(return_value=[ended]))
+    engine = Mock(**{"commands.add_block.return_value": [ended]})
     host.orders._engine = engine
     assert host.orders.begin(block_of("admin"))
     host.orders.restore(block_of("admin"))

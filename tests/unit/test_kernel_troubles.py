@@ -260,7 +260,7 @@ class Credits:
 def made_crediting(*rules: Rule) -> tuple[ExactLimits, Any]:
     settings, engine = Settings(dry_run=False, rules=rules), Mock(is_off=False)
     engine.allowances.return_value = ()
-    engine.windows.return_value = engine.key_windows.return_value = ()
+    engine.exact.windows.return_value = engine.exact.key_windows.return_value = ()
     crediting = ExactLimits(settings, Mock(), engine, Now())
     crediting._source = Mock()
     crediting._source.stats.notes = {}
@@ -304,7 +304,7 @@ def test_verdicts_found_early_are_remembered_within_a_bound() -> None:
 
 def test_stored_windows_that_are_no_good_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     engine = Mock()
-    engine.restore_windows.return_value = 2
+    engine.memory.restore_windows.return_value = 2
     keeping = Keeping(engine, Mock(), Mock(offset_ns=0), Now())
     keeping.restore_windows([WindowRow(uid=1, netns=None, rule="x", data=b"bad", offset_ns=0)])
     assert caplog.messages == ["2 parts of stored windows were no good and are left out"]
@@ -317,7 +317,7 @@ def test_an_off_whose_time_is_over_at_the_start_is_forgotten() -> None:
     switch = OffSwitch(engine, Mock(), state, wall, Now())
     switch.restore(SwitchRow(name="off", since_ns=1, until_ns=999 * NS, by="admin"))
     state.delete.assert_called_once_with(switch_key("off"))
-    engine.set_off.assert_not_called()
+    engine.commands.set_off.assert_not_called()
 
 
 @pytest.mark.parametrize("change", [{"account": None}, {"address": "zz"}, {"wall_ns": "then"}, {"exe": 5}])
@@ -427,7 +427,7 @@ def test_what_the_kernel_knows_is_told_to_the_engine_before_an_attempt_is_judged
     rule = NETWORKS if keyed else BURST
     crediting, book = made_crediting(rule)
     engine: Any = crediting._engine
-    engine.would_refuse.return_value = False
+    engine.exact.would_refuse.return_value = False
     crediting.refresh(Settings(dry_run=False, rules=(rule,)), (), trusted=True, anew=True)
     book.ledger.rules = [Mock(holds=True, is_keyed=keyed)]
     book.ledger.emptied.return_value = {1001: {0: 5}}
@@ -438,15 +438,15 @@ def test_what_the_kernel_knows_is_told_to_the_engine_before_an_attempt_is_judged
     refused = attempt(9, cookie=2, rule=0, result="refused", refused_by="credit")
     assert crediting.prepare(refused, Subject(id=1001)) is verdict, "first the one with which it was exceeded"
     assert crediting.is_known(verdict), "the ring may tell of it too"
-    engine.catch_up.assert_not_called()
+    engine.exact.catch_up.assert_not_called()
     assert crediting.prepare(verdict, Subject(id=1001)) is None
-    told = engine.catch_up.call_args.kwargs
+    told = engine.exact.catch_up.call_args.kwargs
     assert told == ({"keys": {b"new": 6}, "lost": 0} if keyed else {"keys": {}, "lost": 2})
     book.keys.read_verdict.return_value = None
     assert crediting.prepare(refused, Subject(id=1001)) is None
-    engine.would_refuse.return_value = True
+    engine.exact.would_refuse.return_value = True
     assert crediting.prepare(verdict, Subject(id=1001)) is None
-    assert engine.catch_up.call_count == 1
+    assert engine.exact.catch_up.call_count == 1
 
 
 def test_who_has_an_allowance_is_limited_by_no_rule_in_the_kernel() -> None:

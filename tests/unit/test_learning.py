@@ -87,7 +87,7 @@ def test_facts_that_are_no_spans_are_none(text: str) -> None:
 
 def test_nobody_is_a_newcomer_before_the_guard_has_watched_for_the_whole_span() -> None:
     engine = engine_of(RULE)
-    engine.know_since(T0)
+    engine.memory.know_since(T0)
     day_s = 86_400
     assert not only(Verdict, feed(engine, [n * day_s for n in range(29)], uid=WEB))
     assert not only(Verdict, feed(engine, [30 * day_s - 1], uid=1002)), "everybody would be one"

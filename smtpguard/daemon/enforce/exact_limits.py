@@ -166,11 +166,11 @@ class ExactLimits:
     def _begin(self, book: Credits, wanted: _Wanted, *, restored: bool = False) -> None:
         """Begin anew from what the windows hold."""
         windows = (
-            (uid, self._index[name], times) for uid, name, times in self._engine.windows() if name in self._index
+            (uid, self._index[name], times) for uid, name, times in self._engine.exact.windows() if name in self._index
         )
         keys = (
             KeyWindow(uid=uid, index=self._index[name], keys=keys, emptied_ns=max(emptied_ns, 0))
-            for uid, name, keys, emptied_ns in self._engine.key_windows()
+            for uid, name, keys, emptied_ns in self._engine.exact.key_windows()
             if name in self._index
         )
 
@@ -212,7 +212,9 @@ class ExactLimits:
             return None
         if not self._holds(index):
             return None
-        if connect.time_ns <= book.ledger.spoken().get(subject.id, 0) or self._engine.would_refuse(subject, connect):
+        if connect.time_ns <= book.ledger.spoken().get(subject.id, 0) or self._engine.exact.would_refuse(
+            subject, connect
+        ):
             return None
         missed: list[Connect] = []
         self._try(partial(self._catch_up, book, connect, subject, index, missed))
@@ -248,7 +250,7 @@ class ExactLimits:
             keys = {key: at_ns for key, at_ns in book.keys.read(subject.id, index).items() if at_ns > emptied_ns}
         else:
             lost = book.count_missing(subject.id, index)
-        self._engine.catch_up(subject, self._rules[index].name, connect, keys=keys, lost=lost)
+        self._engine.exact.catch_up(subject, self._rules[index].name, connect, keys=keys, lost=lost)
 
     def note(self, connect: Connect, subject: Subject, decisions: Iterable[Decision]) -> None:
         """Tell of an attempt that was judged, and of the windows that its verdicts emptied.

@@ -93,7 +93,7 @@ class OffSwitch:
             self._state.delete(switch_key(NAME))
             return
         self._row, self._end_ns = row, end_ns
-        self._engine.set_off(off=True)
+        self._engine.commands.set_off(off=True)
         log.warning("OFF since before this start, by %s: nobody is refused; `smtpguard on` ends it", row.by)
 
     def on_time(self, now_ns: int) -> None:
@@ -111,5 +111,5 @@ class OffSwitch:
             self._state.put(replace(self._row, until_ns=self.until_ns))
 
     def _apply(self, *, off: bool) -> bool:
-        self._engine.set_off(off=off)
+        self._engine.commands.set_off(off=off)
         return self._enforcement.refresh("off")

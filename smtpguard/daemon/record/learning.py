@@ -131,7 +131,7 @@ class Learning:
 
     def _take_seen(self, seen: Mapping[tuple[int, int], int]) -> None:
         for (uid, port), wall_ns in seen.items():
-            self._engine.restore_seen(Subject(id=uid), port, wall_ns - self._wall.offset_ns)
+            self._engine.memory.restore_seen(Subject(id=uid), port, wall_ns - self._wall.offset_ns)
 
     def _tell(self) -> None:
-        self._engine.know_since(self._since_ns() - self._wall.offset_ns)
+        self._engine.memory.know_since(self._since_ns() - self._wall.offset_ns)

@@ -34,7 +34,7 @@ class Keeping:
     def save_windows(self) -> None:
         """Once a second: what has changed in the windows goes to state, so that a restart loses no more counting."""
         fresh = self._state.stats().fresh
-        parts = self._engine.export(full=fresh != self._fresh)
+        parts = self._engine.memory.export(full=fresh != self._fresh)
         self._fresh = fresh
         offset_ns = self._wall.offset_ns
         self._state.put_windows(
@@ -52,7 +52,7 @@ class Keeping:
             )
             for row in rows
         ]
-        bad = self._engine.restore_windows(stored, self._now())
+        bad = self._engine.memory.restore_windows(stored, self._now())
         if bad:
             log.warning("%d parts of stored windows were no good and are left out", bad)
 

@@ -69,7 +69,7 @@ class Orders:
             PolicyError: Whom nothing may hit was to be hit.
         """
         fine = True
-        for decision in self._engine.add_block(block, force=force):
+        for decision in self._engine.commands.add_block(block, force=force):
             if isinstance(decision, Block):
                 fine = self._execution.carry_out(decision)
                 self._journal.add_block(self._execution.account_of(decision.subject), decision)
@@ -79,7 +79,7 @@ class Orders:
 
     def allow(self, allowance: Allowance) -> None:
         """A person gives an allowance: what is active for the account ends, and its rules do not hold meanwhile."""
-        self._execution.act(self._engine.allow(allowance))
+        self._execution.act(self._engine.commands.allow(allowance))
         self._state.put(AllowanceRow.of(allowance, self._wall.offset_ns))
         self._journal.add_allow(
             self._execution.account_of(allowance.subject),
@@ -91,7 +91,7 @@ class Orders:
 
     def end_allowance(self, subject: Subject, *, reason: str = "") -> bool:
         """A person ends an allowance; whether there was one."""
-        decisions = self._engine.end_allowance(subject, by="admin", now_ns=self._now(), reason=reason)
+        decisions = self._engine.commands.end_allowance(subject, by="admin", now_ns=self._now(), reason=reason)
         self._execution.act(decisions)
         self._enforcement.refresh("allowance")  # now: whoever asked hears whether the kernel does it
         return bool(decisions)
@@ -99,13 +99,13 @@ class Orders:
     def end(self, subject: Subject, source: str, *, by: str, reason: str = "") -> list[Ended]:
         """End a subject's blocks of one source; windows and memory stay."""
         self._note_freed(subject, source)
-        ended = self._engine.end(subject, source=source, by=by, reason=reason, now_ns=self._now())
+        ended = self._engine.commands.end(subject, source=source, by=by, reason=reason, now_ns=self._now())
         self._execution.act(ended)
         return ended
 
     def unblock(self, subject: Subject, *, by: str, reason: str = "") -> list[Ended]:
         """A person's unblock: all sources end, windows are empty, earlier blocks forgotten."""
-        ended = self._engine.unblock(subject, by=by, reason=reason, now_ns=self._now())
+        ended = self._engine.commands.unblock(subject, by=by, reason=reason, now_ns=self._now())
         self._execution.act(ended)
         self._note_freed(subject)
         self._execution.refused.pop(subject, None)
@@ -168,7 +168,7 @@ class Orders:
 
     def restore(self, block: Block) -> None:
         """A block from before this run: nothing new, so nothing is written to the event log."""
-        for decision in self._engine.add_block(block, force=True):
+        for decision in self._engine.commands.add_block(block, force=True):
             if isinstance(decision, Block):
                 if decision.name != block.name:  # kept under the uid alone until its name was known
                     self._state.delete(block_key(block))
@@ -181,7 +181,7 @@ class Orders:
         """An allowance from before this run."""
         allowance = row.to_allowance(self._wall.offset_ns)
         if allowance.until_ns > self._now():
-            self._execution.act(self._engine.allow(allowance))
+            self._execution.act(self._engine.commands.allow(allowance))
             for held in self._engine.allowances():
                 if held.subject == allowance.subject and held.name != allowance.name:
                     self._execution.act([Named(before=allowance, after=held)])
