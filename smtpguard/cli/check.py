@@ -11,6 +11,7 @@ from smtpguard.enrich.accounts.spellings import is_plain, parse_uid
 from smtpguard.errors import ConfigError, UnansweredError
 from smtpguard.policy.standing import OVERFLOW_UID
 from smtpguard.settings import Settings
+from smtpguard.text import render_count
 
 MAX_NAMES = 100
 """Names that are looked up on the host; each may wait for a directory server."""
@@ -28,7 +29,7 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
     """
     from smtpguard.doctor.rules import can_see_outcomes
     from smtpguard.policy.countable import find_uncounted
-    from smtpguard.settings.advice import find_doubts
+    from smtpguard.settings.advice import find_doubts, find_notes
     from smtpguard.settings.checks import show_sources
     from smtpguard.settings.load import load_settings
     from smtpguard.settings.yaml_lines import SettingsError
@@ -42,7 +43,10 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
     uncounted = find_uncounted(settings, outcomes=outcomes is True)
     if outcomes is False and uncounted.broken:
         where = settings.path or "shipped defaults"
-        lacking = "failures and bytes need the source bpf, which can't be had here; the guard runs without this rule"
+        lacking = (
+            "failures and bytes need the source bpf, which is not available here. "
+            "Take the rule out, or see: smtpguard doctor"
+        )
         errors = [f"{where}: rule {name} can't be counted: {lacking}" for name in uncounted.broken]
         _fail(ctx, errors, "\n".join(errors), as_json=as_json)
     accounts = AccountDirectory(settings)
@@ -62,6 +66,7 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
         "inactive_rules": None if outcomes is None else list(uncounted.inactive),
         "errors": [],
         "warnings": warnings,
+        "notes": find_notes(settings),
     }
     if as_json:
         print_json(summary)
@@ -69,12 +74,18 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
     mode = "dry run" if settings.dry_run else "enforcing"
     click.echo(
         f"{settings.path or 'shipped defaults'}: ok: {mode}; sources {show_sources(settings.sources)}; "
-        f"ports {' '.join(map(str, sorted(settings.ports)))}; {len(settings.rules)} rules"
+        f"ports {' '.join(map(str, sorted(settings.ports)))}; {render_count(len(settings.rules), 'rule')}"
     )
     for warning in warnings:
         click.echo(f"warning: {warning}")
+    for note in find_notes(settings):
+        click.echo(f"note: {note}.")
     for name in uncounted.inactive:
-        found = "can't be looked at: not root?" if outcomes is None else "bpf can't be had here: the rule is inactive"
+        found = (
+            "run check as root to see whether it is there"
+            if outcomes is None
+            else "it is not available: the rule is inactive"
+        )
         click.echo(f"note: rule {name} needs the source bpf; {found}")
 
 

@@ -3,6 +3,7 @@
 import click
 
 from smtpguard.cli.common import SOCKET_ENVIRONMENT, config_option, socket_option
+from smtpguard.errors import ConfigError
 
 
 @click.command("reload")
@@ -11,7 +12,7 @@ from smtpguard.cli.common import SOCKET_ENVIRONMENT, config_option, socket_optio
 def command(config_path: str | None, socket_path: str | None) -> None:
     """Let the running guard read its configuration again; windows and blocks go on.
 
-    A bad file changes nothing: it is named with its line, and the old configuration goes on.
+    A bad file changes nothing: it is named with its line, and the old configuration stays active.
     """
     import os
     from pathlib import Path
@@ -19,7 +20,10 @@ def command(config_path: str | None, socket_path: str | None) -> None:
     from smtpguard.control.client import ask
     from smtpguard.settings.load import load_settings
 
-    settings = load_settings(config_path)
+    try:
+        settings = load_settings(config_path)
+    except ConfigError as error:
+        raise ConfigError(f"{error}\nThe old configuration stays active.") from None
     socket_path = socket_path or os.environ.get(SOCKET_ENVIRONMENT) or settings.control_socket
     answer = ask(socket_path, "reload")
     click.echo(answer["text"])

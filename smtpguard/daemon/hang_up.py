@@ -44,7 +44,7 @@ def tell_reload(answer: Reloaded | GuardError) -> None:
         else:
             log.info("%s", answer.text)
     else:
-        log.error("not reloaded, the old configuration goes on: %s", answer)
+        log.error("%s. The old configuration stays active.", str(answer).removesuffix("."))
 
 
 def is_terminal(descriptor: int) -> bool:

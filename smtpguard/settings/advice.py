@@ -3,6 +3,7 @@
 Nothing here stops a start. Each says what follows from the setting, not only that it is unusual.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network
 
@@ -17,7 +18,13 @@ ATTEMPT_BYTES = 40
 """Memory of one remembered attempt: an integer and its place in a deque, CPython 3.11."""
 MAX_WINDOW_NS = 7 * DAY_NS
 _GLOB = frozenset("*?[")
+_GLOB_PART = re.compile(r"\*|\?|\[[^]]*\]?")
 _STRENGTH = {"warn": 0, "throttle": 1, "block": 2}
+
+
+def find_notes(settings: Settings) -> list[str]:
+    """What an administrator should know of a configuration that is meant as it is."""
+    return ["dry run. Nothing is refused"] if settings.dry_run else []
 
 
 def find_doubts(settings: Settings, *, uid_min: int = 1000) -> list[str]:
@@ -31,6 +38,7 @@ def find_doubts(settings: Settings, *, uid_min: int = 1000) -> list[str]:
         *_doubt_mode(settings),
         *_doubt_breaker(settings),
         *(text for rule in settings.rules for text in _doubt_rule(f"rule {rule.name}", rule, settings)),
+        *_doubt_unused_blocks(settings),
         *_doubt_exact(settings),
         *_doubt_overrides(settings, uid_min),
         *_doubt_shared(settings),
@@ -39,8 +47,6 @@ def find_doubts(settings: Settings, *, uid_min: int = 1000) -> list[str]:
 
 
 def _doubt_mode(settings: Settings) -> Iterator[str]:
-    if settings.dry_run:
-        yield "dry_run is true: everything is counted and told, nobody is refused"
     if settings.sources == "none":
         yield "sources is none: no connection is seen, so no rule is ever exceeded"
     if not settings.rules:
@@ -91,6 +97,17 @@ def _doubt_rule(name: str, rule: Rule, settings: Settings) -> Iterator[str]:
         )
 
 
+def _doubt_unused_blocks(settings: Settings) -> Iterator[str]:
+    """Lengths of blocks that somebody wrote and no action ever uses."""
+    usual_ns = Rule(name="usual", count="connections", limit=1, window_ns=NS).block_ns
+    for rule in settings.rules:
+        changed = [override.rules[rule.name] for override in settings.overrides if rule.name in override.rules]
+        given = [each for each in (rule, *changed) if each.block_ns != usual_ns]
+        if given and rule.action == "throttle" and all(each.action != "block" for each in changed):
+            length = show_duration(given[0].block_ns)
+            yield f"rule {rule.name}: `block: {length}` is never used, as `action` is {rule.action}, not block"
+
+
 def _doubt_overrides(settings: Settings, uid_min: int) -> Iterator[str]:
     rules = {rule.name: rule for rule in settings.rules}
     for index, override in enumerate(settings.overrides):
@@ -98,7 +115,7 @@ def _doubt_overrides(settings: Settings, uid_min: int) -> Iterator[str]:
         for name, rule in override.rules.items():
             yield from _doubt_rule(f"{place}, rule {name}", rule, settings)
         if any(_is_milder(rule, rules[name]) for name, rule in override.rules.items()):
-            yield from _doubt_globs(f"{place}.match.users", override.match.users, "gets its milder limits")
+            yield from _doubt_globs(f"{place}.match.users", override.match.users, "get its milder limits")
         for first, last in override.match.uids:
             if first < uid_min:
                 yield f"{place}.match.uids: {first}-{last} holds system accounts (below {uid_min})"
@@ -120,7 +137,7 @@ def _doubt_shared(settings: Settings) -> Iterator[str]:
 
 def _doubt_exempt(settings: Settings, uid_min: int) -> Iterator[str]:
     exempt = settings.exempt
-    yield from _doubt_globs("exempt.users", exempt.users, "is never looked at")
+    yield from _doubt_globs("exempt.users", exempt.users, "never be limited")
     for first, last in exempt.uids:
         if first < uid_min:
             yield f"exempt.uids: {first}-{last} holds system accounts (below {uid_min})"
@@ -135,7 +152,9 @@ def _doubt_exempt(settings: Settings, uid_min: int) -> Iterator[str]:
 def _doubt_globs(place: str, names: Iterable[str], follows: str) -> Iterator[str]:
     for name in names:
         if _GLOB.intersection(name):
-            yield f"{place}: who may choose his name can choose one that fits {name!a}, and {follows}"
+            login = _GLOB_PART.sub("99", ascii(name)[1:-1])
+            risk = f"a customer who picks a login such as {login} would {follows}"
+            yield f"{place} {name!a}: {risk}. Use a group or uids."
 
 
 def show_duration(duration_ns: int) -> str:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from smtpguard import __version__
 from smtpguard.settings.build import is_shipped
 from smtpguard.settings.notations import parse_duration
 from smtpguard.settings.schema_errors import explain_fault, find_nearest, find_schema_faults
@@ -16,6 +17,7 @@ MAX_LIMIT = 1_000_000
 """Highest limit of anything that is remembered one by one (all but bytes): 8 bytes for each and every user."""
 MAX_WINDOW_NS = parse_duration("31d")
 _NEED_BPF = ("failures", "bytes")
+_VERSION = ".".join(__version__.split(".")[:2])
 
 
 def find_problems(
@@ -70,7 +72,10 @@ def find_unbuilt(given: Any, unbuilt: Mapping[str, str]) -> Iterator[Problem]:  
         for path, value in _walk(given, match[1].replace("[]", ".[]").split("."), ()):
             meant = bool(value) if match[2] is None else (str(value) in named) == (match[2] == "=")
             if meant:
-                yield Problem(path=path, text=f"{show_path(path)}: {show_value(value)} can't be had yet: {sentence}")
+                shown = "" if isinstance(value, list | dict) else f": {show_value(value).strip(chr(39))}"
+                yield Problem(
+                    path=path, text=f"{show_path(path)}{shown} is not supported in version {_VERSION}. {sentence}"
+                )
 
 
 def _walk(value: Any, parts: list[str], path: Path) -> Iterator[tuple[Path, Any]]:  # noqa: ANN401

@@ -31,21 +31,22 @@ from smtpguard.settings.yaml_lines import (
 ENVIRONMENT = "SMTPGUARD_CONFIG"
 SYSTEM_PATH = "/etc/smtpguard/smtpguard.yaml"
 
-_LOCAL = "counting at the local mail server is not built; use count: connections, destinations or networks"
+_COUNT = "Use connections, destinations or networks."
+_LOG = "Use the event log, or `smtpguard status --json`."
 UNBUILT: dict[str, str] = {
-    "sources[]=postfix|exim|maillog": "it is not built; use auto or bpf",
-    "rules[].count=messages|recipients": _LOCAL,
-    "rules[].path=local|any": _LOCAL,
-    "users[].match.packages": "nobody is asked for packages; use users, groups or uids",
-    "accounts!=auto|none": "no command is asked; use auto or none",
-    "notify.urls": "nothing is sent; read the log, or `smtpguard blocks`",
-    "notify.digest!=daily|none": "nothing is sent",
-    "notify.hook": "no program is called; let one read the log",
-    "metrics.textfile": "no figures are written; use `smtpguard status --json`",
-    "metrics.listen": "no figures are served; use `smtpguard status --json`",
-    "metrics.users": "no figures are given",
+    "sources[]=postfix|exim|maillog": "Use auto or bpf.",
+    "rules[].count=messages|recipients": _COUNT,
+    "rules[].path=local|any": "Mail by the local mail server is not counted: use smtp.",
+    "users[].match.packages": "Use users, groups or uids.",
+    "accounts!=auto|none": "Use auto or none.",
+    "notify.urls": "Nothing is sent: read the log, or `smtpguard blocks`.",
+    "notify.digest!=daily|none": "Nothing is sent: use daily or none.",
+    "notify.hook": "No program is called: let one read the event log.",
+    "metrics.textfile": _LOG,
+    "metrics.listen": _LOG,
+    "metrics.users": _LOG,
 }
-"""Settings that are refused because nothing would carry them out: key to sentence, see checks.find_unbuilt."""
+"""Settings that are refused because nothing would carry them out: key to what to use, see checks.find_unbuilt."""
 
 
 def load_settings(path: str | None) -> Settings:
@@ -57,7 +58,7 @@ def load_settings(path: str | None) -> Settings:
     Raises:
         ConfigError: What is wrong, with file and line, up to 20 things at once.
     """
-    return _load_document(read_configuration(path))
+    return _load_document(read_configuration(path, keep_doubles=True))
 
 
 def load_text(text: str | None, name: str | None) -> Settings:
@@ -70,7 +71,9 @@ def load_text(text: str | None, name: str | None) -> Settings:
     Raises:
         ConfigError: As `load_settings`.
     """
-    return _load_document(None if text is None else parse_document(text, name or "the configuration"))
+    return _load_document(
+        None if text is None else parse_document(text, name or "the configuration", keep_doubles=True)
+    )
 
 
 def _load_document(document: Document | None) -> Settings:
@@ -80,7 +83,7 @@ def _load_document(document: Document | None) -> Settings:
     from smtpguard.settings.checks import find_problems  # jsonschema costs 70 ms: not where there is nothing to check
 
     data, left = drop_removed(document.data, __version__)
-    problems = find_problems(data, defaults, read_schema(), UNBUILT)
+    problems = [*document.doubles, *find_problems(data, defaults, read_schema(), UNBUILT)]
     if problems:
         raise SettingsError(document, problems)
     warnings = tuple(SettingsError(document, left).lines) if left else ()
@@ -217,17 +220,18 @@ def _is_like(value: object, default: object, also: type) -> bool:
     return type(value) is type(default) or (default is None and isinstance(value, str))
 
 
-def read_configuration(path: str | None) -> Document | None:
+def read_configuration(path: str | None, *, keep_doubles: bool = False) -> Document | None:
     """The content of the file that is in force, not yet checked; None where the shipped defaults are.
 
     Args:
         path: What --config named; None for the usual order.
+        keep_doubles: As `parse_document`.
 
     Raises:
         ConfigError: It is not there although it was named, can't be trusted or read, or is no YAML.
     """
     found = read_text(path)
-    return None if found is None else parse_document(*found)
+    return None if found is None else parse_document(*found, keep_doubles=keep_doubles)
 
 
 def read_text(path: str | None) -> tuple[str, str] | None:

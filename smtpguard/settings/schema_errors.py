@@ -118,6 +118,13 @@ def _find_leaves(error: ValidationError, title: str | None) -> Iterator[SchemaFa
     )
 
 
+_MAILS = "; mails are not counted in this version: use connections, destinations or networks"
+_SYNONYMS = {**dict.fromkeys(("mail", "mails", "email", "emails", "message"), _MAILS)} | {
+    "connects": "; did you mean 'connections'?",
+    "connection": "; did you mean 'connections'?",
+    "hosts": "; did you mean 'destinations'?",
+}
+"""What people write for a value, and is not like it."""
 _OF_MAPPINGS = (("rules",), ("users",))
 """Lists whose entries are no single words."""
 
@@ -150,7 +157,8 @@ def explain_fault(fault: SchemaFault, schema: Mapping[str, Any]) -> Iterator[Pro
         text = f"{where} has to be {fault.title or f'{word} {fault.expected} entries long'}"
     elif fault.keyword == "enum":
         choices = [str(choice) for choice in fault.expected]
-        text = f"{where}: {show_value(value)} is not one of {', '.join(choices)}{find_nearest(value, choices)}"
+        near = _SYNONYMS.get(str(value).lower(), "") or find_nearest(value, choices)
+        text = f"{where}: {show_value(value)} is not one of {', '.join(choices)}{near}"
     else:
         right = fault.title or _TYPES.get(str(fault.schema.get("type")), "what is expected here")
         text = f"{where}: {show_value(value)} is not {right}{_advise(fault)}"
@@ -159,6 +167,10 @@ def explain_fault(fault: SchemaFault, schema: Mapping[str, Any]) -> Iterator[Pro
 
 def _advise(fault: SchemaFault) -> str:
     """What a person who wrote that may have meant, or what exactly is wrong with it."""
+    if isinstance(fault.value, str) and fault.value.isascii() and fault.value.isdigit() and _wants_number(fault.schema):
+        return " (take the quotes away)"
+    if fault.path[-2:-1] == ("users",) and type(fault.value) is int:
+        return f" (a uid? Then `uids: [{fault.value}]`; a login of digits goes in quotes)"
     if fault.cause and not fault.cause.startswith("not "):
         return f": {fault.cause}"
     if fault.value is None:
@@ -178,6 +190,11 @@ def _advise(fault: SchemaFault) -> str:
     return ""
 
 
+def _wants_number(schema: Mapping[str, Any]) -> bool:
+    kinds = schema.get("type", ())
+    return bool({"integer", "number"}.intersection([kinds] if isinstance(kinds, str) else kinds))
+
+
 def find_nearest(value: object, choices: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the choice most like a value; "" if none is like it."""
     near = difflib.get_close_matches(str(value)[:60], list(choices), n=1, cutoff=0.6)
@@ -187,6 +204,8 @@ def find_nearest(value: object, choices: Iterable[str]) -> str:
 def _explain_unknown(path: Path, key: str, known: list[str], schema: Mapping[str, Any]) -> str:
     place = f" in {show_path(path)}" if path else ""
     near = find_nearest(key, known)
+    if not near and "match" in known and key in ("users", "uids", "groups"):
+        near = f"; did you mean `match: {{{key}: [...]}}`?"
     if not near:  # the right key in the wrong place?
         elsewhere = {
             name: f"{section}.{name}"

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from smtpguard.errors import ConfigError
+from smtpguard.settings.yaml_syntax import explain_syntax, show_message
 
 MAX_BYTES = 256 * 1024
 """Longest file read. The shipped one is 8 kB; 32 rules and 1,000 user entries are 150 kB."""
@@ -55,12 +56,14 @@ class Document:
         data: The content.
         lines: Line (from 1) of every key, list item and of the whole, ().
         text: As it was read.
+        doubles: Keys that are given twice; the later one is in `data`.
     """
 
     name: str
     data: Any
     lines: dict[Path, int]
     text: str = ""
+    doubles: tuple[Problem, ...] = ()
 
     def line(self, path: Path) -> int:
         """The line of a value, or of what should hold it."""
@@ -122,6 +125,7 @@ class _Reader:
         self.root: Any = None
         self.frames: list[tuple[Path, dict[str, Any] | list[Any]]] = []
         self.key: list[str | None] = []
+        self.doubles: list[Problem] = []
         self.nodes = 0
         self.documents = 0
 
@@ -167,8 +171,12 @@ class _Reader:
             raise self.fail(line, "merge keys (<<) are not taken", "write the keys out")
         if key in mapping:
             first = self.document.lines[(*path, key)]
-            raise self.fail(line, f"{show_path((*path, key))} is given twice, first in line {first}", "keep one")
-        self.document.lines[(*path, key)] = line
+            twice = (*path, f"{key}\0{line}")  # no key of a file: a place of its own in `lines`
+            self.document.lines[twice] = line
+            what = f"{show_path((*path, key))} is given twice, first in line {first} (keep one)"
+            self.doubles.append(Problem(path=twice, text=what))
+        else:
+            self.document.lines[(*path, key)] = line
         self.key[-1] = key
 
     def begin(self, container: dict[str, Any] | list[Any], line: int) -> None:
@@ -212,12 +220,13 @@ class _Reader:
         return value
 
 
-def parse_document(text: str, name: str) -> Document:
+def parse_document(text: str, name: str, *, keep_doubles: bool = False) -> Document:
     """The content of a configuration file, with lines; an empty one is an empty mapping.
 
     Args:
         text: The whole file.
         name: What errors call it.
+        keep_doubles: Note keys that are given twice in the document, for who tells of all mistakes at once.
 
     Raises:
         ConfigError: It is no YAML, has doubles, aliases, tags, or is too large or deep; with file and line.
@@ -231,15 +240,17 @@ def parse_document(text: str, name: str) -> Document:
         line = min(mark.line, text.count("\n")) + 1 if mark else 1  # libyaml puts the end of the file a line further
         if _LIBYAML_TOO_DEEP in (error.problem or ""):
             raise reader.fail(line, _TOO_DEEP) from error
-        what = " ".join(filter(None, [error.context, error.problem])) or "unreadable"
-        raise reader.fail(line, f"is no YAML: {show_message(what)}") from error
+        raise reader.fail(*explain_syntax(error, line, text)) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1 if isinstance(error.position, int) else 1
         raise reader.fail(line, "holds a control character", "take it out") from error
     except yaml.YAMLError as error:
-        raise reader.fail(1, f"is no YAML: {show_message(str(error))}") from error
+        raise reader.fail(1, f"not valid YAML: {show_message(str(error))}") from error
     data = {} if reader.root is None else reader.root
-    return Document(name=name, data=data, lines=reader.document.lines, text=text)
+    document = Document(name=name, data=data, lines=reader.document.lines, text=text, doubles=tuple(reader.doubles))
+    if document.doubles and not keep_doubles:
+        raise SettingsError(document, document.doubles)
+    return document
 
 
 def find_section(text: str, name: str) -> str | None:
@@ -257,8 +268,3 @@ def find_section(text: str, name: str) -> str | None:
                 end += 1
             return "\n".join(lines[number:end])
     return None
-
-
-def show_message(text: str) -> str:
-    """Text of a library's error in one printable line."""
-    return ascii(" ".join(text.split()))[1:-1][:200]

@@ -29,7 +29,7 @@ def test_shipped_defaults() -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.splitlines() == [
         "shipped defaults: ok: dry run; sources auto; ports 25 465 587 2525; 11 rules",
-        "warning: dry_run is true: everything is counted and told, nobody is refused",
+        "note: dry run. Nothing is refused.",
     ]
 
 
@@ -37,7 +37,9 @@ def test_warnings_leave_the_code_alone(tmp_path: Path) -> None:
     path = write(tmp_path, "dry_run: false\nexempt: {users: ['a*']}\nsources: [bpf]\nports: [25]")
     result = CliRunner().invoke(main, ["check", "--config", path])
     assert result.exit_code == 0
-    assert result.stdout.startswith(f"{path}: ok: enforcing; sources [bpf]; ports 25; 8 rules\nwarning: exempt.users: ")
+    assert result.stdout.startswith(
+        f"{path}: ok: enforcing; sources [bpf]; ports 25; 8 rules\nwarning: exempt.users 'a*': a"
+    )
 
 
 def test_names_that_are_not_there(tmp_path: Path) -> None:
@@ -86,7 +88,7 @@ def test_json(tmp_path: Path) -> None:
     shown = json.loads(result.stdout)
     assert (shown["ok"], shown["file"], shown["errors"], shown["dry_run"]) == (True, None, [], True)
     assert shown["rules"][0] == "mx-fanout"
-    assert len(shown["warnings"]) == 1
+    assert (shown["warnings"], shown["notes"]) == ([], ["dry run. Nothing is refused"])
     result = CliRunner().invoke(main, ["check", "--json", "--config", write(tmp_path, "ports: [0]")])
     assert result.exit_code == 78
     assert json.loads(result.stdout) == {
@@ -110,8 +112,8 @@ BYTES = "{name: mb, count: bytes, limit: 5, window: 1h, action: warn}"
     ("rules", "outcomes", "code", "note"),
     [
         ("", True, 0, None),
-        ("", False, 0, "note: rule volume needs the source bpf; bpf can't be had here: the rule is inactive"),
-        ("", None, 0, "note: rule volume needs the source bpf; can't be looked at: not root?"),
+        ("", False, 0, "note: rule volume needs the source bpf; it is not available: the rule is inactive"),
+        ("", None, 0, "note: rule volume needs the source bpf; run check as root to see whether it is there"),
         (f"rules: [{BYTES}]", True, 0, None),
         (f"rules: [{BYTES}]", None, 0, None),
         (f"rules: [{BYTES}]", False, 78, None),
@@ -141,7 +143,7 @@ def test_a_copy_of_the_shipped_rules_is_nobodys_choice(tmp_path: Path, monkeypat
     text = (shipped("config") / "smtpguard.yaml").read_text("utf-8").replace("sources: auto  ", "sources: [nflog]")
     result = CliRunner().invoke(main, ["check", "--config", write(tmp_path, text)])
     assert result.exit_code == 0
-    assert "note: rule volume needs the source bpf; bpf can't be had here: the rule is inactive" in result.stdout
+    assert "note: rule volume needs the source bpf; it is not available: the rule is inactive" in result.stdout
     result = CliRunner().invoke(main, ["check", "--config", write(tmp_path, text.replace("200000000", "200000001"))])
     assert result.exit_code == 78
     assert "'bytes' needs the source bpf, but sources is [nflog]" in result.stderr

@@ -513,7 +513,7 @@ def test_a_hang_up_says_in_the_log_what_came_of_the_reload(caplog: pytest.LogCap
     assert [(record.levelname, record.message[:40]) for record in caplog.records] == [
         ("INFO", "Loaded."),
         ("ERROR", "Loaded. But the kernel does not carry it"),
-        ("ERROR", "not reloaded, the old configuration goes"),
+        ("ERROR", "ports: not a list. The old configuration"),
     ]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from smtpguard import __version__
 from smtpguard.cli import _COMMANDS
 from smtpguard.resources import shipped
 from smtpguard.settings import Settings
@@ -46,13 +47,16 @@ def show_default(value: Any) -> str:  # noqa: ANN401 - any YAML
     return f"`{json.dumps(value, ensure_ascii=False).replace(chr(34), '')}`"
 
 
+VERSION = ".".join(__version__.split(".")[:2])
+
+
 def list_unbuilt(path: str) -> Iterator[str]:
     for key, sentence in UNBUILT.items():
         name, negation, values = re.fullmatch(r"([^=!]+)(!?)=?(.*)", key).groups()  # type: ignore[union-attr]
         if name.removesuffix("[]") == path:
             what = " | ".join(f"`{value}`" for value in values.split("|")) if values else ""
             what = f"Anything but {what}" if negation else what or "Any value"
-            yield f"{what} can't be had yet: {sentence}."
+            yield f"{what} is not supported in version {VERSION}. {sentence}"
 
 
 def list_keys(path: str, part: dict[str, Any], *, required: bool | None = None) -> Iterator[str]:

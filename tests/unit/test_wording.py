@@ -6,22 +6,26 @@ The rule: user, what, until when, then the next command; under 20 words a senten
 import logging
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from click.testing import CliRunner
 
 from smtpguard.actions.base import Reach
 from smtpguard.actions.nft.difference import Difference
+from smtpguard.cli import main
 from smtpguard.cli.blocks import render_blocks
 from smtpguard.cli.status import render_status
 from smtpguard.daemon.enforce.set_comparison import render_difference
 from smtpguard.daemon.record.enrichment_queue import Entry
 from smtpguard.daemon.record.journal import Journal
-from smtpguard.errors import GuardError
+from smtpguard.errors import ConfigError, GuardError
 from smtpguard.model import NS, Block, BreakerChange, Connect, Subject, Verdict
 from smtpguard.policy.engine import Engine
 from smtpguard.settings import MINUTE_NS, BreakerLimits, Rule
+from smtpguard.settings.load import load_settings
 from smtpguard.text import render_duration
 from tests.support.policy import T0, People, connect, engine_of, person
 from tests.unit.test_guard import Host
@@ -338,6 +342,93 @@ def test_what_the_kernel_does(up: bool, said: str) -> None:
     parts = Parts()
     parts.enforcement.is_refusing.return_value = up
     assert parts.means.list_means()[1] == {"name": "bpf", "state": said}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x: 1\nbad: [", '2: not valid YAML near "bad: ["; a bracket is not closed?'),
+        ("x: 1\nbad: [1,\n  2\ny: 3\n", '2: not valid YAML near "bad: [1,"; a bracket is not closed?'),
+        ("x: 'abc\ny: 1\n", '1: not valid YAML near "x: \'abc"; a quote is not closed?'),
+        ("foo:\n\tbar: 3\n", '2: not valid YAML near "bar: 3"; a tab? Indent with blanks'),
+        (
+            "a: b: c",
+            '1: not valid YAML near "a: b: c"; wrong indentation, or text with a colon that needs quotes?',
+        ),
+        (
+            "rules: [{name: r, count: recipients, limit: 1, window: 1m}]",
+            (
+                "1: rules[0].count: recipients is not supported in version 0.1. "
+                "Use connections, destinations or networks."
+            ),
+        ),
+        (
+            "notify: {urls: ['mailto://a@example.org']}",
+            ("1: notify.urls is not supported in version 0.1. Nothing is sent: read the log, or `smtpguard blocks`."),
+        ),
+        (
+            "rules: [{name: r, count: mails, limit: 1, window: 1m}]",
+            (
+                "1: rules[0].count: 'mails' is not one of connections, destinations, networks, failures, bytes, "
+                "messages, recipients; mails are not counted in this version: use connections, destinations or networks"
+            ),
+        ),
+        ("ports: ['25']", "1: ports[0]: '25' is not a port from 1 to 65535 (take the quotes away)"),
+        (
+            "users: [{match: {users: [2000]}, rules: {mx-burst: {limit: 3}}}]",
+            (
+                "1: users[0].match.users[0]: 2000 is not a name "
+                "(a uid? Then `uids: [2000]`; a login of digits goes in quotes)"
+            ),
+        ),
+        (
+            "dry_run: true\ndry_run: false\nports: [0]",
+            (
+                "2: dry_run is given twice, first in line 1 (keep one)\n"
+                "FILE:3: ports[0]: 0 is not a port from 1 to 65535"
+            ),
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_configuration(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "g.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_settings(str(path))
+    assert str(caught.value).replace(str(path), "FILE") == f"FILE:{said}"
+
+
+def test_a_reload_of_a_broken_file_says_what_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "g.yaml"
+    path.write_text("bad: [")
+    done = CliRunner().invoke(main, ["reload", "--config", str(path)])
+    assert done.exit_code == 78
+    assert done.stderr == (
+        f'smtpguard: {path}:1: not valid YAML near "bad: ["; a bracket is not closed?\n'
+        "The old configuration stays active.\n"
+    )
+
+
+def check(tmp_path: Path, text: str) -> list[str]:
+    path = tmp_path / "g.yaml"
+    path.write_text(text)
+    done = CliRunner().invoke(main, ["check", "--config", str(path)])
+    assert done.exit_code == 0
+    return done.stdout.splitlines()[1:]
+
+
+def test_what_check_warns_of(tmp_path: Path) -> None:
+    assert check(tmp_path, "exempt: {users: ['web*']}\n") == [
+        (
+            "warning: exempt.users 'web*': a customer who picks a login such as web99 would never be limited. "
+            "Use a group or uids."
+        ),
+        "note: dry run. Nothing is refused.",
+    ]
+    rule = "name: a, count: connections, limit: 3, window: 1m, action: throttle, block: 2h"
+    assert check(tmp_path, f"dry_run: false\nrules: [{{{rule}}}]\n") == [
+        "warning: rule a: `block: 2h` is never used, as `action` is throttle, not block",
+    ]
 
 
 @pytest.mark.parametrize(
