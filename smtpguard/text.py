@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 _PLAIN = re.compile(rb"[\x21\x23-\x5b\x5d-\x7e]*")
 _ESCAPED = [chr(b) if 0x21 <= b <= 0x7E and b not in b'"\\' else f"\\x{b:02x}" for b in range(256)]
+_ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
 _NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@+-]{0,254}")
 _NAME_FIRST = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.")
 _NAME_REST = _NAME_FIRST | frozenset(b"@+-")
@@ -43,6 +44,16 @@ def render_escaped(value: bytes | None, *, max_bytes: int = MAX_FIELD_BYTES) -> 
     if _PLAIN.fullmatch(value):
         return value.decode("ascii")
     return "".join([_ESCAPED[b] for b in value])
+
+
+def parse_escaped(text: str) -> bytes:
+    """The reverse of `render_escaped`. Raises ValueError where it is not what that gives."""
+    return _ESCAPE.sub(lambda found: bytes([int(found[1], 16)]), text.encode("ascii"))
+
+
+def parse_address(text: str) -> bytes:
+    """The reverse of `render_address`. Raises ValueError."""
+    return ipaddress.ip_address(text).packed
 
 
 def render_quoted(value: bytes | None) -> str:

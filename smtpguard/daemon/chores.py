@@ -5,6 +5,7 @@ import logging
 from smtpguard.clock import WallMap
 from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.guard import Guard
+from smtpguard.daemon.record.journal import Journal
 from smtpguard.daemon.record.learning import Learning
 from smtpguard.daemon.record.window_saver import Keeping
 from smtpguard.daemon.startup.restore import Restore
@@ -25,6 +26,7 @@ class Chores:
         keeping: Saves windows.
         switch: The panic switch.
         learning: What is known of who has sent.
+        journal: Keeps the history.
         wall: Event time to wall time.
         now: CLOCK_BOOTTIME in nanoseconds.
     """
@@ -38,6 +40,7 @@ class Chores:
         *,
         switch: OffSwitch,
         learning: Learning,
+        journal: Journal,
         wall: WallMap,
         now: ClockNs,
     ) -> None:
@@ -47,24 +50,34 @@ class Chores:
         self._keeping = keeping
         self._switch = switch
         self._learning = learning
+        self._journal = journal
         self._wall = wall
         self._now = now
 
     def follow_clock(self, now_ns: int) -> None:
         """What is stored as wall time is stored again when somebody has set the clock."""
-        del now_ns
         step_ns = self._wall.refresh()
         if step_ns:
             log.warning("the clock was set by %+.1f s; blocks keep their length", step_ns / NS)
             self._keeping.clock_was_set()
             self._switch.clock_was_set()
             self._learning.clock_was_set(step_ns)
+            self._journal.recorder.clock_was_set(now_ns)
 
     def keep_state(self, now_ns: int) -> None:
-        """Take what could not be read at the start, and save the windows."""
-        del now_ns
+        """Take what could not be read at the start, and save windows and figures."""
         late = self._state.take_late()
         if late is not None:
             self._restore.take_late(late, self._switch, dry_run=self._guard.settings.dry_run)
             self._learning.restore(late.facts, late.seen, self._now())
         self._keeping.save_windows()
+        self._journal.keep_incidents()
+        self._journal.recorder.on_time(now_ns)
+
+    def stop(self) -> None:
+        """A clean stop loses nothing: what was taken in and is on its way to the state goes there."""
+        self._journal.waiting.close()
+        self._journal.recorder.change("stop", by="guard")
+        self._keeping.save_windows()
+        self._journal.keep_incidents()
+        self._journal.recorder.close()

@@ -124,6 +124,7 @@ class Core:
         self.journal = Journal(
             self.events, self.state, self.wall, self.now, looker=enrichers.looker, rdns=enrichers.rdns
         )
+        self.journal.recorder.is_seeing = self._is_seeing
         self._stack.callback(self.journal.waiting.close)
         self.execution = Execution(
             settings,
@@ -199,6 +200,7 @@ class Core:
             self.keeping,
             switch=self.switch,
             learning=self.learning,
+            journal=self.journal,
             wall=self.wall,
             now=self.now,
         )
@@ -212,6 +214,7 @@ class Core:
             now=self.now,
         )
         self._stack.callback(self.table_watch.close)
+        self.table_watch.changes = self.journal.recorder
         self.table_watch.open()
 
     def _surroundings_changed(self, *, accounts: bool) -> None:

@@ -31,7 +31,7 @@ from smtpguard.model import (
 )
 from smtpguard.policy.subjects import account_of
 from smtpguard.settings import Settings
-from smtpguard.state.rows import AllowanceRow, BlockRow
+from smtpguard.state.rows import AllowanceRow, BlockRow, EscalationRow
 from smtpguard.state.statements import block_key, key_of
 from smtpguard.state.writer import StateWriter
 from smtpguard.text import render_user
@@ -144,7 +144,14 @@ class Execution:
         fine = block.mode != "enforce" or self._enforcement.carry_out(block.subject, settle=settle)
         if not block.renewed:
             self._state.put(BlockRow.of(block, self._wall.offset_ns))
+            self._keep_escalation(block, block.level + 1, block.until_ns)
         return fine
+
+    def _keep_escalation(self, block: Block, level: int, last_ns: int) -> None:
+        """How often a user was blocked is known after a restart."""
+        if (block.source, block.kind, block.mode) == ("guard", "block", "enforce") and block.subject.scope is None:
+            uid, wall_ns = block.subject.id, last_ns + self._wall.offset_ns
+            self._state.put(EscalationRow(uid=uid, name=block.name, level=level, last_ns=wall_ns))
 
     def show_user(self, uid: int) -> str:
         """A user of this host, for people."""
@@ -168,6 +175,8 @@ class Execution:
     def _ended(self, ended: Ended) -> None:
         self._enforcement.carry_out(ended.block.subject)
         self._state.delete(block_key(ended.block))
+        if ended.by == "exempt":  # as if it had not been
+            self._keep_escalation(ended.block, ended.block.level, ended.block.since_ns)
         if ended.block.mode == "enforce":
             account = self.account_of(ended.block.subject)
             self._journal.add_unblock(account, ended.block, by=ended.by, reason=ended.reason)

@@ -20,6 +20,9 @@ from smtpguard.policy.rules import compile_terms, override_index
 from smtpguard.policy.subjects import account_of, subject_of
 from smtpguard.settings import Settings
 
+OUTCOMES = frozenset({"established", "refused", "timeout", "gave-up"})
+"""What becomes of a connection, once."""
+
 
 class Guard(TimedPart):
     """What happens when something is seen, and when time passes; a part of the loop.
@@ -96,6 +99,10 @@ class Guard(TimedPart):
         for report in reports:
             if report.kind == "established" and report.uid and self._destinations.why_exempt(report.address) is None:
                 self._enforcement.end_late(subject_of(self._accounts, report.uid, report.netns), report.port)
+            if report.kind in OUTCOMES and report.uid is not None:
+                exempt = self._destinations.why_exempt(report.address)
+                if exempt != "loopback" or self.settings.loopback == "count":
+                    self._journal.recorder.outcome(subject_of(self._accounts, report.uid, report.netns), report)
             decisions = self._engine.report(report)
             if not decisions:
                 continue
@@ -132,7 +139,8 @@ class Guard(TimedPart):
     def _note(self, judged: list[tuple[Connect, Subject, list[Decision]]]) -> None:
         self.seen += len(judged)
         for connect, subject, decisions in judged:
-            if self.settings.loopback == "ignore" and self._destinations.why_exempt(connect.address) == "loopback":
+            exempt = self._destinations.why_exempt(connect.address)
+            if exempt == "loopback" and self.settings.loopback == "ignore":
                 continue
             account = account_of(self._accounts, subject)
             self._journal.add(
@@ -141,6 +149,7 @@ class Guard(TimedPart):
                     account=account,
                     subject=subject,
                     refused=any(isinstance(d, Refusal) and d.connect.result != "allowed" for d in decisions),
+                    is_counted=exempt is None or exempt == "loopback",
                     highest_limit=self._highest_limit(account),
                     verdicts=[d for d in decisions if isinstance(d, Verdict)],
                     blocks=[d for d in decisions if isinstance(d, Block) and not d.renewed],

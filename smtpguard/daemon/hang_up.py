@@ -5,6 +5,7 @@ import os
 
 from smtpguard.actions.eventlog import EventLog
 from smtpguard.daemon.loop import Loop
+from smtpguard.daemon.record.recorder import Recorder
 from smtpguard.daemon.serve.reload import Reload, Reloaded
 from smtpguard.errors import GuardError
 
@@ -18,13 +19,15 @@ class HangUp:
         loop: Which ends with the terminal.
         events: The event log, which is opened again: logrotate may have moved it.
         reload: What reads the configuration again.
+        recorder: Keeps the history of what was done.
         had_terminal: Whether the guard was started from a terminal.
     """
 
-    def __init__(self, loop: Loop, events: EventLog, reload: Reload, *, had_terminal: bool) -> None:
+    def __init__(self, loop: Loop, events: EventLog, reload: Reload, recorder: Recorder, *, had_terminal: bool) -> None:
         self._loop = loop
         self._events = events
         self._reload = reload
+        self._recorder = recorder
         self._had_terminal = had_terminal
 
     def take(self) -> None:
@@ -33,7 +36,12 @@ class HangUp:
             self._loop.stop()
             return
         self._events.reopen()
-        self._reload.request(tell_reload)
+        self._reload.request(self._note)
+
+    def _note(self, answer: Reloaded | GuardError) -> None:
+        if isinstance(answer, Reloaded):
+            self._recorder.change("reload", by="SIGHUP", reason=answer.text)
+        tell_reload(answer)
 
 
 def tell_reload(answer: Reloaded | GuardError) -> None:

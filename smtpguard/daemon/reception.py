@@ -104,7 +104,9 @@ class Reception:
         )
         self.reload = Reload(self.reconfiguration.read, self.reconfiguration.apply, self.manager)
         self._stack.callback(self.reload.close)
-        self.hang_up = HangUp(self._loop, core.events, self.reload, had_terminal=self._had_terminal)
+        self.hang_up = HangUp(
+            self._loop, core.events, self.reload, core.journal.recorder, had_terminal=self._had_terminal
+        )
 
     def _open_control(self, settings: Settings) -> None:
         core = self._core
@@ -141,6 +143,7 @@ class Reception:
             commits=self.commits,
             learning=core.learning,
             supervision=self._loop.supervision,
+            recorder=core.journal.recorder,
         )
         group, self._group_trouble = find_group(settings.control_group)
         server = ControlServer(

@@ -133,11 +133,14 @@ class Service:
             self.core.last_good.keep(settings, self.wall.to_wall_ns(self.now()))
         for text in settings.warnings:
             log.warning("%s", text)
+        self.core.journal.recorder.change("start", by="guard", reason=f"smtpguard {__version__}, {mode}")
         try:
             self.loop.run()
         finally:
             self.reception.manager.stopping()
             self.core.learning.write()
+            self.inlet.sensing.catch_up()
+            self.core.chores.stop()
         log.info("stopped")
 
     def _list_parts(self) -> list[tuple[str, Part, bool]]:

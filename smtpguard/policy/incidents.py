@@ -112,6 +112,7 @@ class Incidents:
         self._open: dict[Subject, _Open] = {}
         self._foreign = 0
         self._due_ns: int | None = None
+        self._changed: dict[Subject, None] = {}
         self.dropped = 0
 
     def feed(self, verdict: Verdict) -> Incident | None:
@@ -124,6 +125,7 @@ class Incidents:
                 self.dropped += 1
                 return None
             current = self._begin(verdict.subject, verdict.account, verdict.mode, verdict.time_ns)
+        self._changed[verdict.subject] = None
         current.verdicts += 1
         current.last_ns = max(current.last_ns, verdict.time_ns)
         if len(current.rules) < MAX_RULES:
@@ -137,6 +139,7 @@ class Incidents:
         current = self._open.get(subject)
         if current is None:
             return
+        self._changed[subject] = None
         current.connects += 1
         if refused:
             current.refused += 1
@@ -192,6 +195,12 @@ class Incidents:
         due_ns = first_ns + self._gap_ns
         self._due_ns = due_ns if self._due_ns is None else min(self._due_ns, due_ns)
         return current
+
+    def take_changed(self) -> list[Incident]:
+        """Those that go on and are not as they were at the last call, as they stand."""
+        changed = [held for subject in self._changed if (held := self._open.get(subject)) is not None]
+        self._changed.clear()
+        return [held.freeze(over=False) for held in changed]
 
     def current(self) -> list[Incident]:
         """The incidents that go on, as they stand."""

@@ -1,7 +1,8 @@
 """Who connected where, summed up in memory between two writes. Pure.
 
-Figures per user and minute are exact. Where a user went (address, port, script) is bounded: each user has so many
-places between two writes, all of them together so many; what goes beyond is still in the figures, and is counted.
+Figures per user and minute are exact. Where a user went (address, port, script), what became of it and from which of
+the host's own addresses is bounded: each user has so many places between two writes, all of them together so many;
+what goes beyond is still in the figures, and is counted.
 """
 
 from dataclasses import dataclass
@@ -14,22 +15,40 @@ MAX_PLACES_PER_USER = 500
 MAX_PLACES = 20_000
 MAX_USERS = 20_000
 MAX_SCRIPT_BYTES = 512
+MAX_OWN_PER_USER = 64
+MAX_ROWS = 100_000
+"""Rows made ready while a log of many days is learned, or the clock is set back and forth."""
+
+
+class _User:
+    """What one user did since the last write.
+
+    Attributes:
+        minutes: Attempts, refused ones, messages and recipients of each minute.
+        places: First and last time, attempts and refused ones by (address, port, script).
+        seen: When each port was last used.
+    """
+
+    __slots__ = ("minutes", "places", "seen")
+
+    def __init__(self) -> None:
+        self.minutes: dict[int, list[int]] = {}
+        self.places: dict[tuple[bytes, int, bytes], list[int]] = {}
+        self.seen: dict[int, int] = {}
 
 
 @dataclass(slots=True)
-class _Minute:
-    connects: int = 0
-    refused: int = 0
-    messages: int = 0
-    recipients: int = 0
+class _Outcome:
+    connected: int = 0
+    failed: int = 0
+    error: str | None = None
+    error_ns: int = 0
 
 
 @dataclass(slots=True)
-class _Place:
-    first_ns: int
-    last_ns: int
-    connects: int = 0
-    refused: int = 0
+class _Own:
+    connected: int = 0
+    last_ns: int = 0
 
 
 class Tally:
@@ -39,19 +58,30 @@ class Tally:
         dropped: Places, and figures of users beyond the bound, that were not kept.
     """
 
-    __slots__ = ("_minutes", "_places", "_places_of", "_seen", "dropped")
+    __slots__ = ("_day", "_outcomes", "_outcomes_of", "_own", "_places", "_rows", "_users", "dropped")
 
     def __init__(self) -> None:
-        self._minutes: dict[tuple[int, int], _Minute] = {}
-        self._places: dict[tuple[int, int, bytes, int, bytes], _Place] = {}
-        self._places_of: dict[int, int] = {}
-        self._seen: dict[tuple[int, int], int] = {}
+        self._day = 0
+        self._users: dict[int, _User] = {}
+        self._places = 0
+        self._outcomes: dict[tuple[int, int, bytes, int], _Outcome] = {}
+        self._outcomes_of: dict[tuple[str, int], int] = {}
+        self._own: dict[tuple[int, int, bytes], _Own] = {}
+        self._rows: list[Statement] = []
         self.dropped = 0
 
     def add_connect(
-        self, uid: int, *, wall_ns: int, address: bytes, port: int, script: bytes | None, refused: bool
+        self,
+        uid: int,
+        *,
+        wall_ns: int,
+        address: bytes,
+        port: int,
+        script: bytes | None,
+        refused: bool,
+        is_counted: bool = True,
     ) -> None:
-        """Count one attempt.
+        """Count one attempt. On the way of every attempt: some 2 us.
 
         Args:
             uid: Whose.
@@ -60,65 +90,138 @@ class Tally:
             port: Which port.
             script: By which script; None if not known.
             refused: Whether it was refused.
+            is_counted: Whether the rules count it: who went to exempt destinations only is new to `novel` rules still.
         """
-        minute = self._minute(uid, wall_ns)
+        user = self._users.get(uid)
+        if user is None or wall_ns // DAY_NS != self._day:
+            user = self._find(uid, wall_ns)
+            if user is None:
+                return
+        minute = user.minutes.get(wall_ns // MINUTE_NS)
         if minute is None:
-            return
-        minute.connects += 1
-        minute.refused += refused
-        self._seen[uid, port] = max(wall_ns, self._seen.get((uid, port), 0))
-        place = self._place(uid, wall_ns, address, port, (script or b"")[:MAX_SCRIPT_BYTES])
+            minute = user.minutes[wall_ns // MINUTE_NS] = [0, 0, 0, 0]
+        minute[0] += 1
+        minute[1] += refused
+        if is_counted and not refused and wall_ns > user.seen.get(port, 0):
+            user.seen[port] = wall_ns
+        key = (address, port, script[:MAX_SCRIPT_BYTES] if script else b"")
+        place = user.places.get(key)
         if place is None:
+            if self._places >= MAX_PLACES or len(user.places) >= MAX_PLACES_PER_USER:
+                self.dropped += 1
+                return
+            self._places += 1
+            user.places[key] = [wall_ns, wall_ns, 1, int(refused)]
             return
-        place.connects += 1
-        place.refused += refused
+        if wall_ns > place[1]:
+            place[1] = wall_ns
+        elif wall_ns < place[0]:
+            place[0] = wall_ns
+        place[2] += 1
+        place[3] += refused
+
+    def add_outcome(
+        self, uid: int, *, wall_ns: int, address: bytes, port: int, own: bytes | None, error: str | None
+    ) -> None:
+        """Count what became of an attempt that was let through.
+
+        Args:
+            uid: Whose.
+            wall_ns: When that was known.
+            address: Where to, 4 or 16 bytes.
+            port: Which port.
+            own: From which address of the host; None if not known.
+            error: How it failed; None if it was connected.
+        """
+        outcome_key = (wall_ns // DAY_NS, uid, address, port)
+        outcome = self._outcomes.get(outcome_key)
+        if outcome is None:
+            if not self._has_room("outcomes", uid, MAX_PLACES_PER_USER, len(self._outcomes)):
+                return
+            outcome = self._outcomes[outcome_key] = _Outcome()
+        if error is None:
+            outcome.connected += 1
+        else:
+            outcome.failed += 1
+            if wall_ns >= outcome.error_ns:
+                outcome.error, outcome.error_ns = error, wall_ns
+        if own is None or error is not None:
+            return
+        own_key = (wall_ns // DAY_NS, uid, own)
+        place = self._own.get(own_key)
+        if place is None:
+            if not self._has_room("own", uid, MAX_OWN_PER_USER, len(self._own)):
+                return
+            place = self._own[own_key] = _Own()
+        place.connected += 1
         place.last_ns = max(place.last_ns, wall_ns)
 
     def add_message(self, uid: int, *, wall_ns: int, recipients: int) -> None:
         """Count one mail handed to the local server."""
-        minute = self._minute(uid, wall_ns)
-        if minute is not None:
-            minute.messages += 1
-            minute.recipients += recipients
+        user = self._find(uid, wall_ns)
+        if user is not None:
+            minute = user.minutes.setdefault(wall_ns // MINUTE_NS, [0, 0, 0, 0])
+            minute[2] += 1
+            minute[3] += recipients
 
     def take(self) -> list[Statement]:
-        """The sums as statements for `StateWriter.add_activity`; begins anew."""
-        rows = [
-            statements.add_minute(
-                minute, uid, connects=m.connects, refused=m.refused, messages=m.messages, recipients=m.recipients
-            )
-            for (minute, uid), m in self._minutes.items()
-        ]
-        rows += [statements.put_seen(uid, port, last_ns) for (uid, port), last_ns in self._seen.items()]
+        """The sums as statements for `StateWriter.add_activity`; begins anew. What is most precious comes first."""
+        self._end_day()
+        rows, self._rows = self._rows, []
         rows += [
-            statements.add_destination(
-                day, uid, address, port, script, first_ns=p.first_ns, last_ns=p.last_ns, connects=p.connects,
-                refused=p.refused,
+            statements.add_outcome(
+                day, uid, address, port, connected=o.connected, failed=o.failed, error=o.error, error_ns=o.error_ns
             )
-            for (day, uid, address, port, script), p in self._places.items()
-        ]  # fmt: skip
-        for sums in (self._minutes, self._places, self._places_of, self._seen):
+            for (day, uid, address, port), o in self._outcomes.items()
+        ]
+        rows += [
+            statements.add_own_address(day, uid, address, connected=own.connected, last_ns=own.last_ns)
+            for (day, uid, address), own in self._own.items()
+        ]
+        for sums in (self._outcomes, self._outcomes_of, self._own):
             sums.clear()
         return rows
 
-    def _minute(self, uid: int, wall_ns: int) -> _Minute | None:
-        key = (wall_ns // MINUTE_NS, uid)
-        minute = self._minutes.get(key)
-        if minute is None:
-            if len(self._minutes) >= MAX_USERS:
+    def _find(self, uid: int, wall_ns: int) -> _User | None:
+        """A user's sums of an attempt's day; None if there are too many users."""
+        day = wall_ns // DAY_NS
+        if day != self._day:
+            self._end_day()
+            self._day = day
+        user = self._users.get(uid)
+        if user is None:
+            if len(self._users) >= MAX_USERS or len(self._rows) > MAX_ROWS:
                 self.dropped += 1
                 return None
-            minute = self._minutes[key] = _Minute()
-        return minute
+            user = self._users[uid] = _User()
+        return user
 
-    def _place(self, uid: int, wall_ns: int, address: bytes, port: int, script: bytes) -> _Place | None:
-        key = (wall_ns // DAY_NS, uid, address, port, script)
-        place = self._places.get(key)
-        if place is None:
-            count = self._places_of.get(uid, 0)
-            if count >= MAX_PLACES_PER_USER or len(self._places) >= MAX_PLACES:
-                self.dropped += 1
-                return None
-            self._places_of[uid] = count + 1
-            place = self._places[key] = _Place(first_ns=wall_ns, last_ns=wall_ns)
-        return place
+    def _end_day(self) -> None:
+        """Make statements of the sums of one day."""
+        users, self._users, self._places = self._users, {}, 0
+        self._rows += [
+            statements.add_minute(minute, uid, connects=sums[0], refused=sums[1], messages=sums[2], recipients=sums[3])
+            for uid, user in users.items()
+            for minute, sums in user.minutes.items()
+        ]
+        self._rows += [
+            statements.put_seen(uid, port, last_ns)
+            for uid, user in users.items()
+            for port, last_ns in user.seen.items()
+        ]
+        self._rows += [
+            statements.add_destination(
+                self._day, uid, *key, first_ns=sums[0], last_ns=sums[1], connects=sums[2], refused=sums[3]
+            )
+            for uid, user in users.items()
+            for key, sums in user.places.items()
+        ]
+
+    def _has_room(self, what: str, uid: int, share: int, held: int) -> bool:
+        """Whether one more of a user's may be kept; counted either way."""
+        count = self._outcomes_of.get((what, uid), 0)
+        if count >= share or held >= MAX_PLACES:
+            self.dropped += 1
+            return False
+        self._outcomes_of[what, uid] = count + 1
+        return True

@@ -109,7 +109,28 @@ ALTER TABLE allowances ADD COLUMN everything INTEGER NOT NULL DEFAULT 1;
 """
 """What was allowed before was allowed everything."""
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _IDS_OF_BLOCKS, _FACTS, _PORTS_OF_BLOCKS, _EVERYTHING)
+_RECORD = """
+ALTER TABLE changes ADD COLUMN details TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE incidents ADD COLUMN mode TEXT NOT NULL DEFAULT 'dry-run';
+ALTER TABLE incidents ADD COLUMN is_over INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE incidents ADD COLUMN tops TEXT NOT NULL DEFAULT '{}';
+CREATE TABLE outcomes (
+  day INTEGER NOT NULL, uid INTEGER NOT NULL, address BLOB NOT NULL, port INTEGER NOT NULL,
+  connected INTEGER NOT NULL, failed INTEGER NOT NULL, error TEXT, error_ns INTEGER NOT NULL,
+  PRIMARY KEY (day, uid, address, port)
+) WITHOUT ROWID;
+CREATE INDEX outcomes_by_uid ON outcomes (uid, day);
+CREATE TABLE own_addresses (
+  day INTEGER NOT NULL, uid INTEGER NOT NULL, address BLOB NOT NULL, connected INTEGER NOT NULL,
+  last_ns INTEGER NOT NULL,
+  PRIMARY KEY (day, uid, address)
+) WITHOUT ROWID;
+CREATE TABLE watched (since_ns INTEGER NOT NULL PRIMARY KEY, until_ns INTEGER NOT NULL) WITHOUT ROWID;
+"""
+"""`outcomes` and `own_addresses` say what became of connections that were let through; `watched` from when to when a
+source saw them: what lies between is not known."""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _IDS_OF_BLOCKS, _FACTS, _PORTS_OF_BLOCKS, _EVERYTHING, _RECORD)
 """SQL that leads from version N to N + 1. Append only: files out there hold every version."""
 
 VERSION = len(MIGRATIONS)

@@ -11,7 +11,17 @@ from smtpguard.settings import DAY_NS, MINUTE_NS
 STEP_ROWS = 2000
 """At most so many rows of one table are deleted in one step: some 10 ms."""
 MAX_DESTINATIONS_PER_DAY = 2000
-"""Rows per user and day that are kept of where he went: the busiest ones."""
+"""Rows per user and day that are kept of where they went, and of what became of it: the busiest ones."""
+MAX_OWN_ADDRESSES_PER_DAY = 64
+"""The same of the host's own addresses: IPV6_FREEBIND lets a tenant claim any number."""
+MEMORY_NS = 30 * DAY_NS
+"""How long at least it is remembered who was blocked before (`escalation.forget`) and who has sent (`novel`)."""
+_CROWDED: tuple[tuple[str, str, str], ...] = (
+    # table, what names a row of one user and day, what makes a row worth keeping
+    ("destinations", "address, port, script", "connects, last_ns"),
+    ("outcomes", "address, port", "connected + failed, error_ns"),
+    ("own_addresses", "address", "connected, last_ns"),
+)
 
 _AGES: tuple[tuple[str, str, str, int], ...] = (
     # table, its key, the column that says how old a row is, that column's unit in nanoseconds
@@ -24,8 +34,11 @@ _AGES: tuple[tuple[str, str, str, int], ...] = (
     ("incidents", "uid, netns, first_ns", "last_ns", 1),
     ("minutes", "minute, uid", "minute", MINUTE_NS),
     ("destinations", "day, uid, address, port, script", "day", DAY_NS),
+    ("outcomes", "day, uid, address, port", "day", DAY_NS),
+    ("own_addresses", "day, uid, address", "day", DAY_NS),
+    ("watched", "since_ns", "until_ns", 1),
 )
-_ROOM = ("destinations", "minutes", "verdicts", "incidents", "changes")
+_ROOM = ("destinations", "outcomes", "own_addresses", "minutes", "verdicts", "incidents", "changes")
 """Whose oldest rows go when room is short, in this order."""
 
 
@@ -41,10 +54,15 @@ def delete_old(connection: sqlite3.Connection, *, now_ns: int, keep_ns: int) -> 
         How many rows were deleted.
     """
     deleted = sum(
-        _delete_before(connection, table, key, column, (now_ns - keep_ns) // unit_ns)
+        _delete_before(connection, table, key, column, (now_ns - _kept_ns(table, keep_ns)) // unit_ns)
         for table, key, column, unit_ns in _AGES
     )
     return deleted + _delete_rare(connection, now_ns // DAY_NS, MAX_DESTINATIONS_PER_DAY)
+
+
+def _kept_ns(table: str, keep_ns: int) -> int:
+    """How long a table's rows are kept: what rules ask of the past is no history, and short."""
+    return max(keep_ns, MEMORY_NS) if table in ("escalation", "seen") else keep_ns
 
 
 def delete_for_room(connection: sqlite3.Connection, *, now_ns: int) -> int:
@@ -82,17 +100,19 @@ def _delete_before(connection: sqlite3.Connection, table: str, key: str, column:
 
 def _delete_rare(connection: sqlite3.Connection, today: int, share: int) -> int:
     """Thin out where users went today and yesterday, to `share` rows a user and day."""
-    crowded = connection.execute(
-        "SELECT day, uid, count(*) FROM destinations WHERE day >= ? GROUP BY day, uid HAVING count(*) > ?",
-        (today - 1, share),
-    ).fetchall()
     deleted = 0
-    for day, uid, rows in crowded:
-        if deleted >= STEP_ROWS:
-            break
-        deleted += connection.execute(
-            "DELETE FROM destinations WHERE day = ? AND uid = ? AND (address, port, script) IN (SELECT address, port,"
-            " script FROM destinations WHERE day = ? AND uid = ? ORDER BY connects, last_ns LIMIT ?)",
-            (day, uid, day, uid, min(rows - share, STEP_ROWS)),
-        ).rowcount
+    for table, key, worth in _CROWDED:
+        most = min(share, MAX_OWN_ADDRESSES_PER_DAY) if table == "own_addresses" else share
+        crowded = connection.execute(
+            f"SELECT day, uid, count(*) FROM {table} WHERE day >= ? GROUP BY day, uid HAVING count(*) > ?",  # noqa: S608 - constants
+            (today - 1, most),
+        ).fetchall()
+        for day, uid, rows in crowded:
+            if deleted >= STEP_ROWS:
+                break
+            deleted += connection.execute(
+                f"DELETE FROM {table} WHERE day = ? AND uid = ? AND ({key}) IN"  # noqa: S608 - constants
+                f" (SELECT {key} FROM {table} WHERE day = ? AND uid = ? ORDER BY {worth} LIMIT ?)",
+                (day, uid, day, uid, min(rows - most, STEP_ROWS)),
+            ).rowcount
     return deleted

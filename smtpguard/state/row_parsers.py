@@ -90,7 +90,8 @@ def parse_window(row: Row) -> WindowRow:
 
 def parse_incident(row: Row) -> IncidentRow:
     """A row of `incidents`, all columns."""
-    uid, netns, name, first_ns, last_ns, verdicts, connects, refused, peak, destinations, rules, told_ns = row
+    uid, netns, name, first_ns, last_ns, verdicts, connects, refused, peak, destinations, rules, told_ns, *more = row
+    mode, is_over, tops = more
     return IncidentRow(
         uid=uid,
         netns=from_signed(netns),
@@ -104,6 +105,9 @@ def parse_incident(row: Row) -> IncidentRow:
         destinations=destinations,
         rules=tuple(json.loads(rules)),
         told_ns=told_ns,
+        mode=mode,
+        is_over=bool(is_over),
+        tops=_parse_object(tops),
     )
 
 
@@ -124,18 +128,18 @@ def parse_verdict(row: Row) -> VerdictRow:
         until_ns=until_ns,
         mode=mode,
         why_dry=from_bytes(why_dry),
-        evidence=_parse_evidence(evidence),
+        evidence=_parse_object(evidence),
     )
 
 
-def _parse_evidence(text: str) -> dict[str, Any]:
+def _parse_object(text: str) -> dict[str, Any]:
     value = json.loads(text)
     return value if isinstance(value, dict) else {}
 
 
 def parse_change(row: Row) -> ChangeRow:
     """A row of `changes`, all columns."""
-    _, time_ns, uid, name, event, by, until_ns, reason = row
+    _, time_ns, uid, name, event, by, until_ns, reason, details = row
     return ChangeRow(
         time_ns=time_ns,
         uid=uid,
@@ -144,4 +148,5 @@ def parse_change(row: Row) -> ChangeRow:
         by=from_bytes(by),
         until_ns=until_ns,
         reason=from_bytes(reason),
+        details=_parse_object(details),
     )

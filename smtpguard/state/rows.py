@@ -4,6 +4,7 @@ Blocks, allowances and windows live on event time, which a reboot resets; `offse
 one into the other.
 """
 
+import zlib
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -245,10 +246,12 @@ class ChangeRow:
     Attributes:
         time_ns: Wall time.
         uid, name: Whom it concerns; None for all (`off`).
-        event: "block", "unblock", "allow", "allow-end", "off", "on", "reload", "heal", ...
-        by: Who.
+        event: "block", "extended", "unblock", "allow", "off", "on", "reload", "nft", "heal", "note", "close", "start",
+            "stop", "lost".
+        by: Who: "admin", "time", "guard", "fail2ban:JAIL", ...
         until_ns: Wall time it lasts to; None if it has no end or is one.
         reason: Free text for people, untrusted.
+        details: What else is known, JSON values: of a block rule, mode, kind and ports; `who` asked for it.
     """
 
     time_ns: int
@@ -258,6 +261,7 @@ class ChangeRow:
     by: str
     until_ns: int | None = None
     reason: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,6 +273,9 @@ class IncidentRow:
         verdicts, connects, refused, peak_per_minute, destinations: Figures so far.
         rules: Names of the rules exceeded.
         told_ns: When people were told; None if not yet.
+        mode: "enforce" if any of its verdicts was carried out.
+        is_over: Whether it has ended.
+        tops: The most frequent destinations and scripts with their counts, as text that is escaped already.
     """
 
     uid: int
@@ -283,3 +290,11 @@ class IncidentRow:
     destinations: int
     rules: tuple[str, ...] = ()
     told_ns: int | None = None
+    mode: Mode = "dry-run"
+    is_over: bool = False
+    tops: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """A short name for people, the same in every notification and list."""
+        return f"{zlib.crc32(f'{self.uid} {self.netns} {self.first_ns}'.encode()):08x}"

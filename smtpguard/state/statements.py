@@ -104,7 +104,7 @@ def add(row: HistoryRow) -> Statement:
     """Add to the history of verdicts, or of what was done."""
     if isinstance(row, ChangeRow):
         change = (row.time_ns, row.uid, to_name(row.name), row.event, to_bytes(row.by), row.until_ns)
-        return _insert("INSERT", "changes", (None, *change, to_bytes(row.reason)))
+        return _insert("INSERT", "changes", (None, *change, to_bytes(row.reason), render_json(row.details)))
     verdict: Parameters = (
         row.time_ns,
         row.uid,
@@ -158,7 +158,8 @@ def _values(row: KeyedRow, boot_id: str) -> Parameters:
         case IncidentRow():
             figures = (row.verdicts, row.connects, row.refused, row.peak_per_minute, row.destinations)
             rules = render_json(row.rules)
-            return (*key[:2], to_name(row.name), row.first_ns, row.last_ns, *figures, rules, row.told_ns)
+            more = (row.mode, row.is_over, render_json(row.tops))
+            return (*key[:2], to_name(row.name), row.first_ns, row.last_ns, *figures, rules, row.told_ns, *more)
         case _:
             assert_never(row)
 
@@ -166,6 +167,45 @@ def _values(row: KeyedRow, boot_id: str) -> Parameters:
 def _boot_of(netns: int | None, boot_id: str) -> str:
     """Cookies of other namespaces mean nothing after a reboot: what concerns them is bound to this boot."""
     return "" if netns is None else boot_id
+
+
+def add_evidence(row: VerdictRow) -> Statement:
+    """What was found out about a verdict that is in the history already."""
+    return Statement(
+        sql="UPDATE verdicts SET evidence = ? WHERE uid = ? AND time_ns = ? AND netns = ? AND rule = ?",
+        parameters=(render_json(row.evidence), row.uid, row.time_ns, to_signed(row.netns), to_bytes(row.rule)),
+    )
+
+
+def put_watched(since_ns: int, until_ns: int) -> Statement:
+    """A source saw connections from one time to another."""
+    return Statement(sql="INSERT OR REPLACE INTO watched VALUES (?, ?)", parameters=(since_ns, until_ns))
+
+
+def add_outcome(
+    day: int, uid: int, address: bytes, port: int, *, connected: int, failed: int, error: str | None, error_ns: int
+) -> Statement:
+    """Add to what became of a user's connections to one place on one day (days since the epoch)."""
+    return Statement(
+        sql=(
+            "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (day, uid, address, port) DO UPDATE SET"
+            " connected = connected + excluded.connected, failed = failed + excluded.failed,"
+            " error = CASE WHEN excluded.error_ns >= error_ns THEN excluded.error ELSE error END,"
+            " error_ns = max(error_ns, excluded.error_ns)"
+        ),
+        parameters=(day, uid, address, port, connected, failed, error, error_ns),
+    )
+
+
+def add_own_address(day: int, uid: int, address: bytes, *, connected: int, last_ns: int) -> Statement:
+    """Add to the connections that a user made from one of the host's own addresses on one day."""
+    return Statement(
+        sql=(
+            "INSERT INTO own_addresses VALUES (?, ?, ?, ?, ?) ON CONFLICT (day, uid, address) DO UPDATE SET"
+            " connected = connected + excluded.connected, last_ns = max(last_ns, excluded.last_ns)"
+        ),
+        parameters=(day, uid, address, connected, last_ns),
+    )
 
 
 def add_minute(minute: int, uid: int, *, connects: int, refused: int, messages: int, recipients: int) -> Statement:
@@ -189,7 +229,8 @@ def add_destination(
         sql=(
             "INSERT INTO destinations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (day, uid, address, port, script) DO UPDATE SET"
-            " last_ns = max(last_ns, excluded.last_ns), connects = connects + excluded.connects,"
+            " first_ns = min(first_ns, excluded.first_ns), last_ns = max(last_ns, excluded.last_ns),"
+            " connects = connects + excluded.connects,"
             " refused = refused + excluded.refused"
         ),
         parameters=(day, uid, address, port, script, first_ns, last_ns, connects, refused),

@@ -9,6 +9,8 @@ import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import attrgetter
 from typing import TypeVar
 
 from smtpguard.model import NS, Block
@@ -134,8 +136,8 @@ class Store:
         connection = self._connection
         connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         with self._transaction():
-            for statement in changes:
-                connection.execute(statement.sql, statement.parameters)
+            for sql, statements_of_it in groupby(changes, key=attrgetter("sql")):
+                connection.executemany(sql, map(attrgetter("parameters"), statements_of_it))
 
     def load(self, now_ns: int) -> Loaded:
         """Read what a start needs, table by table, so that damage to one costs no other.

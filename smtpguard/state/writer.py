@@ -121,7 +121,10 @@ class StateWriter:
 
     def add(self, row: HistoryRow) -> None:
         """Add to the history."""
-        statement = statements.add(row)
+        self.add_to_history(statements.add(row))
+
+    def add_to_history(self, statement: Statement) -> None:
+        """Change the history: the oldest of it is dropped where the file can't be written for long."""
         with self._condition:
             self._pending.add_history(statement)
             self._touch()

@@ -125,6 +125,7 @@ class Host:
             commits=Mock(answer=lambda said: said),
             learning=Mock(),
             supervision=Mock(),
+            recorder=Mock(),
         )
 
     def now(self) -> int:
@@ -193,7 +194,7 @@ def test_a_verdict_over_what_became_of_connections_is_written(host: Host) -> Non
     (verdict,) = only(Verdict, decisions)
     engine = Mock(report=Mock(side_effect=[[], decisions]))
     host.guard._engine = engine
-    host.guard.take_reports([Mock(), Mock()])
+    host.guard.take_reports([Mock(kind="open"), Mock(kind="open")])
     (call,) = host.journal.add.call_args_list
     assert (call.args[0].verdicts, call.args[0].is_new) == ([verdict], False)
 

@@ -329,6 +329,53 @@ def test_old_history_goes_in_small_steps_and_running_blocks_stay(path: Path) -> 
     assert history(store, "blocks") == 1
 
 
+def test_what_rules_ask_of_the_past_outlives_a_short_history(path: Path) -> None:
+    store = open_store(path)
+    old_ns = NOW_NS - 29 * DAY_NS
+    escalation = EscalationRow(uid=1, name="web01", level=2, last_ns=old_ns)
+    change = ChangeRow(time_ns=old_ns, uid=1, name="x", event="block", by="y")
+    store.run(
+        [statements.put_seen(1, 25, old_ns), statements.put(escalation, ""), statements.add(change)], durable=False
+    )
+    prune_all(store, DAY_NS)
+    assert [history(store, table) for table in ("seen", "escalation", "changes")] == [1, 1, 0]
+
+
+def test_own_addresses_of_one_user_are_bounded(path: Path) -> None:
+    store = open_store(path)
+    day = NOW_NS // DAY_NS
+    rows = [
+        statements.add_own_address(day, uid, n.to_bytes(16, "big"), connected=n, last_ns=n)
+        for uid, many in ((1, 500), (2, 5))
+        for n in range(many)
+    ]
+    store.run(rows, durable=False)
+    prune_all(store, DAY_NS)
+    kept = store._connection.execute("SELECT uid, count(*), min(connected) FROM own_addresses GROUP BY uid").fetchall()
+    assert kept == [(1, pruning.MAX_OWN_ADDRESSES_PER_DAY, 436), (2, 5, 0)]
+
+
+def test_the_tally_keeps_days_apart_and_what_became_of_connections(path: Path) -> None:
+    tally = Tally()
+    midnight = (NOW_NS // DAY_NS + 1) * DAY_NS
+    for wall_ns in (midnight - 1, midnight, midnight - 2):
+        tally.add_connect(
+            1, wall_ns=wall_ns, address=b"\1\2\3\4", port=25, script=None, refused=False, is_counted=False
+        )
+    told: list[tuple[int, str | None]] = [(2, None), (5, "timed out"), (4, "refused by the other side")]
+    for wall_ns, error in told:
+        tally.add_outcome(1, wall_ns=midnight + wall_ns, address=b"\1\2\3\4", port=25, own=b"\5" * 4, error=error)
+    store = open_store(path)
+    store.run(tally.take(), durable=False)
+    read = store._connection.execute
+    assert read("SELECT day, connects, first_ns FROM destinations ORDER BY day").fetchall() == [
+        (midnight // DAY_NS - 1, 2, midnight - 2), (midnight // DAY_NS, 1, midnight),
+    ]  # fmt: skip
+    assert read("SELECT connected, failed, error FROM outcomes").fetchall() == [(1, 2, "timed out")]
+    assert read("SELECT address, connected FROM own_addresses").fetchall() == [(b"\5" * 4, 1)]
+    assert history(store, "seen") == 0, "who went where nothing counts is new all the same"
+
+
 def test_the_file_stays_within_its_bound_and_keeps_what_matters(path: Path) -> None:
     bound = 2_000_000
     store = open_store(path, max_bytes=bound)
@@ -396,7 +443,7 @@ def test_the_tally_sums_up_and_is_bounded(path: Path) -> None:
     assert read("SELECT uid, count(*), max(length(script)) FROM destinations GROUP BY uid").fetchall() == [
         (1, MAX_PLACES_PER_USER, 512), (2, 1, 2),
     ]  # fmt: skip
-    assert store.load(NOW_NS).seen == {(1, 25): NOW_NS + 1999, (2, 587): NOW_NS}
+    assert store.load(NOW_NS).seen == {(1, 25): NOW_NS + 1499, (2, 587): NOW_NS}, "refused ones are not seen"
 
 
 def test_evidence_is_json_and_bounded() -> None:

@@ -11,7 +11,7 @@ from smtpguard.clock import WallMap
 from smtpguard.daemon.enforce.enforcement import Reason
 from smtpguard.hooks import ClockNs
 from smtpguard.policy.engine import Engine
-from smtpguard.state.rows import SwitchRow
+from smtpguard.state.rows import ChangeRow, SwitchRow
 from smtpguard.state.statements import switch_key
 from smtpguard.state.writer import StateWriter
 
@@ -74,6 +74,7 @@ class OffSwitch:
         self._row = SwitchRow(name=NAME, since_ns=self._wall.to_wall_ns(now_ns), until_ns=None, by=by)
         self._end_ns = None if span_ns is None else now_ns + span_ns
         self._store()
+        self._note("off", by)
         lifted = self._apply(off=True)
         log.warning("OFF, by %s: nobody is refused", by)
         return lifted
@@ -82,6 +83,7 @@ class OffSwitch:
         """Respond again; what is left of every block holds again. Whether the table is as it ought to be."""
         self._state.delete(switch_key(NAME))
         self._row = self._end_ns = None
+        self._note("on", by)
         done = self._apply(off=False)
         log.warning("on again, by %s", by)
         return done
@@ -109,6 +111,19 @@ class OffSwitch:
     def _store(self) -> None:
         if self._row is not None:
             self._state.put(replace(self._row, until_ns=self.until_ns))
+
+    def _note(self, event: str, by: str) -> None:
+        self._state.add(
+            ChangeRow(
+                time_ns=self._wall.to_wall_ns(self._now()),
+                uid=None,
+                name=None,
+                event=event,
+                by="time" if by == "time" else "admin",
+                until_ns=self.until_ns,
+                details={} if by == "time" else {"who": by},
+            )
+        )
 
     def _apply(self, *, off: bool) -> bool:
         self._engine.commands.set_off(off=off)

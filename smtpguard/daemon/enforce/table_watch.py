@@ -33,6 +33,13 @@ class FreedByHand(Protocol):
         """Take which uid ranges, what they were refused, and who it was."""
 
 
+class ChangeHistory(Protocol):
+    """Keeps the history of what was done."""
+
+    def change(self, event: str, *, by: str, reason: str) -> None:
+        """Something was done, by whom and why."""
+
+
 class TableWatch:
     """Watches the table, as a part of the loop.
 
@@ -46,6 +53,7 @@ class TableWatch:
     Attributes:
         heals: How often the table was put back.
         trouble: Why nobody watches; None when all is well.
+        changes: Who is told of heals; None where nobody is.
     """
 
     def __init__(
@@ -67,6 +75,7 @@ class TableWatch:
         self._check_ns = next_beat(now(), _CHECK_NS)
         self._done, self._by = "deleted", ""
         self.heals = 0
+        self.changes: ChangeHistory | None = None
         self.trouble: str | None = None
 
     def open(self) -> None:
@@ -147,6 +156,8 @@ class TableWatch:
             self._due_ns = now_ns + NS
             return
         self.heals += 1
+        if self.changes is not None:
+            self.changes.change("heal", by="guard", reason=f"the table was {self._done} by {self._by}")
         log.warning(
             "The nft table was %s by %s. It is back, with every block and the rest of its time.", self._done, self._by
         )

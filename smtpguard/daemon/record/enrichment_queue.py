@@ -29,6 +29,7 @@ class Entry:
         subject: Whose windows it concerns.
         refused: Whether one of our means refused it.
         is_new: Whether the attempt was just made; else it is only what a later report is about, and was told before.
+        is_counted: Whether its destination is one that the rules count.
         highest_limit: The highest limit of this user's rules.
         verdicts: Rules it exceeded.
         blocks: Blocks and throttles that began with it.
@@ -39,6 +40,7 @@ class Entry:
     subject: Subject
     refused: bool = False
     is_new: bool = True
+    is_counted: bool = True
     highest_limit: int = 0
     verdicts: Sequence[Verdict] = ()
     blocks: Sequence[Block] = ()

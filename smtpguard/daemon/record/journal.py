@@ -3,6 +3,7 @@
 Lines keep the order of what happened; those about attempts come from the waiting line, complete.
 """
 
+import contextlib
 import logging
 from collections.abc import Iterable
 from functools import partial
@@ -13,13 +14,16 @@ from smtpguard.clock import WallMap
 from smtpguard.daemon.loop import TimedPart
 from smtpguard.daemon.record.enrichment_queue import Entry, Waiting
 from smtpguard.daemon.record.notices import HIGHEST_GRAVITY, find_gravest, gravity_of, render_over, render_verdict
+from smtpguard.daemon.record.recorder import Recorder
 from smtpguard.enrich.looker import Looker, render_evidence
 from smtpguard.enrich.reverse_dns import ReverseDns
 from smtpguard.hooks import ClockNs
 from smtpguard.model import Account, Block, Subject, Verdict
 from smtpguard.policy.incidents import Incident, Incidents
 from smtpguard.state.rows import IncidentRow, VerdictRow
+from smtpguard.state.statements import add_evidence
 from smtpguard.state.writer import StateWriter
+from smtpguard.text import parse_address, parse_escaped, render_address, render_escaped
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +56,7 @@ class Journal(TimedPart):
     Attributes:
         waiting: The line in which attempts wait; a part of the loop.
         publish: Called with each complete attempt and its wall time, for live watchers.
+        recorder: What feeds the history with figures and changes.
     """
 
     def __init__(
@@ -69,9 +74,10 @@ class Journal(TimedPart):
         self._wall = wall
         self._now = now
         self._looker = looker
-        self._gathering: dict[int, Verdict] = {}
+        self._gathering: dict[int, tuple[Verdict, int]] = {}
         self._incidents = Incidents()
         self._said: dict[Subject, int] = {}
+        self.recorder = Recorder(state, wall, now)
         self.waiting = Waiting(now, self._write, looker=looker, rdns=rdns)
         self.publish: Publish | None = None
 
@@ -94,7 +100,7 @@ class Journal(TimedPart):
             Incident(
                 subject=(subject := Subject(id=row.uid, scope=row.netns)),
                 account=account_of(subject),
-                mode="dry-run",
+                mode=row.mode,
                 first_ns=row.first_ns - offset_ns,
                 last_ns=row.last_ns - offset_ns,
                 verdicts=row.verdicts,
@@ -103,8 +109,8 @@ class Journal(TimedPart):
                 refused=row.refused,
                 peak_per_minute=row.peak_per_minute,
                 destinations=row.destinations,
-                top_destinations=(),
-                top_scripts=(),
+                top_destinations=_parse_tops(row.tops.get("destinations"), parse_address),
+                top_scripts=_parse_tops(row.tops.get("scripts"), parse_escaped),
                 over=False,
             )
             for row in rows
@@ -114,6 +120,7 @@ class Journal(TimedPart):
         """A person or another program began a block."""
         wall_ns = self._wall.to_wall_ns(self._now())
         self.waiting.add_call(partial(self._write_block, account, block, wall_ns))
+        self.recorder.change_block("block", account, block, by=block.source, reason=block.reason, wall_ns=wall_ns)
 
     def add_extended(self, account: Account, block: Block) -> None:
         """A block goes on."""
@@ -121,25 +128,28 @@ class Journal(TimedPart):
         until_wall_ns = block.until_ns + self._wall.offset_ns
         write = partial(self._events.write_extended, block, account, wall_ns=wall_ns, until_wall_ns=until_wall_ns)
         self.waiting.add_call(write)
+        self.recorder.change_block("extended", account, block, by=block.source, reason=block.reason, wall_ns=wall_ns)
 
     def add_unblock(self, account: Account, block: Block, *, by: str, reason: str) -> None:
         """A block ended."""
         wall_ns = self._wall.to_wall_ns(self._now())
         write = self._events.write_unblock
         self.waiting.add_call(partial(write, block, account, wall_ns=wall_ns, by=by, reason=reason))
+        self.recorder.change_block("unblock", account, block, by=by, reason=reason, wall_ns=wall_ns, is_end=True)
 
     def add_allow(self, account: Account, *, until_wall_ns: int, by: str, reason: str) -> None:
         """Somebody was given an allowance."""
         wall_ns = self._wall.to_wall_ns(self._now())
         write = partial(self._events.write_allow, account, wall_ns=wall_ns, until_wall_ns=until_wall_ns)
         self.waiting.add_call(partial(write, by=by, reason=reason))
+        self.recorder.change("allow", account, by=by, until_wall_ns=until_wall_ns, reason=reason, wall_ns=wall_ns)
 
     def _gather(self, verdict: Verdict) -> None:
         if self._looker is None:
             return
         ticket = self._looker.gather(verdict.connect, self._now(), owner=verdict.account.share)
         if ticket is not None:
-            self._gathering[ticket] = verdict
+            self._gathering[ticket] = verdict, self._wall.offset_ns
 
     def _tell(self, entry: Entry) -> None:
         """Tell people once that an incident began, and again only where it grows worse: warned, throttled, blocked."""
@@ -173,7 +183,13 @@ class Journal(TimedPart):
                 peak_per_minute=incident.peak_per_minute,
                 destinations=incident.destinations,
                 rules=incident.rules,
-                told_ns=self._now() + offset_ns,
+                told_ns=incident.first_ns + offset_ns,
+                mode=incident.mode,
+                is_over=incident.over,
+                tops={
+                    "destinations": [(render_address(address), count) for address, count in incident.top_destinations],
+                    "scripts": [(render_escaped(script), count) for script, count in incident.top_scripts],
+                },
             )
         )
 
@@ -191,31 +207,54 @@ class Journal(TimedPart):
         self._events.tick(now_ns=now_ns, wall_ns=self._wall.to_wall_ns(now_ns))
         if self._gathering and self._looker is not None:
             for ticket, evidence in self._looker.read_evidence():
-                verdict = self._gathering.pop(ticket, None)
-                if verdict is not None:
-                    row = VerdictRow.of(verdict, self._wall.offset_ns, render_evidence(evidence))
-                    self._state.add(row)
+                found = self._gathering.pop(ticket, None)
+                if found is not None:
+                    verdict, offset_ns = found
+                    row = VerdictRow.of(verdict, offset_ns, render_evidence(evidence))
+                    self._state.add_to_history(add_evidence(row))
+
+    def keep_incidents(self) -> None:
+        """Once a second: what has changed in incidents that go on goes to the history."""
+        for incident in self._incidents.take_changed():
+            self._keep_incident(incident)
 
     def _write(self, entry: Entry) -> None:
         connect = entry.connect
-        if entry.is_new:
-            self._incidents.attempt(entry.subject, connect, refused=entry.refused)
         wall_ns = self._wall.to_wall_ns(connect.time_ns)
         self._tell(entry)
         if entry.is_new:
+            # As the log's RESULT: of the attempt that exceeded a rule, which bpf refuses itself, no Refusal comes.
+            refused = entry.refused or connect.result == "refused"
+            self._incidents.attempt(entry.subject, connect, refused=refused)
+            self.recorder.attempt(entry.subject, connect, wall_ns, refused=refused, is_counted=entry.is_counted)
             self._events.write_connect(
                 connect, entry.account, wall_ns=wall_ns, now_ns=self._now(), highest_limit=entry.highest_limit
             )
-        waiting = {verdict.connect.time_ns for verdict in self._gathering.values()}
         for verdict in entry.verdicts:
             self._events.write_exceeded(verdict, wall_ns=wall_ns)
-            if verdict.time_ns not in waiting:  # else its row is written with the evidence
-                self._state.add(VerdictRow.of(verdict, self._wall.offset_ns))
+            self._state.add(VerdictRow.of(verdict, self._wall.offset_ns))
         for block in entry.blocks:
             self._write_block(entry.account, block, wall_ns)
+            self.recorder.change_block(
+                "block", entry.account, block, by=block.source, reason=block.reason, wall_ns=wall_ns
+            )
         if self.publish is not None and entry.is_new:
             self.publish(entry, wall_ns)
 
     def _write_block(self, account: Account, block: Block, wall_ns: int) -> None:
         until_wall_ns = block.until_ns + self._wall.offset_ns
         self._events.write_block(block, account, wall_ns=wall_ns, until_wall_ns=until_wall_ns)
+
+
+class _ParseTop(Protocol):
+    def __call__(self, text: str, /) -> bytes: ...
+
+
+def _parse_tops(rows: object, parse: _ParseTop) -> tuple[tuple[bytes, int], ...]:
+    """Counts of an earlier run; what can't be read is left out."""
+    found = []
+    for row in rows if isinstance(rows, list) else ():
+        with contextlib.suppress(ValueError, TypeError):
+            text, count = row
+            found.append((parse(str(text)), int(count)))
+    return tuple(found)

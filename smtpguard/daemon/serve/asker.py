@@ -13,10 +13,12 @@ class Asker:
 
     Attributes:
         who: For the log.
+        user: Their login name, for the history.
         is_member: Whether they are a member of control.group only.
     """
 
     who: str
+    user: str
     is_member: bool
 
 

@@ -16,6 +16,7 @@ from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.record.learning import Learning
+from smtpguard.daemon.record.recorder import Recorder
 from smtpguard.daemon.serve.allow_command import AllowCommand
 from smtpguard.daemon.serve.asker import Asker
 from smtpguard.daemon.serve.block_command import BlockCommand
@@ -106,6 +107,7 @@ class Handlers:
         commits: Has answers wait for the disk.
         learning: What is known of who has sent.
         supervision: Counts our own mistakes.
+        recorder: Keeps the history of what was done, and for whom.
     """
 
     def __init__(
@@ -127,6 +129,7 @@ class Handlers:
         commits: Commits,
         learning: Learning,
         supervision: Supervision,
+        recorder: Recorder,
     ) -> None:
         self._guard = guard
         self._orders = orders
@@ -142,6 +145,7 @@ class Handlers:
         self._commits = commits
         self._learning = learning
         self._supervision = supervision
+        self._recorder = recorder
         self.verbs: dict[str, Verb[Any]] = {
             "status": Verb(Request, self._status),
             "blocks": Verb(Request, self._blocks),
@@ -181,11 +185,15 @@ class Handlers:
         if found is None:
             raise GuardError(f"this guard has no verb {verb!r}", fix=f"it is smtpguard {__version__}: restart it?")
         request = read_request(found.shape, verb, args)
-        who = f"{render_user(peer.uid, peer.name)} (pid {peer.pid})"
-        asker = Asker(who=who, is_member=not is_owner(peer))
+        user = render_user(peer.uid, peer.name)
+        asker = Asker(who=f"{user} (pid {peer.pid})", user=user, is_member=not is_owner(peer))
 
         def serve() -> Answer:
-            said = found.serve(request, asker)
+            self._recorder.asker = user
+            try:
+                said = found.serve(request, asker)
+            finally:
+                self._recorder.asker = None
             if isinstance(said, dict) and "text" in said and (taken := self._taken(request)):
                 said["text"] = join_sentences(said["text"], f"Note: {taken}")
                 log.warning("%s: %s", verb, taken)
@@ -236,6 +244,7 @@ class Handlers:
                 later.resolve(unmet)
                 return
             log.info("%s", answer.text)
+            self._recorder.change("reload", by="admin", reason=answer.text, who=asker.user)
             told = {"text": answer.text, "changed": [*answer.changed], "waiting": [*answer.waiting]}
             later.resolve({**told, "config": self._guard.settings.path or ""})
 
@@ -275,6 +284,7 @@ class Handlers:
         do, enforcement = request.do, self._enforcement
         table = f"table inet {self._guard.settings.nft_table}"
         log.warning("nft %s asked by %s", do, asker.who)
+        self._recorder.change("nft", by="admin", reason=do)
         enforcement.healing = do == "ensure"
         if not enforcement.refresh("table"):
             raise GuardError(f"{table}: {enforcement.table_trouble}", fix="it is tried again every second")

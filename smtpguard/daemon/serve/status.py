@@ -188,12 +188,14 @@ class Status:
 
     def _parts(self) -> dict[str, str]:
         """One line a part, for people."""
+        record = self._journal.recorder
         log, state, engine = self._events.stats(), self._state.stats(), self._engine.stats()
         parts = {
             "event log": f"{log.path}: {log.written} lines, {log.waiting} waiting, {log.dropped} dropped, "
             f"{log.suppressed} suppressed",
             "state": f"{state.path or 'none'}: {state.size_bytes} bytes, {state.waiting} waiting, "
             f"{sum(state.dropped.values())} dropped" + "".join(f"; {note}" for note in state.notes[-1:]),
+            "record": f"{record.dropped} places not kept, {record.foreign} attempts of nobody's containers",
             "windows": f"{engine.subjects} users, {engine.times} times, {engine.keys} destinations, "
             f"{engine.dropped} dropped, {engine.evicted} users forgotten",
             "journal": ", ".join(f"{value} {name}" for name, value in self._journal.waiting.stats().items()),

@@ -79,6 +79,7 @@ class Restore:
             self._orders.restore_allowance(row)
         self._keeping.restore_windows(loaded.windows)
         self._journal.restore_incidents(loaded.incidents, self._orders.account_of)
+        self._restore_escalation(loaded)
         lifted = self._restore_blocks(loaded, dry_run=dry_run)
         try:
             self._take_elements(nft, adoption, identity, lifted)
@@ -103,9 +104,20 @@ class Restore:
         for allowance in loaded.allowances:
             if Subject(id=allowance.uid) not in allowed:
                 self._orders.restore_allowance(allowance)
+        self._restore_escalation(loaded)
         self._restore_blocks(loaded, dry_run=dry_run)
         self._orders.freed.clear()
         self._enforcement.refresh("state")
+
+    def _restore_escalation(self, loaded: Loaded) -> None:
+        """How often users were blocked before, where their windows have not said so."""
+        for row in loaded.escalation:
+            subject, until_ns = Subject(id=row.uid), row.last_ns - self._wall.offset_ns
+            if (subject, None) in self._orders.freed or not self._orders.account_of(subject).may_be(row.name):
+                continue
+            known = self._engine.memory.escalation(subject)
+            if known is None or known.until_ns < until_ns:
+                self._engine.memory.restore_escalation(subject, row.level, until_ns)
 
     def _take_elements(self, nft: NftEnforcer, adoption: Adoption, identity: Identity, lifted: set[Subject]) -> None:
         """Take over what is in the table of an earlier run, or take a table away that is none."""

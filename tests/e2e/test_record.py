@@ -1,0 +1,138 @@
+"""The record that a running guard keeps: read back from the file, beside the daemon and after it was killed."""
+
+import signal
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from smtpguard.demo.lab import PEER4, PEER6
+from smtpguard.state.history import History
+from smtpguard.state.rows import ChangeRow
+from smtpguard.state.span import Span
+from smtpguard.text import parse_address
+from tests.support.host import INNOCENT, SPAMMER, Host, wait_for
+
+pytestmark = pytest.mark.kernel
+
+RULE = {"name": "burst", "count": "connections", "limit": 30, "window": "10m", "action": "block", "block": "30m"}
+CALM = {"blocks": 100, "per": "10m"}
+WEB = SPAMMER[1]
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with Host(rules=[RULE], breaker=CALM, ports=[25, 2526]) as made:
+        made.start()
+        yield made
+
+
+def figures(host: Host, uid: int) -> tuple[int, int]:
+    """Attempts and refused ones, as the history has them."""
+    with History(f"{host.lab.directory}/state.db") as history:
+        totals = history.top_users(Span(uid=uid))
+    return (totals[0].connects, totals[0].refused) if totals else (0, 0)
+
+
+def changes(host: Host, *events: str) -> list[ChangeRow]:
+    """What was done, the oldest first."""
+    with History(f"{host.lab.directory}/state.db") as history:
+        return [row for row in reversed(history.changes(Span())) if row.event in events]
+
+
+def in_log(host: Host, uid: int) -> tuple[int, int]:
+    rows = [row for row in host.events("CONNECT") if row["UID"] == str(uid)]
+    return len(rows), sum(row["RESULT"] == "refused" for row in rows)
+
+
+def test_what_happened_a_second_ago_is_there_and_survives_sigkill(host: Host) -> None:
+    done = host.connect(SPAMMER, 50, 400, to=[PEER4, PEER6])
+    host.connect(INNOCENT, 7, 400)
+    wait_for(lambda: in_log(host, WEB)[0] == 50 and in_log(host, INNOCENT[1])[0] == 7)
+    time.sleep(2.1)  # summed up each second, written within the next
+    host.stop(signal.SIGKILL)
+    assert figures(host, WEB) == in_log(host, WEB) == (50, done.refused)
+    assert figures(host, INNOCENT[1]) == (7, 0)
+    with History(f"{host.lab.directory}/state.db") as history:
+        places = history.top_places(Span(uid=WEB), "address")
+        (incident,) = history.incidents(Span())
+        (verdict,) = history.verdicts(Span())
+    logged = Counter(parse_address(row["DST"]) for row in host.events("CONNECT") if row["UID"] == str(WEB))
+    assert {place.key: place.connects for place in places} == logged
+    assert (incident.uid, incident.mode) == (WEB, "enforce")
+    assert done.refused == incident.refused <= incident.connects <= 50, "what came since the verdict, or was on its way"
+    assert verdict.evidence["connect"]["port"] == 25
+    (block,) = changes(host, "block")
+    (line,) = host.events("BLOCK")
+    assert (block.uid, block.by, block.details["rule"]) == (WEB, line["BY"], line["RULE"])
+    host.start()
+    assert figures(host, WEB) == (50, done.refused), "and nothing is counted twice"
+
+
+def test_a_clean_stop_loses_nothing(host: Host) -> None:
+    host.connect(INNOCENT, 20)
+    host.stop()
+    assert figures(host, INNOCENT[1]) == in_log(host, INNOCENT[1]) == (20, 0)
+    assert [row.event for row in changes(host, "start", "stop")] == ["start", "stop"]
+    with sqlite3.connect(f"{host.lab.directory}/state.db") as file:
+        ((since_ns, until_ns),) = file.execute("SELECT since_ns, until_ns FROM watched").fetchall()
+    assert 0 < until_ns - since_ns < 60e9
+    assert abs(time.time_ns() - until_ns) < 5e9
+
+
+def test_what_became_of_connections_is_kept(host: Host) -> None:
+    host.connect(INNOCENT, 5, 200)
+    assert host.connect(INNOCENT, 3, 200, port=2526).errors == {"ECONNREFUSED": 3}
+    host.stop()
+    with sqlite3.connect(f"{host.lab.directory}/state.db") as file:
+        rows = file.execute(
+            "SELECT port, connected, failed, error FROM outcomes WHERE uid = ? ORDER BY port", INNOCENT[1:]
+        )
+        assert rows.fetchall() == [(25, 5, 0, None), (2526, 0, 3, "refused by the other side")]
+
+
+def test_every_change_has_who_made_it(host: Host) -> None:
+    for words in (
+        ("block", SPAMMER[0], "--for", "10m", "--reason", "seen"),
+        ("unblock", SPAMMER[0]),
+        ("allow", INNOCENT[0], "--for", "1h"),
+        ("off",),
+        ("on",),
+        ("reload",),
+    ):
+        assert host.cli(*words).returncode == 0
+    host.connect(SPAMMER, 40, 400)
+    host.stop()
+    found = [
+        (row.event, row.uid, row.by, row.details.get("who", "").split(" ")[0])
+        for row in changes(host, "block", "unblock", "allow", "off", "on", "reload")
+    ]
+    assert found == [
+        ("block", WEB, "admin", "root"),
+        ("unblock", WEB, "admin", "root"),
+        ("allow", INNOCENT[1], "admin", "root"),
+        ("off", None, "admin", "root"),
+        ("on", None, "admin", "root"),
+        ("reload", None, "admin", "root"),
+        ("block", WEB, "guard", ""),
+    ]
+
+
+def test_a_restart_forgets_neither_earlier_blocks_nor_who_has_sent(host: Host) -> None:
+    host.configure(rules=[RULE | {"block": "2s"}], escalation={"factor": 4, "still_trying": "end"})
+    assert host.cli("reload").returncode == 0
+    assert host.connect(SPAMMER, 31, 400).refused == 1
+    wait_for(lambda: host.events("UNBLOCK"), 6)
+    host.stop(signal.SIGKILL)
+    with sqlite3.connect(f"{host.lab.directory}/state.db") as file:  # windows may be lost, the memory must not be
+        file.execute("DELETE FROM windows")
+        assert file.execute("SELECT level FROM escalation WHERE uid = ?", (WEB,)).fetchall() == [(1,)]
+        assert file.execute("SELECT port FROM seen WHERE uid = ?", (WEB,)).fetchall() == [(25,)]
+    file.close()
+    host.start()
+    assert host.connect(SPAMMER, 31, 400).refused == 1
+    host.stop()
+    lengths = [row.until_ns - row.time_ns for row in changes(host, "block") if row.until_ns]
+    assert [round(length / 1e9) for length in lengths] == [2, 8]
