@@ -49,3 +49,11 @@ class TellFail2ban(Protocol):
     def __call__(self, sources: Sequence[str], user: str, /) -> int:
         """Tell the jails among the sources of blocks; how many there were."""
         ...
+
+
+class Change(Protocol):
+    """A change of what the kernel holds. Raises EnforceError."""
+
+    def __call__(self) -> object:
+        """Make it."""
+        ...

@@ -112,5 +112,5 @@ class Reconfiguration:
         if self._program.trouble:
             notes.append(f"Refused senders are not told why: {self._program.trouble}")
         text = render_changes(changes, notes=notes)
-        unmet = tuple(self._enforcement.refusal_troubles())
+        unmet = tuple(self._enforcement.health.refusal_troubles())
         return Reloaded(text=text, changed=changes.live, waiting=changes.waiting, unmet=unmet)

@@ -83,7 +83,7 @@ class World:
     def __post_init__(self) -> None:
         known = People([person(self.uid, "tenant", "web")])
         self.engine = engine_of(*self.rules, people=known, escalation=Escalation(still_trying="end"))
-        self.limits = ExactLimits(settings_of(*self.rules), cast("AccountDirectory", known), self.engine, boottime_ns)
+        self.limits = ExactLimits(cast("AccountDirectory", known), self.engine, boottime_ns)
         self.limits.attach(self.lab.source)
         self.limits.refresh(settings_of(*self.rules), (), trusted=True, anew=True, restored=True)
         assert self.limits.trouble is None

@@ -132,7 +132,7 @@ def guarded(lab: Lab, uid: int, rule: Rule) -> tuple[Engine, ExactLimits]:
     settings = settings_of(rule)
     known = People([person(uid, "tenant", "web")])
     engine = engine_of(rule, people=known)
-    limits = ExactLimits(settings, cast("AccountDirectory", known), engine, boottime_ns)
+    limits = ExactLimits(cast("AccountDirectory", known), engine, boottime_ns)
     limits.attach(lab.source)
     limits.refresh(settings, (), trusted=True, anew=True)
     return engine, limits

@@ -169,8 +169,7 @@ class World:
         self.source = SimpleNamespace(
             guard=self.program, stats=SimpleNamespace(lost=0, notes={}), ring_lost=0, drained_ns=self.now_ns
         )
-        settings_ = settings_of(*rules_of(self.limits_of), ports=frozenset(PORTS), attribution_process=False)
-        self.limits = ExactLimits(settings_, cast("Any", self.people), self.engine, self.clock)
+        self.limits = ExactLimits(cast("Any", self.people), self.engine, self.clock)
         self.limits.attach(self.source)
         self.refresh(restored=True)
 

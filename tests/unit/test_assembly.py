@@ -84,7 +84,7 @@ HOOKS = {
     "Chore, off": "OffSwitch.on_time",
     "Task, hang-up": "HangUp.take",
     "Thread": "Service._thread_died",
-    "HeldBlocks": "Enforcement.blocks_of",
+    "HeldBlocks": "ActiveBlocks.blocks_of",
     "Explain": "Explanation.explain",
 }
 """What each hook leads to; every one of them has to be called."""

@@ -8,7 +8,8 @@ import pytest
 
 from smtpguard.actions.base import Deny, Exemptions, Kind
 from smtpguard.actions.nft.render import TableSpec, build_spec
-from smtpguard.daemon.enforce.enforcement import Enforcement, Reason
+from smtpguard.daemon.enforce.enforcement import Enforcement
+from smtpguard.daemon.enforce.neighbours import Reason
 from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.errors import EnforceError
 from smtpguard.model import NS, Allowance, Block, Subject
@@ -252,14 +253,14 @@ def test_a_table_that_cannot_be_had_keeps_bpf_from_nothing_and_is_tried_again() 
     world.block(ALICE)
     assert world.bpf.held
     assert world.switch.on
-    assert world.enforcement.troubles()[0] == "nft: nft: no"
+    assert world.enforcement.health.troubles()[0] == "nft: nft: no"
     assert not world.enforcement.is_in_place()
     world.nft.broken = False
     world.now += 11 * NS
     world.enforcement.on_time(world.now)
     assert world.held() == [True] * 4
     assert world.enforcement.is_in_place()
-    assert world.enforcement.troubles() == []
+    assert world.enforcement.health.troubles() == []
 
 
 def test_a_lost_table_is_put_back_whole_and_compared(world: World) -> None:
@@ -410,11 +411,11 @@ def test_the_table_hears_every_three_seconds_that_the_guard_lives(world: World) 
     world.nft.broken = True
     world.now += 3 * NS
     world.enforcement.on_time(world.now)
-    assert "nft: the cap does not hold: nft: no" in world.enforcement.out_of_step()
+    assert "nft: the cap does not hold: nft: no" in world.enforcement.health.list_out_of_sync()
     world.nft.broken = False
     world.now += NS
     world.enforcement.on_time(world.now)
-    assert world.enforcement.out_of_step() == [], "it does not wait for the next three seconds"
+    assert world.enforcement.health.list_out_of_sync() == [], "it does not wait for the next three seconds"
 
 
 def test_who_could_not_be_taken_out_is_tried_again_each_second(world: World) -> None:
@@ -422,14 +423,14 @@ def test_who_could_not_be_taken_out_is_tried_again_each_second(world: World) -> 
     world.nft.broken = True
     world.enforcement.clear([(1001, 1001)])
     world.enforcement.clear([(7, 9)])
-    assert world.enforcement.may_refuse_freed()
-    assert world.enforcement.out_of_step() == ["nft: who is not listed may be refused: nft: no"]
+    assert world.enforcement.health.may_refuse_freed()
+    assert world.enforcement.health.list_out_of_sync() == ["nft: who is not listed may be refused: nft: no"]
     world.nft.broken = False
     world.now += NS
     world.enforcement.on_time(world.now)
     assert world.told[-1] == "nft clear [(1001, 1001), (7, 9)]"
-    assert not world.enforcement.may_refuse_freed()
-    assert world.enforcement.out_of_step() == []
+    assert not world.enforcement.health.may_refuse_freed()
+    assert world.enforcement.health.list_out_of_sync() == []
 
 
 def test_when_all_are_taken_out_late_those_who_are_listed_since_come_back(world: World) -> None:
@@ -493,10 +494,10 @@ def test_an_own_ruleset_that_can_not_be_read_is_a_trouble_and_the_old_one_stays(
         broken.setattr(world.nft, "read_again", fail)
         world.enforcement.settings = Settings(dry_run=False, rules=())
         world.refresh("settings")
-    assert world.enforcement.template_trouble == "smtpguard.nft: line 3: syntax error"
+    assert world.enforcement.health.template_trouble == "smtpguard.nft: line 3: syntax error"
     world.enforcement.settings = Settings(dry_run=False, rules=())
     world.refresh("settings")
-    assert world.enforcement.template_trouble is None
+    assert world.enforcement.health.template_trouble is None
 
 
 def test_who_was_to_be_taken_out_of_a_table_that_is_gone_is_forgotten(world: World) -> None:
@@ -507,18 +508,18 @@ def test_who_was_to_be_taken_out_of_a_table_that_is_gone_is_forgotten(world: Wor
     world.refresh("off")
     world.now += NS
     world.enforcement.on_time(world.now)
-    assert not world.enforcement.may_refuse_freed()
+    assert not world.enforcement.health.may_refuse_freed()
 
 
 def test_a_program_that_could_not_be_told_is_told_again_within_a_second(world: World) -> None:
     told: list[frozenset[int]] = []
     attachment = Mock(trouble="bpf: full")
     attachment.refresh.side_effect = lambda *words: told.append(words[0])
-    world.enforcement._bpf = attachment
+    world.enforcement._bpf = world.enforcement.health.program = attachment
     world.now += NS
     world.enforcement.on_time(world.now)
     assert told == [world.settings.ports]
-    assert world.enforcement.out_of_step() == ["bpf: bpf: full"]
+    assert world.enforcement.health.list_out_of_sync() == ["bpf: bpf: full"]
     world.enforcement.remove_foreign("nft")
     assert world.nft.there, "it is ours, and wanted"
     assert world.enforcement.reconciler.knows_exemptions()

@@ -57,8 +57,8 @@ class Host:
         self.enforcement.cap.mark.side_effect = lambda seen: seen
         self.enforcement.credits.prepare.return_value = None
         self.enforcement.credits.take_overdue.return_value = []
-        self.enforcement.may_refuse_freed.return_value = False
-        self.enforcement.knows_exemptions.return_value = True
+        self.enforcement.health.may_refuse_freed.return_value = False
+        self.enforcement.health.knows_exemptions.return_value = True
         self.state.is_read = True
         self.settings = Settings(**{"dry_run": False, "rules": (BURST,), **settings})
         self.wall: Any = Mock(offset_ns=0, to_wall_ns=lambda ns: ns)
@@ -234,8 +234,8 @@ def test_an_allowance_is_told_and_its_end_too(host: Host) -> None:
 
 
 def test_an_allowance_that_the_kernel_does_not_carry_out_is_no_success(host: Host) -> None:
-    host.enforcement.knows_exemptions.return_value = False
-    host.enforcement.troubles.return_value = ["nft: no"]
+    host.enforcement.health.knows_exemptions.return_value = False
+    host.enforcement.health.troubles.return_value = ["nft: no"]
     with pytest.raises(GuardError, match="But the kernel does not carry it out yet: nft: no"):
         host.ask("allow", user="u1001", for_ns=NS)
 
@@ -295,7 +295,7 @@ def test_a_jail_ends_its_own_block_alone(host: Host) -> None:
 
 def test_the_switch_says_what_the_kernel_did_not_do(host: Host) -> None:
     host.switch.switch_off.return_value = host.switch.switch_on.return_value = False
-    host.enforcement.table_trouble = "no"
+    host.enforcement.health.table_trouble = "no"
     with pytest.raises(GuardError, match="can't be removed, and may still refuse: no"):
         host.ask("off", ever=True)
     assert host.switch.switch_off.call_args.args == (None,)
@@ -442,7 +442,7 @@ def test_a_person_hears_what_their_block_means() -> None:
     assert "(enforced, although this is a dry run)" in host.ask("block", user="u1001")
     assert "every site that runs as u1700 is blocked" in host.ask("block", user="u1700")
     host.enforcement.carry_out.return_value = False
-    host.enforcement.troubles.return_value = ["nft: no"]
+    host.enforcement.health.troubles.return_value = ["nft: no"]
     with pytest.raises(GuardError, match="But the kernel does not carry it out yet: nft: no"):
         host.ask("block", user="u1002")
 
@@ -456,8 +456,8 @@ def test_nobody_to_unblock_is_no_failure_and_a_kernel_that_does_not_let_go_is_on
         host.ask("unblock", user="web99")
     host.orders.begin(block_of("fail2ban:smtpguard"))
     assert host.ask("unblock", uid=WEB, user="u1001", source="fail2ban:smtpguard").endswith("fail2ban:smtpguard ended")
-    host.enforcement.may_refuse_freed.return_value = True
-    host.enforcement.troubles.return_value = ["nft: no"]
+    host.enforcement.health.may_refuse_freed.return_value = True
+    host.enforcement.health.troubles.return_value = ["nft: no"]
     with pytest.raises(GuardError, match="u1001 may still be refused by the kernel: nft: no"):
         host.ask("unblock", user="u1001")
 

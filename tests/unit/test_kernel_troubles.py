@@ -15,6 +15,7 @@ from smtpguard.control import watch_item
 from smtpguard.daemon.adoption import Adoption
 from smtpguard.daemon.enforce.activation import Activation
 from smtpguard.daemon.enforce.bpf_attachment import BpfAttachment
+from smtpguard.daemon.enforce.demand import own_limit
 from smtpguard.daemon.enforce.exact_limits import _MAX_EARLY, ExactLimits
 from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.enforce.set_comparison import SetComparison
@@ -128,7 +129,7 @@ def test_a_table_that_can_not_be_put_back_is_tried_again_each_second(caplog: pyt
     world = World()
     world.watch.read.return_value = [LOST]
     world.enforcement.refresh.return_value = False
-    world.enforcement.table_trouble = "no"
+    world.enforcement.health.table_trouble = "no"
     world.healing.on_ready(7)
     assert "the table was deleted by nft (pid 12) and can't be put back: no" in caplog.messages
     assert world.healing.heals == 0
@@ -257,11 +258,11 @@ class Credits:
         self.next_deadline = Mock(return_value=1 << 62)
 
 
-def made_crediting(*rules: Rule) -> tuple[ExactLimits, Any]:
-    settings, engine = Settings(dry_run=False, rules=rules), Mock(is_off=False)
+def made_crediting() -> tuple[ExactLimits, Any]:
+    engine = Mock(is_off=False)
     engine.allowances.return_value = ()
     engine.exact.windows.return_value = engine.exact.key_windows.return_value = ()
-    crediting = ExactLimits(settings, Mock(), engine, Now())
+    crediting = ExactLimits(Mock(), engine, Now())
     crediting._source = Mock()
     crediting._source.stats.notes = {}
     book = Credits()
@@ -270,7 +271,7 @@ def made_crediting(*rules: Rule) -> tuple[ExactLimits, Any]:
 
 
 def test_credits_that_the_kernel_does_not_take_are_a_trouble_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
-    crediting, book = made_crediting(BURST)
+    crediting, book = made_crediting()
     book.start.side_effect = EnforceError("no", where="bpf")
     settings = Settings(dry_run=False, rules=(BURST,))
     crediting.refresh(settings, (), trusted=True, anew=True)
@@ -284,7 +285,7 @@ def test_credits_that_the_kernel_does_not_take_are_a_trouble_and_tried_again(cap
 
 
 def test_a_user_s_own_limit_is_the_kernel_s_where_it_can_be() -> None:
-    own = ExactLimits._own_limit
+    own = own_limit
     assert own(BURST, Rule(name="burst", count="connections", limit=9, window_ns=600 * NS, action="block")) == 9
     assert own(BURST, Rule(name="burst", count="connections", limit=9, window_ns=60 * NS, action="block")) == NO_LIMIT
     much = KEY_SLOTS + 1
@@ -293,7 +294,7 @@ def test_a_user_s_own_limit_is_the_kernel_s_where_it_can_be() -> None:
 
 
 def test_verdicts_found_early_are_remembered_within_a_bound() -> None:
-    crediting, _ = made_crediting(BURST)
+    crediting, _ = made_crediting()
     for number in range(_MAX_EARLY + 3):
         crediting._remember(Connect(time_ns=number, uid=1, port=25, address=b"\xc0\0\2\1", sensor="bpf"))
     assert len(crediting._early) == _MAX_EARLY
@@ -350,7 +351,7 @@ def samples(monkeypatch: pytest.MonkeyPatch) -> dict[bytes, object]:
 
 
 def test_a_verdict_that_the_ring_did_not_tell_of_is_found_once(samples: dict[bytes, object]) -> None:
-    crediting, book = made_crediting(BURST)
+    crediting, book = made_crediting()
     crediting.refresh(Settings(dry_run=False, rules=(BURST,)), (), trusted=True, anew=True)
     source: Any = crediting._source
     source.drained_ns = 500 * NS
@@ -374,14 +375,14 @@ def test_a_verdict_that_the_ring_did_not_tell_of_is_found_once(samples: dict[byt
 
 
 def test_who_is_refused_by_credits_alone_is_told_to_the_kernel() -> None:
-    crediting, book = made_crediting(BURST)
+    crediting, book = made_crediting()
     crediting.refresh(Settings(dry_run=False, rules=(BURST,)), (), trusted=True, anew=True)
     crediting.note(attempt(5, result="refused", refused_by="credit"), Subject(id=1001), [])
     assert book.speak.call_args.args[0] == 1001
 
 
 def test_only_a_rule_that_holds_and_this_host_s_users_are_prepared_for() -> None:
-    crediting, book = made_crediting(BURST)
+    crediting, book = made_crediting()
     crediting.refresh(Settings(dry_run=False, rules=(BURST,)), (), trusted=True, anew=True)
     book.ledger.rules = [Mock(holds=False)]
     for connect, subject in (
@@ -395,14 +396,14 @@ def test_only_a_rule_that_holds_and_this_host_s_users_are_prepared_for() -> None
 
 
 def test_an_override_is_the_kernel_s_limit() -> None:
-    crediting, book = made_crediting(BURST)
+    crediting, book = made_crediting()
     own = replace(BURST, limit=9)
     override = Override(match=Mock(), rules={"burst": own})
     settings = Settings(dry_run=False, rules=(BURST,), overrides=(override,))
     accounts: Any = crediting._accounts
     accounts.known_uids.return_value = [1001, 1002]
     accounts.account.side_effect = lambda uid: People([]).account(uid)
-    with patch("smtpguard.daemon.enforce.exact_limits.override_index", side_effect=[0, None]):
+    with patch("smtpguard.daemon.enforce.demand.override_index", side_effect=[0, None]):
         crediting.refresh(settings, (), trusted=True, anew=True)
     assert book.start.call_args.kwargs["limits"] == {1001: {0: 9}}
 
@@ -425,7 +426,7 @@ def test_what_the_kernel_knows_is_told_to_the_engine_before_an_attempt_is_judged
     samples: dict[bytes, object], *, keyed: bool
 ) -> None:
     rule = NETWORKS if keyed else BURST
-    crediting, book = made_crediting(rule)
+    crediting, book = made_crediting()
     engine: Any = crediting._engine
     engine.exact.would_refuse.return_value = False
     crediting.refresh(Settings(dry_run=False, rules=(rule,)), (), trusted=True, anew=True)
@@ -450,7 +451,7 @@ def test_what_the_kernel_knows_is_told_to_the_engine_before_an_attempt_is_judged
 
 
 def test_who_has_an_allowance_is_limited_by_no_rule_in_the_kernel() -> None:
-    crediting, book = made_crediting(BURST)
+    crediting, book = made_crediting()
     engine: Any = crediting._engine
     engine.allowances.return_value = [Mock(subject=Subject(id=1001)), Mock(subject=Subject(id=7, scope=5))]
     crediting.refresh(Settings(dry_run=False, rules=(BURST,)), (), trusted=True, anew=True)
@@ -477,7 +478,7 @@ def test_what_differs_and_can_not_be_mended_is_told_once_and_shown(caplog: pytes
 
 
 def test_blocks_that_fail2ban_makes_are_not_demanded_in_the_kernel() -> None:
-    crediting, book = made_crediting(BURST)
+    crediting, book = made_crediting()
     crediting.refresh(Settings(dry_run=False, rules=(BURST,), block_by="fail2ban"), (), trusted=True, anew=True)
     assert book.start.call_args.args[0] == []
     crediting.refresh(Settings(dry_run=False, rules=(BURST,)), (), trusted=True, anew=True)

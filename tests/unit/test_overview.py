@@ -27,9 +27,9 @@ class Parts:
         self.journal, self.state, self.wall = Mock(), Mock(), Mock(offset_ns=0)
         self.guard.settings = Settings(**settings)
         enforcement = self.enforcement
-        enforcement.table_trouble = enforcement.template_trouble = None
+        enforcement.health.table_trouble = enforcement.health.template_trouble = None
         enforcement.is_refusing.return_value, enforcement.healing = True, True
-        enforcement.out_of_step.return_value = []
+        enforcement.health.list_out_of_sync.return_value = []
         enforcement.comparison = Mock(differences=(), trouble=None, looked_ns=None)
         self.state.stats.return_value = Mock(error=None, dropped={}, notes=())
         self.events.stats.return_value.error = None
@@ -106,7 +106,7 @@ def test_a_comparison_that_nobody_could_make_is_a_trouble_and_no_agreement() -> 
 def test_the_table_s_line(change: dict[str, object], said: str) -> None:
     parts = Parts()
     for name, value in change.items():
-        setattr(parts.enforcement, name, value)
+        setattr(parts.enforcement.health if name == "table_trouble" else parts.enforcement, name, value)
     assert parts.means.list_means()[0]["state"] == said
 
 
@@ -128,8 +128,8 @@ def test_a_blind_guard_says_why_in_one_line() -> None:
 def test_what_is_wrong_comes_worst_first() -> None:
     parts = Parts(dry_run=False)
     parts.engine.is_off = True
-    parts.enforcement.table_trouble = "no"
-    parts.enforcement.template_trouble = "line 3: syntax error"
+    parts.enforcement.health.table_trouble = "no"
+    parts.enforcement.health.template_trouble = "line 3: syntax error"
     parts.enforcement.is_refusing.return_value = False
     parts.events.stats.return_value.error = "/x: can't be written: no space"
     parts.state.stats.return_value.error = "locked"
@@ -143,7 +143,7 @@ def test_what_is_wrong_comes_worst_first() -> None:
     assert parts.overview.headline().startswith("OFF: nobody is refused, watching with ")
     parts.engine.is_off, parts.enforcement.is_refusing.return_value = False, True
     assert parts.overview.troubles()[0] == "NOT ENFORCING: nft: no"
-    parts.enforcement.table_trouble = None
+    parts.enforcement.health.table_trouble = None
     parts.engine.is_off = True
     assert parts.means.list_means()[0]["state"] == "table inet smtpguard is removed: smtpguard is off"
     parts.engine.is_off, parts.enforcement.healing = False, False

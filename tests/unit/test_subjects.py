@@ -7,7 +7,7 @@ import pytest
 from smtpguard.daemon.enforce.exact_limits import ExactLimits
 from smtpguard.model import Connect, Subject
 from smtpguard.policy.subjects import FOREIGN, OF_ROOT, account_of, subject_of
-from tests.support.policy import BURST, People, connect, engine_of, person, settings_of
+from tests.support.policy import BURST, People, connect, engine_of, person
 
 if TYPE_CHECKING:
     from smtpguard.enrich.accounts.directory import AccountDirectory
@@ -70,7 +70,7 @@ def test_credits_taken_by_an_owners_uid_in_a_namespace_of_its_own_come_back() ->
             noted.append((uid, connect.netns))
 
     engine = engine_of(BURST, people=people())
-    crediting = ExactLimits(settings_of(BURST), cast("AccountDirectory", people()), engine, lambda: 0)
+    crediting = ExactLimits(cast("AccountDirectory", people()), engine, lambda: 0)
     crediting._credits = cast("Credits", Ledger())
     crediting._rules = [BURST]
     for uid, netns in ((200_001, 7), (1001, 7), (100_033, None), (1001, None)):

@@ -7,44 +7,30 @@ other from being taken: it is named, and tried again. It never decides about a u
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterable, Iterator
 
 from smtpguard.actions.nft.render import build_spec
 from smtpguard.clock import next_beat
 from smtpguard.daemon.enforce.activation import Activation
+from smtpguard.daemon.enforce.active_blocks import ActiveBlocks
 from smtpguard.daemon.enforce.bpf_attachment import BpfAttachment
 from smtpguard.daemon.enforce.bulk import without_collections
 from smtpguard.daemon.enforce.cap_counts import CapCounts
 from smtpguard.daemon.enforce.exact_limits import ExactLimits
-from smtpguard.daemon.enforce.neighbours import Around, Comparison, Judging, NftTable, Sessions
+from smtpguard.daemon.enforce.means_health import MeansHealth
+from smtpguard.daemon.enforce.neighbours import Around, Comparison, Judging, NftTable, Reason, Sessions
 from smtpguard.daemon.enforce.reconciler import Reconciler, merge_denies
+from smtpguard.daemon.enforce.table_upkeep import EVERYBODY, TableUpkeep
 from smtpguard.daemon.loop import TimedPart
-from smtpguard.errors import EnforceError
 from smtpguard.hooks import ClockNs
-from smtpguard.model import NS, Block, Subject
+from smtpguard.model import NS, Subject
 from smtpguard.policy.engine import Engine
-from smtpguard.policy.subjects import account_of
 from smtpguard.settings import Settings
 from smtpguard.sources.bpf.openers import BpfOpeners
 from smtpguard.sources.bpf.source import BpfSource
 
 log = logging.getLogger(__name__)
 
-Reason = Literal[
-    "start",  # the guard begins
-    "settings",  # another configuration
-    "accounts",  # accounts, their standing or their ranges
-    "destinations",  # own addresses, exempt destinations
-    "allowance",  # one began or ended
-    "off",  # the panic switch
-    "state",  # what an earlier run kept could be read at last
-    "bpf",  # a BPF program has come or gone
-    "table",  # a person's `nft ensure` or `nft remove`
-    "lost",  # somebody deleted the table
-    "forgiven",  # a verdict was undone
-    "judging",  # attempts are not judged, or are again
-]
 _WINDOWS_CHANGED: frozenset[Reason] = frozenset(
     {"start", "settings", "accounts", "allowance", "state", "bpf", "forgiven", "judging"}
 )
@@ -52,7 +38,6 @@ _WINDOWS_CHANGED: frozenset[Reason] = frozenset(
 _LOOK_NS = NS
 _BEAT_NS = 3 * NS
 _COMPARE_NS = 60 * NS
-_EVERYBODY = (0, 0xFFFF_FFFF)
 
 
 class Enforcement(TimedPart):
@@ -71,7 +56,7 @@ class Enforcement(TimedPart):
         settings: The configuration in force; `refresh("settings")` after a change.
         healing: Whether the table may be there at all; `nft remove` turns it off.
         comparison: What compares sets with the list; None where nothing does.
-        template_trouble: Why an administrator's own ruleset is not taken; None when all is well.
+        health: What is wrong with the means.
     """
 
     def __init__(
@@ -88,7 +73,6 @@ class Enforcement(TimedPart):
         self.settings = settings
         self.healing = True
         self.comparison: Comparison | None = None
-        self.template_trouble: str | None = None
         self._engine = engine
         self._around = around
         self._nft = nft
@@ -103,12 +87,12 @@ class Enforcement(TimedPart):
         self._look_ns = next_beat(now(), _LOOK_NS)
         self._beat_ns = next_beat(now(), _BEAT_NS)
         self._compare_ns = next_beat(now(), _COMPARE_NS)
-        self._uncleared: list[tuple[int, int]] = []
-        self._clear_trouble: str | None = None
-        self._beat_trouble: str | None = None
         self.activation = Activation(nft)
-        self.reconciler = Reconciler(self, now)
-        self.credits = ExactLimits(settings, around.accounts, engine, now)
+        self._in_force = ActiveBlocks(engine, around, self.activation, now)
+        self.reconciler = Reconciler(self._in_force, now)
+        self._upkeep = TableUpkeep(nft, self.reconciler)
+        self.health = MeansHealth(self.activation, self._upkeep, self.reconciler, sessions.name)
+        self.credits = ExactLimits(around.accounts, engine, now)
         self.cap = CapCounts(
             settings,
             around.accounts,
@@ -125,59 +109,14 @@ class Enforcement(TimedPart):
         """Whether refusals are carried out now."""
         return self.activation.up
 
-    def blocks_of(self, subject: Subject) -> Sequence[Block]:
-        """A subject's blocks, as far as they are to be carried out."""
-        return self._engine.blocks_of(subject) if self.activation.up else ()
-
-    def blocked_subjects(self) -> Iterable[Subject]:
-        """All subjects that have blocks."""
-        return self._engine.blocked_subjects()
-
-    @property
-    def changed(self) -> set[Subject]:
-        """Whose blocks may be others than what the kernel was told."""
-        return self._engine.changed_blocks
-
     def is_in_place(self) -> bool:
         """Whether refusals are carried out, and the table is there."""
         return self.activation.up and self.activation.trouble is None
-
-    def out_of_step(self) -> list[str]:
-        """Which means do not do what they are told, and why."""
-        found = {
-            "bpf": self._bpf.trouble if self._bpf is not None else None,
-            "nft: who is not listed may be refused": self._clear_trouble,
-            "nft: the cap does not hold": self._beat_trouble,
-        }
-        return [*(f"{what}: {why}" for what, why in found.items() if why), *self.reconciler.trouble()]
-
-    @property
-    def table_trouble(self) -> str | None:
-        """Why the table is not there though it ought to be, or is though it ought not; None when all is well."""
-        return self.activation.trouble
 
     @property
     def has_program(self) -> bool:
         """Whether a BPF program refuses too."""
         return self.activation.has_switch
-
-    def knows_exemptions(self) -> bool:
-        """Whether the kernel lets pass whoever it is to let pass."""
-        return not self.may_refuse_freed() and self.reconciler.knows_exemptions()
-
-    def may_refuse_freed(self) -> bool:
-        """Whether somebody who was let go may be refused still, as the kernel did not do it."""
-        return bool(self._uncleared) or self.reconciler.has_late_releases()
-
-    def troubles(self) -> list[str]:
-        """All that keeps a refusal from being carried out, by means."""
-        nft = self.activation.trouble
-        own = self.template_trouble
-        return [*([f"nft: {nft}"] if nft else []), *([f"nft: {own}"] if own else []), *self.out_of_step()]
-
-    def refusal_troubles(self) -> list[str]:
-        """Those of them that keep what is configured from being in force; sessions that live on are none."""
-        return [text for text in self.troubles() if not text.startswith(f"{self._sessions.name}: ")]
 
     # -- one call for everything -------------------------------------------------------------------------------------
 
@@ -196,13 +135,13 @@ class Enforcement(TimedPart):
         if settings is not self._applied:
             self._nft.spec = build_spec(settings)
             if self._applied is not None:
-                self._read_templates()
+                self._upkeep.read_templates()
             self._sessions.ports = settings.ports
             self.cap.reconfigure(settings)
             self._applied = settings
         if self._bpf is not None:
             self._tell_program(self._bpf)
-        self._tell_exemptions()
+        self.reconciler.apply_exemptions(self._in_force.list_exemptions())
         if not self._activate(lost="lost" in reasons):
             self.reconciler.apply_changes()
         self.credits.refresh(
@@ -233,8 +172,8 @@ class Enforcement(TimedPart):
         """
         if self._gathering:
             return True
-        if self._is_exempt(subject):
-            self._tell_exemptions()
+        if self._in_force.is_exempt(subject):
+            self.reconciler.apply_exemptions(self._in_force.list_exemptions())
         self._activate()
         # A table that can't be had keeps BPF from nothing.
         fine = self.reconciler.apply(subject, settle=settle)
@@ -242,7 +181,7 @@ class Enforcement(TimedPart):
 
     def end_late(self, subject: Subject, port: int) -> None:
         """A session of a subject's came to be: if a block is in force it was let through just before, and ends."""
-        denies = merge_denies(subject, self.blocks_of(subject), self._now())
+        denies = merge_denies(subject, self._in_force.blocks_of(subject), self._now())
         ours = [deny for deny in denies.values() if deny.kind == "block" and deny.port in {None, port}]
         if ours:
             self._sessions.look_again(ours)
@@ -259,7 +198,7 @@ class Enforcement(TimedPart):
                 yield
             finally:
                 self._gathering = False
-                self._tell_exemptions()
+                self.reconciler.apply_exemptions(self._in_force.list_exemptions())
                 if not self._activate():
                     self.reconciler.apply_changes()
 
@@ -271,47 +210,22 @@ class Enforcement(TimedPart):
     def clear(self, uids: Iterable[tuple[int, int]]) -> None:
         """Take whoever is in the kernel's sets within these uids, and in no list, out of them."""
         if self.activation.up and not self._gathering:
-            self._uncleared += uids
-            self._clear()
+            self._upkeep.clear(uids)
 
     def clear_all(self) -> None:
         """Empty the kernel's sets of all that are in no list."""
-        self.clear([_EVERYBODY])
+        self.clear([EVERYBODY])
         if self.activation.up:
             self.compare("changed")
 
-    def _clear(self) -> None:
-        """What fails is tried again once a second, for as long as the table is there."""
-        if not self.activation.up:
-            self._uncleared = []
-        try:
-            if _EVERYBODY in self._uncleared:
-                self._nft.clear_all()
-                self.reconciler.forget(self._nft)
-                self.reconciler.apply_all()
-            elif self._uncleared:
-                self._nft.clear_everywhere(self._uncleared)
-        except EnforceError as error:
-            if str(error) != self._clear_trouble:
-                log.error("nft: %s", error)  # noqa: TRY400 - one line for people
-            self._clear_trouble = str(error)
-        else:
-            self._uncleared, self._clear_trouble = [], None
-
     def remove_foreign(self, who: str) -> None:
-        """While nothing is to be refused, a table of our name is somebody's saved one, and refuses whom it likes."""
-        if self.activation.up:
-            return
-        try:
-            if self._nft.exists():
-                self._nft.remove()
-                log.warning("%s has loaded our nft table, and nothing is to be refused now: taken away", who)
-        except EnforceError as error:
-            log.error("nft: %s", error)  # noqa: TRY400 - one line for people
+        """While nothing is to be refused, a table of our name is not ours: taken away."""
+        if not self.activation.up:
+            self._upkeep.remove_foreign(who)
 
     def attach(self, source: BpfSource) -> None:
         """A BPF program has come: the fastest of all means."""
-        self._bpf = BpfAttachment(source.guard)
+        self._bpf = self.health.program = BpfAttachment(source.guard)
         self._tell_program(self._bpf)
         self._sessions.set_openers(BpfOpeners(source.guard) if source.guard.features.outcome else None)
         with without_collections():
@@ -327,7 +241,7 @@ class Enforcement(TimedPart):
         self.activation.detach()
         if self._bpf is not None:
             self.reconciler.remove_enforcer(self._bpf.deny)
-        self._bpf = None
+        self._bpf = self.health.program = None
 
     # -- time --------------------------------------------------------------------------------------------------------
 
@@ -351,13 +265,13 @@ class Enforcement(TimedPart):
             if self._bpf is not None and self._bpf.trouble is not None:
                 self._tell_program(self._bpf)
             self._activate()
-            if self._uncleared:
-                self._clear()
-            if self._beat_trouble:
-                self._beat()
+            if not self._upkeep.is_clear:
+                self._upkeep.retry_clear(is_there=self.activation.up)
+            if self._upkeep.beat_trouble:
+                self._upkeep.beat()
         if now_ns >= self._beat_ns:
             self._beat_ns = next_beat(now_ns, _BEAT_NS)
-            self._beat()
+            self._upkeep.beat()
         if now_ns >= self._compare_ns:
             self._compare_ns = next_beat(now_ns, _COMPARE_NS)
             self.compare("time")
@@ -366,19 +280,11 @@ class Enforcement(TimedPart):
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _wants_refusals(self) -> bool:
-        """Not while off, nor after `nft remove`; in dry run only while a person's block is enforced."""
-        if self._engine.is_off or not self.healing:
-            return False
-        now_ns = self._now()
-        return not self.settings.dry_run or any(
-            block.mode == "enforce" and block.until_ns > now_ns for block in self._engine.blocks()
-        )
-
     def _activate(self, *, lost: bool = False) -> bool:
         """Whether all means were told everything by it."""
         before = self.activation.up
-        self.activation.apply(up=self._wants_refusals(), lost=lost)
+        wanted = self.healing and self._in_force.wants_refusals(dry_run=self.settings.dry_run)
+        self.activation.apply(up=wanted, lost=lost)
         if self.activation.up == before:
             return False
         if before:
@@ -386,35 +292,5 @@ class Enforcement(TimedPart):
         self.reconciler.apply_all(forget=not before)
         return True
 
-    def _beat(self) -> None:
-        try:
-            self._nft.beat()
-        except EnforceError as error:
-            if str(error) != self._beat_trouble:
-                log.error("nft: the cap ends within ten seconds: %s", error)  # noqa: TRY400 - one line for people
-            self._beat_trouble = str(error)
-        else:
-            self._beat_trouble = None
-
-    def _read_templates(self) -> None:
-        """An administrator's own ruleset may be another."""
-        try:
-            self._nft.read_again()
-        except EnforceError as error:
-            self.template_trouble = str(error)
-            log.error("nft: %s", error)  # noqa: TRY400 - one line for people
-        else:
-            self.template_trouble = None
-
     def _tell_program(self, bpf: BpfAttachment) -> None:
         bpf.refresh(self.settings.ports, self._around.accounts.ranges())
-
-    def _tell_exemptions(self) -> None:
-        allowed = [held.subject.id for held in self._engine.allowances() if held.subject.scope is None]
-        held = (block for block in self._engine.blocks() if block.source == "admin" and block.mode == "enforce")
-        forced = [block.subject.id for block in held if self._is_exempt(block.subject)]
-        self.reconciler.apply_exemptions(self._around.exemptions(forced, allowed))
-
-    def _is_exempt(self, subject: Subject) -> bool:
-        """Whether a person's block of this subject has to take away what lets the account pass."""
-        return account_of(self._around.accounts, subject).standing in ("mta", "exempt")

@@ -1,26 +1,22 @@
 """Exact limits: keeps the kernel's credits and keys in step with engine, accounts and settings, while BPF is there.
 
-They stand before the engine: the program refuses attempt N+1 itself, and its report is the verdict. They are used
-only where a refusal would be in earnest: never in dry run, never while switched off, never for shared users, and block
-rules not while fail2ban does the blocking.
+They stand before the engine: the program refuses attempt N+1 itself, and its report is the verdict. What they are to
+demand is found in demand.py.
 """
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
 
 from smtpguard.clock import next_beat
+from smtpguard.daemon.enforce.demand import Demand, find_demand
 from smtpguard.decode.bpf_event import decode
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.errors import EnforceError
-from smtpguard.hooks import ClockNs
+from smtpguard.hooks import Change, ClockNs
 from smtpguard.model import NS, Connect, Decision, Refusal, Subject, Verdict
-from smtpguard.policy.credits import NO_LIMIT, CreditRule, choose_credit_rules
 from smtpguard.policy.engine import Engine
-from smtpguard.policy.rules import allowed_terms, compile_terms, override_index
-from smtpguard.settings import KEY_SLOTS, KEYED, Cap, Rule, Settings
+from smtpguard.settings import Rule, Settings
 from smtpguard.sources.bpf.credit_maps import Credits, KeyWindow
 from smtpguard.sources.bpf.source import BpfSource
 
@@ -30,33 +26,10 @@ _MAX_EARLY = 1024
 """Verdicts that were found in the map before the ring told of them, remembered so that they are not judged twice."""
 
 
-class Change(Protocol):
-    """A change of what the kernel holds. Raises EnforceError."""
-
-    def __call__(self) -> object:
-        """Make it."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What the kernel is to demand."""
-
-    rules: Sequence[CreditRule]
-    names: Sequence[str]
-    cap: Cap | None
-    told: tuple[tuple[int, int], ...]
-    uncapped: frozenset[int]
-    limits: dict[int, dict[int, int]]
-    judged: bool
-    look: bool
-
-
 class ExactLimits:
     """Credits of the running guard.
 
     Args:
-        settings: The configuration.
         accounts: Who is who.
         engine: Whose windows and allowances they follow.
         now: CLOCK_BOOTTIME in nanoseconds.
@@ -65,17 +38,16 @@ class ExactLimits:
         trouble: Why credits are not in step; None when all is well.
     """
 
-    def __init__(self, settings: Settings, accounts: AccountDirectory, engine: Engine, now: ClockNs) -> None:
-        self._settings = settings
+    def __init__(self, accounts: AccountDirectory, engine: Engine, now: ClockNs) -> None:
         self._accounts = accounts
         self._engine = engine
         self._now = now
         self._source: BpfSource | None = None
         self._credits: Credits | None = None
-        self._rules: list[Rule] = []
+        self._rules: Sequence[Rule] = ()
         self._index: dict[str, int] = {}
-        self._begun: _Wanted | None = None
-        self._wanted: _Wanted | None = None
+        self._begun: Demand | None = None
+        self._wanted: Demand | None = None
         self._retry_ns = 0
         self._look_ns = 0
         self._looked_at = 0
@@ -122,48 +94,23 @@ class ExactLimits:
             anew: The windows hold something else than the attempts that were noted.
             restored: They hold what an earlier run kept.
         """
-        self._settings = settings
         book = self._credits
         if book is None:
             return
-        wanted = self._find_wanted(told, trusted=trusted)
+        wanted = find_demand(
+            settings,
+            self._engine,
+            self._accounts,
+            told,
+            trusted=trusted,
+            has_keys=self._source is not None and self._source.guard.features.keys,
+        )
+        self._rules = wanted.chosen
+        self._index = {name: number for number, name in enumerate(wanted.names)}
         if anew or wanted != self._begun:
             self._begin(book, wanted, restored=restored)
 
-    def _find_wanted(self, told: tuple[tuple[int, int], ...], *, trusted: bool) -> _Wanted:
-        settings = self._settings
-        refuses = not settings.dry_run and not self._engine.is_off
-        rules: Sequence[Rule] = settings.rules if refuses and trusted else ()
-        # A rule that we judge must hear of each attempt at once, and somebody else's block of it too.
-        refusing = [rule for rule in rules if rule.action != "warn"]
-        if settings.block_by == "fail2ban":
-            rules = [rule for rule in rules if rule.action != "block"]
-        has_keys = self._source is not None and self._source.guard.features.keys
-        self._rules = choose_credit_rules(rules, settings.ports, keys=has_keys)
-        self._index = {rule.name: number for number, rule in enumerate(self._rules)}
-        return _Wanted(
-            rules=[
-                CreditRule(
-                    ports=settings.ports if rule.ports is None else rule.ports & settings.ports,
-                    limit=rule.limit,
-                    window_ns=rule.window_ns,
-                    name=rule.name,
-                    count=rule.count,
-                    holds=rule.action == "block" or rule.count in KEYED,
-                    holds_all=rule.refused_ports is None,
-                )
-                for rule in self._rules
-            ],
-            names=list(self._index),
-            cap=settings.cap if refuses else None,
-            told=told,
-            uncapped=frozenset(a.subject.id for a in self._engine.allowances() if a.subject.scope is None),
-            limits=self._find_limits(),
-            judged=any(rule not in self._rules and not rule.dry_run for rule in refusing),
-            look=settings.attribution_process,
-        )
-
-    def _begin(self, book: Credits, wanted: _Wanted, *, restored: bool = False) -> None:
+    def _begin(self, book: Credits, wanted: Demand, *, restored: bool = False) -> None:
         """Begin anew from what the windows hold."""
         windows = (
             (uid, self._index[name], times) for uid, name, times in self._engine.exact.windows() if name in self._index
@@ -335,40 +282,6 @@ class ExactLimits:
             self._begin(book, self._wanted)
         if book is not None and source is not None and now_ns >= book.next_deadline():
             self._try(lambda: book.on_time(now_ns, source.ring_lost, source.drained_ns))
-
-    def _find_limits(self) -> dict[int, dict[int, int]]:
-        """Limits of accounts that have their own, by uid and rule index."""
-        found: dict[int, dict[int, int]] = {}
-        settings = self._settings
-        for uid in self._accounts.known_uids() if settings.overrides else ():
-            entry = override_index(settings, self._accounts.account(uid))
-            if entry is not None:
-                changed = settings.overrides[entry].rules
-                own = {
-                    self._index[name]: self._own_limit(self._rules[self._index[name]], rule)
-                    for name, rule in changed.items()
-                    if name in self._index
-                }
-                if own:
-                    found[uid] = own
-        for allowance in self._engine.allowances():
-            if allowance.subject.scope is None:
-                entry = override_index(settings, self._accounts.account(allowance.subject.id))
-                terms = allowed_terms(allowance, compile_terms(settings, entry, ""))
-                goes_on = {rule.name: rule for rule in terms.enforced}
-                # What an allowance's own limit refuses is judged by the engine: the kernel has no rule for one user.
-                found[allowance.subject.id] = {
-                    index: self._own_limit(self._rules[index], goes_on[name]) if name in goes_on else NO_LIMIT
-                    for name, index in self._index.items()
-                }
-        return found
-
-    @staticmethod
-    def _own_limit(rule: Rule, own: Rule) -> int:
-        """A user's own limit, where all else of the rule is the same: the kernel has one of each rule."""
-        if own.limit > KEY_SLOTS and own.count in KEYED:
-            return NO_LIMIT
-        return own.limit if replace(own, limit=rule.limit, block_ns=rule.block_ns) == rule else NO_LIMIT
 
     def _try(self, change: Change) -> bool:
         try:

@@ -1,12 +1,29 @@
-"""What `Enforcement` asks of the parts around it."""
+"""What `Enforcement` and `Reconciler` ask of the parts around them."""
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from smtpguard.actions.base import Deny, Enforcer, Exemptions
 from smtpguard.daemon.enforce.activation import Table
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.kernel.openers import Openers
+from smtpguard.model import Block, Subject
+
+Reason = Literal[
+    "start",  # the guard begins
+    "settings",  # another configuration
+    "accounts",  # accounts, their standing or their ranges
+    "destinations",  # own addresses, exempt destinations
+    "allowance",  # one began or ended
+    "off",  # the panic switch
+    "state",  # what an earlier run kept could be read at last
+    "bpf",  # a BPF program has come or gone
+    "table",  # a person's `nft ensure` or `nft remove`
+    "lost",  # somebody deleted the table
+    "forgiven",  # a verdict was undone
+    "judging",  # attempts are not judged, or are again
+]
+"""What has changed, so that the means have to follow."""
 
 
 class NftTable(Table, Enforcer, Protocol):
@@ -87,4 +104,21 @@ class Judging(Protocol):
 
     def is_sound(self) -> bool:
         """Whether attempts are judged now."""
+        ...
+
+
+class HeldBlocks(Protocol):
+    """The blocks that the kernel has to carry out."""
+
+    def blocks_of(self, subject: Subject) -> Sequence[Block]:
+        """Those of a subject, enforced or not, over or not; none while nothing is refused."""
+        ...
+
+    def blocked_subjects(self) -> Iterable[Subject]:
+        """All subjects that may have any."""
+        ...
+
+    @property
+    def changed(self) -> set[Subject]:
+        """Whose blocks may be others than those that were told; whoever tells takes them out."""
         ...

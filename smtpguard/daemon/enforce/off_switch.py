@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from smtpguard.clock import WallMap
-from smtpguard.daemon.enforce.enforcement import Reason
+from smtpguard.daemon.enforce.neighbours import Reason
 from smtpguard.hooks import ClockNs
 from smtpguard.policy.engine import Engine
 from smtpguard.state.rows import ChangeRow, SwitchRow

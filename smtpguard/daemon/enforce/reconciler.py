@@ -6,11 +6,11 @@ difference, BPF first. A means that fails is named and tried again each second: 
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
 from smtpguard.actions.base import BulkEnforcer, Deny, Enforcer, Exemptions, Kind, Reach
+from smtpguard.daemon.enforce.neighbours import HeldBlocks
+from smtpguard.daemon.enforce.told import Told, Wanted
 from smtpguard.errors import EnforceError
 from smtpguard.hooks import ClockNs, Task
 from smtpguard.model import NS, Block, Subject
@@ -25,10 +25,6 @@ SETTLE_NS = 20_000_000
 _MANY = 16
 """From so many subjects on, a means that can is told all changes at once."""
 PACKET_MEANS = frozenset({"nft", "sessions"})
-
-
-Wanted = Mapping[Subject, Mapping[Reach, Deny]]
-"""What the blocks in force add up to, by subject."""
 
 
 def merge_denies(subject: Subject, blocks: Sequence[Block], now_ns: int) -> dict[Reach, Deny]:
@@ -59,45 +55,6 @@ def merge_denies(subject: Subject, blocks: Sequence[Block], now_ns: int) -> dict
     return denies
 
 
-class HeldBlocks(Protocol):
-    """The blocks that the kernel has to carry out."""
-
-    def blocks_of(self, subject: Subject) -> Sequence[Block]:
-        """Those of a subject, enforced or not, over or not; none while nothing is refused."""
-        ...
-
-    def blocked_subjects(self) -> Iterable[Subject]:
-        """All subjects that may have any."""
-        ...
-
-    @property
-    def changed(self) -> set[Subject]:
-        """Whose blocks may be others than those that were told; whoever tells takes them out."""
-        ...
-
-
-@dataclass(slots=True)
-class _Told:
-    """What one enforcer was told and has not refused."""
-
-    enforcer: Enforcer
-    exemptions: Exemptions | None = None
-    denies: dict[Subject, dict[Reach, Deny]] = field(default_factory=dict)
-    failed: set[Subject] = field(default_factory=set)
-    trouble: str | None = None
-
-    def note(self, deny: Deny) -> None:
-        """It holds this refusal."""
-        self.denies.setdefault(deny.subject, {})[deny.reach] = deny
-
-    def drop(self, subject: Subject, reach: Reach) -> None:
-        """It does not hold this refusal, or nobody knows."""
-        held = self.denies.get(subject, {})
-        held.pop(reach, None)
-        if not held:
-            self.denies.pop(subject, None)
-
-
 class Reconciler:
     """Keeps enforcers in step with the blocks in force.
 
@@ -109,7 +66,7 @@ class Reconciler:
     def __init__(self, in_force: HeldBlocks, now: ClockNs) -> None:
         self._in_force = in_force
         self._now = now
-        self._means: list[_Told] = []
+        self._means: list[Told] = []
         self._exemptions: Exemptions | None = None
         self._retry_ns: int | None = None
         self._pause_ns = _RETRY_NS
@@ -123,7 +80,7 @@ class Reconciler:
             enforcer: The means.
             first: It is told before those that are there: the fastest one.
         """
-        told = _Told(enforcer)
+        told = Told(enforcer)
         self._means.insert(0 if first else len(self._means), told)
         self._tell_exemptions(told)
         blocked = dict.fromkeys(self._in_force.blocked_subjects())
@@ -224,7 +181,7 @@ class Reconciler:
             # What goes on failing may be slow as well (a full set): it must not take the loop's time.
             self._pause_ns = min(2 * self._pause_ns, _MAX_RETRY_NS) if self._retry_ns else _RETRY_NS
 
-    def _tell_exemptions(self, told: _Told) -> None:
+    def _tell_exemptions(self, told: Told) -> None:
         exemptions = self._exemptions
         if exemptions is not None and exemptions != told.exemptions:
             told.exemptions = None  # what a failed change has left is not known: told again at the next try
@@ -235,45 +192,27 @@ class Reconciler:
         now_ns = self._now()
         return {subject: merge_denies(subject, self._in_force.blocks_of(subject), now_ns) for subject in subjects}
 
-    def _tell_all(self, told: _Told, subjects: Mapping[Subject, None], wanted: Wanted) -> None:
+    def _tell_all(self, told: Told, subjects: Mapping[Subject, None], wanted: Wanted) -> None:
         enforcer = told.enforcer
-        denies, releases, over = self._list_changes(told, subjects, wanted)
+        changes = told.find_changes(subjects, wanted, self._now())
+        denies, releases, over = changes.denies, changes.releases, changes.over
         if not (denies or releases or over or told.failed):
             return
         if len(subjects) >= _MANY and isinstance(enforcer, BulkEnforcer):
             if (denies or releases) and not self._try(told, None, partial(enforcer.apply_many, denies, releases)):
                 for deny in denies:  # nobody knows which of them are held: told one by one
-                    told.drop(deny.subject, deny.reach)
+                    _drop(told, deny.subject, deny.reach)
             else:
                 for deny in denies:
-                    told.note(deny)
+                    _note(told, deny)
                 for key in (*releases, *over):
-                    told.drop(*key)
+                    _drop(told, *key)
                 told.failed.difference_update(subjects)
                 return
         for subject in subjects:
             self._tell(told, subject)
 
-    def _list_changes(
-        self, told: _Told, subjects: Iterable[Subject], wanted: Wanted
-    ) -> tuple[list[Deny], list[tuple[Subject, Reach]], list[tuple[Subject, Reach]]]:
-        """What begins or changes, what ends, and what the kernel has ended by itself."""
-        now_ns = self._now()
-        denies: list[Deny] = []
-        releases: list[tuple[Subject, Reach]] = []
-        over: list[tuple[Subject, Reach]] = []
-        for subject in subjects:
-            merged = wanted.get(subject, {})  # {}: they were told of, and have no block any more
-            known = told.denies.get(subject, {})
-            for reach in {**merged, **known}:
-                deny, held = merged.get(reach), known.get(reach)
-                if deny is not None and deny != held:
-                    denies.append(deny)
-                elif deny is None and held is not None:
-                    (over if held.until_ns <= now_ns else releases).append((subject, reach))
-        return denies, releases, over
-
-    def _tell(self, told: _Told, subject: Subject) -> bool:
+    def _tell(self, told: Told, subject: Subject) -> bool:
         now_ns = self._now()
         wanted = merge_denies(subject, self._in_force.blocks_of(subject), now_ns)
         fine = True
@@ -286,20 +225,20 @@ class Reconciler:
             if deny is not None:
                 done = self._try(told, subject, partial(told.enforcer.apply_deny, deny))
                 if done:
-                    told.note(deny)
+                    _note(told, deny)
                 else:
-                    told.drop(subject, reach)  # not known to be held: told again at the next try
+                    _drop(told, subject, reach)  # not known to be held: told again at the next try
             else:
                 over = held is not None and held.until_ns <= now_ns  # the kernel has ended it by itself
                 done = over or self._try(told, subject, partial(told.enforcer.apply_release, subject, *reach))
                 if done:
-                    told.drop(subject, reach)
+                    _drop(told, subject, reach)
             fine &= done
         if fine:
             told.failed.discard(subject)
         return fine
 
-    def _try(self, told: _Told, subject: Subject | None, change: Task) -> bool:
+    def _try(self, told: Told, subject: Subject | None, change: Task) -> bool:
         try:
             change()
         except EnforceError as error:
@@ -316,3 +255,16 @@ class Reconciler:
             log.warning("%s works again", told.enforcer.name)
             told.trouble = None
         return True
+
+
+def _note(told: Told, deny: Deny) -> None:
+    """It holds this refusal."""
+    told.denies.setdefault(deny.subject, {})[deny.reach] = deny
+
+
+def _drop(told: Told, subject: Subject, reach: Reach) -> None:
+    """It does not hold this refusal, or nobody knows."""
+    held = told.denies.get(subject, {})
+    held.pop(reach, None)
+    if not held:
+        told.denies.pop(subject, None)

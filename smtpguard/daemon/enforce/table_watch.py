@@ -151,7 +151,7 @@ class TableWatch:
         if self._limiter.record(now_ns):
             log.error("%s deletes the table again and again: it is put back once a second from here", self._by)
         if not self._enforcement.refresh("lost"):
-            why = self._enforcement.table_trouble
+            why = self._enforcement.health.table_trouble
             log.error("the table was %s by %s and can't be put back: %s", self._done, self._by, why)
             self._due_ns = now_ns + NS
             return

@@ -89,6 +89,6 @@ class AllowCommand:
 
     def _told_kernel(self, text: str) -> Answer:
         """What was done about an allowance, if the kernel does it too."""
-        if not self._enforcement.knows_exemptions():
+        if not self._enforcement.health.knows_exemptions():
             raise not_carried_out(text, self._enforcement)
         return {"text": text}

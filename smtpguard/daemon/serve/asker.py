@@ -29,6 +29,6 @@ def not_carried_out(text: str, enforcement: Enforcement) -> GuardError:
         text: What was done.
         enforcement: What is wrong.
     """
-    troubles = "; ".join(enforcement.troubles())
+    troubles = "; ".join(enforcement.health.troubles())
     what = join_sentences(text, f"But the kernel does not carry it out yet: {troubles}")
     return GuardError(what, fix="it is tried again")

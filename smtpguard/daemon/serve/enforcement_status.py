@@ -53,15 +53,15 @@ class EnforcementStatus:
 
     def table_troubles(self) -> list[str]:
         """Whether the table is there though it ought not to be, or is not though it ought to."""
-        if not (trouble := self._means.table_trouble):
+        if not (trouble := self._means.health.table_trouble):
             return []
         what = "NOT ENFORCING" if self._means.is_refusing() else "MAY STILL REFUSE: the table can't be removed"
         return [f"{what}: nft: {trouble}"]
 
     def troubles(self) -> list[str]:
         """What else is wrong now."""
-        found = [f"OUT OF SYNC: {text}" for text in self._means.out_of_step()]
-        if trouble := self._means.template_trouble:
+        found = [f"OUT OF SYNC: {text}" for text in self._means.health.list_out_of_sync()]
+        if trouble := self._means.health.template_trouble:
             found.append(f"the ruleset in force is not the one in the files: {trouble}")
         if (comparison := self._means.comparison) is not None:
             found += [f"OUT OF SYNC: {text}" for text in comparison.differences]
@@ -97,8 +97,8 @@ class EnforcementStatus:
         enforcement = self._means
         comparison = enforcement.comparison
         table = f"table inet {self._guard.settings.nft_table}"
-        if enforcement.table_trouble:
-            nft = f"{table}: {enforcement.table_trouble}"
+        if enforcement.health.table_trouble:
+            nft = f"{table}: {enforcement.health.table_trouble}"
         elif self._engine.is_off:
             nft = f"{table} is removed: smtpguard is off"
         elif not enforcement.healing:

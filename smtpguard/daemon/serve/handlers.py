@@ -220,8 +220,8 @@ class Handlers:
             return {"text": done.text}
         if done.freed:
             log.warning("unblock %s, asked by %s", ", ".join(done.freed[:20]), asker.who)
-        if self._enforcement.may_refuse_freed():
-            troubles = "; ".join(self._enforcement.troubles())
+        if self._enforcement.health.may_refuse_freed():
+            troubles = "; ".join(self._enforcement.health.troubles())
             whom = ", ".join(done.freed[:20]) or request.user or "a user"
             what = f"{whom} may still be refused by the kernel: {troubles}"
             raise GuardError(what, fix="it is tried again")
@@ -257,7 +257,7 @@ class Handlers:
         until_ns = self._switch.until_ns
         tail = f"until {render_moment(until_ns / NS)}" if until_ns is not None else "until `smtpguard on`"
         if not lifted:
-            trouble = self._enforcement.table_trouble
+            trouble = self._enforcement.health.table_trouble
             what = f"OFF {tail}. But the nft table can't be removed, and may still refuse: {trouble}"
             raise GuardError(what, fix="it is tried again every second")
         return {"text": f"OFF {tail}: nobody is refused, watching goes on. Switch on: smtpguard on"}
@@ -267,7 +267,7 @@ class Handlers:
         if not self._switch.is_off:
             return {"text": "It is on already."}
         if not self._switch.switch_on(by=asker.who):
-            trouble = self._enforcement.table_trouble
+            trouble = self._enforcement.health.table_trouble
             what = f"ON. But the nft table can't be put back: {trouble}"
             raise GuardError(what, fix="it is tried again every second")
         return {"text": "ON. Blocks are in force again for the rest of their time."}
@@ -287,7 +287,7 @@ class Handlers:
         self._recorder.change("nft", by="admin", reason=do)
         enforcement.healing = do == "ensure"
         if not enforcement.refresh("table"):
-            raise GuardError(f"{table}: {enforcement.table_trouble}", fix="it is tried again every second")
+            raise GuardError(f"{table}: {enforcement.health.table_trouble}", fix="it is tried again every second")
         if do == "remove":
             return {"text": f"{table} is removed. It comes back with: smtpguard nft ensure"}
         if not enforcement.is_refusing():
