@@ -239,6 +239,7 @@ class Engine:
             evicted=self._roster.evicted,
             no_uid=self._no_uid,
             blocks=len(self.blocks()),
+            untold=self._verdicts.containers.untold,
         )
 
     def report(self, report: SocketReport) -> list[Decision]:

@@ -15,6 +15,7 @@ class EngineStats:
         evicted: Subjects that were forgotten because their pool was full.
         no_uid: Connects without a uid, or on a port that is not guarded: counted for nobody.
         blocks: Blocks and throttles held, also those that are only told.
+        untold: Verdicts about containers that were too many to be told.
     """
 
     subjects: int
@@ -24,3 +25,4 @@ class EngineStats:
     evicted: int
     no_uid: int
     blocks: int
+    untold: int = 0

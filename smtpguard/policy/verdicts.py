@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from smtpguard.model import NS, Action, Block, BreakerChange, Connect, Decision, Mode, Verdict
 from smtpguard.policy.blocks import BlockTable
 from smtpguard.policy.breaker import Breaker
+from smtpguard.policy.container_verdicts import ContainerVerdicts
 from smtpguard.policy.counters import Excess
 from smtpguard.policy.escalation import Record, block_ns, level_of
 from smtpguard.policy.subject_state import CONTAINER, HEARD, MODES, SHARED, SubjectState
@@ -47,11 +48,15 @@ class Verdicts:
     Args:
         settings: The configuration.
         blocks: Where blocks are kept.
+
+    Attributes:
+        containers: How many verdicts about containers are told.
     """
 
     def __init__(self, settings: Settings, blocks: BlockTable) -> None:
         self._settings = settings
         self._blocks = blocks
+        self.containers = ContainerVerdicts()
         self._breakers: dict[Mode, Breaker] = {mode: Breaker(settings.breaker) for mode in MODES}
 
     def reconfigure(self, settings: Settings) -> None:
@@ -73,6 +78,8 @@ class Verdicts:
             at_ns: When it was judged: its own time, or that of the newest attempt if it came late.
             now_ns: The time now. What would be over by then is told, not carried out.
         """
+        if watched.why == CONTAINER and not self._may_tell(watched.subject.id, found, at_ns):
+            return []
         out: list[Decision] = []
         level = level_of(watched.records.get(mode), self._settings.escalation, at_ns)
         blocks = [excess.counter.rule for excess in found if excess.action == "block"]
@@ -93,7 +100,7 @@ class Verdicts:
         counter, rule = excess.counter, excess.counter.rule
         action: Action = "throttle" if case.softened and rule.action == "block" else rule.action
         until_ns = self._end_of(case, excess, action)
-        repeated = self._is_repeated(case, excess, action)
+        repeated = self._is_repeated(excess, action, case.at_ns)
         is_over = until_ns is not None and until_ns <= case.now_ns
         mode: Mode = "dry-run" if is_over else case.mode
         if not repeated:
@@ -124,11 +131,11 @@ class Verdicts:
         return excess.counter.release_ns(case.at_ns)
 
     @staticmethod
-    def _is_repeated(case: _Case, excess: Excess, action: Action) -> bool:
+    def _is_repeated(excess: Excess, action: Action, at_ns: int) -> bool:
         """Whether a verdict is not told: a throttle or warning was within this window. Each block is told."""
         if action == "block":
             return False
-        just_told = case.at_ns < excess.counter.told_ns + excess.counter.rule.window_ns
+        just_told = at_ns < excess.counter.told_ns + excess.counter.rule.window_ns
         return just_told or (action == "warn" and not excess.rises)
 
     @staticmethod
@@ -215,6 +222,17 @@ class Verdicts:
     def tripped(self, mode: Mode) -> bool:
         """Whether blocks of a mode are throttles now."""
         return self._breakers[mode].tripped
+
+    def _may_tell(self, uid: int, found: list[Excess], at_ns: int) -> bool:
+        """Whether a container's verdict is told; if not, its rules begin anew as if it were."""
+        news = [excess for excess in found if not self._is_repeated(excess, excess.action, at_ns)]
+        if not news or self.containers.admit(uid, at_ns):
+            return True
+        for excess in news:
+            excess.counter.told_ns = at_ns
+            if excess.action == "block":
+                excess.counter.empty(at_ns)
+        return False
 
     def _may_block(self, watched: SubjectState, mode: Mode, at_ns: int, out: list[Decision]) -> bool:
         """Ask the breaker. Users who are only told whatever the configuration says are no sign of a fault of ours."""

@@ -197,7 +197,8 @@ class Status:
             f"{sum(state.dropped.values())} dropped" + "".join(f"; {note}" for note in state.notes[-1:]),
             "record": f"{record.dropped} places not kept, {record.foreign} attempts of nobody's containers",
             "windows": f"{engine.subjects} users, {engine.times} times, {engine.keys} destinations, "
-            f"{engine.dropped} dropped, {engine.evicted} users forgotten",
+            f"{engine.dropped} dropped, {engine.evicted} users forgotten, "
+            f"{engine.untold} verdicts about containers not told",
             "journal": ", ".join(f"{value} {name}" for name, value in self._journal.waiting.stats().items()),
         }
         if self._pairing is not None:
