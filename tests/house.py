@@ -24,18 +24,10 @@ LONG: tuple[str, ...] = (
     "daemon/intake/source_supervisor.py",
     "daemon/serve/handlers.py",
     "decode/audit/decoder.py",
-    "decode/audit/objects.py",
-    "decode/audit/record.py",
     "enrich/accounts/directory.py",
-    "enrich/exempt_hosts.py",
-    "kernel/nft/compiler.py",
     "model.py",
-    "policy/blocks.py",
     "policy/credits.py",
     "policy/rule_windows.py",
-    "policy/window_export.py",
-    "sources/audit/replay.py",
-    "sources/bpf/credit_maps.py",
     "sources/bpf/program.py",
 )
 TWICE: tuple[str, ...] = ("Question",)

@@ -11,7 +11,7 @@ from typing import Literal, Protocol, TypeVar
 
 from smtpguard.actions.fail2ban import parse_jail
 from smtpguard.daemon.execution import Execution
-from smtpguard.enrich.exempt_hosts import Cleared
+from smtpguard.enrich.host_addresses import Cleared
 from smtpguard.hooks import ClockNs, TellFail2ban
 from smtpguard.model import NS, Block, Refusal, Subject, Verdict
 from smtpguard.policy.engine import Engine

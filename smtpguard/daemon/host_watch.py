@@ -11,7 +11,8 @@ from smtpguard.actions.base import Exemptions
 from smtpguard.clock import next_beat
 from smtpguard.enrich.accounts.directory import AccountDirectory, Renewal
 from smtpguard.enrich.accounts.reader import AccountReader
-from smtpguard.enrich.exempt_hosts import Cleared, ExemptHosts
+from smtpguard.enrich.exempt_hosts import ExemptHosts
+from smtpguard.enrich.host_addresses import Cleared
 from smtpguard.enrich.own_addresses import OwnAddresses
 from smtpguard.enrich.translators import Translators
 from smtpguard.errors import SourceError

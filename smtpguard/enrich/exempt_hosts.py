@@ -9,13 +9,11 @@ looked up keeps the addresses of its last answer however old: a broken resolver 
 import logging
 import os
 import threading
-import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address, ip_network
-from typing import Protocol
 
-from smtpguard.enrich.resolver import Resolved, resolve_host
+from smtpguard.enrich.host_addresses import Cleared, HostAddresses, Now, ResolveName, read_boottime
+from smtpguard.enrich.resolver import resolve_host
 from smtpguard.kernel.lasting_thread import start_lasting
 from smtpguard.model import NS, Subject
 from smtpguard.settings import Network
@@ -47,59 +45,6 @@ LOOK_UP_PAUSE_NS = NS // 20
 """Between two rounds for doubted addresses lie 50 ms for each look-up that the first one made: 20 a second at most."""
 
 
-class ResolveName(Protocol):
-    """Looks a name up; may wait long. Raises OSError if it has no address now, or nobody could say."""
-
-    def __call__(self, name: str, /) -> Resolved:
-        """The addresses of a host name."""
-
-
-class Now(Protocol):
-    """A clock."""
-
-    def __call__(self) -> int:
-        """CLOCK_BOOTTIME in nanoseconds."""
-
-
-def read_boottime() -> int:
-    """CLOCK_BOOTTIME in nanoseconds: goes on while the host is suspended, as addresses do."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cleared:
-    """An address at which a user was refused or judged turned out to be a name's.
-
-    Attributes:
-        subject: Whose attempt it was.
-        address: Packed.
-        name: Whose address it is.
-    """
-
-    subject: Subject
-    address: bytes
-    name: str
-
-
-@dataclass(slots=True)
-class _Host:
-    """What is known of one name.
-
-    Attributes:
-        addresses: Address to when the name gave it last.
-        latest: Those of the last answer: they hold until there is another one.
-        due_ns: When it is asked again.
-        failed: Whether the last look-up failed.
-        dropped: Addresses that did not fit.
-    """
-
-    addresses: dict[str, int] = field(default_factory=dict)
-    latest: frozenset[str] = frozenset()
-    due_ns: int = 0
-    failed: bool = False
-    dropped: int = 0
-
-
 class ExemptHosts:
     """Names and the networks they stand for.
 
@@ -113,7 +58,7 @@ class ExemptHosts:
         self._resolve = resolve
         self._now = now
         self._lock = threading.Condition()
-        self._hosts = {name: _Host() for name in names}
+        self._hosts = {name: HostAddresses() for name in names}
         self._doubts: dict[bytes, dict[Subject, None]] = {}
         self._doubted: dict[bytes, int] = {}
         self._cleared: list[Cleared] = []
@@ -131,7 +76,7 @@ class ExemptHosts:
     def replace(self, names: Iterable[str]) -> None:
         """Take other names; what is known of those that stay is kept."""
         with self._lock:
-            self._hosts = {name: self._hosts.get(name) or _Host() for name in names}
+            self._hosts = {name: self._hosts.get(name) or HostAddresses() for name in names}
             self._doubted.clear()
             self._lock.notify_all()
         self.start()
@@ -289,7 +234,7 @@ class ExemptHosts:
             host.due_ns = self._now() + (MIN_PAUSE_NS if host.addresses else RETRY_NS)
 
     @staticmethod
-    def _prune(host: _Host, now_ns: int) -> None:
+    def _prune(host: HostAddresses, now_ns: int) -> None:
         """Forget what was not given for a day, and the oldest of too many."""
         for address, seen_ns in list(host.addresses.items()):
             if address not in host.latest and seen_ns <= now_ns - KEEP_NS:

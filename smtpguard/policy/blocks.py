@@ -4,74 +4,17 @@ Kept per (subject, source, kind, mode, ports): the end of one never ends another
 """
 
 import heapq
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import count
-from typing import Literal
 
-from smtpguard.model import NS, Block, Ended, Extended, Mode, Subject
+from smtpguard.model import NS, Block, Ended, Extended, Subject
+from smtpguard.policy.block_spans import LATE_NS, TRIES, BlockSpan, Key, Outlook, Ports, SubjectBlocks, strength_of
 from smtpguard.policy.windows import NEVER
 
 LAST_NS = 600 * NS
-TRIES = 20
-"""So many refused attempts within the last LAST_NS of a block mean that its user has not stopped: a mail that a plugin
-tries again every five minutes makes two or three."""
 AHEAD_NS = 2 * NS
 """So long before its end that is judged, so that the kernel knows in time: nothing passes in between."""
-LATE_NS = 60 * NS
-"""How long after its end a block is remembered for attempts that are reported late (audit backlogs: seconds)."""
-
-Ports = tuple[int, ...] | None
-Key = tuple[str, str, bool, Ports]
-
-
-@dataclass(slots=True)
-class BlockSpan:
-    """A time in which attempts are refused, or would be.
-
-    Attributes:
-        since_ns, until_ns: From, and up to but not including.
-        kind: Block or throttle.
-        mode: "enforce" if the kernel refuses.
-        hides: Whether attempts inside are hidden from enforced rules too; else only from those that are only told.
-        ports: At which ports; None for all.
-        tries: When the last TRIES attempts inside were refused.
-    """
-
-    since_ns: int
-    until_ns: int
-    kind: Literal["block", "throttle"]
-    mode: Mode
-    hides: bool
-    ports: Ports = None
-    tries: deque[int] = field(default_factory=lambda: deque(maxlen=TRIES))
-
-    def covers(self, time_ns: int, port: int) -> bool:
-        """Whether an attempt at that time, at that port, is inside."""
-        return self.since_ns <= time_ns < self.until_ns and (self.ports is None or port in self.ports)
-
-
-def _strength(span: BlockSpan) -> tuple[bool, bool, bool]:
-    return (span.hides, span.mode == "enforce", span.kind == "block")
-
-
-Outlook = tuple[int, BlockSpan | None]
-"""From when on no attempt at a port can be inside a block; and the strongest block there, given only if it hides: an
-attempt inside it ran into it, whatever else there is."""
-
-
-class _SubjectBlocks:
-    """What is kept of one subject."""
-
-    __slots__ = ("held", "spans")
-
-    def __init__(self) -> None:
-        self.held: dict[Key, tuple[Block, BlockSpan]] = {}
-        self.spans: list[BlockSpan] = []
-
-    def prune(self, newest_ns: int) -> None:
-        self.spans = [span for span in self.spans if span.until_ns > newest_ns - LATE_NS]
 
 
 class BlockTable:
@@ -83,7 +26,7 @@ class BlockTable:
 
     def __init__(self) -> None:
         self.changed: set[Subject] = set()
-        self._entries: dict[Subject, _SubjectBlocks] = {}
+        self._entries: dict[Subject, SubjectBlocks] = {}
         self._ends: list[tuple[int, int, Subject, Key]] = []
         self._looks: list[tuple[int, int, Subject, Key]] = []
         self._tick = count()
@@ -101,7 +44,7 @@ class BlockTable:
         Returns:
             The block of the same key that it follows, if that was over; None if the block brings nothing new.
         """
-        entry = self._entries.setdefault(block.subject, _SubjectBlocks())
+        entry = self._entries.setdefault(block.subject, SubjectBlocks())
         key = (block.source, block.kind, hides, block.ports)
         ended: list[Ended] = []
         if held := entry.held.get(key):
@@ -165,7 +108,7 @@ class BlockTable:
 
     def hide(self, subject: Subject, since_ns: int, until_ns: int, *, ports: Ports = None) -> None:
         """Hide attempts for a short time without a block: somebody else is about to block (block.by: fail2ban)."""
-        entry = self._entries.setdefault(subject, _SubjectBlocks())
+        entry = self._entries.setdefault(subject, SubjectBlocks())
         entry.prune(since_ns)
         entry.spans.append(BlockSpan(since_ns, until_ns, "block", "dry-run", hides=True, ports=ports))
 
@@ -177,7 +120,7 @@ class BlockTable:
                 span.until_ns = min(span.until_ns, now_ns)
 
     @staticmethod
-    def _span(entry: _SubjectBlocks, block: Block, *, hides: bool) -> BlockSpan:
+    def _span(entry: SubjectBlocks, block: Block, *, hides: bool) -> BlockSpan:
         span = BlockSpan(block.since_ns, block.until_ns, block.kind, block.mode, hides, block.ports)
         entry.spans.append(span)
         return span
@@ -190,7 +133,7 @@ class BlockTable:
         inside = [span for span in entry.spans if span.covers(time_ns, port)]
         if len(inside) == 1:
             return inside[0]
-        return max(inside, key=_strength, default=None)
+        return max(inside, key=strength_of, default=None)
 
     def clear_ns(self, subject: Subject) -> int:
         """From when on no attempt at any port can be inside a block that is known now; NEVER if there is none."""
@@ -203,7 +146,7 @@ class BlockTable:
         spans = [span for span in entry.spans if span.ports is None or port in span.ports] if entry else []
         if not spans:
             return NEVER, None
-        strongest = max(spans, key=lambda span: (*_strength(span), span.until_ns))
+        strongest = max(spans, key=lambda span: (*strength_of(span), span.until_ns))
         return max(span.until_ns for span in spans), strongest if strongest.hides else None
 
     def end(
@@ -300,6 +243,6 @@ class BlockTable:
         for subject, entry in list(self._entries.items()):
             self._forget_if_empty(subject, entry, now_ns)
 
-    def _forget_if_empty(self, subject: Subject, entry: _SubjectBlocks, now_ns: int) -> None:
+    def _forget_if_empty(self, subject: Subject, entry: SubjectBlocks, now_ns: int) -> None:
         if not entry.held and all(span.until_ns <= now_ns - LATE_NS for span in entry.spans):
             del self._entries[subject]

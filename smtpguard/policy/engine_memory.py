@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from smtpguard.model import Subject
 from smtpguard.policy.engine_core import EngineCore
 from smtpguard.policy.escalation import Record
-from smtpguard.policy.window_export import StoredPart, WindowPart, export_parts, restore_parts
+from smtpguard.policy.window_export import WindowPart, export_parts
+from smtpguard.policy.window_restore import StoredPart, restore_parts
 from smtpguard.policy.windows import NEVER
 
 IDLE_EXPORTS = 60

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from smtpguard.model import Account, Allowance, Subject
-from smtpguard.policy.blocks import LATE_NS
+from smtpguard.policy.block_spans import LATE_NS
 from smtpguard.policy.compiled_rules import RulesByMode
 from smtpguard.policy.directory import Directory
 from smtpguard.policy.rule_windows import NEWCOMER_NS, RuleWindows

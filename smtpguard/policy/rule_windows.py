@@ -19,7 +19,7 @@ from smtpguard.policy.windows import FOREVER, NEVER, Bounds, KeyTable, Lane
 from smtpguard.settings import DAY_NS
 
 if TYPE_CHECKING:
-    from smtpguard.policy.blocks import Outlook
+    from smtpguard.policy.block_spans import Outlook
 
 NEWCOMER_NS = DAY_NS
 """A user is a newcomer for a day from his first attempt after the silence that `novel` asks for: one test connection

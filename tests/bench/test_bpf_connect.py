@@ -23,7 +23,7 @@ from smtpguard.clock import boottime_ns
 from smtpguard.model import NS
 from smtpguard.policy.credits import CreditRule
 from smtpguard.settings import Settings
-from smtpguard.sources.bpf.credit_maps import Credits
+from smtpguard.sources.bpf.kernel_credits import Credits
 from smtpguard.sources.bpf.source import BpfSource
 from tests.kernel.bpf_lab import ADDRESS4, PORTS, private_cgroup, private_netns, random_uid
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from smtpguard.decode import bpf_event
 from smtpguard.decode.audit.decoder import AuditDecoder
+from smtpguard.decode.audit.fields import is_same_address, parse_text, parse_user
 from smtpguard.decode.audit.forms import ExportUnwrapper, LineUnwrapper
 from smtpguard.decode.audit.line_buffer import LineBuffer
-from smtpguard.decode.audit.record import is_same_address, parse_text, parse_user
 from smtpguard.decode.audit.retries import Retries
 from smtpguard.decode.audit.rule import connect_rules, parse_rule, render_rule
 from smtpguard.decode.audit.serials import SerialGaps

@@ -14,7 +14,7 @@ from smtpguard.clock import boottime_ns
 from smtpguard.model import NS
 from smtpguard.policy.credits import CreditRule
 from smtpguard.sources.bpf import maps
-from smtpguard.sources.bpf.credit_maps import Credits
+from smtpguard.sources.bpf.kernel_credits import Credits
 from smtpguard.sources.bpf.source import BpfSource
 from tests.kernel.bpf_lab import ADDRESS4, Lab, block, dial, open_lab, run_as
 from tests.support.attackers import FLOOD

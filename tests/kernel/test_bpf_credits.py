@@ -15,7 +15,8 @@ from smtpguard.clock import boottime_ns
 from smtpguard.model import NS, Connect
 from smtpguard.policy.credits import NO_LIMIT, CreditRule
 from smtpguard.settings import Cap
-from smtpguard.sources.bpf.credit_maps import Credits, Usage
+from smtpguard.sources.bpf.credit_maps import Usage
+from smtpguard.sources.bpf.kernel_credits import Credits
 from smtpguard.sources.bpf.maps import COUNT_UNCREDITED
 from tests.kernel.bpf_lab import ADDRESS4, OTHER4, Lab, dial, dials, open_lab, random_uid, run_as, unshare_net
 

@@ -20,7 +20,8 @@ from smtpguard.policy.credits import NO_LIMIT, CreditRule
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.networks import PLACES, network_of, use_translators
 from smtpguard.settings import Rule
-from smtpguard.sources.bpf.credit_maps import Credits, KeyWindow
+from smtpguard.sources.bpf.credit_maps import KeyWindow
+from smtpguard.sources.bpf.kernel_credits import Credits
 from smtpguard.sources.bpf.key_maps import pack_key, unpack_key
 from smtpguard.sources.bpf.maps import COUNT_HELD, pack_subject
 from tests.kernel.bpf_lab import Lab, dial, open_lab, random_uid, run_as

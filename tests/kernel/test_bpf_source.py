@@ -19,7 +19,7 @@ from smtpguard.errors import SourceError
 from smtpguard.model import NS, Connect
 from smtpguard.policy.credits import CreditRule
 from smtpguard.settings import Settings
-from smtpguard.sources.bpf.credit_maps import Credits
+from smtpguard.sources.bpf.kernel_credits import Credits
 from smtpguard.sources.bpf.source import BpfSource
 from tests.kernel.bpf_lab import (
     ADDRESS4,

@@ -24,7 +24,7 @@ from smtpguard.errors import EnforceError
 from smtpguard.model import NS
 from smtpguard.policy.credits import CreditRule
 from smtpguard.settings import Cap
-from smtpguard.sources.bpf.credit_maps import Credits
+from smtpguard.sources.bpf.kernel_credits import Credits
 from smtpguard.sources.bpf.tell_hooks import TellHooks
 from tests.kernel.bpf_lab import (
     ADDRESS4,

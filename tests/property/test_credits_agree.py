@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from smtpguard.daemon.enforce.exact_limits import ExactLimits
 from smtpguard.model import NS, Allowance, AllowanceEnded, Block, Connect, Decision, Ended, Refusal, Subject, Verdict
 from smtpguard.policy.engine import Engine
-from smtpguard.policy.window_export import StoredPart
+from smtpguard.policy.window_restore import StoredPart
 from smtpguard.settings import Rule
-from smtpguard.sources.bpf import credit_maps, maps
+from smtpguard.sources.bpf import credit_maps, kernel_credits, maps
 from tests.support.policy import People, engine_of, settings_of
 
 MS = NS // 1000
@@ -297,7 +297,7 @@ def test_ledger_and_engine_agree_after_any_interleaving(
     monkeypatch: pytest.MonkeyPatch, steps: list[tuple[str, int, int]], seed: int, limits: tuple[int, int, int]
 ) -> None:
     world = World.__new__(World)
-    monkeypatch.setattr(credit_maps, "boottime_ns", lambda: world.now_ns)
+    monkeypatch.setattr(kernel_credits, "boottime_ns", lambda: world.now_ns)
     World.__init__(world, limits_of=(limits[0], limits[0] + limits[1], sum(limits)))
     dice = random.Random(seed)
     for step in steps:

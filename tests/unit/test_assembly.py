@@ -39,7 +39,7 @@ from smtpguard.daemon.startup import enrichers
 from smtpguard.daemon.startup.handoff import Start
 from smtpguard.daemon.startup.service_manager import Address
 from smtpguard.decode.netlink.nft_notify import NftEvent
-from smtpguard.enrich.exempt_hosts import Cleared
+from smtpguard.enrich.host_addresses import Cleared
 from smtpguard.errors import ConfigError, GuardError, SourceError
 from smtpguard.model import NS, Connect, SocketReport, Subject
 from smtpguard.settings import Settings

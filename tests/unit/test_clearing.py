@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from smtpguard.daemon.forgiveness import BAN_NS, MAX_REMEMBERED, Forgiveness, _remember
-from smtpguard.enrich.exempt_hosts import Cleared
+from smtpguard.enrich.host_addresses import Cleared
 from smtpguard.model import NS, Account, Decision, Ended, Refusal, Subject, Verdict
 from tests.support.policy import BURST, T0, WEB, block_of, engine_of, feed
 

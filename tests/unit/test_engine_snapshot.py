@@ -7,7 +7,8 @@ import pytest
 
 from smtpguard.model import NS, Block, Decision, Subject, Verdict
 from smtpguard.policy.engine import Engine
-from smtpguard.policy.window_export import SEGMENT, StoredPart, WindowPart
+from smtpguard.policy.window_export import SEGMENT, WindowPart
+from smtpguard.policy.window_restore import StoredPart
 from smtpguard.settings import DAY_NS, HOUR_NS, Rule
 from tests.support.policy import BURST, T0, WEB, People, connect, engine_of, feed, only, person
 from tests.unit.test_engine_outcomes import BYTES, FAILURES, report, tell

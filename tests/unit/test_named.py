@@ -7,7 +7,8 @@ from ipaddress import ip_network
 import pytest
 
 from smtpguard.enrich import exempt_hosts as module
-from smtpguard.enrich.exempt_hosts import KEEP_NS, MAX_ADDRESSES, MAX_KEPT, Cleared, ExemptHosts
+from smtpguard.enrich.exempt_hosts import KEEP_NS, MAX_ADDRESSES, MAX_KEPT, ExemptHosts
+from smtpguard.enrich.host_addresses import Cleared
 from smtpguard.enrich.resolver import Resolved
 from smtpguard.model import NS, Subject
 

@@ -10,7 +10,8 @@ from smtpguard.actions.base import Deny, Exemptions, Kind, Reach
 from smtpguard.daemon.enforce.reconciler import SETTLE_NS, Reconciler, merge_denies
 from smtpguard.errors import EnforceError
 from smtpguard.model import NS, Block, Mode, Subject
-from smtpguard.policy.blocks import TRIES, BlockTable
+from smtpguard.policy.block_spans import TRIES
+from smtpguard.policy.blocks import BlockTable
 
 ALICE, BOB = Subject(id=1001), Subject(id=1002)
 BLOCK = Reach("block")

@@ -11,7 +11,7 @@ from tests.support.policy import BURST, People, connect, engine_of, person
 
 if TYPE_CHECKING:
     from smtpguard.enrich.accounts.directory import AccountDirectory
-    from smtpguard.sources.bpf.credit_maps import Credits
+    from smtpguard.sources.bpf.kernel_credits import Credits
 
 OWNERS = {100_033: 0, 200_001: 1001}
 

@@ -17,7 +17,8 @@ from smtpguard.hooks import Change, ClockNs
 from smtpguard.model import NS, Connect, Decision, Refusal, Subject, Verdict
 from smtpguard.policy.engine import Engine
 from smtpguard.settings import Rule, Settings
-from smtpguard.sources.bpf.credit_maps import Credits, KeyWindow
+from smtpguard.sources.bpf.credit_maps import KeyWindow
+from smtpguard.sources.bpf.kernel_credits import Credits
 from smtpguard.sources.bpf.source import BpfSource
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,8 @@ from smtpguard.clock import WallMap
 from smtpguard.hooks import ClockNs
 from smtpguard.model import Subject
 from smtpguard.policy.engine import Engine
-from smtpguard.policy.window_export import StoredPart, WindowPart
+from smtpguard.policy.window_export import WindowPart
+from smtpguard.policy.window_restore import StoredPart
 from smtpguard.state.rows import AllowanceRow, BlockRow, WindowRow
 from smtpguard.state.writer import StateWriter
 

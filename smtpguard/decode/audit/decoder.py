@@ -21,17 +21,15 @@ from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
 from smtpguard.decode.audit.duplicates import Duplicates
+from smtpguard.decode.audit.fields import MIN_DIGITS, is_same_address, parse_user
 from smtpguard.decode.audit.index import CallIndex, Key, find_line
 from smtpguard.decode.audit.line_buffer import LineBuffer
 from smtpguard.decode.audit.pair import PairReader, ToEventNs, make_noded
 from smtpguard.decode.audit.record import (
-    MIN_DIGITS,
     URINGOP_GROUPS,
     is_big_endian,
-    is_same_address,
     is_uring_enter,
     match_sockaddr,
-    parse_user,
     read_call,
     read_uring_call,
 )

@@ -6,14 +6,22 @@ Pure; one object in, its lines out. Formats: systemd.journal-fields(7), laurel's
 auditbeat's exported fields.
 """
 
-import errno
 import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from urllib.parse import unquote_to_bytes
 
-from smtpguard.decode.audit.record import ARCHES, UNSET_UID
+from smtpguard.decode.audit.object_fields import (
+    find_field,
+    parse_bytes,
+    parse_exit_value,
+    parse_number,
+    parse_uid_field,
+    render_argument,
+    render_field,
+)
+from smtpguard.decode.audit.record import ARCHES
 from smtpguard.errors import DecodeError
 from smtpguard.text import to_bytes
 
@@ -60,7 +68,7 @@ def read_object(value: Object, host: bytes | None) -> list[bytes] | None:
         return _read_laurel(value, host)
     if isinstance(value.get("messages"), list) and "sequence" in value:
         return _read_go_audit(value, host)
-    if _get(value, "auditd.data") is not None and not _get(value, "auditd.messages"):
+    if find_field(value, "auditd.data") is not None and not find_field(value, "auditd.messages"):
         return _read_auditbeat(value)
     return None
 
@@ -74,12 +82,12 @@ def find_texts(value: object, depth: int = 0, node: bytes | None = None) -> Iter
     elif depth < _MAX_DEPTH:
         if isinstance(value, Mapping):
             node = _host(value) or node
-            if isinstance(_get(value, "auditd.messages"), list):  # auditbeat writes them twice
-                value = {"": _get(value, "auditd.messages")}
+            if isinstance(find_field(value, "auditd.messages"), list):  # auditbeat writes them twice
+                value = {"": find_field(value, "auditd.messages")}
             for each in value.values():
                 yield from find_texts(each, depth + 1, node)
         elif isinstance(value, list):
-            message = _bytes(value)
+            message = parse_bytes(value)
             if message is not None:
                 value = [message.decode("utf-8", "surrogateescape")]
             for each in value:
@@ -89,7 +97,7 @@ def find_texts(value: object, depth: int = 0, node: bytes | None = None) -> Iter
 def _host(value: Object) -> bytes | None:
     """The host that an object names."""
     for name in ("_HOSTNAME", "NODE", "host.hostname", "host.name", "agent.hostname", "hostname"):
-        text = _get(value, name)
+        text = find_field(value, name)
         if isinstance(text, str) and _NODE(text):
             return text.encode()
     return None
@@ -97,7 +105,7 @@ def _host(value: Object) -> bytes | None:
 
 def _read_journal(value: Object) -> list[bytes] | None:
     message = value.get("MESSAGE", "")
-    raw = _bytes(message) if isinstance(message, list) else to_bytes(str(message))
+    raw = parse_bytes(message) if isinstance(message, list) else to_bytes(str(message))
     kind, _, text = (raw or b"").partition(b" ")
     name = _KINDS.get(kind.decode("ascii", "replace").replace("UNKNOWN[1336]", "URINGOP"))
     if name is None:
@@ -119,7 +127,7 @@ def _read_go_audit(value: Object, host: bytes | None) -> list[bytes]:
     return [
         _line(_host(value) or host, name, stamp, to_bytes(str(message.get("data", ""))))
         for message in (messages if isinstance(messages, list) else [])
-        if isinstance(message, Mapping) and (name := _NUMBERS.get(_number(message.get("type")) or 0))
+        if isinstance(message, Mapping) and (name := _NUMBERS.get(parse_number(message.get("type")) or 0))
     ]
 
 
@@ -157,13 +165,13 @@ def _read_laurel(value: Object, host: bytes | None) -> list[bytes]:
 
 
 def _read_auditbeat(value: Object) -> list[bytes]:
-    data = _get(value, "auditd.data")
-    name = _get(data, "syscall") if isinstance(data, Mapping) else None
+    data = find_field(value, "auditd.data")
+    name = find_field(data, "syscall") if isinstance(data, Mapping) else None
     if name not in (*_CALLS, "socketcall"):
         return []
-    address = _get(value, "destination.ip") or _get(data, "socket.addr") or _get(data, "addr")
-    port = _get(value, "destination.port") or _get(data, "socket.port") or _get(data, "port")
-    saddr = _get(data, "socket.saddr") or _get(data, "saddr")
+    address = find_field(value, "destination.ip") or find_field(data, "socket.addr") or find_field(data, "addr")
+    port = find_field(value, "destination.port") or find_field(data, "socket.port") or find_field(data, "port")
+    saddr = find_field(data, "socket.saddr") or find_field(data, "saddr")
     if isinstance(saddr, str) and _DIGITS(saddr):
         digits = saddr.upper()
     elif address is None or port is None:
@@ -174,17 +182,18 @@ def _read_auditbeat(value: Object) -> list[bytes]:
         when = datetime.fromisoformat(str(value["@timestamp"])).astimezone(UTC)
     except (KeyError, ValueError, OverflowError):
         raise DecodeError("auditbeat event without its time") from None
-    stamp = f"{int(when.timestamp())}.{when.microsecond // 1000:03d}:{_number(_get(value, 'auditd.sequence')) or 0}"
-    fields = {name: _get(data, name) for name in ("arch", "syscall", "exit", "a0", "a1", "a2", "a3")}
+    serial = parse_number(find_field(value, "auditd.sequence")) or 0
+    stamp = f"{int(when.timestamp())}.{when.microsecond // 1000:03d}:{serial}"
+    fields = {name: find_field(data, name) for name in ("arch", "syscall", "exit", "a0", "a1", "a2", "a3")}
     fields |= {
-        "success": {"success": "yes", "fail": "no"}.get(str(_get(value, "auditd.result"))),
-        "pid": _get(value, "process.pid"),
-        "uid": _get(value, "user.id"),
-        "euid": _get(value, "user.effective.id") or _get(value, "user.id"),
-        "comm": _get(value, "process.name"),
-        "exe": _get(value, "process.executable"),
+        "success": {"success": "yes", "fail": "no"}.get(str(find_field(value, "auditd.result"))),
+        "pid": find_field(value, "process.pid"),
+        "uid": find_field(value, "user.id"),
+        "euid": find_field(value, "user.effective.id") or find_field(value, "user.id"),
+        "comm": find_field(value, "process.name"),
+        "exe": find_field(value, "process.executable"),
     }
-    return _event(_host(value), stamp, fields, _get(value, "user.name"), digits)
+    return _event(_host(value), stamp, fields, find_field(value, "user.name"), digits)
 
 
 def _event(node: bytes | None, stamp: str, fields: Object, user: object, digits: str) -> list[bytes]:
@@ -193,23 +202,23 @@ def _event(node: bytes | None, stamp: str, fields: Object, user: object, digits:
     arch = _ARCHES.get(arch, arch.removeprefix("0x").lower())
     numbers, socketcall = ARCHES.get(to_bytes(arch), ({}, None))
     name = fields.get("syscall")
-    call = _number(name)
+    call = parse_number(name)
     if call is None and name in _CALLS and numbers:
         call = list(numbers)[_CALLS.index(str(name))]
     elif call is None and name == "socketcall":
         call = socketcall
-    pid, uid = _number(fields.get("pid")), _uid(fields.get("uid"))
+    pid, uid = parse_number(fields.get("pid")), parse_uid_field(fields.get("uid"))
     if not numbers or call is None or pid is None or uid is None:
         raise DecodeError("event without its call, process or user")
-    answer = _exit_value(fields.get("exit"))
+    answer = parse_exit_value(fields.get("exit"))
     result = "" if answer is None else f" success={'no' if answer < 0 else 'yes'} exit={answer}"
-    a = [_argument(fields.get(f"a{number}")) for number in range(4)]
-    euid = _uid(fields.get("euid"))
+    a = [render_argument(fields.get(f"a{number}")) for number in range(4)]
+    euid = parse_uid_field(fields.get("euid"))
     names = "suid=? fsuid=? egid=? sgid=? fsgid=0 tty=? ses=?"
     text = (
         f"arch={arch} syscall={call}{result} a0={a[0]} a1={a[1]} a2={a[2]} a3={a[3]} items=0 ppid=? pid={pid} auid=? "
-        f"uid={uid} gid=? euid={uid if euid is None else euid} {names} comm={_field(fields.get('comm'))} "
-        f"exe={_field(fields.get('exe'))} key=(null)"
+        f"uid={uid} gid=? euid={uid if euid is None else euid} {names} comm={render_field(fields.get('comm'))} "
+        f"exe={render_field(fields.get('exe'))} key=(null)"
     )
     if int(arch, 16) & _LITTLE_ENDIAN == 0 and digits.startswith(("0200", "0A00")):
         digits = digits[2:4] + digits[:2] + digits[4:]  # put together from an address: as that host would have it
@@ -240,7 +249,7 @@ def _tail(digits: str) -> str | None:
 
 
 def _sockaddr(address: object, port: object) -> str:
-    number = _number(port)
+    number = parse_number(port)
     try:
         ip = ipaddress.ip_address(str(address).partition("%")[0])
     except ValueError:
@@ -250,75 +259,3 @@ def _sockaddr(address: object, port: object) -> str:
     if ip.version == 4:
         return f"0200{number:04X}{ip.packed.hex().upper()}{'0' * 16}"
     return f"0A00{number:04X}00000000{ip.packed.hex().upper()}00000000"
-
-
-def _get(value: object, path: str) -> object:
-    """A field by its dotted name, nested or written with dots."""
-    if not isinstance(value, Mapping):
-        return None
-    if path in value:
-        return value[path]
-    head, dot, rest = path.partition(".")
-    while dot:
-        if head in value:
-            found = _get(value[head], rest)
-            if found is not None:
-                return found
-        more, dot, rest = rest.partition(".")
-        head = f"{head}.{more}"
-    return None
-
-
-def _number(value: object) -> int | None:
-    """A number, or a text of one; in hex behind 0x."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int):
-        return value
-    try:
-        text = str(value)
-        return int(text, 16) if text.startswith("0x") else int(text)
-    except ValueError:
-        return None
-
-
-def _uid(value: object) -> int | None:
-    """A uid, (uid_t)-1 for one that is not set; None for what is none."""
-    uid = UNSET_UID if value == "unset" else _number(value)
-    return uid if uid is not None and 0 <= uid <= UNSET_UID else None
-
-
-def _exit_value(value: object) -> int | None:
-    """What a call returned; auditbeat names errors."""
-    if isinstance(value, str) and value.startswith("E"):
-        code: int | None = getattr(errno, value, None)
-        return None if code is None else -code
-    return _number(value)
-
-
-def _argument(value: object) -> str:
-    """An argument of the call in hex, as the kernel writes it; `?` for one that is not there."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value & 0xFFFFFFFFFFFFFFFF:x}"
-    text = str(value).removeprefix("0x").lower()
-    return text if re.fullmatch(r"[0-9a-f]{1,16}", text) else "?"
-
-
-def _field(value: object) -> str:
-    """A text that a user chose, in hex; `(null)` for none."""
-    raw = (
-        value
-        if isinstance(value, bytes)
-        else value.encode("utf-8", "surrogateescape")
-        if isinstance(value, str)
-        else b""
-    )
-    return raw.hex().upper() or "(null)"
-
-
-def _bytes(value: object) -> bytes | None:
-    """Journald writes a text with odd bytes as a list of numbers."""
-    try:
-        return bytes(value) if isinstance(value, list) and value and isinstance(value[0], int) else None
-    except (TypeError, ValueError):
-        return None

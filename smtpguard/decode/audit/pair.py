@@ -10,14 +10,8 @@ import re
 from binascii import unhexlify
 from typing import Protocol, TypeVar
 
-from smtpguard.decode.audit.index import Key
-from smtpguard.decode.audit.record import (
-    AUID,
-    CALL,
-    IDS,
+from smtpguard.decode.audit.fields import (
     MIN_DIGITS,
-    PROGRAM,
-    is_plain_connect,
     is_same_address,
     parse_fraction,
     parse_seconds,
@@ -25,6 +19,8 @@ from smtpguard.decode.audit.record import (
     parse_uid,
     parse_user,
 )
+from smtpguard.decode.audit.index import Key
+from smtpguard.decode.audit.record import AUID, CALL, IDS, PROGRAM, is_plain_connect
 from smtpguard.decode.sockaddr import parse_sockaddr
 from smtpguard.errors import DecodeError
 from smtpguard.fast_dataclass import quick_maker

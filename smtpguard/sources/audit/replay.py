@@ -7,7 +7,6 @@ them (a log and its packed copy) counts once. Whatever of a file can't be read i
 """
 
 import contextlib
-import os
 import re
 import sys
 from collections import Counter
@@ -17,7 +16,7 @@ from typing import BinaryIO
 
 from smtpguard.decode.audit.decoder import AuditDecoder
 from smtpguard.decode.audit.duplicates import Duplicates
-from smtpguard.decode.audit.forms import BOM, INTERPRETED, JOURNAL_TEXT, MIXED, REPORT, WIDE, Unwrapper, make_unwrapper
+from smtpguard.decode.audit.forms import BOM, JOURNAL_TEXT, MIXED, Unwrapper, make_unwrapper
 from smtpguard.decode.audit.line_buffer import LineBuffer
 from smtpguard.decode.audit.probes import guess_tick_ns
 from smtpguard.decode.audit.retries import Retries
@@ -26,6 +25,14 @@ from smtpguard.errors import SourceError
 from smtpguard.model import NS, Connect
 from smtpguard.sources.audit.packed import DAMAGED, Reader, open_file, unpack
 from smtpguard.sources.audit.pcre import make_sieve
+from smtpguard.sources.audit.replay_problems import (
+    NO_ADDRESS,
+    NO_RECORD,
+    UNREADABLE_FORMS,
+    USE_RAW,
+    ReplayProblem,
+    unreadable_error,
+)
 from smtpguard.sources.audit.survey import Survey
 from smtpguard.sources.base import SourceStats
 
@@ -33,31 +40,6 @@ HOLD_BYTES = 1 << 18
 """How long ENRICHED events wait for a second address to betray itself; nobody waits for a replay's verdicts."""
 _CHUNK_BYTES = 1 << 21
 _STAMP = re.compile(rb"msg=audit\((\d{1,11}\.\d{1,9}):\d+\): ")
-_RAW = "ausearch --raw where auditd runs, else journalctl _TRANSPORT=audit -o json"
-_UNREADABLE = {
-    INTERPRETED: ("is interpreted (ausearch -i), which can't be joined", _RAW),
-    JOURNAL_TEXT: ("is journald's text, which can't be joined", _RAW),
-    REPORT: ("is a report (ausearch --format csv or text), which can't be joined", _RAW),
-    MIXED: ("changes its form: some lines were not read", "name the files that were put together, each by itself"),
-    WIDE: ("is UTF-16", "iconv -f UTF-16 -t UTF-8 FILE | smtpguard replay -"),
-}
-_NO_ADDRESS = "holds SYSCALL records of connect() without the SOCKADDR records that say where to"
-_NO_RECORD = "holds no audit record"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplayProblem:
-    """What of a file was not read.
-
-    Attributes:
-        file: Its name; `-` for standard input.
-        problem: What is wrong with it.
-        use: What to use instead; None if nothing is known.
-    """
-
-    file: str
-    problem: str
-    use: str | None
 
 
 @dataclass(slots=True)
@@ -127,7 +109,7 @@ class ReplaySource:
                 files.append(self._open_file(path))
             except DAMAGED as error:
                 self.close()
-                raise _unreadable(path, error) from error
+                raise unreadable_error(path, error) from error
             except SourceError:
                 self.close()
                 raise
@@ -229,7 +211,7 @@ class ReplaySource:
             try:
                 count = file.reader.readinto(room)
             except DAMAGED as error:
-                raise _unreadable(file.path, error) from error
+                raise unreadable_error(file.path, error) from error
             if not count:
                 break
             yield decoder.commit(count)
@@ -242,7 +224,7 @@ class ReplaySource:
             try:
                 data = file.reader.read(_CHUNK_BYTES)
             except DAMAGED as error:
-                raise _unreadable(file.path, error) from error
+                raise unreadable_error(file.path, error) from error
             if not data:
                 break
             yield self._decoder.feed(unwrapper.feed(data))
@@ -269,17 +251,17 @@ class ReplaySource:
             kinds.discard(JOURNAL_TEXT)  # the kernel's own lines are in the journal too
         if kinds:
             for kind in sorted(kinds):
-                problem, use = _UNREADABLE[kind]
+                problem, use = UNREADABLE_FORMS[kind]
                 self.problems.append(ReplayProblem(file=file.path, problem=problem, use=use))
         elif unwrapper is not None and not unwrapper.records:
             if not file.is_empty:
-                self.problems.append(ReplayProblem(file=file.path, problem=_NO_RECORD, use=_RAW))
+                self.problems.append(ReplayProblem(file=file.path, problem=NO_RECORD, use=USE_RAW))
         elif self._survey.lacks_addresses:
-            self.problems.append(ReplayProblem(file=file.path, problem=_NO_ADDRESS, use=_RAW))
+            self.problems.append(ReplayProblem(file=file.path, problem=NO_ADDRESS, use=USE_RAW))
         elif bad and not joined:
             told = ", ".join(f"{count:,} {what}" for what, count in bad.items() if count)
             problem = f"holds SMTP connects, but none that could be read ({told})"
-            self.problems.append(ReplayProblem(file=file.path, problem=problem, use=_RAW))
+            self.problems.append(ReplayProblem(file=file.path, problem=problem, use=USE_RAW))
 
     def _note(self) -> None:
         counters = self._decoder.counters
@@ -293,20 +275,3 @@ class ReplaySource:
             "duplicates": counters.duplicates,
             "others": counters.others,
         }
-
-
-_FIXES: dict[type[OSError], str] = {
-    IsADirectoryError: "name files, not directories",
-    PermissionError: "run as root",
-}
-"""What to do where a file can't be opened."""
-
-
-def _unreadable(path: str, error: Exception) -> SourceError:
-    """What to say of a file that can't be read."""
-    if isinstance(error, OSError) and error.errno is not None:
-        fix = next((text for kind, text in _FIXES.items() if isinstance(error, kind)), None)
-        if isinstance(error, FileNotFoundError) and path.startswith("/var/log/audit/"):
-            fix = "without auditd: journalctl _TRANSPORT=audit -o json | smtpguard replay -"
-        return SourceError(f"can't be read: {os.strerror(error.errno)}", where=path, fix=fix)
-    return SourceError(f"is damaged or cut short: {error}", where=path, fix="unpack what can be saved and replay that")
