@@ -3,7 +3,9 @@
 import click
 
 from smtpguard.cli.common import EXIT_FAILED, EXIT_PRIVILEGE, config_option, json_option, print_json
+from smtpguard.text import join_sentences
 
+_NAMES = frozenset({"auditd", "bpf", "cgroup", "fail2ban", "libnftables", "nft", "nflog", "nftables", "proc", "audit"})
 _COLOURS = {"ok": "green", "note": "cyan", "unknown": "yellow", "bad": "red", "fatal": "red"}
 
 
@@ -36,8 +38,7 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
         width = max(len(finding.name) for finding in findings)
         for finding in findings:
             level = click.style(f"{finding.level:<8}", fg=_COLOURS[finding.level], bold=finding.level == "fatal")
-            parts = [finding.found, finding.means, f"fix: {finding.fix}" if finding.fix else ""]
-            text = " - ".join(part for part in parts if part)
+            text = join_sentences(finding.found, _capitalise(finding.means), _render_fix(finding.fix))
             colour = False if os.environ.get("NO_COLOR") else None  # None: on a terminal only
             click.echo(f"{level}{finding.name:<{width}}  {_printable(text)}", color=colour)
     if os.geteuid() != 0:
@@ -45,6 +46,17 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
         ctx.exit(EXIT_PRIVILEGE)
     if any(finding.level == "fatal" for finding in findings):
         ctx.exit(EXIT_FAILED)
+
+
+def _capitalise(text: str) -> str:
+    """A sentence as the second one of a line; names of programs and keys stay as they are written."""
+    word = text.split(" ", 1)[0]
+    return text[:1].upper() + text[1:] if word.isalpha() and word not in _NAMES else text
+
+
+def _render_fix(fix: str) -> str:
+    """A whole sentence stands for itself; keys and commands are said to be the fix."""
+    return fix if not fix or fix[0].isupper() else f"Fix: {fix}"
 
 
 def _printable(text: str) -> str:

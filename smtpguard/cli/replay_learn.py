@@ -75,13 +75,16 @@ def _chunks(seen: Iterator[list[int]]) -> Iterator[list[list[int]]]:
 
 def _show(learner: "Learner", waiting: dict[str, int], *, as_json: bool) -> None:
     from smtpguard.clock import render_moment
+    from smtpguard.text import render_escaped
 
     learned = learner.learned
     first, last = (learned.spans[0][0], learned.spans[-1][1]) if learned.spans else (None, None)
+    hosts = ", ".join(render_escaped(host) for host in sorted(learned.hosts))
     left_out = {
         "of times that are known already": learned.known,
-        "older than the state keeps, or of the future": learned.old,
-        "of other hosts": learned.foreign,
+        "older than `state.keep`": learned.old,
+        "of the future": learned.future,
+        f"of other hosts ({hosts})": learned.foreign,
         "of accounts that are somebody else's now": learned.strangers,
     }
     if as_json:
@@ -91,8 +94,10 @@ def _show(learner: "Learner", waiting: dict[str, int], *, as_json: bool) -> None
             "since": None if first is None else render_moment(first / 1e9),
             "until": None if last is None else render_moment(last / 1e9),
             "left_out": {
-                "known": learned.known, "old": learned.old, "foreign": learned.foreign, "strangers": learned.strangers
+                "known": learned.known, "old": learned.old, "future": learned.future, "foreign": learned.foreign,
+                "strangers": learned.strangers,
             },
+            "other_hosts": [render_escaped(host) for host in sorted(learned.hosts)],
             "silent_until": {name: render_moment(until_ns / 1e9) for name, until_ns in waiting.items()},
         }  # fmt: skip
         print_json({"learned": shown})
@@ -107,6 +112,6 @@ def _show(learner: "Learner", waiting: dict[str, int], *, as_json: bool) -> None
     for name in learner.novel_rules():
         until_ns = waiting.get(name)
         if until_ns is None:
-            click.echo(f"Rule {name} speaks from now on.")
+            click.echo(f"Rule {name} is active from now on.")
         else:
-            click.echo(f"Rule {name} says nothing until {render_moment(until_ns / 1e9)}.")
+            click.echo(f"Rule {name} learns until {render_moment(until_ns / 1e9)}, while smtpguard runs.")

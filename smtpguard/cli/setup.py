@@ -53,6 +53,12 @@ def command(config_path: str | None, root: str, yes: bool, remove: bool) -> None
         steps = plan_install(wanted, tree.read(file.path for file in wanted), manifest)
         if live:
             warn_of_writers(site.program)
+        elif not (tree.root / site.program[1:]).exists():
+            click.echo(
+                f"warning: {root} has no smtpguard: its unit will run {site.program}, this host's path. "
+                "Install smtpguard there, then run setup again.",
+                err=True,
+            )
         if packaged:
             click.echo(f"{packaged[0]} is the unit of a package: setup writes none.")
         if not fail2ban:
@@ -67,7 +73,8 @@ def command(config_path: str | None, root: str, yes: bool, remove: bool) -> None
     if remove:
         tree.apply(steps)
         tree.forget(manifest)
-        click.echo("Removed. What is left alone is yours now.")
+        left = list_left(tree.root, steps, read_site(tree.root, config_path) if live else None)
+        click.echo(f"Removed. Left here, and yours now: {', '.join(left)}." if left else "Removed.")
     elif changes:
         tree.write_manifest(merge_manifest(manifest, steps, tree.list_missing_folders(steps)))
         tree.apply(steps)
@@ -76,6 +83,8 @@ def command(config_path: str | None, root: str, yes: bool, remove: bool) -> None
         click.echo("Nothing to do.")
     if live and (changes or remove):
         print_next(remove=remove)
+    elif changes and not remove:
+        click.echo(f"Next:\n  systemctl --root={shlex.quote(str(tree.root))} enable smtpguard.service")
 
 
 def check_root(root: str) -> None:
@@ -143,6 +152,17 @@ def print_steps(steps: "Sequence[Step]") -> int:
             click.echo(diff)
         changes += step.act in WRITES or step.act == "remove"
     return changes
+
+
+def list_left(root: Path, steps: "Sequence[Step]", site: "Site | None") -> list[str]:
+    """What of smtpguard's is there still after `--remove`: changed files, old copies, the log and the state."""
+    from smtpguard.setup.catalogue import Site
+    from smtpguard.setup.plan import BACKUP_SUFFIX
+
+    paths = [step.path for step in steps if step.act == "leave"]
+    paths += [step.path + BACKUP_SUFFIX for step in steps]
+    paths += [str(Path((site or Site()).log).parent), "/var/lib/smtpguard"]
+    return [path for path in dict.fromkeys(paths) if os.path.lexists(root / path[1:])]
 
 
 def print_next(*, remove: bool) -> None:

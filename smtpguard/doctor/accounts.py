@@ -21,25 +21,25 @@ _SUBID = re.compile(r"^\s*subid:\s*(.+)$", re.MULTILINE)
 
 def check_mail_servers(host: ExaminedHost) -> Iterator[Finding]:
     """Accounts of mail servers; they and root are never refused."""
-    yield judge_mail_servers([f"{_show(account)} ({account.reason})" for account in host.accounts.mail_servers()])
+    yield judge_mail_servers([_show(account) for account in host.accounts.mail_servers()])
 
 
 def judge_mail_servers(names: list[str]) -> Finding:
     """What it means which mail servers' accounts were found.
 
     Args:
-        names: Each with what says so.
+        names: Of them.
     """
     name = "mail servers"
     if not names:
         return Finding(
             name=name,
             level="note",
-            found="no mail server's account was found",
-            means="if one runs here under its own user, it is counted like anybody and may be throttled or blocked",
+            found="no mail server account was found",
+            means="a mail server under its own user would be counted, and may be throttled or blocked",
             fix="name its user in exempt.users",
         )
-    return Finding(name=name, level="ok", found=f"never refused: {_join(names)}")
+    return Finding(name=name, level="ok", found=f"never blocked (mail server accounts): {_join(names)}")
 
 
 def check_chosen_names(host: ExaminedHost) -> Iterator[Finding]:
@@ -118,7 +118,7 @@ def judge_old_numbers(found: list[str], uid_min: int) -> Finding:
         name=name,
         level="bad",
         found=f"customers with a uid below {uid_min}: {_join(found)}",
-        means="taken for system accounts: counted and told, and never refused",
+        means="taken for system accounts: counted and reported, never refused",
         fix=f"uid_min: {FIRST_OLD_UID} in the configuration",
     )
 
@@ -167,7 +167,7 @@ def judge_shared(sites: dict[Account, list[str]], *, blockable: frozenset[str]) 
                 name=name,
                 level="bad" if len(pools) > 1 else "note",
                 found=shown,
-                means="counted and told, never refused: a hacked site among them goes on sending",
+                means="counted and reported, never refused: a hacked site among them goes on sending",
                 fix="give each site a user of its own, or list the user in shared_users.block",
             )
         elif len(pools) > 1:
@@ -199,7 +199,7 @@ def judge_subordinate(count: int, problems: list[str], elsewhere: list[str]) -> 
             level="bad",
             found=_join(problems),
             means="these uids count each for itself: a tenant who may become them has as many fresh limits",
-            fix="give each user ranges of his own in /etc/subuid that no account lies in",
+            fix="give each user ranges of their own in /etc/subuid that no account lies in",
         )
     if elsewhere:
         return Finding(

@@ -28,20 +28,20 @@ def check_configuration(host: ExaminedHost) -> Iterator[Finding]:
             name=name,
             level="fatal",
             found=str(host.problem).splitlines()[0],
-            means="run by hand it does not start, the service goes on with the last good configuration; "
-            "what follows is about the shipped defaults",
+            means="The service goes on with the last good configuration. By hand it does not start. "
+            "What follows is about the shipped defaults",
             fix="smtpguard check" if host.path is None else f"smtpguard check --config {shlex.quote(host.path)}",
         )
         return
     where = settings.path or "shipped defaults"
     if settings.sources == "none":
-        means = "sources is none: no connection is seen"
-        yield Finding(name=name, level="fatal", found=where, means=means, fix="sources: auto")
+        means = "no connection is seen"
+        yield Finding(name=name, level="fatal", found=f"{where}: sources: none", means=means, fix="sources: auto")
     elif settings.dry_run:
-        means = "dry_run is true: everything is told, nobody is refused"
-        yield Finding(name=name, level="note", found=where, means=means, fix="dry_run: false, when the log looks right")
+        found = f"{where}: dry run (normal for the first days)"
+        yield Finding(name=name, level="note", found=found, fix="Next: smtpguard blocks")
     else:
-        yield Finding(name=name, level="ok", found=f"{where}; enforcing")
+        yield Finding(name=name, level="ok", found=f"{where}: enforcing")
 
 
 def check_log(host: ExaminedHost) -> Iterator[Finding]:
@@ -140,11 +140,11 @@ def judge_time(*, is_kept: bool) -> Finding:
         is_kept: The kernel believes it right, because somebody keeps it.
     """
     if is_kept:
-        return Finding(name="time", level="ok", found="the clock is kept right")
+        return Finding(name="time", level="ok", found="the clock is synchronised")
     return Finding(
         name="time",
         level="note",
-        found="nobody keeps the clock right",
-        means="limits run on another clock; times in the log, and ends of blocks over a reboot, may be wrong",
-        fix="run chrony, systemd-timesyncd or the hypervisor's agent",
+        found="No time sync (chrony, timesyncd) found",
+        means="Log times may be wrong",
+        fix="Install chrony.",
     )

@@ -55,7 +55,7 @@ def judge_capabilities(mask: int | None) -> Finding:
     return Finding(
         name=name,
         level="fatal" if any(title == "NET_ADMIN" for title, _ in lacking) else "bad",
-        found="lacking: " + ", ".join(f"CAP_{title}" for title, _ in lacking),
+        found="missing: " + ", ".join(f"CAP_{title}" for title, _ in lacking),
         means="; ".join(means for _, means in lacking),
         fix="run as root; in a container, give it these",
     )
@@ -163,7 +163,7 @@ def judge_nflog(*, available: bool | None) -> Finding:
         name="nflog",
         level="note",
         found="this kernel has no nfnetlink_log",
-        means="where bpf can't be had, the next source is audit or the log",
+        means="where bpf is not available, the next source is audit or the log",
         fix="install the kernel's extra modules (linux-modules-extra, kernel-modules)",
     )
 

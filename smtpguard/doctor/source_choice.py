@@ -57,7 +57,7 @@ def judge_sources(setting: str | tuple[str, ...], usable: Collection[str], blind
         return Finding(
             name=NAME,
             level="fatal",
-            found="none can be had here",
+            found="none is available here",
             means="no connection is seen, so nobody is ever stopped",
             fix="see the checks above",
         )

@@ -34,6 +34,8 @@ STEP = 5_000
 MAX_SEEN = 100_000
 """Users and ports that are remembered; who comes later is not."""
 _BUSY_S = 10.0
+_MAX_HOSTS = 5
+"""Left-out hosts that are named."""
 WRITTEN_EVERY_NS = 600 * NS
 """How often a guard writes down until when it has watched, see daemon/record/learning.py."""
 
@@ -46,8 +48,9 @@ class Learned:
         connects: Connects that were new.
         spans: Which times they cover.
         seen: When who was last seen on a port (wall time).
-        known, old, foreign, strangers: Connects left out: of times that were known; older than the state keeps, or of
-            the future; of another host; of accounts that are somebody else's now, or of nobody.
+        known, old, future, foreign, strangers: Connects left out: of times that were known; older than the state keeps;
+            of the future; of another host; of accounts that are somebody else's now, or of nobody.
+        hosts: Names of other hosts that were left out, the first ones.
     """
 
     connects: int = 0
@@ -55,7 +58,9 @@ class Learned:
     seen: dict[tuple[int, int], int] = field(default_factory=dict)
     known: int = 0
     old: int = 0
+    future: int = 0
     foreign: int = 0
+    hosts: set[bytes] = field(default_factory=set)
     strangers: int = 0
 
     @property
@@ -111,8 +116,13 @@ class Learner:
                 node = connect.node.partition(b".")[0].lower()
                 if node != self._node:
                     found.foreign += 1
+                    if len(found.hosts) < _MAX_HOSTS:
+                        found.hosts.add(node)
                     continue
-            if not self._first_ns <= time_ns <= self._last_ns:
+            if time_ns > self._last_ns:
+                found.future += 1
+                continue
+            if time_ns < self._first_ns:
                 found.old += 1
                 continue
             if any(first <= time_ns <= last for first, last in self._known):

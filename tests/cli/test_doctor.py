@@ -60,4 +60,4 @@ def test_exit_codes(monkeypatch: pytest.MonkeyPatch, levels: list[str], euid: in
 def test_hostile_text_does_not_reach_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     finding = Finding(name="x", level="ok", found="\x1b[2J\n\u2028", means="it's", fix="")
     monkeypatch.setattr(doctor, "examine", lambda _: [finding])
-    assert run()[1] == "ok      x  \\x1b[2J\\n\\u2028 - it's\n"
+    assert run()[1] == "ok      x  \\x1b[2J\\n\\u2028. it's\n"

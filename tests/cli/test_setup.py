@@ -67,6 +67,23 @@ def test_fresh_image_gets_everything(image: Path) -> None:
     assert stat.S_IMODE((image / MANIFEST[1:]).stat().st_mode) == 0o600
 
 
+def test_an_image_without_the_program_is_warned_of_and_what_to_start_is_said(image: Path) -> None:
+    result = setup(image, "--yes")
+    assert f"warning: {image} has no smtpguard: its unit will run " in result.stderr
+    assert result.stdout.endswith(f"Next:\n  systemctl --root={image} enable smtpguard.service\n")
+    (image / "usr/bin").mkdir(parents=True)
+    (image / "usr/bin/smtpguard").touch()
+    assert "warning" not in setup(image, "--yes").stderr
+
+
+def test_removal_names_what_it_leaves(image: Path) -> None:
+    setup(image, "--yes")
+    (image / UNIT).write_text("[Service]\n")
+    (image / "var/log/smtpguard/events.log.1").touch()
+    result = setup(image, "--remove", "--yes")
+    assert f"Left here, and yours now: /{UNIT}, /var/log/smtpguard." in result.stdout
+
+
 def test_modes_do_not_depend_on_the_umask(image: Path) -> None:
     before = os.umask(0o077)
     try:

@@ -44,7 +44,7 @@ def is_like(finding: Finding, level: str, *words: str) -> bool:
         (ALL, "ok", ["all that are needed"]),
         ((1 << 64) - 1, "ok", []),
         (ALL & ~(1 << 39) & ~(1 << 38) | SYS_ADMIN, "ok", []),
-        (ALL & ~(1 << 38), "bad", ["lacking: CAP_PERFMON", "no process names"]),
+        (ALL & ~(1 << 38), "bad", ["missing: CAP_PERFMON", "no process names"]),
         (ALL & ~(1 << 19), "bad", ["CAP_SYS_PTRACE", "no script"]),
         (ALL & ~(1 << 12), "fatal", ["CAP_NET_ADMIN", "nothing can be refused"]),
         (0, "fatal", ["CAP_NET_ADMIN", "CAP_BPF"]),
@@ -318,8 +318,8 @@ def test_configuration() -> None:
     def judge(settings: Settings, problem: ConfigError | None = None, path: str | None = None) -> Finding:
         return next(iter(check_configuration(ExaminedHost(settings, problem=problem, path=path))))
 
-    assert is_like(judge(Settings()), "note", "nobody is refused")
-    assert is_like(judge(Settings(dry_run=False, path="/x")), "ok", "/x; enforcing")
+    assert is_like(judge(Settings()), "note", "dry run (normal for the first days)", "Next: smtpguard blocks")
+    assert is_like(judge(Settings(dry_run=False, path="/x")), "ok", "/x: enforcing")
     assert is_like(judge(Settings(dry_run=False, sources="none")), "fatal", "no connection is seen")
     assert is_like(judge(Settings(), ConfigError("bad\nworse", where="/x:3")), "fatal", "/x:3: bad", "does not start")
     assert judge(Settings(), ConfigError("bad"), "/a b.yaml").fix == "smtpguard check --config '/a b.yaml'"

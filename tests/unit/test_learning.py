@@ -328,7 +328,8 @@ def test_what_does_not_concern_this_host_is_left_out(state: State) -> None:
         replace(attempt(at_ns + 5), uid=None),
     )
     found = learner.learned
-    assert (found.connects, found.foreign, found.strangers, found.old) == (2, 1, 2, 2)
+    assert (found.connects, found.foreign, found.strangers, found.old, found.future) == (2, 1, 2, 1, 1)
+    assert found.hosts == {b"other"}
 
 
 def test_refused_attempts_make_nobody_seen(state: State) -> None:

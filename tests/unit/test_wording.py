@@ -21,10 +21,13 @@ from smtpguard.cli.status import render_status
 from smtpguard.daemon.enforce.set_comparison import render_difference
 from smtpguard.daemon.record.enrichment_queue import Entry
 from smtpguard.daemon.record.journal import Journal
+from smtpguard.doctor.accounts import judge_mail_servers
+from smtpguard.doctor.finding import ExaminedHost
+from smtpguard.doctor.installation import check_configuration, judge_time
 from smtpguard.errors import ConfigError, GuardError
 from smtpguard.model import NS, Block, BreakerChange, Connect, Subject, Verdict
 from smtpguard.policy.engine import Engine
-from smtpguard.settings import MINUTE_NS, BreakerLimits, Rule
+from smtpguard.settings import MINUTE_NS, BreakerLimits, Rule, Settings
 from smtpguard.settings.load import load_settings
 from smtpguard.text import render_duration
 from tests.support.policy import T0, People, connect, engine_of, person
@@ -217,6 +220,12 @@ def test_what_a_person_hears_who_unblocks_or_allows() -> None:
     with pytest.raises(GuardError) as caught:
         host.ask("unblock", user="newsletter")
     assert str(caught.value) == 'No account "newsletter" on this host. Give a login name, or uid:N.'
+
+
+def test_an_allowance_that_is_too_long_is_told_in_days() -> None:
+    with pytest.raises(GuardError) as caught:
+        Host().ask("allow", user="u1001", for_ns=40 * 86_400 * NS)
+    assert str(caught.value) == "allow: --for is 40 d, and has to be more than nothing and at most 31 days"
 
 
 def row(user: str, uid: int, **more: object) -> dict[str, Any]:
@@ -428,6 +437,20 @@ def test_what_check_warns_of(tmp_path: Path) -> None:
     rule = "name: a, count: connections, limit: 3, window: 1m, action: throttle, block: 2h"
     assert check(tmp_path, f"dry_run: false\nrules: [{{{rule}}}]\n") == [
         "warning: rule a: `block: 2h` is never used, as `action` is throttle, not block",
+    ]
+
+
+def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = [
+        *check_configuration(ExaminedHost(Settings())),
+        judge_mail_servers(["mail", "list"]),
+        judge_time(is_kept=False),
+    ]
+    monkeypatch.setattr("smtpguard.doctor.examine", lambda _: findings)
+    assert CliRunner().invoke(main, ["doctor"]).stdout.splitlines() == [
+        "note    configuration  shipped defaults: dry run (normal for the first days). Next: smtpguard blocks",
+        "ok      mail servers   never blocked (mail server accounts): mail, list",
+        "note    time           No time sync (chrony, timesyncd) found. Log times may be wrong. Install chrony.",
     ]
 
 

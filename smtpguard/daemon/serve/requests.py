@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 from smtpguard.daemon.serve.allowance_terms import MAX_ALLOW_NS
 from smtpguard.errors import DecodeError
 from smtpguard.model import NS
+from smtpguard.text import render_duration
 
 MAX_SPAN_NS = 3650 * 86400 * NS
 """Longest span of anything a person asks for: ten years."""
@@ -26,6 +27,8 @@ MAX_REASON = 4096
 MAX_PORTS = 64
 _SOURCE = re.compile(r"fail2ban:[A-Za-z0-9_.-]{1,64}")
 _MAX_WALL_S = 1 << 40
+_OPTIONS = {"for_ns": "--for"}
+"""Arguments by the options that people write."""
 
 Args = dict[str, Any]
 R = TypeVar("R", bound="Request")
@@ -122,7 +125,7 @@ def _word(*words: str) -> Take:
 
 def _span(longest_ns: int, told_ns: int = MAX_SPAN_NS) -> Take:
     days = told_ns // (86_400 * NS)
-    return _integer(1, longest_ns, f"a time of more than nothing and at most {days} days, in nanoseconds")
+    return _integer(1, longest_ns, f"more than nothing and at most {days} days")
 
 
 def _of(take: Take, called: str = "") -> dict[str, Any]:
@@ -280,10 +283,13 @@ def read_request(shape: type[R], verb: str, args: Mapping[str, object]) -> R:
         try:
             found[name] = take(value)
         except UnfitError as unfit:
-            raise DecodeError(f"{verb}: {key} is {_shown(value)}, and has to be {unfit}") from None
+            option = _OPTIONS.get(key, key)
+            raise DecodeError(f"{verb}: {option} is {_shown(key, value)}, and has to be {unfit}") from None
     return shape(**found)
 
 
-def _shown(value: object) -> str:
+def _shown(key: str, value: object) -> str:
+    if key.endswith("_ns") and type(value) is int and 0 < value < 10**25:
+        return render_duration(value / NS)
     text = ascii(value) if not isinstance(value, int) or abs(value) < 10**40 else "a very large number"
     return text if len(text) <= 64 else text[:61] + "..."
