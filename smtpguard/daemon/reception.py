@@ -66,7 +66,7 @@ class Reception:
         guard, account_of = core.guard, core.execution.account_of
         self.overview = Status(
             guard,
-            SourceStatus(guard, self._inlet.sensing, account_of, core.wall, core.now),
+            SourceStatus(guard, self._inlet.sensing.sensors, account_of, core.wall, core.now),
             EnforcementStatus(guard, core.enforcement, core.engine, account_of, core.wall),
             engine=core.engine,
             execution=core.execution,

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from typing import Any
-from unittest.mock import Mock, patch
+from unittest.mock import MagicMock, Mock, patch
 
 import pytest
 
@@ -21,7 +21,7 @@ class Parts:
     """What `status` is made of, on fakes."""
 
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - as Settings
-        self.guard, self.sensing, self.events, self.supervision = Mock(), Mock(), Mock(), Mock()
+        self.guard, self.sensors, self.events, self.supervision = Mock(), MagicMock(), Mock(), Mock()
         self.engine = Mock(is_off=False, is_tripped=Mock(return_value=False))
         self.execution, self.enforcement = Mock(), Mock()
         self.journal, self.state, self.wall = Mock(), Mock(), Mock(offset_ns=0)
@@ -34,10 +34,10 @@ class Parts:
         self.state.stats.return_value = Mock(error=None, dropped={}, notes=())
         self.events.stats.return_value.error = None
         self.journal.waiting.stats.return_value = {}
-        self.sensing.sensors = ()
+        self.sensors.__iter__.return_value = iter(())
         self.supervision.troubles.return_value = self.supervision.failing.return_value = []
         account_of = self.execution.account_of
-        self.sources = SourceStatus(self.guard, self.sensing, account_of, self.wall, self.now)
+        self.sources = SourceStatus(self.guard, self.sensors, account_of, self.wall, self.now)
         self.means = EnforcementStatus(self.guard, enforcement, self.engine, account_of, self.wall)
         self.overview = Status(
             self.guard,
@@ -78,7 +78,7 @@ def test_whom_the_cap_refused_is_not_known_where_the_kernel_does_not_say() -> No
 def test_nor_is_whose_events_were_only_counted() -> None:
     parts = Parts()
     troubles: list[str] = []
-    parts.sensing.read_unsent.side_effect = SourceError("no", where="bpf")
+    parts.sensors.read_unsent.side_effect = SourceError("no", where="bpf")
     assert parts.sources.list_not_recorded(troubles) is None
     assert troubles == ["bpf: no"]
 
@@ -112,16 +112,16 @@ def test_the_table_s_line(change: dict[str, object], said: str) -> None:
 
 def test_a_blind_guard_says_why_in_one_line() -> None:
     parts = Parts()
-    parts.sensing.leader.return_value = None
+    parts.sensors.leader.return_value = None
     bpf = Mock(why="no such cgroup", source=None)
     bpf.name = "bpf"
-    parts.sensing.sensors = (bpf,)
+    parts.sensors.render_whys.return_value = "bpf: no such cgroup"
     assert parts.overview.headline() == "blind: bpf: no such cgroup"
     assert parts.overview.troubles() == [
         "BLIND: no source works. Nothing is seen, nobody is stopped. See: smtpguard doctor"
     ]
     parts = Parts(sources="none")
-    parts.sensing.leader.return_value = None
+    parts.sensors.leader.return_value = None
     assert parts.overview.headline() == "dry run, watching nothing (sources: none)"
 
 
@@ -154,7 +154,7 @@ def test_events_that_were_only_counted_are_summed_by_user() -> None:
     parts = Parts()
     parts.execution.account_of.side_effect = lambda subject: person(subject.id, "tenant")
     rows = [(1001, "block", None, 2), (1001, None, None, 3), (1001, None, "closed", 5), (1002, None, None, 1)]
-    parts.sensing.read_unsent.return_value = [
+    parts.sensors.read_unsent.return_value = [
         Unsent(owner=owner, port=25, refused_by=by, news=news, count=count)  # type: ignore[arg-type]
         for owner, by, news, count in rows
     ]

@@ -429,11 +429,11 @@ def test_that_nothing_works_is_said_once_and_who_is_opened_again_by_itself(
 
 def test_outcomes_are_seen_or_not_and_not_known_while_blind(world: World) -> None:
     sensing = world.sensing(Settings())
-    assert sensing.sees_outcomes() is None
+    assert sensing.sensors.sees_outcomes() is None
     sensing.start()
-    assert sensing.sees_outcomes() is False, "a source that tells no outcomes"
+    assert sensing.sensors.sees_outcomes() is False, "a source that tells no outcomes"
     sensing.close()
-    assert sensing.sees_outcomes() is None
+    assert sensing.sensors.sees_outcomes() is None
 
 
 def test_a_start_at_which_nothing_works_says_so(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ from smtpguard.errors import GuardError
 from smtpguard.kernel.beside import Beside
 from smtpguard.kernel.nft.access import open_nft
 from smtpguard.settings import Settings
-from smtpguard.sources.base import Source
+from smtpguard.sources.base import LoopbackSensor, Source
 
 PROBE_S = 1.0
 _LAST_WAIT_S = 5.0
@@ -49,6 +49,14 @@ def open_source(make: MakeSource, name: str, settings: Settings) -> Source:
             source.close()
         raise
     return source
+
+
+def tell_changes(source: Source, before: Settings, after: Settings) -> None:
+    """Tell an open source what it has to know of another configuration. Raises SourceError."""
+    if after.ports != before.ports:
+        source.set_ports(after.ports)
+    if after.loopback != before.loopback and isinstance(source, LoopbackSensor):
+        source.set_loopback(counts=after.loopback == "count")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +96,23 @@ class SourceOpener:
 
         self._beside.begin(work)
 
-    def take(self) -> OpenedSource | None:
-        """What was opened, or None if it goes on; raises why it could not be."""
-        return self._beside.take()
+    def take(self, settings: Settings) -> Source | None:
+        """What was opened, or None if it goes on; raises why it could not be.
+
+        Args:
+            settings: The configuration in force: a source that was opened with another one is told of it; one that
+                can't be told is closed.
+        """
+        opened = self._beside.take()
+        if opened is None:
+            return None
+        try:
+            tell_changes(opened.source, opened.settings, settings)
+        except BaseException:
+            with contextlib.suppress(GuardError, OSError):
+                opened.source.close()
+            raise
+        return opened.source
 
     def filenos(self) -> Sequence[int]:
         """Readable when it is as good as over."""

@@ -10,72 +10,22 @@ At the start sources are opened in the loop, which is decided when it is over; l
 
 import contextlib
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
+from smtpguard.daemon.intake.handover import Handover
+from smtpguard.daemon.intake.sensor import Sensor, SourceHook, TakeReports
+from smtpguard.daemon.intake.sensor_list import SensorList
 from smtpguard.daemon.intake.sensor_pairing import TakeConnects
-from smtpguard.daemon.intake.source_opener import MakeSource, SourceOpener, open_source
+from smtpguard.daemon.intake.source_opener import MakeSource, SourceOpener, open_source, tell_changes
 from smtpguard.daemon.supervision import Supervision
 from smtpguard.errors import GuardError, SourceError
 from smtpguard.hooks import ClockNs
-from smtpguard.model import NS, Connect, SocketReport
 from smtpguard.settings import Settings
-from smtpguard.sources.base import Budgeting, LoopbackSensor, Reporting, Reviving, Source, Unsent
+from smtpguard.sources.base import Reporting, Source
 from smtpguard.sources.registry import KINDS, make_source
 
 log = logging.getLogger(__name__)
-
-_PAUSE_NS = NS
-_LONGEST_PAUSE_NS = 60 * NS
-_MAX_LAST_READS = 16
-"""Of a source that is about to be replaced: sources bound what one read hands over, and a flood must not hold us."""
-_MAX_MEANWHILE = 1 << 16
-"""Attempts remembered while a better source is opened: a second of them at 65,000 a second."""
-
-
-@dataclass(slots=True)
-class Sensor:
-    """One source and how it fares.
-
-    Attributes:
-        name: Its name.
-        source: The open source; None while it is down or not needed.
-        why: Why it is down, or "".
-        retry_ns: When it is tried again; None if it needs no try.
-        pause_ns: How long the next pause will be.
-        restarts: How often it has died.
-        died: Whether it is opened again because it has died.
-        stands_in: Whether it is opened because another one has died and could not be opened again.
-        lost: Events that it had lost when it was read last.
-        lost_ns: When more of them were found to be lost (CLOCK_BOOTTIME); None if never.
-    """
-
-    name: str
-    source: Source | None = None
-    why: str = ""
-    retry_ns: int | None = None
-    pause_ns: int = _PAUSE_NS
-    restarts: int = 0
-    died: bool = False
-    stands_in: bool = False
-    lost: int = 0
-    lost_ns: int | None = None
-
-
-class SourceHook(Protocol):
-    """Has to know when a source comes or goes."""
-
-    def __call__(self, source: Source) -> None:
-        """Take it."""
-
-
-class TakeReports(Protocol):
-    """Judges what became of connections."""
-
-    def __call__(self, reports: Sequence[SocketReport]) -> None:
-        """Take what was reported together."""
 
 
 class SourceSupervisor:
@@ -119,11 +69,11 @@ class SourceSupervisor:
         self.auto = settings.sources == "auto"
         chosen = {"auto": tuple(KINDS), "none": ()}
         names = settings.sources if isinstance(settings.sources, tuple) else chosen[settings.sources]
-        self.sensors = [Sensor(name) for name in names]
+        self.sensors = SensorList(Sensor(name) for name in names)
         self._opening = SourceOpener(make)
         self._opened: Sensor | None = None
         self._queue: deque[Sensor] = deque()
-        self._meanwhile: deque[tuple[bytes, int]] = deque(maxlen=_MAX_MEANWHILE)
+        self._handover = Handover(now)
 
     @property
     def is_opening(self) -> bool:
@@ -140,41 +90,23 @@ class SourceSupervisor:
         self._started = True
         leader = self.leader()
         if leader is not None:
-            log.info("source %s leads%s", leader.name, self._why_not_better(leader))
+            log.info("source %s leads%s", leader.name, self.sensors.render_why_not_better(leader))
         elif self.sensors:
             self._tell_blind()
 
     def leader(self) -> Sensor | None:
         """The sensor whose events count; None if the guard is blind."""
-        return next((sensor for sensor in self.sensors if sensor.source is not None), None)
-
-    def sees_outcomes(self) -> bool | None:
-        """Whether it is reported what became of connections; None while the guard is blind."""
-        leader = self.leader()
-        if leader is None or leader.source is None:
-            return None
-        return isinstance(leader.source, Reporting) and leader.source.sees_outcomes()
-
-    def read_unsent(self) -> list[Unsent]:
-        """What the leading source only counted, by user, port and result. Raises SourceError."""
-        leader = self.leader()
-        source = leader.source if leader is not None else None
-        return source.read_unsent() if isinstance(source, Budgeting) else []
+        return self.sensors.leader()
 
     def reconfigure(self, settings: Settings) -> None:
         """Take a new configuration: open sources are told of its ports, those that are opened later get all of it."""
         before, self._settings = self._settings, settings
         for sensor in self.sensors:
-            source = sensor.source
-            if source is None:
-                continue
-            try:
-                if settings.ports != before.ports:
-                    source.set_ports(settings.ports)
-                if settings.loopback != before.loopback and isinstance(source, LoopbackSensor):
-                    source.set_loopback(counts=settings.loopback == "count")
-            except SourceError as error:
-                self._lost(sensor, error)
+            if sensor.source is not None:
+                try:
+                    tell_changes(sensor.source, before, settings)
+                except SourceError as error:
+                    self._lost(sensor, error)
 
     def close(self) -> None:
         """Close every source, and the one that is being opened."""
@@ -243,8 +175,8 @@ class SourceSupervisor:
         if not connects:
             return
         if sensor is self.leader():
-            if self._opened is not None and self._index(self._opened) < self._index(sensor):
-                self._meanwhile.extend((connect.address, connect.port) for connect in connects)
+            if self._opened is not None and self.sensors.is_better(self._opened, sensor):
+                self._handover.note(connects)
             self._deliver(connects)
         elif self._beside is not None:
             self._beside(connects)
@@ -253,24 +185,12 @@ class SourceSupervisor:
         """A source has died: it is opened again before any other."""
         log.error("source %s has died: %s", sensor.name, error)
         sensor.restarts += 1
-        if self._revive(sensor):
+        if sensor.revive():
             log.warning("source %s is back", sensor.name)
             return
         self._close(sensor)
         sensor.why, sensor.died = f"it has died and is being opened again: {error}", True
         self._queue.appendleft(sensor)
-
-    @staticmethod
-    def _revive(sensor: Sensor) -> bool:
-        """Take up what was taken from a source, where it can: opening one anew takes 0.2 s of CPU."""
-        if not isinstance(sensor.source, Reviving):
-            return False
-        try:
-            sensor.source.revive()
-        except (GuardError, OSError) as error:
-            log.info("source %s is opened anew: %s", sensor.name, error)
-            return False
-        return True
 
     def _is_asked(self, sensor: Sensor) -> bool:
         """Whether it is being opened, or waits for it."""
@@ -281,10 +201,10 @@ class SourceSupervisor:
         while self._queue and self._opened is None:
             sensor = self._queue.popleft()
             leader = self.leader()
-            if self.auto and leader is not None and self._index(leader) < self._index(sensor):
+            if self.auto and leader is not None and self.sensors.is_better(leader, sensor):
                 sensor.retry_ns, sensor.stands_in = None, False  # a better one leads: this one is not needed
                 continue
-            self._meanwhile.clear()
+            self._handover.begin()
             self._opened = sensor
             self._opening.begin(sensor.name, self._settings)
 
@@ -294,11 +214,9 @@ class SourceSupervisor:
         if sensor is None:
             return
         try:
-            opened = self._opening.take()
-            if opened is None:
+            source = self._opening.take(self._settings)
+            if source is None:
                 return
-            if opened.settings.ports != self._settings.ports:
-                self._tell_late(opened.source)
         except Exception as error:  # noqa: BLE001 - as `_open` does
             self._opened = None
             self._failed(sensor, error)
@@ -307,26 +225,16 @@ class SourceSupervisor:
         self._opened = None
         before, stands_in = self.leader(), sensor.stands_in
         sensor.died = sensor.stands_in = False
-        self._put_in_place(sensor, opened.source)
+        self._put_in_place(sensor, source)
         if stands_in:
-            log.warning("source %s takes over%s", sensor.name, self._why_not_better(sensor))
+            log.warning("source %s takes over%s", sensor.name, self.sensors.render_why_not_better(sensor))
         else:
             log.warning("source %s is back", sensor.name)
         if before is not None and self.leader() is sensor:
-            self._hand_over(before, sensor)
+            if connects := self._handover.take_over(before.source, sensor.source):
+                self._deliver(connects)
             if self.auto:
                 self._close(before)
-
-    def _tell_late(self, source: Source) -> None:
-        """Tell a source of what is otherwise since its opening began; one that can't be told is closed."""
-        try:
-            source.set_ports(self._settings.ports)
-            if isinstance(source, LoopbackSensor):
-                source.set_loopback(counts=self._settings.loopback == "count")
-        except BaseException:
-            with contextlib.suppress(GuardError, OSError):
-                source.close()
-            raise
 
     def _after_failure(self, sensor: Sensor) -> None:
         """A source could not be opened; if it has died just now, another one may have to take over."""
@@ -338,59 +246,13 @@ class SourceSupervisor:
                     other.stands_in = True
                     if other not in self._queue:
                         self._queue.append(other)
-        elif died and leader is not None and not self.auto and self._index(leader) > self._index(sensor):
-            log.warning("source %s leads now%s", leader.name, self._why_not_better(leader))
+        elif died and leader is not None and not self.auto and self.sensors.is_better(sensor, leader):
+            log.warning("source %s leads now%s", leader.name, self.sensors.render_why_not_better(leader))
         if (died or stood_in) and leader is None and not self._queue:
             self._tell_blind()
 
     def _tell_blind(self) -> None:
-        log.error("no source works: the guard is blind; %s", "; ".join(f"{s.name}: {s.why}" for s in self.sensors))
-
-    def _hand_over(self, old: Sensor, new: Sensor) -> None:
-        """A better source leads from here: what only the old one has seen until now counts too, in front.
-
-        From when the new one was attached both see the same; what the old one has told counts already, what waits in
-        it unread counts if the new one has not seen it. They are paired by destination, one to one, from the latest on.
-        """
-        rest, until_ns = self._read_all(old)
-        fresh, _ = self._read_all(new)
-        both = Counter((connect.address, connect.port) for connect in fresh if connect.time_ns <= until_ns)
-        missed: list[Connect] = []
-        for connect in reversed(rest):
-            place = (connect.address, connect.port)
-            if both[place] > 0:
-                both[place] -= 1
-            else:
-                missed.append(connect)
-        counted = Counter(self._meanwhile)
-        twice = {place: min(count, both[place]) for place, count in counted.items() if both[place] > 0}
-        kept: list[Connect] = []
-        for connect in fresh:
-            place = (connect.address, connect.port)
-            if twice.get(place, 0) > 0 and connect.time_ns <= until_ns:
-                twice[place] -= 1
-            else:
-                kept.append(connect)
-        self._meanwhile.clear()
-        if connects := [*reversed(missed), *kept]:
-            self._deliver(connects)
-
-    def _read_all(self, sensor: Sensor) -> tuple[list[Connect], int]:
-        """All that a source has, and until when that is all; one that has died says so again at its next read."""
-        connects: list[Connect] = []
-        until_ns = self._now()
-        if sensor.source is not None:
-            with contextlib.suppress(SourceError):
-                for _ in range(_MAX_LAST_READS):
-                    until_ns = self._now()
-                    more = sensor.source.read()
-                    if not more:
-                        break
-                    connects += more
-        return connects, until_ns
-
-    def _index(self, sensor: Sensor) -> int:
-        return self.sensors.index(sensor)
+        log.error("no source works: the guard is blind; %s", self.sensors.render_whys())
 
     def _open(self, sensor: Sensor) -> bool:
         """Open and prove a source in the loop; on failure say why and plan the next try."""
@@ -404,23 +266,15 @@ class SourceSupervisor:
 
     def _put_in_place(self, sensor: Sensor, source: Source) -> None:
         """From here on it is read."""
-        sensor.lost = 0
-        sensor.source, sensor.why, sensor.retry_ns, sensor.pause_ns = source, "", None, _PAUSE_NS
+        sensor.put_in_place(source)
         self._on_open(source)
 
     def _failed(self, sensor: Sensor, error: Exception) -> None:
         if isinstance(error, GuardError | OSError):
-            self._cannot_open(sensor, str(error))
+            sensor.plan_retry(str(error), self._now())
         else:
             self._supervision.record(f"source {sensor.name}", error)
-            self._cannot_open(sensor, f"{type(error).__name__}: {error}")
-
-    def _cannot_open(self, sensor: Sensor, why: str) -> None:
-        if sensor.why != why:
-            log.warning("source %s can't be used: %s", sensor.name, why)
-        sensor.why = why
-        sensor.retry_ns = self._now() + sensor.pause_ns
-        sensor.pause_ns = min(sensor.pause_ns * 2, _LONGEST_PAUSE_NS)
+            sensor.plan_retry(f"{type(error).__name__}: {error}", self._now())
 
     def _close(self, sensor: Sensor) -> None:
         source = sensor.source
@@ -430,8 +284,3 @@ class SourceSupervisor:
         self._on_close(source)
         with contextlib.suppress(GuardError, OSError):
             source.close()
-
-    def _why_not_better(self, leader: Sensor) -> str:
-        better = self.sensors[: self._index(leader)]
-        reasons = "; ".join(f"{sensor.name}: {sensor.why}" for sensor in better if sensor.why)
-        return f" (better ones can't be used: {reasons})" if reasons else ""

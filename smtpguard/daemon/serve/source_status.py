@@ -5,7 +5,7 @@ from typing import Any
 
 from smtpguard.clock import WallMap, render_moment
 from smtpguard.daemon.guard import Guard
-from smtpguard.daemon.intake.source_supervisor import SourceSupervisor
+from smtpguard.daemon.intake.sensor_list import SensorList
 from smtpguard.daemon.record.journal import AccountOf
 from smtpguard.errors import SourceError
 from smtpguard.hooks import ClockNs
@@ -25,33 +25,31 @@ class SourceStatus:
 
     Args:
         guard: The configuration in force.
-        sensing: The sources.
+        sensors: The sources.
         account_of: Knows accounts.
         wall: Event time to wall time.
         now: CLOCK_BOOTTIME in nanoseconds.
     """
 
-    def __init__(
-        self, guard: Guard, sensing: SourceSupervisor, account_of: AccountOf, wall: WallMap, now: ClockNs
-    ) -> None:
+    def __init__(self, guard: Guard, sensors: SensorList, account_of: AccountOf, wall: WallMap, now: ClockNs) -> None:
         self._guard = guard
-        self._sensing = sensing
+        self._sensors = sensors
         self._account_of = account_of
         self._wall = wall
         self._now = now
 
     def is_seeing(self) -> bool:
         """Whether a source works, or none is wanted."""
-        return self._sensing.leader() is not None or self._guard.settings.sources == "none"
+        return self._sensors.leader() is not None or self._guard.settings.sources == "none"
 
     def headline(self, mode: str) -> str:
         """Who watches, in one line, after what the guard does."""
-        leader = self._sensing.leader()
+        leader = self._sensors.leader()
         if leader is not None:
             return f"{mode}, watching with {leader.name}"
         if self._guard.settings.sources == "none":
             return f"{mode}, watching nothing (sources: none)"
-        return "blind: " + "; ".join(f"{sensor.name}: {sensor.why}" for sensor in self._sensing.sensors)
+        return "blind: " + self._sensors.render_whys()
 
     def troubles(self) -> list[str]:
         """What is wrong now, but for a guard that is blind."""
@@ -62,21 +60,21 @@ class SourceStatus:
         ]
         return found + [
             f"source {sensor.name}: {text}"
-            for sensor in self._sensing.sensors
+            for sensor in self._sensors
             if sensor.source is not None
             for text in sensor.source.stats.warnings
         ]
 
     def find_uncounted(self) -> Uncounted:
         """Rules that nobody counts; none while nobody sees anything, which is told by itself."""
-        outcomes = self._sensing.sees_outcomes()
+        outcomes = self._sensors.sees_outcomes()
         return Uncounted() if outcomes is None else find_uncounted(self._guard.settings, outcomes=outcomes)
 
     def list_not_recorded(self, troubles: list[str]) -> list[Figures] | None:
         """Whose events were only counted in the kernel, most first; None if it does not say."""
         totals: dict[tuple[int, bool], Counter[str]] = {}
         try:
-            for row in self._sensing.read_unsent():
+            for row in self._sensors.read_unsent():
                 what = "reports" if row.news else "refused" if row.refused_by else "attempts"
                 totals.setdefault((row.owner, row.elsewhere), Counter())[what] += row.count
         except SourceError as error:
@@ -98,9 +96,9 @@ class SourceStatus:
 
     def list_sources(self) -> list[Figures]:
         """A row for each."""
-        leader = self._sensing.leader()
+        leader = self._sensors.leader()
         rows = []
-        for sensor in self._sensing.sensors:
+        for sensor in self._sensors:
             stats = sensor.source.stats if sensor.source is not None else None
             down = "down" if sensor.why else "standby"
             rows.append(
@@ -123,6 +121,6 @@ class SourceStatus:
         return [
             f"source {sensor.name}: {sensor.source.stats.lost} events lost, the last at "
             f"{render_moment((sensor.lost_ns + self._wall.offset_ns) / NS)}. Their destinations are not recorded"
-            for sensor in self._sensing.sensors
+            for sensor in self._sensors
             if sensor.source is not None and sensor.lost_ns is not None and sensor.lost_ns > since_ns
         ]
