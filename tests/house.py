@@ -20,8 +20,6 @@ NOUNS = frozenset({"finding", "standing", "pairing"})
 LONG: tuple[str, ...] = (
     "actions/nft/table.py",
     "actions/nft/uid_set.py",
-    "control/server.py",
-    "daemon/intake/source_supervisor.py",
     "daemon/serve/handlers.py",
     "decode/audit/decoder.py",
     "enrich/accounts/directory.py",

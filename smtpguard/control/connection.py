@@ -1,15 +1,16 @@
 """One connection to the control socket: who it is, what it asked, what waits to be read by it. Never blocks."""
 
+import os
 import socket
 import struct
-import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from smtpguard.control.answer import Later, Pages
 from smtpguard.control.protocol import MAX_REQUEST_BYTES, Json, render_line
 from smtpguard.errors import DecodeError, GuardError
-from smtpguard.hooks import NameOf, Task
+from smtpguard.hooks import NameOf
 from smtpguard.model import NS
 
 IDLE_NS = 5 * NS
@@ -18,8 +19,6 @@ WHOLE_NS = 60 * NS
 """Longest time for one answer, however steadily it is read."""
 MAX_STREAM_BYTES = 262_144
 """What waits for one reader of a stream; more is dropped and counted."""
-PAGE_ITEMS = 200
-"""Items of a long answer that are rendered at once."""
 _SO_PEERGROUPS = 59  # asm-generic/socket.h
 _MAX_GROUP_BYTES = 1024  # the most that socket.getsockopt takes: 256 groups
 
@@ -41,46 +40,6 @@ class Peer:
     groups: frozenset[int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pages:
-    """A long answer: `items` are rendered piece by piece as the client reads, so it must not change meanwhile."""
-
-    head: Json
-    items: Sequence[Json]
-
-
-class Later:
-    """An answer that another thread is looking for; `resolve` may be called from there, once, at any time."""
-
-    __slots__ = ("_answer", "_lock", "_wake")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._answer: Json | Pages | GuardError | None = None
-        self._wake: Task | None = None
-
-    @property
-    def answer(self) -> Json | Pages | GuardError | None:
-        """The answer; None while there is none."""
-        return self._answer
-
-    def resolve(self, answer: Json | Pages | GuardError) -> None:
-        """Here it is."""
-        with self._lock:
-            self._answer = answer
-            wake = self._wake
-        if wake is not None:
-            wake()
-
-    def notify(self, wake: Task) -> None:
-        """Have something called when the answer is there, at once if it is."""
-        with self._lock:
-            self._wake = wake
-            is_there = self._answer is not None
-        if is_there:
-            wake()
-
-
 def read_peer(connection: socket.socket, names: NameOf) -> Peer:
     """Ask the kernel who connected.
 
@@ -97,18 +56,9 @@ def read_peer(connection: socket.socket, names: NameOf) -> Peer:
     return Peer(uid=uid, pid=pid, name=names(uid), groups=frozenset((gid, *groups)))
 
 
-def render_pages(pages: Pages) -> Iterator[bytes]:
-    """The lines of a long answer."""
-    head = {"ok": True, **pages.head}
-    begin = 0
-    while True:
-        piece = pages.items[begin : begin + PAGE_ITEMS]
-        begin += PAGE_ITEMS
-        is_last = begin >= len(pages.items)
-        yield render_line({**head, "items": list(piece)} if is_last else {**head, "items": list(piece), "more": True})
-        if is_last:
-            return
-        head = {"ok": True}
+def is_owner(peer: Peer) -> bool:
+    """Root, or whoever runs this daemon."""
+    return peer.uid in (0, os.geteuid())
 
 
 class Client:

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from smtpguard.control.connection import Client, Later, Pages, Peer, read_peer, render_pages
+from smtpguard.control.admission import is_crowded
+from smtpguard.control.answer import Answer, Later, Pages, Stream, render_pages
+from smtpguard.control.connection import Client, Peer, is_owner, read_peer
 from smtpguard.control.listener import bind_listener, check_free, read_gid, read_identity, set_access
 from smtpguard.control.protocol import Json, parse_request, render_error, render_line
 from smtpguard.errors import BusyError, ConfigError, DecodeError, GuardError, PrivilegeError
@@ -27,27 +29,11 @@ from smtpguard.safe_files import make_directory
 if TYPE_CHECKING:
     import socket
 
-MAX_CLIENTS = 64
-MAX_CLIENTS_OF_OTHERS = 48
-"""Of the clients that are not root, so that root is always heard."""
-MAX_CLIENTS_OF_UID = 8
-"""Of one uid that is not root."""
 ACCEPT_AT_ONCE = 64
 """Connections accepted in one turn of the daemon's loop."""
 CHECK_PATH_NS = 10 * NS
 
 _log = logging.getLogger("smtpguard.control")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stream:
-    """An answer that begins a stream: `head` is told first, then whatever is published under `topic`."""
-
-    topic: str
-    head: Json
-
-
-Answer = Json | Pages | Stream | Later
 
 
 class Handler(Protocol):
@@ -229,7 +215,7 @@ class ControlServer:
             except OSError:
                 connection.close()
                 continue
-            if self._is_crowded(peer):
+            if is_crowded(peer, [client.peer for client in self._clients.values()]):
                 self.stats.busy += 1
                 with contextlib.suppress(OSError):
                     connection.send(render_line(render_error(BusyError("too many connections", fix="try again"))))
@@ -237,14 +223,6 @@ class ControlServer:
                 continue
             self._clients[connection.fileno()] = Client(connection, peer, now_ns)
             self._selector.register(connection, selectors.EVENT_READ)
-
-    def _is_crowded(self, peer: Peer) -> bool:
-        if len(self._clients) >= MAX_CLIENTS:
-            return True
-        if is_owner(peer):
-            return False
-        others = [client.peer.uid for client in self._clients.values() if not is_owner(client.peer)]
-        return len(others) >= MAX_CLIENTS_OF_OTHERS or others.count(peer.uid) >= MAX_CLIENTS_OF_UID
 
     def _settle(self, client: Client, now_ns: int, *, is_there: bool) -> None:
         """After reading or sending: answer one request if it is there, and wait for what comes next."""
@@ -319,8 +297,3 @@ class ControlServer:
             self._selector.unregister(client.connection)
         del self._clients[client.connection.fileno()]
         client.connection.close()
-
-
-def is_owner(peer: Peer) -> bool:
-    """Root, or whoever runs this daemon."""
-    return peer.uid in (0, os.geteuid())

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from smtpguard.control import admission
 from smtpguard.control import server as control
+from smtpguard.control.answer import Answer
 from smtpguard.control.client import ask
 from smtpguard.control.connection import Peer
 from smtpguard.control.protocol import Json
-from smtpguard.control.server import Answer, ControlServer
+from smtpguard.control.server import ControlServer
 from smtpguard.errors import NoDaemonError, PrivilegeError
 from tests.fakes.namespaces import run_forked
 
@@ -127,13 +129,13 @@ def test_a_member_who_floods_leaves_room_for_root(server: ControlServer, path: s
             held.append(connection)
         cut = 0
         for connection in held:
-            connection.settimeout(0.2 if cut < 200 - control.MAX_CLIENTS_OF_UID else 0)
+            connection.settimeout(0.2 if cut < 200 - admission.MAX_CLIENTS_OF_UID else 0)
             with contextlib.suppress(TimeoutError, BlockingIOError):
                 cut += b"too many connections" in connection.recv(4096)
-        assert cut == 200 - control.MAX_CLIENTS_OF_UID
+        assert cut == 200 - admission.MAX_CLIENTS_OF_UID
 
     run_forked(body)
-    assert server.stats.busy == 200 - control.MAX_CLIENTS_OF_UID
+    assert server.stats.busy == 200 - admission.MAX_CLIENTS_OF_UID
     assert ask(path, "status")["uid"] == 0
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
-from smtpguard.control.connection import Later
+from smtpguard.control.answer import Later
 from smtpguard.daemon.serve.commits import FAILING_NS, PATIENCE_NS, Commits
 from smtpguard.model import NS, Block, Subject
 from smtpguard.state.file_recovery import Paths

@@ -15,18 +15,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
-from unittest.mock import Mock, patch
+from unittest.mock import Mock
 
 import pytest
 
-from smtpguard.control import client
+from smtpguard.control import admission, client
 from smtpguard.control import connection as control_client
 from smtpguard.control import listener as control_bind
 from smtpguard.control import server as control
+from smtpguard.control.answer import Answer, Later, Pages, Stream
 from smtpguard.control.client import ask, subscribe
-from smtpguard.control.connection import Later, Pages, Peer
+from smtpguard.control.connection import Peer
 from smtpguard.control.protocol import MAX_REQUEST_BYTES, Json, parse_error, render_error
-from smtpguard.control.server import Answer, ControlServer, Stream
+from smtpguard.control.server import ControlServer
 from smtpguard.errors import (
     BusyError,
     ConfigError,
@@ -339,8 +340,8 @@ def test_a_thousand_at_once_are_harmless(server: ControlServer, path: str, clock
         assert serve_until(clients.stdout) == "connected"
         while len(server._clients) + server.stats.busy < 1000:
             server.serve(clock.boot)
-        assert len(server._clients) == control.MAX_CLIENTS
-        assert server.stats.busy == 1000 - control.MAX_CLIENTS
+        assert len(server._clients) == admission.MAX_CLIENTS
+        assert server.stats.busy == 1000 - admission.MAX_CLIENTS
         assert json.loads(clients.stdout.readline())["error"]["code"] == "busy"
         assert clients.stdout.readline() == "b''\n", "cut after the answer"
         clients.stdin.write("go on\n")
@@ -717,11 +718,10 @@ def test_a_member_may_do_what_is_listed_and_a_crowd_leaves_room_for_root(path: s
         server._ask(member, "many", {"n": 1})
     with pytest.raises(PrivilegeError, match="this is for root"):
         server._ask(Peer(uid=61001, pid=5, name="web", groups=frozenset()), "who", {})
-    assert not server._is_crowded(member)
-    others = {number: Mock(peer=member, later=None) for number in range(control.MAX_CLIENTS_OF_UID)}
-    with patch.object(server, "_clients", others):
-        assert server._is_crowded(member)
-        assert not server._is_crowded(Peer(uid=0, pid=1, name="root", groups=frozenset()))
+    assert not admission.is_crowded(member, [])
+    others = [member] * admission.MAX_CLIENTS_OF_UID
+    assert admission.is_crowded(member, others)
+    assert not admission.is_crowded(Peer(uid=0, pid=1, name="root", groups=frozenset()), others)
     server.configure(group=None, verbs=["many"])
     assert Path(path).stat().st_mode & 0o777 == 0o600
     with pytest.raises(PrivilegeError):

@@ -7,8 +7,8 @@ from unittest.mock import ANY, MagicMock, Mock
 import pytest
 
 from smtpguard.actions.base import Deny
-from smtpguard.control.connection import Later, Pages, Peer
-from smtpguard.control.server import Stream
+from smtpguard.control.answer import Later, Pages, Stream
+from smtpguard.control.connection import Peer
 from smtpguard.daemon.enforce.identity import Identity
 from smtpguard.daemon.execution import Execution
 from smtpguard.daemon.guard import Guard

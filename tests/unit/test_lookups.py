@@ -2,8 +2,7 @@
 
 import pytest
 
-from smtpguard.control.connection import Later
-from smtpguard.control.server import Answer, Stream
+from smtpguard.control.answer import Answer, Later, Stream
 from smtpguard.daemon.serve.lookups import PATIENCE_NS, Lookups
 from smtpguard.errors import GuardError, UnansweredError
 

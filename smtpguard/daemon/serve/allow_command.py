@@ -3,7 +3,7 @@
 import logging
 
 from smtpguard.clock import WallMap, render_moment
-from smtpguard.control.server import Answer
+from smtpguard.control.answer import Answer
 from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.serve.allowance_terms import check_member, check_standing, render_kept, render_much

@@ -4,7 +4,7 @@ import logging
 from typing import Protocol
 
 from smtpguard.clock import WallMap, render_moment
-from smtpguard.control.server import Answer
+from smtpguard.control.answer import Answer
 from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.guard import Guard

@@ -5,7 +5,7 @@ The loop goes on meanwhile. A disk that takes too long is named in the answer, w
 
 from dataclasses import dataclass
 
-from smtpguard.control.connection import Later
+from smtpguard.control.answer import Later
 from smtpguard.daemon.loop import TimedPart
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS

@@ -9,8 +9,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from smtpguard import __version__
 from smtpguard.clock import render_moment
-from smtpguard.control.connection import Later, Pages, Peer
-from smtpguard.control.server import Answer, Stream, is_owner
+from smtpguard.control.answer import Answer, Later, Pages, Stream
+from smtpguard.control.connection import Peer, is_owner
 from smtpguard.control.watch_item import TOPIC
 from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.enforce.off_switch import OffSwitch

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from smtpguard.control.connection import Later, Pages
-from smtpguard.control.server import Answer
+from smtpguard.control.answer import Answer, Later, Pages
 from smtpguard.enrich.accounts.name_service import NameService
 from smtpguard.errors import GuardError, UnansweredError
 from smtpguard.hooks import ClockNs
