@@ -19,7 +19,7 @@ from smtpguard.errors import SourceError
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS
 from smtpguard.policy.destinations import Destinations
-from smtpguard.policy.networks import use_translators
+from smtpguard.policy.networks import list_translated, use_translators
 from smtpguard.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -163,6 +163,7 @@ class HostWatch:
         if fileno == self._translators.fileno():
             if self._translators.take_news():
                 use_translators(self._translators.prefixes)
+                self._replace_destinations()
                 self._tell(accounts=False)
             return
         cleared: list[Cleared] = []
@@ -241,7 +242,8 @@ class HostWatch:
 
     def _replace_destinations(self) -> bool:
         exempt = (*self._settings.exempt.networks, *self._named.networks())
-        return self.destinations.replace(own=self._own.networks, exempt=exempt)
+        translated = list_translated(exempt, self._translators.prefixes)
+        return self.destinations.replace(own=self._own.networks, exempt=(*exempt, *translated))
 
     def _tell(self, *, accounts: bool) -> None:
         self._untold = accounts or self._untold is True

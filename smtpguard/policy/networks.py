@@ -7,7 +7,9 @@ there is one network that the host is in.
 """
 
 from collections.abc import Iterable
-from ipaddress import IPv6Network
+from ipaddress import IPv4Network, IPv6Network
+
+from smtpguard.settings import Network
 
 _IPV4_BYTES = 4
 _NAT64 = bytes.fromhex("0064ff9b") + bytes(8)
@@ -30,6 +32,7 @@ PLACES = {
 }
 """Where a translator's address has the IPv4 one, by the length of its prefix: RFC 6052, 2.2. Byte 8 is nobody's."""
 MAX_TRANSLATORS = 4
+_WELL_KNOWN = IPv6Network("64:ff9b::/96")
 _KNOWN = frozenset({bytes([192, 0, 0, 170]), bytes([192, 0, 0, 171])})
 """What ipv4only.arpa stands for, RFC 7050 section 8."""
 _NEVER = IPv6Network("ff00::/8"), IPv6Network("fe80::/10"), IPv6Network("::/16")
@@ -42,6 +45,26 @@ def use_translators(prefixes: Iterable[IPv6Network]) -> None:
     global _own  # noqa: PLW0603 - one network for the process; asked at every attempt
     taken = list(prefixes)[:MAX_TRANSLATORS]
     _own = tuple((net.network_address.packed[: net.prefixlen // 8], PLACES[net.prefixlen][:3]) for net in taken)
+
+
+def list_translated(networks: Iterable[Network], prefixes: Iterable[IPv6Network]) -> list[IPv6Network]:
+    """The same IPv4 networks as they are reached through translators.
+
+    Args:
+        networks: Those of IPv6 have no other form.
+        prefixes: Of the host's own translators; the well-known one is taken too.
+    """
+    through = {_WELL_KNOWN, *prefixes}
+    return [_embed(network, prefix) for network in networks if isinstance(network, IPv4Network) for prefix in through]
+
+
+def _embed(network: IPv4Network, prefix: IPv6Network) -> IPv6Network:
+    address, places = bytearray(prefix.network_address.packed), PLACES[prefix.prefixlen]
+    for place, byte in zip(places, network.network_address.packed, strict=True):
+        address[place] = byte
+    whole, bits = divmod(network.prefixlen, 8)
+    end = places[whole] * 8 + bits if bits else places[whole - 1] * 8 + 8 if whole else prefix.prefixlen
+    return IPv6Network((bytes(address), end), strict=False)
 
 
 def find_prefix(address: bytes) -> IPv6Network | None:
