@@ -11,16 +11,16 @@ from smtpguard.cli.common import config_option, find_socket, socket_option
 @config_option
 @socket_option
 @click.argument("user", metavar="USER")
-@click.option("--for", "span", default=None, metavar="D", help="How long the pass holds: 2h, 7d. Needed without --end.")
+@click.option("--for", "span", default=None, metavar="D", help="How long it holds: 2h, 7d. Needed without --end.")
 @click.option(
     "--limit",
     default=None,
     metavar="N/D",
     help="So many connections in a time, as in 500/1h; else ten times each rule.",
 )
-@click.option("--everything", is_flag=True, help="Also set aside the rules that count networks on port 25.")
-@click.option("--reason", default="", metavar="T", help="Kept with the pass and shown to people.")
-@click.option("--end", is_flag=True, help="End the pass now; the rules hold again.")
+@click.option("--everything", is_flag=True, help="Also lift the rules that count networks on port 25.")
+@click.option("--reason", default="", metavar="T", help="Kept with the allowance and shown to people.")
+@click.option("--end", is_flag=True, help="End the allowance now; normal limits apply again.")
 def command(
     config_path: str | None,
     socket_path: str | None,
@@ -31,10 +31,10 @@ def command(
     reason: str,
     end: bool,
 ) -> None:
-    """Let USER send more than the rules allow, for a time. What stands against him ends at once.
+    """Give USER higher limits for a time. Blocks and throttles of USER end at once.
 
-    Without --limit it is ten times each rule; rules that count networks on port 25 go on unless --everything. It
-    survives a restart, ends by itself after 31 days at most, and shows in `blocks`.
+    Without --limit it is ten times each rule. Rules that count networks on port 25 still apply, unless --everything.
+    An allowance survives a restart, ends by itself after 31 days at most, and shows in `blocks`.
     """
     from smtpguard.cli.times import parse_span
     from smtpguard.control.client import ask

@@ -11,7 +11,7 @@ from smtpguard.cli.common import config_option, find_socket, socket_option
 @config_option
 @socket_option
 @click.argument("user", metavar="USER", required=False)
-@click.option("--for", "span", metavar="D", help="How long: 30m, 2h, 1d, or seconds. 1h, or as long as it was.")
+@click.option("--for", "span", metavar="D", help="How long: 30m, 2h, 1d, or seconds. If not given: 1h, or as it was.")
 @click.option("--ports", metavar="P,P", help="Only these destination ports, such as 25,587; else all.")
 @click.option("--reason", default="", metavar="T", help="Kept with the block and shown to people.")
 @click.option("--force", is_flag=True, help="Even if the user is exempt.")
@@ -30,9 +30,9 @@ def command(
     uid: str | None,
     at_s: float | None,
 ) -> None:
-    """Refuse the SMTP of USER for a time, open sessions included: all of it, or some ports.
+    """Block the SMTP of USER for a time, open sessions included: all of it, or some ports.
 
-    A block is never shortened by the way: without --for a later end stays, and so does its reason.
+    A block is never shortened silently: without --for a later end stays, and so does its reason.
 
     It is enforced even in dry run, and says so. Root is never blocked, an exempt user only with --force.
     """

@@ -16,7 +16,7 @@ _COLOURS = {"ok": "green", "note": "cyan", "unknown": "yellow", "bad": "red", "f
 def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
     """Look at the host: what is there, what is missing, what that means, the fix. Changes nothing.
 
-    Exits 1 if there would be no guarding at all, 4 if it may not look because it is not root.
+    Exits 1 if nobody could be stopped at all, 4 if it was not run as root.
     """
     import os
     from dataclasses import asdict

@@ -13,9 +13,9 @@ from smtpguard.cli.common import EXIT_FAILED, config_option
 @click.argument("user", metavar="USER")
 @click.pass_context
 def command(ctx: click.Context, config_path: str | None, is_name: bool, user: str) -> None:
-    """Say by the exit code whether USER is never refused: 0 yes, 1 no, or there is no such user.
+    """Exit 0 if the user is exempt, 1 if not or if there is no such user.
 
-    Never refused are root, mail servers' users and who is exempt by configuration. Put -- before a USER that may be
+    Exempt are root, mail server accounts, and whom the configuration exempts. Put -- before a USER that may be
     anything.
     """
     from smtpguard.enrich.accounts.directory import AccountDirectory
@@ -25,7 +25,7 @@ def command(ctx: click.Context, config_path: str | None, is_name: bool, user: st
     accounts = AccountDirectory(load_part(config_path, ["exempt", "shared_users"]))
     account = accounts.by_login(user) if is_name else accounts.by_name(user)
     if account is None:
-        click.echo("no: there is no such user")
+        click.echo("no: no such account on this host")
         ctx.exit(EXIT_FAILED)
     if account.standing not in ("root", "mta", "exempt"):
         accounts.wait_for_spellings()

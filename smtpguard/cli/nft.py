@@ -24,7 +24,7 @@ def command(ctx: click.Context, config_path: str | None) -> None:
 @click.option("--would", is_flag=True, help="Not what is in the kernel, but what `ensure` would load. Needs no root.")
 @click.pass_obj
 def show(outer: str | None, config_path: str | None, would: bool) -> None:
-    """Print the table as it is in the kernel; where there is none, say so, and print what would be loaded."""
+    """Print the table as it is in the kernel. Where there is none, print what would be loaded."""
     settings = _load(config_path or outer)
     enforcer = make_enforcer(settings)
     installed = None if would else read_table(settings.nft_table)
@@ -38,7 +38,7 @@ def show(outer: str | None, config_path: str | None, would: bool) -> None:
 @socket_option
 @click.pass_obj
 def ensure(outer: str | None, config_path: str | None, socket_path: str | None) -> None:
-    """Load the table as it ought to be; whoever is refused stays refused, and other tables stay as they are."""
+    """Load the table as it ought to be. Who is refused stays refused, other tables stay as they are."""
     text = ask_guard(find_socket(config_path or outer, socket_path), "ensure")
     if text is None:
         from smtpguard.kernel.nft.access import open_nft
@@ -55,7 +55,7 @@ def ensure(outer: str | None, config_path: str | None, socket_path: str | None) 
 @socket_option
 @click.pass_obj
 def remove(outer: str | None, config_path: str | None, socket_path: str | None) -> None:
-    """Delete the table, and with it every refusal by nftables; a running guard does not put it back."""
+    """Delete the table, and with it every refusal by nftables. A running guard does not put it back."""
     text = ask_guard(find_socket(config_path or outer, socket_path), "remove")
     if text is None:
         from smtpguard.decode.netlink.nft_numbers import render_delete_table
@@ -65,7 +65,7 @@ def remove(outer: str | None, config_path: str | None, socket_path: str | None) 
         # The second one is the nflog source's, if its guard was killed.
         tables = (settings.nft_table, f"{settings.nft_table}_watch")
         open_nft().transact([change for table in tables for change in render_delete_table(table)])
-        text = f"table inet {settings.nft_table} is gone (no guard is running)"
+        text = f"table inet {settings.nft_table} is removed (no guard is running)"
     click.echo(text)
 
 

@@ -18,9 +18,9 @@ from smtpguard.cli.common import config_option, find_socket, socket_option
     help="Switch on again by itself after this time: 30m, 2h, or ever for never. 4h if not given.",
 )
 def command(config_path: str | None, socket_path: str | None, span: str | None) -> None:
-    """Lift every block, throttle and limit at once, and respond to nothing; watching goes on.
+    """Stop refusing at once: lift every block, throttle and limit. Watching goes on.
 
-    It survives a restart, and `status` shows it loudly. `smtpguard on` ends it.
+    It survives a restart, and `status` shows it first. `smtpguard on` ends it.
     """
     from smtpguard.cli.times import parse_span
     from smtpguard.control.client import ask

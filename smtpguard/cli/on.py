@@ -9,7 +9,7 @@ from smtpguard.cli.common import config_option, find_socket, socket_option
 @config_option
 @socket_option
 def command(config_path: str | None, socket_path: str | None) -> None:
-    """Respond again after `smtpguard off`; what is left of every block holds again."""
+    """Refuse again after `smtpguard off`. Blocks are in force again for the rest of their time."""
     from smtpguard.control.client import ask
 
     click.echo(ask(find_socket(config_path, socket_path), "on")["text"])

@@ -44,12 +44,12 @@ _UNSPECIFIED = frozenset({bytes(15) + b"\1", bytes(16), bytes(4)})
 def command(files: Sequence[str], config_path: str | None, *, is_learning: bool, as_json: bool, show_all: bool) -> None:
     """Show what the rules would have done with audit logs, at the logs' own times.
 
-    FILE is an audit.log, plain or packed by gzip, xz, bzip2 or zstd, or what syslog, the journal (-o json, -o export)
-    or a collector made of it; - is standard input. Rotated files may be named in any order. Neither this host's
-    addresses nor its state enter, and nobody is refused anything. Exit 1 if something of a file can't be read.
+    FILE is an audit.log, plain or packed by gzip, xz, bzip2 or zstd. What syslog, the journal (-o json, -o export) or a
+    collector made of it will do, too. - is standard input. Rotated files may be named in any order. Neither this host's
+    addresses nor its state matter, and nobody is refused. Exit 1 if something of a file can't be read.
 
-    With --learn nothing is judged: rules of newcomers (`novel`) learn who sent before, and the figures of what is usual
-    are filled. The guard may run or not. The same log read twice counts once.
+    With --learn nothing is judged: rules of newcomers (`novel`) learn who sent before. The guard may run or not. The
+    same log read twice counts once.
     """
     import gc
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def command(config_path: str | None, root: str, yes: bool, remove: bool) -> None:
     """Install the systemd unit, fail2ban's filters, jails and action, logrotate's rules and a first configuration.
 
-    Shows what would change as a diff and asks. A configuration that is there is never touched; another file that
-    somebody has changed is shown, and kept beside the new one with a ~ at the end of its name. Nothing is started.
+    Shows what would change as a diff and asks. A configuration that is there is never touched. Another file that
+    somebody has changed is kept beside the new one, as NAME~. Nothing is started.
     Where the configuration names another event log or table, so do the installed files.
     """
     from smtpguard.setup.catalogue import MANIFEST, PACKAGED_UNITS, list_wanted

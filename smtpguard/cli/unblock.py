@@ -1,4 +1,4 @@
-"""`smtpguard unblock USER`: let a user send again, from empty windows."""
+"""`smtpguard unblock USER`: let a user send again."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def command(
     source: str | None,
     uid: str | None,
 ) -> None:
-    """End every block and throttle of USER, empty his windows, forget his escalation, and tell fail2ban.
+    """Let USER send again: end every block and throttle, set all counters to 0, and tell fail2ban.
 
     Works without the daemon too: then the kernel and the state file are changed directly.
     """

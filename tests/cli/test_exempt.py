@@ -30,7 +30,7 @@ def ask(tmp_path: Path, user: str, text: str = "") -> tuple[int, str]:
         ("uid:61001", "exempt: {uids: [61000-61099]}", 0, "yes: uid:61001: exempt.uids: 61000-61099"),
         ("daemon", "", 1, "no: daemon: shared"),
         ("daemon", "exempt: {users: [daemon]}", 0, "yes: daemon: exempt.users: daemon"),
-        ("no-such-user", "exempt: {users: ['*']}", 1, "no: there is no such user"),
+        ("no-such-user", "exempt: {users: ['*']}", 1, "no: no such account on this host"),
     ],
 )
 def test_answers(tmp_path: Path, user: str, text: str, code: int, shown: str) -> None:
@@ -59,7 +59,7 @@ def test_answers(tmp_path: Path, user: str, text: str, code: int, shown: str) ->
 )
 def test_hostile_users_are_not_exempt(tmp_path: Path, user: str) -> None:
     code, shown = ask(tmp_path, user, "exempt: {users: [news], uids: ['2000-2999']}")
-    assert (code, shown) == (1, "no: there is no such user\n")
+    assert (code, shown) == (1, "no: no such account on this host\n")
 
 
 def test_a_name_of_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ def test_a_name_of_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert named("61002") == (0, "yes: 61002: exempt.users: 61002")
     assert named("0") == (1, "no: 0: tenant")
     assert named("uid:61002") == (1, "no: web02: tenant")
-    assert named("61005") == (1, "no: there is no such user")
+    assert named("61005") == (1, "no: no such account on this host")
     assert ask(tmp_path, "61002", text) == (
         1,
         "no: web02 (taken as a uid; the account called 61002 is uid:61005): tenant\n",

@@ -79,7 +79,7 @@ def test_ensure_show_remove(netns: str, config: str) -> None:
 
     for _ in range(2):
         done = smtpguard(netns, "nft", "remove", "--config", config)
-        assert (done.returncode, done.stdout) == (0, "table inet guard_of_test is gone (no guard is running)\n")
+        assert (done.returncode, done.stdout) == (0, "table inet guard_of_test is removed (no guard is running)\n")
     assert ruleset(netns) == before
 
 

@@ -81,8 +81,8 @@ def apply_limits() -> None:
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if not _is_at_least(files, MIN_FILES):
         log.warning(
-            "at most %d files may be open, fewer than %d, and the limit can't be raised: a host with many customers may"
-            " need more (LimitNOFILE= of the unit, or ulimit -n)",
+            "at most %d files may be open, fewer than %d, and the limit can't be raised. "
+            "A host with many customers may need more. Raise LimitNOFILE= of the unit, or ulimit -n",
             files,
             MIN_FILES,
         )

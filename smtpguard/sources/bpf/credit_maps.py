@@ -160,7 +160,7 @@ class CreditMaps:
         try:
             self._told.replace(maps.pack_uid_prefix(*prefix) for prefix in prefixes)
         except BpfError as error:
-            raise refused("the users who are only told can't be written", error) from error
+            raise refused("the users who are report-only can't be written", error) from error
 
     def set_cap(self, cap: Cap | None) -> None:
         """Let each user have a token bucket, or none."""
