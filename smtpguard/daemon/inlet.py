@@ -38,6 +38,7 @@ class Inlet:
             supervision=loop.supervision,
         )
         stack.callback(self.sensing.close)
+        core.enforcement.credits.judge_unread = self.sensing.catch_up
 
     def is_seeing(self) -> bool:
         """Whether a source works."""

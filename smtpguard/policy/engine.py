@@ -24,6 +24,7 @@ from smtpguard.policy.windows import NEVER, note_keys
 from smtpguard.settings import Settings
 
 _refusal = quick_maker(Refusal, "time_ns", "subject", "account", "connect", "by", "mode")
+_told = quick_maker(Refusal, "time_ns", "subject", "account", "connect", "by", "mode", "counted")
 MAX_NETWORKS = 65_536
 """Destinations remembered as counting, with their networks; all are asked about anew when there are more."""
 
@@ -182,21 +183,24 @@ class Engine:
             return [_refusal(connect.time_ns, subject, watched.account, connect, refused_by, "enforce")]
         out: list[Decision] = []
         span = self._blocks.cover(subject, connect.time_ns, connect.port)
+        mode: Mode = "enforce"
         if span is not None:
             span.tries.append(connect.time_ns)
-            mode: Mode = "dry-run" if self._roster.off else span.mode
-            out.append(_refusal(connect.time_ns, subject, watched.account, connect, span.kind, mode))
-            if span.hides:
+            mode = "dry-run" if self._roster.off else span.mode
+            if span.hides:  # from every book
                 if connect.uid == subject.id:
                     self._roster.register(watched, connect.port)
-                return out  # from every book
+                return [_refusal(connect.time_ns, subject, watched.account, connect, span.kind, mode)]
         books = [book for book in watched.books if span is None or (book.mode == "enforce" and not span.hides)]
         judged = [(book, book.judge(connect.time_ns, connect.port, connect.address)) for book in books]
         stopped = {book.mode for book, found in judged if any(excess.action != "warn" for excess in found)}
-        if refused_by == "credit":
-            if not stopped:
-                return out or [_refusal(connect.time_ns, subject, watched.account, connect, "credit", "enforce")]
-        elif "enforce" not in stopped:
+        enters = refused_by is None and "enforce" not in stopped
+        if span is not None:
+            counted = enters and bool(books)
+            out.append(_told(connect.time_ns, subject, watched.account, connect, span.kind, mode, counted))
+        if refused_by == "credit" and not stopped:
+            return out or [_refusal(connect.time_ns, subject, watched.account, connect, "credit", "enforce")]
+        if enters:
             for book in books:
                 if book.mode not in stopped:
                     book.enter(connect.time_ns, connect.port, connect.address)

@@ -458,6 +458,27 @@ def test_a_full_map_is_counted_and_refuses_nobody() -> None:
 
 
 @pytest.mark.parametrize("rule", [BLOCK, replace(BLOCK, count="connections")], ids=["networks", "connections"])
+def test_what_came_before_limits_began_and_was_not_read_takes_its_part_of_them(rule: Rule) -> None:
+    """Nobody reads after the beginning: who stands still then finds it all in the kernel."""
+    with open_lab() as lab:
+        lab.source.guard.set_enforcing(on=True)
+        BpfDeny(lab.source.guard).apply_passes(Passes())
+        uid = random_uid()
+        known = People([person(uid, "tenant", "web")])
+        engine = engine_of(rule, people=known)
+        limits = Crediting(settings_of(rule), cast("Accounts", known), engine, boottime_ns)
+        limits.attach(lab.source)
+
+        def catch_up() -> None:
+            judge(lab, engine, limits, lab.source.read())
+
+        limits.judge_unread = catch_up
+        assert tries(uid, lab, *fan(4)) == [True] * 4
+        limits.refresh(settings_of(rule), (), trusted=True, anew=True)
+        assert tries(uid, lab, *fan(LIMIT + 3)[4:]) == [True] * (LIMIT - 4) + [False] * 3
+
+
+@pytest.mark.parametrize("rule", [BLOCK, replace(BLOCK, count="connections")], ids=["networks", "connections"])
 def test_a_verdict_that_the_ring_lost_is_found_by_looking(rule: Rule) -> None:
     with open_lab(ring_bytes=4096) as lab:
         lab.source.guard.set_enforcing(on=True)

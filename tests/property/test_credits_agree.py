@@ -2,8 +2,8 @@
 
 `ExactLimits`, `CreditLedger` and the engine are the daemon's own; the program is a model of `take()` over the same
 maps, byte for byte. Users connect, reports come late, neighbours in any order, a person unblocks, allows and ends
-that, the configuration is read again with other limits, the daemon ends and is restored from its export. Whenever
-nothing is on its way and a tick has passed, both must agree exactly. Why there are two:
+that, the configuration is read again with other limits, it is off for a while, the daemon ends and is restored from
+its export. Whenever nothing is on its way and a tick has passed, both must agree exactly. Why there are two:
 docs/adr/0001-two-windows-of-credits.md.
 """
 
@@ -71,6 +71,7 @@ class Program:
         self.ports = frozenset(PORTS)
         self.rules_of: dict[int, int] = {}
         self.deny: dict[tuple[int, int | None], int] = {}
+        self.enforcing = True
 
     def _set_flag(self, flag: int, *, on: bool) -> None:
         self.fields.flags = self.fields.flags | flag if on else self.fields.flags & ~flag
@@ -91,7 +92,9 @@ class Program:
         made = Connect(
             time_ns=now_ns, uid=uid, port=port, address=bytes([192, 0, 2, 1]), sensor="bpf", result="allowed"
         )
-        if any(until > now_ns and where in (None, port) for (who, where), until in self.deny.items() if who == uid):
+        if self.enforcing and any(
+            until > now_ns and where in (None, port) for (who, where), until in self.deny.items() if who == uid
+        ):
             return replace(made, result="refused", refused_by="block")
         if not self.fields.flags & maps.FLAG_CREDITS:
             return made
@@ -141,6 +144,15 @@ def rules_of(limits: tuple[int, int, int]) -> tuple[Rule, ...]:
         Rule(name="burst", count="connections", limit=one, window_ns=40 * MS, action="throttle", ports=frozenset({25})),
         Rule(name="busy", count="connections", limit=two, window_ns=90 * MS, action="throttle"),
         Rule(name="much", count="connections", limit=three, window_ns=250 * MS, action="block", block_ns=30 * MS),
+        Rule(
+            name="tried",
+            count="connections",
+            limit=one,
+            window_ns=20 * MS,
+            block_ns=50 * MS,
+            action="block",
+            dry_run=True,
+        ),
     )
 
 
@@ -171,17 +183,20 @@ class World:
         )
         self.limits = ExactLimits(cast("Any", self.people), self.engine, self.clock)
         self.limits.attach(self.source)
+        self.limits.judge_unread = self.catch_up
         self.refresh(restored=True)
 
-    def refresh(self, *, restored: bool = False) -> None:
+    def refresh(self, *, restored: bool = False, anew: bool = True) -> None:
         settings_ = settings_of(*rules_of(self.limits_of), ports=frozenset(PORTS), attribution_process=False)
-        self.limits.refresh(settings_, (), trusted=True, anew=True, restored=restored)
+        self.limits.refresh(settings_, (), trusted=True, anew=anew, restored=restored)
         assert self.limits.trouble is None
         self.now_ns += 1  # what begins after it is later
 
     def act(self, decisions: list[Decision]) -> None:
         for decision in decisions:
             if isinstance(decision, Block | Ended):
+                if (decision if isinstance(decision, Block) else decision.block).mode == "dry-run":
+                    continue
                 block = decision if isinstance(decision, Block) else decision.block
                 until = 0 if isinstance(decision, Ended) else block.until_ns
                 for port in [None] if block.ports is None else block.ports:
@@ -199,7 +214,15 @@ class World:
             self.act(decisions)
             self.limits.note(connect, subject, decisions)
             if connect.result == "allowed" and connect.credits:
-                assert not [d for d in decisions if isinstance(d, Verdict | Refusal)], (connect, decisions)
+                found = [d for d in decisions if isinstance(d, Verdict | Refusal) and d.mode == "enforce"]
+                assert not found, (connect, decisions)
+
+    def catch_up(self) -> None:
+        """What the source has is judged now: all of it, as there is never more than one look brings."""
+        some, self.waiting = self.waiting, []
+        self.now_ns += 1
+        self.source.drained_ns = self.now_ns
+        self.deliver(some)
 
     def turn(self) -> None:
         self.source.drained_ns = self.now_ns
@@ -229,6 +252,16 @@ class World:
             self.engine = engine_of(*rules_of(self.limits_of), people=self.people)
             self.engine.memory.restore_windows([StoredPart(part=part, shift_ns=0) for part in parts], self.now_ns)
             self.start()
+        elif what == "pause":  # off and on: what came meanwhile and waits unread counts all the same
+            self.settle()
+            self.switch(off=True)
+            for _ in range(many):
+                self.waiting.append(self.program.connect(uid, dice.choice(PORTS), self.now_ns))
+                self.now_ns += dice.choice([1, 1000, MS])
+                if dice.random() < 0.3:
+                    self.catch_up()
+            self.switch(off=False)
+            self.agree()
         else:
             self.settle()
             if what == "unblock":
@@ -249,13 +282,23 @@ class World:
                 self.refresh()
             self.now_ns += 1
 
+    def switch(self, *, off: bool) -> None:
+        self.engine.commands.set_off(off=off)
+        self.program.enforcing = not off
+        self.refresh(anew=False)
+
     def settle(self) -> None:
         """Nothing is on its way any more, and a tick has passed: both windows must agree."""
         self.deliver(sorted(self.waiting, key=lambda connect: connect.time_ns))
         self.waiting = []
         self.now_ns += DRIFT_NS
         self.turn()
+        self.agree()
+
+    def agree(self) -> None:
+        """What the program grants is what the windows leave."""
         now_ns, self.now_ns = self.now_ns, self.now_ns + DRIFT_NS
+        assert not self.waiting, "the program's word was not changed by what came before"
         held: dict[tuple[int, str], list[int]] = {
             (uid, name): times for uid, name, times in self.engine.exact.windows()
         }
@@ -269,22 +312,20 @@ class World:
             account = credit_maps._ACCOUNT.unpack(
                 self.program.map("accounts").rows.get(key, bytes(credit_maps._ACCOUNT.size))
             )
-            for index, rule in enumerate(rules_of(self.limits_of)):
+            for index, rule in enumerate(rule for rule in rules_of(self.limits_of) if not rule.dry_run):
                 times = [at_ns for at_ns in held.get((uid, rule.name), ()) if at_ns > now_ns - rule.window_ns]
                 limit = rule.limit * (10 if uid in allowed else 1)
                 left = grant[ALLOWED + index] - account[USED + index]
                 assert max(0, left) == max(0, limit - len(times)), (uid, rule, left, len(times))
 
 
-ORDERS = ("unblock", "allow", "end", "reload", "restart")
+ORDERS = ("unblock", "allow", "end", "reload", "restart", "pause")
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("connect"), st.integers(0, 1), st.integers(1, 12)),
         st.tuples(st.just("wait"), st.just(0), st.integers(1, 12)),
         st.tuples(st.just("deliver"), st.just(0), st.integers(1, 8)),
-        st.tuples(
-            st.sampled_from(["unblock", "allow", "end", "reload", "restart"]), st.integers(0, 1), st.integers(1, 9)
-        ),
+        st.tuples(st.sampled_from(ORDERS), st.integers(0, 1), st.integers(1, 9)),
     ),
     min_size=4,
     max_size=40,

@@ -448,8 +448,9 @@ def test_when_all_are_taken_out_late_those_who_are_listed_since_come_back(world:
 def test_a_refresh_that_met_a_mistake_of_ours_is_made_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
 
-    def refresh(*_: object, trusted: bool, anew: bool, restored: bool) -> None:
+    def refresh(*_: object, trusted: bool, anew: bool, restored: bool, opening: bool) -> None:
         assert not restored
+        assert not opening
         seen.append(trusted and anew)
         if len(seen) == 1:
             raise TypeError("no such keyword")

@@ -16,7 +16,8 @@ from smtpguard.daemon.adoption import Adoption
 from smtpguard.daemon.enforce.activation import Activation
 from smtpguard.daemon.enforce.bpf_attachment import BpfAttachment
 from smtpguard.daemon.enforce.demand import own_limit
-from smtpguard.daemon.enforce.exact_limits import _MAX_EARLY, ExactLimits
+from smtpguard.daemon.enforce.exact_limits import ExactLimits
+from smtpguard.daemon.enforce.kernel_verdicts import MAX_KNOWN, KernelVerdicts
 from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.enforce.set_comparison import SetComparison
 from smtpguard.daemon.enforce.table_watch import TableWatch
@@ -250,6 +251,8 @@ NETWORKS = Rule(name="fanout", count="networks", limit=5, window_ns=600 * NS, ac
 class Credits:
     """What stands in for the kernel's maps."""
 
+    unread_ns = None
+
     def __init__(self) -> None:
         self.maps, self.keys, self.ledger = Mock(), Mock(), Mock()
         self.ledger.spoken.return_value = {}
@@ -294,10 +297,11 @@ def test_a_user_s_own_limit_is_the_kernel_s_where_it_can_be() -> None:
 
 
 def test_verdicts_found_early_are_remembered_within_a_bound() -> None:
-    crediting, _ = made_crediting()
-    for number in range(_MAX_EARLY + 3):
-        crediting._remember(Connect(time_ns=number, uid=1, port=25, address=b"\xc0\0\2\1", sensor="bpf"))
-    assert len(crediting._early) == _MAX_EARLY
+    verdicts = KernelVerdicts()
+    found = [Connect(time_ns=n, uid=1, port=25, address=b"\xc0\0\2\1", sensor="bpf") for n in range(MAX_KNOWN + 3)]
+    for verdict in found:
+        verdicts.remember(verdict)
+    assert sum(verdicts.is_known(verdict) for verdict in found) == MAX_KNOWN
 
 
 # -- what was stored, and what goes over the socket --------------------------------------------------------------------

@@ -150,6 +150,7 @@ class Enforcement(TimedPart):
             trusted=self._judging.is_sound(),
             anew=not _WINDOWS_CHANGED.isdisjoint(reasons),
             restored=not reasons.isdisjoint(("start", "state")),
+            opening="bpf" in reasons,
         )
         if not reasons.isdisjoint(("start", "lost")):
             self.compare("start" if "start" in reasons else "heal")

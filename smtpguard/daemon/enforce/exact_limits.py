@@ -10,10 +10,11 @@ from functools import partial
 
 from smtpguard.clock import next_beat
 from smtpguard.daemon.enforce.demand import Demand, find_demand
+from smtpguard.daemon.enforce.kernel_verdicts import KernelVerdicts
 from smtpguard.decode.bpf_event import decode
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.errors import EnforceError
-from smtpguard.hooks import Change, ClockNs
+from smtpguard.hooks import Change, ClockNs, Task
 from smtpguard.model import NS, Connect, Decision, Refusal, Subject, Verdict
 from smtpguard.policy.engine import Engine
 from smtpguard.settings import Rule, Settings
@@ -22,9 +23,6 @@ from smtpguard.sources.bpf.kernel_credits import Credits
 from smtpguard.sources.bpf.source import BpfSource
 
 log = logging.getLogger(__name__)
-
-_MAX_EARLY = 1024
-"""Verdicts that were found in the map before the ring told of them, remembered so that they are not judged twice."""
 
 
 class ExactLimits:
@@ -37,6 +35,7 @@ class ExactLimits:
 
     Attributes:
         trouble: Why credits are not in step; None when all is well.
+        judge_unread: Has what sources saw until now judged, as far as one look goes; None where nobody does.
     """
 
     def __init__(self, accounts: AccountDirectory, engine: Engine, now: ClockNs) -> None:
@@ -51,10 +50,9 @@ class ExactLimits:
         self._wanted: Demand | None = None
         self._retry_ns = 0
         self._look_ns = 0
-        self._looked_at = 0
-        self._unkeyed = 0
-        self._early: dict[tuple[int | None, int], bool] = {}
+        self._verdicts = KernelVerdicts()
         self.trouble: str | None = None
+        self.judge_unread: Task | None = None
 
     @property
     def exact_rules(self) -> frozenset[str]:
@@ -66,7 +64,7 @@ class ExactLimits:
         self._source = source
         self._credits = Credits(source.guard, self._now())
         self._begun = None
-        self._looked_at = self._unkeyed = 0
+        self._verdicts.begin()
 
     def read_capped(self) -> dict[int, int]:
         """Attempts that the cap of the BPF program refused, by uid; {} without it. Raises EnforceError."""
@@ -85,6 +83,7 @@ class ExactLimits:
         trusted: bool,
         anew: bool,
         restored: bool = False,
+        opening: bool = False,
     ) -> None:
         """Bring what the kernel demands in step; it begins anew, from the windows, only where something has changed.
 
@@ -94,6 +93,7 @@ class ExactLimits:
             trusted: Whether attempts are judged; credits that nobody gives back would refuse without an end.
             anew: The windows hold something else than the attempts that were noted.
             restored: They hold what an earlier run kept.
+            opening: The source is being put in place: it is read when its turn comes.
         """
         book = self._credits
         if book is None:
@@ -110,16 +110,13 @@ class ExactLimits:
         self._index = {name: number for number, name in enumerate(wanted.names)}
         if anew or wanted != self._begun:
             self._begin(book, wanted, restored=restored)
+            if not opening:
+                self._settle()
 
     def _begin(self, book: Credits, wanted: Demand, *, restored: bool = False) -> None:
         """Begin anew from what the windows hold."""
         windows = (
             (uid, self._index[name], times) for uid, name, times in self._engine.exact.windows() if name in self._index
-        )
-        keys = (
-            KeyWindow(uid=uid, index=self._index[name], keys=keys, emptied_ns=max(emptied_ns, 0))
-            for uid, name, keys, emptied_ns in self._engine.exact.key_windows()
-            if name in self._index
         )
 
         def begin() -> None:
@@ -132,7 +129,7 @@ class ExactLimits:
                 limits=wanted.limits,
                 windows=windows,
                 wake_new=wanted.judged,
-                keys=keys,
+                keys=self._list_keys(),
                 anew=restored,
                 uncapped=wanted.uncapped,
             )
@@ -142,9 +139,28 @@ class ExactLimits:
         if self._try(begin):
             self._begun, self.trouble = wanted, None
 
+    def _list_keys(self) -> Iterable[KeyWindow]:
+        """What the engine's windows of destinations and networks hold."""
+        for uid, name, keys, emptied_ns in self._engine.exact.key_windows():
+            if name in self._index:
+                yield KeyWindow(uid=uid, index=self._index[name], keys=keys, emptied_ns=max(emptied_ns, 0))
+
+    def _settle(self) -> None:
+        """Credits began a moment ago: what came before, and was not read then, takes its part of the limits too.
+
+        Who stands still before this was done refuses too late: what waited is in no window of the kernel's.
+        """
+        book, source = self._credits, self._source
+        if book is None or source is None or book.unread_ns is None:
+            return
+        if self.judge_unread is not None:
+            self.judge_unread()
+        if self._credits is book and source.drained_ns >= book.unread_ns:
+            self._try(lambda: book.settle(self._now(), self._list_keys()))
+
     def is_known(self, connect: Connect) -> bool:
         """Whether a refused attempt was judged already, from the verdicts that the kernel keeps; asked once of each."""
-        return self._early.pop((connect.uid, connect.time_ns), False)
+        return self._verdicts.is_known(connect)
 
     def prepare(self, connect: Connect, subject: Subject) -> Connect | None:
         """Before an attempt is judged that a rule refused which holds: tell the engine what the kernel knows.
@@ -167,7 +183,7 @@ class ExactLimits:
         missed: list[Connect] = []
         self._try(partial(self._catch_up, book, connect, subject, index, missed))
         for verdict in missed:
-            self._remember(verdict)
+            self._verdicts.remember(verdict)
             return verdict
         return None
 
@@ -175,11 +191,6 @@ class ExactLimits:
         """Whether a rule of the kernel's holds until we have spoken."""
         rules = () if self._credits is None else self._credits.ledger.rules
         return index is not None and index < len(rules) and rules[index].holds
-
-    def _remember(self, verdict: Connect) -> None:
-        self._early[verdict.uid, verdict.time_ns] = True
-        if len(self._early) > _MAX_EARLY:
-            del self._early[next(iter(self._early))]
 
     def _catch_up(self, book: Credits, connect: Connect, subject: Subject, index: int, missed: list[Connect]) -> None:
         sample = book.keys.read_verdict(subject.id)
@@ -217,7 +228,7 @@ class ExactLimits:
         emptied: list[int] = []
         for decision in decisions:
             if isinstance(decision, Refusal):
-                entered = False
+                entered = entered and decision.counted
             elif isinstance(decision, Verdict) and decision.action != "warn":
                 # One that came so late that its block is over is told as in dry run; the windows are as if it were not.
                 index = self._index.get(decision.rule)
@@ -240,31 +251,8 @@ class ExactLimits:
             return []
         self._look_ns = next_beat(now_ns)
         found: list[Connect] = []
-        self._try(partial(self._look, book, source, now_ns, found))
+        self._try(partial(self._verdicts.find, book, source, now_ns, found))
         return found
-
-    def _look(self, book: Credits, source: BpfSource, now_ns: int, found: list[Connect]) -> None:
-        unkeyed = book.keys.count_unkeyed()
-        if unkeyed != self._unkeyed:
-            source.stats.notes["attempts not counted in the kernel, its map of keys is full"] = unkeyed
-            self._unkeyed = unkeyed
-        many = book.keys.count_verdicts()
-        if many == self._looked_at:
-            return
-        waiting = False
-        for uid, sample in book.keys.read_verdicts():
-            event = decode(sample)
-            if not isinstance(event, Connect):
-                continue
-            if event.time_ns <= book.ledger.spoken().get(uid, 0):
-                book.keys.drop_verdict(uid, event.time_ns)
-            elif event.time_ns < max(source.drained_ns, now_ns - NS):
-                self._remember(event)
-                found.append(event)
-            else:
-                waiting = True
-        if not waiting:
-            self._looked_at = many
 
     def reset(self, uid: int) -> None:
         """A person let the user go: his windows are empty."""
@@ -273,15 +261,18 @@ class ExactLimits:
             self._try(lambda: book.reset(uid, None, self._now()))
 
     def next_deadline(self) -> int | None:
-        """The next heartbeat, or when a credit comes back."""
-        return None if self._credits is None else self._credits.next_deadline()
+        """The next heartbeat, or when a credit comes back; at once while the beginning is not settled."""
+        if self._credits is None:
+            return None
+        return self._credits.next_deadline() if self._credits.unread_ns is None else 0
 
     def on_time(self, now_ns: int) -> None:
         """Beat, and give back what has left the windows."""
         book, source = self._credits, self._source
         if book is not None and self._wanted is not None and self._begun is None and now_ns >= self._retry_ns:
             self._begin(book, self._wanted)
-        if book is not None and source is not None and now_ns >= book.next_deadline():
+        self._settle()
+        if book is not None and book is self._credits and source is not None and now_ns >= book.next_deadline():
             self._try(lambda: book.on_time(now_ns, source.ring_lost, source.drained_ns))
 
     def _try(self, change: Change) -> bool:

@@ -39,7 +39,14 @@ class Credits:
         self._measured_ns = 0
         self._unsent: dict[int, int] = {}
         self._again = False
+        self._unread_ns: int | None = None
+        self._unkept: set[tuple[int, int]] = set()
         self.missed = 0
+
+    @property
+    def unread_ns(self) -> int | None:
+        """What came before this time without a credit may not have been noted; None once `settle` was called."""
+        return self._unread_ns
 
     def start(
         self,
@@ -54,6 +61,8 @@ class Credits:
         uncapped: frozenset[int] = frozenset(),
     ) -> None:
         """Begin, or begin anew; with other rules credits are off while this lasts. Raises EnforceError.
+
+        What came until then and was not read yet is not in the windows: have it noted, then `settle`.
 
         Args:
             rules: By index.
@@ -102,6 +111,8 @@ class Credits:
         self.maps.beat(now_ns)
         self.maps.set_crediting(on=bool(rules))
         self._running, self._demanded = bool(rules), (tuple(rules), wake_new)
+        self._unkept.clear()
+        self._unread_ns = boottime_ns() if rules else None
 
     def _renew(
         self,
@@ -138,6 +149,26 @@ class Credits:
         for index, rule in enumerate(self.ledger.rules) if connect.credits else ():
             if rule.is_keyed and connect.credits >> index & 1:
                 self.keys.note(uid, index, connect.time_ns)
+        if self._unread_ns is not None and entered and connect.time_ns <= self._unread_ns:
+            for index, rule in enumerate(self.ledger.rules):
+                if rule.is_keyed and connect.port in rule.ports and not connect.credits >> index & 1:
+                    self._unkept.add((uid, index))
+
+    def settle(self, now_ns: int, keys: Iterable[KeyWindow]) -> None:
+        """All that came before the beginning was noted: let the kernel know at once. Raises EnforceError.
+
+        Args:
+            now_ns: CLOCK_BOOTTIME.
+            keys: As of `start`, now. An attempt that comes within the microseconds of a write is known to us alone.
+        """
+        self._write(now_ns)
+        for window in keys if self._unkept else ():
+            if (window.uid, window.index) in self._unkept:
+                kept = self.keys.read(window.uid, window.index)
+                newest = {key: max(at_ns, kept.get(key, 0)) for key, at_ns in window.keys.items()}
+                self.keys.put(window.uid, window.index, {**kept, **newest})
+        self._unkept.clear()
+        self._unread_ns = None
 
     def reset(self, uid: int, index: int | None, now_ns: int) -> None:
         """Empty a user's windows, of one rule or (None) of all, and end his refusals. Raises EnforceError."""

@@ -1,0 +1,58 @@
+"""`on` after `off`: from its answer on limits are exact in the kernel, whatever was told while it was off."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from smtpguard.control.client import ask
+from smtpguard.demo.lab import PEER4
+from smtpguard.logline import LogLine, parse_line
+from tests.support.crowd import Crowd
+from tests.support.host import OTHER, SPAMMER, Host, wait_for
+
+pytestmark = pytest.mark.kernel
+
+NETWORKS = [f"198.{18 + n // 256}.{n % 256}.1" for n in range(512)]
+"""So many that none comes twice before the verdict."""
+
+
+COUNTED, FANNED = (SPAMMER, 25, 400, 2000, [PEER4]), (OTHER, 587, 64, 400, NETWORKS)
+"""Who connects at which port, the limit there, how often in a second, and where to."""
+
+
+def held(count: str, port: int, limit: int) -> dict[str, object]:
+    held = {"limit": limit, "window": "1m", "action": "block", "block": "1m"}
+    return {"name": f"held-{port}", "ports": [port], "count": count, **held}
+
+
+def blocks(host: Host, mode: str) -> dict[str | None, LogLine]:
+    found = [parse_line(line) for line in host.log_lines()]
+    return {line.user: line for line in found if line.event == "BLOCK" and line.fields["MODE"] == mode}
+
+
+def test_who_stands_still_after_on_lets_nobody_through_the_block_that_follows(tmp_path: Path) -> None:
+    """A limit that is reached while the guard stands still refuses in the kernel; the block that it is judged to be
+    begins there, so nobody comes through it. One that is only told stands from the time off, and hides nothing.
+    """
+    rules = [held("connections", 25, COUNTED[2]), held("networks", 587, FANNED[2])]
+    with Host(sources=["bpf"], rules=rules) as host, Crowd(host.lab, tmp_path) as crowd:
+        host.start()
+        control = f"{host.lab.directory}/control.sock"
+        ask(control, "off")
+        for (_, uid), port, _, rate, to in (COUNTED, FANNED):
+            crowd.add(uid, rate, to, port)
+        wait_for(lambda: len(blocks(host, "dry-run")) == 2)
+        ask(control, "on")
+        answered_ns = time.time_ns()
+        time.sleep(FANNED[2] / FANNED[3] / 2)
+        host.stop_signal(signal.SIGSTOP)
+        time.sleep(0.6)
+        host.stop_signal(signal.SIGCONT)
+        wait_for(lambda: len(blocks(host, "enforce")) == 2)
+        crowd.stop()
+        for (name, uid), *_ in (COUNTED, FANNED):
+            since_ns = max(blocks(host, "enforce")[name].wall_ns, answered_ns)
+            late = [attempt for attempt in crowd.read(uid) if attempt.passed and attempt.begun_ns > since_ns]
+            assert not late, f"{len(late)} of {name} came through the block"
