@@ -462,11 +462,11 @@ def test_what_came_before_limits_began_and_was_not_read_takes_its_part_of_them(r
     """Nobody reads after the beginning: who stands still then finds it all in the kernel."""
     with open_lab() as lab:
         lab.source.guard.set_enforcing(on=True)
-        BpfDeny(lab.source.guard).apply_passes(Passes())
+        BpfDeny(lab.source.guard).apply_exemptions(Exemptions())
         uid = random_uid()
         known = People([person(uid, "tenant", "web")])
         engine = engine_of(rule, people=known)
-        limits = Crediting(settings_of(rule), cast("Accounts", known), engine, boottime_ns)
+        limits = ExactLimits(cast("AccountDirectory", known), engine, boottime_ns)
         limits.attach(lab.source)
 
         def catch_up() -> None:
