@@ -350,7 +350,8 @@ def attempt(time_ns: int, uid: int = 1001, **more: Any) -> Connect:  # noqa: ANN
 def samples(monkeypatch: pytest.MonkeyPatch) -> dict[bytes, object]:
     """What the kernel's samples decode to."""
     known: dict[bytes, object] = {}
-    monkeypatch.setattr("smtpguard.daemon.enforce.exact_limits.decode", lambda sample: known[sample])
+    for module in ("exact_limits", "kernel_verdicts"):
+        monkeypatch.setattr(f"smtpguard.daemon.enforce.{module}.decode", lambda sample: known[sample])
     return known
 
 

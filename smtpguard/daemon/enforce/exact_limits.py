@@ -15,7 +15,7 @@ from smtpguard.decode.bpf_event import decode
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.errors import EnforceError
 from smtpguard.hooks import Change, ClockNs, Task
-from smtpguard.model import NS, Connect, Decision, Refusal, Subject, Verdict
+from smtpguard.model import NS, Block, Connect, Decision, Refusal, Subject, Verdict
 from smtpguard.policy.engine import Engine
 from smtpguard.settings import Rule, Settings
 from smtpguard.sources.bpf.credit_maps import KeyWindow
@@ -235,6 +235,8 @@ class ExactLimits:
                 entered = entered and decision.mode != "enforce" and index is None
                 if decision.action == "block" and index is not None:
                     emptied.append(index)
+            elif isinstance(decision, Block) and decision.renewed:  # a throttle that is not told again
+                entered = entered and decision.mode != "enforce" and decision.rule not in self._index
         if connect.result != "refused":
             book.note(uid, connect, entered=entered)
         if connect.refused_by == "credit" and self._holds(connect.rule):
