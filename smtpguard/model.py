@@ -299,8 +299,8 @@ class Refusal:
         connect: The attempt, with where it wanted to go.
         by: Which means.
         mode: "dry-run" if nobody refused it and only a block that would be stands against it.
-        counted: Whether it entered windows of enforced rules all the same, as a block that is only told hides it from
-            report-only ones alone.
+        counted: Whether it entered windows of enforced rules all the same, as a report-only block hides it from
+            report-only windows alone.
     """
 
     time_ns: int

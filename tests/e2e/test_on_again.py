@@ -1,4 +1,4 @@
-"""`on` after `off`: from its answer on limits are exact in the kernel, whatever was told while it was off."""
+"""`on` after `off`: from its answer on limits are exact in the kernel, whatever was reported while it was off."""
 
 import signal
 import time
@@ -34,7 +34,7 @@ def blocks(host: Host, mode: str) -> dict[str | None, LogLine]:
 
 def test_who_stands_still_after_on_lets_nobody_through_the_block_that_follows(tmp_path: Path) -> None:
     """A limit that is reached while the guard stands still refuses in the kernel; the block that it is judged to be
-    begins there, so nobody comes through it. One that is only told stands from the time off, and hides nothing.
+    begins there, so nobody comes through it. A report-only one stands from the time off, and hides nothing.
     """
     rules = [held("connections", 25, COUNTED[2]), held("networks", 587, FANNED[2])]
     with Host(sources=["bpf"], rules=rules) as host, Crowd(host.lab, tmp_path) as crowd:
