@@ -193,6 +193,7 @@ class Core:
         with self.enforcement.together():
             restore.take(loaded, dry_run=settings.dry_run, nft=self.nft, adoption=adoption, identity=identity)
         self.enforcement.refresh("start")
+        identity.note(self.nft.handle)
         self.chores = Chores(
             self.guard,
             self.state,

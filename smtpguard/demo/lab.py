@@ -44,6 +44,10 @@ _NAMES = "passwd: files\ngroup: files\nshadow: files\nsubid: files\nhosts: files
 _COMMAND_TIMEOUT_S = 20
 
 
+def _is_systems(uid: int) -> bool:
+    return uid < 1000 or uid == 65_534
+
+
 class Holder:
     """A process that does nothing but keep a network namespace alive; it ends with us."""
 
@@ -156,7 +160,7 @@ class Lab:
     def _write_accounts(self) -> None:
         def system_part(path: str) -> str:
             lines = Path(path).read_text("utf-8", "replace").splitlines(keepends=True)
-            return "".join(line for line in lines if line.count(":") >= 2 and int(line.split(":")[2]) < 1000)
+            return "".join(line for line in lines if line.count(":") >= 2 and _is_systems(int(line.split(":")[2])))
 
         passwd = "".join(f"{n}:x:{u}:{u}:laboratory:/nonexistent:/bin/sh\n" for n, u in self._accounts.items())
         group = "".join(f"{n}:x:{u}:\n" for n, u in self._accounts.items())

@@ -62,5 +62,7 @@ def from_ports(value: str) -> tuple[int, ...] | None:
 
 def render_json(value: object, max_bytes: int = MAX_EVIDENCE_BYTES) -> str:
     """JSON in ASCII; what is too long is replaced by a note of its size, as half a document is none."""
+    if value == ():  # as are ranges and ids of nearly all blocks
+        return "[]"
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
     return text if len(text) <= max_bytes else json.dumps({"omitted_bytes": len(text)})

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from smtpguard.fast_dataclass import quick_maker
 from smtpguard.state.columns import from_bytes, from_name, from_ports, from_signed
 from smtpguard.state.rows import (
     AllowanceRow,
@@ -16,27 +17,32 @@ from smtpguard.state.rows import (
 )
 
 Row = tuple[Any, ...]
+_make_block_row = quick_maker(
+    BlockRow,
+    *("uid", "netns", "name", "source", "kind", "since_ns", "until_ns", "mode", "rule", "reason", "level"),
+    *("ranges", "ids", "ports"),
+)
 _NO_ITEMS = "[]"
 
 
 def parse_block(row: Row) -> BlockRow:
     """A row of `blocks`, all columns."""
     uid, netns, name, source, kind, ports, since_ns, until_ns, mode, rule, reason, level, ranges, _, ids = row
-    return BlockRow(
-        uid=uid,
-        netns=from_signed(netns),
-        name=from_name(name),
-        source=from_bytes(source),
-        kind=kind,
-        since_ns=since_ns,
-        until_ns=until_ns,
-        mode=mode,
-        rule=None if rule is None else from_bytes(rule),
-        reason=from_bytes(reason),
-        level=level,
-        ranges=() if ranges == _NO_ITEMS else tuple((first, count) for first, count in json.loads(ranges)),
-        ids=() if ids == _NO_ITEMS else tuple(map(str, json.loads(ids))),
-        ports=from_ports(ports),
+    return _make_block_row(
+        uid,
+        from_signed(netns),
+        from_name(name),
+        from_bytes(source),
+        kind,
+        since_ns,
+        until_ns,
+        mode,
+        None if rule is None else from_bytes(rule),
+        from_bytes(reason),
+        level,
+        () if ranges == _NO_ITEMS else tuple((first, count) for first, count in json.loads(ranges)),
+        () if ids == _NO_ITEMS else tuple(map(str, json.loads(ids))),
+        from_ports(ports),
     )
 
 

@@ -8,8 +8,15 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from smtpguard.fast_dataclass import quick_maker
 from smtpguard.model import Action, Allowance, Block, Mode, Subject, Verdict
 from smtpguard.state.evidence import render_evidence
+
+_make_block = quick_maker(
+    Block,
+    *("subject", "name", "source", "kind", "since_ns", "until_ns", "mode", "rule", "reason", "level"),
+    *("ranges", "ids", "ports"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,22 +75,10 @@ class BlockRow:
             now_ns: Wall time now; before `since_ns` if the clock was set back.
         """
         length_ns = self.until_ns - self.since_ns
-        until_ns = min(self.until_ns, now_ns + length_ns)
-        return Block(
-            subject=Subject(id=self.uid, scope=self.netns),
-            name=self.name,
-            source=self.source,
-            kind=self.kind,
-            since_ns=min(self.since_ns, now_ns) - offset_ns,
-            until_ns=until_ns - offset_ns,
-            mode=self.mode,
-            rule=self.rule,
-            reason=self.reason,
-            level=self.level,
-            ranges=self.ranges,
-            ids=self.ids,
-            ports=self.ports,
-        )
+        since_ns, until_ns = min(self.since_ns, now_ns) - offset_ns, min(self.until_ns, now_ns + length_ns) - offset_ns
+        whom = (Subject(self.uid, self.netns), self.name, self.source, self.kind)
+        why = (self.mode, self.rule, self.reason, self.level)
+        return _make_block(*whom, since_ns, until_ns, *why, self.ranges, self.ids, self.ports)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Every statement that changes the state file. Parameters only, never text: names and reasons are hostile."""
 
+from functools import cache
 from typing import assert_never
 
 from smtpguard.model import Block
@@ -85,7 +86,8 @@ def put(row: KeyedRow, boot_id: str) -> Statement:
     """
     if isinstance(row, WindowRow) and row.data is None:
         return delete(key_of(row))
-    return _insert("INSERT OR REPLACE", str(key_of(row)[0]), _values(row, boot_id))
+    key = key_of(row)
+    return _insert("INSERT OR REPLACE", str(key[0]), _values(row, key[1:], boot_id))
 
 
 def delete(key: Key) -> Statement:
@@ -124,12 +126,16 @@ def add(row: HistoryRow) -> Statement:
 
 
 def _insert(verb: str, table: str, values: Parameters) -> Statement:
-    return Statement(sql=f"{verb} INTO {table} VALUES ({', '.join('?' * len(values))})", parameters=values)
+    return Statement(sql=_render_insert(verb, table, len(values)), parameters=values)
 
 
-def _values(row: KeyedRow, boot_id: str) -> Parameters:
+@cache
+def _render_insert(verb: str, table: str, columns: int) -> str:
+    return f"{verb} INTO {table} VALUES ({', '.join('?' * columns)})"
+
+
+def _values(row: KeyedRow, key: Key, boot_id: str) -> Parameters:
     """All columns of a row, in the order of the table's."""
-    key = key_of(row)[1:]
     match row:
         case BlockRow():
             return (

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from smtpguard.control.client import ask
+from smtpguard.model import NS
 from tests.support.host import INNOCENT, OTHER, POSTFIX, SPAMMER, Host, wait_for
 
 pytestmark = pytest.mark.kernel
@@ -136,9 +137,8 @@ def test_a_saved_ruleset_loaded_while_nothing_is_to_be_refused_goes(host: Host) 
 @pytest.mark.parametrize("lost", [False, True])
 def test_put_in_while_no_guard_runs_they_are_adopted(host: Host, lost: bool) -> None:
     host.start()
-    assert host.cli("block", OTHER[0], "--for", "1h").returncode == 0
-    wait_for(lambda: host.events("BLOCK"))
-    host.stop()
+    ask(f"{host.lab.directory}/control.sock", "block", user=OTHER[0], for_ns=3600 * NS)
+    host.stop()  # at once: which table is ours is kept by then
     add(host, f"{SPAMMER[1]} timeout 10m")
     if lost:
         for path in host.lab.directory.glob("state.db*"):

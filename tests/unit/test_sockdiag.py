@@ -245,6 +245,7 @@ def test_throttles_root_and_other_namespaces_end_nothing_here() -> None:
         ender.wait()
         assert (kernel.destroyed, ender.ended, ender.trouble) == ([], 0, None)
         ender.apply_deny(Deny(subject=Subject(id=1001), kind="block", until_ns=9))
+        ender.wait()
         assert (kernel.destroyed, ender.ended) == ([7], 1)
         kernel.fails = True
         with pytest.raises(EnforceError, match="gone"):

@@ -13,6 +13,7 @@ from heapq import heappop, heappush
 from itertools import pairwise
 
 from smtpguard.actions.base import Deny, Kind, Reach
+from smtpguard.fast_dataclass import quick_maker
 from smtpguard.model import Subject
 
 MAX_UID = 0xFFFF_FFFE
@@ -43,6 +44,10 @@ class Element:
     comment: str = ""
 
 
+_make_deny = quick_maker(Deny, "subject", "kind", "until_ns", "ranges", "comment", "port")
+make_element = quick_maker(Element, "first", "last", "until_ns", "comment")
+
+
 def render_comment(deny: Deny) -> str:
     """The comment of a deny's elements: its account, so that ranges find their owner again, and the deny's own."""
     text = f"uid {deny.subject.id}" + (f"; {deny.comment}" if deny.comment else "")
@@ -55,7 +60,7 @@ def list_claims(deny: Deny) -> list[Element]:
     Ranges are clipped to real uids; the result is in order and disjoint.
     """
     comment = render_comment(deny)
-    claims = [Element(first=a, last=b, until_ns=deny.until_ns, comment=comment) for a, b in list_bounds(deny)]
+    claims = [make_element(a, b, deny.until_ns, comment) for a, b in list_bounds(deny)]
     return flatten(claims) if len(claims) > 1 else claims
 
 
@@ -153,17 +158,19 @@ def build_denies(kind: str, elements: Iterable[Element], port: int | None = None
 
     An element of somebody else's making is a deny of its own; a range of that kind has its first uid as subject.
     """
-    own: dict[int, list[Element]] = {}
+    own: dict[int, tuple[str, list[Element]]] = {}
     denies: list[Deny] = []
+    reach = Reach(_kind(kind), port)
     for element in elements:
         match = _OWNER.fullmatch(element.comment)
         if match:
-            own.setdefault(int(match[1]), []).append(element)
+            uid = int(match[1])
+            if uid not in own:
+                own[uid] = (match[2] or "", [])
+            own[uid][1].append(element)
         else:
-            denies.append(_build_deny(Reach(_kind(kind), port), element.first, [element], element.comment))
-    for uid, group in own.items():
-        match = _OWNER.fullmatch(group[0].comment)
-        denies.append(_build_deny(Reach(_kind(kind), port), uid, group, (match and match[2]) or ""))
+            denies.append(_build_deny(reach, element.first, [element], element.comment))
+    denies += [_build_deny(reach, uid, group, comment) for uid, (comment, group) in own.items()]
     return sorted(denies, key=lambda deny: deny.subject)
 
 
@@ -172,18 +179,9 @@ def _kind(text: str) -> Kind:
 
 
 def _build_deny(reach: Reach, uid: int, elements: Sequence[Element], comment: str) -> Deny:
-    return Deny(
-        subject=Subject(id=uid),
-        kind=reach.kind,
-        port=reach.port,
-        until_ns=max(element.until_ns for element in elements),
-        ranges=tuple(
-            (element.first, element.last - element.first + 1)
-            for element in elements
-            if (element.first, element.last) != (uid, uid)
-        ),
-        comment=comment,
-    )
+    until_ns = max([element.until_ns for element in elements])
+    ranges = [(e.first, e.last - e.first + 1) for e in elements if (e.first, e.last) != (uid, uid)]
+    return _make_deny(Subject(uid), reach.kind, until_ns, tuple(ranges), comment, reach.port)
 
 
 def _cut(element: Element, first: int, last: int) -> Element:

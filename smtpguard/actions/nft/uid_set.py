@@ -20,6 +20,7 @@ from smtpguard.actions.nft.elements import (
     flatten,
     list_bounds,
     list_claims,
+    make_element,
     merge_intervals,
 )
 from smtpguard.actions.nft.render import timeout_ms
@@ -33,6 +34,8 @@ from smtpguard.model import Subject
 
 _PRUNE_EVERY_NS = 60_000_000_000
 _REFRESH_MS = 1000
+_SAME_END_NS = 250_000_000
+"""Ends that were read differ by what reading took."""
 
 
 class _RenderChanges(Protocol):
@@ -291,9 +294,12 @@ class UidSet:
             wanted = clip(self._list_wanted(now_ns), region)
             touched, outside = carve(self.read(), region)
             kept = [element for element in outside if element.until_ns > now_ns]
+            fine = _find_fine(wanted, touched)  # after a restart all of them are
+            stale = [bounds for bounds in _bounds(touched) if bounds not in fine]
+            new = [element for element in wanted if (element.first, element.last) not in fine]
             return [
-                *render_delete(self._table, self._name, _bounds(touched)),
-                *render_create(self._table, self._name, self._make_new(flatten(kept + wanted))),
+                *render_delete(self._table, self._name, stale),
+                *render_create(self._table, self._name, self._make_new(flatten(kept + new))),
             ]
 
         try:
@@ -363,14 +369,21 @@ def _list_region(deny: Deny, before: Deny | None) -> list[Interval]:
 
 def _build_elements(intervals: Iterable[KernelInterval], now_ns: int) -> list[Element]:
     return [
-        Element(
-            first=first,
-            last=last,
-            until_ns=PERMANENT_NS if left_ms is None else now_ns + left_ms * 1_000_000,
-            comment=comment,
-        )
+        make_element(first, last, PERMANENT_NS if left_ms is None else now_ns + left_ms * 1_000_000, comment)
         for first, last, left_ms, comment in intervals
     ]
+
+
+def _find_fine(wanted: Sequence[Element], held: Sequence[Element]) -> set[Interval]:
+    """Bounds of those that are in the set as they ought to be."""
+    there = {(element.first, element.last): element for element in held}
+    return {
+        bounds
+        for element, bounds in zip(wanted, _bounds(wanted), strict=True)
+        if (found := there.get(bounds)) is not None
+        and found.comment == element.comment
+        and abs(found.until_ns - element.until_ns) <= _SAME_END_NS
+    }
 
 
 def _bounds(elements: Iterable[Element]) -> list[Interval]:

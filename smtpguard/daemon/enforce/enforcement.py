@@ -152,8 +152,10 @@ class Enforcement(TimedPart):
             restored=not reasons.isdisjoint(("start", "state")),
             opening="bpf" in reasons,
         )
-        if not reasons.isdisjoint(("start", "lost")):
-            self.compare("start" if "start" in reasons else "heal")
+        if "lost" in reasons:
+            self.compare("heal")
+        if "start" in reasons:  # when somebody watches what others change, and the start has not to wait for it
+            self._compare_ns = next_beat(self._now(), NS)
         del self._asked[:count]  # not before: what was raised on the way leaves it to be done
         return self.activation.trouble is None
 

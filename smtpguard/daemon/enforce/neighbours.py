@@ -91,7 +91,7 @@ class Comparison(Protocol):
         """Compare now.
 
         Args:
-            reason: What makes a look necessary: `start`, `heal`, `changed` (by somebody else), `time` or `status`.
+            reason: What makes a look necessary: `heal`, `changed` (by somebody else), `time` or `status`.
             who: Who has changed it, where that is known.
         """
         ...

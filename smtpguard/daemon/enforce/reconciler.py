@@ -12,10 +12,12 @@ from smtpguard.actions.base import BulkEnforcer, Deny, Enforcer, Exemptions, Kin
 from smtpguard.daemon.enforce.neighbours import HeldBlocks
 from smtpguard.daemon.enforce.told import Told, Wanted
 from smtpguard.errors import EnforceError
+from smtpguard.fast_dataclass import quick_maker
 from smtpguard.hooks import ClockNs, Task
 from smtpguard.model import NS, Block, Subject
 
 log = logging.getLogger(__name__)
+_make_deny = quick_maker(Deny, "subject", "kind", "until_ns", "ranges", "comment", "port")
 
 KINDS: tuple[Kind, ...] = ("block", "throttle")
 _RETRY_NS = NS
@@ -37,22 +39,24 @@ def merge_denies(subject: Subject, blocks: Sequence[Block], now_ns: int) -> dict
         blocks: Blocks of all sources, enforced or not, over or not.
         now_ns: CLOCK_BOOTTIME.
     """
-    denies: dict[Reach, Deny] = {}
     held = [b for b in blocks if b.mode == "enforce" and b.until_ns > now_ns]
+    if len(held) == 1:  # as nearly all are
+        only = held[0]
+        spans = tuple(sorted(set(only.ranges)))
+        return {Reach(only.kind, port): _build_deny(subject, only, spans, port) for port in only.reaches}
+    denies: dict[Reach, Deny] = {}
     for kind in KINDS if len(held) > 1 else [block.kind for block in held]:
         of_kind = [block for block in held if block.kind == kind]
         spans = tuple(sorted({span for block in of_kind for span in block.ranges}))
         for port in sorted({port for block in of_kind for port in block.reaches}, key=lambda port: port or 0):
             last = max((block for block in of_kind if port in block.reaches), key=lambda block: block.until_ns)
-            denies[Reach(kind, port)] = Deny(
-                subject=subject,
-                kind=kind,
-                until_ns=last.until_ns,
-                ranges=spans,
-                comment=f"{last.source} {last.rule}" if last.rule else last.source,
-                port=port,
-            )
+            denies[Reach(kind, port)] = _build_deny(subject, last, spans, port)
     return denies
+
+
+def _build_deny(subject: Subject, block: Block, ranges: tuple[tuple[int, int], ...], port: int | None) -> Deny:
+    comment = f"{block.source} {block.rule}" if block.rule else block.source
+    return _make_deny(subject, block.kind, block.until_ns, ranges, comment, port)
 
 
 class Reconciler:

@@ -80,7 +80,7 @@ class SetComparison:
         """Look, and mend what differs.
 
         Args:
-            reason: `start`, `heal`, `changed` (by somebody else), `time`, or `status` (a look that is fresh will do).
+            reason: `heal`, `changed` (by somebody else), `time`, or `status` (a look that is fresh will do).
             who: Who has changed it, where that is known.
         """
         if self._is_busy or (reason == "status" and self._is_fresh()):
@@ -106,7 +106,7 @@ class SetComparison:
     def _look(self, reason: str, who: str) -> None:
         begun_ns = self._now()
         nft = self._nft
-        if reason not in ("start", "heal") and (state := nft.check()) != "whole":
+        if reason != "heal" and (state := nft.check()) != "whole":
             if reason == "changed":  # its deed has been told as well, or will be: it is healed
                 return
             log.warning("The nft table is %s, nobody knows by whom. It is back, with every block.", state)

@@ -20,6 +20,7 @@ from smtpguard.enrich.accounts.nss import find_group
 from smtpguard.enrich.accounts.snapshot import Snapshot, is_changed, read_snapshot
 from smtpguard.enrich.accounts.spellings import is_plain, list_spellings, may_be_name, parse_uid, unescape_name
 from smtpguard.errors import UnansweredError
+from smtpguard.fast_dataclass import quick_maker
 from smtpguard.model import Account
 from smtpguard.policy.standing import OVERFLOW_UID, AccountFacts, HostFacts, decide_standing
 from smtpguard.policy.subjects import account_of, subject_of
@@ -35,6 +36,9 @@ ANSWER_TIMEOUT_S = 1.0
 """How long a person's command waits for the C library to know a name."""
 Ranges = tuple[tuple[int, int], ...]
 _PASSING = frozenset({"root", "mta", "exempt"})
+_make_facts = quick_maker(AccountFacts, "uid", "names", "groups", "document_roots")
+_make_account = quick_maker(Account, "uid", "name", "standing", "reason", "aliases", "groups", "packages", "ranges")
+_NO_PACKAGES: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -443,22 +447,11 @@ class AccountDirectory:
             groups = known.groups if known else frozenset()
             login = known.name if known else None
             names = tuple(dict.fromkeys(filter(None, (login, *self._spelled.get(uid, ())))))
-        identity = AccountFacts(
-            uid=uid,
-            names=names,
-            groups=groups,
-            document_roots=self._document_roots(uid) if self._document_roots else 0,
-        )
-        standing, reason = decide_standing(identity, self.settings, snapshot.facts)
-        return Account(
-            uid=uid,
-            name=login,
-            aliases=names if login is None else names[1:],
-            standing=standing,
-            reason=reason,
-            groups=groups,
-            ranges=self._ranges.of(uid) if uid != 0 else (),
-        )
+        sites = self._document_roots(uid) if self._document_roots else 0
+        standing, reason = decide_standing(_make_facts(uid, names, groups, sites), self.settings, snapshot.facts)
+        ranges = self._ranges.of(uid) if uid != 0 else ()
+        aliases = names if login is None else names[1:]
+        return _make_account(uid, login, standing, reason, aliases, groups, _NO_PACKAGES, ranges)
 
     def _ask(self, uid: int) -> NamedAccount | None:
         """What the C library is known to say of a uid; a subordinate uid is nobody's login."""
