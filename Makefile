@@ -42,13 +42,14 @@ quick:  ## one test and nothing before it: make quick T=tests/unit/test_engine.p
 test-long: setup-test  ## soak, fuzz and outages in full
 	$(BIN)/python -m pytest -m long --timeout 3600 $(PYTEST_ARGS)
 
-lint: setup-test  ## ruff, import contract, spelling, size and names of modules, wording of messages and documents
+lint: setup-test  ## ruff, import contract, spelling, dead code, size and names of modules, wording of messages and documents
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
 	$(BIN)/python tests/house.py
 	$(BIN)/python tests/words.py
+	$(BIN)/vulture
 
 types: setup-test  ## mypy --strict, tests too
 	$(BIN)/mypy

@@ -13,7 +13,6 @@ from smtpguard.model import NS, Account, Connect
 from smtpguard.text import render_address, render_escaped, render_user
 
 Format = Literal["guard", "classic", "json"]
-FORMATS: tuple[Format, ...] = ("guard", "classic", "json")
 
 
 def render_watch(form: Format, connect: Connect, account: Account, wall_ns: int) -> str:

@@ -16,7 +16,6 @@ FOREVER = (1 << 63) - 1
 """After every event time."""
 FIRST_CAP = 64
 """How many entries a lane or table may take before its size is looked at: most users never fill it."""
-SHORT_ADDRESS = 4
 
 
 class Bounds:

@@ -2,11 +2,12 @@
 
 import json
 import re
+from typing import get_args
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpguard.cli.watch_formats import FORMATS, render_watch
+from smtpguard.cli.watch_formats import Format, render_watch
 from smtpguard.model import NS, Account, Connect
 
 WEB = Account(uid=1001, name="web01", standing="tenant")
@@ -51,7 +52,7 @@ def test_what_is_not_known_is_a_dash() -> None:
     assert json.loads(render_watch("json", connect(pid=None), WEB, 0))["pid"] is None
 
 
-@given(st.binary(max_size=200), st.binary(max_size=200), st.sampled_from(FORMATS))
+@given(st.binary(max_size=200), st.binary(max_size=200), st.sampled_from(get_args(Format)))
 def test_hostile_text_is_one_printable_line(proc: bytes, cwd: bytes, form: str) -> None:
     line = render_watch(form, connect(proc=proc, cwd=cwd), WEB, NS)  # type: ignore[arg-type]
     assert re.fullmatch(r"[\x20-\x7e]+", line)

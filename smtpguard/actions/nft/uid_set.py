@@ -133,11 +133,6 @@ class UidSet:
         """What puts all that was asked for into the set when it is new."""
         return self.render_again(self._list_wanted(self._now_ns()))
 
-    def list_asked(self) -> list[Deny]:
-        """What was asked for and is not over."""
-        now_ns = self._now_ns()
-        return [deny for deny in self._asked.values() if deny.until_ns > now_ns]
-
     def find_owners(self, ranges: Iterable[Interval]) -> list[Subject]:
         """Who asked for any of these uids."""
         region = merge_intervals(ranges)

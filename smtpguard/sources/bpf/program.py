@@ -182,10 +182,6 @@ class BpfProgram:
         """Whether what the maps say is carried out. Off at start: dry run turns it on only for a person's block."""
         self.config.set_flag(maps.FLAG_ENFORCE, on=on)
 
-    def is_enforcing(self) -> bool:
-        """Whether refusals are carried out."""
-        return bool(self.config.fields.flags & maps.FLAG_ENFORCE)
-
     def replace_exemptions(
         self, uids: Iterable[tuple[int, int]], networks: Iterable[Network], *, loopback: bool
     ) -> None:
