@@ -58,7 +58,8 @@ def render_status(status: dict[str, Any], *, verbose: bool = False) -> list[str]
         lines.append(f"off until {render_moment(status['off_until'])}. Switch on: smtpguard on")
     would = status["would"]
     dry = f" Dry run: {render_count(would, 'user')} would be." if would else ""
-    lines.append(f"refused now: {status['blocks']} blocked, {status['throttles']} throttled.{dry}")
+    held = f"{status['blocks']} blocked, {status['throttles']} throttled."
+    lines.append(f"refused now: nobody. Suspended: {held}" if status["mode"] == "off" else f"refused now: {held}{dry}")
     lines.append(f"refused attempts: {status['refused']}")
     lines.extend(_render_cap(status))
     for row in status["not_recorded"] or ():
@@ -69,7 +70,10 @@ def render_status(status: dict[str, Any], *, verbose: bool = False) -> list[str]
     lines.append(f"script names: {_render_script_names(status['script_names'])}")
     if exact := status["limits"]["exact"]:
         lines.append(f"exact limits: {', '.join(exact)}")
-    lines.extend(f"{name}: {text}" for name, text in status["parts"].items() if _is_words(name))
+    if status["mode"] == "enforce":
+        judged = status["limits"]["judged"]
+        lines.extend(f"not exact: rule {name}: beyond its limit {beyond}" for name, beyond in judged.items())
+    lines.extend(f"{name}: {text}" for name, text in status["parts"].items() if name in _WORDS)
     lines.extend(f"state: {note}" for note in status["notes"])
     if verbose:
         lines.extend(_render_counters(status))
@@ -114,14 +118,10 @@ def _render_script_names(figures: dict[str, Any] | None) -> str:
     return f"working, {share:.0%} answered{few}"
 
 
-def _is_words(part: str) -> bool:
-    return part in _WORDS or part.startswith("judged")
-
-
 def _render_counters(status: dict[str, Any]) -> list[str]:
     lines = ["counters:"]
     for row in status["sources"]:
         counts = [f"{row['events']} seen", f"{row['lost']} lost", f"{row['garbled']} garbled"]
         counts += [f"{value} {name.replace('_', ' ')}" for name, value in row["notes"].items() if value]
         lines.append(f"  source {row['name']} {row['state']}: {', '.join(counts)}")
-    return lines + [f"  {name}: {text}" for name, text in status["parts"].items() if not _is_words(name)]
+    return lines + [f"  {name}: {text}" for name, text in status["parts"].items() if name not in _WORDS]

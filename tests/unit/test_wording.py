@@ -6,6 +6,7 @@ The rule: user, what, until when, then the next command; under 20 words a senten
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -29,6 +30,7 @@ from smtpguard.model import NS, Block, BreakerChange, Connect, Subject, Verdict
 from smtpguard.policy.engine import Engine
 from smtpguard.settings import MINUTE_NS, BreakerLimits, Rule, Settings
 from smtpguard.settings.load import load_settings
+from smtpguard.settings.on_reload import find_changes, render_changes
 from smtpguard.text import render_duration
 from tests.support.policy import T0, People, connect, engine_of, person
 from tests.unit.test_guard import Host
@@ -308,6 +310,17 @@ def test_status_in_words() -> None:
         "exact limits: mx-fanout",
         "inactive: rules as shipped that need the source bpf: volume",
     ]
+    off = render_status(status_of(mode="off", off_until=AT_S, blocks=2))
+    assert off[:3] == [
+        "smtpguard 0.1.0: OFF: nobody is refused; up 2 h 5 min, pid 4711",
+        "off until 2026-02-18 13:30:00+00:00. Switch on: smtpguard on",
+        "refused now: nobody. Suspended: 2 blocked, 0 throttled.",
+    ]
+    judged = {"exact": [], "judged": {"volume": "what its sessions send in a second: each tells once a second"}}
+    assert (
+        "not exact: rule volume: beyond its limit what its sessions send in a second: each tells once a second"
+        in render_status(status_of(limits=judged))
+    )
     counters = render_status(status_of(), verbose=True)
     assert counters[-3:] == [
         "  source audit-log standby: 60 seen, 0 lost, 0 garbled",
@@ -344,6 +357,15 @@ def test_the_kernel_lacks_who_is_listed() -> None:
     assert status.troubles() == [
         "SAFETY BRAKE: users over a limit are only slowed down. Wrong limit? smtpguard blocks",
     ]
+
+
+def test_a_table_that_was_removed_by_command_is_a_trouble() -> None:
+    parts = Parts(dry_run=False)
+    parts.enforcement.healing = False
+    assert parts.overview.troubles() == [
+        "NOT ENFORCING: the table was removed by `nft remove`. Put it back: smtpguard nft ensure"
+    ]
+    assert Parts(dry_run=True).overview.troubles() == []
 
 
 @pytest.mark.parametrize(("up", "said"), [(True, "enforcing"), (False, "reporting only")])
@@ -405,6 +427,23 @@ def test_what_is_wrong_with_a_configuration(tmp_path: Path, text: str, said: str
     with pytest.raises(ConfigError) as caught:
         load_settings(str(path))
     assert str(caught.value).replace(str(path), "FILE") == f"FILE:{said}"
+
+
+def test_help_says_what_a_command_does_for_its_reader() -> None:
+    shown = CliRunner().invoke(main, ["--help"], terminal_width=120).stdout
+    said = {line.split()[0]: " ".join(line.split()[1:]) for line in shown.splitlines() if line.startswith("  ")}
+    assert said["status"] == "Show whether smtpguard is working."
+    assert said["exempt"] == "Exit 0 if the user is exempt."
+    assert said["unblock"] == "Let a user send again."
+    assert "Show whether smtpguard is working:" in CliRunner().invoke(main, ["status", "--help"]).stdout
+
+
+def test_a_reload_says_what_is_different_from_now_on() -> None:
+    hourly = Rule(name="hourly", count="connections", limit=1000, window_ns=60 * MINUTE_NS, action="warn")
+    before = Settings(dry_run=True, rules=(hourly,))
+    after = Settings(dry_run=False, rules=(replace(hourly, limit=300),))
+    changed = "dry_run true -> false (users are refused from now on), rules.hourly.limit 1000 -> 300"
+    assert render_changes(find_changes(before, after)) == f"Loaded. Changed: {changed}."
 
 
 def test_a_reload_of_a_broken_file_says_what_goes_on(tmp_path: Path) -> None:

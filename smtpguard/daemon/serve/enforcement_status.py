@@ -15,6 +15,7 @@ from smtpguard.text import render_user
 Figures = dict[str, Any]
 MAX_CAPPED = 20
 """Users whom the cap refused that are shown."""
+_REMOVED = "NOT ENFORCING: the table was removed by `nft remove`. Put it back: smtpguard nft ensure"
 
 
 class EnforcementStatus:
@@ -54,7 +55,8 @@ class EnforcementStatus:
     def table_troubles(self) -> list[str]:
         """Whether the table is there though it ought not to be, or is not though it ought to."""
         if not (trouble := self._means.health.table_trouble):
-            return []
+            is_removed = not self._means.healing and not self._guard.settings.dry_run and not self._engine.is_off
+            return [_REMOVED] if is_removed else []
         what = "NOT ENFORCING" if self._means.is_refusing() else "MAY STILL REFUSE: the table can't be removed"
         return [f"{what}: nft: {trouble}"]
 
