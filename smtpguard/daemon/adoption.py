@@ -74,7 +74,7 @@ class Adoption:
                 log.warning("%s can't be blocked (%s): taken out of the nft set", user, account.standing)
                 self._nft.clear(reach, [(uid, uid), *((a, a + count - 1) for a, count in account.ranges)])
                 continue
-            log.warning("%s is in the kernel's set and was not listed: adopted (%s)", user, reason)
+            log.warning("%s was put into the kernel's set, and is listed as blocked now (%s)", user, reason)
             self._orders.begin(
                 Block(
                     subject=subject,

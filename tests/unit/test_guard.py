@@ -508,4 +508,4 @@ def test_who_is_in_a_set_and_in_no_list_is_adopted_at_a_start(host: Host, caplog
     ((reach, elements),) = [call.args for call in adoption.take_over.call_args_list]
     assert (reach.kind, [element.first for element in elements]) == ("block", [1002])
     assert [allowance.subject.id for allowance in host.engine.allowances()] == [1005]
-    assert "the state does not know the nft table that is there: who is in it is adopted" in caplog.messages
+    assert "the state does not know the nft table that is there: who is in it is listed as blocked" in caplog.messages

@@ -76,7 +76,7 @@ class OffSwitch:
         self._store()
         self._note("off", by)
         lifted = self._apply(off=True)
-        log.warning("OFF, by %s: nobody is refused", by)
+        log.warning("OFF by %s: nobody is refused. Switch on: smtpguard on", by)
         return lifted
 
     def switch_on(self, *, by: str) -> bool:
@@ -85,7 +85,7 @@ class OffSwitch:
         self._row = self._end_ns = None
         self._note("on", by)
         done = self._apply(off=False)
-        log.warning("on again, by %s", by)
+        log.warning("ON again by %s: blocks are in force for the rest of their time", by)
         return done
 
     def restore(self, row: SwitchRow) -> None:
@@ -96,7 +96,7 @@ class OffSwitch:
             return
         self._row, self._end_ns = row, end_ns
         self._engine.commands.set_off(off=True)
-        log.warning("OFF since before this start, by %s: nobody is refused; `smtpguard on` ends it", row.by)
+        log.warning("OFF since before this start, by %s: nobody is refused. Switch on: smtpguard on", row.by)
 
     def on_time(self, now_ns: int) -> None:
         """Switch on when its time is over."""

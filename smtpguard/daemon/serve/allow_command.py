@@ -60,7 +60,8 @@ class AllowCommand:
         reason = request.reason[:MAX_REASON]
         if request.for_ns is None or request.end:
             ended = self._orders.end_allowance(subject, reason=reason)
-            log.warning("allow --end %s, asked by %s", user, asker.who)
+            if ended:
+                log.warning("allowance of %s removed, asked by %s", user, asker.who)
             return self._told_kernel(
                 f"Allowance of {user} removed. Normal limits apply now." if ended else f"{user} has no allowance."
             )
@@ -81,8 +82,8 @@ class AllowCommand:
             longest_ns = self._guard.settings.control_allow_max_ns
             check_member(allowance, self._orders.blocks_of(subject), longest_ns=longest_ns)
         self._orders.allow(allowance)
-        log.warning("allow %s, asked by %s", user, asker.who)
         until = render_moment((allowance.until_ns + self._wall.offset_ns) / NS)
+        log.warning("%s may send more until %s, asked by %s", user, until, asker.who)
         return self._told_kernel(
             f"{user} may open {render_much(allowance)} until {until}{render_kept(allowance)}{note}"
         )

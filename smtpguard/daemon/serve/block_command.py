@@ -106,7 +106,8 @@ class BlockCommand:
             merged = merge_wish(block, held, has_length=request.for_ns is not None)
             block, before_ns = merged.block, merged.before_ns
         fine = self._orders.begin(block, force=request.force)
-        log.warning("block %s by %s, asked by %s", user, source, asker.who)
+        until = self._moment(block.until_ns)
+        log.warning("%s is blocked until %s by %s, asked by %s", user, until, source, asker.who)
         text = self._render(block, account, before_ns)
         if not fine:
             raise not_carried_out(text, self._enforcement)

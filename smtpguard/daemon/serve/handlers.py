@@ -219,7 +219,7 @@ class Handlers:
         if request.source:
             return {"text": done.text}
         if done.freed:
-            log.warning("unblock %s, asked by %s", ", ".join(done.freed[:20]), asker.who)
+            log.warning("%s may send again, asked by %s", ", ".join(done.freed[:20]), asker.who)
         if self._enforcement.health.may_refuse_freed():
             troubles = "; ".join(self._enforcement.health.troubles())
             whom = ", ".join(done.freed[:20]) or request.user or "a user"

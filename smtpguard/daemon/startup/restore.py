@@ -135,13 +135,13 @@ class Restore:
                 continue
             if deny.subject in lifted:
                 user = render_user(deny.subject.id, self._orders.account_of(deny.subject).name)
-                log.warning("%s was blocked by the guard: let go, this is a dry run", user)
+                log.warning("%s was blocked before this start and may send now: this is a dry run", user)
                 ranges = ((first, first + count - 1) for first, count in deny.ranges)
                 nft.clear(deny.reach, [(deny.subject.id, deny.subject.id), *ranges])
             else:
                 unlisted.append(deny)
         if unlisted and not identity.is_known:
-            log.warning("the state does not know the nft table that is there: who is in it is adopted")
+            log.warning("the state does not know the nft table that is there: who is in it is listed as blocked")
         for deny in unlisted:
             adoption.take_over(deny.reach, tuple(list_claims(deny)), reason="found in the nft set")
 
