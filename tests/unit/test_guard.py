@@ -2,7 +2,7 @@
 
 import re
 from typing import Any, cast
-from unittest.mock import ANY, MagicMock, Mock
+from unittest.mock import ANY, MagicMock, Mock, patch
 
 import pytest
 
@@ -20,7 +20,7 @@ from smtpguard.daemon.serve.jail_bans import JailBans
 from smtpguard.daemon.serve.orders import GuardBlocks, Orders
 from smtpguard.daemon.serve.reload import Reloaded
 from smtpguard.daemon.startup.restore import Restore
-from smtpguard.errors import DecodeError, GuardError, PolicyError
+from smtpguard.errors import DecodeError, GuardError, PolicyError, UnansweredError
 from smtpguard.model import NS, Account, Allowance, Block, Ended, Extended, Named, Subject, Verdict
 from smtpguard.settings import Settings
 from smtpguard.state.rows import AllowanceRow, BlockRow, SwitchRow
@@ -121,7 +121,7 @@ class Host:
             switch=self.switch,
             tell_fail2ban=self.told,
             reload=Mock(),
-            lookups=Mock(answer=lambda request: request()),
+            lookups=Mock(),
             commits=Mock(answer=lambda said: said),
             learning=Mock(),
             supervision=Mock(),
@@ -460,6 +460,16 @@ def test_nobody_to_unblock_is_no_failure_and_a_kernel_that_does_not_let_go_is_on
     host.enforcement.health.troubles.return_value = ["nft: no"]
     with pytest.raises(GuardError, match="u1001 may still be refused by the kernel: nft: no"):
         host.ask("unblock", user="u1001")
+
+
+def test_a_request_waits_for_a_name_that_is_looked_up_and_not_for_a_directory_that_is_down(host: Host) -> None:
+    lookups: Any = host.verbs._lookups
+    with patch.object(host.people, "by_name", side_effect=UnansweredError("nobody knows yet", is_pending=True)):
+        assert host.verbs.handle(ROOT, "unblock", {"user": "corp"}) is lookups.wait.return_value
+    down = UnansweredError("the directory is down", is_pending=False)
+    with patch.object(host.people, "by_name", side_effect=down), pytest.raises(UnansweredError):
+        host.verbs.handle(ROOT, "unblock", {"user": "corp"})
+    assert lookups.wait.call_count == 1
 
 
 def test_a_list_that_is_shown_while_it_is_off_says_until_when(host: Host) -> None:

@@ -41,7 +41,7 @@ from smtpguard.daemon.serve.status import Status
 from smtpguard.daemon.serve.unblock import unblock
 from smtpguard.daemon.supervision import Supervision
 from smtpguard.enrich.accounts.directory import AccountDirectory
-from smtpguard.errors import GuardError
+from smtpguard.errors import GuardError, UnansweredError
 from smtpguard.hooks import ClockNs, TellFail2ban
 from smtpguard.model import NS
 from smtpguard.text import join_sentences, render_user
@@ -199,7 +199,12 @@ class Handlers:
                 log.warning("%s: %s", verb, taken)
             return self._commits.answer(said) if isinstance(said, dict) and verb in _ORDERS else said
 
-        return self._lookups.answer(serve)
+        try:
+            return serve()
+        except UnansweredError as error:
+            if not error.is_pending:
+                raise
+            return self._lookups.wait(serve)
 
     def _status(self, request: Request, asker: Asker) -> Answer:
         del request, asker

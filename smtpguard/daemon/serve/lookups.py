@@ -54,17 +54,8 @@ class Lookups:
         self._now = now
         self._waiting: list[_WaitingRequest] = []
 
-    def answer(self, request: AskAgain) -> Answer:
-        """Answer at once, or later where a name has to be looked up.
-
-        Raises:
-            GuardError: It can't be done.
-        """
-        try:
-            return request()
-        except UnansweredError as error:
-            if not error.is_pending:
-                raise
+    def wait(self, request: AskAgain) -> Later:
+        """Have a request wait that could not be answered yet, and has changed nothing."""
         waiting = _WaitingRequest(request, Later(), self._now() + PATIENCE_NS)
         self._waiting.append(waiting)
         return waiting.later
