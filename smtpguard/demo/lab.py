@@ -13,7 +13,6 @@ be removed. Needs root and iproute2.
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from smtpguard.demo import namespaces
+from smtpguard.demo.holder import Holder
 from smtpguard.errors import GuardError
 from smtpguard.interpreter import module_argv, module_environment
 from smtpguard.sources.bpf.cgroup import find_cgroup_root
@@ -48,43 +47,13 @@ def _is_systems(uid: int) -> bool:
     return uid < 1000 or uid == 65_534
 
 
-class Holder:
-    """A process that does nothing but keep a network namespace alive; it ends with us."""
-
-    def __init__(self) -> None:
-        ready, tell = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            self._hold(tell)
-        os.close(tell)
-        try:
-            if os.read(ready, 1) != b"+":
-                os.waitpid(self.pid, 0)
-                raise GuardError("can't make a network namespace", fix="run as root, with CAP_SYS_ADMIN")
-        finally:
-            os.close(ready)
-
-    @property
-    def path(self) -> str:
-        """Path of the namespace, for setns(2) and `nsenter --net=`."""
-        return f"/proc/{self.pid}/ns/net"
-
-    @staticmethod
-    def _hold(tell: int) -> None:
-        try:
-            namespaces.die_with_parent(signal.SIGKILL)
-            namespaces.unshare(namespaces.CLONE_NEWNET)
-            os.write(tell, b"+")
-            os.closerange(3, 256)
-            while True:
-                signal.pause()
-        finally:
-            os._exit(1)
-
-    def close(self) -> None:
-        """End the holder; the namespace goes with its last process."""
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+def _list_addresses(link: str, address4: str, address6: str) -> tuple[str, ...]:
+    return (
+        "link set lo up",
+        f"address add {address4}/24 dev {link}",
+        f"address add {address6}/64 dev {link} nodad",
+        f"link set {link} up",
+    )
 
 
 class Lab:
@@ -146,16 +115,15 @@ class Lab:
         self._holders = [host, peer]
         self.host, self.peer = host.path, peer.path
         self.ip(self.host, "link", "add", "sg0", "type", "veth", "peer", "name", "sg1", "netns", str(peer.pid))
-        for net, link, address4, address6 in ((self.host, "sg0", HOST4, HOST6), (self.peer, "sg1", PEER4, PEER6)):
-            self.ip(net, "link", "set", "lo", "up")
-            self.ip(net, "address", "add", f"{address4}/24", "dev", link)
-            self.ip(net, "address", "add", f"{address6}/64", "dev", link, "nodad")
-            self.ip(net, "link", "set", link, "up")
-        self.ip(self.host, "route", "add", ANY4, "via", PEER4)
-        self.ip(self.host, "route", "add", BLACKHOLE4, "via", PEER4)
-        self.ip(self.host, "route", "add", ANY6, "via", PEER6)
-        self.ip(self.peer, "route", "add", "local", ANY4, "dev", "lo")
-        self.ip(self.peer, "route", "add", "local", ANY6, "dev", "lo")
+        local = (f"route add local {ANY4} dev lo", f"route add local {ANY6} dev lo")
+        self._ip_batch(self.peer, *_list_addresses("sg1", PEER4, PEER6), *local)
+        self._ip_batch(
+            self.host,
+            *_list_addresses("sg0", HOST4, HOST6),
+            f"route add {ANY4} via {PEER4}",
+            f"route add {BLACKHOLE4} via {PEER4}",
+            f"route add {ANY6} via {PEER6}",
+        )
 
     def _write_accounts(self) -> None:
         def system_part(path: str) -> str:
@@ -204,8 +172,16 @@ class Lab:
 
     def ip(self, net: str, *words: str) -> None:
         """Run `ip` in a namespace; raises GuardError with its words."""
+        self._run_ip(net, words, "")
+
+    def _ip_batch(self, net: str, *commands: str) -> None:
+        """Several in one process."""
+        self._run_ip(net, ("-batch", "-"), "".join(f"{command}\n" for command in commands))
+
+    @staticmethod
+    def _run_ip(net: str, words: Sequence[str], text: str) -> None:
         argv = ["nsenter", f"--net={net}", "ip", *words]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S, check=False)
+        done = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S, check=False)
         if done.returncode != 0:
             raise GuardError(f"{' '.join(argv)}: {done.stderr.strip()}")
 

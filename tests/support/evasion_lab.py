@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smtpguard.demo import namespaces
-from smtpguard.demo.lab import HOST4, HOST6, Holder, Lab
+from smtpguard.demo.holder import Holder
+from smtpguard.demo.lab import HOST4, HOST6, Lab
 from tests.support import evasion
 
 PORT = 25
