@@ -2,14 +2,17 @@
 
 Every step of the way is looked at (THREATS 20): nobody else can swap a file, a link or a directory along it.
 
-What is read is opened one directory below the other with openat(2) and O_NOFOLLOW, and owners are checked on the
-descriptor, so that nobody can exchange a step between the look and the use. Where something is written the directory is
-checked before a file is created and whenever it is opened anew; see unlink(2) for the sticky bit.
+Directories are opened one below the other with openat(2) and O_NOFOLLOW, and owners are checked on the descriptor, so
+that nobody can exchange a step between the look and the use. Two verdicts are asked of the steps: for what is read, and
+for where something is written, which is checked before a file is created and whenever it is opened anew; see unlink(2)
+for the sticky bit.
 """
 
+import errno
 import os
 import stat
 from pathlib import Path
+from typing import Protocol
 
 from smtpguard.errors import ConfigError, GuardError
 
@@ -73,26 +76,70 @@ def find_distrust(status: os.stat_result, *, sticky_is_fine: bool = False) -> st
     return None
 
 
-def _open_directory(path: str) -> int:
-    """A descriptor of a directory, every part of the way checked. `path` is absolute, without symbolic links."""
+class _Judge(Protocol):
+    """Says whether others could change a step of the way."""
+
+    def __call__(self, status: os.stat_result, where: str, /, *, is_last: bool) -> None:
+        """Raise if they could; the step is a directory, or a symbolic link."""
+        ...
+
+
+def _walk(path: str, judge: _Judge) -> int:
+    """A descriptor of a directory, every step of the way to it judged as it is open; links are followed by hand.
+
+    Args:
+        path: Absolute.
+        judge: What is asked of each step.
+
+    Raises:
+        OSError: A step is missing, no directory or not accessible; its `filename` says which. ELOOP: too many links.
+    """
+    pending = _parts_of(path)
     descriptor = os.open("/", _DIRECTORY_FLAGS)
     where = "/"
+    links = 0
     try:
-        _refuse_distrusted_directory(descriptor, where)
-        for part in Path(path).parts[1:]:
-            below = os.open(part, _DIRECTORY_FLAGS, dir_fd=descriptor)
+        while True:
+            judge(os.fstat(descriptor), where, is_last=not pending)
+            if not pending:
+                return descriptor
+            part = pending.pop()
+            step = str(Path(where).parent if part == ".." else Path(where, part))
+            try:
+                status = os.lstat(part, dir_fd=descriptor)
+                if stat.S_ISLNK(status.st_mode):
+                    links += 1
+                    if links > _MAX_LINKS:
+                        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))  # noqa: TRY301 - as the kernel would say it
+                    judge(status, step, is_last=False)
+                    target = os.readlink(part, dir_fd=descriptor)
+                    pending += _parts_of(target)
+                    part, step = ("/", "/") if target.startswith("/") else (".", where)
+                below = os.open(part, _DIRECTORY_FLAGS, dir_fd=descriptor)
+            except OSError as failure:
+                raise OSError(failure.errno, failure.strerror, step) from failure
             os.close(descriptor)
-            descriptor = below
-            where = os.path.join(where, part)  # noqa: PTH118 - one string, no need for a Path at each step
-            _refuse_distrusted_directory(descriptor, where)
+            descriptor, where = below, step
     except BaseException:
         os.close(descriptor)
         raise
-    return descriptor
 
 
-def _refuse_distrusted_directory(descriptor: int, where: str) -> None:
-    distrust = find_distrust(os.fstat(descriptor), sticky_is_fine=True)
+def _parts_of(path: str) -> list[str]:
+    """The steps of a path, the first one last."""
+    return [part for part in reversed(path.split("/")) if part not in {"", "."}]
+
+
+def _open_directory(path: str) -> int:
+    """A descriptor of a directory from which something is read. `path` is absolute, without symbolic links."""
+    return _walk(path, _judge_reading)
+
+
+def _judge_reading(status: os.stat_result, where: str, /, *, is_last: bool) -> None:  # noqa: ARG001 - a _Judge
+    """What is asked of a way on which something is read. Its links were resolved: one that is there now is new."""
+    if stat.S_ISLNK(status.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), where)
+    distrust = find_distrust(status, sticky_is_fine=True)
     if distrust:
         raise ConfigError(f"this directory {distrust}", where=where, fix=f"chown root {where}; chmod go-w {where}")
 
@@ -162,35 +209,20 @@ def check_directory(directory: str, *, error: type[GuardError], shared: bool = F
     """
     if not directory.startswith("/"):
         raise error("the path is not absolute", where=directory, fix="give a path that starts with /")
-    pending = [part for part in reversed(directory.split("/")) if part not in ("", ".")]
-    current = "/"
-    links = 0
-    while True:
-        about = _lstat(current, error)
-        if stat.S_ISLNK(about.st_mode):
-            links += 1
-            if links > _MAX_LINKS:
-                raise error("too many symbolic links", where=directory)
-            _check_owner(current, about, error)
-            target = str(Path(current).readlink())
-            pending.extend(part for part in reversed(target.split("/")) if part not in ("", "."))
-            current = "/" if target.startswith("/") else str(Path(current).parent)
-            continue
-        if not stat.S_ISDIR(about.st_mode):
-            raise error("not a directory", where=current)
-        _check_owner(current, about, error)
-        _check_writers(current, about, error, strict=not pending and not shared)
-        if not pending:
-            return
-        part = pending.pop()
-        current = str(Path(current).parent if part == ".." else Path(current, part))
 
+    def judge(status: os.stat_result, where: str, /, *, is_last: bool) -> None:
+        _check_owner(where, status, error)
+        if not stat.S_ISLNK(status.st_mode):
+            _check_writers(where, status, error, strict=is_last and not shared)
 
-def _lstat(path: str, error: type[GuardError]) -> os.stat_result:
     try:
-        return os.lstat(path)
+        os.close(_walk(directory, judge))
+    except NotADirectoryError as failure:
+        raise error("not a directory", where=failure.filename) from failure
     except OSError as failure:
-        raise error(f"not accessible: {failure.strerror}", where=path) from failure
+        if failure.errno == errno.ELOOP:
+            raise error("too many symbolic links", where=directory) from failure
+        raise error(f"not accessible: {failure.strerror}", where=failure.filename) from failure
 
 
 def _check_owner(path: str, about: os.stat_result, error: type[GuardError]) -> None:

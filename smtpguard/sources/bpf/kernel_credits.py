@@ -1,6 +1,7 @@
 """Keeps credits in the kernel in step with the engine: what it may let through, and what it did unseen."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from smtpguard.clock import boottime_ns, next_beat
 from smtpguard.model import NS, Connect
@@ -12,6 +13,7 @@ from smtpguard.sources.bpf.program import BpfProgram
 _TICK_NS = 5_000_000
 _SWEEP_NS = 60 * NS
 _SWEEP_USERS = 50_000
+NO_LIMITS: Mapping[int, Mapping[int, int]] = MappingProxyType({})
 
 
 class Credits:
@@ -53,7 +55,7 @@ class Credits:
         rules: Sequence[CreditRule],
         now_ns: int,
         *,
-        limits: Mapping[int, Mapping[int, int]] | None = None,
+        limits: Mapping[int, Mapping[int, int]] = NO_LIMITS,
         windows: Iterable[tuple[int, int, Iterable[int]]] = (),
         wake_new: bool = False,
         keys: Iterable[KeyWindow] = (),
@@ -75,7 +77,7 @@ class Credits:
             uncapped: Users whom the cap leaves alone.
         """
         if self._running and not anew and self._demanded == (tuple(rules), wake_new):
-            self._renew(now_ns, limits or {}, windows, keys, uncapped)
+            self._renew(now_ns, limits, windows, keys, uncapped)
             return
         self.stop()
         before, ledger = self.ledger, CreditLedger(rules)
@@ -93,10 +95,8 @@ class Credits:
         ledger.adopted_ns = boottime_ns()
         for uid in self.ledger.limited():
             ledger.set_limits(uid, {})  # he may have no account yet, but a grant with the limits that end now
-        for uid in self._uncapped ^ uncapped:
-            ledger.set_limits(uid, {})
-        self._uncapped = uncapped
-        for uid, own in (limits or {}).items():
+        self._leave_uncapped(ledger, limits, uncapped)
+        for uid, own in limits.items():
             ledger.set_limits(uid, own)
         for uid, index, times_ns in windows:
             ledger.restore(uid, index, times_ns)
@@ -124,13 +124,19 @@ class Credits:
     ) -> None:
         """The same rules: nobody passes in between, as many a tenant can have it happen (chsh(1), useradd(8))."""
         self.ledger.renew(limits, windows)
-        for uid in self._uncapped ^ uncapped:
-            self.ledger.set_limits(uid, limits.get(uid, {}))
-        self._uncapped = uncapped
+        self._leave_uncapped(self.ledger, limits, uncapped)
         for window in keys:
             self.ledger.empty(window.uid, window.index, window.emptied_ns)
         self._write(now_ns)
         self.maps.beat(now_ns)
+
+    def _leave_uncapped(
+        self, ledger: CreditLedger, limits: Mapping[int, Mapping[int, int]], uncapped: frozenset[int]
+    ) -> None:
+        """Have the grants of users written anew of whom it has changed whether the cap leaves them alone."""
+        for uid in self._uncapped ^ uncapped:
+            ledger.set_limits(uid, limits.get(uid, {}))
+        self._uncapped = uncapped
 
     def stop(self) -> None:
         """Demand no credits any more; the cap stays."""
