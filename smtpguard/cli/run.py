@@ -11,7 +11,7 @@ from smtpguard.cli.common import config_option
 @click.command("run")
 @config_option
 @click.option(
-    "--dry-run", is_flag=True, help="Refuse nobody, whatever the configuration says; tell what would be done."
+    "--dry-run", is_flag=True, help="Refuse nobody, whatever the configuration says; report what would be done."
 )
 @click.option("--source", "sources", metavar="S", multiple=True, help="Use this source instead of the configured ones.")
 @click.option(

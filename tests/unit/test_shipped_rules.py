@@ -76,7 +76,7 @@ def render_month() -> Iterator[str]:
 
 
 def render_hacked() -> Iterator[str]:
-    yield "| connects a minute | told after | stopped after | mails | in |"
+    yield "| connects a minute | reported after | stopped after | mails | in |"
     yield "|---|---|---|---|---|"
     for a_minute, hours in HOURS.items():
         runs = hacked(a_minute, relay=False)
@@ -86,7 +86,7 @@ def render_hacked() -> Iterator[str]:
 
 
 def render_relay() -> Iterator[str]:
-    yield "| connects a minute | told after | slowed after | mails | of | in |"
+    yield "| connects a minute | reported after | slowed after | mails | of | in |"
     yield "|---|---|---|---|---|---|"
     for a_minute, hours in HOURS.items():
         (found,) = hacked(a_minute, relay=True)
