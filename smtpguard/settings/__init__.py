@@ -5,12 +5,23 @@ Durations are nanoseconds (`_ns`) so that they add to event times. See CONTRACT 
 """
 
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network
-from typing import Literal
+from ipaddress import IPv6Network
+from typing import Any, Literal
 
 from smtpguard.model import NS, Action, Count
+from smtpguard.settings.keys import live, restart, section
+from smtpguard.settings.notations import Network as Network
+from smtpguard.settings.notations import parse_duration, parse_rate
+from smtpguard.settings.readers import (
+    read_choice,
+    read_command,
+    read_host_names,
+    read_megabytes,
+    read_networks,
+    read_translators,
+    read_uids,
+)
 
-Network = IPv4Network | IPv6Network
 MINUTE_NS = 60 * NS
 HOUR_NS = 3600 * NS
 DAY_NS = 86400 * NS
@@ -100,29 +111,29 @@ class Exempt:
         names: Exempt destinations given as host names, looked up again and again.
     """
 
-    users: tuple[str, ...] = ()
-    groups: tuple[str, ...] = ()
-    uids: tuple[tuple[int, int], ...] = ()
-    networks: tuple[Network, ...] = ()
-    names: tuple[str, ...] = ()
+    users: tuple[str, ...] = field(default=(), metadata=live("exempt.users", tuple))
+    groups: tuple[str, ...] = field(default=(), metadata=live("exempt.groups", tuple))
+    uids: tuple[tuple[int, int], ...] = field(default=(), metadata=live("exempt.uids", read_uids))
+    networks: tuple[Network, ...] = field(default=(), metadata=live("exempt.destinations", read_networks))
+    names: tuple[str, ...] = field(default=(), metadata=live("exempt.destinations", read_host_names))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Escalation:
     """How much longer each further block lasts, and whether one goes on while its user goes on trying."""
 
-    factor: float = 2.0
-    max_ns: int = DAY_NS
-    forget_ns: int = 7 * DAY_NS
-    still_trying: Literal["extend", "end"] = "extend"
+    factor: float = field(default=2.0, metadata=live("escalation.factor", float))
+    max_ns: int = field(default=DAY_NS, metadata=live("escalation.max", parse_duration))
+    forget_ns: int = field(default=7 * DAY_NS, metadata=live("escalation.forget", parse_duration))
+    still_trying: Literal["extend", "end"] = field(default="extend", metadata=live("escalation.still_trying"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerLimits:
     """More than `blocks` new blocks within `per_ns`: throttle only."""
 
-    blocks: int = 3
-    per_ns: int = 10 * MINUTE_NS
+    blocks: int = field(default=3, metadata=live("breaker.blocks"))
+    per_ns: int = field(default=10 * MINUTE_NS, metadata=live("breaker.per", parse_duration))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,9 +145,18 @@ class Cap:
     burst: int
 
 
+def _read_cap(value: dict[str, Any] | None, /) -> Cap | None:
+    if value is None:
+        return None
+    rate, per_ns = parse_rate(value["rate"])
+    return Cap(rate=rate, per_ns=per_ns, burst=value["burst"])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The whole configuration. Built only by `build.py`; field defaults are those of CONTRACT.
+
+    A field's metadata says which key it is of, how that is read, and whether a reload puts it in force.
 
     Attributes:
         path: File it came from; None for the shipped defaults.
@@ -159,49 +179,53 @@ class Settings:
     """
 
     path: str | None = None
-    dry_run: bool = True
-    sources: tuple[str, ...] | Literal["auto", "none"] = "auto"
-    ports: frozenset[int] = frozenset({25, 465, 587, 2525})
-    cgroup: str = "auto"
-    audit_enable: bool = False
-    audit_uid: int | None = None
-    audit_log: str | None = None
-    audit_node: str | None = None
-    rules: tuple[Rule, ...] = ()
-    shipped_rules: frozenset[str] = frozenset()
-    overrides: tuple[Override, ...] = ()
-    shared_users: frozenset[str] = frozenset()
-    shared_block: frozenset[str] = frozenset()
-    shared_shipped: frozenset[str] = frozenset()
-    exempt: Exempt = field(default_factory=Exempt)
-    loopback: Literal["ignore", "count"] = "ignore"
-    escalation: Escalation = field(default_factory=Escalation)
-    breaker: BreakerLimits = field(default_factory=BreakerLimits)
-    block_verdict: Literal["reject", "drop", "tell"] = "reject"
-    block_by: Literal["guard", "fail2ban"] = "guard"
-    cap: Cap | None = None
-    log_path: str = "/var/log/smtpguard/events.log"
-    log_connects: bool = True
-    state_path: str = "/var/lib/smtpguard/state.db"
-    state_keep_ns: int = 30 * DAY_NS
-    state_max_bytes: int = 500_000_000
-    control_socket: str = "/run/smtpguard/control.sock"
-    control_group: str | None = None
-    control_verbs: tuple[str, ...] = ("status", "blocks")
-    control_allow_max_ns: int = DAY_NS
-    nft_table: str = "smtpguard"
-    nflog_group: int = 25
-    attribution_process: bool = True
-    attribution_php: bool = True
-    attribution_rdns: bool = True
-    accounts: tuple[str, ...] | Literal["auto", "none"] = "auto"
-    notify_urls: tuple[str, ...] = ()
-    notify_digest: Literal["daily", "weekly", "none"] = "daily"
-    notify_hook: tuple[str, ...] | None = None
-    metrics_textfile: str | None = None
-    metrics_listen: str | None = None
-    metrics_users: bool = False
-    uid_min: int | None = None
-    nat64: tuple[IPv6Network, ...] | Literal["auto", "none"] = "auto"
+    dry_run: bool = field(default=True, metadata=live("dry_run"))
+    sources: tuple[str, ...] | Literal["auto", "none"] = field(default="auto", metadata=restart("sources", read_choice))
+    ports: frozenset[int] = field(default=frozenset({25, 465, 587, 2525}), metadata=live("ports", frozenset))
+    cgroup: str = field(default="auto", metadata=restart("cgroup"))
+    audit_enable: bool = field(default=False, metadata=restart("audit.enable"))
+    audit_uid: int | None = field(default=None, metadata=restart("audit.uid"))
+    audit_log: str | None = field(default=None, metadata=restart("audit.log"))
+    audit_node: str | None = field(default=None, metadata=restart("audit.node"))
+    rules: tuple[Rule, ...] = field(default=(), metadata=live("rules", None))
+    shipped_rules: frozenset[str] = field(default=frozenset(), metadata=live("rules", None))
+    overrides: tuple[Override, ...] = field(default=(), metadata=live("users", None))
+    shared_users: frozenset[str] = field(default=frozenset(), metadata=live("shared_users.users", frozenset))
+    shared_shipped: frozenset[str] = field(default=frozenset(), metadata=live("shared_users.users", None))
+    shared_block: frozenset[str] = field(default=frozenset(), metadata=live("shared_users.block", frozenset))
+    exempt: Exempt = field(default_factory=Exempt, metadata=section(Exempt))
+    loopback: Literal["ignore", "count"] = field(default="ignore", metadata=live("loopback"))
+    escalation: Escalation = field(default_factory=Escalation, metadata=section(Escalation))
+    breaker: BreakerLimits = field(default_factory=BreakerLimits, metadata=section(BreakerLimits))
+    block_verdict: Literal["reject", "drop", "tell"] = field(default="reject", metadata=live("block.verdict"))
+    block_by: Literal["guard", "fail2ban"] = field(default="guard", metadata=live("block.by"))
+    cap: Cap | None = field(default=None, metadata=live("cap", _read_cap))
+    log_path: str = field(default="/var/log/smtpguard/events.log", metadata=restart("log.path"))
+    log_connects: bool = field(default=True, metadata=restart("log.connects"))
+    state_path: str = field(default="/var/lib/smtpguard/state.db", metadata=restart("state.path"))
+    state_keep_ns: int = field(default=30 * DAY_NS, metadata=restart("state.keep", parse_duration))
+    state_max_bytes: int = field(default=500_000_000, metadata=restart("state.max_mb", read_megabytes))
+    control_socket: str = field(default="/run/smtpguard/control.sock", metadata=restart("control.socket"))
+    control_group: str | None = field(default=None, metadata=restart("control.group"))
+    control_verbs: tuple[str, ...] = field(default=("status", "blocks"), metadata=restart("control.verbs", tuple))
+    control_allow_max_ns: int = field(default=DAY_NS, metadata=restart("control.allow_max", parse_duration))
+    uid_min: int | None = field(default=None, metadata=live("uid_min"))
+    nat64: tuple[IPv6Network, ...] | Literal["auto", "none"] = field(
+        default="auto", metadata=live("nat64", read_translators)
+    )
+    nft_table: str = field(default="smtpguard", metadata=restart("nft.table"))
+    nflog_group: int = field(default=25, metadata=restart("nft.nflog_group"))
+    attribution_process: bool = field(default=True, metadata=restart("attribution.process"))
+    attribution_php: bool = field(default=True, metadata=restart("attribution.php"))
+    attribution_rdns: bool = field(default=True, metadata=restart("attribution.rdns"))
+    accounts: tuple[str, ...] | Literal["auto", "none"] = field(
+        default="auto", metadata=restart("accounts", read_command)
+    )
+    notify_urls: tuple[str, ...] = field(default=(), metadata=restart("notify.urls", tuple))
+    notify_digest: Literal["daily", "weekly", "none"] = field(default="daily", metadata=restart("notify.digest"))
+    notify_hook: tuple[str, ...] | None = field(default=None, metadata=restart("notify.hook", read_command))
+    metrics_textfile: str | None = field(default=None, metadata=restart("metrics.textfile"))
+    metrics_listen: str | None = field(default=None, metadata=restart("metrics.listen"))
+    metrics_users: bool = field(default=False, metadata=restart("metrics.users"))
     text: str | None = field(default=None, compare=False, repr=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)

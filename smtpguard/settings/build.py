@@ -1,14 +1,14 @@
 """Checked configuration data made into `Settings`. Pure; expects what `checks.py` let through."""
 
 from collections.abc import Mapping
-from ipaddress import IPv6Network
 from typing import Any
 
-from smtpguard.settings import BreakerLimits, Cap, Escalation, Exempt, Match, Network, Override, Rule, Settings
-from smtpguard.settings.notations import parse_destination, parse_duration, parse_rate, parse_uids
+from smtpguard.settings import Match, Override, Rule, Settings
+from smtpguard.settings.keys import read_fields
+from smtpguard.settings.notations import parse_duration
+from smtpguard.settings.readers import read_uids
 
 _DURATIONS = {"window": "window_ns", "block": "block_ns", "novel": "novel_ns"}
-_MB = 1_000_000
 
 
 def merge_defaults(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,58 +60,14 @@ def build_settings(data: Mapping[str, Any], path: str | None) -> Settings:
         path: The file; None for the shipped defaults.
     """
     rules = {rule["name"]: rule for rule in data["rules"]}
-    sources = data["sources"]
+    shared = data["shared_users"]
     return Settings(
         path=path,
-        dry_run=data["dry_run"],
-        sources=sources if sources in ("auto", "none") else tuple(sources),
-        ports=frozenset(data["ports"]),
-        cgroup=data["cgroup"],
-        audit_enable=data["audit"]["enable"],
-        audit_uid=data["audit"]["uid"],
-        audit_log=data["audit"]["log"],
-        audit_node=data["audit"]["node"],
-        rules=tuple(_build_rule(rule) for rule in data["rules"]),
+        rules=tuple(map(_build_rule, data["rules"])),
         shipped_rules=frozenset(data.get("shipped_rules", rules)),
         overrides=tuple(_build_override(entry, rules) for entry in data["users"]),
-        shared_users=frozenset(data["shared_users"]["users"]),
-        shared_block=frozenset(data["shared_users"]["block"]),
-        shared_shipped=frozenset(data["shared_users"].get("shipped", data["shared_users"]["users"])),
-        exempt=_build_exempt(data["exempt"]),
-        loopback=data["loopback"],
-        escalation=Escalation(
-            factor=float(data["escalation"]["factor"]),
-            max_ns=parse_duration(data["escalation"]["max"]),
-            forget_ns=parse_duration(data["escalation"]["forget"]),
-            still_trying=data["escalation"]["still_trying"],
-        ),
-        breaker=BreakerLimits(blocks=data["breaker"]["blocks"], per_ns=parse_duration(data["breaker"]["per"])),
-        block_verdict=data["block"]["verdict"],
-        block_by=data["block"]["by"],
-        cap=_build_cap(data["cap"]),
-        log_path=data["log"]["path"],
-        log_connects=data["log"]["connects"],
-        state_path=data["state"]["path"],
-        state_keep_ns=parse_duration(data["state"]["keep"]),
-        state_max_bytes=data["state"]["max_mb"] * _MB,
-        control_socket=data["control"]["socket"],
-        control_group=data["control"]["group"],
-        control_verbs=tuple(data["control"]["verbs"]),
-        control_allow_max_ns=parse_duration(data["control"]["allow_max"]),
-        nft_table=data["nft"]["table"],
-        nflog_group=data["nft"]["nflog_group"],
-        attribution_process=data["attribution"]["process"],
-        attribution_php=data["attribution"]["php"],
-        attribution_rdns=data["attribution"]["rdns"],
-        accounts=data["accounts"] if data["accounts"] in ("auto", "none") else _build_command(data["accounts"]),
-        notify_urls=tuple(data["notify"]["urls"]),
-        notify_digest=data["notify"]["digest"],
-        notify_hook=data["notify"]["hook"] and _build_command(data["notify"]["hook"]),
-        metrics_textfile=data["metrics"]["textfile"],
-        metrics_listen=data["metrics"]["listen"],
-        metrics_users=data["metrics"]["users"],
-        uid_min=data["uid_min"],
-        nat64=data["nat64"] if data["nat64"] in ("auto", "none") else tuple(map(IPv6Network, data["nat64"])),
+        shared_shipped=frozenset(shared.get("shipped", shared["users"])),
+        **read_fields(Settings, data),
     )
 
 
@@ -130,38 +86,8 @@ def _build_override(entry: Mapping[str, Any], rules: Mapping[str, Mapping[str, A
         match=Match(
             users=tuple(match.get("users", ())),
             groups=tuple(match.get("groups", ())),
-            uids=tuple(map(parse_uids, match.get("uids", ()))),
+            uids=read_uids(match.get("uids", ())),
             packages=tuple(match.get("packages", ())),
         ),
         rules={name: _build_rule({**rules[name], **change}) for name, change in entry["rules"].items()},
     )
-
-
-def _build_exempt(data: Mapping[str, Any]) -> Exempt:
-    networks: dict[Network, None] = {}
-    names: dict[str, None] = {}
-    for text in data["destinations"]:
-        destination = parse_destination(text)
-        if isinstance(destination, str):
-            names[destination] = None
-        else:
-            networks[destination] = None
-    return Exempt(
-        users=tuple(data["users"]),
-        groups=tuple(data["groups"]),
-        uids=tuple(map(parse_uids, data["uids"])),
-        networks=tuple(networks),
-        names=tuple(names),
-    )
-
-
-def _build_cap(data: Mapping[str, Any] | None) -> Cap | None:
-    if data is None:
-        return None
-    rate, per_ns = parse_rate(data["rate"])
-    return Cap(rate=rate, per_ns=per_ns, burst=data["burst"])
-
-
-def _build_command(data: str | list[str]) -> tuple[str, ...]:
-    """A command as argv."""
-    return (data,) if isinstance(data, str) else tuple(data)

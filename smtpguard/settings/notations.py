@@ -7,8 +7,8 @@ import re
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from smtpguard.model import NS
-from smtpguard.settings import Network
 
+Network = IPv4Network | IPv6Network
 MAX_UID = 0xFFFF_FFFE
 """4294967295 is (uid_t) -1, which means no uid."""
 MAX_DURATION_NS = 3650 * 86400 * NS

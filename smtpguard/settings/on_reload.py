@@ -1,16 +1,17 @@
 """What a reload does with each key of the configuration: `live` is in force at once, `restart` waits. Pure.
 
-One table for all keys: the daemon keeps what waits as it is, and tells people what has changed and what waits. A key of
-the schema that is missing here turns a test red, and so does a live key without a test of what it does.
+The fields of the settings say it (`keys.py`): the daemon keeps what waits as it is, and tells what has changed and what
+waits. A key of the schema without a field turns a test red, and so does a live key without a test of what it does.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from smtpguard.model import NS
 from smtpguard.settings import Cap, Override, Rule, Settings
+from smtpguard.settings.keys import Kind, list_keys
 
 MAX_TOLD = 20
 """Changes that are named one by one."""
@@ -29,72 +30,20 @@ class OnReload:
         fields: Where its value is in Settings; none for a key that has only one.
     """
 
-    kind: Literal["live", "restart"]
+    kind: Kind
     fields: tuple[str, ...] = ()
 
 
-def _live(*names: str) -> OnReload:
-    return OnReload("live", names)
+def _list_on_reload() -> dict[str, OnReload]:
+    """Each key, in the order of the settings; `version` has one value only."""
+    found = {"version": OnReload("live")}
+    for name, key in list_keys(Settings):
+        before = found.get(key.name, OnReload(key.kind))
+        found[key.name] = OnReload(key.kind, (*before.fields, name))
+    return found
 
 
-def _restart(*names: str) -> OnReload:
-    return OnReload("restart", names)
-
-
-ON_RELOAD: Mapping[str, OnReload] = MappingProxyType(
-    {
-        "version": _live(),
-        "dry_run": _live("dry_run"),
-        "sources": _restart("sources"),
-        "ports": _live("ports"),
-        "cgroup": _restart("cgroup"),
-        "audit.enable": _restart("audit_enable"),
-        "audit.uid": _restart("audit_uid"),
-        "audit.log": _restart("audit_log"),
-        "audit.node": _restart("audit_node"),
-        "rules": _live("rules", "shipped_rules"),
-        "users": _live("overrides"),
-        "shared_users.users": _live("shared_users", "shared_shipped"),
-        "shared_users.block": _live("shared_block"),
-        "exempt.users": _live("exempt.users"),
-        "exempt.groups": _live("exempt.groups"),
-        "exempt.uids": _live("exempt.uids"),
-        "exempt.destinations": _live("exempt.networks", "exempt.names"),
-        "loopback": _live("loopback"),
-        "escalation.factor": _live("escalation.factor"),
-        "escalation.max": _live("escalation.max_ns"),
-        "escalation.forget": _live("escalation.forget_ns"),
-        "escalation.still_trying": _live("escalation.still_trying"),
-        "breaker.blocks": _live("breaker.blocks"),
-        "breaker.per": _live("breaker.per_ns"),
-        "block.verdict": _live("block_verdict"),
-        "block.by": _live("block_by"),
-        "cap": _live("cap"),
-        "log.path": _restart("log_path"),
-        "log.connects": _restart("log_connects"),
-        "state.path": _restart("state_path"),
-        "state.keep": _restart("state_keep_ns"),
-        "state.max_mb": _restart("state_max_bytes"),
-        "control.socket": _restart("control_socket"),
-        "control.group": _restart("control_group"),
-        "control.verbs": _restart("control_verbs"),
-        "control.allow_max": _restart("control_allow_max_ns"),
-        "uid_min": _live("uid_min"),
-        "nat64": _live("nat64"),
-        "nft.table": _restart("nft_table"),
-        "nft.nflog_group": _restart("nflog_group"),
-        "attribution.process": _restart("attribution_process"),
-        "attribution.php": _restart("attribution_php"),
-        "attribution.rdns": _restart("attribution_rdns"),
-        "accounts": _restart("accounts"),
-        "notify.urls": _restart("notify_urls"),
-        "notify.digest": _restart("notify_digest"),
-        "notify.hook": _restart("notify_hook"),
-        "metrics.textfile": _restart("metrics_textfile"),
-        "metrics.listen": _restart("metrics_listen"),
-        "metrics.users": _restart("metrics_users"),
-    }
-)
+ON_RELOAD: Mapping[str, OnReload] = MappingProxyType(_list_on_reload())
 """Key of the configuration to what a reload does with it."""
 
 
