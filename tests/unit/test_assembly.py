@@ -282,6 +282,9 @@ def folder() -> Iterator[Path]:
         yield Path(made)
 
 
+HEEDED_NO_MORE = "a key has left the format"
+
+
 def put_together(
     folder: Path, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack, *, looks: bool = False
 ) -> Service:
@@ -300,7 +303,7 @@ attribution: {{process: {str(looks).lower()}, php: false, rdns: false}}
 """
     )
     path.chmod(0o600)
-    settings = load_settings(str(path))
+    settings = replace(load_settings(str(path)), warnings=(HEEDED_NO_MORE,))
     for name in ("apply_limits", "apply_priority"):
         monkeypatch.setattr(module, name, lambda: None)
     monkeypatch.setenv("PATH", str(folder))  # where there is no fail2ban-client
@@ -438,7 +441,10 @@ def poke(service: Service, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Gen
 
 
 def test_every_hook_is_joined_and_called_as_its_receiver_wants(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     calls = Calls()
     with contextlib.ExitStack() as stack:
@@ -456,6 +462,7 @@ def test_every_hook_is_joined_and_called_as_its_receiver_wants(
     said = capfd.readouterr().err
     assert steps.is_done, f"it stopped at {steps.where()}: {failed}\n{said}"
     assert failed == {"thread mistaken": 1}, said
+    assert HEEDED_NO_MORE in caplog.messages
     assert {name: hook for hook, name in HOOKS.items() if name not in calls.seen} == {}
 
 

@@ -93,7 +93,7 @@ class Host:
             wall=self.wall,
             now=self.now,
         )
-        self.switch, self.told = Mock(is_off=False, until_ns=None), Mock()
+        self.switch, self.told, self.learning = Mock(is_off=False, until_ns=None), Mock(), Mock()
         self.undone = Mock(is_undone=Mock(return_value=False))
         self.verbs = Handlers(
             self.guard,
@@ -123,7 +123,7 @@ class Host:
             reload=Mock(),
             lookups=Mock(),
             commits=Mock(answer=lambda said: said),
-            learning=Mock(),
+            learning=self.learning,
             supervision=Mock(),
             recorder=Mock(),
         )
@@ -320,6 +320,14 @@ def test_the_table_is_taken_away_and_put_back(host: Host) -> None:
         host.ask("nft", do="ensure")
     with pytest.raises(DecodeError):
         host.ask("nft")
+
+
+def test_what_logs_taught_is_taken_over_and_said(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    host.learning.waiting.return_value = {"newcomer": 7}
+    said = host.verbs.handle(ROOT, "learn", {"seen": [[5001, 25, 3]], "spans": [[1, 9], [8, 2]]})
+    assert said == {"waiting": {"newcomer": 7}}
+    host.learning.learn.assert_called_once_with(((1, 9),), {(5001, 25): 3})
+    assert "learned from logs who has sent" in caplog.text
 
 
 def test_watch_is_a_stream_and_what_is_no_verb_is_said(host: Host) -> None:

@@ -1,5 +1,6 @@
 """Which ports a ban refuses: those of the verdict that it follows, all where nobody knows."""
 
+from dataclasses import replace
 from unittest.mock import Mock
 
 import pytest
@@ -61,6 +62,14 @@ def test_a_ban_has_the_ports_of_all_its_verdicts_once() -> None:
     assert begun == [], "it has these ports"
     left(32, 587)
     assert [(block.ports, block.until_ns) for block in begun] == [((587,), held[0].until_ns)]
+
+
+def test_of_very_many_users_the_first_verdicts_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smtpguard.daemon.serve.jail_bans.MAX_USERS", 2)
+    bans = JailBans(Mock(blocks_of=Mock(return_value=[])))
+    for uid in range(3):
+        bans.left(replace(verdict(0, (25,)), subject=Subject(id=uid)))
+    assert [bans.ports_of(Subject(id=uid), JAIL, T0) for uid in range(3)] == [None, (25,), (25,)]
 
 
 def verdict(at_s: float, ports: tuple[int, ...]) -> Verdict:

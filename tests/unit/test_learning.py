@@ -6,13 +6,14 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from smtpguard.clock import WallMap
 from smtpguard.daemon.record.learning import WRITE_NS, Learning
 from smtpguard.daemon.startup.instance_lock import InstanceLock
-from smtpguard.errors import StateError
+from smtpguard.errors import BusyError, StateError
 from smtpguard.model import NS, Connect, Verdict
 from smtpguard.policy.history import MAX_GAP_NS, MAX_SPANS, Span, add_spans, known_since, watched_since
 from smtpguard.settings import DAY_NS, HOUR_NS, Rule, Settings
@@ -364,3 +365,46 @@ def test_a_rule_without_the_past_waits_for_nothing() -> None:
     watching = Watching()
     settings = replace(SETTINGS, rules=(Rule(name="x", count="connections", limit=1, window_ns=NS),))
     assert watching.learning.waiting(settings, NOW) == {}
+
+
+def test_a_state_that_can_not_be_written_keeps_nothing_of_the_step(state: State) -> None:
+    with open_for_learning(state.settings, wall_ns=NOW) as file:
+        learner = Learner(state.settings, file, wall_ns=NOW, node=None)
+        assert learner.novel_rules() == ["newcomer"]
+        learner.take([attempt(NOW - DAY_NS)])
+        file.execute("CREATE TRIGGER broken BEFORE INSERT ON facts BEGIN SELECT RAISE(ABORT, 'is broken'); END")
+        with pytest.raises(StateError, match="can't be written: is broken"):
+            learner.write()
+        assert not file.in_transaction
+    assert state.total() == 0
+    with open_for_learning(state.settings, wall_ns=NOW) as file:
+        learner = Learner(state.settings, file, wall_ns=NOW, node=None)
+        learner.take([attempt(NOW - DAY_NS)])
+        file.execute("BEGIN")  # as another process that has it
+        with pytest.raises(StateError, match="can't be written: cannot start a transaction"):
+            learner.write()
+    assert state.total() == 0
+
+
+@pytest.mark.parametrize("what", ["a link", "a folder", "no database", "another version", "nothing"])
+def test_beside_a_guard_its_file_has_to_be_one_that_it_uses(
+    what: str, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state.learn()
+    path = Path(state.settings.state_path)
+    if what == "another version":
+        with closing(sqlite3.connect(path)) as file:
+            file.execute("PRAGMA user_version = 1")
+    else:
+        for left in path.parent.glob("state.db*"):
+            left.unlink()
+    if what == "a link":
+        path.symlink_to("/etc/passwd")
+    elif what == "a folder":
+        path.mkdir()
+    elif what == "no database":
+        path.write_text("nothing of ours" * 100)
+    monkeypatch.setattr("smtpguard.standalone.learn.InstanceLock", Mock(side_effect=BusyError("another guard")))
+    words = {"another version": "is of another version", "no database": "can't be read: file is not a database"}
+    with pytest.raises(StateError, match=words.get(what, "not a plain file of ours|can't be opened")):
+        state.learn()
