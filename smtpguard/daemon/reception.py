@@ -93,6 +93,7 @@ class Reception:
         self.reconfiguration = Reconfiguration(
             self._start,
             around=core.around,
+            table=core.nft,
             guard=core.guard,
             enforcement=core.enforcement,
             sensing=self._inlet.sensing,

@@ -3,8 +3,9 @@
 What the command line says stands above the file. What needs a restart stays as it is, and people are told.
 """
 
+import contextlib
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from smtpguard.clock import WallMap
 from smtpguard.daemon.bpf_lifecycle import BpfLifecycle
@@ -15,6 +16,7 @@ from smtpguard.daemon.intake.source_supervisor import SourceSupervisor
 from smtpguard.daemon.serve.reload import Reloaded
 from smtpguard.daemon.serve.status import Status
 from smtpguard.daemon.startup.handoff import Start
+from smtpguard.errors import GuardError
 from smtpguard.hooks import ClockNs
 from smtpguard.policy.rules import check_rules
 from smtpguard.settings import Settings
@@ -40,12 +42,21 @@ def find_overruled(settings: Settings, start: Start) -> list[str]:
     return []
 
 
+class Preparing(Protocol):
+    """What can do a part of its work beforehand."""
+
+    def prepare(self, settings: Settings) -> None:
+        """Do what a configuration will need, in any thread. Raises GuardError."""
+        ...
+
+
 class Reconfiguration:
     """Reads a configuration and puts it in force, as `Reload` asks for it.
 
     Args:
         start: What the command line said.
         around: Accounts and destinations.
+        table: What takes a while to compile.
         guard, enforcement, sensing, program: The parts that have to know; the first has what is in force.
         overview: What stops to say that the file is wrong.
         last_good: Keeps what is in force for the next start.
@@ -58,6 +69,7 @@ class Reconfiguration:
         start: Start,
         *,
         around: HostWatch,
+        table: Preparing,
         guard: Guard,
         enforcement: Enforcement,
         sensing: SourceSupervisor,
@@ -69,6 +81,7 @@ class Reconfiguration:
     ) -> None:
         self._start = start
         self._around = around
+        self._table = table
         self._guard = guard
         self._enforcement = enforcement
         self._sensing = sensing
@@ -81,11 +94,13 @@ class Reconfiguration:
         self._overruled: list[str] = []
 
     def read(self) -> Settings:
-        """What the file holds now, and the accounts by it: in a thread, as both take long."""
+        """What the file holds now, the accounts by it and the ruleset: in a thread, as all that takes long."""
         written = read_settings_apart(self._start.config_path)
         self._overruled = find_overruled(written, self._start)
         settings = apply_start(written, self._start)
         self._renewal = self._around.accounts.renew(settings)
+        with contextlib.suppress(GuardError):  # whoever needs it says what is wrong with it
+            self._table.prepare(settings)
         return settings
 
     def apply(self, read: Settings) -> Reloaded:

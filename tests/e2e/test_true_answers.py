@@ -66,6 +66,20 @@ def test_a_compiler_that_was_killed_has_a_successor_before_anybody_notices(host:
     assert "26" in host.nft("list", "set", "inet", "smtpguard", "ports")
 
 
+def test_a_compiler_that_stands_still_holds_up_nobody(host: Host) -> None:
+    """SIGSTOP, by root alone: the answer is waited for beside the loop, for a second."""
+    child = find_child(host, "sg-nft-compile")
+    os.kill(child, signal.SIGSTOP)
+    before = status(host)["worst_stall_ms"]
+    host.configure(ports=[25, 26])
+    done = host.cli("reload")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "26" in host.nft("list", "set", "inet", "smtpguard", "ports")
+    assert "the process that compiles rulesets is gone: timed out: another one takes its place" in host.stderr()
+    assert not Path(f"/proc/{child}").exists()
+    assert status(host)["worst_stall_ms"] < max(before, 900)
+
+
 def test_a_thread_that_fails_is_a_trouble_and_goes_on(host: Host) -> None:
     host.expect_errors("^the part thread event-log has failed .* RuntimeError: write is broken")
     broken = break_it(host, "write")

@@ -34,9 +34,9 @@ def lock(directory: str, table: str = "smtpguard") -> InstanceLock:
     return InstanceLock(Settings(nft_table=table), directory=directory)
 
 
-def hold(directory: str) -> None:
+def hold(directory: str, table: str = "smtpguard") -> None:
     """Until the process ends."""
-    lock(directory).__enter__()
+    lock(directory, table).__enter__()
 
 
 @contextmanager
@@ -240,3 +240,38 @@ def test_the_owner_of_a_process_that_is_gone_is_not_known() -> None:
         os._exit(0)
     os.waitpid(pid, 0)
     assert _read_owner(pid) is None
+
+
+def test_files_of_guards_that_were_killed_go_and_those_of_others_stay(directory: str) -> None:
+    with child(partial(hold, directory, "dead")), child(partial(hold, directory)):
+        pass
+    dead = [Path(lock_path(table, directory)) for table in ("dead", "smtpguard")]
+    gone = Path(directory) / "lock-1-of_a_namespace_that_is_gone"
+    gone.touch(0o600)
+    strange = [Path(directory) / name for name in ("lock", "lock-x-y", "lock-1-a b")]
+    for path in strange:
+        path.touch()
+    link, pipe = Path(directory) / "lock-2-link", Path(directory) / "lock-3-pipe"
+    link.symlink_to(strange[0])
+    os.mkfifo(pipe)
+    assert all(path.exists() for path in (*dead, gone, link, pipe))
+    with child(partial(hold, directory, "alive")), lock(directory, "third"), lock(directory, "fourth"):
+        held = [Path(lock_path(table, directory)) for table in ("alive", "third", "fourth")]
+        assert sorted(Path(directory).iterdir()) == sorted([*held, *strange, link, pipe])
+        assert read_holder("alive", directory) is not None
+
+
+def test_who_only_looks_keeps_no_guard_from_starting(directory: str) -> None:
+    """`unblock` asks by taking the lock for a moment, and so does a guard that clears away dead ones' files."""
+    with child(partial(hold, directory)):
+        pass
+    path = lock_path("smtpguard", directory)
+
+    def look_for_a_moment() -> None:
+        looking = os.open(path, os.O_RDWR)
+        fcntl.lockf(looking, fcntl.LOCK_EX)
+        signal.signal(signal.SIGALRM, lambda *_: os.close(looking))
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+
+    with child(look_for_a_moment), lock(directory):
+        assert Path(path).read_text() == f"{os.getpid()}\n"

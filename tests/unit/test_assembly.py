@@ -113,6 +113,8 @@ class FakeTable:
 
     def read_again(self) -> None: ...
 
+    def prepare(self, *_: object) -> None: ...
+
     def check(self) -> str:
         return "whole"
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from smtpguard.actions.base import Deny, Exemptions, Kind, Reach
 from smtpguard.actions.nft.difference import Difference
 from smtpguard.actions.nft.elements import Interval, flatten
-from smtpguard.actions.nft.render import TableSpec
+from smtpguard.actions.nft.render import TableSpec, build_spec
 from smtpguard.actions.nft.table import OwnTable, read_templates
 from smtpguard.actions.nft.uid_set import SetFullError, UidSet
 from smtpguard.clock import boottime_ns
@@ -19,6 +19,7 @@ from smtpguard.errors import EnforceError
 from smtpguard.hooks import ClockNs
 from smtpguard.kernel.nft.access import Nft
 from smtpguard.model import Subject
+from smtpguard.settings import Settings
 
 __all__ = ["SETS", "NftEnforcer", "read_templates"]
 
@@ -71,6 +72,10 @@ class NftEnforcer(OwnTable):
         self._restoring = False
         self._all_sets: dict[Reach, UidSet] = {}
         self._filled: set[Reach] = set()
+
+    def prepare(self, settings: Settings) -> None:
+        """Have compiled what the table of a configuration needs, in any thread: `ensure` then waits for nobody."""
+        OwnTable(build_spec(settings), nft=self._nft).compile()
 
     @property
     def _sets(self) -> dict[Reach, UidSet]:

@@ -15,6 +15,7 @@ import os
 import re
 import stat
 import struct
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,6 +30,12 @@ log = logging.getLogger(__name__)
 DIRECTORY = "/run/smtpguard"
 """The same for every configuration, or a second one with other paths would not see the first."""
 _PLAIN = re.compile(r"[A-Za-z0-9_]{1,64}")
+_NAME = re.compile(r"lock-[0-9]{1,20}-[A-Za-z0-9_]{1,170}")
+_MAX_SWEPT = 1000
+_HERE: set[str] = set()
+"""What this process holds: it would get these again, and lose them by closing the file."""
+_TRIES, _PAUSE_S = 20, 0.01
+"""How often a lock is tried for that nobody's guard holds: who looks whether one is held has it for microseconds."""
 _HELD = frozenset({errno.EACCES, errno.EAGAIN})
 _MODE = 0o600
 _FLOCK = "hhqqi4x"
@@ -97,12 +104,15 @@ class InstanceLock:
                 os.close(fd)
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+        _HERE.add(self._path)
+        self._sweep()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         Path(self._path).unlink(missing_ok=True)  # while it is still held
+        _HERE.discard(self._path)
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
@@ -123,25 +133,57 @@ class InstanceLock:
         """Take the lock; where somebody who is no guard holds it, remove the file instead."""
         if stat.S_IMODE(os.fstat(fd).st_mode) != _MODE:
             os.fchmod(fd, _MODE)
-        try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as failure:
-            if failure.errno not in _HELD:
-                raise ConfigError(f"the lock can't be taken: {failure.strerror}", where=self._path) from failure
+        for _ in range(_TRIES):
+            refused = _try_lock(fd)
+            if refused is None:
+                return
+            if refused.errno not in _HELD:
+                raise ConfigError(f"the lock can't be taken: {refused.strerror}", where=self._path) from refused
             pid = _find_holder(fd)
             if pid is not None and _read_owner(pid) not in (0, os.geteuid(), None):
                 log.warning("%s was held by pid %d, which is not root's: removed, to be made anew", self._path, pid)
                 Path(self._path).unlink(missing_ok=True)
                 return
-            named = pid if pid is not None else _read_pid(fd)
-            who = f"another smtpguard (pid {named})" if named else "another smtpguard"
-            if pid is not None and pid != _read_pid(fd):
-                who = f"pid {pid}"
-            raise BusyError(
-                f"{who} guards table {self._table} in this network namespace",
-                where=self._path,
-                fix="stop it, or give this one another nft.table",
-            ) from failure
+            if pid is not None and pid == _read_pid(fd):
+                break
+            time.sleep(_PAUSE_S)
+        named = pid if pid is not None else _read_pid(fd)
+        who = f"another smtpguard (pid {named})" if named else "another smtpguard"
+        if pid is not None and pid != _read_pid(fd):
+            who = f"pid {pid}"
+        raise BusyError(
+            f"{who} guards table {self._table} in this network namespace",
+            where=self._path,
+            fix="stop it, or give this one another nft.table",
+        ) from refused
+
+    def _sweep(self) -> None:
+        """Remove the files of guards that were killed: of namespaces that are gone nobody else would."""
+        with contextlib.suppress(OSError):
+            for path in sorted(Path(self._directory).glob("lock-*"))[:_MAX_SWEPT]:
+                if _NAME.fullmatch(path.name) and str(path) not in _HERE:
+                    _remove_dead(path)
+
+
+def _remove_dead(path: Path) -> None:
+    """Remove a lock that nobody holds, while we hold it: whoever opens it meanwhile finds that it is gone."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        return
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if _try_lock(fd) is None and _is_at(fd, str(path)):
+            path.unlink()
+    finally:
+        os.close(fd)
+
+
+def _try_lock(fd: int) -> OSError | None:
+    """Take the lock; why not, if not."""
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as failure:
+        return failure
+    return None
 
 
 def _find_holder(fd: int) -> int | None:

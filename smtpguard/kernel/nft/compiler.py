@@ -9,6 +9,7 @@ before privileges are given up, and serves from then on. It ends with whoever st
 import contextlib
 import gc
 import json
+import logging
 import os
 import signal
 import socket
@@ -29,7 +30,12 @@ from smtpguard.kernel.nft.compiler_child import (
 )
 from smtpguard.kernel.nft.socket import NftError
 
-_TIMEOUT_S = 10.0
+log = logging.getLogger(__name__)
+
+_BEGINNING_S = 10.0
+"""How long a child may take for its first answer: it loads libnftables."""
+_TIMEOUT_S = 1.0
+"""How long it may take for any other: a text takes 5 ms. Whoever sends it SIGSTOP holds up nobody for longer."""
 
 
 class Compiler:
@@ -63,7 +69,7 @@ class Compiler:
             os._exit(code)
         gc.unfreeze()
         theirs.close()
-        ours.settimeout(_TIMEOUT_S)
+        ours.settimeout(_BEGINNING_S)
         self._channel, self._pid = ours, pid
 
     def compile(self, table: str, text: str) -> Ruleset:
@@ -78,6 +84,9 @@ class Compiler:
             EnforceError: There is no child, or it can't compile.
         PrivilegeError: It may not.
         """
+        known = self._known.get((table, text))
+        if known is not None:  # without waiting for a question of another thread
+            return known
         with self._one_question:
             known = self._known.get((table, text))
             if known is None:
@@ -98,14 +107,15 @@ class Compiler:
             os.waitpid(self._pid, 0)
 
     def _ask_somebody(self, question: Answer) -> bytes:
-        """By the child there is; one that was killed while nobody asked anything has a successor."""
+        """By the child there is; one that was killed while nobody asked anything, or stands still, has a successor."""
         old = self._channel is not None
         self.start()
         try:
             return self._ask(question)
-        except GoneError:
+        except GoneError as error:
             if not old:
                 raise
+            log.warning("%s: another one takes its place", error.what)
         self.start()
         return self._ask(question)
 
@@ -118,10 +128,11 @@ class Compiler:
             status, answer = receive(channel)
         except (OSError, EOFError) as error:
             self.close()
-            kind = GoneError if isinstance(error, EOFError | ConnectionError) else EnforceError
+            kind = GoneError if isinstance(error, EOFError | ConnectionError | TimeoutError) else EnforceError
             raise kind(
                 f"the process that compiles rulesets is gone: {error or 'it has ended'}", fix="restart the guard"
             ) from error
+        channel.settimeout(_TIMEOUT_S)
         if status != DONE:
             told = json.loads(answer)
             if status == REFUSED:

@@ -33,7 +33,7 @@ Answer = dict[str, object]
 
 
 class GoneError(EnforceError):
-    """The child has ended; one that only gives no answer has not."""
+    """The child has ended, or gave no answer and was ended."""
 
 
 DONE, REFUSED, LACKS, UNABLE = range(4)
