@@ -1,6 +1,6 @@
 """Tells fail2ban that a person let a user go: `fail2ban-client set JAIL unbanip USER`, see fail2ban-client(1).
 
-Without it fail2ban would go on listing the user as banned, and his next verdict would not ban him again. fail2ban then
+Without it fail2ban would go on listing the user as banned, and the next verdict would not ban them again. fail2ban then
 runs its action, `smtpguard unblock --source fail2ban:JAIL`, which ends only that source's block and never comes back
 here: no loop. Never on the verdict path and never waited for: one client at a time, as a part of the daemon's loop,
 because the action asks this same daemon and must be answered meanwhile.
@@ -129,10 +129,10 @@ class Unbanner:
 
         Args:
             sources: Sources of those blocks; only `fail2ban:JAIL` are meant.
-            user: The user as the event log writes him.
+            user: The user as the event log writes them.
 
         Returns:
-            In how many jails he will be unbanned.
+            In how many jails the user will be unbanned.
         """
         accepted = 0
         for jail in dict.fromkeys(filter(None, map(parse_jail, sources))):

@@ -2,9 +2,9 @@
 
 nft resets a session with its next packet, but not what has no file any more: data that a process left in its send
 buffer when it ended goes on without it. And nft here sees no container with a network of its own. So a block also
-destroys the user's sockets, half-closed and orphaned ones too; in other network namespaces those of his subordinate
-uids, or of the namespace that the block is about, by a thread that goes there. A uid of the same number in somebody
-else's container is somebody else.
+destroys the user's sockets, half-closed and orphaned ones too; in other network namespaces those of their
+subordinate uids, or of the namespace that the block is about, by a thread that goes there. A uid of the same number in
+somebody else's container is somebody else.
 
 Tenants choose how many sockets there are: those to loopback are left out by the kernel, and the loop looks at none.
 

@@ -54,7 +54,7 @@ def render_reply(text: str) -> bytes:
 
 @dataclass(slots=True)
 class _Guest:
-    """One sender on his way out."""
+    """One sender on the way out."""
 
     sock: socket.socket
     owner: int
@@ -83,7 +83,7 @@ class TellServer:
 
     Args:
         find_owner: Socket cookie to the uid a led socket counts for; None if it was not led here.
-        explain: That uid to the text he is told.
+        explain: That uid to the text they are told.
         now: CLOCK_BOOTTIME in nanoseconds.
 
     Attributes:
@@ -150,7 +150,7 @@ class TellServer:
         self._diag.close()
 
     def _receive(self, sock: socket.socket) -> None:
-        """Tell a sender, or reset him."""
+        """Tell a sender, or reset the connection."""
         owner = self._identify(sock) if len(self._guests) < MAX_OPEN else None
         if owner is None or self._present[owner] >= MAX_OPEN_PER_USER:
             self.turned_away += 1
@@ -178,7 +178,7 @@ class TellServer:
             return None
 
     def _hear(self, fileno: int) -> None:
-        """Throw away what a guest says; he goes when he hangs up, or has said too much."""
+        """Throw away what a guest says; they go when they hang up, or have said too much."""
         guest = self._guests[fileno]
         try:
             data = guest.sock.recv(_READ_BYTES)

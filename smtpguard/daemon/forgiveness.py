@@ -127,7 +127,7 @@ class Forgiveness:
 
         Args:
             block: What it asked for.
-            user: The user as the event log writes him.
+            user: The user as the event log writes them.
         """
         for known_as in block.ids or (user,):
             self._tell_fail2ban([block.source], known_as)

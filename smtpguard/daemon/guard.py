@@ -157,7 +157,7 @@ class Guard(TimedPart):
             )
 
     def _highest_limit(self, account: Account) -> int:
-        """The highest limit of a user's rules: so many of his CONNECT lines are always written."""
+        """The highest limit of a user's rules: so many CONNECT lines are always written."""
         index = override_index(self.settings, account)
         known = self._highest.get(index)
         if known is None:

@@ -26,7 +26,7 @@ MAX_BYTES = 256 * 1024
 
 
 def read_pools(root: Path) -> tuple[dict[str, list[str]], list[str]]:
-    """User to the names of his pools, and what could not be read.
+    """User to the names of their pools, and what could not be read.
 
     Args:
         root: Where the host's file system is.

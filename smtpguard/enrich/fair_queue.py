@@ -1,6 +1,6 @@
 """Who may ask how often, and whose question is next: budgets and round-robin queues, bounded. Pure.
 
-Shared by the enrichers. One tenant's flood of questions costs that tenant his own answers, nobody else's (THREATS
+Shared by the enrichers. One tenant's flood of questions costs that tenant their own answers, nobody else's (THREATS
 12, 15). A key is the uid that is charged: the owner, for a subordinate uid.
 """
 

@@ -1,6 +1,6 @@
 """Names of destinations (PTR), asked of the system's resolver in a few threads that nobody ever waits for.
 
-A name is what the owner of the address wrote into his zone: untrusted bytes, decoration, never a reason for a verdict
+A name is what the owner of the address wrote into their zone: untrusted bytes, decoration, never a reason for a verdict
 (THREATS 9). A tenant may connect to addresses whose name servers never answer, which holds a thread for as long as
 resolv.conf says (5 s, several times), so: one look-up under way for one user, a bounded queue, failures remembered,
 and daemon threads, which the end of the process doesn't wait for. Start it after the looker has forked.

@@ -67,9 +67,9 @@ class Grant:
 
     Attributes:
         uid: The user.
-        allowed: Credits he may have taken in all, by rule; how many keys, of a rule that counts those.
+        allowed: Credits the user may have taken in all, by rule; how many keys, of a rule that counts those.
         as_of_ns: Event time from which on that is right.
-        spoken_ns: The daemon has judged what he did up to then.
+        spoken_ns: The daemon has judged what the user did up to then.
         emptied_ns: By rule: keys up to then do not count; 0 where nothing was emptied.
         settled_ns: When a verdict that holds was last carried out: what began before then may not have met its deny.
     """
@@ -158,7 +158,7 @@ class CreditLedger:
         self._emptied: dict[int, dict[int, int]] = {}
 
     def speak(self, uid: int, now_ns: int) -> None:
-        """What a user did up to a time was judged: a refusal that holds for all of his attempts is over."""
+        """What a user did up to a time was judged: a refusal that holds for all of these attempts is over."""
         self._spoken[uid] = max(now_ns, self._spoken.get(uid, 0))
         self._dirty.add(uid)
 
@@ -183,9 +183,9 @@ class CreditLedger:
         return self._emptied
 
     def set_limits(self, uid: int, limits: Mapping[int, int]) -> None:
-        """Give a user limits of his own, by rule index; the others are the rules' own.
+        """Give a user limits of their own, by rule index; the others are the rules' own.
 
-        With NO_LIMIT his attempts are not kept: `restore` his windows when that ends.
+        With NO_LIMIT attempts are not kept: `restore` the windows when that ends.
         """
         if limits:
             self._limits[uid] = dict(limits)

@@ -1,7 +1,7 @@
 """Incidents: one user's verdicts and refused attempts, merged while the gaps stay under 15 minutes. Pure.
 
 People are told once when an incident begins and once, with its figures, when it is over: not once a verdict. Who
-hammers at his block is still the same incident when the block ends and the next verdict comes.
+hammers at a block is still the same incident when the block ends and the next verdict comes.
 """
 
 from collections.abc import Iterable

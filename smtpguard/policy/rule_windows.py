@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from smtpguard.policy.block_spans import Outlook
 
 NEWCOMER_NS = DAY_NS
-"""A user is a newcomer for a day from his first attempt after the silence that `novel` asks for: one test connection
-must not make him an old hand, and a month of it would be noise."""
+"""A user is a newcomer for a day from the first attempt after the silence that `novel` asks for: one test connection
+is no history, and a month of it would be noise."""
 
 NEAR = 32
 """A rule this near to its limit is counted anew at each look: what has left its window gives room again."""

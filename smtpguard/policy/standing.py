@@ -19,7 +19,7 @@ MTA_NAMES = frozenset(
     }
 )
 """Names under which distributions and panels install mail servers. They count below UID_MIN only: at sign-up a tenant
-may get to choose his name, but not such a uid."""
+may get to choose a name, but not such a uid."""
 
 MTA_UNITS = frozenset(
     {

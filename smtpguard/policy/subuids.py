@@ -1,7 +1,7 @@
 """Whose subordinate uids are whose: the ranges of subuid(5), with what contradicts itself taken out. Pure.
 
-A tenant may become any uid of his ranges, so they count for him (THREATS 3). A uid that two owners may become, or that
-is an account of its own, counts for neither: a block must never stop somebody else. Root's ranges belong to uid 0.
+A tenant may become any uid of their ranges, so these count for them (THREATS 3). A uid that two owners may become, or
+that is an account of its own, counts for neither: a block must never stop somebody else. Root's ranges belong to uid 0.
 """
 
 from bisect import bisect_left, bisect_right
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 MAX_PIECES = 64
-"""Ranges of one owner, after real accounts were cut out; each is an element of an nft set when he is blocked."""
+"""Ranges of one owner, after real accounts were cut out; each is an element of an nft set when the owner is blocked."""
 MAX_PROBLEMS = 50
 MAX_UID = 0xFFFF_FFFE
 
@@ -183,7 +183,7 @@ def _cut(piece: Range, uids: Sequence[int], problems: list[str]) -> list[Range]:
     shown = ", ".join(map(str, inside[:5])) + (", ..." if len(inside) > 5 else "")
     problems.append(
         f"subuid: {piece.first}-{piece.last} of uid {piece.owner} holds real accounts ({shown}): "
-        "they count for themselves, although he may become them"
+        "they count for themselves, although their owner may become them"
     )
     parts = []
     start = piece.first

@@ -1,7 +1,7 @@
 """Windows as plain data and back, so that a restart loses no more counting than since the last export.
 
 A subject's windows are cut into parts, each with a name and bytes of its own: attempts in segments of 512, so that an
-export of a busy user is some kilobytes however long his windows are. Whoever stores them needs to know no more than to
+export of a busy user is some kilobytes however long its windows are. Whoever stores them needs to know no more than to
 keep the latest bytes of each (subject, part), and to forget a part whose bytes are None. Event times are written as
 they are: the storer keeps the offset to wall time beside them and gives the difference back.
 """

@@ -22,7 +22,7 @@ class Bounds:
     """How much all windows together may hold beyond a first FIRST_CAP entries each, and what was dropped to keep to it.
 
     A holder that grows while the whole is full drops its own oldest entries down to its fair share, never another's:
-    so a tenant can shorten no window but his own.
+    so a tenant can shorten no window but their own.
 
     Args:
         times_max: Times in all lanes; 8 bytes each.

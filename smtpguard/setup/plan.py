@@ -1,6 +1,6 @@
 """What setup would do, as data: from what is wanted, what is there and what an earlier setup wrote. Pure.
 
-A file is ours while its content is what the manifest says we wrote. What an administrator has changed is his: it is
+A file is ours while its content is what the manifest says we wrote. What an administrator has changed is theirs: it is
 shown before it is replaced, the replaced one is kept beside it, and removal leaves it alone.
 """
 

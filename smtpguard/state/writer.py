@@ -99,7 +99,7 @@ class StateWriter:
             self._touch()
 
     def put_windows(self, rows: Iterable[WindowRow]) -> None:
-        """Keep windows that changed since the last call; who calls once a second loses no more when he is killed."""
+        """Keep windows that changed since the last call; who calls once a second loses no more when it is killed."""
         with self._condition:
             changed = False
             for row in rows:

@@ -55,7 +55,7 @@ def render_comment(deny: Deny) -> str:
 
 
 def list_claims(deny: Deny) -> list[Element]:
-    """The elements that a deny wants, never one with uid 0: root is not refused, whoever claims him.
+    """The elements that a deny wants, never one with uid 0: root is not refused, whoever claims it.
 
     Ranges are clipped to real uids; the result is in order and disjoint.
     """

@@ -1,6 +1,6 @@
 """When a table that somebody keeps deleting is put back: at once, but not in a race without end. Pure.
 
-Ten heals a minute are at once. Beyond that somebody fights with us on purpose or by a loop of his own: it is told
+Ten heals a minute are at once. Beyond that somebody fights with us on purpose or by a loop of their own: it is told
 once, and healing slows to one a second until a minute has been calm again.
 """
 

@@ -257,7 +257,7 @@ class ExactLimits:
         return found
 
     def reset(self, uid: int) -> None:
-        """A person let the user go: his windows are empty."""
+        """A person unblocked the user: all counters are back to 0."""
         book = self._credits
         if book is not None and self._rules:
             self._try(lambda: book.reset(uid, None, self._now()))

@@ -105,8 +105,8 @@ class Reconciler:
 
         Args:
             subject: Whom it concerns.
-            settle: The kernel refuses him already, by credits: means that look at packets wait SETTLE_NS, so that the
-                first packets of connections that were let through just before are not among what they refuse.
+            settle: The kernel refuses the user already, by credits: means that look at packets wait SETTLE_NS, so that
+                the first packets of connections that were let through just before are not among what they refuse.
         """
         fine = True
         for told in self._means:

@@ -101,7 +101,7 @@ class Handlers:
         block: What begins blocks.
         allow: What gives allowances.
         switch: The panic switch.
-        tell_fail2ban: Called with the sources of blocks that a person ended, and the user as the log writes him.
+        tell_fail2ban: Called with the sources of blocks that a person ended, and the user as the log writes them.
         reload: Reads the configuration again, and calls what it is given with what came of it.
         lookups: Has requests wait for names that are being looked up.
         commits: Has answers wait for the disk.

@@ -3,7 +3,7 @@
 A record lock (fcntl(2), F_SETLK) on a file below /run that only root can reach. Not flock(2), which forked helpers
 would go on holding after the daemon is dead, and not an abstract socket, whose name any tenant could take first. The
 kernel drops the lock with the process, SIGKILL included. The file is 0600, or a tenant could open it and wait with a
-read lock of his own for the guard to die: no guard would start again. One that an older version left open to others
+read lock of their own for the guard to die: no guard would start again. One that an older version left open to others
 is replaced if whoever holds it is not root.
 """
 

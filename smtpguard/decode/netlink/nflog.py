@@ -113,7 +113,7 @@ class NflogDecoder:
         self._next_number = (number + 1) & 0xFFFF_FFFF
 
     def _is_new(self, syn: Syn, now_ns: int) -> bool:
-        """Remember an attempt; each user has a memory of his own, so that nobody's flood makes others' SYNs count."""
+        """Remember an attempt; each user has a memory of their own, so that nobody's flood makes others' SYNs count."""
         key = (syn.source, syn.source_port, syn.address, syn.port, syn.sequence)
         own = self._memory.setdefault(syn.uid, OrderedDict())
         seen_ns = own.get(key)

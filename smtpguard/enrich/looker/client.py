@@ -1,7 +1,7 @@
 """The daemon's side of the looker: asks about processes, waits for nobody, counts what it could not learn.
 
 Bounds (THREATS 10, 12): an answer for a log line has 50 ms, evidence 2 s; a helper that is late is abandoned; two
-abandoned ones for one user end deep looks at his processes, eight in all end them for everybody, until some come back.
+abandoned ones for one user end deep looks at their processes, eight in all end them for everybody, until some are back.
 What such a process can't hang (name, binary, directory) is still read. Everything here is in one thread, and nothing
 blocks.
 """
@@ -117,7 +117,7 @@ class Looker:
         return [self._crew.fileno()]
 
     def ask(self, connect: Connect, now_ns: int, *, owner: int | None = None) -> int | None:
-        """Ask who is behind an event; at once when the event comes, for he may be gone soon.
+        """Ask who is behind an event; at once when the event comes, for the process may be gone soon.
 
         Args:
             connect: The event; its pid (or else its inode), uids and time are what matters.

@@ -97,7 +97,7 @@ def site_roots(path: bytes) -> list[bytes]:
 
 
 def walk_code(process: Process, root: bytes, uids: Collection[int], *, clock: ClockS = time.monotonic) -> Walk | None:
-    """The newest code files of a user below a folder of his; None if the folder is not his. Can hang for ever.
+    """The newest code files of a user below a folder of theirs; None if the folder is not theirs. Can hang for ever.
 
     Args:
         process: Whose root the path is of.

@@ -84,7 +84,7 @@ def is_fpm(exe: bytes | None) -> bool:
 def is_genuine(worker: Process, master: Process) -> bool:
     """Whether a worker is one: its parent is root's, runs the same binary of root's, and says it is the master.
 
-    A tenant can call a process `php-fpm: pool x`; he can't make a process of root's run his file. Can hang for ever.
+    A tenant can call a process `php-fpm: pool x`; but can't make a process of root's run their file. Can hang for ever.
     """
     uids = master.uids()
     if uids is None or any(uids) or not master.cmdline().startswith(_MASTER):

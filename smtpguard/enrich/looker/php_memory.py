@@ -64,7 +64,7 @@ def parse_maps(raw: bytes, program: bytes, shared_device: bytes) -> list[Region]
         raw: /proc/PID/maps; the kernel writes newlines in paths as `\012`, so that none can forge a line.
         program: Path of the program's own file as the exe link has it.
         shared_device: Device of shared anonymous mappings, as maps writes it. (A tenant may call a file on a mount of
-            his own `/dev/zero (deleted)`; it has another device.)
+            their own `/dev/zero (deleted)`; it has another device.)
     """
     regions = []
     for found in _LINE.finditer(raw):

@@ -168,7 +168,7 @@ class FollowedLog:
     def _move_on(self, file: _OpenFile) -> bool:
         """At the end of the present file: whether to read on, in a newer one or this one once more."""
         if not self._leaving:
-            # Whoever wrote to a newer file has left this one, and what he wrote here last is here by now.
+            # Whoever wrote to a newer file has left this one, and what they wrote here last is here by now.
             self._leaving = self._find_newer(file)
             return self._leaving
         self._inotify.unwatch(self._watch)

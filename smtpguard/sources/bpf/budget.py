@@ -1,4 +1,4 @@
-"""What a user's events beyond his budget, and beyond the ring, were: read from where the program counted them.
+"""What a user's events beyond the budget, and beyond the ring, were: read from where the program counted them.
 
 The program judges and refuses whatever it can't report. See budget.bpf.h for the budget itself.
 """

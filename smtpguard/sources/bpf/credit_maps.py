@@ -33,7 +33,7 @@ class Usage:
 
     Attributes:
         used: Credits taken, by rule.
-        cap_full_ns: CLOCK_BOOTTIME at which his bucket is full again.
+        cap_full_ns: CLOCK_BOOTTIME at which the user's bucket is full again.
         by_credit, by_cap: Attempts refused by credits and by the cap.
     """
 
@@ -95,7 +95,7 @@ class CreditMaps:
             allowed: By rule.
             as_of_ns: CLOCK_BOOTTIME from which on that is right.
             told: He is never refused.
-            wake: Each of his attempts is reported at once.
+            wake: Each of the user's attempts is reported at once.
         """
         self.write(Grant(uid=uid, allowed=tuple(allowed), as_of_ns=as_of_ns), told=told, wake=wake)
 
@@ -108,7 +108,7 @@ class CreditMaps:
             raise refused(f"the credits of uid {grant.uid} can't be written", error) from error
 
     def read_usage(self, uid: int) -> Usage | None:
-        """What the kernel counted for a user; None if he has no account yet."""
+        """What the kernel counted for a user; None if there is no account yet."""
         try:
             value = self._accounts.lookup(maps.pack_subject(uid, 0), locked=True)
         except BpfError as error:
@@ -145,7 +145,7 @@ class CreditMaps:
         return found
 
     def remove(self, uid: int) -> None:
-        """Remove a user's entries, so that he begins anew; he is let through in between, never refused."""
+        """Remove a user's entries, so that they begin anew; they are let through in between, never refused."""
         key = maps.pack_subject(uid, 0)
         self.write_grant(uid, [NO_LIMIT] * MAX_RULES, 0, told=True)
         try:

@@ -94,7 +94,7 @@ class Credits:
                 ledger.adopt(uid, usage.used)
         ledger.adopted_ns = boottime_ns()
         for uid in self.ledger.limited():
-            ledger.set_limits(uid, {})  # he may have no account yet, but a grant with the limits that end now
+            ledger.set_limits(uid, {})  # there may be no account yet, but a grant with the limits that end now
         self._leave_uncapped(ledger, limits, uncapped)
         for uid, own in limits.items():
             ledger.set_limits(uid, own)
@@ -177,7 +177,7 @@ class Credits:
         self._unread_ns = None
 
     def reset(self, uid: int, index: int | None, now_ns: int) -> None:
-        """Empty a user's windows, of one rule or (None) of all, and end his refusals. Raises EnforceError."""
+        """Empty a user's windows, of one rule or (None) of all, and end the refusals. Raises EnforceError."""
         self.ledger.reset(uid, index)
         for number, rule in enumerate(self.ledger.rules):
             if rule.is_keyed and index in (None, number):
@@ -185,7 +185,7 @@ class Credits:
         self.speak(uid, now_ns, now_ns)
 
     def speak(self, uid: int, spoken_ns: int, now_ns: int) -> None:
-        """What a user did up to a time was judged: a refusal that held for all his attempts is over.
+        """What a user did up to a time was judged: a refusal that held for all these attempts is over.
 
         Args:
             uid: The user.
@@ -202,7 +202,7 @@ class Credits:
         return 0 if usage is None else max(0, usage.used[index] - self.ledger.told(uid, index))
 
     def set_limits(self, uid: int, limits: Mapping[int, int], now_ns: int) -> None:
-        """Give a user limits of his own at once, by rule index. Raises EnforceError."""
+        """Give a user limits of their own at once, by rule index. Raises EnforceError."""
         self.ledger.set_limits(uid, limits)
         self._write(now_ns)
 

@@ -1,4 +1,4 @@
-"""The program's keys: which destinations or networks each user reached under a rule, and with what he exceeded one.
+"""The program's keys: which destinations or networks each user reached under a rule, and with what they exceeded one.
 
 The layouts are those of keys.bpf.h. A rule has a lane, a number of its own for as long as the program lives, so that a
 reload that leaves a rule as it was leaves its windows in the kernel as they were. Methods raise EnforceError.

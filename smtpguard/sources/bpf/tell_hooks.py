@@ -58,7 +58,7 @@ class TellHooks:
         self._guard.config.set_flag(maps.FLAG_TELL, on=True)
 
     def stop(self) -> None:
-        """Refuse without a word again; who was led to the responder still sees the peer he asked for."""
+        """Refuse without a word again; who was led to the responder still sees the peer that was asked for."""
         self._guard.config.set_flag(maps.FLAG_TELL, on=False)
 
     def find_owner(self, cookie: int) -> int | None:
