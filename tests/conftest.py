@@ -93,7 +93,7 @@ def _open_directory(path: str) -> int:
 _open_trusted = safe_files._open_directory
 safe_files._open_directory = _open_directory
 # Nothing of the caller's own guard: neither what their shell says, nor their configuration and data files.
-for _name in [name for name in os.environ if name.startswith("SMTPGUARD_")]:
+for _name in [name for name in os.environ if name.startswith("SMTPGUARD_") and not name.startswith("SMTPGUARD_TEST_")]:
     del os.environ[_name]
 load.SYSTEM_PATH = "/nonexistent/smtpguard.yaml"
 resources.read_resource.__kwdefaults__ = {

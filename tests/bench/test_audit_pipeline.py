@@ -23,7 +23,7 @@ from tests.servers import UnavailableError, unpack
 
 pytestmark = pytest.mark.bench
 
-MEGABYTES = float(os.environ.get("SMTPGUARD_BENCH_MB", "500"))
+MEGABYTES = float(os.environ.get("SMTPGUARD_TEST_BENCH_MB", "500"))
 ROUNDS = 5
 BAR = 1.8
 SAMPLE_BYTES = 20_000_000

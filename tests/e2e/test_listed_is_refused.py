@@ -251,7 +251,7 @@ def host(request: pytest.FixtureRequest) -> Iterator[Host]:
         yield made
 
 
-SEEDS = [int(os.environ.get("SMTPGUARD_SEED", "0")) or random.randrange(1 << 30)]
+SEEDS = [int(os.environ.get("SMTPGUARD_TEST_SEED", "0")) or random.randrange(1 << 30)]
 MEANS = [("none", "nft", 60), (["bpf"], "bpf", 25)]
 """Sources, what refuses then, steps of a short run."""
 

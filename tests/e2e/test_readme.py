@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.host import CLIENT, SMTPGUARD, SPAMMER, Host
+from tests.support.host import SMTPGUARD, SPAMMER, Host
 
 pytestmark = pytest.mark.kernel
 
@@ -75,7 +75,7 @@ def watches(host: Host, _command: str) -> None:
     child = host.lab.start([*SMTPGUARD, "watch", "-l", "--config", host.config])
     assert child.stdout is not None
     for _ in range(20):
-        host.lab.run([*CLIENT, "connect", "--uid", str(SPAMMER[1]), "192.0.2.2"], inside=True)
+        host.connect(SPAMMER)
         if select.select([child.stdout], [], [], 0.3)[0]:
             break
     assert "EVENT=CONNECT" in child.stdout.readline()

@@ -67,6 +67,7 @@ class Host:
         )
         self._settings = settings
         self.daemon: subprocess.Popen[str] | None = None
+        self._sink: subprocess.Popen[str] | None = None
         self._watch = DaemonWatch()
 
     def __enter__(self) -> Self:
@@ -119,9 +120,15 @@ class Host:
         Path(self.config).write_text(yaml.safe_dump(values), "utf-8")
 
     def start_sink(self) -> None:
-        sink = self.lab.start([sys.executable, str(Path(__file__).with_name("sink.py"))], net=self.lab.peer)
-        assert sink.stdout is not None
-        assert sink.stdout.readline() == "ready\n"
+        """Start the peer's mail server. It gets ready beside the daemon; whatever connects waits for it."""
+        self._sink = self.lab.start([sys.executable, str(Path(__file__).with_name("sink.py"))], net=self.lab.peer)
+
+    def wait_for_sink(self) -> None:
+        """Until the peer's mail server listens."""
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            assert sink.stdout is not None
+            assert sink.stdout.readline() == "ready\n"
 
     def start(
         self, *words: str, ready: bool = True, command: Sequence[str] = (*SMTPGUARD, "run")
@@ -132,6 +139,7 @@ class Host:
         self._watch.add(self.daemon)
         if ready:
             self.wait_ready()
+        self.wait_for_sink()
         return self.daemon
 
     def time_start(self) -> float:
@@ -200,6 +208,7 @@ class Host:
         self, user: tuple[str, int], count: int = 1, rate: float = 0, port: int = 25, to: Sequence[str] = (PEER4,)
     ) -> subprocess.Popen[str]:
         """Start a tenant's program that opens connections."""
+        self.wait_for_sink()
         words = ["connect", "--uid", str(user[1]), "--count", str(count), "--rate", str(rate), "--port", str(port)]
         return self.lab.start([*CLIENT, *words, "--list-passed", *to], inside=True)
 
@@ -215,6 +224,7 @@ class Host:
 
     def deliver(self, user: tuple[str, int], count: int, to: str = PEER4) -> Outcome:
         """Run a tenant's program that hands over a mail in each connection."""
+        self.wait_for_sink()
         words = ["connect", "--uid", str(user[1]), "--count", str(count), "--deliver", "--list-passed", to]
         return self.outcome(self.lab.start([*CLIENT, *words], inside=True))
 
@@ -222,6 +232,7 @@ class Host:
         self, user: tuple[str, int], seconds: float = 10, to: str = PEER4, port: int = 25
     ) -> subprocess.Popen[str]:
         """Start a tenant's program that keeps one session open; returns when it is open."""
+        self.wait_for_sink()
         words = ["session", "--uid", str(user[1]), "--seconds", str(seconds), "--port", str(port), to]
         child = self.lab.start([*CLIENT, *words], inside=True)
         assert child.stdout is not None

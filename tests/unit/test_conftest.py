@@ -100,7 +100,7 @@ def test_configuration():
 def test_passes():
     assert load_settings(None).path is None
     assert read_resource("nft", "table.nft")
-    assert not [name for name in os.environ if name.startswith("SMTPGUARD_")]
+    assert [name for name in os.environ if name.startswith("SMTPGUARD_")] == ["SMTPGUARD_TEST_SEED"]
     assert "PYTHONDONTWRITEBYTECODE" not in os.environ
     assert os.path.isdir(os.environ["PYTHONPYCACHEPREFIX"])
     print("kept in", os.environ["PYTHONPYCACHEPREFIX"])
@@ -109,7 +109,7 @@ def test_passes():
 
 def test_a_test_that_looks_at_the_hosts_own_files_fails(tmp_path: Path) -> None:
     named = {"SMTPGUARD_CONFIG": "/etc/smtpguard/smtpguard.yaml", "SMTPGUARD_SOCKET": "/run/smtpguard/control.sock"}
-    named["PYTHONDONTWRITEBYTECODE"] = "1"
+    named |= {"PYTHONDONTWRITEBYTECODE": "1", "SMTPGUARD_TEST_SEED": "55"}
     code, said = run_pytest(tmp_path, LOOKING, "-rA", environment=named)
     assert code == 1
     assert set(re.findall(r"(?m)^ERROR \S+::(\w+)", said)) == {"test_log", "test_state", "test_configuration"}, said
