@@ -23,9 +23,6 @@ LONG: tuple[str, ...] = (
     "daemon/serve/handlers.py",
     "decode/audit/decoder.py",
     "enrich/accounts/directory.py",
-    "model.py",
-    "policy/credits.py",
-    "policy/rule_windows.py",
     "sources/bpf/program.py",
 )
 TWICE: tuple[str, ...] = ("Question",)

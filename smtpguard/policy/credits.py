@@ -20,118 +20,10 @@ We say the limit, and up to when the window was emptied; see smtpguard/sources/b
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from smtpguard.model import Count
-from smtpguard.settings import KEY_SLOTS, KEYED, KEYED_PER_PORT, Rule
-
-MAX_RULES = 16
-"""How many rules the kernel can enforce."""
-
-NO_LIMIT = 1 << 62
-"""More credits than anybody can use."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreditRule:
-    """What the kernel has to know of a rule.
-
-    Attributes:
-        ports: Destination ports that it counts.
-        limit: How many pass in a window, for users without a limit of their own.
-        window_ns: Length of the window.
-        name: The rule's.
-        count: What it counts: connections by credits, destinations and networks by the keys themselves.
-        holds: Whether a user who exceeded it is refused on its ports until the daemon has spoken ...
-        holds_all: ... and on all guarded ones.
-    """
-
-    ports: frozenset[int]
-    limit: int
-    window_ns: int
-    name: str = ""
-    count: Count = "connections"
-    holds: bool = False
-    holds_all: bool = False
-
-    @property
-    def is_keyed(self) -> bool:
-        """Whether it counts destinations or networks."""
-        return self.count != "connections"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
-    """What the kernel shall be told about one user.
-
-    Attributes:
-        uid: The user.
-        allowed: Credits the user may have taken in all, by rule; how many keys, of a rule that counts those.
-        as_of_ns: Event time from which on that is right.
-        spoken_ns: The daemon has judged what the user did up to then.
-        emptied_ns: By rule: keys up to then do not count; 0 where nothing was emptied.
-        settled_ns: When a verdict that holds was last carried out: what began before then may not have met its deny.
-    """
-
-    uid: int
-    allowed: tuple[int, ...]
-    as_of_ns: int
-    spoken_ns: int = 0
-    emptied_ns: tuple[int, ...] = ()
-    settled_ns: int = 0
-
-
-def choose_credit_rules(rules: Iterable[Rule], guarded: frozenset[int], *, keys: bool = False) -> list[Rule]:
-    """The rules that the kernel can enforce, at most MAX_RULES, in the order of the configuration.
-
-    Those that count attempts, refuse, are in earnest and concern everybody: `novel` is for the engine to judge.
-
-    Args:
-        rules: All rules.
-        guarded: The guarded ports.
-        keys: Whether it can count destinations and networks, too.
-    """
-    chosen: list[Rule] = []
-    for rule in rules:
-        ports = guarded if rule.ports is None else rule.ports & guarded
-        if rule.action == "warn" or rule.path == "local" or rule.novel_ns is not None or rule.dry_run or not ports:
-            continue
-        if rule.count in KEYED:
-            beside = [other for other in chosen if other.count in KEYED]
-            crowded = any(
-                sum(other.ports is None or port in other.ports for other in beside) >= KEYED_PER_PORT for port in ports
-            )
-            if not keys or crowded or rule.limit > KEY_SLOTS:
-                continue
-        elif rule.count != "connections":
-            continue
-        chosen.append(rule)
-    return chosen[:MAX_RULES]
-
-
-class _CreditWindow:
-    """One user's attempts under one rule.
-
-    Attributes:
-        limit: His limit.
-        told: Credited attempts told of so far, those given up for lost included.
-        times: Event times of the attempts in the window, ascending.
-        lost: (when they may be forgotten, how many) of credits whose attempts never arrived.
-        due_ns: When the first of them leaves the window, as the heap of departures has it; None if it is not in there.
-    """
-
-    __slots__ = ("due_ns", "limit", "lost", "times", "told")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.told = 0
-        self.times: list[int] = []
-        self.lost: list[tuple[int, int]] = []
-        self.due_ns: int | None = None
-
-    def allowed(self) -> int:
-        return max(0, self.limit + self.told - len(self.times))
+from smtpguard.policy.credit_rules import MAX_RULES, NO_LIMIT, CreditRule, Grant
+from smtpguard.policy.credit_window import CreditWindow
 
 
 class CreditLedger:
@@ -148,7 +40,7 @@ class CreditLedger:
         if len(rules) > MAX_RULES:
             raise ValueError(f"{len(rules)} credit rules, at most {MAX_RULES}")
         self.rules = tuple(rules)
-        self._lanes: dict[int, dict[int, _CreditWindow]] = {}
+        self._lanes: dict[int, dict[int, CreditWindow]] = {}
         self._limits: dict[int, dict[int, int]] = {}
         self._departures: list[tuple[int, int, int]] = []
         self._dirty: set[int] = set()
@@ -361,18 +253,18 @@ class CreditLedger:
     def _limit(self, uid: int, index: int) -> int:
         return self._limits.get(uid, {}).get(index, self.rules[index].limit)
 
-    def _lane(self, uid: int, index: int) -> _CreditWindow:
+    def _lane(self, uid: int, index: int) -> CreditWindow:
         lanes = self._lanes.setdefault(uid, {})
         lane = lanes.get(index)
         if lane is None:
-            lane = lanes[index] = _CreditWindow(self._limit(uid, index))
+            lane = lanes[index] = CreditWindow(self._limit(uid, index))
         return lane
 
     def _allowed(self, uid: int, index: int) -> int:
         lane = self._lanes.get(uid, {}).get(index)
         return lane.allowed() if lane else self._limit(uid, index)
 
-    def _enter(self, uid: int, index: int, lane: _CreditWindow, time_ns: int) -> None:
+    def _enter(self, uid: int, index: int, lane: CreditWindow, time_ns: int) -> None:
         if lane.limit >= NO_LIMIT:
             return
         times = lane.times
@@ -386,14 +278,14 @@ class CreditLedger:
         if times[0] == time_ns:  # the only one, or reported after younger ones: it leaves before them
             self._schedule(uid, index, lane)
 
-    def _leave(self, uid: int, index: int, lane: _CreditWindow, now_ns: int) -> None:
+    def _leave(self, uid: int, index: int, lane: CreditWindow, now_ns: int) -> None:
         del lane.times[: bisect_right(lane.times, now_ns - self.rules[index].window_ns)]
         lane.told += sum(count for until_ns, count in lane.lost if until_ns <= now_ns)
         lane.lost = [(until_ns, count) for until_ns, count in lane.lost if until_ns > now_ns]
         self._dirty.add(uid)
         self._schedule(uid, index, lane)
 
-    def _schedule(self, uid: int, index: int, lane: _CreditWindow) -> None:
+    def _schedule(self, uid: int, index: int, lane: CreditWindow) -> None:
         """Have the lane looked at when the first of it leaves: one entry in the heap that counts, stale ones do not."""
         ends = [until_ns for until_ns, _ in lane.lost]
         if lane.times:

@@ -8,13 +8,13 @@ follow before a rule *can* be exceeded (`RuleWindows.room`, `KeyTable.room`) and
 fast path counts it down and skips the look. Counts only fall as time goes on, so what was safe stays safe.
 """
 
-from collections.abc import Iterable
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from smtpguard.model import Mode
-from smtpguard.policy.compiled_rules import CompiledRule, CompiledRules, Needs, TableKey
+from smtpguard.policy.compiled_rules import CompiledRule, CompiledRules, TableKey
 from smtpguard.policy.counters import Counter, Excess
+from smtpguard.policy.open_port import OpenPort
 from smtpguard.policy.windows import FOREVER, NEVER, Bounds, KeyTable, Lane
 from smtpguard.settings import DAY_NS
 
@@ -33,21 +33,6 @@ MAX_ROOM = 256
 
 def _number(counter: Counter) -> int:
     return counter.planned.number
-
-
-class OpenPort(Lane):
-    """A lane together with the rules that count on its port.
-
-    Attributes:
-        counters, tables: The rules that count here, and where their keys are.
-    """
-
-    __slots__ = ("counters", "tables")
-
-    def __init__(self, needs: Needs) -> None:
-        super().__init__(needs)
-        self.counters: tuple[Counter, ...] = ()
-        self.tables: tuple[KeyTable, ...] = ()
 
 
 class RuleWindows:
@@ -72,8 +57,8 @@ class RuleWindows:
     """
 
     __slots__ = (
-        "_bounds",
         "ahead",
+        "bounds",
         "changes",
         "clear_ns",
         "counters",
@@ -103,7 +88,7 @@ class RuleWindows:
         self.lanes: dict[int, OpenPort] = {}
         self.tables: dict[TableKey, KeyTable] = {}
         self.counters: list[Counter] = []
-        self._bounds = bounds
+        self.bounds = bounds
 
     def open_lane(self, port: int) -> OpenPort:
         """The lane of a port, made if it is not there yet, with the counters of its rules."""
@@ -207,10 +192,10 @@ class RuleWindows:
         """Take an attempt in that was just judged, and work out how many may follow unseen."""
         lane = self.open_lane(port)
         at_ns = time_ns if time_ns >= self.ready_ns else max(time_ns, self.newest_ns())
-        lane.insert(time_ns, at_ns, self._bounds)
+        lane.insert(time_ns, at_ns, self.bounds)
         self.ready_ns = max(self.ready_ns, at_ns)
         for table in lane.tables:
-            table.insert(table.key(address), time_ns, at_ns, self._bounds)
+            table.insert(table.key(address), time_ns, at_ns, self.bounds)
         self.look(at_ns)
 
     def spent(self) -> int:
@@ -277,40 +262,14 @@ class RuleWindows:
         for counter in self.counters:
             counter.left = 0
 
-    def adopt(self, others: Iterable["RuleWindows"]) -> None:
-        """Take over the windows of books that this one replaces, nearest first.
-
-        A rule goes on where one of its name, count and window was; any other begins with an empty window.
-        """
-        olds: dict[tuple[str, str, int], Counter] = {}
-        newest_ns = NEVER
-        for other in others:
-            newest_ns = max(newest_ns, other.newest_ns())
-            self.floor_ns = max(self.floor_ns, other.floor_ns)
-            for port, lane in other.lanes.items():
-                if port in self.plan.lanes and not self.open_lane(port).times:
-                    self.lanes[port].take_over(lane, self._bounds)
-            for key, table in other.tables.items():
-                if key in self.plan.tables and not self.open_table(key).keys:
-                    self.tables[key].take_over(table, self._bounds)
-            for counter in other.counters:
-                olds.setdefault(counter.identity(), counter)
-        for counter in self.counters:
-            if old := olds.get(counter.identity()):
-                counter.told_ns, counter.fresh_ns = old.told_ns, old.fresh_ns
-                if old.floor_ns != NEVER:
-                    counter.empty(old.floor_ns)
-            else:
-                counter.empty(newest_ns)
-
     def put_back(self, lane: Lane, time_ns: int) -> None:
         """Take in an attempt of an earlier run: the newest so far on its port. `distrust` when all are in."""
-        lane.insert(time_ns, time_ns, self._bounds)
+        lane.insert(time_ns, time_ns, self.bounds)
         self.ready_ns = max(self.ready_ns, time_ns)
 
     def put_back_key(self, table: KeyTable, key: bytes, time_ns: int) -> None:
         """Take in an address or network of an earlier run."""
-        table.insert(key, time_ns, max(time_ns, self.newest_ns()), self._bounds)
+        table.insert(key, time_ns, max(time_ns, self.newest_ns()), self.bounds)
 
     def note_seen(self) -> None:
         """Remember when the subject was last on the ports of `novel` rules, for when the windows are gone."""
@@ -321,7 +280,7 @@ class RuleWindows:
     def release(self) -> None:
         """Give back what was taken from the bounds; the book is not used any more."""
         for holder in chain[Lane | KeyTable](self.lanes.values(), self.tables.values()):
-            holder.release(self._bounds)
+            holder.release(self.bounds)
 
     def last_seen(self, counter: Counter) -> int:
         """When the subject last was on the ports of a rule; NEVER if it was not."""
@@ -329,7 +288,7 @@ class RuleWindows:
         return max(taken, max((self.seen.get(port, NEVER) for port in counter.planned.ports), default=NEVER))
 
     def _is_newcomer(self, counter: Counter, lane: Lane, novel_ns: int, at_ns: int) -> bool:
-        if at_ns - self._bounds.known_ns < novel_ns:
+        if at_ns - self.bounds.known_ns < novel_ns:
             return False  # everybody would be one
         if not (lane.times and at_ns - lane.times[-1] < novel_ns):
             last_ns = self.last_seen(counter)

@@ -6,6 +6,7 @@ from smtpguard.model import Account, Mode, Subject
 from smtpguard.policy.byte_windows import ByteWindows
 from smtpguard.policy.compiled_rules import RulesByMode
 from smtpguard.policy.rule_windows import RuleWindows
+from smtpguard.policy.window_adoption import adopt_windows
 from smtpguard.policy.windows import NEVER, Bounds
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class SubjectState:
         volumes = tuple(ByteWindows(rules, plans.ports, mode) for mode, rules in plans.volumes)
         for new, olds in ((books, self.books), (failures, self.failures)):
             for book in new:
-                book.adopt(sorted(olds, key=lambda old: old.mode != book.mode))
+                adopt_windows(book, sorted(olds, key=lambda old: old.mode != book.mode))
         for volume in volumes:
             volume.adopt(sorted(self.volumes, key=lambda old: old.mode != volume.mode))
         self.drop_windows()

@@ -12,7 +12,7 @@ import pytest
 from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.clock import boottime_ns
 from smtpguard.model import NS
-from smtpguard.policy.credits import CreditRule
+from smtpguard.policy.credit_rules import CreditRule
 from smtpguard.sources.bpf import maps
 from smtpguard.sources.bpf.kernel_credits import Credits
 from smtpguard.sources.bpf.source import BpfSource

@@ -13,7 +13,7 @@ from smtpguard.actions.base import Exemptions
 from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.clock import boottime_ns
 from smtpguard.model import NS, Connect
-from smtpguard.policy.credits import NO_LIMIT, CreditRule
+from smtpguard.policy.credit_rules import NO_LIMIT, CreditRule
 from smtpguard.settings import Cap
 from smtpguard.sources.bpf.credit_maps import Usage
 from smtpguard.sources.bpf.kernel_credits import Credits

@@ -16,7 +16,7 @@ from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.clock import boottime_ns
 from smtpguard.daemon.enforce.exact_limits import ExactLimits
 from smtpguard.model import NS, Connect, Decision, Subject, Verdict
-from smtpguard.policy.credits import NO_LIMIT, CreditRule
+from smtpguard.policy.credit_rules import NO_LIMIT, CreditRule
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.networks import PLACES, network_of, use_translators
 from smtpguard.settings import Rule

@@ -17,7 +17,7 @@ from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.clock import boottime_ns
 from smtpguard.errors import SourceError
 from smtpguard.model import NS, Connect
-from smtpguard.policy.credits import CreditRule
+from smtpguard.policy.credit_rules import CreditRule
 from smtpguard.settings import Settings
 from smtpguard.sources.bpf.kernel_credits import Credits
 from smtpguard.sources.bpf.source import BpfSource

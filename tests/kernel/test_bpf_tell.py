@@ -22,7 +22,7 @@ from smtpguard.actions.tell_server import TellServer
 from smtpguard.clock import boottime_ns
 from smtpguard.errors import EnforceError
 from smtpguard.model import NS
-from smtpguard.policy.credits import CreditRule
+from smtpguard.policy.credit_rules import CreditRule
 from smtpguard.settings import Cap
 from smtpguard.sources.bpf.kernel_credits import Credits
 from smtpguard.sources.bpf.tell_hooks import TellHooks

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpguard.policy.credits import NO_LIMIT, CreditLedger, CreditRule, choose_credit_rules
+from smtpguard.policy.credit_rules import NO_LIMIT, CreditRule, choose_credit_rules
+from smtpguard.policy.credits import CreditLedger
 from smtpguard.settings import Rule
 
 UID = 1001

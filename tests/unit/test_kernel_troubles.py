@@ -27,7 +27,7 @@ from smtpguard.daemon.serve.control_part import ControlPart
 from smtpguard.decode.netlink.nft_notify import NftEvent
 from smtpguard.errors import DecodeError, EnforceError
 from smtpguard.model import NS, Allowance, Block, Connect, Subject
-from smtpguard.policy.credits import NO_LIMIT
+from smtpguard.policy.credit_rules import NO_LIMIT
 from smtpguard.settings import KEY_SLOTS, Override, Rule, Settings
 from smtpguard.state.rows import BlockRow, SwitchRow, WindowRow
 from smtpguard.state.statements import switch_key

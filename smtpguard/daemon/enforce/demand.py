@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from smtpguard.enrich.accounts.directory import AccountDirectory
-from smtpguard.policy.credits import NO_LIMIT, CreditRule, choose_credit_rules
+from smtpguard.policy.credit_rules import NO_LIMIT, CreditRule, choose_credit_rules
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.rules import allowed_terms, compile_terms, override_index
 from smtpguard.settings import KEY_SLOTS, KEYED, Cap, Rule, Settings

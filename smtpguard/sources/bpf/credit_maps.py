@@ -1,8 +1,7 @@
 """Credits and the cap in the kernel: connections rules enforced where connect() happens, exact on every CPU.
 
-`CreditMaps` reads and writes the program's maps; `Credits` keeps them right from what the daemon tells it, with the
-bookkeeping of `smtpguard.policy.credits`. Credits are ignored by the program when the last heartbeat is older than 2 s,
-so a stopped daemon refuses nobody; the cap stands without it.
+`CreditMaps` reads and writes the program's maps; kernel_credits.py keeps them right. Credits are ignored by the program
+when the last heartbeat is older than 2 s, so a stopped daemon refuses nobody; the cap stands without it.
 
 Who is never refused here: root, exempt users and destinations (checked before), subjects of other network namespaces
 (no account of ours), and uids given to `replace_told`.
@@ -13,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from smtpguard.errors import EnforceError, SourceError
-from smtpguard.policy.credits import MAX_RULES, NO_LIMIT, CreditRule, Grant
+from smtpguard.policy.credit_rules import MAX_RULES, NO_LIMIT, CreditRule, Grant
 from smtpguard.settings import Cap
 from smtpguard.sources.bpf import maps
 from smtpguard.sources.bpf.budget import read_unsent

@@ -5,7 +5,8 @@ from types import MappingProxyType
 
 from smtpguard.clock import boottime_ns, next_beat
 from smtpguard.model import NS, Connect
-from smtpguard.policy.credits import CreditLedger, CreditRule, Grant
+from smtpguard.policy.credit_rules import CreditRule, Grant
+from smtpguard.policy.credits import CreditLedger
 from smtpguard.sources.bpf.credit_maps import CreditMaps, KeyWindow
 from smtpguard.sources.bpf.key_maps import KeyMaps
 from smtpguard.sources.bpf.program import BpfProgram

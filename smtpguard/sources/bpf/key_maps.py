@@ -9,7 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from smtpguard.policy.credits import CreditRule
+from smtpguard.policy.credit_rules import CreditRule
 from smtpguard.settings import KEY_SLOTS
 from smtpguard.sources.bpf import maps
 from smtpguard.sources.bpf.libbpf import BpfError

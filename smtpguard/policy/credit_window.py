@@ -1,0 +1,26 @@
+"""One user's attempts under one rule that the kernel enforces, and how many credits follow from them."""
+
+
+class CreditWindow:
+    """One user's attempts under one rule.
+
+    Attributes:
+        limit: His limit.
+        told: Credited attempts told of so far, those given up for lost included.
+        times: Event times of the attempts in the window, ascending.
+        lost: (when they may be forgotten, how many) of credits whose attempts never arrived.
+        due_ns: When the first of them leaves the window, as the heap of departures has it; None if it is not in there.
+    """
+
+    __slots__ = ("due_ns", "limit", "lost", "times", "told")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.told = 0
+        self.times: list[int] = []
+        self.lost: list[tuple[int, int]] = []
+        self.due_ns: int | None = None
+
+    def allowed(self) -> int:
+        """Credits that the user may have taken in all."""
+        return max(0, self.limit + self.told - len(self.times))

@@ -1,0 +1,24 @@
+"""A port in use by a subject: its lane, with the rules that count on it."""
+
+from typing import TYPE_CHECKING
+
+from smtpguard.policy.compiled_rules import Needs
+from smtpguard.policy.windows import KeyTable, Lane
+
+if TYPE_CHECKING:
+    from smtpguard.policy.counters import Counter
+
+
+class OpenPort(Lane):
+    """A lane together with the rules that count on its port.
+
+    Attributes:
+        counters, tables: The rules that count here, and where their keys are.
+    """
+
+    __slots__ = ("counters", "tables")
+
+    def __init__(self, needs: Needs) -> None:
+        super().__init__(needs)
+        self.counters: tuple[Counter, ...] = ()
+        self.tables: tuple[KeyTable, ...] = ()
