@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from tests.fakes.namespaces import fill
 from tests.lived.registry import happening
-from tests.lived.world import World
+from tests.lived.world import SAVED_S, World
 from tests.support.host import wait_for
 
 HOLDER = """
@@ -69,7 +69,10 @@ def state_deleted(world: World) -> None:
     """It is written again, with what is in force."""
     for path in world.small.glob("state.db*"):
         path.unlink()
-    time.sleep(2.5)  # it looks with the next change, at most a second later
+    end = time.monotonic() + 2.5  # it looks with the next change, at most a second later; on a full disk in vain
+    while not (world.small / "state.db").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    time.sleep(SAVED_S)
 
 
 @happening

@@ -68,10 +68,15 @@ class World:
         fail2ban: Beside it, not started.
         faketime: The library that fakes a process's clock.
         seed: What all that is random comes from.
+        hurried: Half of the changes of accounts are told by a reload, which reads them again at once; the daemon
+            notices the others by itself. Else it notices all by itself.
     """
 
-    def __init__(self, host: Host, model: Model, fail2ban: Fail2ban, faketime: Path, seed: int) -> None:
+    def __init__(
+        self, host: Host, model: Model, fail2ban: Fail2ban, faketime: Path, seed: int, *, hurried: bool = False
+    ) -> None:
         self.host = host
+        self._hurried = hurried
         host.expect_errors(*EXPECTED_ERRORS)
         self.model = model
         self.fail2ban = fail2ban
@@ -322,7 +327,10 @@ class World:
             self.let_accounts_be_read()
 
     def let_accounts_be_read(self) -> None:
-        """Until the daemon has looked: it does so at whole multiples of the pause."""
+        """Until the daemon has looked: it does so at whole multiples of the pause, or when it is told to reload."""
+        if self._hurried and self.random.random() < 0.5:
+            self.ask("reload")
+            return
         now_s = time.clock_gettime(time.CLOCK_BOOTTIME)
         time.sleep(ACCOUNTS_S - now_s % ACCOUNTS_S + ACCOUNTS_READ_S)
 
