@@ -466,6 +466,8 @@ def test_every_hook_is_joined_and_called_as_its_receiver_wants(
     assert failed == {"thread mistaken": 1}, said
     assert HEEDED_NO_MORE in caplog.messages
     assert {name: hook for hook, name in HOOKS.items() if name not in calls.seen} == {}
+    # What only a BPF program asks for, which is no fake here: test_bpf_keys has what becomes of it.
+    assert service.core.enforcement.credits.judge_unread == service.inlet.sensing.catch_up
 
 
 def test_a_guard_that_can_look_at_no_process_and_write_no_log_starts_and_says_so(
