@@ -55,6 +55,7 @@ def command(files: Sequence[str], config_path: str | None, *, is_learning: bool,
 
     from smtpguard.settings.load import load_settings
     from smtpguard.sources.audit.replay import ReplaySource
+    from smtpguard.sources.audit.replay_problems import CUT
 
     settings = load_settings(config_path)
     source = ReplaySource(files, ports=settings.ports)
@@ -73,6 +74,8 @@ def command(files: Sequence[str], config_path: str | None, *, is_learning: bool,
     for problem in source.problems:
         use = f"; use: {problem.use}" if problem.use else ""
         click.echo(f"smtpguard: {problem.file}: {problem.problem}{use}", err=True)
+    for name in source.cut:
+        click.echo(f"note: {name}: {CUT}", err=True)
     if is_learning:
         pass
     elif as_json:

@@ -234,6 +234,23 @@ def test_without_a_file_it_is_a_usage_error() -> None:
     assert CliRunner().invoke(main, ["replay"]).exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("kind", "kept", "is_whole"),
+    [(b"SYSCALL", 120, False), (b"SOCKADDR", -6, False), (b"SOCKADDR", -1, True), (b"SYSCALL", -1, True)],
+)
+def test_a_last_line_that_is_cut_is_named_beside_good_events(
+    tmp_path: Path, kind: bytes, kept: int, is_whole: bool
+) -> None:
+    path = Path(write(tmp_path / "a", spam(5)))
+    lines = path.read_bytes().splitlines(keepends=True)
+    last = max(number for number, line in enumerate(lines) if line.startswith(b"type=" + kind))
+    path.write_bytes(b"".join(lines[:last]) + lines[last][:kept])
+    result = run(tmp_path, str(path))
+    said = "" if is_whole else f"note: {path}: ends within a record, whose connection may be missing\n"
+    assert (result.exit_code, result.stderr) == (0, said)
+    assert "would be refused" in result.stdout
+
+
 def test_a_bad_configuration_ends_it(tmp_path: Path) -> None:
     result = run(tmp_path, write(tmp_path / "a", spam(1)), rules="portz: [25]")
     assert (result.exit_code, result.stdout) == (78, "")

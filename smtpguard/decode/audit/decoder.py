@@ -171,6 +171,11 @@ class AuditDecoder:
         """
         self._sieve = SockaddrSieve(ports)
 
+    @property
+    def unfinished(self) -> bytes:
+        """What has come of a line whose end has not."""
+        return self._buffer.unfinished
+
     def feed(self, data: bytes) -> list[Connect]:
         """Take the next bytes of the stream, cut anywhere."""
         out: list[Connect] = []

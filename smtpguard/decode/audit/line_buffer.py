@@ -81,6 +81,11 @@ class LineBuffer:
             self._cut()
         return start, stop
 
+    @property
+    def unfinished(self) -> bytes:
+        """What has come of a line whose end has not."""
+        return b"" if self._skipping else bytes(self.data[self._seen : self._end])
+
     def finish(self) -> tuple[int, int]:
         """The stream has ended: what is left counts as a whole line, newline or not."""
         start = self._seen

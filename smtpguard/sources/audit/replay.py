@@ -31,6 +31,7 @@ from smtpguard.sources.audit.replay_problems import (
     UNREADABLE_FORMS,
     USE_RAW,
     ReplayProblem,
+    is_cut,
     unreadable_error,
 )
 from smtpguard.sources.audit.survey import Survey
@@ -73,6 +74,7 @@ class ReplaySource:
 
     Attributes:
         problems: What of the files was not read; whole once everything was read.
+        cut: Files that end within a record.
     """
 
     name = "replay"
@@ -80,6 +82,7 @@ class ReplaySource:
     def __init__(self, paths: Sequence[str], *, ports: frozenset[int], stdin: BinaryIO | None = None) -> None:
         self.stats = SourceStats()
         self.problems: list[ReplayProblem] = []
+        self.cut: list[str] = []
         self._paths = list(paths)
         self._stdin = stdin
         self._stack = contextlib.ExitStack()
@@ -216,6 +219,8 @@ class ReplaySource:
                 break
             yield decoder.commit(count)
             self._note()
+        if is_cut(decoder.unfinished):
+            self.cut.append(file.path)
         yield decoder.feed(b"\n")  # a file may end without one; an empty line is nothing
 
     def _read_wrapped(self, file: _ReplayFile, unwrapper: Unwrapper) -> Iterator[list[Connect]]:

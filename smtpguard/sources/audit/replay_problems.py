@@ -1,6 +1,7 @@
 """What of a file was not read by replay, and what to use in its place."""
 
 import os
+import re
 from dataclasses import dataclass
 
 from smtpguard.decode.audit.forms import INTERPRETED, JOURNAL_TEXT, MIXED, REPORT, WIDE
@@ -16,6 +17,11 @@ UNREADABLE_FORMS = {
 }
 NO_ADDRESS = "holds SYSCALL records of connect() without the SOCKADDR records that say where to"
 NO_RECORD = "holds no audit record"
+CUT = "ends within a record, whose connection may be missing"
+_WHOLE = re.compile(
+    rb"type=SYSCALL .* key=|type=SOCKADDR .*saddr=(?:0200[0-9A-F]{28}|0A00[0-9A-F]{52}|(?!0200|0A00)[0-9A-F]+)"
+)
+"""As much of a record as replay needs: SYSCALL ends with its key, addresses have the length of their family."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +44,11 @@ _FIXES: dict[type[OSError], str] = {
     PermissionError: "run as root",
 }
 """What to do where a file can't be opened."""
+
+
+def is_cut(line: bytes) -> bool:
+    """Whether a line without its end is a record of which something is missing."""
+    return (b"type=SYSCALL " in line or b"type=SOCKADDR " in line) and not _WHOLE.search(line)
 
 
 def unreadable_error(path: str, error: Exception) -> SourceError:
