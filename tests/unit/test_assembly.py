@@ -28,6 +28,7 @@ from smtpguard.control.client import ask
 from smtpguard.control.connection import Peer
 from smtpguard.daemon import core, hang_up, inlet, reconfiguration
 from smtpguard.daemon import service as module
+from smtpguard.daemon.enforce.identity import FACT
 from smtpguard.daemon.enforce.neighbours import NftTable
 from smtpguard.daemon.intake import source_supervisor
 from smtpguard.daemon.intake.source_supervisor import SourceSupervisor
@@ -590,3 +591,11 @@ def test_what_the_state_held_is_taken_when_it_can_be_read(folder: Path, monkeypa
         monkeypatch.setattr(service.core.state, "take_late", lambda: late)
         service.core.chores.keep_state(0)
         assert service.core.switch.is_off
+
+
+def test_which_table_is_ours_is_kept_before_anything_else_happens(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with contextlib.ExitStack() as stack:
+        service = put_together(folder, monkeypatch, stack)
+        assert ("facts", 0, FACT) in service.core.state.kept("facts", 0)

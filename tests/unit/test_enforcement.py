@@ -263,23 +263,40 @@ def test_a_table_that_cannot_be_had_keeps_bpf_from_nothing_and_is_tried_again() 
     assert world.enforcement.health.troubles() == []
 
 
+class Compared:
+    """Notes why it was asked to compare."""
+
+    looked_ns: int | None = None
+    differences: tuple[str, ...] = ()
+    trouble: str | None = None
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def compare(self, *, reason: str, who: str = "") -> None:
+        assert who == ""
+        self.reasons.append(reason)
+
+
 def test_a_lost_table_is_put_back_whole_and_compared(world: World) -> None:
-    seen: list[str] = []
-
-    class Comparison:
-        looked_ns: int | None = None
-        differences: tuple[str, ...] = ()
-        trouble: str | None = None
-
-        def compare(self, *, reason: str, who: str = "") -> None:
-            assert who == ""
-            seen.append(reason)
-
-    world.enforcement.comparison = Comparison()
+    compared = world.enforcement.comparison = Compared()
     assert world.refresh("lost") == ["nft restore"]
     world.now += 61 * NS
     world.enforcement.on_time(world.now)
-    assert seen == ["heal", "time"]
+    assert compared.reasons == ["heal", "time"]
+
+
+def test_sets_are_compared_within_a_second_of_the_start_and_once_a_minute(world: World) -> None:
+    compared = world.enforcement.comparison = Compared()
+    world.refresh("start")
+    assert compared.reasons == [], "the start does not wait for it"
+    world.now += NS
+    world.enforcement.on_time(world.now)
+    assert compared.reasons == ["time"]
+    for _ in range(3):
+        world.now += 61 * NS
+        world.enforcement.on_time(world.now)
+    assert compared.reasons == ["time"] * 4
 
 
 def test_in_dry_run_the_means_are_there_as_long_as_a_persons_block() -> None:
