@@ -62,15 +62,7 @@ def render_quoted(value: bytes | None) -> str:
 
 
 CONTAINED = "container"
-
-
-def render_contained(uid: int) -> str:
-    """Uids of this number that are nobody's on this host, all together: can't be taken for the account of that number.
-
-    Args:
-        uid: In other network namespaces; 0 for all subordinate uids of root's.
-    """
-    return f"uid:{uid}@{CONTAINED}"
+"""Behind an @: what is nobody's on this host. No account is called so."""
 
 
 def render_user(uid: int, name: str | None) -> str:

@@ -51,8 +51,8 @@ class Account:
 
     @property
     def share(self) -> int:
-        """Whose share of a budget it uses: a container's uid takes nothing from the host's user of that number."""
-        return self.uid | _CONTAINED if self.standing == "container" else self.uid
+        """Whose share of a budget it uses. All containers have one: root of one may take any number of uids."""
+        return _CONTAINED if self.standing == "container" else self.uid
 
     @property
     def names(self) -> tuple[str, ...]:

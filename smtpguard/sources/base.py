@@ -40,7 +40,8 @@ class Unsent:
         refused_by: What refused these attempts; None if they passed, or are no attempts.
         news: What became of connections; None if these are attempts.
         count: How many.
-        elsewhere: They are nobody's of this host: a uid of other network namespaces, or 0 for root's ranges.
+        elsewhere: They are nobody's of this host: of uids of other network namespaces or of root's ranges, all
+            together, as whoever is root there may take any number of them. The owner is 0.
     """
 
     owner: int

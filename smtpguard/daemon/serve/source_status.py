@@ -11,7 +11,7 @@ from smtpguard.errors import SourceError
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS, Subject
 from smtpguard.policy.countable import Uncounted, find_uncounted
-from smtpguard.text import render_contained, render_user
+from smtpguard.text import CONTAINED, render_user
 
 Figures = dict[str, Any]
 MAX_NOT_RECORDED = 20
@@ -83,9 +83,7 @@ class SourceStatus:
         most = sorted(totals.items(), key=lambda item: -item[1].total())[:MAX_NOT_RECORDED]
         return [
             {
-                "user": render_contained(uid)
-                if elsewhere
-                else render_user(uid, self._account_of(Subject(id=uid)).name),
+                "user": f"@{CONTAINED}" if elsewhere else render_user(uid, self._account_of(Subject(id=uid)).name),
                 "uid": uid,
                 "attempts": counts["attempts"],
                 "refused": counts["refused"],

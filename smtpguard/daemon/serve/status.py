@@ -20,7 +20,7 @@ from smtpguard.hooks import ClockNs
 from smtpguard.model import NS
 from smtpguard.policy.engine import Engine
 from smtpguard.state.writer import StateWriter
-from smtpguard.text import render_contained
+from smtpguard.text import CONTAINED
 
 
 class Parts(Protocol):
@@ -239,4 +239,4 @@ def _render_off(value: object) -> str:
 
 def _render_share(share: int) -> str:
     """Whose share of a budget it is, see Account.share."""
-    return render_contained(share & 0xFFFF_FFFF) if share >> 32 else str(share)
+    return f"@{CONTAINED}" if share >> 32 else str(share)

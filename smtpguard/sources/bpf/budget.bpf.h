@@ -81,7 +81,10 @@ static __always_inline __u32 is_elsewhere(__u32 uid, __u32 owner, __u64 netns)
 
 static __noinline int take_budget(__u32 owner, __u32 lane, __u32 elsewhere, __u64 now)
 {
-	struct budget_key key = {.owner = owner, .lane = elsewhere ? lane + LANES : lane};
+	struct budget_key key = {
+		.owner = elsewhere ? 0 : owner, /* a container's root takes any number of uids: one share for all */
+		.lane = elsewhere ? lane + LANES : lane,
+	};
 	__u64 full_ns, interval_ns = INTERVAL_REPORT_NS;
 	struct budget *budget;
 	__u32 zero = 0;
@@ -116,7 +119,7 @@ static __noinline int take_budget(__u32 owner, __u32 lane, __u32 elsewhere, __u6
 
 static __noinline void note_unsent(__u32 owner, __u16 port, __u8 result, __u8 elsewhere)
 {
-	struct unsent_key key = {.owner = owner, .port = port, .result = result, .elsewhere = elsewhere};
+	struct unsent_key key = {.owner = elsewhere ? 0 : owner, .port = port, .result = result, .elsewhere = elsewhere};
 	__u64 *value = bpf_map_lookup_elem(&unsent, &key);
 	__u64 none = 0;
 

@@ -28,13 +28,13 @@ class Untracked:
     """Whose sockets could keep nothing lately."""
 
     def __init__(self) -> None:
-        self._users: dict[tuple[int, bool], _Count] = {}
+        self._users: dict[int | None, _Count] = {}  # None: all uids of other network namespaces
 
     def note(self, report: SocketReport) -> None:
         """One more."""
         if report.uid is None:
             return
-        who = report.uid, report.netns is not None
+        who = report.uid if report.netns is None else None
         if who not in self._users and len(self._users) >= MAX_USERS:
             return
         if who not in self._users:
@@ -54,7 +54,6 @@ class Untracked:
         ]
 
 
-def _describe(who: tuple[int, bool], what: str) -> str:
-    uid, elsewhere = who
-    where = " in another network namespace" if elsewhere else ""
-    return f"uid {uid}{where} hides its sessions: {what}"
+def _describe(uid: int | None, what: str) -> str:
+    who = "somebody in other network namespaces" if uid is None else f"uid {uid}"
+    return f"{who} hides its sessions: {what}"
