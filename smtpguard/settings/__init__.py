@@ -11,7 +11,6 @@ from typing import Any, Literal
 from smtpguard.model import NS, Action, Count
 from smtpguard.settings.keys import live, restart, section
 from smtpguard.settings.notations import Network as Network
-from smtpguard.settings.notations import parse_duration, parse_rate
 from smtpguard.settings.readers import (
     read_choice,
     read_command,
@@ -123,8 +122,8 @@ class Escalation:
     """How much longer each further block lasts, and whether one goes on while its user goes on trying."""
 
     factor: float = field(default=2.0, metadata=live("escalation.factor", float))
-    max_ns: int = field(default=DAY_NS, metadata=live("escalation.max", parse_duration))
-    forget_ns: int = field(default=7 * DAY_NS, metadata=live("escalation.forget", parse_duration))
+    max_ns: int = field(default=DAY_NS, metadata=live("escalation.max"))
+    forget_ns: int = field(default=7 * DAY_NS, metadata=live("escalation.forget"))
     still_trying: Literal["extend", "end"] = field(default="extend", metadata=live("escalation.still_trying"))
 
 
@@ -133,7 +132,7 @@ class BreakerLimits:
     """More than `blocks` new blocks within `per_ns`: throttle only."""
 
     blocks: int = field(default=3, metadata=live("breaker.blocks"))
-    per_ns: int = field(default=10 * MINUTE_NS, metadata=live("breaker.per", parse_duration))
+    per_ns: int = field(default=10 * MINUTE_NS, metadata=live("breaker.per"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +147,7 @@ class Cap:
 def _read_cap(value: dict[str, Any] | None, /) -> Cap | None:
     if value is None:
         return None
-    rate, per_ns = parse_rate(value["rate"])
+    rate, per_ns = value["rate"]
     return Cap(rate=rate, per_ns=per_ns, burst=value["burst"])
 
 
@@ -203,12 +202,12 @@ class Settings:
     log_path: str = field(default="/var/log/smtpguard/events.log", metadata=restart("log.path"))
     log_connects: bool = field(default=True, metadata=restart("log.connects"))
     state_path: str = field(default="/var/lib/smtpguard/state.db", metadata=restart("state.path"))
-    state_keep_ns: int = field(default=30 * DAY_NS, metadata=restart("state.keep", parse_duration))
+    state_keep_ns: int = field(default=30 * DAY_NS, metadata=restart("state.keep"))
     state_max_bytes: int = field(default=500_000_000, metadata=restart("state.max_mb", read_megabytes))
     control_socket: str = field(default="/run/smtpguard/control.sock", metadata=restart("control.socket"))
     control_group: str | None = field(default=None, metadata=restart("control.group"))
     control_verbs: tuple[str, ...] = field(default=("status", "blocks"), metadata=restart("control.verbs", tuple))
-    control_allow_max_ns: int = field(default=DAY_NS, metadata=restart("control.allow_max", parse_duration))
+    control_allow_max_ns: int = field(default=DAY_NS, metadata=restart("control.allow_max"))
     uid_min: int | None = field(default=None, metadata=live("uid_min"))
     nat64: tuple[IPv6Network, ...] | Literal["auto", "none"] = field(
         default="auto", metadata=live("nat64", read_translators)

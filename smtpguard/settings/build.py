@@ -1,11 +1,10 @@
-"""Checked configuration data made into `Settings`. Pure; expects what `checks.py` let through."""
+"""Checked configuration data made into `Settings`. Pure; expects what `checks.py` let through, its notations read."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from smtpguard.settings import Match, Override, Rule, Settings
 from smtpguard.settings.keys import read_fields
-from smtpguard.settings.notations import parse_duration
 from smtpguard.settings.readers import read_uids
 
 _DURATIONS = {"window": "window_ns", "block": "block_ns", "novel": "novel_ns"}
@@ -72,9 +71,7 @@ def build_settings(data: Mapping[str, Any], path: str | None) -> Settings:
 
 
 def _build_rule(data: Mapping[str, Any]) -> Rule:
-    fields: dict[str, Any] = {
-        _DURATIONS.get(key, key): parse_duration(value) if key in _DURATIONS else value for key, value in data.items()
-    }
+    fields: dict[str, Any] = {_DURATIONS.get(key, key): value for key, value in data.items()}
     if "ports" in fields:
         fields["ports"] = frozenset(fields["ports"])
     return Rule(**fields)

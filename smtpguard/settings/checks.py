@@ -5,41 +5,56 @@ Pure: data in, problems out, each with the way to the value it concerns. Here is
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from smtpguard import __version__
+from smtpguard.settings import DAY_NS
 from smtpguard.settings.build import is_shipped
-from smtpguard.settings.notations import parse_duration
-from smtpguard.settings.schema_errors import explain_fault, find_nearest, find_schema_faults
+from smtpguard.settings.formats import parse_formats
+from smtpguard.settings.schema_errors import as_schema_fault, explain_fault, find_nearest, find_schema_faults
 from smtpguard.settings.yaml_lines import Path, Problem, show_key, show_path, show_value
 
 MAX_LIMIT = 1_000_000
 """Highest limit of anything that is remembered one by one (all but bytes): 8 bytes for each and every user."""
-MAX_WINDOW_NS = parse_duration("31d")
+MAX_WINDOW_NS = 31 * DAY_NS
 _NEED_BPF = ("failures", "bytes")
 _VERSION = ".".join(__version__.split(".")[:2])
 
 
-def find_problems(
-    given: object, defaults: Mapping[str, Any], schema: Mapping[str, Any], unbuilt: Mapping[str, str]
-) -> list[Problem]:
-    """Everything that is wrong with a configuration as its file gives it.
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What came of a check.
+
+    Attributes:
+        problems: All that is wrong.
+        data: The configuration with its notations read; to be built where there are no problems.
+    """
+
+    problems: list[Problem]
+    data: Any
+
+
+def check(given: object, defaults: Mapping[str, Any], schema: Mapping[str, Any], unbuilt: Mapping[str, str]) -> Checked:
+    """Find everything that is wrong with a configuration as its file gives it, and read its notations on the way.
 
     Args:
         given: Content of the file.
-        defaults: The shipped configuration, for what the file does not give.
+        defaults: The shipped configuration with its notations read, for what the file does not give.
         schema: The JSON Schema.
         unbuilt: Settings that are refused because nothing would carry them out, see `find_unbuilt`.
     """
-    faults = find_schema_faults(given, schema)
+    parsed = parse_formats(given, schema)
+    faults = [*find_schema_faults(given, schema), *map(as_schema_fault, parsed.faults)]
     problems = [problem for fault in faults for problem in explain_fault(fault, schema)]
     if isinstance(given, dict):
         # What the schema refused is taken out, so that the rest can still be judged and all is told at once.
-        sound = _drop(given, [fault.path for fault in faults if fault.spoils_value])
-        problems += find_unbuilt(sound, unbuilt)
+        doomed = [fault.path for fault in faults if fault.spoils_value]
+        problems += find_unbuilt(_drop(given, doomed), unbuilt)
+        sound = _drop(parsed.data, doomed)
         if all(key in sound for key in ("ports", "sources", "rules") if key in given):
-            problems += _find_contradictions(sound, defaults)
-    return problems
+            problems += _find_contradictions(sound, defaults, given)
+    return Checked(problems, parsed.data)
 
 
 def _drop(data: Any, paths: Iterable[Path]) -> Any:  # noqa: ANN401
@@ -89,8 +104,11 @@ def _walk(value: Any, parts: list[str], path: Path) -> Iterator[tuple[Path, Any]
         yield from _walk(value[parts[0]], parts[1:], (*path, parts[0]))
 
 
-def _find_contradictions(given: dict[str, Any], defaults: Mapping[str, Any]) -> Iterator[Problem]:
-    """What only several values together can have wrong. `given` holds nothing the schema refused, but may lack keys."""
+def _find_contradictions(given: dict[str, Any], defaults: Mapping[str, Any], written: Any) -> Iterator[Problem]:  # noqa: ANN401
+    """What only several values together can have wrong. `given` holds nothing the schema refused, but may lack keys.
+
+    `written` is the same as the file has it, to be shown.
+    """
     ports = given.get("ports", defaults["ports"])
     sources = given.get("sources", defaults["sources"])
     rules = {i: rule for i, rule in enumerate(given.get("rules") or ()) if isinstance(rule, dict)}
@@ -108,7 +126,7 @@ def _find_contradictions(given: dict[str, Any], defaults: Mapping[str, Any]) -> 
         if count in _NEED_BPF and sources != "auto" and "bpf" not in sources and not is_shipped(rule, defaults, ports):
             text = f"rules[{index}].count: {count!r} needs the source bpf, but sources is {show_sources(sources)}"
             yield Problem(path=(*path, "count"), text=text)
-        yield from _find_excess(path, rule, count)
+        yield from _find_excess(path, rule, count, written)
     names = [r["name"] for r in rules.values() if "name" in r] if "rules" in given else None
     known = [rule["name"] for rule in defaults["rules"]] if names is None else names
     shipped = {} if "rules" in given else {rule["name"]: rule.get("ports") for rule in defaults["rules"]}
@@ -124,17 +142,19 @@ def _find_contradictions(given: dict[str, Any], defaults: Mapping[str, Any]) -> 
                 near = find_nearest(name, known) or f"; known are {', '.join(known) or 'none'}"
                 yield Problem(path=path, text=f"users[{index}].rules: no rule is called {show_key(name)!r}{near}")
             else:
-                yield from _find_excess(path, change, counts[name])
+                yield from _find_excess(path, change, counts[name], written)
 
 
-def _find_excess(path: Path, rule: dict[str, Any], count: str | None) -> Iterator[Problem]:
+def _find_excess(path: Path, rule: dict[str, Any], count: str | None, written: Any) -> Iterator[Problem]:  # noqa: ANN401
     limit = rule.get("limit")
     if limit is not None and limit > MAX_LIMIT and count not in ("bytes", None):
         text = f"{show_path((*path, 'limit'))}: {limit} is more than {MAX_LIMIT}"
         yield Problem(path=(*path, "limit"), text=text)
     window = rule.get("window")
-    if window is not None and parse_duration(window) > MAX_WINDOW_NS:
-        yield Problem(path=(*path, "window"), text=f"{show_path((*path, 'window'))}: {window} is longer than 31d")
+    if window is not None and window > MAX_WINDOW_NS:
+        for part in (*path, "window"):
+            written = written[part]
+        yield Problem(path=(*path, "window"), text=f"{show_path((*path, 'window'))}: {written} is longer than 31d")
 
 
 def show_sources(sources: str | Sequence[Any]) -> str:

@@ -17,7 +17,7 @@ from smtpguard.resources import shipped
 from smtpguard.safe_files import read_trusted
 from smtpguard.settings import Settings
 from smtpguard.settings.build import build_settings, merge_defaults
-from smtpguard.settings.notations import parse_duration
+from smtpguard.settings.formats import parse_formats
 from smtpguard.settings.removed import drop_removed
 from smtpguard.settings.yaml_lines import (
     MAX_BYTES,
@@ -77,17 +77,19 @@ def load_text(text: str | None, name: str | None) -> Settings:
 
 
 def _load_document(document: Document | None) -> Settings:
-    defaults = read_defaults()
     if document is None:
-        return build_settings(defaults, None)
-    from smtpguard.settings.checks import find_problems  # jsonschema costs 70 ms: not where there is nothing to check
+        return read_shipped()
+    from smtpguard.settings.checks import check  # jsonschema costs 70 ms: not where there is nothing to check
 
+    schema = read_schema()
+    defaults = parse_formats(read_defaults(), schema).data
     data, left = drop_removed(document.data, __version__)
-    problems = [*document.doubles, *find_problems(data, defaults, read_schema(), UNBUILT)]
-    if problems:
-        raise SettingsError(document, problems)
+    checked = check(data, defaults, schema, UNBUILT)
+    if document.doubles or checked.problems:
+        raise SettingsError(document, [*document.doubles, *checked.problems])
     warnings = tuple(SettingsError(document, left).lines) if left else ()
-    return replace(build_settings(merge_defaults(data, defaults), document.name), text=document.text, warnings=warnings)
+    settings = build_settings(merge_defaults(checked.data, defaults), document.name)
+    return replace(settings, text=document.text, warnings=warnings)
 
 
 def load_part(path: str | None, sections: Iterable[str]) -> Settings:
@@ -104,19 +106,19 @@ def load_part(path: str | None, sections: Iterable[str]) -> Settings:
         ConfigError: The file can't be read, or one of the sections is not like the default.
     """
     document = read_configuration(path)
-    defaults = read_defaults()
     if document is None:
-        return build_settings(defaults, None)
+        return read_shipped()
+    defaults, schema = read_defaults(), read_schema()
     if not isinstance(document.data, dict):
         raise SettingsError(document, [Problem(path=(), text=f"{show_value(document.data)} is not a mapping")])
     given: dict[str, dict[str, Any]] = {}
     for section in sections:
         if section in document.data:
             given[section] = _read_section(document, section, defaults[section])
-    try:
-        return build_settings(merge_defaults(given, defaults), document.name)
-    except ValueError as error:
-        raise ConfigError(str(error), where=document.name, fix="see `smtpguard check`") from error
+    parsed = parse_formats(given, schema)
+    for fault in parsed.faults:
+        raise ConfigError(fault.cause, where=document.name, fix="see `smtpguard check`")
+    return build_settings(merge_defaults(parsed.data, parse_formats(defaults, schema).data), document.name)
 
 
 def load_places(path: str | None, sections: Iterable[str]) -> tuple[Settings, ConfigError | None]:
@@ -142,16 +144,16 @@ def load_places(path: str | None, sections: Iterable[str]) -> tuple[Settings, Co
     data, _ = drop_removed(document.data, __version__)
     given = data if isinstance(data, dict) else {}
     sound = {name: given[name] for name in sections if name in given and is_sound(given[name], name, defaults, schema)}
-    settings = build_settings(merge_defaults(sound, defaults), document.name)
+    settings = make_settings(sound, defaults, schema, document.name)
     if (
         given is data
         and len(sound) == sum(name in given for name in sections)
         and not _has_strange(given, defaults, schema)
     ):
         return settings, None
-    from smtpguard.settings.checks import find_problems  # costs 50 ms, so not before something is wrong
+    from smtpguard.settings.checks import check  # costs 50 ms, so not before something is wrong
 
-    problems = find_problems(data, defaults, schema, UNBUILT)
+    problems = check(data, parse_formats(defaults, schema).data, schema, UNBUILT).problems
     return settings, SettingsError(document, problems) if problems else None
 
 
@@ -168,17 +170,22 @@ def is_sound(values: object, section: str, defaults: Mapping[str, Any], schema: 
             not re.search(part.get("pattern", ""), value) or len(value) > part.get("maxLength", MAX_BYTES)
         ):
             return False
-        if part.get("format") == "smtpguard-duration" and not _is_duration(value):
-            return False
-    return True
+    return not parse_formats({section: values}, schema).faults
 
 
-def _is_duration(text: str) -> bool:
-    try:
-        parse_duration(text)
-    except ValueError:
-        return False
-    return True
+def make_settings(
+    sound: Mapping[str, Any], defaults: Mapping[str, Any], schema: Mapping[str, Any], name: str | None
+) -> Settings:
+    """The settings of some sections that are sound, and for the rest of the defaults.
+
+    Args:
+        sound: What a file gives.
+        defaults: The shipped configuration.
+        schema: The JSON Schema.
+        name: The file; None for the shipped defaults.
+    """
+    given, shipped_data = (parse_formats(data, schema).data for data in (sound, defaults))
+    return build_settings(merge_defaults(given, shipped_data), name)
 
 
 def _has_strange(given: Mapping[str, Any], defaults: Mapping[str, Any], schema: Mapping[str, Any]) -> bool:
@@ -255,7 +262,7 @@ def read_text(path: str | None) -> tuple[str, str] | None:
 
 def read_shipped() -> Settings:
     """The shipped defaults, whatever files are there."""
-    return build_settings(read_defaults(), None)
+    return build_settings(parse_formats(read_defaults(), read_schema()).data, None)
 
 
 def read_defaults() -> dict[str, Any]:

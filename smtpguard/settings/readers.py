@@ -1,9 +1,9 @@
-"""How values of several keys are read from what a file holds. Pure; what they get is right, as `checks.py` has seen."""
+"""How values of several keys are read from what a file holds. Pure; they are right, and their notations are read."""
 
 from collections.abc import Iterable
 from ipaddress import IPv6Network
 
-from smtpguard.settings.notations import Network, parse_destination, parse_uids
+from smtpguard.settings.notations import Network
 
 _MB = 1_000_000
 _WORDS = ("auto", "none")
@@ -26,21 +26,21 @@ def read_megabytes(value: int, /) -> int:
     return value * _MB
 
 
-def read_uids(value: Iterable[str | int], /) -> tuple[tuple[int, int], ...]:
+def read_uids(value: Iterable[int | tuple[int, int]], /) -> tuple[tuple[int, int], ...]:
     """Uids and ranges as (first, last)."""
-    return tuple(map(parse_uids, value))
+    return tuple((uids, uids) if isinstance(uids, int) else uids for uids in value)
 
 
-def read_networks(value: Iterable[str], /) -> tuple[Network, ...]:
+def read_networks(value: Iterable[Network | str], /) -> tuple[Network, ...]:
     """Those of some destinations that are networks, each once."""
-    return tuple(dict.fromkeys(found for text in value if not isinstance(found := parse_destination(text), str)))
+    return tuple(dict.fromkeys(destination for destination in value if not isinstance(destination, str)))
 
 
-def read_host_names(value: Iterable[str], /) -> tuple[str, ...]:
+def read_host_names(value: Iterable[Network | str], /) -> tuple[str, ...]:
     """Those of some destinations that are host names, each once."""
-    return tuple(dict.fromkeys(found for text in value if isinstance(found := parse_destination(text), str)))
+    return tuple(dict.fromkeys(destination for destination in value if isinstance(destination, str)))
 
 
-def read_translators(value: str | list[str], /) -> str | tuple[IPv6Network, ...]:
+def read_translators(value: str | list[IPv6Network], /) -> str | tuple[IPv6Network, ...]:
     """`auto`, `none`, or prefixes."""
-    return value if isinstance(value, str) else tuple(map(IPv6Network, value))
+    return value if isinstance(value, str) else tuple(value)

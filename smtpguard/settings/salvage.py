@@ -4,8 +4,7 @@ from typing import Any
 
 from smtpguard.errors import ConfigError
 from smtpguard.settings import Settings
-from smtpguard.settings.build import build_settings, merge_defaults
-from smtpguard.settings.load import is_sound, read_defaults, read_schema, read_text
+from smtpguard.settings.load import is_sound, make_settings, read_defaults, read_schema, read_text
 from smtpguard.settings.yaml_lines import find_section, parse_document
 
 PLACES = ("log", "state", "control", "nft")
@@ -24,13 +23,13 @@ def salvage_places(path: str | None) -> Settings:
     except ConfigError:
         found = None
     if found is None:
-        return build_settings(merge_defaults({}, defaults), None)
+        return make_settings({}, defaults, schema, None)
     text, name = found
     given = {section: _parse_alone(text, section) for section in (*PLACES, "cgroup")}
     sound = {section: given[section] for section in PLACES if is_sound(given[section], section, defaults, schema)}
     cgroup = given["cgroup"]
     places = {"cgroup": cgroup} if isinstance(cgroup, str) and cgroup.startswith("/") and "\0" not in cgroup else {}
-    return build_settings(merge_defaults({**sound, **places}, defaults), name)
+    return make_settings({**sound, **places}, defaults, schema, name)
 
 
 def _parse_alone(text: str, section: str) -> Any:  # noqa: ANN401 - any YAML

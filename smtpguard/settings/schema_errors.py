@@ -8,14 +8,13 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
-from jsonschema import Draft202012Validator, FormatChecker
+from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from smtpguard.settings.notations import parse_destination, parse_duration, parse_listen, parse_translator, parse_uids
+from smtpguard.settings.formats import FormatFault
 from smtpguard.settings.yaml_lines import Path, Problem, show_key, show_path, show_value
 
 _MAX_ERRORS = 200
@@ -23,17 +22,6 @@ _MAX_ERRORS = 200
 _TYPES = {"object": "a mapping", "array": "a list", "string": "text", "boolean": "true or false"}
 
 
-class _ParseText(Protocol):
-    def __call__(self, text: str, /) -> object: ...
-
-
-_FORMATS: dict[str, _ParseText] = {
-    "smtpguard-duration": parse_duration,
-    "smtpguard-uids": parse_uids,
-    "smtpguard-destination": parse_destination,
-    "smtpguard-translator": parse_translator,
-    "smtpguard-listen": parse_listen,
-}
 _ABOUT_CHILDREN = frozenset({"additionalProperties", "required"})
 _NOT_THIS_KIND = frozenset({"type", "enum", "const"})
 
@@ -75,18 +63,22 @@ def find_schema_faults(given: object, schema: Mapping[str, Any]) -> list[SchemaF
         given: Content of the file.
         schema: The JSON Schema.
     """
-    checker = FormatChecker(formats=())
-    for name, parse in _FORMATS.items():
-        checker.checks(name, raises=ValueError)(partial(_judge_format, parse))
-    errors = Draft202012Validator(schema, format_checker=checker).iter_errors(given)
+    errors = Draft202012Validator(schema).iter_errors(given)
     return [fault for error in islice(errors, _MAX_ERRORS) for fault in _find_leaves(error, None)]
 
 
-def _judge_format(parse: _ParseText, value: object) -> bool:
-    """Whether text is in a format; ValueError says why not. Whether it has to be text is the schema's `type`."""
-    if isinstance(value, str):
-        parse(value)
-    return True
+def as_schema_fault(fault: FormatFault) -> SchemaFault:
+    """A text that is not in its format, as what the schema has against it."""
+    return SchemaFault(
+        keyword="format",
+        expected=fault.schema["format"],
+        schema=fault.schema,
+        title=fault.title,
+        path=fault.path,
+        value=fault.value,
+        cause=fault.cause,
+        message=fault.cause,
+    )
 
 
 def _find_leaves(error: ValidationError, title: str | None) -> Iterator[SchemaFault]:
