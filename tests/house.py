@@ -18,12 +18,9 @@ NOUNS = frozenset({"finding", "standing", "pairing"})
 """They end like gerunds: what doctor finds, what an account is allowed to be, two reports of one connection."""
 
 LONG: tuple[str, ...] = (
-    "actions/nft/table.py",
-    "actions/nft/uid_set.py",
     "daemon/serve/handlers.py",
     "decode/audit/decoder.py",
     "enrich/accounts/directory.py",
-    "sources/bpf/program.py",
 )
 TWICE: tuple[str, ...] = ("Question",)
 GERUNDS: tuple[str, ...] = (

@@ -14,7 +14,8 @@ from smtpguard.actions.base import Deny, Exemptions, Kind, Reach
 from smtpguard.actions.nft import table
 from smtpguard.actions.nft.enforcer import NftEnforcer
 from smtpguard.actions.nft.render import TableSpec
-from smtpguard.actions.nft.uid_set import SetFullError
+from smtpguard.actions.nft.set_elements import SetFullError
+from smtpguard.actions.nft.templates import read_templates
 from smtpguard.clock import boottime_ns
 from smtpguard.decode.netlink.nft_numbers import NftChange, render_delete_table
 from smtpguard.errors import EnforceError
@@ -435,7 +436,7 @@ def test_files_of_an_administrator_are_taken_at_a_reload_and_wrong_ones_are_not(
     lab: Lab, guard: NftEnforcer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guard.apply_deny(deny())
-    templates = table.read_templates()
+    templates = read_templates()
     own = {**templates, "loopback-ignore.nft": '\t\tip daddr 10.66.0.3 accept comment "our own relay"\n'}
     monkeypatch.setattr(table, "read_templates", lambda: own)
     guard.read_again()

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from smtpguard.actions.nft.elements import PERMANENT_NS, Element, Interval, merge_intervals
 from smtpguard.actions.nft.render import MAX_TIMEOUT_MS
+from smtpguard.decode.netlink.nft_elements import Interval as KernelInterval
 
 MAX_STRANGERS = 1000
 """A hand puts in some; a list of tens of thousands is not made blocks one by one, but told."""
@@ -35,6 +36,17 @@ class Difference:
 
     def __bool__(self) -> bool:
         return bool(self.strangers or self.longer or self.missing or self.uncounted)
+
+
+def is_as_wanted(wanted: Sequence[Element], held: Sequence[KernelInterval], now_ns: int) -> bool:
+    """Whether a set holds just these elements, in this order, for as long."""
+    return len(wanted) == len(held) and all(
+        element.first == first
+        and element.last == last
+        and left_ms is not None
+        and abs(element.until_ns - now_ns - left_ms * 1_000_000) <= TOLERANCE_NS
+        for element, (first, last, left_ms, _) in zip(wanted, held, strict=True)
+    )
 
 
 def find_difference(wanted: Sequence[Element], held: Sequence[Element], now_ns: int) -> Difference:

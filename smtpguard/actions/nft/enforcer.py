@@ -11,8 +11,10 @@ from smtpguard.actions.base import Deny, Exemptions, Kind, Reach
 from smtpguard.actions.nft.difference import Difference
 from smtpguard.actions.nft.elements import Interval, flatten
 from smtpguard.actions.nft.render import TableSpec, build_spec
-from smtpguard.actions.nft.table import OwnTable, read_templates
-from smtpguard.actions.nft.uid_set import SetFullError, UidSet
+from smtpguard.actions.nft.set_elements import SetFullError
+from smtpguard.actions.nft.table import OwnTable
+from smtpguard.actions.nft.templates import read_templates
+from smtpguard.actions.nft.uid_set import UidSet
 from smtpguard.clock import boottime_ns
 from smtpguard.decode.netlink.nft_numbers import NftChange
 from smtpguard.errors import EnforceError

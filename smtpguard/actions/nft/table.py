@@ -5,17 +5,16 @@ It touches the table it was given and no other.
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
 
 from smtpguard.actions.base import Exemptions
 from smtpguard.actions.nft.render import (
-    TEMPLATE_NAMES,
     Content,
     TableSpec,
     list_contents,
     render_ruleset,
     render_shape,
 )
+from smtpguard.actions.nft.templates import NEEDED_SETS, Render, State, read_templates, render_contents
 from smtpguard.decode.netlink.messages import split_attributes
 from smtpguard.decode.netlink.nft_elements import read_counts
 from smtpguard.decode.netlink.nft_numbers import Kind as Message
@@ -32,29 +31,12 @@ from smtpguard.decode.netlink.nft_ruleset import (
 from smtpguard.errors import ConfigError, EnforceError
 from smtpguard.kernel.nft.access import Nft, NftError, open_nft, read_set
 from smtpguard.kernel.nft.wire import render_create, render_flush
-from smtpguard.resources import read_resource
 
 log = logging.getLogger(__name__)
 
 ALIVE_MS = 10_000
 """So long after the last `beat` the cap goes on: a busy host may well keep the daemon waiting for a second or two."""
 _ALIVE, _TCP = "alive", 6
-NEEDED_SETS = ("blocked", "throttled", "exempt", "exempt4", "exempt6")
-
-State = Literal["whole", "changed", "somebody else's", "deleted"]
-
-
-class Render(Protocol):
-    """Makes text of a ruleset."""
-
-    def __call__(self, spec: TableSpec, exemptions: Exemptions, templates: Mapping[str, str]) -> str:
-        """The text."""
-        ...
-
-
-def read_templates() -> dict[str, str]:
-    """The ruleset's templates: an administrator's below /etc/smtpguard/nft, else the shipped ones."""
-    return {name: read_resource("nft", name) for name in TEMPLATE_NAMES}
 
 
 class OwnTable:
@@ -103,7 +85,7 @@ class OwnTable:
         shape, ruleset = self.compile()
         contents = list_contents(self.spec, self._exemptions)
         self._caps = self.spec.cap is not None and _ALIVE in ruleset.sets
-        load = ruleset.render([*self._render_contents(ruleset, contents), *self._render_alive()])
+        load = ruleset.render([*render_contents(self.spec.table, ruleset, contents), *self._render_alive()])
         try:
             self._nft.transact(load)
             # Else others' chains are in it, which may refuse whom they like, or an older version's.
@@ -128,7 +110,7 @@ class OwnTable:
         shape, ruleset = self.compile()
         contents = list_contents(self.spec, self._exemptions)
         self._caps = self.spec.cap is not None and _ALIVE in ruleset.sets
-        load = ruleset.render([*self._render_contents(ruleset, contents), *self._render_alive()])
+        load = ruleset.render([*render_contents(self.spec.table, ruleset, contents), *self._render_alive()])
         self._transact([*render_delete_table(self.spec.table), *load, *self._render_asked()])
         self._note(shape, contents)
 
@@ -243,7 +225,7 @@ class OwnTable:
             return
         changed = {name: content for name, content in contents.items() if self._loaded[1].get(name) != content}
         try:
-            self._nft.transact(self._render_contents(ruleset, changed))
+            self._nft.transact(render_contents(self.spec.table, ruleset, changed))
         except NftError:
             self.ensure()  # the table is not there, or not as it was loaded
         self._loaded = shape, contents
@@ -288,15 +270,6 @@ class OwnTable:
             return render(self.spec, self._exemptions, self._templates)
         except (KeyError, ValueError) as error:
             raise ConfigError(f"a ruleset template has an unknown placeholder: {error}", where="nft/*.nft") from error
-
-    def _render_contents(self, ruleset: Ruleset, contents: Mapping[str, Content]) -> list[NftChange]:
-        table = self.spec.table
-        changes: list[NftChange] = []
-        for name, (width, intervals) in contents.items():
-            if name in ruleset.sets:  # an administrator's own text may do without some
-                changes += render_flush(table, name)
-                changes += render_create(table, name, [(a, b, None, "") for a, b in intervals], width)
-        return changes
 
     def _render_alive(self) -> list[NftChange]:
         if not self._caps:

@@ -9,41 +9,32 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from smtpguard.actions.base import Deny, Reach
-from smtpguard.actions.nft.difference import MAX_STRANGERS, TOLERANCE_NS, Difference, find_difference
+from smtpguard.actions.nft.asked_denies import AskedDenies
+from smtpguard.actions.nft.difference import MAX_STRANGERS, Difference, find_difference, is_as_wanted
 from smtpguard.actions.nft.elements import (
-    PERMANENT_NS,
     Element,
     Interval,
     build_denies,
     carve,
     clip,
     flatten,
-    list_bounds,
     list_claims,
-    make_element,
     merge_intervals,
 )
-from smtpguard.actions.nft.render import timeout_ms
+from smtpguard.actions.nft.set_elements import SetFullError, bounds_of, build_elements, find_fine, list_region, make_new
 from smtpguard.decode.netlink.nft_elements import Interval as KernelInterval
 from smtpguard.decode.netlink.nft_numbers import NftChange
 from smtpguard.errors import EnforceError, GuardError
 from smtpguard.hooks import ClockNs, YesNo
 from smtpguard.kernel.nft.access import Nft, NftError, read_set
-from smtpguard.kernel.nft.wire import NewElement, render_add, render_create, render_delete, render_flush
+from smtpguard.kernel.nft.wire import render_add, render_create, render_delete, render_flush
 from smtpguard.model import Subject
 
-_PRUNE_EVERY_NS = 60_000_000_000
 _REFRESH_MS = 1000
-_SAME_END_NS = 250_000_000
-"""Ends that were read differ by what reading took."""
 
 
 class _RenderChanges(Protocol):
     def __call__(self) -> list[NftChange]: ...
-
-
-class SetFullError(EnforceError):
-    """The set has no room for more elements."""
 
 
 class UidSet:
@@ -74,15 +65,12 @@ class UidSet:
         self._nft = nft
         self._now_ns = now_ns
         self._on_missing = on_missing
-        self._asked: dict[Subject, Deny] = {}
-        self._ranged: set[Subject] = set()
-        self._wanted: list[Element] | None = None
-        self._next_prune_ns = 0
+        self._asked = AskedDenies()
 
     def read(self) -> list[Element]:
         """The elements in the kernel; [] without a set."""
         now_ns = self._now_ns()  # before: what is read may seem to end a little early, so nothing grows by being read
-        return _build_elements(self._read_intervals(), now_ns)
+        return build_elements(self._read_intervals(), now_ns)
 
     def _read_intervals(self) -> list[KernelInterval]:
         try:
@@ -103,19 +91,13 @@ class UidSet:
             EnforceError: It can't be looked at.
         """
         now_ns = self._now_ns()
-        wanted = self._list_wanted(now_ns)
+        wanted = self._asked.list_wanted(now_ns)
         held = self._read_intervals()
-        if len(wanted) == len(held) and all(
-            element.first == first
-            and element.last == last
-            and left_ms is not None
-            and abs(element.until_ns - now_ns - left_ms * 1_000_000) <= TOLERANCE_NS
-            for element, (first, last, left_ms, _) in zip(wanted, held, strict=True)
-        ):
+        if is_as_wanted(wanted, held, now_ns):
             return Difference()  # of ten thousand, three times as fast as what follows
         if len(held) > len(wanted) + MAX_STRANGERS:
             return Difference(uncounted=len(held) - len(wanted))
-        return find_difference(wanted, _build_elements(held, now_ns), now_ns)
+        return find_difference(wanted, build_elements(held, now_ns), now_ns)
 
     def repaint(self, intervals: Iterable[Interval]) -> None:
         """Make the set hold within these uids just what was asked for; no set is fine."""
@@ -127,32 +109,27 @@ class UidSet:
 
     def render_again(self, elements: Iterable[Element]) -> list[NftChange]:
         """What puts elements into the set when it is new."""
-        return render_create(self._table, self._name, self._make_new(elements))
+        return render_create(self._table, self._name, make_new(elements, self._now_ns()))
 
     def render_asked(self) -> list[NftChange]:
         """What puts all that was asked for into the set when it is new."""
-        return self.render_again(self._list_wanted(self._now_ns()))
+        return self.render_again(self._asked.list_wanted(self._now_ns()))
 
     def find_owners(self, ranges: Iterable[Interval]) -> list[Subject]:
         """Who asked for any of these uids."""
-        region = merge_intervals(ranges)
-        return [subject for subject, deny in self._asked.items() if clip(list_claims(deny), region)]
+        return self._asked.find_owners(ranges)
 
     def remember(self, deny: Deny) -> None:
         """Ask from now on, and leave the kernel alone: the set is not there yet."""
-        self._remember(deny)
+        self._asked.remember(deny)
 
     def forget(self, subject: Subject) -> None:
         """Ask no longer, and leave the kernel alone."""
-        self._wanted = None
-        self._asked.pop(subject, None)
-        self._ranged.discard(subject)
+        self._asked.forget(subject)
 
     def forget_all(self) -> None:
         """Ask for nobody, and leave the kernel alone."""
-        self._wanted = None
         self._asked.clear()
-        self._ranged.clear()
 
     def put(self, deny: Deny) -> None:
         """Begin or change one refusal.
@@ -163,11 +140,11 @@ class UidSet:
         """
         claims = list_claims(deny)
         before = self._asked.get(deny.subject)
-        self._prune()
-        self._remember(deny)
+        self._asked.prune(self._now_ns())
+        self._asked.remember(deny)
         try:
-            if (before and before.ranges != deny.ranges) or self._is_shared(deny.subject, claims):
-                self._repaint(_list_region(deny, before))
+            if (before and before.ranges != deny.ranges) or self._asked.is_shared(deny.subject, claims):
+                self._repaint(list_region(deny, before))
             else:
                 self._write(claims, fresh=before is None)
         except GuardError:
@@ -190,7 +167,7 @@ class UidSet:
         ]
         for deny in gone:
             self.forget(deny.subject)
-        region = [interval for deny in gone for interval in _list_region(deny, None)]
+        region = [interval for deny in gone for interval in list_region(deny, None)]
         if not denies and region:
             self._repaint(region)
         index, chunk = 0, len(denies)
@@ -198,14 +175,14 @@ class UidSet:
             part = denies[index : index + chunk]
             before = {deny.subject: self._asked.get(deny.subject) for deny in part}
             for deny in part:
-                self._remember(deny)
+                self._asked.remember(deny)
             try:
-                self._repaint([*region, *(i for deny in part for i in _list_region(deny, before[deny.subject]))])
+                self._repaint([*region, *(i for deny in part for i in list_region(deny, before[deny.subject]))])
             except GuardError as error:
                 for subject, old in before.items():
                     self.forget(subject)
                     if old is not None:
-                        self._remember(old)
+                        self._asked.remember(old)
                 if not isinstance(error, SetFullError):
                     raise
                 if chunk == 1:
@@ -219,16 +196,16 @@ class UidSet:
         deny = self._asked.get(subject) or Deny(subject=subject, kind=self.reach.kind, port=self.reach.port, until_ns=0)
         self.forget(subject)
         claims = list_claims(deny)
-        if not self._is_shared(subject, claims):
+        if not self._asked.is_shared(subject, claims):
             try:
-                self._nft.transact(render_delete(self._table, self._name, _bounds(claims)))
+                self._nft.transact(render_delete(self._table, self._name, bounds_of(claims)))
             except NftError as error:
                 if not error.missing:
                     raise self._failed(error) from error
             else:
                 return
         # Some of it is gone already (its time, somebody else, the table), or others claim some of it.
-        self._repaint(_list_region(deny, None))
+        self._repaint(list_region(deny, None))
 
     def take_all(self) -> None:
         """End all refusals, and those that others put in; no set is fine."""
@@ -246,7 +223,7 @@ class UidSet:
         try:
             if fresh:
                 try:
-                    self._change(lambda: render_create(self._table, self._name, self._make_new(claims)))
+                    self._change(lambda: render_create(self._table, self._name, make_new(claims, self._now_ns())))
                 except NftError as error:
                     if error.full:  # repainting makes no room, and reading 65,536 elements takes half a second
                         raise self._full() from error
@@ -259,7 +236,7 @@ class UidSet:
             if not (error.present or error.full or error.missing):
                 raise self._failed(error) from error
             # Present: somebody else's element overlaps. Full: a refresh needs room for one more, repainting none.
-            self._repaint(_bounds(claims))
+            self._repaint(bounds_of(claims))
 
     def _render_refresh(self, claims: Sequence[Element]) -> list[NftChange]:
         """Set elements anew whether or not they are there, and whether or not their time was over.
@@ -269,15 +246,8 @@ class UidSet:
         brief = [(claim.first, claim.last, _REFRESH_MS, "") for claim in claims]
         return [
             *render_add(self._table, self._name, brief),
-            *render_delete(self._table, self._name, _bounds(claims)),
-            *render_create(self._table, self._name, self._make_new(claims)),
-        ]
-
-    def _make_new(self, elements: Iterable[Element]) -> list[NewElement]:
-        now_ns = self._now_ns()
-        return [
-            (e.first, e.last, None if e.until_ns >= PERMANENT_NS else timeout_ms(e.until_ns - now_ns), e.comment)
-            for e in elements
+            *render_delete(self._table, self._name, bounds_of(claims)),
+            *render_create(self._table, self._name, make_new(claims, self._now_ns())),
         ]
 
     def _repaint(self, intervals: Iterable[Interval]) -> None:
@@ -286,15 +256,15 @@ class UidSet:
 
         def render() -> list[NftChange]:
             now_ns = self._now_ns()
-            wanted = clip(self._list_wanted(now_ns), region)
+            wanted = clip(self._asked.list_wanted(now_ns), region)
             touched, outside = carve(self.read(), region)
             kept = [element for element in outside if element.until_ns > now_ns]
-            fine = _find_fine(wanted, touched)  # after a restart all of them are
-            stale = [bounds for bounds in _bounds(touched) if bounds not in fine]
+            fine = find_fine(wanted, touched)  # after a restart all of them are
+            stale = [bounds for bounds in bounds_of(touched) if bounds not in fine]
             new = [element for element in wanted if (element.first, element.last) not in fine]
             return [
                 *render_delete(self._table, self._name, stale),
-                *render_create(self._table, self._name, self._make_new(flatten(kept + new))),
+                *render_create(self._table, self._name, make_new(flatten(kept + new), self._now_ns())),
             ]
 
         try:
@@ -316,36 +286,6 @@ class UidSet:
                 raise
             self._nft.transact(render())
 
-    def _list_wanted(self, now_ns: int) -> list[Element]:
-        """All that is asked for and not over, as disjoint elements in order; kept until something else is asked for."""
-        known = self._wanted
-        if known is None or any(element.until_ns <= now_ns for element in known):
-            claims = [claim for deny in self._asked.values() if deny.until_ns > now_ns for claim in list_claims(deny)]
-            known = self._wanted = flatten(claims)
-        return known
-
-    def _remember(self, deny: Deny) -> None:
-        self._wanted = None
-        self._asked[deny.subject] = deny
-        if deny.ranges:
-            self._ranged.add(deny.subject)
-        else:
-            self._ranged.discard(deny.subject)
-
-    def _is_shared(self, subject: Subject, claims: Sequence[Element]) -> bool:
-        """Whether another account claims one of these uids. Without ranges nobody claims another's."""
-        ranged = len(claims) > 1 or any(claim.first != claim.last for claim in claims)
-        others: Iterable[Subject] = self._asked if ranged else self._ranged
-        region = merge_intervals((claim.first, claim.last) for claim in claims)
-        return any(clip(list_claims(self._asked[other]), region) for other in others if other != subject)
-
-    def _prune(self) -> None:
-        now_ns = self._now_ns()
-        if now_ns >= self._next_prune_ns:
-            self._next_prune_ns = now_ns + _PRUNE_EVERY_NS
-            for subject in [subject for subject, deny in self._asked.items() if deny.until_ns <= now_ns]:
-                self.forget(subject)
-
     def _failed(self, error: NftError) -> EnforceError:
         return EnforceError(error.what, where=f"set {self._name} of table inet {self._table}", fix=error.fix)
 
@@ -355,31 +295,3 @@ class UidSet:
             where=f"table inet {self._table}",
             fix="end other blocks first",
         )
-
-
-def _list_region(deny: Deny, before: Deny | None) -> list[Interval]:
-    """The uids that a change concerns: those claimed now and those claimed before it."""
-    return list_bounds(deny) + (list_bounds(before) if before else [])
-
-
-def _build_elements(intervals: Iterable[KernelInterval], now_ns: int) -> list[Element]:
-    return [
-        make_element(first, last, PERMANENT_NS if left_ms is None else now_ns + left_ms * 1_000_000, comment)
-        for first, last, left_ms, comment in intervals
-    ]
-
-
-def _find_fine(wanted: Sequence[Element], held: Sequence[Element]) -> set[Interval]:
-    """Bounds of those that are in the set as they ought to be."""
-    there = {(element.first, element.last): element for element in held}
-    return {
-        bounds
-        for element, bounds in zip(wanted, _bounds(wanted), strict=True)
-        if (found := there.get(bounds)) is not None
-        and found.comment == element.comment
-        and abs(found.until_ns - element.until_ns) <= _SAME_END_NS
-    }
-
-
-def _bounds(elements: Iterable[Element]) -> list[Interval]:
-    return [(element.first, element.last) for element in elements]

@@ -18,7 +18,8 @@ from smtpguard.sources.bpf import maps
 from smtpguard.sources.bpf.budget import read_unsent
 from smtpguard.sources.bpf.key_maps import Keys
 from smtpguard.sources.bpf.libbpf import BpfError
-from smtpguard.sources.bpf.program import BpfProgram, refused
+from smtpguard.sources.bpf.program import BpfProgram
+from smtpguard.sources.bpf.refusals import refused
 
 _ACCOUNT = struct.Struct("=IIQ16QQQQQQIIQ")
 _GRANT = struct.Struct("=IIQ16QQ16QQ")

@@ -13,7 +13,8 @@ from smtpguard.policy.credit_rules import CreditRule
 from smtpguard.settings import KEY_SLOTS
 from smtpguard.sources.bpf import maps
 from smtpguard.sources.bpf.libbpf import BpfError
-from smtpguard.sources.bpf.program import BpfProgram, refused
+from smtpguard.sources.bpf.program import BpfProgram
+from smtpguard.sources.bpf.refusals import refused
 
 Keys = Mapping[bytes, int]
 """Addresses or networks as the engine has them, with the time of the last attempt."""

@@ -5,7 +5,6 @@ pinned: program, maps and attachment end with the process, SIGKILL included. The
 `set_enforcing(on=True)`.
 """
 
-import errno
 import logging
 import os
 import struct
@@ -14,7 +13,7 @@ from dataclasses import replace
 from ipaddress import IPv6Network
 from pathlib import Path
 
-from smtpguard.errors import EnforceError, GuardError, SourceError
+from smtpguard.errors import GuardError, SourceError
 from smtpguard.kernel.netns import read_cookie
 from smtpguard.policy.networks import MAX_TRANSLATORS
 from smtpguard.settings import Network
@@ -22,14 +21,13 @@ from smtpguard.sources.bpf import maps
 from smtpguard.sources.bpf.features import OUTCOME_PROGRAM, Features, list_preferences, load_object
 from smtpguard.sources.bpf.libbpf import BpfError, describe
 from smtpguard.sources.bpf.objects import BpfObject, Link, Map, Ring
+from smtpguard.sources.bpf.refusals import Refusal, refused
 from smtpguard.sources.bpf.uid_ranges import UidRanges
 
 _log = logging.getLogger(__name__)
 
 _PROGRAMS = ("smtpguard_v4", "smtpguard_v6")
 RING_BYTES = 1 << 20
-Refusal = tuple[int, int | None, int | None, int, int]
-"""uid, network namespace, port, ends of block and throttle."""
 KEY_USERS = 1 << 16
 """1.5 KiB each, made with the first attempt under a rule that counts destinations or networks."""
 
@@ -296,9 +294,3 @@ class BpfProgram:
         for closer in self._closers:
             closer.close()
         self._closers.clear()
-
-
-def refused(what: str, error: BpfError) -> EnforceError:
-    """A map that could not be written, as the error a person reads."""
-    fix = "the map is full: fewer entries" if error.errno in (errno.E2BIG, errno.ENOSPC) else None
-    return EnforceError(f"{what}: {error.strerror}", where="bpf", fix=fix)

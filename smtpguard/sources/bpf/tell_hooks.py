@@ -12,7 +12,8 @@ from smtpguard.errors import EnforceError
 from smtpguard.sources.bpf import maps
 from smtpguard.sources.bpf.features import TELL_PROGRAMS
 from smtpguard.sources.bpf.libbpf import BpfError
-from smtpguard.sources.bpf.program import BpfProgram, refused
+from smtpguard.sources.bpf.program import BpfProgram
+from smtpguard.sources.bpf.refusals import refused
 
 SPEAKING_PORTS = frozenset({25, 587, 2525})
 """Where a server speaks first, in the clear: on 465 a client waits for TLS and would not understand."""
