@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
@@ -47,11 +48,17 @@ def destinations(limit: int = LIMIT, *, window_s: float = 600) -> CreditRule:
     return CreditRule(ports=PORT25, limit=limit, window_ns=int(window_s * NS), name="wide", count="destinations")
 
 
-@pytest.fixture
-def lab() -> Generator[Lab]:
+@contextmanager
+def refusing_lab() -> Generator[Lab]:
     with open_lab() as lab:
         lab.source.guard.set_enforcing(on=True)
         BpfDeny(lab.source.guard).apply_exemptions(Exemptions())
+        yield lab
+
+
+@pytest.fixture
+def lab() -> Generator[Lab]:
+    with refusing_lab() as lab:
         yield lab
 
 
@@ -549,18 +556,11 @@ def run_history(lab: Lab, seed: int, *, processes: int) -> None:
     for event in sorted(events, key=lambda event: event.time_ns):
         keys = [network_of(event.address), event.address]
         fine = [one.passes(key, event.time_ns) for one, key in zip(told, keys, strict=True)]
-        if processes == 1:
-            assert (event.result == "allowed") == all(fine), (seed, event)
-            assert event.result == "allowed" or event.rule == fine.index(False)
+        assert (event.result == "allowed") == all(fine), (seed, event)
+        assert event.result == "allowed" or event.rule == fine.index(False)
         for one, key in zip(told, keys, strict=True):
             if event.result == "allowed":
-                one.last[key] = max(event.time_ns, one.last.get(key, 0))
-    if processes > 1:
-        for index, rule in enumerate(rules):
-            passed_ = [(e.time_ns, [network_of(e.address), e.address][index]) for e in events if e.result == "allowed"]
-            for now_ns, _ in passed_:
-                inside = {key for at_ns, key in passed_ if now_ns - rule.window_ns < at_ns <= now_ns}
-                assert len(inside) <= rule.limit, (seed, index)
+                one.last[key] = event.time_ns
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -572,6 +572,8 @@ def test_random_histories_are_as_the_window_read_literally(lab: Lab, processes: 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("processes", [1, 2])
-def test_ten_thousand_random_histories(lab: Lab, processes: int) -> None:
-    for seed in range(1000, 11_000):
-        run_history(lab, seed, processes=processes)
+def test_ten_thousand_random_histories(processes: int) -> None:
+    for first in range(1000, 11_000, 200):  # all users of a lab are looked at whenever limits begin anew
+        with refusing_lab() as lab:
+            for seed in range(first, first + 200):
+                run_history(lab, seed, processes=processes)
