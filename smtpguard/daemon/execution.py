@@ -201,7 +201,7 @@ class Execution:
         user = render_user(allowance.subject.id, allowance.name)
         log.info("Allowance of %s ended (%s). Normal limits apply now.", user, _ENDED_BY.get(ended.by, ended.by))
         if allowance.subject.scope is None:
-            self._enforcement.credits.reset(allowance.subject.id)
+            self._enforcement.credits.reset(allowance.subject.id, ended.time_ns - 1)
         if ended.by != "allow":
             account = self.account_of(allowance.subject)
             now_wall_ns = self._wall.to_wall_ns(min(ended.time_ns, self._now()))

@@ -172,7 +172,7 @@ class Commands:
         if not account.may_be(allowance.name):
             reason = f"uid is {account.name}'s now"
             return [AllowanceEnded(time_ns=since_ns, allowance=allowance, by="name", reason=reason)]
-        self._core.roster.allow(allowance, subject)
+        self._core.roster.allow(allowance, subject, since_ns)
         out += self.unblock(subject, by=allowance.by, now_ns=since_ns, reason="allowed")
         return out
 
@@ -181,7 +181,7 @@ class Commands:
         allowance = self._core.roster.allowances.get(subject)
         if allowance is None:
             return []
-        self._core.roster.allow(None, subject)
+        self._core.roster.allow(None, subject, now_ns)
         return [AllowanceEnded(time_ns=now_ns, allowance=allowance, by=by, reason=reason)]
 
     def set_off(self, *, off: bool) -> None:

@@ -10,9 +10,10 @@ class CreditWindow:
         times: Event times of the attempts in the window, ascending.
         lost: (when they may be forgotten, how many) of credits whose attempts never arrived.
         due_ns: When the first of them leaves the window, as the heap of departures has it; None if it is not in there.
+        floor_ns: The window was emptied then: what came up to then, and is told of later, does not enter it.
     """
 
-    __slots__ = ("due_ns", "limit", "lost", "times", "told")
+    __slots__ = ("due_ns", "floor_ns", "limit", "lost", "times", "told")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -20,6 +21,14 @@ class CreditWindow:
         self.times: list[int] = []
         self.lost: list[tuple[int, int]] = []
         self.due_ns: int | None = None
+        self.floor_ns = 0
+
+    def empty(self, at_ns: int) -> None:
+        """What came up to a time (event time) does not count; credits given up for lost were used, and are no more."""
+        self.floor_ns = max(self.floor_ns, at_ns)
+        self.times.clear()
+        self.told += sum(count for _, count in self.lost)
+        self.lost.clear()
 
     def allowed(self) -> int:
         """Credits that the user may have taken in all."""

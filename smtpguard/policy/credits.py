@@ -107,9 +107,10 @@ class CreditLedger:
                 continue
             lane = self._lane(uid, index)
             lane.told += credited
-            if entered:
+            enters = entered and time_ns > lane.floor_ns
+            if enters:
                 self._enter(uid, index, lane, time_ns)
-            if not (credited and entered):
+            if not (credited and enters):
                 self._dirty.add(uid)
 
     def told(self, uid: int, index: int) -> int:
@@ -149,13 +150,14 @@ class CreditLedger:
             self.restore(uid, index, times_ns)
         self._dirty.update(self._lanes)
 
-    def reset(self, uid: int, index: int | None = None) -> None:
-        """Empty a user's window of one rule, as a block verdict does, or all, as a person's unblock does."""
-        lanes = self._lanes.get(uid, {})
-        for lane in [lane for number, lane in lanes.items() if index in (None, number)]:
-            lane.times.clear()
-            lane.told += sum(count for _, count in lane.lost)
-            lane.lost.clear()
+    def reset(self, uid: int, index: int | None = None, at_ns: int = 0) -> None:
+        """Empty a user's window of one rule, as a block verdict does, or all, as a person's unblock does.
+
+        What came up to `at_ns` is in no window, also if it is told of later.
+        """
+        counted = [number for number, rule in enumerate(self.rules) if not rule.is_keyed and index in (None, number)]
+        for lane in [self._lane(uid, number) for number in counted]:
+            lane.empty(at_ns)
         self._dirty.add(uid)
 
     def reconcile(self, uid: int, used: Sequence[int], now_ns: int) -> int:

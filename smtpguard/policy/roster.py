@@ -118,8 +118,8 @@ class Roster:
         self._generation += 1
         self.fast.clear()
 
-    def allow(self, allowance: Allowance | None, subject: Subject) -> None:
-        """Let an allowance hold for a subject, or none; its windows begin empty."""
+    def allow(self, allowance: Allowance | None, subject: Subject, at_ns: int) -> None:
+        """Let an allowance hold for a subject, or none; windows are without what was done before, also if told late."""
         watched = self.of(subject)
         if allowance is None:
             del self.allowances[subject]
@@ -127,6 +127,8 @@ class Roster:
             self.allowances[subject] = allowance
         self._drop_windows(watched)
         watched.generation = -1
+        for book in self.of(subject).windows():
+            book.reset(at_ns - 1)
 
     def find(self, uid: int, scope: int | None) -> SubjectState:
         """The subject of an attempt, its rules up to date."""

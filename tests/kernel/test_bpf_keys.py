@@ -16,12 +16,12 @@ from smtpguard.actions.base import Exemptions
 from smtpguard.actions.bpf_deny import BpfDeny
 from smtpguard.clock import boottime_ns
 from smtpguard.daemon.enforce.exact_limits import ExactLimits
-from smtpguard.model import NS, Connect, Decision, Subject, Verdict
+from smtpguard.model import NS, Connect, Count, Decision, Subject, Verdict
 from smtpguard.policy.credit_rules import NO_LIMIT, CreditRule
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.networks import PLACES, network_of, use_translators
 from smtpguard.settings import Rule
-from smtpguard.sources.bpf.credit_maps import KeyWindow
+from smtpguard.sources.bpf.credit_maps import CreditMaps, KeyWindow
 from smtpguard.sources.bpf.kernel_credits import Credits
 from smtpguard.sources.bpf.key_maps import pack_key, unpack_key
 from smtpguard.sources.bpf.maps import COUNT_HELD, pack_subject
@@ -136,6 +136,11 @@ def judge(lab: Lab, engine: Engine, limits: ExactLimits, connects: list[Connect]
     return out
 
 
+def begins(limits: ExactLimits) -> bool:
+    """Whether nobody is refused yet, as what came before is not read."""
+    return limits._credits is not None and limits._credits.unread_ns is not None
+
+
 def guarded(lab: Lab, uid: int, rule: Rule) -> tuple[Engine, ExactLimits]:
     settings = settings_of(rule)
     known = People([person(uid, "tenant", "web")])
@@ -143,6 +148,9 @@ def guarded(lab: Lab, uid: int, rule: Rule) -> tuple[Engine, ExactLimits]:
     limits = ExactLimits(cast("AccountDirectory", known), engine, boottime_ns)
     limits.attach(lab.source)
     limits.refresh(settings, (), trusted=True, anew=True)
+    lab.source.read()
+    limits.on_time(boottime_ns())
+    assert not begins(limits)
     return engine, limits
 
 
@@ -514,6 +522,78 @@ def test_a_later_refusal_brings_the_verdict_that_the_ring_lost(lab: Lab) -> None
     assert [(d.count, d.limit, d.connect.address) for d in found if isinstance(d, Verdict)] == [
         (11, 10, ipaddress.ip_address(fan(LIMIT + 1)[-1]).packed)
     ]
+
+
+def test_what_a_verdict_held_does_not_settle_it_when_it_is_reported_first(lab: Lab) -> None:
+    uid = random_uid()
+    engine, limits = guarded(lab, uid, BLOCK)
+    tries(uid, lab, *fan(LIMIT + 1), fan(1)[0])
+    *before, verdict, later = lab.events()
+    credits_ = limits._credits
+    assert credits_ is not None
+    credits_.keys._verdicts.delete(pack_subject(uid, 0))  # the other CPU has not come to it yet
+    judge(lab, engine, limits, [*before, later])
+    assert tries(uid, lab, fan(1)[0]) == [False]
+    found = judge(lab, engine, limits, [verdict])
+    assert [(d.count, d.limit) for d in found if isinstance(d, Verdict)] == [(11, 10)]
+    assert tries(uid, lab, fan(1)[0]) == [True]
+
+
+@pytest.mark.parametrize("count", ["networks", "destinations", "connections"])
+def test_what_is_attempted_while_a_rule_begins_counts(lab: Lab, monkeypatch: pytest.MonkeyPatch, count: Count) -> None:
+    uid = random_uid()
+    rule = replace(BLOCK, count=count)
+    known = People([person(uid, "tenant", "web")])
+    engine = engine_of(rule, people=known)
+    limits = ExactLimits(cast("AccountDirectory", known), engine, boottime_ns)
+    limits.attach(lab.source)
+    set_crediting = CreditMaps.set_crediting
+    tries(uid, lab, *fan(2))
+    judge(lab, engine, limits, lab.events())
+    tries(uid, lab, *fan(2, start=2))  # unread
+
+    def meanwhile(self: CreditMaps, *, on: bool) -> None:
+        if on:
+            assert tries(uid, lab, *fan(2, start=4)) == [True] * 2
+        set_crediting(self, on=on)
+        if on:
+            assert tries(uid, lab, *fan(2, start=6)) == [True] * 2
+
+    monkeypatch.setattr(CreditMaps, "set_crediting", meanwhile)
+    limits.refresh(settings_of(rule), (), trusted=True, anew=True)
+    assert begins(limits)
+    limits.on_time(boottime_ns())
+    assert begins(limits), "what came before is not read yet"
+    judge(lab, engine, limits, lab.events())
+    limits.on_time(boottime_ns())
+    assert not begins(limits)
+    assert tries(uid, lab, *fan(4, start=8)) == [True] * 2 + [False] * 2
+    found = judge(lab, engine, limits, lab.events())
+    assert [(d.count, d.limit) for d in found if isinstance(d, Verdict)] == [(11, 10)]
+
+
+def test_a_flood_does_not_keep_limits_from_beginning(lab: Lab) -> None:
+    uid = random_uid()
+    known = People([person(uid, "tenant", "web")])
+    limits = ExactLimits(cast("AccountDirectory", known), engine_of(BLOCK), boottime_ns)
+    limits.attach(lab.source)
+    limits.refresh(settings_of(BLOCK), (), trusted=True, anew=True)
+    limits.on_time(boottime_ns() + NS // 4)
+    assert begins(limits)
+    limits.on_time(boottime_ns() + NS)
+    assert not begins(limits)
+    assert tries(uid, lab, *fan(LIMIT + 1)) == [True] * LIMIT + [False]
+
+
+def test_without_a_limit_the_last_keys_are_kept(lab: Lab) -> None:
+    uid = random_uid()
+    credits_ = begin(lab, networks(), limits={uid: {0: NO_LIMIT}})
+    assert tries(uid, lab, *fan(80)) == [True] * 80
+    ended_ns = boottime_ns()
+    assert tries(uid, lab, *fan(6, start=80)) == [True] * 6  # before we have heard that the allowance is over
+    credits_.ledger.empty(uid, 0, ended_ns)
+    credits_.set_limits(uid, {}, boottime_ns())
+    assert tries(uid, lab, *fan(5, start=86), fan(81)[80]) == [True] * 4 + [False, True]
 
 
 @dataclass

@@ -179,7 +179,10 @@ class World:
     def start(self) -> None:
         self.program = Program()
         self.source = SimpleNamespace(
-            guard=self.program, stats=SimpleNamespace(lost=0, notes={}), ring_lost=0, drained_ns=self.now_ns
+            guard=self.program,
+            stats=SimpleNamespace(lost=0, notes={}),
+            ring_lost=0,
+            drained_ns=self.now_ns,
         )
         self.limits = ExactLimits(cast("Any", self.people), self.engine, self.clock)
         self.limits.attach(self.source)
@@ -202,7 +205,7 @@ class World:
                 for port in [None] if block.ports is None else block.ports:
                     self.program.deny[block.subject.id, port] = until
             elif isinstance(decision, AllowanceEnded):
-                self.limits.reset(decision.allowance.subject.id)
+                self.limits.reset(decision.allowance.subject.id, decision.time_ns - 1)
                 self.refresh()
 
     def deliver(self, connects: list[Connect]) -> None:
@@ -237,10 +240,9 @@ class World:
             for _ in range(many):
                 self.waiting.append(self.program.connect(uid, dice.choice(PORTS), self.now_ns))
                 self.now_ns += dice.choice([1, 1000, MS])
+                if any(allowance.until_ns <= self.now_ns for allowance in self.engine.allowances()):
+                    self.turn()  # until it hears of the end the program lets through what the allowance did
         elif what == "wait":
-            if self.engine.allowances():  # what was done under one is judged before its end is heard of
-                self.deliver(self.waiting)
-                self.waiting = []
             self.now_ns += many * 5 * MS
             self.turn()
         elif what == "deliver":
@@ -263,7 +265,8 @@ class World:
             self.switch(off=False)
             self.agree()
         else:
-            self.settle()
+            if what == "reload" or dice.random() < 0.5:  # else what was done before the order is reported after it
+                self.settle()
             if what == "unblock":
                 self.act(list(self.engine.commands.unblock(subject, by="admin", now_ns=self.now_ns)))
                 self.limits.reset(uid)

@@ -190,6 +190,10 @@ class Host:
         """Run a smtpguard command as root in the guarded namespace."""
         return self.lab.run([*SMTPGUARD, words[0], "--config", self.config, *words[1:]])
 
+    def begin_cli(self, *words: str) -> subprocess.Popen[str]:
+        """Start such a command, and do not wait for it."""
+        return self.lab.start([*SMTPGUARD, words[0], "--config", self.config, *words[1:]])
+
     def nft(self, *words: str) -> str:
         done = self.lab.run(["nft", *words])
         assert done.returncode == 0, done.stderr

@@ -256,8 +256,10 @@ class Credits:
     def __init__(self) -> None:
         self.maps, self.keys, self.ledger = Mock(), Mock(), Mock()
         self.ledger.spoken.return_value = {}
+        self.maps.read_usage.return_value = None
         self.start, self.on_time, self.speak, self.note = Mock(), Mock(), Mock(), Mock()
         self.count_missing = Mock()
+        self.settle = Mock()
         self.next_deadline = Mock(return_value=1 << 62)
 
 
@@ -285,6 +287,22 @@ def test_credits_that_the_kernel_does_not_take_are_a_trouble_and_tried_again(cap
     book.start.side_effect = None
     crediting.on_time(1002 * NS)
     assert crediting.trouble is None
+
+
+def test_limits_that_can_not_begin_are_tried_again_and_take_no_cpu(caplog: pytest.LogCaptureFixture) -> None:
+    crediting, book = made_crediting()
+    crediting._source.drained_ns = 0  # type: ignore[union-attr]
+    crediting.refresh(Settings(dry_run=False, rules=(BURST,)), (), trusted=True, anew=True)
+    book.unread_ns = 5
+    assert crediting.next_deadline() == 0
+    crediting._source.drained_ns = 6  # type: ignore[union-attr]
+    book.settle.side_effect = EnforceError("no", where="bpf")
+    crediting.on_time(7)
+    assert crediting.trouble == "bpf: no"
+    assert crediting.next_deadline() == 1 << 62
+    assert caplog.messages == ["limits are not exact, the engine enforces them: bpf: no"]
+    crediting.on_time(8)
+    assert book.settle.call_count == 2
 
 
 def test_a_user_s_own_limit_is_the_kernel_s_where_it_can_be() -> None:

@@ -8,6 +8,29 @@ from smtpguard.sources.bpf.source import BpfSource
 MAX_KNOWN = 1024
 """Verdicts that were found in the map before the ring told of them, remembered so that they are not judged twice."""
 
+_LOST_NS = 3 * NS
+"""A verdict is reported within this time, or found in the map, which is looked at once a second; or it is lost."""
+
+
+def speak(book: Credits, uid: int, connect: Connect, now_ns: int) -> None:
+    """A refused attempt was judged: its user is held no longer, unless what holds them is still on its way.
+
+    Args:
+        book: Whom the kernel is told by.
+        uid: The user.
+        connect: The attempt.
+        now_ns: CLOCK_BOOTTIME.
+
+    Raises:
+        EnforceError: The maps can't be read or written.
+    """
+    usage = book.maps.read_usage(uid)
+    verdict_ns = 0 if usage is None else usage.verdict_ns
+    # Of another CPU's verdict we may hear, and find it in the map, only after what it held.
+    if book.ledger.spoken().get(uid, 0) < verdict_ns < connect.time_ns and now_ns < verdict_ns + _LOST_NS:
+        return
+    book.speak(uid, connect.time_ns, now_ns)
+
 
 class KernelVerdicts:
     """What was found in one program's map of verdicts."""

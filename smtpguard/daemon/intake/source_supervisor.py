@@ -27,6 +27,9 @@ from smtpguard.sources.registry import KINDS, make_source
 
 log = logging.getLogger(__name__)
 
+_MAX_READS = 16
+"""Most looks at a source at once, each bounded by it: so many that it is seen whole, however full it was."""
+
 
 class SourceSupervisor:
     """The sources of a running guard, as a part of the loop.
@@ -133,7 +136,10 @@ class SourceSupervisor:
     def catch_up(self) -> None:
         """Hand over what the open sources have seen until now: who is about to change the rules wants it judged."""
         for sensor in self.sensors:
-            self._read(sensor)
+            for _ in range(_MAX_READS):
+                self._read(sensor)
+                if sensor.source is None or sensor.source.next_poll_ns() != 0:
+                    break
 
     def next_deadline(self) -> int | None:
         """The next poll or retry; at once until sources were opened."""

@@ -105,7 +105,8 @@ class Orders:
 
     def unblock(self, subject: Subject, *, by: str, reason: str = "") -> list[Ended]:
         """A person's unblock: all sources end, windows are empty, earlier blocks forgotten."""
-        ended = self._engine.commands.unblock(subject, by=by, reason=reason, now_ns=self._now())
+        now_ns = self._now()
+        ended = self._engine.commands.unblock(subject, by=by, reason=reason, now_ns=now_ns)
         self._execution.act(ended)
         self._note_freed(subject)
         self._execution.refused.pop(subject, None)
@@ -113,7 +114,7 @@ class Orders:
             account = self._accounts.account(subject.id)
             ranges = ((first, first + count - 1) for first, count in account.ranges)
             self._enforcement.clear([(subject.id, subject.id), *ranges])
-            self._enforcement.credits.reset(subject.id)
+            self._enforcement.credits.reset(subject.id, now_ns)
         self._state.delete(escalation_key(subject.id, self._execution.account_of(subject).name))
         return ended
 

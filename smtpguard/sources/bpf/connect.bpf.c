@@ -12,6 +12,7 @@
 #include "budget.bpf.h"
 #include "wake.bpf.h"
 #include "credits.bpf.h"
+#include "enter.bpf.h"
 #include "outcome.bpf.h"
 #include "creator.bpf.h"
 #include "tell.bpf.h"

@@ -35,12 +35,14 @@ class Usage:
         used: Credits taken, by rule.
         cap_full_ns: CLOCK_BOOTTIME at which the user's bucket is full again.
         by_credit, by_cap: Attempts refused by credits and by the cap.
+        verdict_ns: When a rule that holds was exceeded last; 0 if never.
     """
 
     used: tuple[int, ...]
     cap_full_ns: int
     by_credit: int
     by_cap: int
+    verdict_ns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +118,13 @@ class CreditMaps:
         if value is None:
             return None
         fields = _ACCOUNT.unpack(value)
-        return Usage(used=fields[3:19], cap_full_ns=fields[19], by_credit=fields[20], by_cap=fields[21])
+        return Usage(
+            used=fields[3:19],
+            cap_full_ns=fields[19],
+            by_credit=fields[20],
+            by_cap=fields[21],
+            verdict_ns=fields[23],
+        )
 
     def read_uids(self) -> list[int]:
         """Users with an account."""
@@ -184,6 +192,10 @@ class CreditMaps:
     def set_crediting(self, *, on: bool) -> None:
         """Whether the program takes and demands credits."""
         self._guard.config.set_flag(maps.FLAG_CREDITS, on=on)
+
+    def set_noting(self, *, on: bool) -> None:
+        """Whether the program takes credits and notes keys, and refuses nobody by them."""
+        self._guard.config.set_flag(maps.FLAG_NOTING, on=on)
 
     def beat(self, now_ns: int) -> None:
         """Say that the daemon lives."""

@@ -42,7 +42,8 @@ static __always_inline struct account *find_account(const struct subject *subjec
  * userspace has spoken. Only subjects of the guard's own namespace and subordinate uids have an account. Loops are unrolled, and sums
  * stand for branches: without CAP_PERFMON the verifier refuses pointers that are chosen between.
  *
- * While the daemon is silent keys go on to be noted, as long as there is room, and nothing is refused.
+ * While the daemon is silent keys go on to be noted, as long as there is room, and nothing is refused. Nor while new
+ * rules begin: then credits are taken as well.
  */
 static __noinline __u8 take(const struct config *cfg, struct event *event, __u32 rules)
 {
@@ -51,7 +52,7 @@ static __noinline __u8 take(const struct config *cfg, struct event *event, __u32
 	__u64 cap_full_ns, address[2], network[2];
 	__u32 flags, taken, quiet, entered = 0, reached = 0, exhausted = 0, near = 0, keyed, left_over, held, unsettled, begins;
 	__u32 capped = cfg->flags & FLAG_CAP;
-	__u32 strict, on = cfg->flags / FLAG_CREDITS & 1;
+	__u32 strict, refuses, on = cfg->flags / FLAG_CREDITS & 1;
 	struct keys *known[KEYED_MAX] = {};
 	struct account *account;
 	struct grant *grant;
@@ -62,6 +63,8 @@ static __noinline __u8 take(const struct config *cfg, struct event *event, __u32
 	rules &= -on;
 	strict = on & ~((cfg->heartbeat_ns + HEARTBEAT_MAX_NS - event->time_ns) >> 63);
 	settle(strict);
+	refuses = strict & ~(cfg->flags / FLAG_NOTING);
+	settle(refuses);
 	settle(rules);
 	keyed = rules & cfg->keyed;
 	if (event->netns && event->owner == event->uid)
@@ -126,16 +129,15 @@ static __noinline __u8 take(const struct config *cfg, struct event *event, __u32
 		settle(emptied_ns);
 		if (known[i]) {
 			known[i]->enters = known[i]->exceeds = 0;
-			if (limits[number] <= KEY_SLOTS) /* else the daemon judges */
-				scan(known[i], address, network, event->time_ns, emptied_ns[number], limits[number]);
+			scan(known[i], address, network, event->time_ns, emptied_ns[number], limits[number]);
 			barrier();
 			exhausted |= (known[i]->exceeds & 1) << number;
 		}
 		left_over &= left_over - 1;
 		settle(left_over);
 	}
-	exhausted &= -(__u32)strict;
-	held &= -(__u32)strict;
+	exhausted &= -refuses;
+	held &= -refuses;
 	begins = unsettled ? 0 : exhausted & cfg->holding & 0xffff;
 	verdict = held | exhausted ? REFUSED_CREDIT : ALLOWED;
 	cap_full_ns = account->cap_full_ns > event->time_ns ? account->cap_full_ns : event->time_ns;

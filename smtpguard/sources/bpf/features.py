@@ -22,6 +22,7 @@ _HERE = Path(__file__).parent
 _BTF = Path("/sys/kernel/btf/vmlinux")
 _PROBE_RING_BYTES = 4096
 OUTCOME_PROGRAM = "smtpguard_outcome"
+ENTER_PROGRAM = "smtpguard_enter"
 TELL_PROGRAMS = ("smtpguard_peer4", "smtpguard_peer6")
 
 
@@ -150,7 +151,8 @@ def load_object(
                 name,
                 constants=constants,
                 sizes={"events": ring_bytes, **(sizes or {})},
-                autoload={OUTCOME_PROGRAM: features.outcome} | dict.fromkeys(TELL_PROGRAMS, features.tell),
+                autoload={OUTCOME_PROGRAM: features.outcome, ENTER_PROGRAM: features.keys}
+                | dict.fromkeys(TELL_PROGRAMS, features.tell),
             )
         except BpfError as error:
             failure = error

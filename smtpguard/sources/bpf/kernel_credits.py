@@ -43,12 +43,12 @@ class Credits:
         self._unsent: dict[int, int] = {}
         self._again = False
         self._unread_ns: int | None = None
-        self._unkept: set[tuple[int, int]] = set()
+        self._begun_ns = 0
         self.missed = 0
 
     @property
     def unread_ns(self) -> int | None:
-        """What came before this time without a credit may not have been noted; None once `settle` was called."""
+        """What came before this time without a credit may not have been noted yet; None once `settle` was called."""
         return self._unread_ns
 
     def start(
@@ -62,10 +62,12 @@ class Credits:
         keys: Iterable[KeyWindow] = (),
         anew: bool = False,
         uncapped: frozenset[int] = frozenset(),
+        noting: bool = False,
     ) -> None:
         """Begin, or begin anew; with other rules credits are off while this lasts. Raises EnforceError.
 
-        What came until then and was not read yet is not in the windows: have it noted, then `settle`.
+        What came until then and was not read yet is not in the windows: have it noted, then `settle`. With `noting` the
+        program takes credits and keys meanwhile, and refuses nobody.
 
         Args:
             rules: By index.
@@ -76,6 +78,7 @@ class Credits:
             keys: What the windows of rules hold that count destinations or networks.
             anew: No such rule goes on with what the kernel has of it.
             uncapped: Users whom the cap leaves alone.
+            noting: Refuse nobody before `settle`.
         """
         if self._running and not anew and self._demanded == (tuple(rules), wake_new):
             self._renew(now_ns, limits, windows, keys, uncapped)
@@ -110,10 +113,11 @@ class Credits:
         self.ledger = ledger
         self._write(now_ns)
         self.maps.beat(now_ns)
+        self.maps.set_noting(on=noting and bool(rules))
         self.maps.set_crediting(on=bool(rules))
         self._running, self._demanded = bool(rules), (tuple(rules), wake_new)
-        self._unkept.clear()
-        self._unread_ns = boottime_ns() if rules else None
+        self._begun_ns = boottime_ns()
+        self._unread_ns = self._begun_ns if rules else None
 
     def _renew(
         self,
@@ -142,7 +146,7 @@ class Credits:
     def stop(self) -> None:
         """Demand no credits any more; the cap stays."""
         self.maps.set_crediting(on=False)
-        self._running = False
+        self._running, self._unread_ns = False, None
 
     def note(self, uid: int, connect: Connect, *, entered: bool) -> None:
         """Tell of an attempt that was let through.
@@ -151,38 +155,40 @@ class Credits:
             uid: The account it counts for.
             connect: The attempt.
             entered: Whether it entered the windows.
+
+        Raises:
+            EnforceError: A key can't be written.
         """
         self.ledger.note(uid, connect.port, connect.time_ns, connect.credits, entered=entered)
-        for index, rule in enumerate(self.ledger.rules) if connect.credits else ():
+        # What came before the program began to note took no key, and is in the window all the same.
+        missed = entered and connect.time_ns <= self._begun_ns
+        for index, rule in enumerate(self.ledger.rules) if connect.credits or missed else ():
             if rule.is_keyed and connect.credits >> index & 1:
                 self.keys.note(uid, index, connect.time_ns)
-        if self._unread_ns is not None and entered and connect.time_ns <= self._unread_ns:
-            for index, rule in enumerate(self.ledger.rules):
-                if rule.is_keyed and connect.port in rule.ports and not connect.credits >> index & 1:
-                    self._unkept.add((uid, index))
+            elif rule.is_keyed and missed and connect.port in rule.ports:
+                self.keys.enter(uid, index, connect.address, connect.time_ns)
 
-    def settle(self, now_ns: int, keys: Iterable[KeyWindow]) -> None:
-        """All that came before the beginning was noted: let the kernel know at once. Raises EnforceError.
-
-        Args:
-            now_ns: CLOCK_BOOTTIME.
-            keys: As of `start`, now. An attempt that comes within the microseconds of a write is known to us alone.
-        """
+    def settle(self, now_ns: int) -> None:
+        """All that came before the program began to note was noted here: refuse from now on. Raises EnforceError."""
         self._write(now_ns)
-        for window in keys if self._unkept else ():
-            if (window.uid, window.index) in self._unkept:
-                kept = self.keys.read(window.uid, window.index)
-                newest = {key: max(at_ns, kept.get(key, 0)) for key, at_ns in window.keys.items()}
-                self.keys.put(window.uid, window.index, {**kept, **newest})
-        self._unkept.clear()
+        self.maps.beat(now_ns)
+        self.maps.set_noting(on=False)
         self._unread_ns = None
 
-    def reset(self, uid: int, index: int | None, now_ns: int) -> None:
-        """Empty a user's windows, of one rule or (None) of all, and end the refusals. Raises EnforceError."""
-        self.ledger.reset(uid, index)
+    def reset(self, uid: int, index: int | None, now_ns: int, at_ns: int | None = None) -> None:
+        """Empty a user's windows, of one rule or (None) of all, and end the refusals. Raises EnforceError.
+
+        Args:
+            uid: The user.
+            index: Which rule; None for all.
+            now_ns: CLOCK_BOOTTIME.
+            at_ns: What came up to then does not count any more; None for now.
+        """
+        at_ns = now_ns if at_ns is None else at_ns
+        self.ledger.reset(uid, index, at_ns)
         for number, rule in enumerate(self.ledger.rules):
             if rule.is_keyed and index in (None, number):
-                self.ledger.empty(uid, number, now_ns)
+                self.ledger.empty(uid, number, at_ns)
         self.speak(uid, now_ns, now_ns)
 
     def speak(self, uid: int, spoken_ns: int, now_ns: int) -> None:

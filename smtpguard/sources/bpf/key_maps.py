@@ -10,8 +10,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from smtpguard.policy.credit_rules import CreditRule
+from smtpguard.policy.networks import network_of
 from smtpguard.settings import KEY_SLOTS
 from smtpguard.sources.bpf import maps
+from smtpguard.sources.bpf.features import ENTER_PROGRAM
 from smtpguard.sources.bpf.libbpf import BpfError
 from smtpguard.sources.bpf.program import BpfProgram
 from smtpguard.sources.bpf.refusals import refused
@@ -23,6 +25,7 @@ _OF = struct.Struct("=II")
 _RULE = struct.Struct("=QII")
 _HEAD = struct.Struct("=IIIIIIIIQ")
 _SLOT = struct.Struct("=16sQ")
+_ENTRY = struct.Struct("=16xIIQ16s")
 _MAPPED = bytes(10) + b"\xff\xff"
 _NETWORK4, _ADDRESS4, _NETWORK6, _ADDRESS6 = 3, 4, 6, 16
 _DELETIONS = 500
@@ -117,8 +120,18 @@ class KeyMaps:
         slots = _SLOT.iter_unpack(value[_HEAD.size :])
         return {unpack_key(key, whole=whole): last_ns for key, last_ns in slots if last_ns}
 
+    def enter(self, uid: int, index: int, address: bytes, time_ns: int) -> None:
+        """An attempt of a user that the program did not note is in a rule's window too; it goes on meanwhile."""
+        lane, whole = self._of_rule[index]
+        key = pack_key(address if whole else network_of(address))
+        try:
+            self._guard.run(ENTER_PROGRAM, _ENTRY.pack(uid, index, time_ns, key))
+        except BpfError as error:
+            raise refused(f"the keys of uid {uid} can't be written", error) from error
+        self._entries[uid, lane] = max(time_ns, self._entries.get((uid, lane), 0))
+
     def put(self, uid: int, index: int, keys: Keys) -> None:
-        """Let a user's window hold exactly these keys, the newest if there are too many."""
+        """Let a user's window hold exactly these keys, the newest if there are too many; nobody is judged by it yet."""
         lane, whole = self._of_rule[index]
         newest = sorted(keys.items(), key=lambda item: item[1])[-KEY_SLOTS:]
         slots = b"".join(_SLOT.pack(pack_key(key), max(last_ns, 0)) for key, last_ns in newest)

@@ -29,7 +29,7 @@ struct keys {
 	__u32 enters;    /* ... if there is room for it; here, because what is loaded looks the same to the verifier ... */
 	__u32 exceeds;   /* ... whichever way it came: else it follows all ways through all rules */
 	__u32 is_new;    /* it is not in the window yet */
-	__u32 reserved;
+	__u32 next;      /* of a user without a limit, when all slots are in use: which one is used again */
 	__u64 window_ns;
 	struct key_slot slots[KEY_SLOTS];
 };
@@ -214,7 +214,7 @@ static __always_inline void scan(struct keys *keys, const __u64 *address, const 
 	__u64 whole = -(__u64)keys->whole;
 	__u64 first = (address[0] & whole) | (network[0] & ~whole);
 	__u64 second = (address[1] & whole) | (network[1] & ~whole);
-	__u64 in_window = 0, known = 0, at = 0, free = 0, none;
+	__u64 in_window = 0, known = 0, at = 0, free = 0, none, unlimited, again;
 	__u64 edge_ns = now > keys->window_ns ? now - keys->window_ns : 0;
 	__u32 high = keys->high;
 	__u64 i, j;
@@ -245,9 +245,12 @@ static __always_inline void scan(struct keys *keys, const __u64 *address, const 
 	}
 	none = (free - 1) >> 63;
 	free += none * ((high + KEY_STEP - 1) / KEY_STEP * KEY_STEP + 1) - 1; /* else the first that was never used */
-	keys->slot = known * at + (1 - known) * free;
-	keys->enters = known | (free - KEY_SLOTS) >> 63;
-	keys->is_new = 1 - known;
+	unlimited = (KEY_SLOTS - limit) >> 63;
+	again = unlimited & (1 - known) & (1 - ((free - KEY_SLOTS) >> 63));
+	keys->slot = known * at + (1 - known) * (free + again * keys->next); /* enter() takes it modulo KEY_SLOTS */
+	keys->next += again;
+	keys->enters = known | (free - KEY_SLOTS) >> 63 | unlimited;
+	keys->is_new = (1 - known) & (1 - unlimited); /* without a limit they are not few */
 	keys->exceeds = (1 - known) & (1 - ((in_window - limit) >> 63));
 }
 

@@ -43,6 +43,7 @@ enum flag {
 	FLAG_TELL = 32,    /* refused senders are told why */
 	FLAG_LOOK = 64,    /* processes are looked at: whoever connects may be gone a millisecond later */
 	FLAG_EXACT = 128,  /* every rule that refuses is enforced here: no verdict waits for the reader */
+	FLAG_NOTING = 256, /* credits are taken and keys noted, and nobody is refused by them yet */
 };
 
 enum port_bit { /* of the values of `ports`; bits 0 to 15 say which connections rules count the port */

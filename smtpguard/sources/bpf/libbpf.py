@@ -22,6 +22,7 @@ _PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 
 _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "libbpf_set_print": (c_void_p, [c_void_p]),
+    "bpf_prog_test_run_opts": (c_int, [c_int, c_void_p]),
     "bpf_object__open_mem": (c_void_p, [c_char_p, c_size_t, c_void_p]),
     "bpf_object__load": (c_int, [c_void_p]),
     "bpf_object__close": (None, [c_void_p]),
@@ -60,6 +61,22 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
 
 class BpfError(OSError):
     """A libbpf or bpf(2) call failed; `errno` says how. Callers turn it into a GuardError that says what it means."""
+
+
+class _Run(ctypes.Structure):
+    """struct bpf_test_run_opts of bpf.h."""
+
+    _fields_ = (
+        ("size", c_size_t),
+        ("data_in", c_void_p),
+        ("data_out", c_void_p),
+        ("data_in_bytes", c_uint32),
+        ("data_out_bytes", c_uint32),
+        ("context", c_void_p * 2),
+        ("context_bytes", c_uint32 * 2),
+        ("result", c_uint32),
+        ("rest", c_uint32 * 5),
+    )
 
 
 class Library:
@@ -118,6 +135,13 @@ class Library:
             code = ctypes.get_errno() or (2**64 - result if result else errno.EINVAL)
             raise BpfError(code, f"{name}: {os.strerror(code)}")
         return result
+
+    def run(self, descriptor: int, data: bytes) -> int:
+        """Run a program for packets over these bytes, once, and return what it answers. Raises BpfError."""
+        kept = ctypes.create_string_buffer(data, len(data))
+        run = _Run(size=ctypes.sizeof(_Run), data_in=ctypes.addressof(kept), data_in_bytes=len(data))
+        self.call("bpf_prog_test_run_opts", descriptor, ctypes.byref(run))
+        return int(run.result)
 
     def optional(self, name: str, *args: object) -> int | None:
         """Call a function whose NULL means "no more"."""

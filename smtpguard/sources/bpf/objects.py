@@ -275,6 +275,11 @@ class BpfObject:
         """Attach a program to a cgroup by link: other programs there stay, and it ends with this process."""
         return Link(self._lib, self._lib.pointer("bpf_program__attach_cgroup", self._find_program(program), cgroup_fd))
 
+    def run(self, program: str, data: bytes) -> int:
+        """Run a program for packets over these bytes, once, and return what it answers."""
+        descriptor = self._lib.call("bpf_program__fd", self._find_program(program))
+        return self._lib.run(descriptor, data)
+
     def close(self) -> None:
         """Unload it; may be called twice. Links and rings are closed before by their owner."""
         if self._object is not None:

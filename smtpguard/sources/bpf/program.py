@@ -283,6 +283,10 @@ class BpfProgram:
             for uid, port, netns in (maps.unpack_denied(k),)
         ]
 
+    def run(self, program: str, data: bytes) -> None:
+        """Run a program that is attached nowhere. Raises BpfError."""
+        self._object.run(program, data)
+
     def read_count(self, which: int) -> int:
         """One of the program's COUNT_ counters since it was loaded. Raises BpfError."""
         value = self._counts.lookup(struct.pack("=I", which)) or b""

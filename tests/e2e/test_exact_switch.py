@@ -1,0 +1,114 @@
+"""Limits of the assembled daemon begin with all that was attempted before: at a reload, and when an allowance ends.
+
+Each time more waits in the ring than one look at it takes: two floods, and behind them what the user did.
+"""
+
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from smtpguard.demo.lab import PEER4
+from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
+
+pytestmark = pytest.mark.kernel
+
+LIMIT = 10
+BEFORE = 6
+BOTH = ["networks", pytest.param("connections", marks=pytest.mark.long)]
+FAN = [f"198.18.{number}.1" for number in range(40)]
+
+
+def rules(count: str, **changes: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - YAML values
+    rule = {"name": "fanout", "count": count, "limit": LIMIT, "window": "1h", "action": "block", "block": "1h"}
+    return [{**rule, "ports": [25], **changes}]
+
+
+def fill_the_ring(host: Host) -> None:
+    """Attempts of two others that nobody reads: to another port, and more than the daemon takes in one go."""
+    floods = [host.begin(user, 1900, port=587, to=[PEER4]) for user in (OTHER, INNOCENT)]
+    assert [host.outcome(flood).ok for flood in floods] == [1900, 1900]
+
+
+def begin_reload(host: Host) -> subprocess.Popen[str]:
+    """Ask for a reload, and stop the daemon while the file is read."""
+    asked = host.stderr().count("reload asked")
+    child = host.begin_cli("reload")
+    wait_for(lambda: host.stderr().count("reload asked") > asked)
+    host.stop_signal(signal.SIGSTOP)
+    return child
+
+
+def end_reload(host: Host, child: subprocess.Popen[str]) -> None:
+    time.sleep(1)  # it is read meanwhile
+    host.stop_signal(signal.SIGCONT)
+    text, _ = child.communicate(timeout=60)
+    assert child.returncode == 0, text
+
+
+def passed(host: Host, to: Sequence[str]) -> int:
+    return host.connect(SPAMMER, len(to), to=to).ok
+
+
+@pytest.mark.parametrize("count", BOTH)
+def test_what_a_dry_run_has_not_read_yet_counts_when_it_ends(count: str) -> None:
+    with Host(sources=["bpf"], rules=rules(count), dry_run=True) as host:
+        host.start()
+        host.configure(dry_run=False)
+        child = begin_reload(host)
+        fill_the_ring(host)
+        assert passed(host, FAN[:BEFORE]) == BEFORE
+        end_reload(host, child)
+        assert passed(host, FAN[BEFORE : BEFORE + LIMIT]) == LIMIT - BEFORE
+        wait_for(lambda: host.events("BLOCK"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("count", ["networks", "connections"])
+def test_what_other_rules_have_not_read_yet_counts_for_the_new_ones(count: str) -> None:
+    with Host(sources=["bpf"], rules=rules(count, limit=LIMIT * 3)) as host:
+        host.start()
+        host.configure(rules=rules(count))
+        child = begin_reload(host)
+        fill_the_ring(host)
+        assert passed(host, FAN[:BEFORE]) == BEFORE
+        end_reload(host, child)
+        assert passed(host, FAN[BEFORE : BEFORE + LIMIT]) == LIMIT - BEFORE
+        wait_for(lambda: host.events("BLOCK"))
+
+
+@pytest.mark.parametrize("count", BOTH)
+def test_what_was_done_under_an_allowance_and_is_not_read_yet_does_not_count(count: str) -> None:
+    with Host(sources=["bpf"], rules=rules(count)) as host:
+        host.start()
+        assert host.cli("allow", SPAMMER[0], "--for", "1h", "--everything").returncode == 0
+        host.stop_signal(signal.SIGSTOP)
+        fill_the_ring(host)
+        assert passed(host, FAN[:20]) == 20
+        child = host.begin_cli("allow", SPAMMER[0], "--end")
+        time.sleep(0.5)  # it is asked for
+        host.stop_signal(signal.SIGCONT)
+        text, _ = child.communicate(timeout=60)
+        assert child.returncode == 0, text
+        assert passed(host, FAN[20:32]) == LIMIT
+        wait_for(lambda: host.events("BLOCK"))
+
+
+@pytest.mark.parametrize("count", BOTH)
+def test_what_is_done_after_the_end_of_an_allowance_counts_though_nobody_has_heard_of_it(count: str) -> None:
+    with Host(sources=["bpf"], rules=rules(count)) as host:
+        host.start()
+        assert host.cli("allow", SPAMMER[0], "--for", "2s", "--everything").returncode == 0
+        begun = time.monotonic()
+        assert passed(host, FAN[:20]) == 20
+        host.stop_signal(signal.SIGSTOP)
+        fill_the_ring(host)
+        time.sleep(max(0, begun + 2.2 - time.monotonic()))
+        assert passed(host, FAN[20 : 20 + BEFORE]) == BEFORE
+        host.stop_signal(signal.SIGCONT)
+        wait_for(lambda: host.events("ALLOW")[1:])
+        assert passed(host, FAN[20 + BEFORE : 40]) == LIMIT - BEFORE
+        wait_for(lambda: host.events("BLOCK"))
