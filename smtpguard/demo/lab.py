@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from typing import IO, Any, Self
 
 from smtpguard.demo.holder import Holder
 from smtpguard.errors import GuardError
-from smtpguard.interpreter import module_argv, module_environment
+from smtpguard.interpreter import module_environment
 from smtpguard.sources.bpf.cgroup import find_cgroup_root
 
 HOST4, PEER4 = "192.0.2.1", "192.0.2.2"
@@ -41,6 +42,7 @@ _NAMES = "passwd: files\ngroup: files\nshadow: files\nsubid: files\nhosts: files
 """nsswitch.conf(5) inside. The accounts are files; a directory server that is slow would be asked for each of them."""
 
 _COMMAND_TIMEOUT_S = 20
+_ENTER = str(Path(__file__).with_name("enter.py"))
 
 
 def _is_systems(uid: int) -> bool:
@@ -195,7 +197,7 @@ class Lab:
         """
         binds = [word for pair in self._binds.items() for word in ("--bind", "=".join(pair))]
         cgroup = ["--cgroup", self.cgroup] if inside and self.cgroup else []
-        enter = module_argv("smtpguard.demo.enter", "--net", net or self.host)
+        enter = [sys.executable, "-P", _ENTER, "--net", net or self.host]
         return [*enter, *cgroup, *binds, "--", *words]
 
     def start(
