@@ -1,4 +1,5 @@
-"""`make lint`: what people read. No phrase that the glossary retires, and no sentence of 20 words or more in a message.
+"""`make lint`: what people read. No phrase that the glossary retires, no sentence of 20 words or more in a message, and
+no command that is not there.
 
 Looked at are the documents, the shipped files, and of the package's own strings those that people read: all but
 docstrings, and of the commands the docstrings too, which are their help. A part that is put in counts as one word.
@@ -7,9 +8,11 @@ docstrings, and of the commands the docstrings too, which are their help. A part
 import ast
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from smtpguard.cli import _COMMANDS
 
 TOP = Path(__file__).resolve().parents[1]
 GLOSSARY = "docs/glossary.md"
@@ -17,6 +20,9 @@ MAX_WORDS = 19
 DOCUMENTS = ("*.md", "docs/**/*.md", "config/*", "packaging/**/*", "filters/*", "jails/**/*", "nft/*")
 _RETIRED = re.compile(r"^\| (.+?) \| .+ \|$", re.MULTILINE)
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n\s*\n|\s-\s")
+_TYPED = re.compile(r"(?:`|^[$] )smtpguard ([a-z]+)", re.MULTILINE)
+_ADVISED = re.compile(r"[:?] smtpguard ([a-z]+)")
+"""In a message: `See: smtpguard blocks`."""
 _SPEAK = frozenset(
     {"echo", "info", "warning", "error", "exception", "option", "UsageError", "BadParameter", "Finding", "finding"}
 )
@@ -52,6 +58,14 @@ def find_retired(texts: Iterable[Text], retired: Iterable[str]) -> Iterator[str]
         for phrase, pattern in patterns:
             if pattern.search(folded):
                 yield f"{place}: {phrase!r} is retired, see {GLOSSARY}"
+
+
+def find_unknown_commands(texts: Iterable[Text], commands: Container[str]) -> Iterator[str]:
+    """Where people are told to type a command that is not there."""
+    for place, text, _ in texts:
+        for name in [*_TYPED.findall(text), *(_ADVISED.findall(text) if ".py:" in place else ())]:
+            if name not in commands:
+                yield f"{place}: there is no command `smtpguard {name}`"
 
 
 def find_long(texts: Iterable[Text]) -> Iterator[str]:
@@ -136,7 +150,7 @@ def main() -> int:
         print(f"{GLOSSARY} retires nothing: is its table gone?")
         return 1
     texts = [*read_documents(TOP), *read_package(TOP)]
-    wrong = [*find_retired(texts, retired), *find_long(texts)]
+    wrong = [*find_retired(texts, retired), *find_long(texts), *find_unknown_commands(texts, _COMMANDS)]
     for line in wrong:
         print(line)
     return 1 if wrong else 0

@@ -145,7 +145,7 @@ def test_what_is_wrong_comes_worst_first() -> None:
     assert parts.overview.troubles()[0] == "NOT ENFORCING: nft: no"
     parts.enforcement.health.table_trouble = None
     parts.engine.is_off = True
-    assert parts.means.list_means()[0]["state"] == "table inet smtpguard is removed: smtpguard is off"
+    assert parts.means.list_means()[0]["state"] == "table inet smtpguard is removed, as smtpguard is off"
     parts.engine.is_off, parts.enforcement.healing = False, False
     assert "was removed by `nft remove`" in parts.means.list_means()[0]["state"]
 

@@ -3,7 +3,17 @@
 import ast
 from pathlib import Path
 
-from tests.words import GLOSSARY, TOP, Text, find_long, find_retired, main, read_retired, read_strings
+from tests.words import (
+    GLOSSARY,
+    TOP,
+    Text,
+    find_long,
+    find_retired,
+    find_unknown_commands,
+    main,
+    read_retired,
+    read_strings,
+)
 
 LONG = "one two three four five six seven eight nine ten " + " ".join(map(str, range(11, 21)))
 
@@ -25,6 +35,18 @@ def test_a_message_is_told_from_other_strings_and_its_parts_count_as_words(tmp_p
     ast.parse(path.read_text())
     (found,) = find_long(read_strings(path, "m.py", docstrings=False))
     assert found.startswith("m.py:3: 20 words: two three four")
+
+
+def test_a_command_that_is_not_there_is_not_named() -> None:
+    texts = [
+        Text("a.md", "Then `smtpguard blocks`, and `smtpguard explain web01`.", is_message=False),
+        Text("m.py:3", "OUT OF SYNC. Repair: smtpguard nft ensure. See: smtpguard explain web01", is_message=True),
+        Text("b.md", "The guard: smtpguard sees all.", is_message=False),
+    ]
+    assert list(find_unknown_commands(texts, {"blocks", "nft"})) == [
+        "a.md: there is no command `smtpguard explain`",
+        "m.py:3: there is no command `smtpguard explain`",
+    ]
 
 
 def test_help_is_the_docstring_of_a_command(tmp_path: Path) -> None:

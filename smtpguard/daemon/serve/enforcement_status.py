@@ -102,7 +102,7 @@ class EnforcementStatus:
         if enforcement.health.table_trouble:
             nft = f"{table}: {enforcement.health.table_trouble}"
         elif self._engine.is_off:
-            nft = f"{table} is removed: smtpguard is off"
+            nft = f"{table} is removed, as smtpguard is off"
         elif not enforcement.healing:
             nft = f"{table} was removed by `nft remove`. Put it back: smtpguard nft ensure"
         elif enforcement.is_refusing():
