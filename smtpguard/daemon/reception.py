@@ -15,6 +15,7 @@ from smtpguard.daemon.serve.commits import Commits
 from smtpguard.daemon.serve.control_part import ControlPart, find_group
 from smtpguard.daemon.serve.enforcement_status import EnforcementStatus
 from smtpguard.daemon.serve.handlers import Handlers
+from smtpguard.daemon.serve.history_command import HistoryCommand
 from smtpguard.daemon.serve.lookups import Lookups
 from smtpguard.daemon.serve.reload import Reload
 from smtpguard.daemon.serve.source_status import SourceStatus
@@ -22,6 +23,7 @@ from smtpguard.daemon.serve.status import Status
 from smtpguard.daemon.startup.handoff import Start
 from smtpguard.daemon.startup.service_manager import ServiceManager
 from smtpguard.settings import Settings
+from smtpguard.state.desk import HistoryDesk
 
 
 class Reception:
@@ -114,6 +116,8 @@ class Reception:
         accounts = core.around.accounts
         self.lookups = Lookups(accounts.names, core.now)
         self.commits = Commits(core.state, core.now)
+        desk = HistoryDesk(settings.state_path)
+        self._stack.callback(desk.close)
         self.handlers = Handlers(
             core.guard,
             core.orders,
@@ -145,6 +149,7 @@ class Reception:
             learning=core.learning,
             supervision=self._loop.supervision,
             recorder=core.journal.recorder,
+            history=HistoryCommand(desk, core.state, accounts, core.journal.recorder),
         )
         group, self._group_trouble = find_group(settings.control_group)
         server = ControlServer(

@@ -5,6 +5,7 @@ values are parameters of the SQL; what comes back is as untrusted as it went in.
 """
 
 import contextlib
+import heapq
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -14,11 +15,13 @@ from urllib.parse import quote
 
 from smtpguard.errors import StateError
 from smtpguard.settings import DAY_NS, MINUTE_NS
+from smtpguard.state.event_query import EventQuery
 from smtpguard.state.migrations import VERSION, NewerVersionError, check_version
 from smtpguard.state.open_file import primary_code
 from smtpguard.state.row_parsers import Row, parse_change, parse_incident, parse_verdict
 from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow
-from smtpguard.state.span import By, Span, Total, Why
+from smtpguard.state.span import MAX_ROWS, By, Span, Total, Why
+from smtpguard.text import to_bytes
 
 _BUSY_S = 2.0
 _STEPS = 10_000  # of SQLite's machine between two looks at the clock: some 0.1 ms
@@ -73,6 +76,58 @@ class History:
         both: list[VerdictRow | ChangeRow] = [*self.verdicts(span), *self.changes(span)]
         both.sort(key=lambda row: row.time_ns, reverse=True)
         return both[: span.rows]
+
+    def find_events(self, query: EventQuery) -> tuple[list[VerdictRow | ChangeRow], bool]:
+        """What is asked for, the newest first, and whether there is more of it."""
+        kinds, limit = query.kinds, query.span.rows
+        where, parameters = query.span.where("time_ns")
+        found: list[VerdictRow | ChangeRow] = []
+        with self._look():
+            verdicts: Iterator[VerdictRow | ChangeRow] = iter(())
+            changes: Iterator[VerdictRow | ChangeRow] = iter(())
+            order = "ORDER BY time_ns DESC, id DESC"
+            if not kinds or "exceeded" in kinds:
+                rule, rules = ("", []) if query.rule is None else (" AND rule = ?", [to_bytes(query.rule)])
+                sql = f"SELECT * FROM verdicts WHERE {where}{rule} {order}"  # noqa: S608 - constants
+                found_verdicts = map(parse_verdict, self._connection.execute(sql, [*parameters, *rules]))
+                verdicts = (row for row in found_verdicts if query.matches_verdict(row))
+            if not query.is_about_attempts and kinds != {"exceeded"}:
+                events = sorted(kinds - {"exceeded"})
+                among = f" AND event IN ({', '.join('?' * len(events))})" if events else ""
+                sql = f"SELECT * FROM changes WHERE {where}{among} {order}"  # noqa: S608 - constants
+                found_changes = map(parse_change, self._connection.execute(sql, [*parameters, *events]))
+                changes = (row for row in found_changes if query.matches_change(row))
+            for row in heapq.merge(changes, verdicts, key=lambda row: -row.time_ns):
+                if len(found) == limit:
+                    return found, True
+                found.append(row)
+        return found, False
+
+    def find_incidents(
+        self, query: EventQuery, *, is_open: bool
+    ) -> tuple[list[tuple[IncidentRow, ChangeRow | None]], bool]:
+        """Incidents by their last verdict, the newest first, with who closed them; and whether there are more.
+
+        Args:
+            query: When, whose, which rule and mode.
+            is_open: Only those that nobody has closed.
+        """
+        limit = query.span.rows
+        where, parameters = query.span.where("last_ns")
+        closes = self._read("SELECT * FROM changes WHERE event = 'close' ORDER BY time_ns DESC LIMIT ?", MAX_ROWS)
+        closed = {str(row.details.get("incident")): row for row in reversed([parse_change(row) for row in closes])}
+        found: list[tuple[IncidentRow, ChangeRow | None]] = []
+        with self._look():
+            sql = f"SELECT * FROM incidents WHERE {where} ORDER BY last_ns DESC"  # noqa: S608 - constants
+            for row in map(parse_incident, self._connection.execute(sql, parameters)):
+                by = closed.get(row.id)
+                is_meant = query.mode in (None, row.mode) and (query.rule is None or query.rule in row.rules)
+                if not is_meant or (is_open and by is not None):
+                    continue
+                if len(found) == limit:
+                    return found, True
+                found.append((row, by))
+        return found, False
 
     def incidents(self, span: Span) -> list[IncidentRow]:
         """Incidents by their last verdict, the newest first."""

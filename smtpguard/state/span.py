@@ -21,7 +21,8 @@ class Span:
         since_ns: Begin.
         until_ns: End.
         uid: Whose; None for everybody's.
-        name: With `uid`: only what happened while the uid had this name, as numbers are used again.
+        name: With `uid`: only what happened while the uid had this name, as numbers are used again. Alone: whoever was
+            called so, in tables that have names.
         limit: At most so many rows, the newest or largest ones.
     """
 
@@ -44,9 +45,9 @@ class Span:
         if self.uid is not None:
             sql += " AND uid = ?"
             parameters.append(self.uid)
-            if has_name and self.name is not None:
-                sql += " AND name = ?"
-                parameters.append(to_name(self.name))
+        if has_name and self.name is not None:
+            sql += " AND name = ?"
+            parameters.append(to_name(self.name))
         return sql, parameters
 
     @property

@@ -25,6 +25,9 @@ EMERGENCY = {
     "off": ["off"],
     "on": ["on"],
     "watch": ["watch", "-f", "/dev/null"],
+    "events": ["events"],
+    "incidents": ["incidents"],
+    "note": ["note", USER, "seen"],
     "nft remove": ["nft", "remove"],
     "nft ensure": ["nft", "ensure"],  # the daemon's business, while there is one
 }

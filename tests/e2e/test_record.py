@@ -1,10 +1,12 @@
 """The record that a running guard keeps: read back from the file, beside the daemon and after it was killed."""
 
+import json
 import signal
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -136,3 +138,57 @@ def test_a_restart_forgets_neither_earlier_blocks_nor_who_has_sent(host: Host) -
     host.stop()
     lengths = [row.until_ns - row.time_ns for row in changes(host, "block") if row.until_ns]
     assert [round(length / 1e9) for length in lengths] == [2, 8]
+
+
+def shown(host: Host, *words: str) -> dict[str, Any]:
+    done = host.cli(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def test_events_and_incidents_say_at_once_what_happened_and_the_same_without_the_daemon(host: Host) -> None:
+    host.connect(SPAMMER, 50, 400)
+    assert host.cli("unblock", SPAMMER[0]).returncode == 0
+    events = shown(host, "events", "--user", SPAMMER[0])["events"]
+    assert [event["kind"] for event in events] == ["unblock", "block", "exceeded"], "no second has to pass"
+    assert (events[0]["by"], events[0]["who"]) == ("admin", "root")
+    lines = [row for row in host.events() if row["EVENT"] in ("EXCEEDED", "BLOCK", "UNBLOCK")]
+    for line, event in zip(lines, reversed(events), strict=True):
+        for name in {name.lower() for name in line} & event.keys() - {
+            "time",
+            "event",
+            "kind",
+            "until",
+            "reason",
+            "ports",
+        }:
+            wanted = None if line[name.upper()] == "-" else line[name.upper()]
+            assert wanted in (str(event[name]), event[name]), (name, line, event)
+    assert shown(host, "events", "--kind", "exceeded", "--port", "587")["events"] == []
+    assert len(shown(host, "events", "--kind", "exceeded", "--dst", f"{PEER4}/32")["events"]) == 1
+    (incident,) = shown(host, "incidents", "--open")["incidents"]
+    assert (incident["user"], incident["over"], incident["mode"]) == (SPAMMER[0], False, "enforce")
+    assert host.cli("incidents", "close", incident["id"][:6], "--reason", "site cleaned").returncode == 0
+    assert shown(host, "incidents", "--open")["incidents"] == []
+    assert shown(host, "incidents")["incidents"][0]["closed"]["by"] == "root"
+    assert host.cli("note", SPAMMER[0], "told", "the", "customer").returncode == 0
+    before = shown(host, "events")["events"]
+    assert (before[0]["kind"], before[0]["reason"]) == ("note", "told the customer")
+    host.stop()
+    after = shown(host, "events")["events"]
+    assert (after[0]["kind"], after[1:]) == ("stop", before)
+    assert host.cli("incidents", "close", incident["id"]).returncode == 3
+
+
+def test_a_reader_that_takes_its_time_delays_no_write(host: Host) -> None:
+    host.connect(INNOCENT, 5)
+    wait_for(lambda: figures(host, INNOCENT[1]) == (5, 0))
+    with sqlite3.connect(f"{host.lab.directory}/state.db", isolation_level=None) as slow:
+        slow.execute("BEGIN")
+        assert slow.execute("SELECT sum(connects) FROM minutes").fetchone() == (5,)
+        host.connect(INNOCENT, 5)
+        wait_for(lambda: figures(host, INNOCENT[1]) == (10, 0), 5)
+        assert host.cli("block", SPAMMER[0], "--for", "5m").returncode == 0
+        assert slow.execute("SELECT sum(connects) FROM minutes").fetchone() == (5,), "it still sees what it saw"
+    slow.close()

@@ -126,6 +126,7 @@ class Host:
             learning=self.learning,
             supervision=Mock(),
             recorder=Mock(),
+            history=Mock(),
         )
 
     def now(self) -> int:

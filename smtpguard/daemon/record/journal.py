@@ -13,6 +13,7 @@ from smtpguard.actions.eventlog import EventLog
 from smtpguard.clock import WallMap
 from smtpguard.daemon.loop import TimedPart
 from smtpguard.daemon.record.enrichment_queue import Entry, Waiting
+from smtpguard.daemon.record.evidence_keeper import EvidenceKeeper
 from smtpguard.daemon.record.notices import HIGHEST_GRAVITY, find_gravest, gravity_of, render_over, render_verdict
 from smtpguard.daemon.record.recorder import Recorder
 from smtpguard.enrich.looker import Looker, render_evidence
@@ -21,7 +22,6 @@ from smtpguard.hooks import ClockNs
 from smtpguard.model import Account, Block, Subject, Verdict
 from smtpguard.policy.incidents import Incident, Incidents
 from smtpguard.state.rows import IncidentRow, VerdictRow
-from smtpguard.state.statements import add_evidence
 from smtpguard.state.writer import StateWriter
 from smtpguard.text import parse_address, parse_escaped, render_address, render_escaped
 
@@ -74,7 +74,7 @@ class Journal(TimedPart):
         self._wall = wall
         self._now = now
         self._looker = looker
-        self._gathering: dict[int, tuple[Verdict, int]] = {}
+        self._evidence = EvidenceKeeper(state)
         self._incidents = Incidents()
         self._said: dict[Subject, int] = {}
         self.recorder = Recorder(state, wall, now)
@@ -149,7 +149,7 @@ class Journal(TimedPart):
             return
         ticket = self._looker.gather(verdict.connect, self._now(), owner=verdict.account.share)
         if ticket is not None:
-            self._gathering[ticket] = verdict, self._wall.offset_ns
+            self._evidence.expect(ticket, verdict)
 
     def _tell(self, entry: Entry) -> None:
         """Tell people once that an incident began, and again only where it grows worse: warned, throttled, blocked."""
@@ -205,13 +205,9 @@ class Journal(TimedPart):
             log.warning("%s", render_over(incident))
             self._keep_incident(incident)
         self._events.tick(now_ns=now_ns, wall_ns=self._wall.to_wall_ns(now_ns))
-        if self._gathering and self._looker is not None:
+        if self._evidence.is_expected and self._looker is not None:
             for ticket, evidence in self._looker.read_evidence():
-                found = self._gathering.pop(ticket, None)
-                if found is not None:
-                    verdict, offset_ns = found
-                    row = VerdictRow.of(verdict, offset_ns, render_evidence(evidence))
-                    self._state.add_to_history(add_evidence(row))
+                self._evidence.take(ticket, render_evidence(evidence))
 
     def keep_incidents(self) -> None:
         """Once a second: what has changed in incidents that go on goes to the history."""
@@ -232,7 +228,7 @@ class Journal(TimedPart):
             )
         for verdict in entry.verdicts:
             self._events.write_exceeded(verdict, wall_ns=wall_ns)
-            self._state.add(VerdictRow.of(verdict, self._wall.offset_ns))
+            self._evidence.add(verdict, VerdictRow.of(verdict, self._wall.offset_ns))
         for block in entry.blocks:
             self._write_block(entry.account, block, wall_ns)
             self.recorder.change_block(

@@ -22,6 +22,8 @@ from smtpguard.daemon.serve.asker import Asker
 from smtpguard.daemon.serve.block_command import BlockCommand
 from smtpguard.daemon.serve.block_list import BlockList
 from smtpguard.daemon.serve.commits import Commits
+from smtpguard.daemon.serve.history_command import HistoryCommand
+from smtpguard.daemon.serve.history_requests import CloseRequest, HistoryRequest
 from smtpguard.daemon.serve.lookups import Lookups
 from smtpguard.daemon.serve.orders import GuardBlocks, Orders
 from smtpguard.daemon.serve.reload import ReloadDone, Reloaded
@@ -108,6 +110,7 @@ class Handlers:
         learning: What is known of who has sent.
         supervision: Counts our own mistakes.
         recorder: Keeps the history of what was done, and for whom.
+        history: What tells of the past.
     """
 
     def __init__(
@@ -130,6 +133,7 @@ class Handlers:
         learning: Learning,
         supervision: Supervision,
         recorder: Recorder,
+        history: HistoryCommand,
     ) -> None:
         self._guard = guard
         self._orders = orders
@@ -158,6 +162,10 @@ class Handlers:
             "off": Verb(OffRequest, self._off),
             "on": Verb(Request, self._on),
             "learn": Verb(LearnRequest, self._learn),
+            "events": Verb(HistoryRequest, history.events),
+            "incidents": Verb(HistoryRequest, history.incidents),
+            "note": Verb(UserRequest, history.note),
+            "close": Verb(CloseRequest, history.close),
         }
 
     def handle(self, peer: Peer, verb: str, args: Args) -> Answer:

@@ -46,7 +46,9 @@ class Take(Protocol):
         ...
 
 
-def _integer(low: int, high: int, wanted: str | None = None) -> Take:
+def take_integer(low: int, high: int, wanted: str | None = None) -> Take:
+    """A whole number within bounds."""
+
     def take(value: object, /) -> int:
         if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
             return value
@@ -55,7 +57,9 @@ def _integer(low: int, high: int, wanted: str | None = None) -> Take:
     return take
 
 
-def _text(longest: int) -> Take:
+def take_text(longest: int) -> Take:
+    """A text that is not too long."""
+
     def take(value: object, /) -> str:
         if isinstance(value, str) and len(value) <= longest:
             return value
@@ -64,17 +68,15 @@ def _text(longest: int) -> Take:
     return take
 
 
-def _is_port(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65_535
-
-
 def _take_ports(value: object, /) -> tuple[int, ...]:
-    if isinstance(value, list) and 0 < len(value) <= MAX_PORTS and all(map(_is_port, value)):
-        return tuple(value)
+    ports = value if isinstance(value, list) and len(value) <= MAX_PORTS else ()
+    if ports and all(type(port) is int and 1 <= port <= 65_535 for port in ports):
+        return tuple(ports)
     raise UnfitError("a list of ports")
 
 
-def _take_flag(value: object, /) -> bool:
+def take_flag(value: object, /) -> bool:
+    """True or false."""
     if isinstance(value, bool):
         return value
     raise UnfitError("true or false")
@@ -114,7 +116,9 @@ def _take_wall_s(value: object, /) -> float:
     raise UnfitError("seconds since 1970")
 
 
-def _word(*words: str) -> Take:
+def take_word(*words: str) -> Take:
+    """One of some words."""
+
     def take(value: object, /) -> str:
         if isinstance(value, str) and value in words:
             return value
@@ -125,10 +129,10 @@ def _word(*words: str) -> Take:
 
 def _span(longest_ns: int, told_ns: int = MAX_SPAN_NS) -> Take:
     days = told_ns // (86_400 * NS)
-    return _integer(1, longest_ns, f"more than nothing and at most {days} days")
+    return take_integer(1, longest_ns, f"more than nothing and at most {days} days")
 
 
-def _of(take: Take, called: str = "") -> dict[str, Any]:
+def argument(take: Take, called: str = "") -> dict[str, Any]:
     """Metadata of a field: its kind, and what it is called in a request where that is no name for a field."""
     return {"take": take, "called": called}
 
@@ -148,9 +152,9 @@ class UserRequest(Request):
         reason: For the event log.
     """
 
-    user: str = field(default="", metadata=_of(_text(MAX_USER)))
-    uid: int | None = field(default=None, metadata=_of(_integer(0, MAX_UID)))
-    reason: str = field(default="", metadata=_of(_text(MAX_REASON)))
+    user: str = field(default="", metadata=argument(take_text(MAX_USER)))
+    uid: int | None = field(default=None, metadata=argument(take_integer(0, MAX_UID)))
+    reason: str = field(default="", metadata=argument(take_text(MAX_REASON)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,11 +169,11 @@ class BlockRequest(UserRequest):
         ports: These alone; None for all.
     """
 
-    source: str = field(default="", metadata=_of(_take_source))
-    for_ns: int | None = field(default=None, metadata=_of(_span(10**20)))
-    at: float | None = field(default=None, metadata=_of(_take_wall_s))
-    force: bool = field(default=False, metadata=_of(_take_flag))
-    ports: tuple[int, ...] | None = field(default=None, metadata=_of(_take_ports))
+    source: str = field(default="", metadata=argument(_take_source))
+    for_ns: int | None = field(default=None, metadata=argument(_span(10**20)))
+    at: float | None = field(default=None, metadata=argument(_take_wall_s))
+    force: bool = field(default=False, metadata=argument(take_flag))
+    ports: tuple[int, ...] | None = field(default=None, metadata=argument(_take_ports))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,8 +185,8 @@ class UnblockRequest(UserRequest):
         everybody: Whoever is blocked.
     """
 
-    source: str = field(default="", metadata=_of(_take_source))
-    everybody: bool = field(default=False, metadata=_of(_take_flag, "all"))
+    source: str = field(default="", metadata=argument(_take_source))
+    everybody: bool = field(default=False, metadata=argument(take_flag, "all"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,11 +200,11 @@ class AllowRequest(UserRequest):
         end: The one there is shall end.
     """
 
-    for_ns: int | None = field(default=None, metadata=_of(_span(MAX_ALLOW_NS, MAX_ALLOW_NS)))
-    limit: int | None = field(default=None, metadata=_of(_integer(1, MAX_LIMIT)))
-    window_ns: int | None = field(default=None, metadata=_of(_integer(1, MAX_WINDOW_NS)))
-    everything: bool = field(default=False, metadata=_of(_take_flag))
-    end: bool = field(default=False, metadata=_of(_take_flag))
+    for_ns: int | None = field(default=None, metadata=argument(_span(MAX_ALLOW_NS, MAX_ALLOW_NS)))
+    limit: int | None = field(default=None, metadata=argument(take_integer(1, MAX_LIMIT)))
+    window_ns: int | None = field(default=None, metadata=argument(take_integer(1, MAX_WINDOW_NS)))
+    everything: bool = field(default=False, metadata=argument(take_flag))
+    end: bool = field(default=False, metadata=argument(take_flag))
 
     def __post_init__(self) -> None:
         """Raise DecodeError where an argument is missing."""
@@ -219,8 +223,8 @@ class OffRequest(Request):
         ever: Until somebody says `on`.
     """
 
-    for_ns: int | None = field(default=None, metadata=_of(_span(MAX_SPAN_NS)))
-    ever: bool = field(default=False, metadata=_of(_take_flag))
+    for_ns: int | None = field(default=None, metadata=argument(_span(MAX_SPAN_NS)))
+    ever: bool = field(default=False, metadata=argument(take_flag))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,7 +235,7 @@ class NftRequest(Request):
         do: ensure or remove.
     """
 
-    do: str = field(default="", metadata=_of(_word("ensure", "remove")))
+    do: str = field(default="", metadata=argument(take_word("ensure", "remove")))
 
     def __post_init__(self) -> None:
         """Raise DecodeError where it is not said."""
@@ -249,10 +253,11 @@ class LearnRequest(Request):
     """
 
     seen: tuple[tuple[int, int, int], ...] = field(
-        default=(), metadata=_of(_rows(_integer(0, MAX_UID), _integer(1, 65_535), _integer(0, MAX_WALL_NS)))
+        default=(),
+        metadata=argument(_rows(take_integer(0, MAX_UID), take_integer(1, 65_535), take_integer(0, MAX_WALL_NS))),
     )
     spans: tuple[tuple[int, int], ...] = field(
-        default=(), metadata=_of(_rows(_integer(0, MAX_WALL_NS), _integer(0, MAX_WALL_NS)))
+        default=(), metadata=argument(_rows(take_integer(0, MAX_WALL_NS), take_integer(0, MAX_WALL_NS)))
     )
 
 

@@ -1,0 +1,179 @@
+"""What `events` and `incidents` have in common: their filters, and who answers: the daemon, else the file itself."""
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from click.decorators import FC
+
+from smtpguard.cli.common import find_socket
+from smtpguard.errors import NoDaemonError, PrivilegeError
+
+PAGE = 1000
+MAX_ROWS = 100_000
+Json = dict[str, Any]
+Ask = dict[str, Any]
+
+
+def filter_options(command: FC) -> FC:
+    """The options that both take."""
+    options = (
+        click.option("--user", default="", metavar="USER", help="Only of this user; a name, or uid:N."),
+        click.option("--since", default=None, metavar="T", help="From then on: 2h (ago), 14:05, 'yesterday 12:00'."),
+        click.option("--until", default=None, metavar="T", help="Until then."),
+        click.option("--mode", type=click.Choice(["enforce", "dry-run"]), default=None, help="Only of this mode."),
+        click.option("--rule", default=None, metavar="R", help="Only of this rule."),
+        click.option(
+            "--rows", type=click.IntRange(1, MAX_ROWS), default=100, show_default=True, help="How many at most."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryPage:
+    """What came back.
+
+    Attributes:
+        items: Events or incidents, the newest first.
+        has_more: Whether there are more.
+    """
+
+    items: list[Json]
+    has_more: bool
+
+
+class HistorySource:
+    """Answers from the daemon, or from the state file where none runs.
+
+    Args:
+        config_path: --config.
+        socket_path: --socket.
+    """
+
+    def __init__(self, config_path: str | None, socket_path: str | None) -> None:
+        self._config_path = config_path
+        self._socket = find_socket(config_path, socket_path)
+        self._is_told = False
+
+    def find(self, verb: str, rows: int, args: Ask) -> HistoryPage:
+        """Ask, page by page.
+
+        Args:
+            verb: "events" or "incidents".
+            rows: How many at most.
+            args: As HistoryRequest has them.
+        """
+        key = "time_ns" if verb == "events" else "last_ns"
+        items: list[Json] = []
+        seen: set[str] = set()
+        args = dict(args) | {"rows": min(PAGE, rows + 1)}
+        while True:
+            page = self._ask(verb, args)
+            fresh = [item for item in page.items if repr(item) not in seen]
+            items += fresh
+            if not fresh or not page.has_more or len(items) > rows:
+                return HistoryPage(items=items[:rows], has_more=page.has_more or len(items) > rows)
+            seen.update(map(repr, fresh))
+            args["until_ns"] = items[-1][key] + 1  # others of the same moment come again
+
+    def _ask(self, verb: str, args: Ask) -> HistoryPage:
+        from smtpguard.control.client import ask
+
+        try:
+            answer = ask(self._socket, verb, **args)
+        except NoDaemonError as nobody:
+            return self._read(verb, args, nobody)
+        return HistoryPage(items=answer["items"], has_more=answer.get("has_more", False))
+
+    def _read(self, verb: str, args: Ask, nobody: NoDaemonError) -> HistoryPage:
+        from smtpguard.state.event_query import EventQuery, show_event, show_incident
+        from smtpguard.state.history import History
+        from smtpguard.state.span import Span
+
+        path = self._find_file(nobody)
+        uid, name = find_uid(args.get("user", ""))
+        span = Span(since_ns=args["since_ns"], until_ns=args["until_ns"], uid=uid, name=name, limit=args["rows"])
+        query = EventQuery(
+            span=span,
+            kinds=frozenset(args.get("kinds", ())),
+            mode=args.get("mode"),
+            port=args.get("port"),
+            networks=parse_networks(args.get("dst", ())),
+            script=args.get("script"),
+            sha256=args.get("sha256"),
+            rule=args.get("rule"),
+        )
+        with History(path) as history:
+            if verb == "events":
+                events, has_more = history.find_events(query)
+                return HistoryPage(items=[show_event(row) for row in events], has_more=has_more)
+            incidents, has_more = history.find_incidents(query, is_open=args.get("is_open", False))
+            now_ns = time.time_ns()
+            return HistoryPage(items=[show_incident(*row, now_ns) for row in incidents], has_more=has_more)
+
+    def _find_file(self, nobody: NoDaemonError) -> str:
+        from smtpguard.settings.load import load_places
+
+        settings, _ = load_places(self._config_path, ["state"])
+        path = settings.state_path
+        if not os.access(path, os.R_OK | os.W_OK):
+            if os.geteuid() != 0 and os.path.exists(os.path.dirname(path)):  # noqa: PTH110, PTH120 - costs less to import
+                what = f"no daemon is running, and the history at {path} is for root"
+                raise PrivilegeError(what, fix="run as root, or start the guard") from nobody
+            raise nobody
+        if not self._is_told:
+            self._is_told = True
+            click.echo(f"smtpguard: no daemon is running: the history is read from {path}", err=True)
+        return path
+
+
+def find_uid(user: str) -> tuple[int | None, str | None]:
+    """Whose history is meant, where no daemon says: a uid, or a name that no account has any more."""
+    import pwd
+
+    if not user:
+        return None, None
+    number = user.removeprefix("uid:")
+    if number.isascii() and number.isdigit() and int(number) < 1 << 32:
+        return int(number), None
+    try:
+        return pwd.getpwnam(user).pw_uid, None
+    except (KeyError, ValueError):
+        return None, user
+
+
+def parse_networks(texts: Iterator[str] | list[str] | tuple[str, ...]) -> tuple[Any, ...]:
+    """Networks as typed; a usage error else."""
+    import ipaddress
+
+    try:
+        return tuple(ipaddress.ip_network(text, strict=False) for text in texts)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--dst") from None
+
+
+def build_times(since: str | None, until: str | None) -> Ask:
+    """--since and --until as a request has them."""
+    from datetime import UTC, datetime
+
+    from smtpguard.cli.moments import parse_moment
+
+    now = datetime.now(UTC).astimezone()
+    since_ns = 0 if since is None else parse_moment(since, now)
+    until_ns = (1 << 63) - 1 if until is None else parse_moment(until, now, "--until")
+    if since_ns >= until_ns:
+        raise click.BadParameter("it lies before --since", param_hint="--until")
+    return {"since_ns": since_ns, "until_ns": until_ns}
+
+
+def ask_daemon(config_path: str | None, socket_path: str | None, verb: str, args: Ask) -> str:
+    """Have a running daemon do something; what it said."""
+    from smtpguard.control.client import ask
+
+    return str(ask(find_socket(config_path, socket_path), verb, **args)["text"])

@@ -1,0 +1,75 @@
+"""`smtpguard incidents`: one user's verdicts merged, the newest first; and closing them."""
+
+from typing import Any
+
+import click
+
+from smtpguard.cli.common import config_option, json_option, print_json, print_table, socket_option
+from smtpguard.cli.history_options import Ask, HistorySource, Json, ask_daemon, build_times, filter_options
+
+
+@click.group("incidents", invoke_without_command=True)
+@filter_options
+@click.option("--open", "is_open", is_flag=True, help="Only those that nobody has closed.")
+@json_option
+@config_option
+@socket_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    config_path: str | None,
+    socket_path: str | None,
+    as_json: bool,
+    since: str | None,
+    until: str | None,
+    rows: int,
+    **filters: Any,  # noqa: ANN401 - what click parsed
+) -> None:
+    """Show incidents, the newest first: whose, since when, how much, and whether they are over."""
+    if ctx.invoked_subcommand is not None:
+        return
+    args: Ask = {name: value for name, value in filters.items() if value not in (None, "")}
+    args |= build_times(since, until)
+    found = HistorySource(config_path, socket_path).find("incidents", rows, args)
+    if as_json:
+        items = [{name: value for name, value in item.items() if name != "last_ns"} for item in found.items]
+        print_json({"incidents": items, "more": found.has_more})
+        return
+    if not found.items:
+        click.echo("There are no such incidents.")
+        return
+    head = ("ID", "USER", "FIRST", "LAST", "MODE", "VERDICTS", "ATTEMPTS", "REFUSED", "PEAK/MIN", "STATE", "RULES")
+    print_table(head, [_row(item) for item in found.items])
+    if found.has_more:
+        click.echo(f"There is more: --rows {rows * 10}, or --until {found.items[-1]['last']}", err=True)
+
+
+@command.command("close")
+@click.argument("incident", metavar="ID")
+@click.option("--reason", default="", metavar="T", help="What was done about it.")
+@config_option
+@socket_option
+@click.pass_context
+def close(ctx: click.Context, /, config_path: str | None, socket_path: str | None, incident: str, reason: str) -> None:
+    """Close an incident: it is dealt with. Blocks stay as they are."""
+    above = ctx.parent.params if ctx.parent is not None else {}
+    config_path, socket_path = config_path or above.get("config_path"), socket_path or above.get("socket_path")
+    click.echo(ask_daemon(config_path, socket_path, "close", {"incident": incident, "reason": reason}))
+
+
+def _row(item: Json) -> tuple[str, ...]:
+    state = "closed" if item["closed"] else "over" if item["over"] else "goes on"
+    return (
+        item["id"],
+        item["user"],
+        item["first"][:19].replace("T", " "),
+        item["last"][:19].replace("T", " "),
+        item["mode"],
+        str(item["verdicts"]),
+        str(item["connects"]),
+        str(item["refused"]),
+        str(item["peak_per_minute"]),
+        state,
+        ",".join(item["rules"]),
+    )

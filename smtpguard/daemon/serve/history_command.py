@@ -1,0 +1,140 @@
+"""`events`, `incidents`, `note` and `close`: the history, as a running guard tells it.
+
+A thread of its own reads the file; an answer waits until what was known when it was asked for is written.
+"""
+
+import logging
+import time
+
+from smtpguard.control.answer import Answer, Later, Pages
+from smtpguard.daemon.record.recorder import Recorder
+from smtpguard.daemon.serve.asker import Asker
+from smtpguard.daemon.serve.history_requests import CloseRequest, HistoryRequest
+from smtpguard.daemon.serve.requests import UserRequest
+from smtpguard.daemon.serve.unblock import find_account
+from smtpguard.enrich.accounts.directory import AccountDirectory
+from smtpguard.errors import GuardError, StateError, UnansweredError
+from smtpguard.state.desk import HistoryDesk, Question
+from smtpguard.state.event_query import EventQuery, show_event, show_incident
+from smtpguard.state.history import History
+from smtpguard.state.rows import ChangeRow, IncidentRow
+from smtpguard.state.span import Span
+from smtpguard.state.writer import StateWriter
+from smtpguard.text import render_user, render_words
+
+log = logging.getLogger(__name__)
+
+
+class HistoryCommand:
+    """Answers what is asked about the past.
+
+    Args:
+        desk: What reads.
+        state: What writes.
+        accounts: Who is who.
+        recorder: What notes are given to.
+    """
+
+    def __init__(self, desk: HistoryDesk, state: StateWriter, accounts: AccountDirectory, recorder: Recorder) -> None:
+        self._desk = desk
+        self._state = state
+        self._accounts = accounts
+        self._recorder = recorder
+
+    def events(self, request: HistoryRequest, asker: Asker) -> Answer:
+        """What happened, the newest first."""
+        del asker
+        query = self._build_query(request)
+
+        def look(history: History) -> Pages:
+            rows, more = history.find_events(query)
+            return Pages(head={"has_more": more}, items=[show_event(row) for row in rows])
+
+        return self._ask(look)
+
+    def incidents(self, request: HistoryRequest, asker: Asker) -> Answer:
+        """Incidents, the newest first."""
+        del asker
+        query = self._build_query(request)
+
+        def look(history: History) -> Pages:
+            rows, more = history.find_incidents(query, is_open=request.is_open)
+            now_ns = time.time_ns()
+            return Pages(head={"has_more": more}, items=[show_incident(*row, now_ns) for row in rows])
+
+        return self._ask(look)
+
+    def note(self, request: UserRequest, asker: Asker) -> Answer:
+        """Keep what a person has to say about a user."""
+        if not request.reason:
+            raise GuardError("there is nothing to note", fix="smtpguard note USER TEXT")
+        account = find_account(self._accounts, user=request.user, uid=request.uid)
+        user = render_user(account.uid, account.name)
+        self._recorder.change("note", account, by="admin", reason=request.reason)
+        log.info("note about %s, by %s", user, asker.who)
+        return {"text": f"Noted about {user}. See: smtpguard events --user {user} --kind note"}
+
+    def close(self, request: CloseRequest, asker: Asker) -> Answer:
+        """Close an incident: a person has dealt with it."""
+
+        def look(history: History) -> dict[str, str]:
+            found, _ = history.find_incidents(EventQuery(span=Span(limit=10_000)), is_open=False)
+            rows = [(row, closed) for row, closed in found if row.id.startswith(request.incident)]
+            if not request.incident or len(rows) != 1:
+                count = len(rows) if request.incident else 0
+                what = f'No incident "{render_words(request.incident)}"' if not count else f"{count} incidents begin so"
+                raise StateError(what, fix="see: smtpguard incidents")
+            row, closed = rows[0]
+            user = render_user(row.uid, row.name)
+            if closed is not None:
+                return {"text": f"Incident {row.id} of {user} is closed already."}
+            self._state.add(_closing(row, asker, request.reason))
+            return {"text": f"Incident {row.id} of {user} is closed."}
+
+        return self._ask(look)
+
+    def _build_query(self, request: HistoryRequest) -> EventQuery:
+        uid, name = None, None
+        if request.user:
+            try:
+                uid = find_account(self._accounts, user=request.user, uid=None).uid
+            except UnansweredError:
+                raise
+            except GuardError:  # an account that is gone: its name is in the history
+                name = request.user
+        span = Span(since_ns=request.since_ns, until_ns=request.until_ns, uid=uid, name=name, limit=request.rows)
+        return EventQuery(
+            span=span,
+            kinds=frozenset(request.kinds),
+            mode=request.mode,
+            port=request.port,
+            networks=request.dst,
+            script=request.script,
+            sha256=request.sha256,
+            rule=request.rule,
+        )
+
+    def _ask(self, look: Question) -> Later:
+        later = Later()
+
+        def ask() -> None:
+            try:
+                self._desk.ask(look, later.resolve)
+            except StateError as error:
+                later.resolve(error)
+
+        if self._state.stats().error is not None or self._state.when_written(ask) is None:
+            ask()
+        return later
+
+
+def _closing(row: IncidentRow, asker: Asker, reason: str) -> ChangeRow:
+    return ChangeRow(
+        time_ns=time.time_ns(),
+        uid=row.uid,
+        name=row.name,
+        event="close",
+        by="admin",
+        reason=reason,
+        details={"who": asker.user, "incident": row.id},
+    )

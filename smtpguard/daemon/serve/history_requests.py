@@ -1,0 +1,83 @@
+"""What requests about the past may say: `events`, `incidents`, `close`. See requests.py."""
+
+import ipaddress
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from smtpguard.daemon.serve.requests import (
+    MAX_PORTS,
+    MAX_REASON,
+    MAX_USER,
+    MAX_WALL_NS,
+    Request,
+    Take,
+    UnfitError,
+    argument,
+    take_flag,
+    take_integer,
+    take_text,
+    take_word,
+)
+from smtpguard.state.event_query import KINDS, Network
+
+MAX_PAGE = 1000
+"""Rows of history in one answer; who wants more asks again."""
+
+
+def _words(known: Collection[str]) -> Take:
+    def take(value: object, /) -> tuple[str, ...]:
+        if isinstance(value, list) and len(value) <= len(known) and all(word in known for word in value):
+            return tuple(value)
+        raise UnfitError(f"a list of {', '.join(known)}")
+
+    return take
+
+
+def _take_networks(value: object, /) -> tuple[Network, ...]:
+    try:
+        if isinstance(value, list) and len(value) <= MAX_PORTS:
+            return tuple(ipaddress.ip_network(str(text), strict=False) for text in value)
+    except ValueError:
+        pass
+    raise UnfitError("a list of networks")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryRequest(Request):
+    """`events` and `incidents`.
+
+    Attributes:
+        user: Whose; "" for everybody's.
+        since_ns, until_ns: Wall time.
+        kinds: Of events; empty for all.
+        mode, port, script, sha256, rule: See EventQuery.
+        dst: Networks.
+        rows: How many at most.
+        is_open: Only incidents that nobody has closed.
+    """
+
+    user: str = field(default="", metadata=argument(take_text(MAX_USER)))
+    since_ns: int = field(default=0, metadata=argument(take_integer(0, MAX_WALL_NS)))
+    until_ns: int = field(default=MAX_WALL_NS, metadata=argument(take_integer(0, MAX_WALL_NS)))
+    kinds: tuple[str, ...] = field(default=(), metadata=argument(_words(KINDS)))
+    mode: str | None = field(default=None, metadata=argument(take_word("enforce", "dry-run")))
+    port: int | None = field(default=None, metadata=argument(take_integer(1, 65_535)))
+    dst: tuple[Network, ...] = field(default=(), metadata=argument(_take_networks))
+    script: str | None = field(default=None, metadata=argument(take_text(MAX_REASON)))
+    sha256: str | None = field(default=None, metadata=argument(take_text(64)))
+    rule: str | None = field(default=None, metadata=argument(take_text(MAX_USER)))
+    rows: int = field(default=MAX_PAGE, metadata=argument(take_integer(0, MAX_PAGE)))
+    is_open: bool = field(default=False, metadata=argument(take_flag))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseRequest(Request):
+    """`close`.
+
+    Attributes:
+        incident: Its short name.
+        reason: For the history.
+    """
+
+    incident: str = field(default="", metadata=argument(take_text(16)))
+    reason: str = field(default="", metadata=argument(take_text(MAX_REASON)))
