@@ -21,6 +21,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "on": ("smtpguard.cli.on", "Refuse again after `off`."),
     "reload": ("smtpguard.cli.reload", "Load the configuration again."),
     "watch": ("smtpguard.cli.watch", "Show every SMTP connection as it happens."),
+    "why": ("smtpguard.cli.why", "Show what is known of a user, and how to undo it."),
     "events": ("smtpguard.cli.events", "Show what happened, the newest first."),
     "incidents": ("smtpguard.cli.incidents", "Show incidents, the newest first, or close one."),
     "note": ("smtpguard.cli.note", "Keep a note about a user."),

@@ -59,7 +59,6 @@ class HistorySource:
     def __init__(self, config_path: str | None, socket_path: str | None) -> None:
         self._config_path = config_path
         self._socket = find_socket(config_path, socket_path)
-        self._is_told = False
 
     def find(self, verb: str, rows: int, args: Ask) -> HistoryPage:
         """Ask, page by page.
@@ -96,7 +95,7 @@ class HistorySource:
         from smtpguard.state.history import History
         from smtpguard.state.span import Span
 
-        path = self._find_file(nobody)
+        path = find_history_file(self._config_path, nobody)
         uid, name = find_uid(args.get("user", ""))
         span = Span(since_ns=args["since_ns"], until_ns=args["until_ns"], uid=uid, name=name, limit=args["rows"])
         query = EventQuery(
@@ -117,20 +116,32 @@ class HistorySource:
             now_ns = time.time_ns()
             return HistoryPage(items=[show_incident(*row, now_ns) for row in incidents], has_more=has_more)
 
-    def _find_file(self, nobody: NoDaemonError) -> str:
-        from smtpguard.settings.load import load_places
 
-        settings, _ = load_places(self._config_path, ["state"])
-        path = settings.state_path
-        if not os.access(path, os.R_OK | os.W_OK):
-            if os.geteuid() != 0 and os.path.exists(os.path.dirname(path)):  # noqa: PTH110, PTH120 - costs less to import
-                what = f"no daemon is running, and the history at {path} is for root"
-                raise PrivilegeError(what, fix="run as root, or start the guard") from nobody
-            raise nobody
-        if not self._is_told:
-            self._is_told = True
-            click.echo(f"smtpguard: no daemon is running: the history is read from {path}", err=True)
-        return path
+def find_history_file(config_path: str | None, nobody: NoDaemonError) -> str:
+    """The state file, which is read where no daemon runs; said on stderr.
+
+    Args:
+        config_path: --config.
+        nobody: What the daemon's socket said.
+
+    Raises:
+        NoDaemonError: There is no file either.
+        PrivilegeError: It is for root.
+    """
+    from smtpguard.settings.load import load_places
+
+    settings, _ = load_places(config_path, ["state"])
+    path = settings.state_path
+    if not os.access(path, os.R_OK | os.W_OK):
+        if os.geteuid() != 0 and os.path.exists(os.path.dirname(path)):  # noqa: PTH110, PTH120 - costs less to import
+            what = f"no daemon is running, and the history at {path} is for root"
+            raise PrivilegeError(what, fix="run as root, or start the guard") from nobody
+        raise nobody
+    told = click.get_current_context().meta.setdefault("smtpguard.history", [])
+    if path not in told:
+        told.append(path)
+        click.echo(f"smtpguard: no daemon is running: the history is read from {path}", err=True)
+    return path
 
 
 def find_uid(user: str) -> tuple[int | None, str | None]:

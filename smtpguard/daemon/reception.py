@@ -20,6 +20,7 @@ from smtpguard.daemon.serve.lookups import Lookups
 from smtpguard.daemon.serve.reload import Reload
 from smtpguard.daemon.serve.source_status import SourceStatus
 from smtpguard.daemon.serve.status import Status
+from smtpguard.daemon.serve.why_command import WhyCommand
 from smtpguard.daemon.startup.handoff import Start
 from smtpguard.daemon.startup.service_manager import ServiceManager
 from smtpguard.settings import Settings
@@ -118,6 +119,8 @@ class Reception:
         self.commits = Commits(core.state, core.now)
         desk = HistoryDesk(settings.state_path)
         self._stack.callback(desk.close)
+        history = HistoryCommand(desk, core.state, accounts, core.journal.recorder)
+        blocks = BlockList(core.engine, core.execution, core.wall, core.now)
         self.handlers = Handlers(
             core.guard,
             core.orders,
@@ -125,7 +128,7 @@ class Reception:
             accounts=accounts,
             now=core.now,
             overview=self.overview,
-            blocks=BlockList(core.engine, core.execution, core.wall, core.now),
+            blocks=blocks,
             block=BlockCommand(
                 core.orders,
                 core.guard,
@@ -149,7 +152,8 @@ class Reception:
             learning=core.learning,
             supervision=self._loop.supervision,
             recorder=core.journal.recorder,
-            history=HistoryCommand(desk, core.state, accounts, core.journal.recorder),
+            history=history,
+            why=WhyCommand(history, blocks, core.engine, accounts, core.guard, self.overview, now=core.now),
         )
         group, self._group_trouble = find_group(settings.control_group)
         server = ControlServer(

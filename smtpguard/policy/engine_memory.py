@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 
-from smtpguard.model import Subject
+from smtpguard.model import Account, Subject
 from smtpguard.policy.engine_core import EngineCore
 from smtpguard.policy.escalation import Record
+from smtpguard.policy.rule_fill import RuleFill, list_fills
 from smtpguard.policy.window_export import WindowPart, export_parts
 from smtpguard.policy.window_restore import StoredPart, restore_parts
 from smtpguard.policy.windows import NEVER
@@ -79,6 +80,10 @@ class EngineMemory:
             self._core.roster.active[watched] = 0
             self._core.settle(watched)
         return bad
+
+    def fills(self, account: Account, now_ns: int) -> tuple[list[RuleFill], str]:
+        """How full an account's windows are now; see `list_fills`."""
+        return list_fills(self._core, account, now_ns)
 
     def restore_seen(self, subject: Subject, port: int, last_ns: int) -> None:
         """Tell when a subject was last seen on a port, from before this run: `novel` rules ask."""

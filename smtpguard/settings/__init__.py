@@ -206,7 +206,9 @@ class Settings:
     state_max_bytes: int = field(default=500_000_000, metadata=restart("state.max_mb", read_megabytes))
     control_socket: str = field(default="/run/smtpguard/control.sock", metadata=restart("control.socket"))
     control_group: str | None = field(default=None, metadata=restart("control.group"))
-    control_verbs: tuple[str, ...] = field(default=("status", "blocks"), metadata=restart("control.verbs", tuple))
+    control_verbs: tuple[str, ...] = field(
+        default=("status", "blocks", "why"), metadata=restart("control.verbs", tuple)
+    )
     control_allow_max_ns: int = field(default=DAY_NS, metadata=restart("control.allow_max"))
     uid_min: int | None = field(default=None, metadata=live("uid_min"))
     nat64: tuple[IPv6Network, ...] | Literal["auto", "none"] = field(

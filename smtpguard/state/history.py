@@ -18,9 +18,9 @@ from smtpguard.settings import DAY_NS, MINUTE_NS
 from smtpguard.state.event_query import EventQuery
 from smtpguard.state.migrations import VERSION, NewerVersionError, check_version
 from smtpguard.state.open_file import primary_code
-from smtpguard.state.row_parsers import Row, parse_change, parse_incident, parse_verdict
-from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow
-from smtpguard.state.span import MAX_ROWS, By, Span, Total, Why
+from smtpguard.state.row_parsers import Row, parse_block, parse_change, parse_incident, parse_verdict
+from smtpguard.state.rows import BlockRow, ChangeRow, IncidentRow, VerdictRow
+from smtpguard.state.span import MAX_ROWS, By, Span, Total
 from smtpguard.text import to_bytes
 
 _BUSY_S = 2.0
@@ -194,24 +194,39 @@ class History:
         with self._look():
             return dict(_find_peaks(self._connection.execute(sql, parameters), window_minutes))
 
-    def why(self, span: Span) -> Why:
-        """All that is known about one user.
+    def minutes_of(self, uid: int, since_ns: int, until_ns: int) -> list[tuple[int, int, int]]:
+        """Attempts and refused ones of a user in each minute in which there were any, the oldest first."""
+        sql = "SELECT minute, connects, refused FROM minutes WHERE uid = ? AND minute BETWEEN ? AND ? ORDER BY minute"
+        return self._read(sql, uid, since_ns // MINUTE_NS, until_ns // MINUTE_NS)
 
-        Args:
-            span: With `uid`; its limit holds for each list, and is at most 100.
-        """
-        few = Span(
-            since_ns=span.since_ns, until_ns=span.until_ns, uid=span.uid, name=span.name, limit=min(span.limit, 100)
+    def places_of(self, span: Span) -> list[Row]:
+        """Address, port, attempts and refused ones by where a user went, by whole days; the most refused first."""
+        where, parameters = span.where("day", has_name=False, unit_ns=DAY_NS)
+        sql = (
+            "SELECT address, port, sum(connects), sum(refused) FROM destinations"  # noqa: S608 - constants
+            f" WHERE {where} GROUP BY address, port ORDER BY sum(refused) DESC, sum(connects) DESC, address LIMIT ?"
         )
-        return Why(
-            verdicts=tuple(self.verdicts(few)),
-            changes=tuple(self.changes(few)),
-            incidents=tuple(self.incidents(few)),
-            addresses=tuple(self.top_places(few, "address")),
-            ports=tuple(self.top_places(few, "port")),
-            scripts=tuple(self.top_places(few, "script")),
-            minutes=tuple(self.by_minute(few)),
+        return self._read(sql, *parameters, span.rows)
+
+    def outcomes_of(self, span: Span) -> dict[tuple[bytes, int], Row]:
+        """Connected, failed, last error and when, by address and port."""
+        where, parameters = span.where("day", has_name=False, unit_ns=DAY_NS)
+        sql = (
+            "SELECT address, port, sum(connected), sum(failed), error, max(error_ns) FROM outcomes"  # noqa: S608
+            f" WHERE {where} GROUP BY address, port LIMIT ?"
         )
+        return {(row[0], row[1]): row[2:] for row in self._read(sql, *parameters, MAX_ROWS)}
+
+    def watched(self, span: Span) -> list[tuple[int, int]]:
+        """From when to when a source saw connections, in order."""
+        sql = "SELECT since_ns, until_ns FROM watched WHERE until_ns >= ? AND since_ns < ? ORDER BY since_ns LIMIT ?"
+        return self._read(sql, span.since_ns, span.until_ns, MAX_ROWS)
+
+    def blocks_of(self, uid: int, now_ns: int) -> list[BlockRow]:
+        """What is refused to a user, for when there is no daemon to ask."""
+        return [
+            parse_block(row) for row in self._read("SELECT * FROM blocks WHERE uid = ? AND until_ns > ?", uid, now_ns)
+        ]
 
     def _read(self, sql: str, *parameters: int | bytes) -> list[Row]:
         with self._look():

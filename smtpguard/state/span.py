@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from smtpguard.state.columns import to_name
-from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow
 
 MAX_ROWS = 10_000
 """No answer has more rows, whatever is asked for."""
@@ -73,16 +72,3 @@ class Total:
     messages: int = 0
     recipients: int = 0
     users: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Why:
-    """All that is known about one user, newest or largest first."""
-
-    verdicts: tuple[VerdictRow, ...]
-    changes: tuple[ChangeRow, ...]
-    incidents: tuple[IncidentRow, ...]
-    addresses: tuple[Total, ...]
-    ports: tuple[Total, ...]
-    scripts: tuple[Total, ...]
-    minutes: tuple[Total, ...]

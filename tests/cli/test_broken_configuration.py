@@ -16,6 +16,11 @@ from smtpguard.control.protocol import parse_request, render_line
 from smtpguard.settings.load import load_places, read_defaults
 
 USER = "web01"
+NOTHING = {
+    "uid": 1, "time": "2026-02-18T13:39:28+01:00", "hour": [0, 0], "day": [0, 0], "destinations": [], "scripts": [],
+    "events": [], "incident": None, "evidence": {}, "blind": [],
+}  # fmt: skip
+"""What the history says of who has done nothing."""
 EMERGENCY = {
     "status": ["status", "--json"],
     "blocks": ["blocks"],
@@ -25,6 +30,7 @@ EMERGENCY = {
     "off": ["off"],
     "on": ["on"],
     "watch": ["watch", "-f", "/dev/null"],
+    "why": ["why", USER],
     "events": ["events"],
     "incidents": ["incidents"],
     "note": ["note", USER, "seen"],
@@ -64,7 +70,9 @@ class Daemon:
             with connection:
                 verb, _ = parse_request(connection.makefile("rb").readline())
                 self.asked.append(verb)
-                connection.sendall(render_line({"ok": True, "text": "done", "items": [], "status": {"ready": True}}))
+                known: dict[str, Any] = {"live": None, "past": NOTHING, "name": USER}
+                told = {"ok": True, "text": "done", "items": [], "status": {"ready": True}, **known}
+                connection.sendall(render_line(told))
 
 
 @pytest.fixture

@@ -192,3 +192,37 @@ def test_a_reader_that_takes_its_time_delays_no_write(host: Host) -> None:
         assert host.cli("block", SPAMMER[0], "--for", "5m").returncode == 0
         assert slow.execute("SELECT sum(connects) FROM minutes").fetchone() == (5,), "it still sees what it saw"
     slow.close()
+
+
+def test_why_says_whose_fault_it_is_with_and_without_a_daemon(host: Host) -> None:
+    done = host.connect(SPAMMER, 50, 400, to=[PEER4, PEER6])
+    assert host.connect(INNOCENT, 3, 200, port=2526).errors == {"ECONNREFUSED": 3}
+    wait_for(lambda: in_log(host, WEB)[0] == 50)
+    time.sleep(1.1)  # summed up each second
+    why = shown(host, "why", SPAMMER[0])
+    assert (why["verdict_for_customer"], why["user"], why["standing"]) == ("us", SPAMMER[0], "tenant")
+    assert (why["blocks"][0]["rule"], why["rules"][0]["limit"]) == ("burst", 30)
+    logged = Counter((row["DST"], row["RESULT"]) for row in host.events("CONNECT") if row["UID"] == str(WEB))
+    for place in why["destinations"]:
+        passed, refused = logged[place["address"], "allowed"], logged[place["address"], "refused"]
+        assert (place["count"], place["refused"], place["connected"]) == (passed + refused, refused, passed)
+    assert (why["attempts"]["hour"], why["refused"]["hour"]) == in_log(host, WEB) == (50, done.refused)
+    card = host.cli("why", SPAMMER[0]).stdout.splitlines()
+    assert card[0].startswith("US: all SMTP ports refused since ")
+    assert len(card) < 24
+    assert max(map(len, card)) <= 80
+    other = shown(host, "why", f"uid:{INNOCENT[1]}")
+    assert other["verdict_for_customer"] == "unknown", "nobody watched most of the last hour"
+    assert other["destinations"][0]["last_failure"]["error"] == "refused by the other side"
+    assert other["rules"][0]["now"] == 3
+    host.stop(signal.SIGKILL)
+    after = shown(host, "why", SPAMMER[0])
+    assert after["verdict_for_customer"] == "us", "the kernel goes on"
+    for key in ("destinations", "attempts", "refused", "incident"):
+        assert after[key] == why[key]
+    host.start()
+    assert host.cli("unblock", SPAMMER[0]).returncode == 0
+    again = shown(host, "why", SPAMMER[0])
+    assert (again["blocks"], again["changes"][0]["kind"], again["changes"][0]["who"]) == ([], "unblock", "root")
+    assert "unblock at" in host.cli("why", SPAMMER[0]).stdout
+    assert host.cli("why", "nobody-of-this-host").returncode == 1

@@ -127,6 +127,7 @@ class Host:
             supervision=Mock(),
             recorder=Mock(),
             history=Mock(),
+            why=Mock(),
         )
 
     def now(self) -> int:

@@ -22,6 +22,7 @@ from smtpguard.state.migrations import VERSION
 from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow
 from smtpguard.state.span import Span, Total
 from smtpguard.state.store import Store
+from smtpguard.state.user_history import MAX_SHOWN, collect_user
 
 NOW_NS = 20_000 * DAY_NS + 12 * 3600 * NS
 HOSTILE = "x\udcff'; DROP TABLE verdicts; --"
@@ -146,11 +147,10 @@ def test_why_is_bounded_whatever_there_is(store: Store, path: Path, monkeypatch:
         ]  # fmt: skip
     run(store, *rows)
     with History(str(path)) as past:
-        why = past.why(Span(uid=1, limit=10_000))
-        parts = (why.verdicts, why.changes, why.incidents, why.addresses, why.ports, why.scripts, why.minutes)
-        assert [len(part) for part in parts] == [100] * 7
-        assert why.scripts[0].key == b"299"
-        assert past.why(Span(uid=2)).verdicts == ()
+        known = collect_user(past, uid=1, name=None, now_ns=NOW_NS + 1000)
+        assert [len(known[part]) for part in ("events", "destinations", "scripts")] == [MAX_SHOWN] * 3
+        assert known["scripts"][0]["script"] == "299"
+        assert collect_user(past, uid=2, name=None, now_ns=NOW_NS)["events"] == []
         monkeypatch.setattr(span_module, "MAX_ROWS", 50)
         assert len(past.verdicts(Span(limit=10**9))) == 50
 

@@ -23,7 +23,7 @@ from smtpguard.daemon.serve.block_command import BlockCommand
 from smtpguard.daemon.serve.block_list import BlockList
 from smtpguard.daemon.serve.commits import Commits
 from smtpguard.daemon.serve.history_command import HistoryCommand
-from smtpguard.daemon.serve.history_requests import CloseRequest, HistoryRequest
+from smtpguard.daemon.serve.history_requests import CloseRequest, HistoryRequest, WhyRequest
 from smtpguard.daemon.serve.lookups import Lookups
 from smtpguard.daemon.serve.orders import GuardBlocks, Orders
 from smtpguard.daemon.serve.reload import ReloadDone, Reloaded
@@ -41,6 +41,7 @@ from smtpguard.daemon.serve.requests import (
 )
 from smtpguard.daemon.serve.status import Status
 from smtpguard.daemon.serve.unblock import unblock
+from smtpguard.daemon.serve.why_command import WhyCommand
 from smtpguard.daemon.supervision import Supervision
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.errors import GuardError, UnansweredError
@@ -111,6 +112,7 @@ class Handlers:
         supervision: Counts our own mistakes.
         recorder: Keeps the history of what was done, and for whom.
         history: What tells of the past.
+        why: What tells of one user.
     """
 
     def __init__(
@@ -134,6 +136,7 @@ class Handlers:
         supervision: Supervision,
         recorder: Recorder,
         history: HistoryCommand,
+        why: WhyCommand,
     ) -> None:
         self._guard = guard
         self._orders = orders
@@ -165,6 +168,7 @@ class Handlers:
             "events": Verb(HistoryRequest, history.events),
             "incidents": Verb(HistoryRequest, history.incidents),
             "note": Verb(UserRequest, history.note),
+            "why": Verb(WhyRequest, why),
             "close": Verb(CloseRequest, history.close),
         }
 

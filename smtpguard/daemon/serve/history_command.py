@@ -50,7 +50,7 @@ class HistoryCommand:
             rows, more = history.find_events(query)
             return Pages(head={"has_more": more}, items=[show_event(row) for row in rows])
 
-        return self._ask(look)
+        return self.ask(look)
 
     def incidents(self, request: HistoryRequest, asker: Asker) -> Answer:
         """Incidents, the newest first."""
@@ -62,7 +62,7 @@ class HistoryCommand:
             now_ns = time.time_ns()
             return Pages(head={"has_more": more}, items=[show_incident(*row, now_ns) for row in rows])
 
-        return self._ask(look)
+        return self.ask(look)
 
     def note(self, request: UserRequest, asker: Asker) -> Answer:
         """Keep what a person has to say about a user."""
@@ -91,7 +91,7 @@ class HistoryCommand:
             self._state.add(_closing(row, asker, request.reason))
             return {"text": f"Incident {row.id} of {user} is closed."}
 
-        return self._ask(look)
+        return self.ask(look)
 
     def _build_query(self, request: HistoryRequest) -> EventQuery:
         uid, name = None, None
@@ -114,7 +114,8 @@ class HistoryCommand:
             rule=request.rule,
         )
 
-    def _ask(self, look: Question) -> Later:
+    def ask(self, look: Question) -> Later:
+        """Have something looked up in the history, once all that is known now is in it."""
         later = Later()
 
         def ask() -> None:

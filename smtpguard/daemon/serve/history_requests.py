@@ -71,6 +71,19 @@ class HistoryRequest(Request):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WhyRequest(Request):
+    """`why`.
+
+    Attributes:
+        user: Whose.
+        at_ns: As of when, wall time; None for now.
+    """
+
+    user: str = field(default="", metadata=argument(take_text(MAX_USER)))
+    at_ns: int | None = field(default=None, metadata=argument(take_integer(1, MAX_WALL_NS)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CloseRequest(Request):
     """`close`.
 

@@ -156,6 +156,10 @@ class Status:
         works = self._sources.is_seeing() and self._means.is_acting()
         return works and self._supervision.is_ready() and self.wrong_file is None
 
+    def is_seeing(self) -> bool:
+        """Whether a source works, or none is wanted."""
+        return self._sources.is_seeing()
+
     def headline(self) -> str:
         """How the guard fares, in one line."""
         text = self._sources.headline(self._means.headline())

@@ -1,0 +1,117 @@
+"""`why`: what the running guard knows about one user: standing, rules with their fill, blocks, and the history."""
+
+import time
+from typing import Any
+
+from smtpguard.control.answer import Answer
+from smtpguard.daemon.guard import Guard
+from smtpguard.daemon.serve.asker import Asker
+from smtpguard.daemon.serve.block_list import BlockList
+from smtpguard.daemon.serve.history_command import HistoryCommand
+from smtpguard.daemon.serve.history_requests import WhyRequest
+from smtpguard.daemon.serve.status import Status
+from smtpguard.daemon.serve.unblock import find_account
+from smtpguard.enrich.accounts.directory import AccountDirectory
+from smtpguard.errors import GuardError, StateError, UnansweredError
+from smtpguard.hooks import ClockNs
+from smtpguard.model import NS, Account
+from smtpguard.policy.engine import Engine
+from smtpguard.policy.rule_fill import RuleFill
+from smtpguard.state.history import History
+from smtpguard.state.user_history import collect_user
+from smtpguard.text import render_user, render_words
+
+_OF_MEMORY = ("stack", "request", "client", "cmdline", "parents")
+"""What comes out of the memory of processes: for root alone."""
+
+
+class WhyCommand:
+    """Answers `why`.
+
+    Args:
+        history: What reads the past.
+        blocks: What stands against whom.
+        engine: How full the windows are.
+        accounts: Who is who.
+        guard: The configuration in force.
+        overview: Whether the guard sees.
+        now: CLOCK_BOOTTIME in nanoseconds.
+    """
+
+    def __init__(
+        self,
+        history: HistoryCommand,
+        blocks: BlockList,
+        engine: Engine,
+        accounts: AccountDirectory,
+        guard: Guard,
+        overview: Status,
+        *,
+        now: ClockNs,
+    ) -> None:
+        self._history = history
+        self._blocks = blocks
+        self._engine = engine
+        self._accounts = accounts
+        self._guard = guard
+        self._overview = overview
+        self._now = now
+
+    def __call__(self, request: WhyRequest, asker: Asker) -> Answer:
+        """What is known now, and what was until then."""
+        if not request.user:
+            raise GuardError("whom is it about?", fix="smtpguard why USER")
+        account, name = None, None
+        try:
+            account = find_account(self._accounts, user=request.user, uid=None)
+        except UnansweredError:
+            raise
+        except GuardError:  # an account that is gone: its name is in the history
+            name = request.user
+        is_now = request.at_ns is None
+        live = self._show_live(account) if account is not None and is_now else None
+        at_ns = time.time_ns() if request.at_ns is None else request.at_ns
+
+        def look(history: History) -> dict[str, Any]:
+            past = collect_user(history, uid=None if account is None else account.uid, name=name, now_ns=at_ns)
+            if name is not None and past["uid"] is None:
+                what = f'No account "{render_words(name)}" on this host, and none in the history'
+                raise StateError(what, fix="give a login name, or uid:N")
+            return {"live": live, "past": _without_memory(past) if asker.is_member else past, "name": name}
+
+        return self._history.ask(look)
+
+    def _show_live(self, account: Account) -> dict[str, Any]:
+        fills, why = self._engine.memory.fills(account, self._now())
+        settings = self._guard.settings
+        return {
+            "user": render_user(account.uid, account.name),
+            "uid": account.uid,
+            "standing": account.standing,
+            "standing_why": account.reason,
+            "why_dry": why,
+            "mode": "off" if self._engine.is_off else "dry-run" if settings.dry_run else "enforce",
+            "is_seeing": self._overview.is_seeing(),
+            "blocks": [row for row in self._blocks.collect() if row["uid"] == account.uid and row["netns"] is None],
+            "rules": [_show_fill(fill) for fill in fills],
+        }
+
+
+def _show_fill(fill: RuleFill) -> dict[str, Any]:
+    rule = fill.rule
+    return {
+        "name": rule.name,
+        "ports": None if rule.ports is None else sorted(rule.ports),
+        "count": rule.count,
+        "limit": rule.limit,
+        "window": rule.window_ns // NS,
+        "action": rule.action,
+        "mode": fill.mode,
+        "now": fill.now,
+    }
+
+
+def _without_memory(past: dict[str, Any]) -> dict[str, Any]:
+    evidence = {name: value for name, value in past["evidence"].items() if name not in _OF_MEMORY}
+    scripts = [script | {"stack": [], "drivers": []} for script in past["scripts"]]
+    return past | {"evidence": evidence, "scripts": scripts}

@@ -1,0 +1,1 @@
+"""What the guard knows, put together and put into words for people: `why`. Pure."""

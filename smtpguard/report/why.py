@@ -1,0 +1,115 @@
+"""One user, whole: what a running guard says and what the history says, as `why --json` prints it. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from smtpguard.logline import render_time
+from smtpguard.model import NS
+
+Json = dict[str, Any]
+_MINUTES = {60: "1", 600: "10", 3600: "60", 86_400: "1440"}
+"""Windows in seconds of which the history knows what is usual."""
+
+
+def build_why(
+    live: Mapping[str, Any] | None, past: Mapping[str, Any], name: str | None, *, is_past: bool = False
+) -> Json:
+    """All that is known of a user.
+
+    Args:
+        live: What the running guard says; None where none runs, or of another day.
+        past: From the history.
+        name: The name that was asked for, where no account has it.
+        is_past: Whether it is about another time than now.
+    """
+    blocks = [_show_block(block) for block in live["blocks"]] if live is not None else list(past.get("blocks", ()))
+    last = past["events"][0] if past["events"] else {}
+    why: Json = {
+        "user": live["user"] if live is not None else name or last.get("user") or f"uid:{past['uid']}",
+        "uid": past["uid"] if live is None else live["uid"],
+        "time": past["time"],
+        "standing": None if live is None else live["standing"],
+        "standing_why": None if live is None else live["standing_why"],
+        "mode": None if live is None else live["mode"],
+        "account": None,
+        "blocks": blocks,
+        "rules": [_show_rule(rule, past) for rule in (live or {}).get("rules", ())],
+        "incident": past["incident"],
+        "scripts": past["scripts"],
+        "destinations": past["destinations"],
+        "files": list(past["evidence"].get("newest") or ())[:10],
+        "notes": [event for event in past["events"] if event["kind"] == "note"],
+        "changes": [event for event in past["events"] if event["kind"] not in ("exceeded", "note")],
+        "attempts": {"hour": past["hour"][0], "day": past["day"][0]},
+        "refused": {"hour": past["hour"][1], "day": past["day"][1]},
+        "blind": past["blind"],
+    }
+    verdict, sentence = judge(why, is_seeing=is_past or (live is not None and live["is_seeing"]))
+    return why | {"verdict_for_customer": verdict, "verdict": sentence, "commands": list_commands(why)}
+
+
+def judge(why: Mapping[str, Any], *, is_seeing: bool) -> tuple[str, str]:
+    """Whose fault it is that mail fails: `us`, `not_us` or `unknown`; and the same as a sentence for the first line.
+
+    Args:
+        why: All but this.
+        is_seeing: Whether a source works now.
+    """
+    for block in why["blocks"]:
+        if block["kind"] != "allow" and block["mode"] == "enforce" and not block["suspended"]:
+            ports = "all SMTP ports" if block["ports"] is None else "port " + ", ".join(map(str, block["ports"]))
+            what = "only slowed down" if block["kind"] == "throttle" else "refused"
+            cause = f"rule {block['rule']}" if block["rule"] else f"by {block['by']}"
+            return "us", f"US: {ports} {what} since {_clock(block['since'])}, until {_clock(block['until'])}, {cause}"
+    if why["refused"]["hour"]:
+        return "us", f"US: {why['refused']['hour']} attempts refused here in the last hour; nothing is refused now"
+    if why["blind"] or not is_seeing:
+        spans = [f"{_clock(since)} to {_clock(until)}" for since, until in why["blind"]]
+        return "unknown", f"UNKNOWN: blind {', '.join(spans if is_seeing else [*spans, 'now'])}; {_tell_attempts(why)}"
+    return "not_us", f"NOT US: {_tell_attempts(why)}"
+
+
+def _tell_attempts(why: Mapping[str, Any]) -> str:
+    attempts = why["attempts"]["hour"]
+    failures = [place for place in why["destinations"] if place["failed"] and place["last_failure"]]
+    failed = sum(place["failed"] for place in failures)
+    told = f"{attempts} attempts in the last hour, none refused here" if attempts else "no attempt in the last hour"
+    if failures:
+        worst = max(failures, key=lambda place: str(place["last_failure"]["time"]))
+        error = worst["last_failure"]["error"]
+        told += f"; {failed} failed outside: {_join_port(worst)} {error}"
+    return told
+
+
+def list_commands(why: Mapping[str, Any]) -> list[str]:
+    """What one would do next, to copy."""
+    user = why["user"]
+    stands = [block for block in why["blocks"] if block["kind"] != "allow"]
+    allowed = [block for block in why["blocks"] if block["kind"] == "allow"]
+    commands = [f"smtpguard unblock {user}"] if stands else [f"smtpguard block {user} --for 1h"]
+    commands.append(f"smtpguard allow {user} --end" if allowed else f"smtpguard allow {user} --for 24h")
+    if why["incident"] is not None and not why["incident"]["closed"]:
+        commands.append(f"smtpguard incidents close {why['incident']['id']}")
+    commands.append(f"smtpguard events --user {user}")
+    return commands
+
+
+def _show_block(block: Mapping[str, Any]) -> Json:
+    shown = {name: value for name, value in block.items() if name not in ("user", "uid", "netns")}
+    return shown | {name: render_time(round(block[name] * NS)) for name in ("since", "until")}
+
+
+def _show_rule(rule: Mapping[str, Any], past: Mapping[str, Any]) -> Json:
+    usual = None
+    if rule["count"] == "connections" and rule["ports"] is None and rule["window"] in _MINUTES:
+        usual = past.get("usual", {}).get(_MINUTES[rule["window"]])
+    return {**rule, "usual": usual, "next": "passes" if rule["now"] < rule["limit"] else rule["action"]}
+
+
+def _clock(time: str) -> str:
+    return time[11:16]
+
+
+def _join_port(place: Mapping[str, Any]) -> str:
+    address = place["address"]
+    return f"[{address}]:{place['port']}" if ":" in address else f"{address}:{place['port']}"

@@ -1,0 +1,139 @@
+"""The card of one user, as lines for a terminal of 80 columns and 24 rows: from the object of `why --json`. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from smtpguard.text import render_count, render_duration, render_words
+
+_MOST = {"blocks": 2, "rules": 4, "destinations": 3, "scripts": 2}
+"""Rows of each kind where there is little room."""
+_HEAD = 13
+
+
+def render_card(why: Mapping[str, Any], *, width: int = 80, height: int = 24) -> list[str]:
+    """The card.
+
+    Args:
+        why: From `build_why`.
+        width: Columns; a longer line is cut.
+        height: Rows; the least telling ones are left out.
+    """
+    lines = [render_words(why["verdict"], max_bytes=width), *_standing(why), *_blocks(why), *_rules(why)]
+    lines += [*_incident(why), *_scripts(why), *_destinations(why), *_notes(why)]
+    commands = [
+        _pair("do", command) if not number else " " * _HEAD + command for number, command in enumerate(why["commands"])
+    ]
+    room = height - 1 - len(commands)  # the shell's prompt needs a row, too
+    if len(lines) > room:
+        lines = [*lines[: room - 1], _pair("", "... more: --json")]
+    return [_cut(line, width) for line in (*lines, *commands)]
+
+
+def _standing(why: Mapping[str, Any]) -> list[str]:
+    mode = {"dry-run": "dry run: nobody is refused", "off": "the guard is OFF", "enforce": "enforcing"}.get(why["mode"])
+    standing = why["standing"] or "not known: no guard is asked"
+    if why["standing_why"]:
+        standing += f" ({render_words(why['standing_why'])})"
+    refused, attempts = why["refused"], why["attempts"]
+    figures = (
+        f"{attempts['hour']} attempts in 1 h, {attempts['day']} in 24 h; refused {refused['hour']} and {refused['day']}"
+    )
+    return [
+        _pair("user", f"{why['user']}, uid {why['uid']}: {standing}" + (f"; {mode}" if mode else "")),
+        _pair("sent", figures),
+    ]
+
+
+def _blocks(why: Mapping[str, Any]) -> list[str]:
+    if not why["blocks"]:
+        return [_pair("blocks", "nothing is in force" + _fullest(why))]
+    lines: list[str] = []
+    for block in why["blocks"][: _MOST["blocks"]]:
+        ports = "all ports" if block["ports"] is None else "port " + ",".join(map(str, block["ports"]))
+        until = block["until"][:16].replace("T", " ")
+        mode = "" if block["mode"] == "enforce" else ", dry run"
+        text = f"{block['kind']} {ports} until {until} by {block['by']}{mode}; refused {block['refused']}"
+        lines.append(_pair("blocks" if not lines else "", text))
+        lines.append(_pair("", f"since {block['since'][:16].replace('T', ' ')}: {block['why']}"))
+    return lines
+
+
+def _fullest(why: Mapping[str, Any]) -> str:
+    fills = [rule for rule in why["rules"] if rule["limit"]]
+    if not fills:
+        return ""
+    top = max(fills, key=lambda rule: rule["now"] / rule["limit"])
+    return f"; at {top['now']} of {top['limit']} ({top['name']})" if top["now"] else "; all windows are empty"
+
+
+def _rules(why: Mapping[str, Any]) -> list[str]:
+    used = sorted((rule for rule in why["rules"] if rule["now"]), key=lambda rule: -rule["now"] / max(1, rule["limit"]))
+    lines: list[str] = []
+    for rule in used[: _MOST["rules"]]:
+        usual = rule["usual"]
+        text = f"{rule['name']}: {rule['now']} of {rule['limit']} {rule['count']} in {render_duration(rule['window'])}"
+        text += f", {rule['action']}" + (" (dry run)" if rule["mode"] != "enforce" else "")
+        text += f"; usual {usual['p50']} to {usual['p95']}" if usual else ""
+        lines.append(
+            _pair("rules" if not lines else "", f"{text}; next {rule['next']}" if rule["next"] != "passes" else text)
+        )
+    return lines
+
+
+def _incident(why: Mapping[str, Any]) -> list[str]:
+    incident = why["incident"]
+    if incident is None:
+        return []
+    state = "closed" if incident["closed"] else "over" if incident["over"] else "goes on"
+    times = f"{incident['first'][5:16].replace('T', ' ')} to {incident['last'][11:16]}"
+    verdicts = render_count(incident["verdicts"], "verdict")
+    figures = f"{verdicts}, refused {incident['refused']}, peak {incident['peak_per_minute']}/min"
+    return [_pair("incident", f"{incident['id']} {state}, {times}: {figures}")]
+
+
+def _scripts(why: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for script in [row for row in why["scripts"] if row["script"]][: _MOST["scripts"]]:
+        where = script["script"] + ("" if script["line"] is None else f":{script['line']}")
+        lines.append(_pair("scripts" if not lines else "", f"{script['count']} by {_shorten(where, 58)}"))
+        about = [f"owner {script['owner']}"] if script["owner"] is not None else []
+        about += [f"changed {script['ctime'][:16].replace('T', ' ')}"] if script["ctime"] else []
+        about += [f"sha256 {script['sha256'][:16]}"] if script["sha256"] else []
+        lines += [_pair("", ", ".join(about))] if about else []
+    return lines
+
+
+def _destinations(why: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for place in why["destinations"][: _MOST["destinations"]]:
+        text = f"{place['address']} port {place['port']}: {render_count(place['count'], 'attempt')}"
+        text += f", refused {place['refused']}" if place["refused"] else ""
+        text += f", connected {place['connected']}" if place["connected"] else ""
+        text += f", failed {place['failed']}: {place['last_failure']['error']}" if place["last_failure"] else ""
+        lines.append(_pair("to" if not lines else "", text))
+    more = len(why["destinations"]) - _MOST["destinations"]
+    return [*lines, _pair("", f"and {more} more")] if more > 0 else lines
+
+
+def _notes(why: Mapping[str, Any]) -> list[str]:
+    ended = next((change for change in why["changes"] if change["kind"] in ("unblock", "allow")), None)
+    lines: list[str] = []
+    if ended is not None:
+        by = render_words(str(ended.get("who") or ended["by"]))
+        lines.append(_pair("last change", f"{ended['kind']} at {ended['time'][:16].replace('T', ' ')} by {by}"))
+    for note in why["notes"][:1]:
+        by = render_words(str(note.get("who") or note["by"]))
+        lines.append(_pair("note", f"{by}, {note['time'][:10]}: {render_words(note['reason'], max_bytes=60)}"))
+    return lines
+
+
+def _pair(head: str, text: str) -> str:
+    return f"{head:<{_HEAD}}{text}"
+
+
+def _shorten(path: str, most: int) -> str:
+    return path if len(path) <= most else f"...{path[3 - most :]}"
+
+
+def _cut(line: str, width: int) -> str:
+    return line if len(line) <= width else f"{line[: width - 3]}..."
