@@ -23,14 +23,28 @@ _FEW_ANSWERS = 0.5
 @socket_option
 @json_option
 @click.option("-v", "--verbose", is_flag=True, help="Show every counter.")
+@click.option("--check", "is_check", is_flag=True, help="One line for Icinga, Nagios and Zabbix; exits 0, 1, 2 or 3.")
+@click.option(
+    "--warn-dry-run", default="14d", show_default=True, metavar="TIME", help="With --check: warn of a longer dry run."
+)
 @click.pass_context
-def command(ctx: click.Context, config_path: str | None, socket_path: str | None, as_json: bool, verbose: bool) -> None:
+def command(
+    ctx: click.Context,
+    config_path: str | None,
+    socket_path: str | None,
+    as_json: bool,
+    verbose: bool,
+    is_check: bool,
+    warn_dry_run: str,
+) -> None:
     """Show whether smtpguard is working: what is wrong, who is refused, what it watches with.
 
     Exits 3 until sources and enforcement are in place, and while a part that verdicts depend on fails; else 0.
     """
     from smtpguard.control.client import ask
 
+    if is_check:
+        ctx.exit(_check(config_path, socket_path, warn_dry_run))
     answer = ask(find_socket(config_path, socket_path), "status")
     status: dict[str, Any] = answer["status"]
     if as_json:
@@ -40,6 +54,27 @@ def command(ctx: click.Context, config_path: str | None, socket_path: str | None
             click.echo(line)
     if not status["ready"]:
         ctx.exit(EXIT_NO_DAEMON)
+
+
+def _check(config_path: str | None, socket_path: str | None, warn_dry_run: str) -> int:
+    """Print the line of a check; its exit code."""
+    from smtpguard.cli.status_check import check_failure, check_status
+    from smtpguard.control.client import ask
+    from smtpguard.errors import GuardError
+    from smtpguard.model import NS
+    from smtpguard.settings.notations import parse_duration
+
+    try:
+        warn_ns = parse_duration(warn_dry_run)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--warn-dry-run") from None
+    try:
+        status = ask(find_socket(config_path, socket_path), "status")["status"]
+        code, line = check_status(status, warn_dry_run_s=warn_ns / NS)
+    except GuardError as error:
+        code, line = check_failure(error)
+    click.echo(line)
+    return code
 
 
 def render_status(status: dict[str, Any], *, verbose: bool = False) -> list[str]:
