@@ -134,10 +134,6 @@ class Roster:
         """The subject of an attempt, its rules up to date."""
         return self.of(subject_of(self._directory, uid, scope))
 
-    def peek(self, subject: Subject) -> SubjectState | None:
-        """A subject that is known, its rules up to date; nobody becomes known by it."""
-        return self.of(subject) if (subject.id, subject.scope) in self._watched else None
-
     def of(self, subject: Subject) -> SubjectState:
         """A subject, its rules up to date."""
         watched = self._watched.get((subject.id, subject.scope))
