@@ -39,6 +39,14 @@ def test_sigkill_loses_no_more_than_a_second_of_counting(host: Host) -> None:
     assert (again.ok, again.refused) == (10, 20), "20 of 30 were counted before"
 
 
+def test_a_clean_stop_loses_no_counting(host: Host) -> None:
+    assert host.connect(SPAMMER, 20).ok == 20
+    host.stop()
+    host.start()
+    again = host.connect(SPAMMER, 30)
+    assert (again.ok, again.refused) == (10, 20), "20 of 30 were counted before"
+
+
 def test_off_lifts_everything_survives_a_restart_and_on_puts_it_back(host: Host) -> None:
     assert host.cli("block", SPAMMER[0], "--for", "10m").returncode == 0
     done = host.cli("off")
