@@ -85,7 +85,7 @@ def test_nothing_of_the_workplace_is_packed(dist: Path, wheel: Path) -> None:
     assert not [name for name in names if name.endswith((".pyc", ".status")) or "__pycache__" in name]
 
 
-def test_every_imported_library_is_declared() -> None:
+def test_every_imported_library_is_declared_and_no_other() -> None:
     """The fresh environment borrows the tests' libraries, so a forgotten dependency would not show there."""
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     extras = project.get("optional-dependencies", {}).values()
@@ -101,4 +101,6 @@ def test_every_imported_library_is_declared() -> None:
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported.add(node.module.split(".")[0])
-    assert imported - set(sys.stdlib_module_names) - {"smtpguard"} <= declared
+    libraries = imported - set(sys.stdlib_module_names) - {"smtpguard"}
+    assert libraries <= declared
+    assert declared <= libraries, "what nothing imports is a dependency of nobody's"
