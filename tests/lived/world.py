@@ -68,7 +68,7 @@ class World:
         fail2ban: Beside it, not started.
         faketime: The library that fakes a process's clock.
         seed: What all that is random comes from.
-        hurried: Half of the changes of accounts are told by a reload, which reads them again at once; the daemon
+        hurried: Three of four changes of accounts are told by a reload, which reads them again at once; the daemon
             notices the others by itself. Else it notices all by itself.
     """
 
@@ -328,7 +328,7 @@ class World:
 
     def let_accounts_be_read(self) -> None:
         """Until the daemon has looked: it does so at whole multiples of the pause, or when it is told to reload."""
-        if self._hurried and self.random.random() < 0.5:
+        if self._hurried and self.random.random() < 0.75:
             self.ask("reload")
             return
         now_s = time.clock_gettime(time.CLOCK_BOOTTIME)
