@@ -142,7 +142,9 @@ def live(seconds: float, seed: int, keep: Path, fail2ban: Fail2ban, faketime: Pa
                         crowd.add(person.uid, NEWS_RATE if person.kind == "newsletter" else INNOCENT_RATE, PLACES)
                 only = os.environ.get("LIVED_ONLY", "").split()
                 pause_s = PAUSE_S if seconds >= LONG_S else PAUSE_OF_A_MINUTE_S
+                begun = time.monotonic()
                 steps = live_through(world, seed, seconds, only=only, pause_s=pause_s)
+                took_s = time.monotonic() - begun
                 time.sleep(BLOCK_S + 1)
                 world.check_all()
                 found = wait_for_none(lambda: world.measures.compare_files(world.pid), 15)
@@ -161,7 +163,7 @@ def live(seconds: float, seed: int, keep: Path, fail2ban: Fail2ban, faketime: Pa
     left = wait_for_none(lambda: list_left_behind(net, world.cgroup, world.cgroup_id, host.lab.directory))
     os.close(held)
     assert left == [], "something is left after the laboratory was closed"
-    print(f"{steps} happenings; {world.measures.report()}; {metronome.report()}", flush=True)
+    print(f"{steps} happenings in {took_s:.1f} s; {world.measures.report()}; {metronome.report()}", flush=True)
     try:
         judge(world, read_log(keep), attempts, seconds, late_s=HEARING_S + metronome.worst_ms() / 1000)
         assert world.measures.worst_stall_ms() < MAX_STALL_MS + metronome.worst_ms()
