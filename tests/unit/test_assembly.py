@@ -360,7 +360,7 @@ class Asking:
 
     def _ask(self, folder: Path, verb: str, args: dict[str, Any]) -> None:
         try:
-            self.answer = ask(str(folder / "control.sock"), verb, **args)
+            self.answer = ask(str(folder / "control.sock"), verb, LIMIT_S, **args)
         except Exception as error:  # noqa: BLE001 - shown by the test
             self.error = error
 

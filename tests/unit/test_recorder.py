@@ -1,0 +1,85 @@
+"""The record as the daemon feeds it: figures of this host's accounts, what became of connections, when it watched."""
+
+from unittest.mock import Mock
+
+import pytest
+
+from smtpguard.daemon.record.notices import _shorten
+from smtpguard.daemon.record.recorder import WATCHED_NS, Recorder
+from smtpguard.model import NS, SocketReport, Subject
+from tests.support.policy import T0, WEB, connect
+
+OFFSET_NS = 7 * NS
+
+
+class Kept:
+    """What goes to the state."""
+
+    def __init__(self) -> None:
+        self.now_ns, self.offset_ns = T0, OFFSET_NS
+        self.state = Mock()
+        self.recorder = Recorder(self.state, Mock(to_wall_ns=lambda ns: ns + self.offset_ns), lambda: self.now_ns)
+
+    def rows(self) -> list[tuple[object, ...]]:
+        found = [tuple(row.parameters) for call in self.state.add_activity.call_args_list for row in call.args[0]]
+        self.state.add_activity.reset_mock()
+        return found
+
+    def turn(self, *, after_ns: int = NS, seeing: bool = True) -> list[tuple[object, ...]]:
+        self.now_ns += after_ns
+        self.recorder.is_seeing = lambda: seeing
+        self.recorder.on_time(self.now_ns)
+        return self.rows()
+
+
+def test_attempts_in_others_namespaces_are_in_no_figures() -> None:
+    kept = Kept()
+    kept.recorder.attempt(Subject(id=WEB, scope=9), connect(0), T0, refused=False, is_counted=True)
+    assert (kept.recorder.foreign, kept.turn(seeing=False)) == (1, [])
+    kept.recorder.attempt(Subject(id=WEB), connect(0), T0, refused=False, is_counted=True)
+    assert kept.turn(seeing=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "scope", "is_kept"),
+    [("established", None, True), ("timeout", None, True), ("closed", None, False), ("established", 9, False)],
+)
+def test_what_became_of_a_connection_is_kept_where_it_says_so(kind: str, scope: int | None, is_kept: bool) -> None:
+    kept = Kept()
+    report = SocketReport(
+        kind=kind,  # type: ignore[arg-type]
+        time_ns=T0,
+        connect_time_ns=T0,
+        uid=WEB,
+        netns=scope,
+        port=25,
+        address=bytes([192, 0, 2, 1]),
+        cookie=1,
+        latency_ns=None,
+        bytes_sent=0,
+        bytes_received=0,
+        retransmissions=0,
+    )
+    kept.recorder.outcome(Subject(id=WEB, scope=scope), report)
+    assert bool(kept.turn(seeing=False)) is is_kept
+
+
+def test_when_it_watched_is_written_as_long_as_it_sees() -> None:
+    kept = Kept()
+    assert kept.turn(seeing=False) == []
+    begun = kept.now_ns + NS + OFFSET_NS
+    assert kept.turn() == [(begun, begun)]
+    assert kept.turn() == [], "now and then is enough"
+    assert kept.turn(after_ns=WATCHED_NS) == [(begun, begun + NS + WATCHED_NS)]
+    kept.offset_ns += 3600 * NS
+    kept.recorder.clock_was_set(kept.now_ns)
+    begun = kept.now_ns + kept.offset_ns
+    assert kept.turn(seeing=False) == [(begun, begun + NS)]
+    kept.recorder.clock_was_set(kept.now_ns)
+    kept.recorder.close()
+    assert kept.rows() == [], "it was over already"
+
+
+def test_a_long_path_is_named_by_its_end() -> None:
+    assert _shorten("/home/web01/send.php") == "/home/web01/send.php"
+    assert _shorten("/home/web01/" + "deep/" * 20 + "send.php") == ".../send.php"
