@@ -160,7 +160,7 @@ def test_restart_of_fail2ban_keeps_kernel_blocks_and_their_end(tmp_path: Path, m
             fail2ban.wait_banned(WEB01)
             assert f"Restore Ban {WEB01}" in fail2ban.journal()
             # fail2ban runs an unban beside a ban that is still under way: let the restored one come to its end.
-            wait_for(lambda: host.stderr().count(f"block {WEB01} by {JAIL}") == 2, START_S)
+            wait_for(lambda: host.stderr().count(f"by {JAIL}, asked by") == 2, START_S)
             assert in_kernel(host)
             assert abs(sources(host)[JAIL] - before) < 2, "a restored ban ends when it was to end"
             fail2ban.client("set", "smtpguard", "unbanip", WEB01)
