@@ -18,7 +18,6 @@ NOUNS = frozenset({"finding", "standing", "pairing"})
 """They end like gerunds: what doctor finds, what an account is allowed to be, two reports of one connection."""
 
 LONG: tuple[str, ...] = (
-    "daemon/serve/handlers.py",
     "decode/audit/decoder.py",
     "enrich/accounts/directory.py",
 )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from smtpguard import __version__
-from smtpguard.clock import render_moment
 from smtpguard.control.answer import Answer, Later, Pages, Stream
 from smtpguard.control.connection import Peer, is_owner
 from smtpguard.control.watch_item import TOPIC
@@ -25,6 +24,7 @@ from smtpguard.daemon.serve.commits import Commits
 from smtpguard.daemon.serve.history_command import HistoryCommand
 from smtpguard.daemon.serve.history_requests import CloseRequest, HistoryRequest, WhyRequest
 from smtpguard.daemon.serve.lookups import Lookups
+from smtpguard.daemon.serve.nft_command import NftCommand
 from smtpguard.daemon.serve.orders import GuardBlocks, Orders
 from smtpguard.daemon.serve.reload import ReloadDone, Reloaded
 from smtpguard.daemon.serve.requests import (
@@ -40,6 +40,7 @@ from smtpguard.daemon.serve.requests import (
     read_request,
 )
 from smtpguard.daemon.serve.status import Status
+from smtpguard.daemon.serve.switch_command import SwitchCommand
 from smtpguard.daemon.serve.unblock import unblock
 from smtpguard.daemon.serve.why_command import WhyCommand
 from smtpguard.daemon.supervision import Supervision
@@ -53,9 +54,6 @@ log = logging.getLogger(__name__)
 
 _ORDERS = frozenset({"block", "unblock", "allow", "off", "on"})
 """What has to survive the next moment: answered when it is on the disk."""
-
-OFF_NS = 4 * 3600 * NS
-"""How long the guard is off for which no time was said: whoever forgets it is guarded again by the next shift."""
 
 
 class RequestReload(Protocol):
@@ -153,6 +151,7 @@ class Handlers:
         self._learning = learning
         self._supervision = supervision
         self._recorder = recorder
+        power = SwitchCommand(switch, enforcement)
         self.verbs: dict[str, Verb[Any]] = {
             "status": Verb(Request, self._status),
             "blocks": Verb(Request, self._blocks),
@@ -160,10 +159,10 @@ class Handlers:
             "unblock": Verb(UnblockRequest, self._unblock),
             "reload": Verb(Request, self._do_reload),
             TOPIC: Verb(Request, self._watch),
-            "nft": Verb(NftRequest, self._nft),
+            "nft": Verb(NftRequest, NftCommand(guard, enforcement, recorder)),
             "allow": Verb(AllowRequest, allow),
-            "off": Verb(OffRequest, self._off),
-            "on": Verb(Request, self._on),
+            "off": Verb(OffRequest, power.off),
+            "on": Verb(Request, power.on),
             "learn": Verb(LearnRequest, self._learn),
             "events": Verb(HistoryRequest, history.events),
             "incidents": Verb(HistoryRequest, history.incidents),
@@ -268,48 +267,12 @@ class Handlers:
         self._reload(done)
         return later
 
-    def _off(self, request: OffRequest, asker: Asker) -> Answer:
-        span_ns = None if request.ever else request.for_ns or OFF_NS
-        lifted = self._switch.switch_off(span_ns, by=asker.who)
-        until_ns = self._switch.until_ns
-        tail = f"until {render_moment(until_ns / NS)}" if until_ns is not None else "until `smtpguard on`"
-        if not lifted:
-            trouble = self._enforcement.health.table_trouble
-            what = f"OFF {tail}. But the nft table can't be removed, and may still refuse: {trouble}"
-            raise GuardError(what, fix="it is tried again every second")
-        return {"text": f"OFF {tail}: nobody is refused, watching goes on. Switch on: smtpguard on"}
-
-    def _on(self, request: Request, asker: Asker) -> Answer:
-        del request
-        if not self._switch.is_off:
-            return {"text": "It is on already."}
-        if not self._switch.switch_on(by=asker.who):
-            trouble = self._enforcement.health.table_trouble
-            what = f"ON. But the nft table can't be put back: {trouble}"
-            raise GuardError(what, fix="it is tried again every second")
-        return {"text": "ON. Blocks are in force again for the rest of their time."}
-
     def _learn(self, request: LearnRequest, asker: Asker) -> Answer:
         spans = tuple((first, last) for first, last in request.spans if first <= last)
         self._learning.learn(spans, {(uid, port): wall_ns for uid, port, wall_ns in request.seen})
         if spans:
             log.warning("learned from logs who has sent, asked by %s", asker.who)
         return {"waiting": self._learning.waiting(self._guard.settings, self._now())}
-
-    def _nft(self, request: NftRequest, asker: Asker) -> Answer:
-        """`nft ensure` and `nft remove`: what was removed so is not healed."""
-        do, enforcement = request.do, self._enforcement
-        table = f"table inet {self._guard.settings.nft_table}"
-        log.warning("nft %s asked by %s", do, asker.who)
-        self._recorder.change("nft", by="admin", reason=do)
-        enforcement.healing = do == "ensure"
-        if not enforcement.refresh("table"):
-            raise GuardError(f"{table}: {enforcement.health.table_trouble}", fix="it is tried again every second")
-        if do == "remove":
-            return {"text": f"{table} is removed. It comes back with: smtpguard nft ensure"}
-        if not enforcement.is_refusing():
-            return {"text": f"{table} is not needed: this is a dry run, and nobody is blocked by hand."}
-        return {"text": f"{table} is in place"}
 
     def _watch(self, request: Request, asker: Asker) -> Answer:
         del request, asker
