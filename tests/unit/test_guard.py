@@ -459,7 +459,8 @@ def test_a_person_hears_what_their_block_means() -> None:
 
 def test_nobody_to_unblock_is_no_failure_and_a_kernel_that_does_not_let_go_is_one(host: Host) -> None:
     assert (
-        host.ask("unblock", user="u1001") == "u1001 is not blocked by smtpguard. If mail still fails: smtpguard blocks"
+        host.ask("unblock", user="u1001")
+        == "u1001 is not blocked by smtpguard. If mail still fails: smtpguard why u1001"
     )
     assert host.ask("unblock", all=True) == "Nobody is blocked by smtpguard."
     with pytest.raises(GuardError, match='No account "web99" on this host'):

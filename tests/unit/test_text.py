@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpguard.text import render_address, render_escaped, render_quoted, render_user
+from smtpguard.text import render_address, render_escaped, render_look, render_quoted, render_user
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,10 @@ def test_address() -> None:
         render_address(bytes.fromhex("2a0014504001 0c21 0000 0000 0000 006c".replace(" ", "")))
         == "2a00:1450:4001:c21::6c"
     )
+
+
+def test_the_command_to_look_with_can_be_typed() -> None:
+    assert render_look("shop17") == "smtpguard why shop17"
+    assert render_look("uid:61001") == "smtpguard why uid:61001"
+    assert render_look(render_user(1, "web 04")) == "smtpguard blocks"
+    assert render_look("uid:61001@4026531840") == "smtpguard blocks"

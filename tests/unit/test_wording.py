@@ -111,7 +111,7 @@ class Desk:
             SHOP,
             (
                 "shop17 BLOCKED on port 25 until 14:00: 11 networks in 10 min, limit 10 (rule mx-fanout). "
-                "Script: .../send.php:41. See: smtpguard blocks"
+                "Script: .../send.php:41. See: smtpguard why shop17"
             ),
         ),
         (
@@ -120,7 +120,7 @@ class Desk:
             SHOP,
             (
                 "DRY RUN, nothing refused: shop17 would be blocked on port 25 until 14:00: "
-                "11 networks in 10 min, limit 10 (rule mx-fanout). Script: .../send.php:41. See: smtpguard blocks"
+                "11 networks in 10 min, limit 10 (rule mx-fanout). Script: .../send.php:41. See: smtpguard why shop17"
             ),
         ),
         (
@@ -129,7 +129,7 @@ class Desk:
             33,
             (
                 "REPORT ONLY (shared user), nothing refused: www-data would be blocked on port 25 until 14:00: "
-                "11 networks in 10 min, limit 10 (rule mx-fanout). Script: .../send.php:41. See: smtpguard blocks"
+                "11 networks in 10 min, limit 10 (rule mx-fanout). Script: .../send.php:41. See: smtpguard why www-data"
             ),
         ),
         (
@@ -138,7 +138,7 @@ class Desk:
             SHOP,
             (
                 "shop17 over a limit on port 25, left to fail2ban: 11 networks in 10 min, limit 10 (rule mx-fanout). "
-                "Script: .../send.php:41. See: smtpguard blocks"
+                "Script: .../send.php:41. See: smtpguard why shop17"
             ),
         ),
         (
@@ -147,7 +147,7 @@ class Desk:
             SHOP,
             (
                 "shop17 over a limit on port 25, nothing refused: 5 networks in 24 h, limit 4 (rule mx-slow). "
-                "Script: .../send.php:41. See: smtpguard blocks"
+                "Script: .../send.php:41. See: smtpguard why shop17"
             ),
         ),
     ],
@@ -210,7 +210,7 @@ def test_what_a_person_hears_who_unblocks_or_allows() -> None:
     host.ask("block", user="u1001")
     assert host.ask("unblock", user="u1001") == "u1001 may send again. All counters are back to 0."
     assert host.ask("unblock", user="u1001") == (
-        "u1001 is not blocked by smtpguard. If mail still fails: smtpguard blocks"
+        "u1001 is not blocked by smtpguard. If mail still fails: smtpguard why u1001"
     )
     assert host.ask("unblock", all=True) == "Nobody is blocked by smtpguard."
     host.wall.offset_ns = AT_S * NS - T0
