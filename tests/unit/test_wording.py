@@ -5,6 +5,7 @@ The rule: user, what, until when, then the next command; under 20 words a senten
 
 import logging
 import time
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -462,7 +463,9 @@ def check(tmp_path: Path, text: str) -> list[str]:
     path.write_text(text)
     done = CliRunner().invoke(main, ["check", "--config", str(path)])
     assert done.exit_code == 0
-    return done.stdout.splitlines()[1:]
+    blind = "note: rule volume needs the source bpf; run check as root to see whether it is there"
+    said = done.stdout.splitlines()[1:]
+    return said if os.geteuid() == 0 else [line for line in said if line != blind]
 
 
 def test_what_check_warns_of(tmp_path: Path) -> None:
