@@ -4,8 +4,8 @@ The rule: user, what, until when, then the next command; under 20 words a senten
 """
 
 import logging
-import time
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
