@@ -92,7 +92,7 @@ def test_again_after_the_window_has_slid_and_with_other_rules_beside_it() -> Non
         {"name": "burst", "count": "connections", "limit": 40, "window": "3s", "action": "throttle"},
         fanout(name="wide", count="destinations", window="3s", limit=12, block="1s"),
     ]
-    with Host(sources=["bpf"], rules=rules, escalation={"factor": 1}) as host:
+    with Host(sources=["bpf"], rules=rules, escalation={"factor": 1, "still_trying": "end"}) as host:
         host.start()
         reached, _ = reach(host, SPAMMER, 15)
         assert len(reached) == LIMIT

@@ -95,7 +95,7 @@ def test_a_hanging_tenant_delays_nobody_and_not_the_end(tmp_path: Path) -> None:
         host.start()
         with lying(host, tmp_path, rate=20):
             wait_for(lambda: [row for row in host.events("CONNECT") if row["USER"] == SPAMMER[0]], 5)
-            status = wait_for(lambda: text if " 2 hanging" in (text := host.cli("status").stdout) else None, 5)
+            status = wait_for(lambda: text if " 2 hanging" in (text := host.cli("status", "-v").stdout) else None, 5)
             assert "attribution" in status
             own = lags_of_own_lines(host, 0.7)
             print(f"his own lines came after {own[0] * 1000:.0f} to {own[-1] * 1000:.0f} ms")
