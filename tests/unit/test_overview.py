@@ -22,7 +22,7 @@ class Parts:
 
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401 - as Settings
         self.guard, self.sensors, self.events, self.supervision = Mock(), MagicMock(), Mock(), Mock()
-        self.engine = Mock(is_off=False, is_tripped=Mock(return_value=False))
+        self.engine = Mock(is_off=False, is_tripped=Mock(return_value=False), blocks=list)
         self.execution, self.enforcement = Mock(), Mock()
         self.journal, self.state, self.wall = Mock(), Mock(), Mock(offset_ns=0)
         self.guard.settings = Settings(**settings)
@@ -30,11 +30,16 @@ class Parts:
         enforcement.health.table_trouble = enforcement.health.template_trouble = None
         enforcement.is_refusing.return_value, enforcement.healing = True, True
         enforcement.health.list_out_of_sync.return_value = []
+        enforcement.cap.read.return_value = Counter()
+        enforcement.cap.cap = Mock(per_ns=NS)
+        enforcement.credits.exact_rules = frozenset()
         enforcement.comparison = Mock(differences=(), trouble=None, looked_ns=None)
         self.state.stats.return_value = Mock(error=None, dropped={}, notes=())
         self.events.stats.return_value.error = None
         self.journal.waiting.stats.return_value = {}
         self.sensors.__iter__.return_value = iter(())
+        self.sensors.read_unsent.return_value = ()
+        self.supervision.failures = {}
         self.supervision.troubles.return_value = self.supervision.failing.return_value = []
         account_of = self.execution.account_of
         self.sources = SourceStatus(self.guard, self.sensors, account_of, self.wall, self.now)
@@ -48,12 +53,12 @@ class Parts:
             journal=self.journal,
             state=self.state,
             events=self.events,
-            switch=Mock(),
+            switch=Mock(until_ns=None),
             looker=None,
             rdns=None,
             pairing=None,
             now=self.now,
-            stalls=Mock(),
+            stalls=Mock(worst_ns=0),
             supervision=self.supervision,
             troubles=list,
             parts=dict,
