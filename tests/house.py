@@ -21,12 +21,8 @@ LONG: tuple[str, ...] = (
     "decode/audit/decoder.py",
     "enrich/accounts/directory.py",
 )
-TWICE: tuple[str, ...] = ("Question",)
-GERUNDS: tuple[str, ...] = (
-    "daemon/record/learning.py",
-    "state/pending.py",
-    "state/pruning.py",
-)
+TWICE: tuple[str, ...] = ()
+GERUNDS: tuple[str, ...] = ()
 
 
 def find_long(package: Path) -> Iterator[str]:

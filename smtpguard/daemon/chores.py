@@ -6,7 +6,7 @@ from smtpguard.clock import WallMap
 from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.record.journal import Journal
-from smtpguard.daemon.record.learning import Learning
+from smtpguard.daemon.record.learning_period import LearningPeriod
 from smtpguard.daemon.record.window_saver import Keeping
 from smtpguard.daemon.startup.restore import Restore
 from smtpguard.hooks import ClockNs
@@ -25,7 +25,7 @@ class Chores:
         restore: Takes what was read late.
         keeping: Saves windows.
         switch: The panic switch.
-        learning: What is known of who has sent.
+        learning_period: What is known of who has sent.
         journal: Keeps the history.
         wall: Event time to wall time.
         now: CLOCK_BOOTTIME in nanoseconds.
@@ -39,7 +39,7 @@ class Chores:
         keeping: Keeping,
         *,
         switch: OffSwitch,
-        learning: Learning,
+        learning_period: LearningPeriod,
         journal: Journal,
         wall: WallMap,
         now: ClockNs,
@@ -49,7 +49,7 @@ class Chores:
         self._restore = restore
         self._keeping = keeping
         self._switch = switch
-        self._learning = learning
+        self._learning_period = learning_period
         self._journal = journal
         self._wall = wall
         self._now = now
@@ -61,7 +61,7 @@ class Chores:
             log.warning("the clock was set by %+.1f s; blocks keep their length", step_ns / NS)
             self._keeping.clock_was_set()
             self._switch.clock_was_set()
-            self._learning.clock_was_set(step_ns)
+            self._learning_period.clock_was_set(step_ns)
             self._journal.recorder.clock_was_set(now_ns)
 
     def keep_state(self, now_ns: int) -> None:
@@ -69,7 +69,7 @@ class Chores:
         late = self._state.take_late()
         if late is not None:
             self._restore.take_late(late, self._switch, dry_run=self._guard.settings.dry_run)
-            self._learning.restore(late.facts, late.seen, self._now())
+            self._learning_period.restore(late.facts, late.seen, self._now())
         self._keeping.save_windows()
         self._journal.keep_incidents()
         self._journal.recorder.on_time(now_ns)

@@ -24,7 +24,7 @@ from smtpguard.daemon.forgiveness import Forgiveness
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.host_watch import HostWatch
 from smtpguard.daemon.record.journal import Journal
-from smtpguard.daemon.record.learning import IsSeeing, Learning
+from smtpguard.daemon.record.learning_period import IsSeeing, LearningPeriod
 from smtpguard.daemon.record.window_saver import Keeping
 from smtpguard.daemon.serve.jail_bans import JailBans
 from smtpguard.daemon.serve.orders import Orders
@@ -99,7 +99,7 @@ class Core:
     def _make_engine(self, settings: Settings) -> None:
         around = self.around
         self.engine = Engine(settings=settings, directory=around.accounts, why_exempt=around.destinations.why_exempt)
-        self.learning = Learning(self.engine, self.state, self.wall, self._is_seeing)
+        self.learning_period = LearningPeriod(self.engine, self.state, self.wall, self._is_seeing)
         self.keeping = Keeping(self.engine, self.state, self.wall, self.now)
 
     def _make_enforcement(self, settings: Settings) -> None:
@@ -172,7 +172,7 @@ class Core:
 
     def _take_what_was_before(self, settings: Settings) -> None:
         loaded = self._loaded
-        self.learning.restore(loaded.facts, loaded.seen, self.now())
+        self.learning_period.restore(loaded.facts, loaded.seen, self.now())
         for row in loaded.switches:
             self.switch.restore(row)
         identity = Identity(loaded.facts, self.state)
@@ -200,7 +200,7 @@ class Core:
             restore,
             self.keeping,
             switch=self.switch,
-            learning=self.learning,
+            learning_period=self.learning_period,
             journal=self.journal,
             wall=self.wall,
             now=self.now,

@@ -149,7 +149,7 @@ class Reception:
             reload=self.reload.request,
             lookups=self.lookups,
             commits=self.commits,
-            learning=core.learning,
+            learning_period=core.learning_period,
             supervision=self._loop.supervision,
             recorder=core.journal.recorder,
             history=history,
@@ -170,7 +170,7 @@ class Reception:
     def _render_parts(self) -> dict[str, str]:
         """Lines of parts for `status`."""
         core = self._core
-        told = core.learning.render(core.guard.settings, core.now())
+        told = core.learning_period.render(core.guard.settings, core.now())
         return core.around.parts() | ({} if told is None else {"newcomers": told})
 
     def _troubles(self) -> list[str]:

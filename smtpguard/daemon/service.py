@@ -138,7 +138,7 @@ class Service:
             self.loop.run()
         finally:
             self.reception.manager.stopping()
-            self.core.learning.write()
+            self.core.learning_period.write()
             self.inlet.sensing.catch_up()
             self.core.chores.stop()
         log.info("stopped")
@@ -151,7 +151,7 @@ class Service:
             ("switch", core.switch.on_time),
             ("answers", inlet.program.on_time),
             ("clock", core.chores.follow_clock),
-            ("learning", core.learning.on_time),
+            ("learning", core.learning_period.on_time),
             ("state", core.chores.keep_state),
         )
         return [

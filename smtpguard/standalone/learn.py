@@ -37,7 +37,7 @@ _BUSY_S = 10.0
 _MAX_HOSTS = 5
 """Left-out hosts that are named."""
 WRITTEN_EVERY_NS = 600 * NS
-"""How often a guard writes down until when it has watched, see daemon/record/learning.py."""
+"""How often a guard writes down until when it has watched, see daemon/record/learning_period.py."""
 
 
 @dataclass(kw_only=True)

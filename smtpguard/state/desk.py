@@ -17,7 +17,7 @@ ANSWER_S = 4.0
 IDLE_S = 10.0
 
 
-class Question(Protocol):
+class HistoryQuestion(Protocol):
     """Something to be looked up."""
 
     def __call__(self, history: History, /) -> Any:  # noqa: ANN401 - whatever was asked for
@@ -41,10 +41,10 @@ class HistoryDesk:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._questions: queue.SimpleQueue[tuple[Question, Done] | None] = queue.SimpleQueue()
+        self._questions: queue.SimpleQueue[tuple[HistoryQuestion, Done] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def ask(self, question: Question, done: Done) -> None:
+    def ask(self, question: HistoryQuestion, done: Done) -> None:
         """Have something looked up.
 
         Args:
@@ -83,7 +83,7 @@ class HistoryDesk:
             return
 
 
-def _answer(history: History, question: Question, done: Done) -> None:
+def _answer(history: History, question: HistoryQuestion, done: Done) -> None:
     try:
         answer = question(history)
     except StateError as failure:

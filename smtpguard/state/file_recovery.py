@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from smtpguard.errors import StateError
 from smtpguard.hooks import ClockNs
 from smtpguard.settings import HOUR_NS, MINUTE_NS
+from smtpguard.state.backlog import Batch
 from smtpguard.state.open_file import is_damage, primary_code, read_identity, set_aside
-from smtpguard.state.pending import Batch
 from smtpguard.state.statements import EMPTY_KEPT
 from smtpguard.state.store import Loaded, Store
 

@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import TypeVar
 
 from smtpguard.model import NS, Block
-from smtpguard.state import pruning, statements
+from smtpguard.state import retention, statements
 from smtpguard.state.columns import Key, Statement
 from smtpguard.state.open_file import Opened, is_damage, open_state, read_identity
 from smtpguard.state.plausible import ParseRow, keep_plausible
@@ -197,7 +197,7 @@ class Store:
         return int((pages - free) * page_bytes)
 
     def prune(self, now_ns: int, keep_ns: int) -> int:
-        """One small step of keeping the file within `keep` and `max_mb`; see `pruning`.
+        """One small step of keeping the file within `keep` and `max_mb`; see `retention`.
 
         Args:
             now_ns: Wall time.
@@ -209,11 +209,11 @@ class Store:
         connection = self._connection
         connection.execute("PRAGMA synchronous = NORMAL")
         with self._transaction():
-            deleted = pruning.delete_old(connection, now_ns=now_ns, keep_ns=keep_ns)
+            deleted = retention.delete_old(connection, now_ns=now_ns, keep_ns=keep_ns)
             if not deleted and self.size_bytes() > self.max_bytes * FULL_SHARE:
-                deleted = pruning.delete_for_room(connection, now_ns=now_ns)
+                deleted = retention.delete_for_room(connection, now_ns=now_ns)
         if deleted:
-            connection.execute(f"PRAGMA incremental_vacuum({pruning.STEP_ROWS})").fetchall()
+            connection.execute(f"PRAGMA incremental_vacuum({retention.STEP_ROWS})").fetchall()
         return deleted
 
     def close(self) -> None:

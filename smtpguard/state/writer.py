@@ -1,7 +1,7 @@
 """The thread that owns the state file: the daemon hands over and never waits for the disk.
 
 What must not be lost is committed at once and synced, the rest once a second. `keeper.py` knows what to do when the
-file fails; until it can be written again, `pending.py` holds what waits, within bounds.
+file fails; until it can be written again, `backlog.py` holds what waits, within bounds.
 """
 
 import threading
@@ -12,9 +12,9 @@ from smtpguard.hooks import ClockNs, Task
 from smtpguard.kernel.lasting_thread import start_lasting
 from smtpguard.model import NS
 from smtpguard.state import statements
+from smtpguard.state.backlog import Backlog
 from smtpguard.state.columns import Key, Statement
 from smtpguard.state.file_recovery import Keeper, Paths
-from smtpguard.state.pending import Pending
 from smtpguard.state.rows import IncidentRow, WindowRow
 from smtpguard.state.statements import HistoryRow, KeptRow
 from smtpguard.state.stats import StateStats
@@ -47,7 +47,7 @@ class StateWriter:
         self._monotonic = monotonic
         self._wall = wall
         self._keeper = Keeper(paths, wall=wall, monotonic=monotonic)
-        self._pending = Pending()
+        self._backlog = Backlog()
         self._condition = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closing = False
@@ -93,9 +93,9 @@ class StateWriter:
         key, statement = statements.key_of(row), statements.put(row, self._boot_id)
         with self._condition:
             if isinstance(row, IncidentRow):
-                self._pending.put_latest(key, statement)
+                self._backlog.put_latest(key, statement)
             else:
-                self._pending.keep(key, statement)
+                self._backlog.keep(key, statement)
             self._touch()
 
     def put_windows(self, rows: Iterable[WindowRow]) -> None:
@@ -103,7 +103,7 @@ class StateWriter:
         with self._condition:
             changed = False
             for row in rows:
-                self._pending.put_latest(statements.key_of(row), statements.put(row, self._boot_id))
+                self._backlog.put_latest(statements.key_of(row), statements.put(row, self._boot_id))
                 changed = True
             if changed:
                 self._touch(at_once=True)
@@ -111,13 +111,13 @@ class StateWriter:
     def delete(self, key: Key) -> None:
         """What a key names has ended."""
         with self._condition:
-            self._pending.forget(key, statements.delete(key))
+            self._backlog.forget(key, statements.delete(key))
             self._touch()
 
     def kept(self, table: str, uid: int) -> list[Key]:
         """The keys of a user's rows in a table of what must not be lost."""
         with self._condition:
-            return self._pending.owned(table, uid)
+            return self._backlog.owned(table, uid)
 
     def add(self, row: HistoryRow) -> None:
         """Add to the history."""
@@ -126,13 +126,13 @@ class StateWriter:
     def add_to_history(self, statement: Statement) -> None:
         """Change the history: the oldest of it is dropped where the file can't be written for long."""
         with self._condition:
-            self._pending.add_history(statement)
+            self._backlog.add_history(statement)
             self._touch()
 
     def add_activity(self, rows: Iterable[Statement]) -> None:
         """Add figures (activity.py); the first to be dropped."""
         with self._condition:
-            self._pending.add_activity(rows)
+            self._backlog.add_activity(rows)
             self._touch()
 
     def stats(self) -> StateStats:
@@ -142,10 +142,10 @@ class StateWriter:
             return StateStats(
                 path=keeper.path,
                 size_bytes=keeper.size_bytes,
-                waiting=len(self._pending) + self._in_flight,
+                waiting=len(self._backlog) + self._in_flight,
                 commits=keeper.commits,
                 failures=keeper.failures,
-                dropped=dict(self._pending.dropped),
+                dropped=dict(self._backlog.dropped),
                 error=keeper.error,
                 notes=keeper.notes,
                 fresh=keeper.fresh,
@@ -200,12 +200,12 @@ class StateWriter:
             self._thread.join(timeout_s)
             if self._thread.is_alive():
                 return False
-        return not len(self._pending)
+        return not len(self._backlog)
 
     def _touch(self, *, at_once: bool = False) -> None:
         """Note that there is something to write; wakes the thread only if that changes when it is due."""
         self._given += 1
-        if at_once or self._pending.is_urgent:
+        if at_once or self._backlog.is_urgent:
             if self._due_ns != 0:
                 self._due_ns = 0
                 self._condition.notify_all()
@@ -219,7 +219,7 @@ class StateWriter:
             if loaded is not None and not self._is_loaded:
                 self._is_loaded = True
                 for key, statement in loaded.kept(self._boot_id):
-                    self._pending.recall(key, statement)
+                    self._backlog.recall(key, statement)
                 if self._thread is not None:
                     self._late = loaded
             if self._keeper.fresh != self._fresh:
@@ -262,8 +262,8 @@ class StateWriter:
         with self._condition:
             if keeper.fresh != self._fresh:
                 self._fresh = keeper.fresh
-                self._pending.renew()
-            batch = self._pending.take()
+                self._backlog.renew()
+            batch = self._backlog.take()
             given = self._given
             self._due_ns = None
             self._in_flight = len(batch)
@@ -272,7 +272,7 @@ class StateWriter:
         except Exception:
             with self._condition:  # nothing is lost by a mistake: it is tried again
                 self._in_flight, self._due_ns = 0, 0
-                self._pending.put_back(batch)
+                self._backlog.put_back(batch)
             raise
         with self._condition:
             self._in_flight = 0
@@ -280,7 +280,7 @@ class StateWriter:
                 self._written = given
                 self._retry_ns, self._backoff_ns = 0, NS
             else:
-                self._pending.put_back(batch)
+                self._backlog.put_back(batch)
                 self._due_ns = 0
                 self._retry_ns = self._monotonic() + self._backoff_ns
                 self._backoff_ns = min(2 * self._backoff_ns, MAX_BACKOFF_NS)

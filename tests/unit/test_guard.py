@@ -93,7 +93,7 @@ class Host:
             wall=self.wall,
             now=self.now,
         )
-        self.switch, self.told, self.learning = Mock(is_off=False, until_ns=None), Mock(), Mock()
+        self.switch, self.told, self.learning_period = Mock(is_off=False, until_ns=None), Mock(), Mock()
         self.undone = Mock(is_undone=Mock(return_value=False))
         self.verbs = Handlers(
             self.guard,
@@ -123,7 +123,7 @@ class Host:
             reload=Mock(),
             lookups=Mock(),
             commits=Mock(answer=lambda said: said),
-            learning=self.learning,
+            learning_period=self.learning_period,
             supervision=Mock(),
             recorder=Mock(),
             history=Mock(),
@@ -325,10 +325,10 @@ def test_the_table_is_taken_away_and_put_back(host: Host) -> None:
 
 
 def test_what_logs_taught_is_taken_over_and_said(host: Host, caplog: pytest.LogCaptureFixture) -> None:
-    host.learning.waiting.return_value = {"newcomer": 7}
+    host.learning_period.waiting.return_value = {"newcomer": 7}
     said = host.verbs.handle(ROOT, "learn", {"seen": [[5001, 25, 3]], "spans": [[1, 9], [8, 2]]})
     assert said == {"waiting": {"newcomer": 7}}
-    host.learning.learn.assert_called_once_with(((1, 9),), {(5001, 25): 3})
+    host.learning_period.learn.assert_called_once_with(((1, 9),), {(5001, 25): 3})
     assert "learned from logs who has sent" in caplog.text
 
 

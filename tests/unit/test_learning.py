@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 
 from smtpguard.clock import WallMap
-from smtpguard.daemon.record.learning import WRITE_NS, Learning
+from smtpguard.daemon.record.learning_period import WRITE_NS, LearningPeriod
 from smtpguard.daemon.startup.instance_lock import InstanceLock
 from smtpguard.errors import BusyError, StateError
 from smtpguard.model import NS, Connect, Verdict
@@ -133,21 +133,21 @@ class Watching:
     def start(self, seen: dict[tuple[int, int], int] | None = None) -> None:
         self.engine = engine_of(RULE)
         wall = WallMap(self.clock)  # type: ignore[arg-type]  # as much of a clock as it reads
-        self.learning = Learning(self.engine, self.facts, wall, lambda: self.sees)
-        self.learning.restore(self.facts.facts, seen or {}, self.clock.now_ns)
+        self.learning_period = LearningPeriod(self.engine, self.facts, wall, lambda: self.sees)
+        self.learning_period.restore(self.facts.facts, seen or {}, self.clock.now_ns)
 
     def spend(self, days: float) -> None:
         end_ns = self.clock.now_ns + round(days * DAY_NS)
         while self.clock.now_ns < end_ns:
             self.clock.now_ns += HOUR_NS
-            self.learning.on_time(self.clock.now_ns)
+            self.learning_period.on_time(self.clock.now_ns)
 
     def says(self, uid: int) -> bool:
         attempt = connect((self.clock.now_ns - T0) / NS, uid)
         return bool(only(Verdict, self.engine.feed(attempt)))
 
     def silent(self) -> bool:
-        return bool(self.learning.waiting(SETTINGS, self.clock.now_ns))
+        return bool(self.learning_period.waiting(SETTINGS, self.clock.now_ns))
 
 
 @pytest.fixture
@@ -159,13 +159,13 @@ def test_it_learns_for_the_rules_span_over_restarts(watching: Watching) -> None:
     watching.spend(20)
     assert watching.silent()
     assert not watching.says(1)
-    assert "newcomer until 2026-10-21" in str(watching.learning.render(SETTINGS, watching.clock.now_ns))
+    assert "newcomer until 2026-10-21" in str(watching.learning_period.render(SETTINGS, watching.clock.now_ns))
     watching.start()  # as after SIGKILL: with what was written down
     watching.spend(9.9)
     assert watching.silent()
     watching.spend(0.2)
     assert not watching.silent()
-    assert watching.learning.render(SETTINGS, watching.clock.now_ns) is None
+    assert watching.learning_period.render(SETTINGS, watching.clock.now_ns) is None
     assert watching.says(2)
 
 
@@ -192,15 +192,15 @@ def test_blind_days_are_not_watched(watching: Watching) -> None:
 def test_it_is_written_down_now_and_then_only(watching: Watching) -> None:
     for _ in range(3600):
         watching.clock.now_ns += NS
-        watching.learning.on_time(watching.clock.now_ns)
+        watching.learning_period.on_time(watching.clock.now_ns)
     assert watching.facts.puts <= 3600 * NS // WRITE_NS + 1
 
 
 def test_a_clock_that_is_set_changes_no_length(watching: Watching) -> None:
     watching.spend(20)
     watching.clock.ahead_ns = 40 * DAY_NS
-    watching.learning._wall.refresh()
-    watching.learning.clock_was_set(40 * DAY_NS)
+    watching.learning_period._wall.refresh()
+    watching.learning_period.clock_was_set(40 * DAY_NS)
     assert watching.silent()
     watching.spend(10.1)
     assert not watching.silent()
@@ -210,7 +210,7 @@ def test_what_logs_tell_is_known_at_once_and_after_a_restart(watching: Watching)
     watching.spend(0.1)
     first_ns = NOW - 31 * DAY_NS
     seen = {(7, 25): NOW - DAY_NS}
-    watching.learning.learn([(first_ns, NOW)], seen)
+    watching.learning_period.learn([(first_ns, NOW)], seen)
     assert not watching.silent()
     assert not watching.says(7)
     assert watching.says(8)
@@ -226,7 +226,7 @@ def test_the_state_that_is_read_late_shortens_it(watching: Watching) -> None:
     watching.facts.facts = {}
     watching.start()
     assert watching.silent()
-    watching.learning.restore(kept, {}, watching.clock.now_ns)
+    watching.learning_period.restore(kept, {}, watching.clock.now_ns)
     assert not watching.silent()
 
 
@@ -364,7 +364,7 @@ def test_a_months_log_lets_the_rule_speak(state: State) -> None:
 def test_a_rule_without_the_past_waits_for_nothing() -> None:
     watching = Watching()
     settings = replace(SETTINGS, rules=(Rule(name="x", count="connections", limit=1, window_ns=NS),))
-    assert watching.learning.waiting(settings, NOW) == {}
+    assert watching.learning_period.waiting(settings, NOW) == {}
 
 
 def test_a_state_that_can_not_be_written_keeps_nothing_of_the_step(state: State) -> None:

@@ -11,7 +11,7 @@ import pytest
 from smtpguard.errors import StateError
 from smtpguard.model import NS, Account, Block, Connect, Subject, Verdict
 from smtpguard.settings import DAY_NS
-from smtpguard.state import pruning, statements
+from smtpguard.state import retention, statements
 from smtpguard.state.activity import MAX_PLACES_PER_USER, Tally
 from smtpguard.state.columns import Statement
 from smtpguard.state.migrations import MIGRATIONS, VERSION, check_version, migrate
@@ -352,7 +352,7 @@ def test_own_addresses_of_one_user_are_bounded(path: Path) -> None:
     store.run(rows, durable=False)
     prune_all(store, DAY_NS)
     kept = store._connection.execute("SELECT uid, count(*), min(connected) FROM own_addresses GROUP BY uid").fetchall()
-    assert kept == [(1, pruning.MAX_OWN_ADDRESSES_PER_DAY, 436), (2, 5, 0)]
+    assert kept == [(1, retention.MAX_OWN_ADDRESSES_PER_DAY, 436), (2, 5, 0)]
 
 
 def test_the_tally_keeps_days_apart_and_what_became_of_connections(path: Path) -> None:
@@ -408,7 +408,7 @@ def test_the_file_stays_within_its_bound_and_keeps_what_matters(path: Path) -> N
 
 
 def test_one_users_places_cost_no_other_user_his(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pruning, "MAX_DESTINATIONS_PER_DAY", 50)
+    monkeypatch.setattr(retention, "MAX_DESTINATIONS_PER_DAY", 50)
     store = open_store(path)
     rows = [
         statements.add_destination(

@@ -12,10 +12,10 @@ import pytest
 
 from smtpguard.model import NS, Block, Subject
 from smtpguard.settings import DAY_NS, HOUR_NS
-from smtpguard.state import file_recovery, pending, statements
+from smtpguard.state import backlog, file_recovery, statements
+from smtpguard.state.backlog import Backlog, Batch
 from smtpguard.state.columns import Statement, to_signed
 from smtpguard.state.file_recovery import Keeper, Paths
-from smtpguard.state.pending import Batch, Pending
 from smtpguard.state.rows import AllowanceRow, BlockRow, ChangeRow, IncidentRow, SwitchRow, WindowRow
 from smtpguard.state.statements import block_key, switch_key
 from smtpguard.state.store import Loaded, Store
@@ -314,10 +314,10 @@ def statement(n: int) -> Statement:
     return Statement(sql="x", parameters=(n,))
 
 
-def test_pending_drops_activity_first_and_blocks_only_when_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_backlog_drops_activity_first_and_blocks_only_when_full(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, bound in (("MAX_KEPT", 5), ("MAX_LATEST", 4), ("MAX_HISTORY", 3), ("MAX_ACTIVITY", 2)):
-        monkeypatch.setattr(pending, name, bound)
-    waits = Pending()
+        monkeypatch.setattr(backlog, name, bound)
+    waits = Backlog()
     for n in range(10):
         waits.keep(("blocks", n), statement(n))
         waits.put_latest(("windows", n), statement(n))
@@ -337,8 +337,8 @@ def test_pending_drops_activity_first_and_blocks_only_when_full(monkeypatch: pyt
     assert len(waits) == 6 + 4 + 3 + 2
 
 
-def test_pending_put_back_never_overtakes_what_is_newer() -> None:
-    waits = Pending()
+def test_what_is_put_back_never_overtakes_what_is_newer() -> None:
+    waits = Backlog()
     waits.keep(("blocks", 1), statement(1))
     batch = waits.take()
     waits.forget(("blocks", 1), statement(2))

@@ -15,7 +15,7 @@ from smtpguard.state.rows import ChangeRow
 from smtpguard.state.writer import StateWriter
 
 if TYPE_CHECKING:
-    from smtpguard.daemon.record.learning import IsSeeing
+    from smtpguard.daemon.record.learning_period import IsSeeing
 
 WATCHED_NS = 10 * NS
 """How often it is written down that a source sees: after a SIGKILL so much is taken for blind at most."""

@@ -14,7 +14,7 @@ from smtpguard.control.watch_item import TOPIC
 from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.guard import Guard
-from smtpguard.daemon.record.learning import Learning
+from smtpguard.daemon.record.learning_period import LearningPeriod
 from smtpguard.daemon.record.recorder import Recorder
 from smtpguard.daemon.serve.allow_command import AllowCommand
 from smtpguard.daemon.serve.asker import Asker
@@ -106,7 +106,7 @@ class Handlers:
         reload: Reads the configuration again, and calls what it is given with what came of it.
         lookups: Has requests wait for names that are being looked up.
         commits: Has answers wait for the disk.
-        learning: What is known of who has sent.
+        learning_period: What is known of who has sent.
         supervision: Counts our own mistakes.
         recorder: Keeps the history of what was done, and for whom.
         history: What tells of the past.
@@ -130,7 +130,7 @@ class Handlers:
         reload: RequestReload,
         lookups: Lookups,
         commits: Commits,
-        learning: Learning,
+        learning_period: LearningPeriod,
         supervision: Supervision,
         recorder: Recorder,
         history: HistoryCommand,
@@ -148,7 +148,7 @@ class Handlers:
         self._reload = reload
         self._lookups = lookups
         self._commits = commits
-        self._learning = learning
+        self._learning_period = learning_period
         self._supervision = supervision
         self._recorder = recorder
         power = SwitchCommand(switch, enforcement)
@@ -269,10 +269,10 @@ class Handlers:
 
     def _learn(self, request: LearnRequest, asker: Asker) -> Answer:
         spans = tuple((first, last) for first, last in request.spans if first <= last)
-        self._learning.learn(spans, {(uid, port): wall_ns for uid, port, wall_ns in request.seen})
+        self._learning_period.learn(spans, {(uid, port): wall_ns for uid, port, wall_ns in request.seen})
         if spans:
             log.warning("learned from logs who has sent, asked by %s", asker.who)
-        return {"waiting": self._learning.waiting(self._guard.settings, self._now())}
+        return {"waiting": self._learning_period.waiting(self._guard.settings, self._now())}
 
     def _watch(self, request: Request, asker: Asker) -> Answer:
         del request, asker

@@ -14,7 +14,7 @@ from smtpguard.daemon.serve.requests import UserRequest
 from smtpguard.daemon.serve.unblock import find_account
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.errors import GuardError, StateError, UnansweredError
-from smtpguard.state.desk import HistoryDesk, Question
+from smtpguard.state.desk import HistoryDesk, HistoryQuestion
 from smtpguard.state.event_query import EventQuery, show_event, show_incident
 from smtpguard.state.history import History
 from smtpguard.state.rows import ChangeRow, IncidentRow
@@ -114,7 +114,7 @@ class HistoryCommand:
             rule=request.rule,
         )
 
-    def ask(self, look: Question) -> Later:
+    def ask(self, look: HistoryQuestion) -> Later:
         """Have something looked up in the history, once all that is known now is in it."""
         later = Later()
 

@@ -1,4 +1,4 @@
-"""Keeping the state file small: old history goes, and when room is short, the least telling history first.
+"""How long the state file keeps what: old history goes, and when room is short, the least telling history first.
 
 In steps of a few thousand rows, so that no step holds the file for long. Running blocks, allowances and switches are
 never touched. What one user does never costs another theirs: the rows of each user are bounded per day.

@@ -32,7 +32,7 @@ class IsSeeing(Protocol):
         ...
 
 
-class Learning:
+class LearningPeriod:
     """What is known of the past.
 
     Args:

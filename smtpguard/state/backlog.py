@@ -33,7 +33,7 @@ class Batch:
         return len(self.kept) + len(self.latest) + len(self.history) + len(self.activity) + self.renewed
 
 
-class Pending:
+class Backlog:
     """The four classes. Not locked: its owner does that.
 
     Attributes:
