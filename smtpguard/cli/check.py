@@ -119,7 +119,7 @@ def find_absent(settings: Settings, accounts: AccountDirectory) -> Iterator[str]
             yield from _find_odd_user(place, name, accounts)
     for place, name in groups[:MAX_NAMES]:
         try:
-            known = accounts.group_name(name)
+            known = accounts.lookup.group_name(name)
         except UnansweredError as error:
             yield f"{place}: the group {name!a} could not be looked up: {error.what}"
             continue
@@ -132,7 +132,7 @@ def find_absent(settings: Settings, accounts: AccountDirectory) -> Iterator[str]
 def _find_odd_user(place: str, name: str, accounts: AccountDirectory) -> Iterator[str]:
     """What is odd about one configured user: not there, or called something else by the system."""
     try:
-        uid = accounts.find_uid(name)
+        uid = accounts.lookup.find_uid(name)
     except UnansweredError as error:
         yield f"{place}: {error.what}"
         return

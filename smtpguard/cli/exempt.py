@@ -23,7 +23,7 @@ def command(ctx: click.Context, config_path: str | None, is_name: bool, user: st
     from smtpguard.text import render_user
 
     accounts = AccountDirectory(load_part(config_path, ["exempt", "shared_users"]))
-    account = accounts.by_login(user) if is_name else accounts.by_name(user)
+    account = accounts.lookup.by_login(user) if is_name else accounts.lookup.by_name(user)
     if account is None:
         click.echo("no: no such account on this host")
         ctx.exit(EXIT_FAILED)
@@ -31,7 +31,7 @@ def command(ctx: click.Context, config_path: str | None, is_name: bool, user: st
         accounts.wait_for_spellings()
         account = accounts.account(account.uid)
     shown = render_user(account.uid, account.name)
-    if not is_name and (namesake := accounts.find_namesake(user)) is not None:
+    if not is_name and (namesake := accounts.lookup.find_namesake(user)) is not None:
         shown = f"{shown} (taken as a uid; the account called {user} is uid:{namesake})"
     if account.standing in ("root", "mta", "exempt"):
         click.echo(f"yes: {shown}: {account.reason}")

@@ -130,7 +130,7 @@ def check_shared(host: ExaminedHost) -> Iterator[Finding]:
     unknown = 0
     for user, names in pools.items():
         try:
-            account = host.accounts.by_name(user) if unknown < MAX_SHOWN else None
+            account = host.accounts.lookup.by_name(user) if unknown < MAX_SHOWN else None
         except UnansweredError as error:
             problems = [*problems, error.what]
             if len(problems) > MAX_SHOWN:

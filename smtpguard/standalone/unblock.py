@@ -72,7 +72,7 @@ def unblock(settings: Settings, *, user: str | None, uid: int | None, everybody:
             ),
             fix=f"see who holds {settings.state_path}, then run it again",
         )
-    namesake = accounts.find_namesake(user or "") if source is None else None
+    namesake = accounts.lookup.find_namesake(user or "") if source is None else None
     taken = "" if namesake is None else f"Note: {user} was taken as a uid; the account called {user} is uid:{namesake}"
     # Without the lock: fail2ban's action is an `unblock` of its own, and wants it.
     return join_sentences(done.text, taken, *[_unban(jail, name) for jail, name in jails])

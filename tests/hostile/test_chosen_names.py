@@ -76,7 +76,7 @@ def test_no_shipped_name_gives_standing_above_uid_min(root: Path) -> None:
 def test_a_file_of_roots_does(root: Path, name: str, text: str) -> None:
     put(root, name, text)
     accounts = AccountDirectory(read_shipped(), root=root)
-    uid = accounts.find_uid("nginx")
+    uid = accounts.lookup.find_uid("nginx")
     assert uid is not None
     assert accounts.account(uid).standing == "shared"
     assert name in accounts.account(uid).reason
@@ -101,7 +101,7 @@ def test_a_file_that_a_tenant_can_write_does_not(root: Path) -> None:
     put(root, "etc/nginx/nginx.conf", "user nginx;\n")
     (root / "etc/nginx/nginx.conf").chmod(0o666)
     accounts = AccountDirectory(read_shipped(), root=root)
-    uid = accounts.find_uid("nginx")
+    uid = accounts.lookup.find_uid("nginx")
     assert uid is not None
     assert accounts.account(uid).standing == "tenant"
     assert any("nginx.conf" in problem for problem in accounts.problems)

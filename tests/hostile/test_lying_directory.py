@@ -58,7 +58,7 @@ def test_a_name_of_the_hosts_own_is_not_theirs(root: Path, groups: frozenset[str
     account = accounts.account(UID)
     assert (account.standing, account.name) == ("tenant", None), "nor are the groups, which the C library finds by name"
     assert accounts.account(1003).standing == "exempt"
-    found = accounts.by_name("news")
+    found = accounts.lookup.by_name("news")
     assert found is not None
     assert found.uid == 1003
     assert not any(first <= UID <= last for first, last in accounts.passing_uids())

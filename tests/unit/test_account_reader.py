@@ -58,6 +58,9 @@ def test_it_is_the_same_as_reading_at_once(accounts: AccountDirectory, root: Pat
     assert accounts.passing_uids() == fresh.passing_uids()
     assert accounts.told_uids() == fresh.told_uids()
     assert accounts.ranges() == fresh.ranges()
+    for user in ("web01", "shop7", "news", "1001"):
+        assert accounts.lookup.by_name(user) == fresh.lookup.by_name(user)
+    assert accounts.mail_servers() == fresh.mail_servers()
     assert not accounts.is_stale()
     assert read(reader) == frozenset()
     reader.close()

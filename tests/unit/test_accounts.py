@@ -1,6 +1,7 @@
 """The accounts of a host, on files of a root of our own."""
 
 import os
+import select
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from smtpguard.enrich.accounts.directory import AccountDirectory
-from smtpguard.enrich.accounts.name_service import NamedAccount, NameService
+from smtpguard.enrich.accounts.name_service import KEEP_S, NamedAccount, NameService
 from smtpguard.policy.rules import matches
 from smtpguard.settings import Exempt, Match, Override, Settings
 
@@ -103,7 +104,10 @@ def test_who_is_only_told_of(root: Path) -> None:
     assert AccountDirectory(SETTINGS, root=root).told_uids() == ((1, 999), (65534, 65534), CONTAINERS)
     put(root, "etc/login.defs", "UID_MIN 1001\n")
     shared = replace(SETTINGS, shared_users=frozenset({"web01", "www-data"}), shared_block=frozenset({"www-data"}))
-    assert AccountDirectory(shared, root=root).told_uids() == ((1, 32), (34, 1001), (65534, 65534), CONTAINERS)
+    accounts = AccountDirectory(shared, root=root)
+    assert accounts.told_uids() == ((1, 32), (34, 1001), (65534, 65534), CONTAINERS)
+    accounts.reconfigure(replace(shared, shared_block=frozenset()))
+    assert accounts.told_uids() == ((1, 1001), (65534, 65534), CONTAINERS)
 
 
 def test_exempt_uids_pass_with_their_ranges_named_or_not(root: Path) -> None:
@@ -122,7 +126,7 @@ def test_names_people_write(root: Path) -> None:
     accounts = AccountDirectory(SETTINGS, root=root)
 
     def uid(text: str) -> int | None:
-        account = accounts.by_name(text)
+        account = accounts.lookup.by_name(text)
         return account.uid if account else None
 
     assert uid("web01") == 1001
@@ -151,7 +155,7 @@ def test_a_name_of_digits_is_a_name_where_a_name_is_meant(root: Path) -> None:
     assert standings(accounts, 1010, 61002, 2000, 1011) == ["exempt", "tenant", "exempt", "tenant"]
 
     def uid(text: str) -> int | None:
-        account = accounts.by_login(text)
+        account = accounts.lookup.by_login(text)
         return account.uid if account else None
 
     assert [uid(text) for text in ("61002", "0", "2000", "1010", "uid:61002", "uid:0", "b%20c", "web01")] == [
@@ -167,10 +171,10 @@ def test_a_name_of_digits_is_a_name_where_a_name_is_meant(root: Path) -> None:
 def test_digits_that_a_person_types_are_a_uid_and_who_is_called_so_is_told(root: Path) -> None:
     put(root, "etc/passwd", DIGITS)
     accounts = AccountDirectory(SETTINGS, root=root)
-    by_hand = accounts.by_name("61002")
+    by_hand = accounts.lookup.by_name("61002")
     assert by_hand is not None
     assert by_hand.uid == 61002
-    assert [accounts.find_namesake(text) for text in ("61002", "0", "2000", "61003", "web01", "uid:61002")] == [
+    assert [accounts.lookup.find_namesake(text) for text in ("61002", "0", "2000", "61003", "web01", "uid:61002")] == [
         *(1010, 1011, None, None, None, None)
     ]
 
@@ -364,10 +368,10 @@ def test_an_exempt_name_from_elsewhere_passes_before_it_was_seen(root: Path) -> 
 def test_a_person_may_name_such_an_account(root: Path) -> None:
     put(root, "etc/passwd", ACCOUNTS.replace("news", "olds"))
     accounts = AccountDirectory(SETTINGS, root=root, names=service())
-    account = accounts.by_name("news")
+    account = accounts.lookup.by_name("news")
     assert account is not None
     assert (account.uid, account.name, account.standing) == (70_000, "news", "exempt")
-    assert accounts.by_name("eve") is None
+    assert accounts.lookup.by_name("eve") is None
 
 
 def test_the_file_wins_over_the_directory_server(root: Path) -> None:
@@ -375,7 +379,7 @@ def test_the_file_wins_over_the_directory_server(root: Path) -> None:
     evil = NamedAccount(uid=1001, name="news", groups=frozenset({"mailers"}))
     accounts = AccountDirectory(SETTINGS, root=root, names=NameService(ask=lambda _: evil))
     assert accounts.account(1001).standing == "tenant"
-    by_name = accounts.by_name("somebody")
+    by_name = accounts.lookup.by_name("somebody")
     assert by_name is not None
     assert (by_name.name, by_name.standing) == ("web01", "tenant")
 
@@ -385,8 +389,8 @@ def test_subordinate_uids_are_never_asked_for(root: Path) -> None:
     accounts = AccountDirectory(SETTINGS, root=root, names=NameService(ask=asked.append))
     accounts.account(300_005)
     accounts.account(100_005)
-    assert accounts._names is not None
-    accounts._names.wait_for("end", 10)
+    assert accounts.names is not None
+    accounts.names.wait_for("end", 10)
     assert asked == ["end"]
 
 
@@ -445,10 +449,25 @@ def test_groups_of_a_directory_have_blanks_and_at_signs(root: Path) -> None:
     assert accounts.account(JOE.uid).standing == "exempt"
 
 
+def test_who_has_left_an_exempt_group_of_a_directory_is_refused_again(root: Path) -> None:
+    now, groups = [0.0], [frozenset({"mailers"})]
+    names = NameService(ask=lambda _: replace(JOE, groups=groups[0]), clock=lambda: now[0])
+    accounts = AccountDirectory(Settings(exempt=Exempt(groups=("mailers",))), root=root, names=names)
+    accounts.account(JOE.uid)
+    learn(accounts, names, JOE.uid)
+    assert (JOE.uid, JOE.uid) in accounts.passing_uids()
+    now[0], groups[0] = KEEP_S + 1, frozenset()
+    fileno = names.news_fileno()
+    accounts.refresh()
+    assert select.select([fileno], [], [], 10)[0]
+    assert accounts.refresh() == {JOE.uid}
+    assert (JOE.uid, JOE.uid) not in accounts.passing_uids()
+
+
 def test_whom_a_person_asked_for_first_is_news_too(root: Path) -> None:
     accounts = AccountDirectory(Settings(), root=root, names=directory("ann"))
     accounts.account(JOE.uid)
-    assert accounts.by_name(JOE.name) is not None
+    assert accounts.lookup.by_name(JOE.name) is not None
     assert accounts.refresh() == {JOE.uid}
     assert accounts.refresh() == frozenset()
 

@@ -36,6 +36,10 @@ MEMBER = Peer(uid=1500, pid=8, name="support", groups=frozenset())
 class Names(People):
     """Accounts that can be asked by name."""
 
+    @property
+    def lookup(self) -> "Names":
+        return self
+
     def by_name(self, text: str) -> Account | None:
         if text.startswith("u") and text[1:].isdigit():
             return self.account(int(text[1:]))

@@ -150,8 +150,9 @@ class Offline:
         self.state = Mock()
         self.state.close.return_value = True
         self.state.kept.return_value = []
-        accounts = Mock(account=People().account, by_name=lambda _: People().account(WEB))
-        accounts.find_namesake.return_value = 4711
+        accounts = Mock(account=People().account)
+        accounts.lookup.by_name.side_effect = lambda _: People().account(WEB)
+        accounts.lookup.find_namesake.return_value = 4711
         monkeypatch.setattr(offline, "AccountDirectory", lambda _: accounts)
         monkeypatch.setattr(offline, "InstanceLock", lambda _: contextlib.nullcontext())
         monkeypatch.setattr(offline, "StateWriter", lambda _: self.state)

@@ -283,7 +283,7 @@ class Handlers:
         if not isinstance(request, UserRequest) or request.uid is not None:
             return ""
         name = request.user
-        namesake = self._accounts.find_namesake(name)
+        namesake = self._accounts.lookup.find_namesake(name)
         if namesake is None:
             return ""
         if isinstance(request, BlockRequest | UnblockRequest) and request.source:

@@ -94,9 +94,9 @@ def find_account(accounts: AccountDirectory, *, user: str, uid: int | None, from
         if user and called and user not in called | {f"uid:{uid}"}:
             raise GuardError(f"uid {uid} is {render_user(account.uid, account.name)} now, not {render_words(user)}")
         return account
-    if from_fail2ban and (namesake := accounts.find_namesake(user)) is not None:
+    if from_fail2ban and (namesake := accounts.lookup.find_namesake(user)) is not None:
         return accounts.account(namesake)
-    found = accounts.by_name(user) if user else None
+    found = accounts.lookup.by_name(user) if user else None
     if found is None:
         raise GuardError(f'No account "{render_words(user)}" on this host. Give a login name, or uid:N.')
     return found
