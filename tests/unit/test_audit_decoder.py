@@ -380,9 +380,9 @@ def test_memory_stays_bounded() -> None:
     for serial in range(20_000):
         decoder.feed(log([Event(serial=serial).sockaddr(), Event(serial=serial + 10**6).call()]))
     assert len(buffer.data) <= (1 << 21) + 256
-    assert len(decoder._waiting) <= 4096
-    assert len(decoder._recent) + len(decoder._older) <= 8192
-    assert len(decoder._index._places) <= 20_000
+    assert len(decoder._joiner.waiting) <= 4096
+    assert len(decoder._joiner.recent) + len(decoder._joiner.older) <= 8192
+    assert len(decoder._joiner._index._places) <= 20_000
 
 
 @pytest.mark.parametrize("between", [10, 4096 + 10], ids=["at once", "after thousands"])

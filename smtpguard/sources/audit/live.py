@@ -11,7 +11,8 @@ from abc import ABC, abstractmethod
 from collections import deque
 
 from smtpguard.clock import Clock, WallMap
-from smtpguard.decode.audit.decoder import AuditDecoder, Nodes
+from smtpguard.decode.audit.decoder import AuditDecoder
+from smtpguard.decode.audit.event_joiner import Nodes
 from smtpguard.decode.audit.line_buffer import LineBuffer
 from smtpguard.decode.audit.retries import Retries
 from smtpguard.errors import SourceError
