@@ -4,11 +4,13 @@ import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from click.testing import CliRunner
 
 from smtpguard.cli import main
+from smtpguard.daemon.startup import configuration
 from smtpguard.daemon.startup.configuration import load_for_service
 from smtpguard.errors import ConfigError, StateError
 from smtpguard.settings import Settings, load
@@ -222,7 +224,9 @@ def test_shipped_defaults_may_have_been_the_last_good_ones(tmp_path: Path, state
     assert "the last good one" in why
 
 
-def test_without_a_good_one_the_shipped_defaults_watch(tmp_path: Path, state: Path) -> None:
+def test_without_a_good_one_the_shipped_defaults_watch(
+    tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A last good one of an older version may hold what is wrong today; the places of the file hold all the same."""
     keep(state, render_kept(KeptConfiguration(text="speed: 3\n", path="/x", version="0.0.9", wall_ns=1)).encode())
     for wrong in ("control:\n  socket: /run/x.sock\nrules: [", "control: {socket: /run/x.sock}\ndryrun: 1"):
@@ -238,8 +242,11 @@ def test_without_a_good_one_the_shipped_defaults_watch(tmp_path: Path, state: Pa
     assert settings.dry_run
     assert why is not None
     assert "not a database" in why
+    read = Mock(side_effect=StateError("can't be read: No such file or directory"))
+    monkeypatch.setattr(configuration, "read_kept", read)  # where a guard is installed, its state is there
     settings, why = load_for_service(str(tmp_path / "gone.yaml"))
     assert settings.state_path == read_shipped().state_path
+    read.assert_called_once_with(read_shipped().state_path)
     assert why is not None
     assert "no such file" in why
 
