@@ -53,6 +53,18 @@ def succeeds(host: Host, command: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def explains(host: Host, command: str) -> None:
+    done = run(host, command)
+    assert done.returncode == 0, done.stderr
+    assert "web01" in done.stdout.splitlines()[0] + done.stdout.splitlines()[1]
+
+
+def notes(host: Host, command: str) -> None:
+    succeeds(host, command)
+    for shown in ("smtpguard why web01", "smtpguard events --user web01 --since 1h"):
+        assert "called, mends the shop today" in run(host, shown).stdout
+
+
 def make_target(_host: Host, command: str) -> None:
     """The target exists and does what it says; running `make test` within itself would not end."""
     target = command.removeprefix("make ")
@@ -140,6 +152,10 @@ TESTS: dict[str, Callable[[Host, str], None]] = {
     'smtpguard block web01 --for 2h --reason "phishing kit, ticket 4711"': succeeds,
     "smtpguard allow web01 --for 24h --limit 500/1h": succeeds,
     "smtpguard allow web01 --end": succeeds,
+    "smtpguard why web01": explains,
+    "smtpguard events --user web01 --since yesterday": succeeds,
+    "smtpguard incidents --open": succeeds,
+    'smtpguard note web01 "called, mends the shop today"': notes,
     "smtpguard off": succeeds,
     "smtpguard on": succeeds,
     "smtpguard reload": succeeds,
