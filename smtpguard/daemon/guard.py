@@ -97,12 +97,8 @@ class Guard(TimedPart):
     def take_reports(self, reports: Iterable[SocketReport]) -> None:
         """Judge what became of connections (rules that count failures or bytes)."""
         for report in reports:
-            if report.kind == "established" and report.uid and self._destinations.why_exempt(report.address) is None:
-                self._enforcement.end_late(subject_of(self._accounts, report.uid, report.netns), report.port)
             if report.kind in OUTCOMES and report.uid is not None:
-                exempt = self._destinations.why_exempt(report.address)
-                if exempt != "loopback" or self.settings.loopback == "count":
-                    self._journal.recorder.outcome(subject_of(self._accounts, report.uid, report.netns), report)
+                self._take_outcome(report, subject_of(self._accounts, report.uid, report.netns))
             decisions = self._engine.report(report)
             if not decisions:
                 continue
@@ -119,6 +115,13 @@ class Guard(TimedPart):
                         blocks=[d for d in decisions if isinstance(d, Block) and not d.renewed],
                     )
                 )
+
+    def _take_outcome(self, report: SocketReport, subject: Subject) -> None:
+        exempt = self._destinations.why_exempt(report.address)
+        if report.kind == "established" and report.uid and exempt is None:
+            self._enforcement.end_late(subject, report.port)
+        if exempt != "loopback" or self.settings.loopback == "count":
+            self._journal.recorder.outcome(subject, report)
 
     def _judge(self, connect: Connect, judged: list[tuple[Connect, Subject, list[Decision]]], *, early: bool) -> None:
         limits = self._limits

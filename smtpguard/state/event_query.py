@@ -6,6 +6,7 @@ from typing import Any
 
 from smtpguard.logline import render_time
 from smtpguard.model import NS
+from smtpguard.policy.incidents import GAP_NS
 from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow
 from smtpguard.state.span import Span
 from smtpguard.text import render_user
@@ -16,8 +17,6 @@ KINDS = (
     *("exceeded", "block", "extended", "unblock", "allow", "off", "on"),
     *("reload", "nft", "heal", "note", "close", "start", "stop"),
 )
-GAP_NS = 15 * 60 * NS
-"""An incident whose last verdict is older is over, though the guard may have been killed before it said so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +129,7 @@ def show_incident(row: IncidentRow, closed: ChangeRow | None, now_ns: int) -> Sh
         "scripts": [{"script": text, "count": count} for text, count in row.tops.get("scripts", ())],
         "destinations": [{"address": text, "count": count} for text, count in row.tops.get("destinations", ())],
         "destination_count": row.destinations,
+        # The guard may have been killed before it said so.
         "over": row.is_over or row.last_ns + GAP_NS < now_ns,
         "closed": None
         if closed is None

@@ -9,6 +9,8 @@ import heapq
 import sqlite3
 import time
 from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
@@ -17,6 +19,7 @@ from smtpguard.errors import StateError
 from smtpguard.settings import DAY_NS, MINUTE_NS
 from smtpguard.state.event_query import EventQuery
 from smtpguard.state.migrations import VERSION, NewerVersionError, check_version
+from smtpguard.state.minute_windows import sum_windows
 from smtpguard.state.open_file import primary_code
 from smtpguard.state.row_parsers import Row, parse_block, parse_change, parse_incident, parse_verdict
 from smtpguard.state.rows import BlockRow, ChangeRow, IncidentRow, VerdictRow
@@ -266,19 +269,5 @@ def _open(path: str) -> sqlite3.Connection:
 
 
 def _find_peaks(rows: Iterator[Row], window_minutes: int) -> Iterator[tuple[int, int]]:
-    user: int | None = None
-    inside: list[tuple[int, int]] = []
-    begin = total = peak = 0
-    for uid, minute, connects in rows:
-        if uid != user:
-            if user is not None:
-                yield user, peak
-            user, inside, begin, total, peak = uid, [], 0, 0, 0
-        inside.append((minute, connects))
-        total += connects
-        while inside[begin][0] <= minute - window_minutes:
-            total -= inside[begin][1]
-            begin += 1
-        peak = max(peak, total)
-    if user is not None:
-        yield user, peak
+    for uid, minutes in groupby(rows, key=itemgetter(0)):
+        yield uid, max(sum_windows((row[1:] for row in minutes), window_minutes))

@@ -9,6 +9,7 @@ from smtpguard.model import NS
 from smtpguard.settings import DAY_NS, HOUR_NS, MINUTE_NS
 from smtpguard.state.event_query import EventQuery, Shown, show_event, show_incident
 from smtpguard.state.history import History
+from smtpguard.state.minute_windows import sum_windows
 from smtpguard.state.rows import BlockRow, VerdictRow
 from smtpguard.state.span import Span
 from smtpguard.text import render_address, render_escaped, render_words
@@ -93,14 +94,7 @@ def count_usual(minutes: list[tuple[int, int]], window_minutes: int) -> Shown | 
     """
     if not minutes:
         return None
-    sums, begin, total = [], 0, 0
-    for minute, count in minutes:
-        total += count
-        while minutes[begin][0] <= minute - window_minutes:
-            total -= minutes[begin][1]
-            begin += 1
-        sums.append(total)
-    sums.sort()
+    sums = sorted(sum_windows(minutes, window_minutes))
     days = len({minute // _MINUTES_A_DAY for minute, _ in minutes})
     return {"p50": sums[len(sums) // 2], "p95": sums[min(len(sums) - 1, len(sums) * 95 // 100)], "days": days}
 

@@ -14,6 +14,7 @@ from smtpguard.daemon.serve.requests import UserRequest
 from smtpguard.daemon.serve.unblock import find_account
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.errors import GuardError, StateError, UnansweredError
+from smtpguard.model import Account
 from smtpguard.state.desk import HistoryDesk, HistoryQuestion
 from smtpguard.state.event_query import EventQuery, show_event, show_incident
 from smtpguard.state.history import History
@@ -23,6 +24,20 @@ from smtpguard.state.writer import StateWriter
 from smtpguard.text import render_user, render_words
 
 log = logging.getLogger(__name__)
+
+
+def find_past(accounts: AccountDirectory, user: str) -> tuple[Account | None, str | None]:
+    """Whose history is meant: an account, or the name of one that is gone, which is in the history.
+
+    Raises:
+        UnansweredError: It could not be found out.
+    """
+    try:
+        return find_account(accounts, user=user, uid=None), None
+    except UnansweredError:
+        raise
+    except GuardError:
+        return None, user
 
 
 class HistoryCommand:
@@ -94,14 +109,8 @@ class HistoryCommand:
         return self.ask(look)
 
     def _build_query(self, request: HistoryRequest) -> EventQuery:
-        uid, name = None, None
-        if request.user:
-            try:
-                uid = find_account(self._accounts, user=request.user, uid=None).uid
-            except UnansweredError:
-                raise
-            except GuardError:  # an account that is gone: its name is in the history
-                name = request.user
+        account, name = find_past(self._accounts, request.user) if request.user else (None, None)
+        uid = None if account is None else account.uid
         span = Span(since_ns=request.since_ns, until_ns=request.until_ns, uid=uid, name=name, limit=request.rows)
         return EventQuery(
             span=span,

@@ -7,12 +7,11 @@ from smtpguard.control.answer import Answer
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.serve.asker import Asker
 from smtpguard.daemon.serve.block_list import BlockList
-from smtpguard.daemon.serve.history_command import HistoryCommand
+from smtpguard.daemon.serve.history_command import HistoryCommand, find_past
 from smtpguard.daemon.serve.history_requests import WhyRequest
 from smtpguard.daemon.serve.status import Status
-from smtpguard.daemon.serve.unblock import find_account
 from smtpguard.enrich.accounts.directory import AccountDirectory
-from smtpguard.errors import GuardError, StateError, UnansweredError
+from smtpguard.errors import GuardError, StateError
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS, Account
 from smtpguard.policy.engine import Engine
@@ -61,13 +60,7 @@ class WhyCommand:
         """What is known now, and what was until then."""
         if not request.user:
             raise GuardError("whom is it about?", fix="smtpguard why USER")
-        account, name = None, None
-        try:
-            account = find_account(self._accounts, user=request.user, uid=None)
-        except UnansweredError:
-            raise
-        except GuardError:  # an account that is gone: its name is in the history
-            name = request.user
+        account, name = find_past(self._accounts, request.user)
         is_now = request.at_ns is None
         live = self._show_live(account) if account is not None and is_now else None
         at_ns = time.time_ns() if request.at_ns is None else request.at_ns
