@@ -12,6 +12,8 @@ from smtpguard.cli.history_options import (
     build_times,
     filter_options,
     parse_networks,
+    print_more,
+    without_time,
 )
 
 COLUMNS = (
@@ -77,15 +79,15 @@ def command(
     if follow:
         _follow(source, args, found.items, as_json=as_json, as_csv=as_csv)
     elif as_json:
-        print_json({"events": [_without_ns(event) for event in found.items], "more": found.has_more})
+        print_json({"events": [without_time("events", event) for event in found.items], "more": found.has_more})
     elif as_csv:
         _print_csv(found.items, head=True)
     elif not found.items:
         click.echo("Nothing of that kind has happened.")
     else:
         print_table(("TIME", "USER", "KIND", "MODE", "WHAT"), [_row(event) for event in found.items])
-    if found.has_more and not follow and not as_json:
-        click.echo(f"There is more: --rows {rows * 10}, or --until {found.items[-1]['time']}", err=True)
+    if not follow and not as_json:
+        print_more(found, rows, "time")
 
 
 def describe_event(event: Json) -> str:
@@ -150,10 +152,6 @@ def _check_kinds(text: str) -> list[str]:
     return kinds
 
 
-def _without_ns(event: Json) -> Json:
-    return {name: value for name, value in event.items() if name != "time_ns"}
-
-
 def _print_csv(events: list[Json], *, head: bool) -> None:
     import csv
     import io
@@ -178,12 +176,13 @@ def _follow(source: HistorySource, args: Ask, events: list[Json], *, as_json: bo
             _print_csv(fresh, head=head)
         for event in [] if as_csv else fresh:
             if as_json:
-                print_json(_without_ns(event))
+                print_json(without_time("events", event))
             else:
                 click.echo("  ".join(cell for cell in _row(event) if cell))
         sys.stdout.flush()
         head = False
-        seen = {repr(event) for event in events} | {text for text in seen if not events}
+        if events:
+            seen = set(map(repr, events))
         last_ns = max((event["time_ns"] for event in events), default=args["since_ns"])
         try:
             time.sleep(_FOLLOW_S)

@@ -1,10 +1,9 @@
 """What `events` and `incidents` have in common: their filters, and who answers: the daemon, else the file itself."""
 
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.decorators import FC
@@ -12,10 +11,15 @@ from click.decorators import FC
 from smtpguard.cli.common import find_socket
 from smtpguard.errors import NoDaemonError, PrivilegeError
 
+if TYPE_CHECKING:
+    from smtpguard.state.history_page import Verb
+
 PAGE = 1000
 MAX_ROWS = 100_000
 Json = dict[str, Any]
 Ask = dict[str, Any]
+_TIMES = {"events": "time_ns", "incidents": "last_ns"}
+"""The field by which pages go on; not shown."""
 
 
 def filter_options(command: FC) -> FC:
@@ -60,15 +64,15 @@ class HistorySource:
         self._config_path = config_path
         self._socket = find_socket(config_path, socket_path)
 
-    def find(self, verb: str, rows: int, args: Ask) -> HistoryPage:
+    def find(self, verb: "Verb", rows: int, args: Ask) -> HistoryPage:
         """Ask, page by page.
 
         Args:
-            verb: "events" or "incidents".
+            verb: Of what.
             rows: How many at most.
             args: As HistoryRequest has them.
         """
-        key = "time_ns" if verb == "events" else "last_ns"
+        key = _TIMES[verb]
         items: list[Json] = []
         seen: set[str] = set()
         args = dict(args) | {"rows": min(PAGE, rows + 1)}
@@ -81,7 +85,7 @@ class HistorySource:
             seen.update(map(repr, fresh))
             args["until_ns"] = items[-1][key] + 1  # others of the same moment come again
 
-    def _ask(self, verb: str, args: Ask) -> HistoryPage:
+    def _ask(self, verb: "Verb", args: Ask) -> HistoryPage:
         from smtpguard.control.client import ask
 
         try:
@@ -90,9 +94,10 @@ class HistorySource:
             return self._read(verb, args, nobody)
         return HistoryPage(items=answer["items"], has_more=answer.get("has_more", False))
 
-    def _read(self, verb: str, args: Ask, nobody: NoDaemonError) -> HistoryPage:
-        from smtpguard.state.event_query import EventQuery, show_event, show_incident
+    def _read(self, verb: "Verb", args: Ask, nobody: NoDaemonError) -> HistoryPage:
+        from smtpguard.state.event_query import EventQuery
         from smtpguard.state.history import History
+        from smtpguard.state.history_page import find_page
         from smtpguard.state.span import Span
 
         path = find_history_file(self._config_path, nobody)
@@ -109,12 +114,25 @@ class HistorySource:
             rule=args.get("rule"),
         )
         with History(path) as history:
-            if verb == "events":
-                events, has_more = history.find_events(query)
-                return HistoryPage(items=[show_event(row) for row in events], has_more=has_more)
-            incidents, has_more = history.find_incidents(query, is_open=args.get("is_open", False))
-            now_ns = time.time_ns()
-            return HistoryPage(items=[show_incident(*row, now_ns) for row in incidents], has_more=has_more)
+            items, has_more = find_page(history, verb, query, is_open=args.get("is_open", False))
+        return HistoryPage(items=items, has_more=has_more)
+
+
+def without_time(verb: "Verb", item: Json) -> Json:
+    """An item as it is shown."""
+    return {name: value for name, value in item.items() if name != _TIMES[verb]}
+
+
+def print_more(found: HistoryPage, rows: int, field: str) -> None:
+    """How to see what was left out, on stderr.
+
+    Args:
+        found: What is shown.
+        rows: How many were asked for.
+        field: The last one's time.
+    """
+    if found.has_more:
+        click.echo(f"There is more: --rows {rows * 10}, or --until {found.items[-1][field]}", err=True)
 
 
 def find_history_file(config_path: str | None, nobody: NoDaemonError) -> str:

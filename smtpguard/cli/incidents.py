@@ -5,7 +5,16 @@ from typing import Any
 import click
 
 from smtpguard.cli.common import config_option, json_option, print_json, print_table, socket_option
-from smtpguard.cli.history_options import Ask, HistorySource, Json, ask_daemon, build_times, filter_options
+from smtpguard.cli.history_options import (
+    Ask,
+    HistorySource,
+    Json,
+    ask_daemon,
+    build_times,
+    filter_options,
+    print_more,
+    without_time,
+)
 
 
 @click.group("incidents", invoke_without_command=True)
@@ -33,7 +42,7 @@ def command(
     args |= build_times(since, until)
     found = HistorySource(config_path, socket_path).find("incidents", rows, args)
     if as_json:
-        items = [{name: value for name, value in item.items() if name != "last_ns"} for item in found.items]
+        items = [without_time("incidents", item) for item in found.items]
         print_json({"incidents": items, "more": found.has_more})
         return
     if not found.items:
@@ -41,8 +50,7 @@ def command(
         return
     head = ("ID", "USER", "FIRST", "LAST", "MODE", "VERDICTS", "ATTEMPTS", "REFUSED", "PEAK/MIN", "STATE", "RULES")
     print_table(head, [_row(item) for item in found.items])
-    if found.has_more:
-        click.echo(f"There is more: --rows {rows * 10}, or --until {found.items[-1]['last']}", err=True)
+    print_more(found, rows, "last")
 
 
 @command.command("close")

@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from smtpguard.cli import main
 from smtpguard.cli.events import COLUMNS, describe_event, escape_cell
 from smtpguard.model import NS, Mode
+from smtpguard.policy.incidents import GAP_NS
 from smtpguard.state import statements
-from smtpguard.state.event_query import GAP_NS, EventQuery, show_event, show_incident
+from smtpguard.state.event_query import EventQuery, show_event, show_incident
 from smtpguard.state.history import History
 from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow
 from smtpguard.state.span import Span

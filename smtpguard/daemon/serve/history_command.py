@@ -16,8 +16,9 @@ from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.errors import GuardError, StateError, UnansweredError
 from smtpguard.model import Account
 from smtpguard.state.desk import HistoryDesk, HistoryQuestion
-from smtpguard.state.event_query import EventQuery, show_event, show_incident
+from smtpguard.state.event_query import EventQuery
 from smtpguard.state.history import History
+from smtpguard.state.history_page import Verb, find_page
 from smtpguard.state.rows import ChangeRow, IncidentRow
 from smtpguard.state.span import Span
 from smtpguard.state.writer import StateWriter
@@ -59,25 +60,12 @@ class HistoryCommand:
     def events(self, request: HistoryRequest, asker: Asker) -> Answer:
         """What happened, the newest first."""
         del asker
-        query = self._build_query(request)
-
-        def look(history: History) -> Pages:
-            rows, more = history.find_events(query)
-            return Pages(head={"has_more": more}, items=[show_event(row) for row in rows])
-
-        return self.ask(look)
+        return self._find("events", request)
 
     def incidents(self, request: HistoryRequest, asker: Asker) -> Answer:
         """Incidents, the newest first."""
         del asker
-        query = self._build_query(request)
-
-        def look(history: History) -> Pages:
-            rows, more = history.find_incidents(query, is_open=request.is_open)
-            now_ns = time.time_ns()
-            return Pages(head={"has_more": more}, items=[show_incident(*row, now_ns) for row in rows])
-
-        return self.ask(look)
+        return self._find("incidents", request)
 
     def note(self, request: UserRequest, asker: Asker) -> Answer:
         """Keep what a person has to say about a user."""
@@ -105,6 +93,15 @@ class HistoryCommand:
                 return {"text": f"Incident {row.id} of {user} is closed already."}
             self._state.add(_closing(row, asker, request.reason))
             return {"text": f"Incident {row.id} of {user} is closed."}
+
+        return self.ask(look)
+
+    def _find(self, verb: Verb, request: HistoryRequest) -> Later:
+        query = self._build_query(request)
+
+        def look(history: History) -> Pages:
+            items, has_more = find_page(history, verb, query, is_open=request.is_open)
+            return Pages(head={"has_more": has_more}, items=items)
 
         return self.ask(look)
 
