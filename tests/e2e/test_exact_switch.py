@@ -53,17 +53,22 @@ def passed(host: Host, to: Sequence[str]) -> int:
     return host.connect(SPAMMER, len(to), to=to).ok
 
 
+def expect_unread_to_count(host: Host) -> None:
+    """What the user attempts while a reload waits counts once it is carried out."""
+    child = begin_reload(host)
+    fill_the_ring(host)
+    assert passed(host, FAN[:BEFORE]) == BEFORE
+    end_reload(host, child)
+    assert passed(host, FAN[BEFORE : BEFORE + LIMIT]) == LIMIT - BEFORE
+    wait_for(lambda: host.events("BLOCK"))
+
+
 @pytest.mark.parametrize("count", BOTH)
 def test_what_a_dry_run_has_not_read_yet_counts_when_it_ends(count: str) -> None:
     with Host(sources=["bpf"], rules=rules(count), dry_run=True) as host:
         host.start()
         host.configure(dry_run=False)
-        child = begin_reload(host)
-        fill_the_ring(host)
-        assert passed(host, FAN[:BEFORE]) == BEFORE
-        end_reload(host, child)
-        assert passed(host, FAN[BEFORE : BEFORE + LIMIT]) == LIMIT - BEFORE
-        wait_for(lambda: host.events("BLOCK"))
+        expect_unread_to_count(host)
 
 
 @pytest.mark.long
@@ -72,12 +77,7 @@ def test_what_other_rules_have_not_read_yet_counts_for_the_new_ones(count: str) 
     with Host(sources=["bpf"], rules=rules(count, limit=LIMIT * 3)) as host:
         host.start()
         host.configure(rules=rules(count))
-        child = begin_reload(host)
-        fill_the_ring(host)
-        assert passed(host, FAN[:BEFORE]) == BEFORE
-        end_reload(host, child)
-        assert passed(host, FAN[BEFORE : BEFORE + LIMIT]) == LIMIT - BEFORE
-        wait_for(lambda: host.events("BLOCK"))
+        expect_unread_to_count(host)
 
 
 @pytest.mark.parametrize("count", BOTH)

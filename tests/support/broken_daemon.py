@@ -4,7 +4,6 @@ While DIRECTORY/NAME exists, the part of that name raises; `ensure`, `remove` an
 them. The supervision loses its patience sooner.
 """
 
-import logging
 import sys
 import threading
 import time
@@ -17,11 +16,9 @@ from smtpguard.daemon import supervision
 from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.record.journal import Journal
 from smtpguard.daemon.serve.handlers import Handlers
-from smtpguard.daemon.service import Service, serve
-from smtpguard.daemon.startup.handoff import Start
-from smtpguard.errors import EnforceError, GuardError
+from smtpguard.errors import EnforceError
 from smtpguard.policy.engine import Engine
-from smtpguard.settings.load import load_settings
+from tests.support.own_daemon import run_daemon
 
 
 def make_breakable(kind: type, method: str, path: Path, error: type[Exception] = RuntimeError) -> None:
@@ -67,20 +64,8 @@ def main() -> int:
         make_breakable(NftEnforcer, method, Path(directory) / name, EnforceError)
     supervision.WELL_NS //= 10
     supervision.LAST_NS //= 30
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    sound = Service.run
-
-    def run(service: Service) -> None:
-        threading.Thread(target=break_a_thread, args=[Path(directory) / "errand"], name="errand", daemon=True).start()
-        sound(service)
-
-    setattr(Service, "run", run)  # noqa: B010 - as make_breakable does
-    try:
-        serve(load_settings(config), Start(config_path=config))
-    except GuardError as error:
-        sys.stderr.write(f"smtpguard: {error}\n")
-        return 1
-    return 0
+    errand = threading.Thread(target=break_a_thread, args=[Path(directory) / "errand"], name="errand", daemon=True)
+    return run_daemon(config, errand.start)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ what that is; when it goes, DIRECTORY/traced has them, in the order in which the
 """
 
 import json
-import logging
 import os
 import sys
 import threading
@@ -20,12 +19,9 @@ from smtpguard.daemon.loop import Loop
 from smtpguard.daemon.record.enrichment_queue import Entry
 from smtpguard.daemon.serve.requests import UnblockRequest
 from smtpguard.daemon.serve.unblock import Freed, Unblocked
-from smtpguard.daemon.service import Service, serve
-from smtpguard.daemon.startup.handoff import Start
-from smtpguard.errors import GuardError
 from smtpguard.model import Block, Connect, Ended, Refusal, Verdict
 from smtpguard.policy.counters import Excess
-from smtpguard.settings.load import load_settings
+from tests.support.own_daemon import run_daemon
 
 TOP = f"{Path(smtpguard.__file__).parent}/"
 FORMS = (Connect, Excess, Verdict, Block, Refusal, Deny, Entry, UnblockRequest, Ended, Freed, Unblocked)
@@ -128,21 +124,13 @@ def _is_inside(frame: FrameType | None, names: Container[str]) -> bool:
 def main() -> int:
     """Run until a signal."""
     directory, _, config = sys.argv[1:4]
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    tracer, sound = Tracer(Path(directory)), Service.run
+    tracer = Tracer(Path(directory))
 
-    def run(service: Service) -> None:
+    def begin() -> None:
         threading.Thread(target=tracer.watch, name="tracer", daemon=True).start()
         sys.setprofile(tracer.note)
-        sound(service)
 
-    setattr(Service, "run", run)  # noqa: B010 - as in broken_daemon.py
-    try:
-        serve(load_settings(config), Start(config_path=config))
-    except GuardError as error:
-        sys.stderr.write(f"smtpguard: {error}\n")
-        return 1
-    return 0
+    return run_daemon(config, begin)
 
 
 if __name__ == "__main__":
