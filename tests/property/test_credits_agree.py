@@ -198,15 +198,20 @@ class World:
     def act(self, decisions: list[Decision]) -> None:
         for decision in decisions:
             if isinstance(decision, Block | Ended):
-                if (decision if isinstance(decision, Block) else decision.block).mode == "dry-run":
-                    continue
                 block = decision if isinstance(decision, Block) else decision.block
-                until = 0 if isinstance(decision, Ended) else block.until_ns
-                for port in [None] if block.ports is None else block.ports:
-                    self.program.deny[block.subject.id, port] = until
+                self.carry_out(block.subject.id)
             elif isinstance(decision, AllowanceEnded):
                 self.limits.reset(decision.allowance.subject.id, decision.time_ns - 1)
                 self.refresh()
+
+    def carry_out(self, uid: int) -> None:
+        """What the kernel is to refuse somebody, from all blocks that are in force: one ends, another goes on."""
+        for key in [key for key in self.program.deny if key[0] == uid]:
+            del self.program.deny[key]
+        for block in self.engine.blocks():
+            if block.subject.id == uid and block.mode == "enforce":
+                for port in [None] if block.ports is None else block.ports:
+                    self.program.deny[uid, port] = max(block.until_ns, self.program.deny.get((uid, port), 0))
 
     def deliver(self, connects: list[Connect]) -> None:
         for connect in connects:
