@@ -1,7 +1,9 @@
 """What the documents for developers name is there."""
 
 import re
+from collections import Counter
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -25,3 +27,36 @@ def test_files_and_links_that_a_document_names_are_there(document: Path) -> None
 def test_every_room_is_told_of() -> None:
     rooms = {path.name for path in (TOP / "smtpguard").iterdir() if (path / "__init__.py").exists()}
     assert rooms == set(re.findall(r"`smtpguard/(\w+)/`", (TOP / "CONTRIBUTING.md").read_text("utf-8")))
+
+
+@pytest.fixture(scope="module")
+def drawing() -> list[ET.Element]:
+    """The texts of docs/architecture.svg."""
+    root = ET.fromstring((TOP / "docs" / "architecture.svg").read_text("utf-8"))  # noqa: S314 - our own
+    return root.findall(".//{http://www.w3.org/2000/svg}text")
+
+
+def test_the_drawing_names_every_room(drawing: list[ET.Element]) -> None:
+    named = {word for text in drawing if text.get("class") == "room" for word in (text.text or "").split()}
+    rooms = {f"{path.parent.name}/" for path in (TOP / "smtpguard").glob("*/__init__.py")} - {"daemon/"}
+    rooms |= {f"daemon/{path.parent.name}/" for path in (TOP / "smtpguard" / "daemon").glob("*/__init__.py")}
+    assert rooms - named == set(), "add it to docs/architecture.svg"
+    places = (TOP / "smtpguard", TOP / "smtpguard" / "daemon")
+    assert [name for name in named if not any((place / name).exists() for place in places)] == []
+
+
+@pytest.mark.parametrize(
+    ("way", "title"), [("connect", "The way of a connect"), ("unblock", "The way of an `unblock`")]
+)
+def test_the_drawing_has_each_step_in_its_room(drawing: list[ET.Element], way: str, title: str) -> None:
+    text = (TOP / "docs" / "architecture.md").read_text("utf-8").split(f"### {title}\n", 1)[1].split("\n#", 1)[0]
+    files = {int(number): file for number, file in re.findall(r"^(\d+)\. `([\w/]+\.py)`", text, re.MULTILINE)}
+    drawn: Counter[int] = Counter()
+    for label in drawing:
+        if label.get("class") == f"step {way}":
+            for span in (label.text or "").split():
+                first, _, last = span.partition("-")
+                for number in range(int(first), int(last or first) + 1):
+                    drawn[number] += 1
+                    assert files[number].startswith(label.get("data-room", "none")), (number, files[number])
+    assert drawn == Counter(files.keys()), "each step once"
