@@ -7,7 +7,7 @@ what goes beyond is still in the figures, and is counted.
 
 from dataclasses import dataclass
 
-from smtpguard.settings import DAY_NS, MINUTE_NS
+from smtpguard.settings import DAY_NS, HOUR_NS, MINUTE_NS
 from smtpguard.state import statements
 from smtpguard.state.columns import Statement
 
@@ -58,10 +58,10 @@ class Tally:
         dropped: Places, and figures of users beyond the bound, that were not kept.
     """
 
-    __slots__ = ("_day", "_outcomes", "_outcomes_of", "_own", "_places", "_rows", "_users", "dropped")
+    __slots__ = ("_hour", "_outcomes", "_outcomes_of", "_own", "_places", "_rows", "_users", "dropped")
 
     def __init__(self) -> None:
-        self._day = 0
+        self._hour = 0
         self._users: dict[int, _User] = {}
         self._places = 0
         self._outcomes: dict[tuple[int, int, bytes, int], _Outcome] = {}
@@ -93,7 +93,7 @@ class Tally:
             is_counted: Whether the rules count it: who went to exempt destinations only is new to `novel` rules still.
         """
         user = self._users.get(uid)
-        if user is None or wall_ns // DAY_NS != self._day:
+        if user is None or wall_ns // HOUR_NS != self._hour:
             user = self._find(uid, wall_ns)
             if user is None:
                 return
@@ -133,7 +133,7 @@ class Tally:
             own: From which address of the host; None if not known.
             error: How it failed; None if it was connected.
         """
-        outcome_key = (wall_ns // DAY_NS, uid, address, port)
+        outcome_key = (wall_ns // HOUR_NS, uid, address, port)
         outcome = self._outcomes.get(outcome_key)
         if outcome is None:
             if not self._has_room("outcomes", uid, MAX_PLACES_PER_USER, len(self._outcomes)):
@@ -166,13 +166,13 @@ class Tally:
 
     def take(self) -> list[Statement]:
         """The sums as statements for `StateWriter.add_activity`; begins anew. What is most precious comes first."""
-        self._end_day()
+        self._end_hour()
         rows, self._rows = self._rows, []
         rows += [
             statements.add_outcome(
-                day, uid, address, port, connected=o.connected, failed=o.failed, error=o.error, error_ns=o.error_ns
+                hour, uid, address, port, connected=o.connected, failed=o.failed, error=o.error, error_ns=o.error_ns
             )
-            for (day, uid, address, port), o in self._outcomes.items()
+            for (hour, uid, address, port), o in self._outcomes.items()
         ]
         rows += [
             statements.add_own_address(day, uid, address, connected=own.connected, last_ns=own.last_ns)
@@ -183,11 +183,11 @@ class Tally:
         return rows
 
     def _find(self, uid: int, wall_ns: int) -> _User | None:
-        """A user's sums of an attempt's day; None if there are too many users."""
-        day = wall_ns // DAY_NS
-        if day != self._day:
-            self._end_day()
-            self._day = day
+        """A user's sums of an attempt's hour; None if there are too many users."""
+        hour = wall_ns // HOUR_NS
+        if hour != self._hour:
+            self._end_hour()
+            self._hour = hour
         user = self._users.get(uid)
         if user is None:
             if len(self._users) >= MAX_USERS or len(self._rows) > MAX_ROWS:
@@ -196,8 +196,8 @@ class Tally:
             user = self._users[uid] = _User()
         return user
 
-    def _end_day(self) -> None:
-        """Make statements of the sums of one day."""
+    def _end_hour(self) -> None:
+        """Make statements of the sums of one hour."""
         users, self._users, self._places = self._users, {}, 0
         self._rows += [
             statements.add_minute(minute, uid, connects=sums[0], refused=sums[1], messages=sums[2], recipients=sums[3])
@@ -211,7 +211,7 @@ class Tally:
         ]
         self._rows += [
             statements.add_destination(
-                self._day, uid, *key, first_ns=sums[0], last_ns=sums[1], connects=sums[2], refused=sums[3]
+                self._hour, uid, *key, first_ns=sums[0], last_ns=sums[1], connects=sums[2], refused=sums[3]
             )
             for uid, user in users.items()
             for key, sums in user.places.items()

@@ -16,7 +16,7 @@ from typing import Self
 from urllib.parse import quote
 
 from smtpguard.errors import StateError
-from smtpguard.settings import DAY_NS, MINUTE_NS
+from smtpguard.settings import HOUR_NS, MINUTE_NS
 from smtpguard.state.event_query import EventQuery
 from smtpguard.state.migrations import VERSION, NewerVersionError, check_version
 from smtpguard.state.minute_windows import sum_windows
@@ -153,14 +153,14 @@ class History:
         ]
 
     def top_places(self, span: Span, by: By) -> list[Total]:
-        """Where connections went, or which scripts made them, by whole days (UTC); the busiest first.
+        """Where connections went, or which scripts made them, by whole hours; the busiest first.
 
         Args:
-            span: Which part; days that it touches count whole.
+            span: Which part; hours that it touches count whole.
             by: What is summed up.
         """
         column = {"address": "address", "port": "port", "script": "script"}[by]
-        where, parameters = span.where("day", has_name=False, unit_ns=DAY_NS)
+        where, parameters = span.where("hour", has_name=False, unit_ns=HOUR_NS)
         rows = self._read(
             f"SELECT {column}, sum(connects), sum(refused), count(DISTINCT uid) FROM destinations"  # noqa: S608
             f" WHERE {where} GROUP BY {column} ORDER BY sum(connects) DESC, {column} LIMIT ?",
@@ -203,8 +203,8 @@ class History:
         return self._read(sql, uid, since_ns // MINUTE_NS, until_ns // MINUTE_NS)
 
     def places_of(self, span: Span) -> list[Row]:
-        """Address, port, attempts and refused ones by where a user went, by whole days; the most refused first."""
-        where, parameters = span.where("day", has_name=False, unit_ns=DAY_NS)
+        """Address, port, attempts and refused ones by where a user went, by whole hours; the most refused first."""
+        where, parameters = span.where("hour", has_name=False, unit_ns=HOUR_NS)
         sql = (
             "SELECT address, port, sum(connects), sum(refused) FROM destinations"  # noqa: S608 - constants
             f" WHERE {where} GROUP BY address, port ORDER BY sum(refused) DESC, sum(connects) DESC, address LIMIT ?"
@@ -213,7 +213,7 @@ class History:
 
     def outcomes_of(self, span: Span) -> dict[tuple[bytes, int], Row]:
         """Connected, failed, last error and when, by address and port."""
-        where, parameters = span.where("day", has_name=False, unit_ns=DAY_NS)
+        where, parameters = span.where("hour", has_name=False, unit_ns=HOUR_NS)
         sql = (
             "SELECT address, port, sum(connected), sum(failed), error, max(error_ns) FROM outcomes"  # noqa: S608
             f" WHERE {where} GROUP BY address, port LIMIT ?"

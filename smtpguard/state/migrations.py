@@ -130,7 +130,17 @@ CREATE TABLE watched (since_ns INTEGER NOT NULL PRIMARY KEY, until_ns INTEGER NO
 """`outcomes` and `own_addresses` say what became of connections that were let through; `watched` from when to when a
 source saw them: what lies between is not known."""
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _IDS_OF_BLOCKS, _FACTS, _PORTS_OF_BLOCKS, _EVERYTHING, _RECORD)
+_PLACES_BY_HOUR = """
+ALTER TABLE destinations RENAME COLUMN day TO hour;
+UPDATE destinations SET hour = first_ns / 3600000000000;
+ALTER TABLE outcomes RENAME COLUMN day TO hour;
+UPDATE outcomes SET hour = hour * 24;
+"""
+"""A day of 24 hours begins at midnight UTC, and the administrator's does not; theirs may have 23 or 25."""
+
+MIGRATIONS: tuple[str, ...] = (
+    *(_FIRST, _IDS_OF_BLOCKS, _FACTS, _PORTS_OF_BLOCKS, _EVERYTHING, _RECORD, _PLACES_BY_HOUR),
+)
 """SQL that leads from version N to N + 1. Append only: files out there hold every version."""
 
 VERSION = len(MIGRATIONS)

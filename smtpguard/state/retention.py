@@ -6,21 +6,21 @@ never touched. What one user does never costs another theirs: the rows of each u
 
 import sqlite3
 
-from smtpguard.settings import DAY_NS, MINUTE_NS
+from smtpguard.settings import DAY_NS, HOUR_NS, MINUTE_NS
 
 STEP_ROWS = 2000
 """At most so many rows of one table are deleted in one step: some 10 ms."""
-MAX_DESTINATIONS_PER_DAY = 2000
-"""Rows per user and day that are kept of where they went, and of what became of it: the busiest ones."""
+MAX_DESTINATIONS_PER_DAY = 6000
+"""Rows per user and day that are kept of where they went in which hour, and of what became of it: the busiest ones."""
 MAX_OWN_ADDRESSES_PER_DAY = 64
 """The same of the host's own addresses: IPV6_FREEBIND lets a tenant claim any number."""
 MEMORY_NS = 30 * DAY_NS
 """How long at least it is remembered who was blocked before (`escalation.forget`) and who has sent (`novel`)."""
-_CROWDED: tuple[tuple[str, str, str], ...] = (
-    # table, what names a row of one user and day, what makes a row worth keeping
-    ("destinations", "address, port, script", "connects, last_ns"),
-    ("outcomes", "address, port", "connected + failed, error_ns"),
-    ("own_addresses", "address", "connected, last_ns"),
+_CROWDED: tuple[tuple[str, str, int, str, str], ...] = (
+    # table, its column of time, how much of that is a day, what else names a user's row, what makes it worth keeping
+    ("destinations", "hour", 24, "address, port, script", "connects, last_ns"),
+    ("outcomes", "hour", 24, "address, port", "connected + failed, error_ns"),
+    ("own_addresses", "day", 1, "address", "connected, last_ns"),
 )
 
 _AGES: tuple[tuple[str, str, str, int], ...] = (
@@ -33,8 +33,8 @@ _AGES: tuple[tuple[str, str, str, int], ...] = (
     ("changes", "id", "time_ns", 1),
     ("incidents", "uid, netns, first_ns", "last_ns", 1),
     ("minutes", "minute, uid", "minute", MINUTE_NS),
-    ("destinations", "day, uid, address, port, script", "day", DAY_NS),
-    ("outcomes", "day, uid, address, port", "day", DAY_NS),
+    ("destinations", "hour, uid, address, port, script", "hour", HOUR_NS),
+    ("outcomes", "hour, uid, address, port", "hour", HOUR_NS),
     ("own_addresses", "day, uid, address", "day", DAY_NS),
     ("watched", "since_ns", "until_ns", 1),
 )
@@ -101,18 +101,21 @@ def _delete_before(connection: sqlite3.Connection, table: str, key: str, column:
 def _delete_rare(connection: sqlite3.Connection, today: int, share: int) -> int:
     """Thin out where users went today and yesterday, to `share` rows a user and day."""
     deleted = 0
-    for table, key, worth in _CROWDED:
+    for table, column, a_day, key, worth in _CROWDED:
         most = min(share, MAX_OWN_ADDRESSES_PER_DAY) if table == "own_addresses" else share
         crowded = connection.execute(
-            f"SELECT day, uid, count(*) FROM {table} WHERE day >= ? GROUP BY day, uid HAVING count(*) > ?",  # noqa: S608 - constants
-            (today - 1, most),
+            f"SELECT {column} / {a_day} AS d, uid, count(*) FROM {table} WHERE {column} >= ?"  # noqa: S608 - constants
+            " GROUP BY d, uid HAVING count(*) > ?",
+            ((today - 1) * a_day, most),
         ).fetchall()
         for day, uid, rows in crowded:
             if deleted >= STEP_ROWS:
                 break
+            theirs, named = f"{column} >= ? AND {column} < ? AND uid = ?", f"{column}, {key}"
+            whose = (day * a_day, (day + 1) * a_day, uid)
             deleted += connection.execute(
-                f"DELETE FROM {table} WHERE day = ? AND uid = ? AND ({key}) IN"  # noqa: S608 - constants
-                f" (SELECT {key} FROM {table} WHERE day = ? AND uid = ? ORDER BY {worth} LIMIT ?)",
-                (day, uid, day, uid, min(rows - most, STEP_ROWS)),
+                f"DELETE FROM {table} WHERE {theirs} AND ({named}) IN"  # noqa: S608 - constants
+                f" (SELECT {named} FROM {table} WHERE {theirs} ORDER BY {worth} LIMIT ?)",
+                (*whose, *whose, min(rows - most, STEP_ROWS)),
             ).rowcount
     return deleted

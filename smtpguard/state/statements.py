@@ -189,17 +189,17 @@ def put_watched(since_ns: int, until_ns: int) -> Statement:
 
 
 def add_outcome(
-    day: int, uid: int, address: bytes, port: int, *, connected: int, failed: int, error: str | None, error_ns: int
+    hour: int, uid: int, address: bytes, port: int, *, connected: int, failed: int, error: str | None, error_ns: int
 ) -> Statement:
-    """Add to what became of a user's connections to one place on one day (days since the epoch)."""
+    """Add to what became of a user's connections to one place in one hour (hours since the epoch)."""
     return Statement(
         sql=(
-            "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (day, uid, address, port) DO UPDATE SET"
+            "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (hour, uid, address, port) DO UPDATE SET"
             " connected = connected + excluded.connected, failed = failed + excluded.failed,"
             " error = CASE WHEN excluded.error_ns >= error_ns THEN excluded.error ELSE error END,"
             " error_ns = max(error_ns, excluded.error_ns)"
         ),
-        parameters=(day, uid, address, port, connected, failed, error, error_ns),
+        parameters=(hour, uid, address, port, connected, failed, error, error_ns),
     )
 
 
@@ -227,19 +227,19 @@ def add_minute(minute: int, uid: int, *, connects: int, refused: int, messages: 
 
 
 def add_destination(
-    day: int, uid: int, address: bytes, port: int, script: bytes, *, first_ns: int, last_ns: int, connects: int,
+    hour: int, uid: int, address: bytes, port: int, script: bytes, *, first_ns: int, last_ns: int, connects: int,
     refused: int,
 ) -> Statement:  # fmt: skip
-    """Add to where a user's script went on one day (days since the epoch)."""
+    """Add to where a user's script went in one hour (hours since the epoch)."""
     return Statement(
         sql=(
             "INSERT INTO destinations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (day, uid, address, port, script) DO UPDATE SET"
+            " ON CONFLICT (hour, uid, address, port, script) DO UPDATE SET"
             " first_ns = min(first_ns, excluded.first_ns), last_ns = max(last_ns, excluded.last_ns),"
             " connects = connects + excluded.connects,"
             " refused = refused + excluded.refused"
         ),
-        parameters=(day, uid, address, port, script, first_ns, last_ns, connects, refused),
+        parameters=(hour, uid, address, port, script, first_ns, last_ns, connects, refused),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from smtpguard.errors import StateError
 from smtpguard.model import NS
-from smtpguard.settings import DAY_NS, MINUTE_NS
+from smtpguard.settings import DAY_NS, HOUR_NS, MINUTE_NS
 from smtpguard.state import desk as desk_module
 from smtpguard.state import span as span_module
 from smtpguard.state import statements
@@ -135,7 +135,7 @@ def test_why_is_bounded_whatever_there_is(store: Store, path: Path, monkeypatch:
             statements.add(verdict(1, NOW_NS + n)),
             statements.add(change(1, NOW_NS + n)),
             statements.add_destination(
-                NOW_NS // DAY_NS, 1, n.to_bytes(4, "big"), n, b"%d" % n, first_ns=1, last_ns=1, connects=n, refused=0
+                NOW_NS // HOUR_NS, 1, n.to_bytes(4, "big"), n, b"%d" % n, first_ns=1, last_ns=1, connects=n, refused=0
             ),
             statements.add_minute(n, 1, connects=1, refused=0, messages=0, recipients=0),
             statements.put(

@@ -10,7 +10,7 @@ import pytest
 
 from smtpguard.errors import StateError
 from smtpguard.model import NS, Account, Block, Connect, Subject, Verdict
-from smtpguard.settings import DAY_NS
+from smtpguard.settings import DAY_NS, HOUR_NS
 from smtpguard.state import retention, statements
 from smtpguard.state.activity import MAX_PLACES_PER_USER, Tally
 from smtpguard.state.columns import Statement
@@ -355,21 +355,21 @@ def test_own_addresses_of_one_user_are_bounded(path: Path) -> None:
     assert kept == [(1, retention.MAX_OWN_ADDRESSES_PER_DAY, 436), (2, 5, 0)]
 
 
-def test_the_tally_keeps_days_apart_and_what_became_of_connections(path: Path) -> None:
+def test_the_tally_keeps_hours_apart_and_what_became_of_connections(path: Path) -> None:
     tally = Tally()
-    midnight = (NOW_NS // DAY_NS + 1) * DAY_NS
-    for wall_ns in (midnight - 1, midnight, midnight - 2):
+    edge = (NOW_NS // HOUR_NS + 1) * HOUR_NS
+    for wall_ns in (edge - 1, edge, edge - 2):
         tally.add_connect(
             1, wall_ns=wall_ns, address=b"\1\2\3\4", port=25, script=None, refused=False, is_counted=False
         )
     told: list[tuple[int, str | None]] = [(2, None), (5, "timed out"), (4, "refused by the other side")]
     for wall_ns, error in told:
-        tally.add_outcome(1, wall_ns=midnight + wall_ns, address=b"\1\2\3\4", port=25, own=b"\5" * 4, error=error)
+        tally.add_outcome(1, wall_ns=edge + wall_ns, address=b"\1\2\3\4", port=25, own=b"\5" * 4, error=error)
     store = open_store(path)
     store.run(tally.take(), durable=False)
     read = store._connection.execute
-    assert read("SELECT day, connects, first_ns FROM destinations ORDER BY day").fetchall() == [
-        (midnight // DAY_NS - 1, 2, midnight - 2), (midnight // DAY_NS, 1, midnight),
+    assert read("SELECT hour, connects, first_ns FROM destinations ORDER BY hour").fetchall() == [
+        (edge // HOUR_NS - 1, 2, edge - 2), (edge // HOUR_NS, 1, edge),
     ]  # fmt: skip
     assert read("SELECT connected, failed, error FROM outcomes").fetchall() == [(1, 2, "timed out")]
     assert read("SELECT address, connected FROM own_addresses").fetchall() == [(b"\5" * 4, 1)]
@@ -412,7 +412,7 @@ def test_one_users_places_cost_no_other_user_his(path: Path, monkeypatch: pytest
     store = open_store(path)
     rows = [
         statements.add_destination(
-            NOW_NS // DAY_NS, uid, n.to_bytes(4, "big"), 25, b"", first_ns=n, last_ns=n, connects=n, refused=0
+            NOW_NS // HOUR_NS - n % 2, uid, n.to_bytes(4, "big"), 25, b"", first_ns=n, last_ns=n, connects=n, refused=0
         )
         for uid, places in ((1, 3000), (2, 40))
         for n in range(places)
@@ -456,6 +456,22 @@ def test_evidence_is_json_and_bounded() -> None:
     assert row.evidence["connect"]["script"] == r"/x\x0a\x22\xff"
     huge = VerdictRow.of(verdict, 0, {"stack": "x" * 100_000})
     assert len(str(statements.add(huge).parameters[-1])) < 100
+
+
+def test_places_of_days_stand_in_hours_after_a_migration(tmp_path: Path) -> None:
+    day = NOW_NS // DAY_NS
+    with contextlib.closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as connection:
+        migrate(connection, MIGRATIONS[:6])
+        for n, first_ns in ((day - 1, (day - 1) * DAY_NS), (day, NOW_NS)):
+            place = (n, 1, b"\1\2\3\4", 25, b"/a", first_ns, NOW_NS, 7, 1)
+            connection.execute("INSERT INTO destinations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", place)
+            connection.execute("INSERT INTO outcomes VALUES (?, 1, ?, 25, 5, 1, 'x', 1)", (n, b"\1\2\3\4"))
+        migrate(connection)
+        places = connection.execute("SELECT hour, connects FROM destinations ORDER BY hour").fetchall()
+        assert places == [((day - 1) * 24, 7), (NOW_NS // HOUR_NS, 7)]
+        assert connection.execute("SELECT hour FROM outcomes ORDER BY hour").fetchall() == [
+            ((day - 1) * 24,), (day * 24,),
+        ]  # fmt: skip
 
 
 def test_blocks_of_before_there_were_ports_refuse_all(tmp_path: Path) -> None:
