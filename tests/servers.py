@@ -31,7 +31,7 @@ _SYSTEM = frozenset({"libc6", "libc-bin", "libc-l10n", "base-files"})
 
 
 class UnavailableError(Exception):
-    """A server can't be had here; the text names what is lacking and is fit for a skip."""
+    """A server is not available here; the text names what is lacking and is fit for a skip."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

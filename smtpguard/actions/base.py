@@ -59,7 +59,7 @@ class Exemptions:
 
     Attributes:
         uids: Inclusive (first, last) uid ranges that are never refused: root, MTA and exempt users.
-        uncapped: Inclusive uid ranges that the cap leaves alone too: who is only told of, and who has an allowance.
+        uncapped: Inclusive uid ranges that the cap leaves alone too: who is report-only, and who has an allowance.
         networks: Exempt destinations and the host's own addresses.
         loopback: Whether 127.0.0.0/8 and ::1 pass too.
         translators: Not what passes, but how networks are told apart: prefixes of the host's own NAT64.

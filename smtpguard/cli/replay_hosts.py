@@ -57,7 +57,7 @@ class Hosts:
     """
 
     def __init__(self, settings: "Settings") -> None:
-        # Who is new can be told only by what was seen before the log began.
+        # Who is new can be known only by what was seen before the log began.
         rules = tuple(rule for rule in settings.rules if rule.novel_ns is None)
         self._settings = replace(settings, dry_run=False, rules=rules)
         self._hosts: dict[bytes | None, Host] = {}

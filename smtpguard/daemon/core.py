@@ -219,7 +219,7 @@ class Core:
         self.table_watch.open()
 
     def _surroundings_changed(self, *, accounts: bool) -> None:
-        """Accounts, own addresses or exempt destinations are others: kernel and engine learn it at once."""
+        """Accounts, own addresses or exempt destinations have changed: kernel and engine learn it at once."""
         if accounts:
             self.guard.reconfigure(self.guard.settings)
         else:

@@ -107,7 +107,7 @@ class HostWatch:
         )
 
     def uncapped(self, allowed: Iterable[int] = ()) -> tuple[tuple[int, int], ...]:
-        """Uid ranges that neither credits nor the cap refuse: who is only told of, and who has an allowance.
+        """Uid ranges that neither credits nor the cap refuse: who is report-only, and who has an allowance.
 
         Args:
             allowed: Accounts that have an allowance.

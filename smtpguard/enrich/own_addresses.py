@@ -59,7 +59,7 @@ class OwnAddresses:
         return -1 if self._socket is None else self._socket.fileno()
 
     def read(self) -> bool:
-        """Take what is to be read; whether the addresses are others than before.
+        """Take what is to be read; whether the addresses have changed.
 
         Raises:
             SourceError: The kernel does not answer.

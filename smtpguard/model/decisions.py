@@ -25,7 +25,7 @@ class Verdict:
         window_ns: Length of the window.
         action: What the rule asks for.
         until_ns: When the block or throttle ends (event time); None for warn.
-        mode: "enforce" if it is to be carried out, "dry-run" if it is only told.
+        mode: "enforce" if it is to be carried out, "dry-run" if it is report-only.
         why_dry: Why mode is "dry-run", for people; "" when enforced.
         connect: The attempt.
         ports: What a block over it refuses; None for all guarded ports.
@@ -106,7 +106,7 @@ class Refusal:
         account: The account at that moment.
         connect: The attempt, with where it wanted to go.
         by: Which means.
-        mode: "dry-run" if nobody refused it and only a block that would be stands against it.
+        mode: "dry-run" if nobody refused it and only a block that would be is active for it.
         counted: Whether it entered windows of enforced rules all the same, as a report-only block hides it from
             report-only windows alone.
     """

@@ -23,7 +23,7 @@ class BlockSpan:
         since_ns, until_ns: From, and up to but not including.
         kind: Block or throttle.
         mode: "enforce" if the kernel refuses.
-        hides: Whether attempts inside are hidden from enforced rules too; else only from those that are only told.
+        hides: Whether attempts inside are hidden from enforced rules too; else from report-only ones alone.
         ports: At which ports; None for all.
         tries: When the last TRIES attempts inside were refused.
     """

@@ -21,7 +21,7 @@ class BlockTable:
     """All blocks. Every method takes and gives event times.
 
     Attributes:
-        changed: Whose blocks are others than before; whoever follows them takes these out.
+        changed: Whose blocks have changed; whoever follows them takes these out.
     """
 
     def __init__(self) -> None:

@@ -27,7 +27,7 @@ class Commands:
         """Take in a block that the engine did not decide: a person's, fail2ban's, or one restored from state.
 
         Args:
-            block: The block; its mode is decided here, but a guard's block that was only told stays so.
+            block: The block; its mode is decided here, but a guard's block that was report-only stays so.
             force: Also for an exempt account, if a person asks.
 
         Returns:
@@ -115,7 +115,7 @@ class Commands:
             ConfigError: A rule counts what can't be counted; nothing has changed then.
 
         Returns:
-            The blocks that ended by it: of whom is exempt or only told now, of uids given to another name; and those
+            The blocks that ended by it: of whom is exempt or report-only now, of uids given to another name; and those
             of uids whose name came, which take it.
         """
         check_rules(settings)
@@ -156,7 +156,7 @@ class Commands:
         return ended
 
     def allow(self, allowance: Allowance) -> list[Decision]:
-        """Give an allowance: what stands against the account ends, and its rules do not hold while the allowance does.
+        """Give an allowance: what is active for the account ends, and its rules do not hold while the allowance does.
 
         A block that a person sets later stands in spite of it. Give a restored one before restored blocks.
 
@@ -177,7 +177,7 @@ class Commands:
         return out
 
     def end_allowance(self, subject: Subject, *, by: str, now_ns: int, reason: str = "") -> list[Decision]:
-        """End an allowance; the rules hold again, from empty windows. Nothing to end is fine."""
+        """End an allowance; the rules hold again, with all counters at 0. Nothing to end is fine."""
         allowance = self._core.roster.allowances.get(subject)
         if allowance is None:
             return []
@@ -185,7 +185,7 @@ class Commands:
         return [AllowanceEnded(time_ns=now_ns, allowance=allowance, by=by, reason=reason)]
 
     def set_off(self, *, off: bool) -> None:
-        """The panic switch. Verdicts are told only while it is off, and so is what follows from them.
+        """The panic switch. Verdicts are report-only while it is off, and so is what follows from them.
 
         Windows and blocks stay, and time goes on for them: what is left of a block holds again when it is on.
         """

@@ -64,7 +64,7 @@ class Grant:
 def choose_credit_rules(rules: Iterable[Rule], guarded: frozenset[int], *, keys: bool = False) -> list[Rule]:
     """The rules that the kernel can enforce, at most MAX_RULES, in the order of the configuration.
 
-    Those that count attempts, refuse, are in earnest and concern everybody: `novel` is for the engine to judge.
+    Those that count attempts, refuse, are enforced and concern everybody: `novel` is for the engine to judge.
 
     Args:
         rules: All rules.

@@ -257,7 +257,7 @@ class Engine:
             ConfigError: A rule counts what can't be counted; nothing has changed then.
 
         Returns:
-            The blocks that ended by it: of whom is exempt or only told now, of uids given to another name; and those
+            The blocks that ended by it: of whom is exempt or report-only now, of uids given to another name; and those
             of uids whose name came, which take it.
         """
         ended = self.commands.reconfigure(settings, directory, now_ns)

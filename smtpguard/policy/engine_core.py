@@ -20,7 +20,7 @@ class EngineCore:
 
     Attributes:
         settings: The configuration.
-        blocks: All blocks and throttles, also those that are only told.
+        blocks: All blocks and throttles, the report-only ones too.
         roster: All subjects with their windows.
         verdicts: What follows from a rule that is exceeded.
         now_ns: Event time of the last `tick`.

@@ -95,7 +95,7 @@ class EngineMemory:
         self._core.roster.bounds.known_ns = since_ns
 
     def escalation(self, subject: Subject) -> Record | None:
-        """How often a subject was blocked in earnest, and when the last of these blocks ends; None if never."""
+        """How often a subject was blocked, enforced, and when the last of these blocks ends; None if never."""
         return self._core.roster.of(subject).records.get("enforce")
 
     def restore_escalation(self, subject: Subject, blocks: int, until_ns: int) -> None:

@@ -14,7 +14,7 @@ class EngineStats:
         dropped: Of these, how many were dropped because the bound was met.
         evicted: Subjects that were forgotten because their pool was full.
         no_uid: Connects without a uid, or on a port that is not guarded: counted for nobody.
-        blocks: Blocks and throttles held, also those that are only told.
+        blocks: Blocks and throttles held, the report-only ones too.
         untold: Verdicts about containers that were too many to be told.
     """
 

@@ -56,7 +56,7 @@ class IsBlocked(Protocol):
     """Knows who is blocked."""
 
     def __call__(self, subject: Subject, /) -> bool:
-        """Whether a block stands against a subject."""
+        """Whether a block is active for a subject."""
         ...
 
 
@@ -67,7 +67,7 @@ class Roster:
         settings: The configuration.
         directory: Accounts.
         limits: How much may be held.
-        held: Whether a subject must not be dropped, because a block stands against it.
+        held: Whether a subject must not be dropped, because a block is active for it.
 
     Attributes:
         bounds: What all windows together hold.
@@ -207,7 +207,7 @@ class Roster:
             watched.why = terms.why
         else:
             plans = self._plans_of(account, why)
-            if plans is watched.plans:  # of all users few are others when accounts have changed
+            if plans is watched.plans:  # of all users few differ when accounts have changed
                 return
         self._forget_lanes(watched)
         watched.rebuild(plans, self.bounds)

@@ -1,7 +1,7 @@
 """The windows of one subject for those of its rules that share a fate: judges an attempt, and takes it in.
 
-A subject has one book, or two where some of its rules are enforced and others only told: a block that would be must
-not hide attempts from the rules that are in earnest.
+A subject has one book, or two where some of its rules are enforced and others report-only: a block that would be must
+not hide attempts from the rules that are enforced.
 
 An exact count of every rule at every attempt costs microseconds, so each look leaves behind how many attempts may
 follow before a rule *can* be exceeded (`RuleWindows.room`, `KeyTable.room`) and until when that holds; the engine's
@@ -177,7 +177,7 @@ class RuleWindows:
                 continue
             table = counter.table
             if counter.left > (self if table is None else table).spent() or at_ns < counter.over_until_ns:
-                continue  # far from its limit, or known to be over and only told: nothing rises
+                continue  # far from its limit, or known to be over and report-only: nothing rises
             edge_ns = max(at_ns - rule.window_ns, counter.floor_ns)
             before = counter.held(edge_ns)
             count = before

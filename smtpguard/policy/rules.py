@@ -1,4 +1,4 @@
-"""Which rules hold for an account, and which of them in earnest. Rules of one mode share a book of windows."""
+"""Which rules hold for an account, and which of them are enforced. Rules of one mode share a book of windows."""
 
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
@@ -25,8 +25,8 @@ class Terms:
 
     Attributes:
         enforced: Rules that are carried out.
-        told: Rules that are only told.
-        why: Why all of them are only told, for people; "" if not all are.
+        told: Rules that are report-only.
+        why: Why all of them are report-only, for people; "" if not all are.
     """
 
     enforced: tuple[Rule, ...] = ()

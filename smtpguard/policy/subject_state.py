@@ -24,7 +24,7 @@ class SubjectState:
 
     Attributes:
         account: The account as it was when the rules were compiled.
-        books: Windows of attempts, for rules in earnest and rules that are only told; empty for whom nothing counts.
+        books: Windows of attempts, for enforced rules and for report-only ones; empty for whom nothing counts.
         failures, volumes: Windows of failed connections, and of bytes, likewise.
         plans: The rules they are of; None without windows.
         why: Why none of its rules is carried out; "" if not so.

@@ -235,7 +235,7 @@ class Verdicts:
         return False
 
     def _may_block(self, watched: SubjectState, mode: Mode, at_ns: int, out: list[Decision]) -> bool:
-        """Ask the breaker. Users who are only told whatever the configuration says are no sign of a fault of ours."""
+        """Ask the breaker. Users who are report-only whatever the configuration says are no sign of a fault of ours."""
         if watched.why in {CONTAINER, HEARD, SHARED}:
             return True
         breaker = self._breakers[mode]

@@ -235,7 +235,7 @@ def read_configuration(path: str | None, *, keep_doubles: bool = False) -> Docum
         keep_doubles: As `parse_document`.
 
     Raises:
-        ConfigError: It is not there although it was named, can't be trusted or read, or is no YAML.
+        ConfigError: It is not there although it was named, can't be trusted or read, or is not valid YAML.
     """
     found = read_text(path)
     return None if found is None else parse_document(*found, keep_doubles=keep_doubles)

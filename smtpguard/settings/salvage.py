@@ -1,4 +1,4 @@
-"""Where a guard is to be found by a file that is wrong, even one that is no YAML: each section is read by itself."""
+"""Where a guard is to be found by a file that is wrong, even one that is not valid YAML: each section is read alone."""
 
 from typing import Any
 

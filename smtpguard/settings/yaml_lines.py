@@ -229,7 +229,7 @@ def parse_document(text: str, name: str, *, keep_doubles: bool = False) -> Docum
         keep_doubles: Note keys that are given twice in the document, for who tells of all mistakes at once.
 
     Raises:
-        ConfigError: It is no YAML, has doubles, aliases, tags, or is too large or deep; with file and line.
+        ConfigError: It is not valid YAML, has doubles, aliases, tags, or is too large or deep; with file and line.
     """
     reader = _Reader(name)
     try:
@@ -254,7 +254,7 @@ def parse_document(text: str, name: str, *, keep_doubles: bool = False) -> Docum
 
 
 def find_section(text: str, name: str) -> str | None:
-    """The lines of a top-level section of a file that as a whole is no YAML; None if there is none of that name.
+    """The lines of a top-level section of a file that as a whole is not valid YAML; None if there is none of that name.
 
     Args:
         text: The file.

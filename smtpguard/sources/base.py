@@ -55,8 +55,8 @@ class Unsent:
 class Source(Protocol):
     """One sensor.
 
-    `open` raises SourceError (with what, where, fix) if it can't be had, PrivilegeError if a capability lacks; after
-    it, `probe` proves that an own connect() comes out as an event. `close` may be called twice and leaves nothing
+    `open` raises SourceError (with what, where, fix) if it is not available, PrivilegeError if a capability is missing;
+    after it, `probe` proves that an own connect() comes out as an event. `close` may be called twice and leaves nothing
     behind in the kernel.
     """
 

@@ -83,7 +83,7 @@ class BlockRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllowanceRow:
-    """A pass: this user is not judged by the rules, or by one limit only, until a time.
+    """An allowance: this user is not judged by the rules, or by one limit only, until a time.
 
     Attributes:
         uid, name: Whose.

@@ -88,4 +88,4 @@ def test_connections_through_beyond_the_limit(path: Path, uids: Iterator[int]) -
             if path.exact:
                 assert beyond == [0] * TRIALS
             else:
-                assert beyond[0] >= 0, "nobody is refused before his limit"
+                assert beyond[0] >= 0, "nobody is refused before the limit"

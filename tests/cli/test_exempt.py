@@ -1,4 +1,4 @@
-"""smtpguard exempt: fail2ban asks it about anything a tenant can call himself."""
+"""smtpguard exempt: fail2ban asks it about anything a tenant can be called."""
 
 import resource
 import statistics

@@ -195,7 +195,7 @@ def test_a_file_locked_at_the_start_is_taken_when_it_is_free(host: Host) -> None
         assert host.cli("unblock", INNOCENT[0]).returncode == 0
     wait_for(lambda: is_blocked(host), 20)
     assert "web03" in host.cli("blocks").stdout
-    assert host.connect(INNOCENT).refused == 0, "a person freed him meanwhile"
+    assert host.connect(INNOCENT).refused == 0, "a person freed them meanwhile"
     assert "can't be" not in shown(host)
     host.stop(signal.SIGKILL)
     host.start()

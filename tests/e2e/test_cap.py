@@ -33,7 +33,7 @@ def host(request: pytest.FixtureRequest) -> Iterator[Host]:
 def test_six_processes_get_exactly_the_bucket_and_no_verdict(host: Host) -> None:
     children = [host.begin(SPAMMER, 300) for _ in range(6)]
     assert sum(host.outcome(child).ok for child in children) == BURST
-    assert host.connect(INNOCENT, 10).ok == 10, "each user has a bucket of his own"
+    assert host.connect(INNOCENT, 10).ok == 10, "each user has a bucket of their own"
     wait_for(lambda: any(row["RESULT"] == "refused" for row in host.events("CONNECT")))
     time.sleep(0.3)
     assert host.events("EXCEEDED") == [], f"{BURST} of 1,800 attempts are in a window that holds {BURST + 5}"
@@ -69,7 +69,7 @@ def test_the_rule_stays_when_the_daemon_is_killed(host: Host) -> None:
     assert len(before) == 1
     host.stop(signal.SIGKILL)
     assert rule(host) == before
-    assert host.connect(SPAMMER, 10).ok == 0, "what he used stays used"
+    assert host.connect(SPAMMER, 10).ok == 0, "what was used stays used"
     children = [host.begin(INNOCENT, 100) for _ in range(6)]
     assert sum(host.outcome(child).ok for child in children) == BURST
     assert host.connect(OTHER, 2 * BURST).ok == 2 * BURST

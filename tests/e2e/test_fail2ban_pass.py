@@ -101,7 +101,7 @@ def test_a_persons_unblock_unbans_too_and_does_not_come_back(tmp_path: Path, mon
         fail2ban.wait_banned()
         assert fail2ban.journal().count(f"Unban {WEB01}") == 1
         wait_for(lambda: f"{WEB01} unbanned in smtpguard" in host.stderr(), START_S)
-        assert host.connect(SPAMMER, 5).ok == 5, "from empty windows"
+        assert host.connect(SPAMMER, 5).ok == 5, "with all counters at 0"
         ends = [row["BY"] for row in host.events("UNBLOCK")]
         assert ends == ["admin"], "fail2ban's own unblock had nothing left to end, and called nobody"
 

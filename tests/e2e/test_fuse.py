@@ -1,6 +1,6 @@
 """A tenant whose program lies on a file that never answers: nobody else notices, and the daemon ends when told to.
 
-Whoever reads his command line, directory or script hangs in the kernel, SIGKILL or not; only helpers ever do that.
+Whoever reads its command line, directory or script hangs in the kernel, SIGKILL or not; only helpers ever do that.
 """
 
 import contextlib
@@ -98,14 +98,14 @@ def test_a_hanging_tenant_delays_nobody_and_not_the_end(tmp_path: Path) -> None:
             status = wait_for(lambda: text if " 2 hanging" in (text := host.cli("status", "-v").stdout) else None, 5)
             assert "attribution" in status
             own = lags_of_own_lines(host, 0.7)
-            print(f"his own lines came after {own[0] * 1000:.0f} to {own[-1] * 1000:.0f} ms")
+            print(f"the tenant's own lines came after {own[0] * 1000:.0f} to {own[-1] * 1000:.0f} ms")
             assert own[len(own) // 2] < BAR_S
             waits = sorted(seconds_until_line(host, INNOCENT) for _ in range(7))
             print(f"lines of others came after {waits[0] * 1000:.0f} to {waits[-1] * 1000:.0f} ms")
             assert waits[len(waits) // 2] < BAR_S
             innocent = [row for row in host.events("CONNECT") if row["USER"] == INNOCENT[0]]
             assert {row["ATTR"] for row in innocent} & {"live", "guess"}, "others' processes are still looked at"
-            # His own verdict comes in time too, and names at least the account.
+            # The tenant's own verdict comes in time too, and names at least the account.
             verdict = wait_for(lambda: [row for row in host.events("EXCEEDED") if row["USER"] == SPAMMER[0]], 5)
             assert verdict[0]["MODE"] == "enforce"
             assert host.cli("blocks").stdout.count(SPAMMER[0]) == 1

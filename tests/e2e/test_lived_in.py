@@ -1,6 +1,6 @@
-"""The guard as a whole lives through what every host does, and at the end everybody got what he ought to.
+"""The guard as a whole lives through what every host does, and at the end everybody got what they ought to.
 
-Five spammers, twenty innocents and a newsletter sender with a pass connect all the time, six guests are blocked and
+Five spammers, twenty innocents and an allowed newsletter connect all the time, six guests are blocked and
 freed by hand, while every second something happens (tests/lived/). A model beside it says who may send, real connects
 say whether it is so.
 

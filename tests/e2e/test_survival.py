@@ -117,7 +117,7 @@ def test_a_reload_that_exempts_frees_and_windows_go_on(host: Host) -> None:
     assert done.returncode == 0, done.stderr
     assert not refused(host)
     assert host.connect(SPAMMER, 40).refused == 0
-    assert host.connect(INNOCENT, 30).ok == 10, "his 20 are still counted"
+    assert host.connect(INNOCENT, 30).ok == 10, "the 20 are still counted"
 
 
 def test_a_reload_guards_other_ports() -> None:

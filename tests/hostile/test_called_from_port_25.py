@@ -22,7 +22,7 @@ UID = 61001
 
 
 def customer_server() -> socket.socket:
-    """A server of the customer's: its sockets are his."""
+    """A server of the customer's: its sockets are theirs."""
     before = os.geteuid()
     os.seteuid(UID)
     try:
@@ -159,4 +159,4 @@ def test_nobody_is_stopped_on_the_word_of_proc_alone_beside_a_better_source(sour
         rows = json.loads(host.cli("blocks", "--json").stdout)
         assert [row for row in rows if row["mode"] == "enforce"] == []
         tried = host.connect(SPAMMER, 5)
-        assert (tried.ok, tried.refused) == (3, 2), "his windows are as they were"
+        assert (tried.ok, tried.refused) == (3, 2), "the windows are as they were"

@@ -2,7 +2,7 @@
 
 Every program runs under the kernel's audit with a real auditd, in a cgroup whose connects bpf counts: bpf is the judge.
 The sources `audit` and `audit-log`, and `replay` of what auditd wrote, have to come to the same connects, to the same
-destinations. What can't be had here is named in the output.
+destinations. What is not available here is named in the output.
 """
 
 import subprocess

@@ -106,7 +106,7 @@ def test_six_processes_get_exactly_n_and_again_when_the_window_has_slid(lab: Lab
     for _ in range(2):
         begun_ns = boottime_ns()
         collect = start_clients(lab, uid, 6, 2000)
-        seen, before = 0, lab.source.stats.lost  # refusals beyond his budget of events are counted alone
+        seen, before = 0, lab.source.stats.lost  # refusals beyond their budget of events are counted alone
         while seen + lab.source.stats.lost - before < 12_000 and boottime_ns() < begun_ns + 60 * NS:
             events = turn(lab, credits_)
             seen += len(events)

@@ -184,7 +184,7 @@ def test_sessions_of_subordinate_uids_end_in_containers_too(lab: Lab, container:
         ender.apply_deny(block(ranges=((700_000, 65_536),)))
         ender.wait()
         assert mine() == b"ECONNABORTED"
-        assert same_number() == b"alive", "his number in a container is somebody else"
+        assert same_number() == b"alive", "their number in a container is somebody else"
         assert (ender.ended, ender.trouble) == (1, None)
 
 

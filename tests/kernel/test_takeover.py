@@ -194,7 +194,7 @@ def test_the_next_source_takes_over_and_the_better_one_comes_back() -> None:
 
 
 def test_no_connection_falls_between_two_sources() -> None:
-    """While the better source comes back a user goes on connecting: each of his connections counts, and once."""
+    """While the better source comes back a user goes on connecting: each of their connections counts, and once."""
     total, rate = 2000, 250
     with made_host([TOLD], sources="auto") as host, removable_cgroup(host) as cgroup:
         host.start()

@@ -68,7 +68,7 @@ def uid_given_to_another(world: World) -> None:
 
 @happening
 def group_joined(world: World) -> Iterator[None]:
-    """Who joins an exempt group is free, whatever stood against him; who leaves it is held to the rules again."""
+    """Who joins an exempt group is free, whatever was active for them; who leaves it is held to the rules again."""
     guest = world.guest(blocked=True)
     before = world.read("/etc/group")
     line = next(line for line in before.splitlines() if line.startswith(f"{EXEMPT_GROUP}:"))

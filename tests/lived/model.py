@@ -1,4 +1,4 @@
-"""Who may send and who may not, by what has been done to the host; and whether everybody got what he ought to.
+"""Who may send and who may not, by what has been done to the host; and whether everybody got what they ought to.
 
 The model knows what an administrator would expect, and nothing of how the guard does it. Times are CLOCK_REALTIME of
 this process, in nanoseconds: nobody sets that clock, the daemon's own is a faked one.
@@ -47,8 +47,8 @@ class Rule:
     """What a spammer is held to.
 
     Attributes:
-        port: Where he sends.
-        rate: How often he tries in a second.
+        port: Where they send.
+        rate: How often they try in a second.
         limit: How many may pass.
         window_s: In how long.
         credited: Whether the kernel counts, so that not one more passes; else the daemon judges what it hears of.
@@ -82,9 +82,9 @@ class Person:
     """Somebody with an account.
 
     Attributes:
-        blocks: By whom he is blocked until when, source to time.
-        exempt: Why nothing may refuse him: his group, or the configuration.
-        unclear_until_ns: Until then nobody can say what he may.
+        blocks: By whom they are blocked until when, source to time.
+        exempt: Why nothing may refuse them: their group, or the configuration.
+        unclear_until_ns: Until then nobody can say what they may.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Person:
     unclear_until_ns: int = 0
 
     def free(self) -> None:
-        """Whatever stood against him has ended."""
+        """Whatever was active for them has ended."""
         self.blocks.clear()
 
 
@@ -158,7 +158,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A block in earnest, by the log."""
+    """A block that is enforced, by the log."""
 
     begun_ns: int
     ended_ns: int
@@ -193,7 +193,7 @@ def list_blocks(lines: Sequence[LogLine], user: str, to_real: Callable[[int], in
 
 
 class WrongError(AssertionError):
-    """Somebody did not get what he ought to.
+    """Somebody did not get what they ought to.
 
     Args:
         what: In words.
@@ -210,7 +210,7 @@ class Judge:
 
     Args:
         person: Who.
-        attempts: What he tried.
+        attempts: What they tried.
         spans: What was when.
         late_s: How late the daemon may hear of a connection.
     """
@@ -222,7 +222,7 @@ class Judge:
         self._spans = [span for span in spans if span.who in (None, person.uid)]
 
     def check_innocent(self) -> None:
-        """Nobody refused him; what failed, failed with the network."""
+        """Nobody refused them; what failed, failed with the network."""
         refused = [a for a in self._attempts if a.error in REFUSED]
         assert not refused, f"{self._person.name} was refused {len(refused)} times, {refused[:3]}"
         link = self._of("link")

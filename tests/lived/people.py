@@ -34,7 +34,7 @@ def unblocked_by_hand(world: World) -> None:
 
 @happening
 def allowed(world: World) -> None:
-    """A pass frees; when it is ended, the rules hold from empty windows."""
+    """An allowance frees; when it is ended, the rules hold with all counters at 0."""
     guest = world.guest(blocked=True)
     world.ask("allow", user=guest.name, for_ns=60 * NS, everything=True)
     guest.free()

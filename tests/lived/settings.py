@@ -31,7 +31,7 @@ CHANGES: dict[str, Any] = {
     "uid_min": 900,
     "nat64": ["2001:db8:64::/96"],
 }
-"""Each key, and another value for it that lets everybody do what he might before. Rules are added."""
+"""Each key, and another value for it that lets everybody do what they might before. Rules are added."""
 AT_ONCE = 3
 """Keys that one happening changes, one after the other."""
 
@@ -67,7 +67,7 @@ def reloaded_broken(world: World) -> None:
 
 @happening
 def reloaded_exempting_a_blocked_user(world: World) -> Iterator[None]:
-    """Who is exempt now is free of everything, and after that held to the rules again, from empty windows."""
+    """Who is exempt now is free of everything, and after that held to the rules again, with all counters at 0."""
     guest = world.guest(blocked=True)
     world.reload(exempt={"users": [guest.name]})
     guest.free()

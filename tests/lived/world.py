@@ -214,7 +214,7 @@ class World:
     # -- what people say ---------------------------------------------------------------------------------------------
 
     def block(self, person: Person, seconds: float, **args: Any) -> None:  # noqa: ANN401 - JSON
-        """A person blocks somebody; his later word holds."""
+        """A person blocks somebody; their later word holds."""
         answer = self.ask("block", user=person.name, for_ns=round(seconds * NS), **args)
         if not person.exempt or args.get("force"):
             person.blocks["admin"] = self.to_real(round(answer["until"] * NS))
@@ -276,7 +276,7 @@ class World:
                 return
             if time.monotonic() > end:
                 break
-            time.sleep(0.2)  # so that who passes stays below his limit
+            time.sleep(0.2)  # so that who passes stays below their limit
         if self.model.outlook(person, place) is outlook:
             text = os.strerror(error) if error else "it came through"
             raise AssertionError(f"a connection of {person.name} (uid {person.uid}) to {place} {outlook.value}: {text}")

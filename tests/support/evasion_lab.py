@@ -150,7 +150,7 @@ class Course:
         return f"{'::ffff:' if way == 'mapped' else ''}198.18.{number >> 8}.{number & 255}"
 
     def run(self, way: str, uid: int, look: Callable[[], object] | None = None) -> Attempt:
-        """Try one way as a user; `look` is called while his session, if it came to one, is still open."""
+        """Try one way as a user; `look` is called while the session, if it came to one, is still open."""
         text = self._destination(way)
         packed = socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
         reader, writer = os.pipe()

@@ -168,7 +168,7 @@ class Fail2ban:
         self.stop()
 
     def write_client(self, folder: Path) -> None:
-        """Put a `fail2ban-client` for this instance on a path, as an administrator has it for his."""
+        """Put a `fail2ban-client` for this instance on a path, as an administrator has it."""
         argv = [self.python, str(self.unpacked.path("usr/bin/fail2ban-client")), *self._where()]
         env = f"PYTHONPATH={shlex.quote(self.environment()['PYTHONPATH'])}"
         folder.mkdir(parents=True, exist_ok=True)

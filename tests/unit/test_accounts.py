@@ -319,7 +319,7 @@ def test_owner_of_exims_spool(root: Path) -> None:
     os.chown(spool, 1001, 1001)
     accounts = AccountDirectory(Settings(), root=root)
     assert accounts.account(1001).reason == "owner of /var/spool/exim4"
-    # Who could have made the directory himself proves nothing by owning it.
+    # Who could have made the directory proves nothing by owning it.
     (root / "var" / "spool").chmod(0o1777)
     accounts.refresh(force=True)
     assert accounts.account(1001).standing == "tenant"

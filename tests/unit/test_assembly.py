@@ -1,4 +1,4 @@
-"""The daemon put together from fakes: each hook between two parts is called once, by the part that calls it in earnest.
+"""The daemon put together from fakes: each hook between two parts is called once, by the part that does it there.
 
 The kernel is fake (nftables, sessions, sources); state, event log, control socket, accounts and loop are the real ones.
 What a part raises is caught by the loop and told, so it is found there; and what nobody called is found by name.

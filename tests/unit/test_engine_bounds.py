@@ -1,4 +1,4 @@
-"""What a tenant can make the engine hold, and whom that may cost: himself."""
+"""What a tenant can make the engine hold, and whom that may cost: that tenant."""
 
 from dataclasses import replace
 
@@ -74,7 +74,7 @@ def test_times_are_bounded_and_the_flood_pays_itself() -> None:
     stats = engine.stats()
     assert stats.times <= SMALL.times + 2 * 64
     assert stats.dropped > 10_000
-    assert only(Verdict, feed(engine, [31], uid=1002))  # nothing of his was lost
+    assert only(Verdict, feed(engine, [31], uid=1002))  # nothing of theirs was lost
 
 
 def test_a_million_destinations_are_bounded_and_the_flood_pays_itself() -> None:

@@ -35,7 +35,7 @@ def test_allowance_without_a_limit_counts_nothing_and_ends_by_itself() -> None:
     assert isinstance(ended, AllowanceEnded)
     assert (ended.by, ended.time_ns) == ("time", T0 + HOUR_NS)
     assert engine.allowances() == []
-    assert feed(engine, (3600, 3601, 3602)) == []  # what was allowed is not held against him
+    assert feed(engine, (3600, 3601, 3602)) == []  # what was allowed does not count later
     assert only(Verdict, feed(engine, [3603]))
 
 

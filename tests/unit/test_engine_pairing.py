@@ -145,7 +145,7 @@ def test_flood_that_only_one_sensor_sees_counts_early_and_once() -> None:
     both.feed(seen("nflog", 0.999, uid=1001))
     assert both._waits <= 101
     assert not both.lead(seen("bpf", 0, uid=6666, address=bytes([10, 0, 0, 0])))  # the leader was only slow
-    assert both.lead(seen("bpf", 0.999, uid=1001))  # his second is not over
+    assert both.lead(seen("bpf", 0.999, uid=1001))  # that second is not over
     assert both.early + both.dropped == 4900  # beyond what is remembered of one user nothing more is added
 
 

@@ -37,7 +37,7 @@ class ExactLimits:
         now: CLOCK_BOOTTIME in nanoseconds.
 
     Attributes:
-        trouble: Why credits are not in step; None when all is well.
+        trouble: Why credits are out of sync; None when all is well.
         judge_unread: Has what sources saw until now judged, as far as one look goes; None where nobody does.
     """
 

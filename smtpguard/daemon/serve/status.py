@@ -106,7 +106,7 @@ class Status:
         guard, means = self._guard, self._means
         now_ns = self._now()
         blocks = [block for block in self._engine.blocks() if block.until_ns > now_ns]
-        earnest = [block for block in blocks if block.mode == "enforce"]
+        enforced = [block for block in blocks if block.mode == "enforce"]
         means.compare()
         troubles = self.troubles()
         capped = means.list_capped(troubles)
@@ -125,9 +125,9 @@ class Status:
             "sources": self._sources.list_sources(),
             "enforcement": means.list_means(),
             "seen": guard.seen,
-            "blocks": sum(block.kind == "block" for block in earnest),
-            "throttles": sum(block.kind == "throttle" for block in earnest),
-            "would": len(blocks) - len(earnest),
+            "blocks": sum(block.kind == "block" for block in enforced),
+            "throttles": sum(block.kind == "throttle" for block in enforced),
+            "would": len(blocks) - len(enforced),
             "refused": self._execution.refused.total(),
             "breaker_tripped": self._engine.is_tripped("enforce"),
             "script_names": self._script_names(),

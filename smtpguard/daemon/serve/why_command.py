@@ -29,7 +29,7 @@ class WhyCommand:
 
     Args:
         history: What reads the past.
-        blocks: What stands against whom.
+        blocks: What is active for whom.
         engine: How full the windows are.
         accounts: Who is who.
         guard: The configuration in force.

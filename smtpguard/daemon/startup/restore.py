@@ -2,7 +2,7 @@
 
 Missing elements are restored. Unknown ones are adopted (source `admin`, the kernel's end) where the table is the one
 that an earlier run has made; a table of another boot, namespace or handle was loaded by somebody else, and goes. A
-block that the guard or fail2ban made in earnest is not carried on in dry run: there nobody is refused but by a person's
+block that the guard or fail2ban enforced is not carried on in dry run: there nobody is refused but by a person's
 word.
 """
 

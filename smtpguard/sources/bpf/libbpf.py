@@ -171,7 +171,7 @@ def library() -> Library:
 
 
 def describe(error: BpfError, what: str, *, fix: str | None = None) -> GuardError:
-    """A failed call as the error a person reads: PrivilegeError where a capability lacks, else SourceError."""
+    """A failed call as the error a person reads: PrivilegeError where a capability is missing, else SourceError."""
     if error.errno == errno.EPERM:
         advice = "needs CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN"
         return PrivilegeError(f"{what}: {error.strerror}", where="bpf", fix=advice)
