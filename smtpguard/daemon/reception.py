@@ -7,6 +7,7 @@ from smtpguard.daemon.core import Core
 from smtpguard.daemon.hang_up import HangUp
 from smtpguard.daemon.inlet import Inlet
 from smtpguard.daemon.loop import Loop
+from smtpguard.daemon.outlet.messenger import Messenger
 from smtpguard.daemon.reconfiguration import Reconfiguration
 from smtpguard.daemon.serve.allow_command import AllowCommand
 from smtpguard.daemon.serve.block_command import BlockCommand
@@ -35,6 +36,7 @@ class Reception:
         start: What the command line said.
         core: The parts that decide, act and write.
         inlet: The parts that see.
+        messenger: What has others told.
         loop: What they live in.
         since_ns: When the guard started (CLOCK_BOOTTIME).
         had_terminal: Whether it was started from a terminal.
@@ -48,6 +50,7 @@ class Reception:
         *,
         core: Core,
         inlet: Inlet,
+        messenger: Messenger,
         loop: Loop,
         since_ns: int,
         had_terminal: bool,
@@ -56,6 +59,7 @@ class Reception:
         self._start = start
         self._core = core
         self._inlet = inlet
+        self._messenger = messenger
         self._loop = loop
         self._since_ns = since_ns
         self._had_terminal = had_terminal
@@ -101,6 +105,7 @@ class Reception:
             enforcement=core.enforcement,
             sensing=self._inlet.sensing,
             program=self._inlet.program,
+            messenger=self._messenger,
             overview=self.overview,
             last_good=core.last_good,
             wall=core.wall,
@@ -171,7 +176,7 @@ class Reception:
         """Lines of parts for `status`."""
         core = self._core
         told = core.learning_period.render(core.guard.settings, core.now())
-        return core.around.parts() | ({} if told is None else {"newcomers": told})
+        return core.around.parts() | ({} if told is None else {"newcomers": told}) | self._messenger.parts()
 
     def _troubles(self) -> list[str]:
         """What is wrong with parts that have no line of their own in `status`."""
@@ -186,5 +191,6 @@ class Reception:
             "only root may use the control socket": self._group_trouble,
             "not reloaded": self.reload.trouble,
             "who was freed is banned still": core.unbanner.trouble(),
+            "not notified": self._messenger.trouble(),
         }
         return [*(f"{what}: {why}" for what, why in found.items() if why), *core.around.troubles()]

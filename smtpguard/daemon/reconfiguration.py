@@ -13,6 +13,7 @@ from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.host_watch import HostWatch
 from smtpguard.daemon.intake.source_supervisor import SourceSupervisor
+from smtpguard.daemon.outlet.messenger import Messenger
 from smtpguard.daemon.serve.reload import Reloaded
 from smtpguard.daemon.serve.status import Status
 from smtpguard.daemon.startup.handoff import Start
@@ -57,7 +58,7 @@ class Reconfiguration:
         start: What the command line said.
         around: Accounts and destinations.
         table: What takes a while to compile.
-        guard, enforcement, sensing, program: The parts that have to know; the first has what is in force.
+        guard, enforcement, sensing, program, messenger: The parts that have to know; the first has what is in force.
         overview: What stops to say that the file is wrong.
         last_good: Keeps what is in force for the next start.
         wall: Event time to wall time.
@@ -74,6 +75,7 @@ class Reconfiguration:
         enforcement: Enforcement,
         sensing: SourceSupervisor,
         program: BpfLifecycle,
+        messenger: Messenger,
         overview: Status,
         last_good: LastGood,
         wall: WallMap,
@@ -86,6 +88,7 @@ class Reconfiguration:
         self._enforcement = enforcement
         self._sensing = sensing
         self._program = program
+        self._messenger = messenger
         self._overview = overview
         self._last_good = last_good
         self._wall = wall
@@ -120,6 +123,7 @@ class Reconfiguration:
         self._guard.reconfigure(new)
         self._sensing.reconfigure(new)
         self._program.reconfigure(new)
+        self._messenger.reconfigure(new)
         self._enforcement.refresh("settings")
         self._overview.wrong_file = None
         self._last_good.keep(read, self._wall.to_wall_ns(self._now()))

@@ -20,6 +20,7 @@ from smtpguard.daemon.enforce.bulk import without_collections
 from smtpguard.daemon.host_watch import HostWatch
 from smtpguard.daemon.inlet import Inlet
 from smtpguard.daemon.loop import Loop, Part
+from smtpguard.daemon.outlet.messenger import Messenger
 from smtpguard.daemon.reception import Reception
 from smtpguard.daemon.reconfiguration import apply_start
 from smtpguard.daemon.startup.enrichers import Enrichers
@@ -105,11 +106,14 @@ class Service:
             )
             gc.freeze()  # of 10,000 blocks nothing is garbage: each search through all that would take 50 ms
         self.inlet = Inlet(settings, self.core, self.loop, stack)
+        self.messenger = Messenger(settings, self.now)
+        stack.callback(self.messenger.close)
         self.reception = Reception(
             settings,
             start,
             core=self.core,
             inlet=self.inlet,
+            messenger=self.messenger,
             loop=self.loop,
             since_ns=started_ns,
             had_terminal=had_terminal,
@@ -122,6 +126,7 @@ class Service:
         self.loop.on_signal(signal.SIGTERM, self.loop.stop)
         self.loop.on_signal(signal.SIGHUP, self.reception.hang_up.take)
         self.reception.control.server.open()
+        self.messenger.open()
         for name, part, vital in self._list_parts():
             self.loop.add(part, name, vital=vital)
         settings = self.core.guard.settings
@@ -164,6 +169,7 @@ class Service:
             ("table_watch", core.table_watch, False),
             ("enrichment", core.journal.waiting, False),
             ("fail2ban", core.unbanner, False),
+            ("notification", self.messenger, False),
             ("reload", reception.reload, False),
             ("lookups", reception.lookups, False),
             ("commits", reception.commits, False),

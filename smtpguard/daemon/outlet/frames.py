@@ -1,0 +1,65 @@
+"""What daemon and notifying process say to each other: one packet (SOCK_SEQPACKET) each, a kind and its content.
+
+The process is the daemon's own program under the same user: what it is told is trusted as the daemon's own memory.
+"""
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from smtpguard.settings import Settings
+
+MAX_BYTES = 100_000
+"""Longest packet: the kernel's own limit for one is about 200 kB, unless somebody has changed it."""
+Down = Literal["reload", "occasion", "snapshot", "stop"]
+"""Daemon to process: the settings (first of all, and when they change), something to be told, figures, the end."""
+Up = Literal["ready", "seen", "took", "report"]
+"""Process to daemon: it has begun, it has read a packet, an occasion is in its file, and how it fares."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HelperSettings:
+    """As much of the configuration as the process needs.
+
+    Attributes:
+        state_path: Its own file is beside this one.
+        values: The fields of Settings that are called notify or metrics_..., by name.
+    """
+
+    state_path: str
+    values: Mapping[str, Any]
+
+
+def pick_settings(settings: Settings) -> HelperSettings:
+    """What the process needs of the configuration."""
+    names = [field.name for field in fields(settings) if field.name.startswith(("notify", "metrics_"))]
+    return HelperSettings(state_path=settings.state_path, values={name: getattr(settings, name) for name in names})
+
+
+def render_frame(kind: Down | Up, content: object = None) -> bytes:
+    """A packet.
+
+    Args:
+        kind: Its kind.
+        content: JSON values; for `reload` a HelperSettings.
+
+    Raises:
+        ValueError: It is too long.
+    """
+    body = pickle.dumps(content) if kind == "reload" else json.dumps(content).encode("ascii")
+    packet = kind.encode("ascii") + b"\n" + body
+    if len(packet) > MAX_BYTES:
+        raise ValueError(f"{kind}: {len(packet)} bytes, more than {MAX_BYTES}")
+    return packet
+
+
+def parse_frame(packet: bytes) -> tuple[str, Any]:
+    """The kind and content of a packet. Raises ValueError."""
+    kind, found, body = packet.partition(b"\n")
+    if not found:
+        raise ValueError("a packet without a kind")
+    if kind == b"reload":
+        return "reload", pickle.loads(body)  # noqa: S301 - from the daemon alone
+    return kind.decode("ascii"), json.loads(body)
