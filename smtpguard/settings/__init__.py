@@ -174,7 +174,6 @@ class Settings:
         nat64: Prefixes of the host's own translators, or who knows them.
         accounts: Who tells whose a user is: the panel, nobody, or a command as argv.
         notify_hook: Program that gets incidents, as argv.
-        metrics_listen: Address and port as written, `127.0.0.1:9798`.
     """
 
     path: str | None = None
@@ -226,7 +225,6 @@ class Settings:
     notify_digest: Literal["daily", "weekly", "none"] = field(default="daily", metadata=restart("notify.digest"))
     notify_hook: tuple[str, ...] | None = field(default=None, metadata=restart("notify.hook", read_command))
     metrics_textfile: str | None = field(default=None, metadata=restart("metrics.textfile"))
-    metrics_listen: str | None = field(default=None, metadata=restart("metrics.listen"))
     metrics_users: bool = field(default=False, metadata=restart("metrics.users"))
     text: str | None = field(default=None, compare=False, repr=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)

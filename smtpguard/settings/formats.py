@@ -11,7 +11,6 @@ from typing import Any, Protocol
 from smtpguard.settings.notations import (
     parse_destination,
     parse_duration,
-    parse_listen,
     parse_rate,
     parse_translator,
     parse_uids,
@@ -27,18 +26,12 @@ class ParseText(Protocol):
         ...
 
 
-def _check_listen(text: str, /) -> str:
-    parse_listen(text)
-    return text
-
-
 FORMATS: Mapping[str, ParseText] = {
     "smtpguard-duration": parse_duration,
     "smtpguard-uids": parse_uids,
     "smtpguard-destination": parse_destination,
     "smtpguard-translator": parse_translator,
     "smtpguard-rate": parse_rate,
-    "smtpguard-listen": _check_listen,
 }
 _KINDS: Mapping[str, type | tuple[type, ...]] = {
     "object": dict,

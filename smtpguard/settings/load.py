@@ -18,7 +18,7 @@ from smtpguard.safe_files import read_trusted
 from smtpguard.settings import Settings
 from smtpguard.settings.build import build_settings, merge_defaults
 from smtpguard.settings.formats import parse_formats
-from smtpguard.settings.removed import drop_removed
+from smtpguard.settings.removed import drop_refused, drop_removed
 from smtpguard.settings.yaml_lines import (
     MAX_BYTES,
     Document,
@@ -43,7 +43,6 @@ UNBUILT: dict[str, str] = {
     "notify.digest!=daily|none": "Nothing is sent: use daily or none.",
     "notify.hook": "No program is called: let one read the event log.",
     "metrics.textfile": _LOG,
-    "metrics.listen": _LOG,
     "metrics.users": _LOG,
 }
 """Settings that are refused because nothing would carry them out: key to what to use, see checks.find_unbuilt."""
@@ -84,10 +83,11 @@ def _load_document(document: Document | None) -> Settings:
     schema = read_schema()
     defaults = parse_formats(read_defaults(), schema).data
     data, left = drop_removed(document.data, __version__)
+    data, refused, idle = drop_refused(data)
     checked = check(data, defaults, schema, UNBUILT)
-    if document.doubles or checked.problems:
-        raise SettingsError(document, [*document.doubles, *checked.problems])
-    warnings = tuple(SettingsError(document, left).lines) if left else ()
+    if document.doubles or refused or checked.problems:
+        raise SettingsError(document, [*document.doubles, *refused, *checked.problems])
+    warnings = tuple(SettingsError(document, [*left, *idle]).lines) if left or idle else ()
     settings = build_settings(merge_defaults(checked.data, defaults), document.name)
     return replace(settings, text=document.text, warnings=warnings)
 

@@ -4,7 +4,7 @@ The commands use them too: `--for 1h`. A text that is something else altogether 
 """
 
 import re
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from smtpguard.model import NS
 
@@ -114,22 +114,3 @@ def parse_rate(text: str) -> tuple[int, int]:
     if match is None:
         raise ValueError("not a rate such as 60/minute (second, minute, hour, day)")
     return int(match[1]), _PER_S[match[2]] * NS
-
-
-def parse_listen(text: str) -> tuple[str, int]:
-    """`127.0.0.1:9798` or `[::1]:9798` as address and port. No names: nothing is looked up to listen.
-
-    Raises:
-        ValueError: It is neither.
-    """
-    host, _, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    try:
-        address = ip_address(host[1:-1] if bracketed else host)
-    except ValueError as error:
-        raise ValueError("not an address and a port such as 127.0.0.1:9798") from error
-    if bracketed != isinstance(address, IPv6Address) or "%" in host:
-        raise ValueError("an IPv6 address goes in brackets, an IPv4 address does not")
-    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
-        raise ValueError("no port from 1 to 65535")
-    return str(address), int(port)

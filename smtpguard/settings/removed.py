@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from smtpguard.settings.yaml_lines import Path, Problem, show_path
+from smtpguard.settings.yaml_lines import Path, Problem, show_path, show_value
 
 KEPT_MINORS = 2
 """In so many minor versions a key that left is still accepted."""
@@ -29,6 +29,43 @@ REMOVED: Mapping[str, Removed] = MappingProxyType({})
 
 An entry goes, too, when the version has come that refuses its key.
 """
+
+
+REFUSED: Mapping[str, str] = MappingProxyType(
+    {"metrics.listen": "There is no listener: every user of this host could read it. Use metrics.textfile."}
+)
+"""Keys that left before anything heeded them: any value but null is an error, never a warning. To what to do."""
+
+
+def drop_refused(
+    given: object, refused: Mapping[str, str] = REFUSED
+) -> tuple[Any, tuple[Problem, ...], tuple[Problem, ...]]:
+    """A configuration without keys that nothing ever heeded.
+
+    Args:
+        given: Content of the file; it is not changed.
+        refused: The table.
+
+    Returns:
+        The content, an error for each such key that asks for something, and a warning for each that does not.
+    """
+    doomed: dict[Path, str] = {}
+    problems: list[Problem] = []
+    warnings: list[Problem] = []
+    for key, sentence in refused.items():
+        for path in _find(given, key.replace("[]", ".[]").split("."), ()):
+            doomed[path] = sentence
+            value = _look_up(given, path)
+            shown = show_path(path) if value is None else f"{show_path(path)}: {show_value(value)}"
+            problem = Problem(path=path, text=f"{shown}: this key is no more. {sentence}")
+            (warnings if value is None else problems).append(problem)
+    return _copy(given, (), doomed) if doomed else given, tuple(problems), tuple(warnings)
+
+
+def _look_up(value: Any, path: Path) -> object:  # noqa: ANN401 - any YAML
+    for part in path:
+        value = value[part]
+    return value
 
 
 def drop_removed(

@@ -326,7 +326,11 @@ RULE = "name: r, count: connections, limit: 1, window: 1m"
         ("nft: {table: 'a b'}", 1, "nft.table: 'a b' is not a table name"),
         ("nft: {nflog_group: 65536}", 1, "nft.nflog_group: 65536 is not"),
         ("loopback: yes", 1, "loopback: true is not one of ignore, count"),
-        ("metrics: {listen: localhost}", 1, "metrics.listen: 'localhost' is not an address and a port"),
+        (
+            "metrics: {listen: '[::1]:9798'}",
+            1,
+            "metrics.listen: '[::1]:9798': this key is no more. There is no listener",
+        ),
     ],
 )
 def test_wrong(tmp_path: Path, text: str, line: int, what: str) -> None:
@@ -352,7 +356,6 @@ def test_wrong(tmp_path: Path, text: str, line: int, what: str) -> None:
         ("notify: {urls: ['mailto://a@example.org']}", "notify.urls is not supported in version 0.1."),
         ("notify: {hook: /x}", "notify.hook: /x is not supported in version 0.1."),
         ("metrics: {textfile: /x}", "metrics.textfile: /x is not supported in version 0.1."),
-        ("metrics: {listen: '127.0.0.1:9798'}", "metrics.listen: 127.0.0.1:9798 is not supported in version 0.1."),
         ("metrics: {users: true}", "metrics.users: true is not supported in version 0.1."),
     ],
 )
@@ -377,8 +380,14 @@ def test_unbuilt_values_that_ask_for_nothing(tmp_path: Path) -> None:
     load(
         tmp_path,
         "accounts: none\nnotify: {urls: [], hook: null, digest: none}\n"
-        "metrics: {textfile: null, listen: null, users: false}\nrules: [{" + RULE + ", path: smtp}]",
+        "metrics: {textfile: null, users: false}\nrules: [{" + RULE + ", path: smtp}]",
     )
+
+
+def test_a_key_that_left_before_anything_heeded_it_may_stand_there_empty(tmp_path: Path) -> None:
+    settings = load(tmp_path, "metrics: {listen: null}")
+    (warning,) = settings.warnings
+    assert warning.startswith(f"{tmp_path}/g.yaml:1: metrics.listen: this key is no more. There is no listener")
 
 
 def test_many_errors_are_told_at_once(tmp_path: Path) -> None:
