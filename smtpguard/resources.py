@@ -1,4 +1,4 @@
-"""Where the shipped data files are: filters, jails, rulesets, configuration. The only module that knows.
+"""Where the shipped data files are: filters, jails, rulesets, configuration, templates. The only module that knows.
 
 In an installed wheel they lie in `smtpguard/_data/KIND` (hatchling's force-include); in a checkout beside the package.
 An administrator's file of the same name under /etc/smtpguard/KIND wins, where root owns it and nobody else may
@@ -12,9 +12,10 @@ from typing import Literal
 from smtpguard.errors import ConfigError
 from smtpguard.safe_files import read_trusted
 
-Kind = Literal["filters", "jails", "nft", "config"]
+Kind = Literal["filters", "jails", "nft", "config", "templates"]
 _PACKAGE = Path(__file__).parent
-_ADMINISTRATOR = Path("/etc/smtpguard")
+OWN_FILES = Path("/etc/smtpguard")
+"""Where an administrator's own files are looked for."""
 MAX_BYTES = 1 << 20
 """Longest file of an administrator that is read, in bytes."""
 
@@ -38,7 +39,7 @@ def shipped(kind: Kind, *, package: Path = _PACKAGE) -> Path:
     raise ConfigError(f"the shipped {kind} are missing", where=str(installed), fix="install smtpguard again")
 
 
-def read_resource(kind: Kind, name: str, *, administrator: Path = _ADMINISTRATOR, package: Path = _PACKAGE) -> str:
+def read_resource(kind: Kind, name: str, *, administrator: Path = OWN_FILES, package: Path = _PACKAGE) -> str:
     """The text of a data file: the administrator's /etc/smtpguard/KIND/NAME if there is one, else the shipped one.
 
     Args:

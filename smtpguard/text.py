@@ -11,6 +11,7 @@ from collections.abc import Sequence
 _PLAIN = re.compile(rb"[\x21\x23-\x5b\x5d-\x7e]*")
 _ESCAPED = [chr(b) if 0x21 <= b <= 0x7E and b not in b'"\\' else f"\\x{b:02x}" for b in range(256)]
 _ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
+_HIDDEN = re.compile("[^\\x20-\\x7e\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u017f]")
 _NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@+-]{0,254}")
 _NAME_FIRST = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.")
 _NAME_REST = _NAME_FIRST | frozenset(b"@+-")
@@ -95,6 +96,17 @@ def render_words(text: str, *, max_bytes: int = 64) -> str:
         max_bytes: Characters of it that are shown.
     """
     return " ".join(render_escaped(to_bytes(word)) for word in text[:max_bytes].split(" "))
+
+
+def render_visible(text: str) -> str:
+    """Text on one line in which nothing is hidden; spaces and Latin letters with accents stay.
+
+    What drives a terminal, turns the direction, is wide or looks like another letter is escaped.
+
+    Args:
+        text: What somebody else wrote, or what is escaped already.
+    """
+    return _HIDDEN.sub(lambda found: "".join(_ESCAPED[b] for b in to_bytes(found[0])), text)
 
 
 def render_duration(seconds: float) -> str:

@@ -49,6 +49,8 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
         )
         errors = [f"{where}: rule {name} can't be counted: {lacking}" for name in uncounted.broken]
         _fail(ctx, errors, "\n".join(errors), as_json=as_json)
+    if mistakes := list(_find_template_mistakes()):
+        _fail(ctx, mistakes, "\n".join(mistakes), as_json=as_json)
     accounts = AccountDirectory(settings)
     warnings = [
         *settings.warnings,
@@ -87,6 +89,17 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
             else "it is not available: the rule is inactive"
         )
         click.echo(f"note: rule {name} needs the source bpf; {found}")
+
+
+def _find_template_mistakes() -> Iterator[str]:
+    """What is wrong with the administrator's own templates."""
+    from smtpguard.resources import OWN_FILES
+
+    if (OWN_FILES / "templates").is_dir():
+        from smtpguard.report.templates import find_mistakes
+        from smtpguard.report.why_texts import TEMPLATES
+
+        yield from find_mistakes(TEMPLATES, own_files=OWN_FILES)
 
 
 def _fail(ctx: click.Context, errors: list[str], text: str, *, as_json: bool) -> NoReturn:

@@ -12,13 +12,26 @@ from smtpguard.errors import NoDaemonError, StateError
 @click.command("why")
 @click.argument("user", metavar="USER")
 @click.option("--at", default=None, metavar="T", help="As it was then: 2h (ago), 14:05, 'yesterday 12:00'.")
+@click.option("--ticket", is_flag=True, help="Print all of it as plain text, for a support system.")
+@click.option("--customer", is_flag=True, help="Print a text for the customer: no paths, nobody else's data.")
+@click.option("--language", default=None, metavar="L", help="Language of either text: en (the default), de.")
 @json_option
 @config_option
 @socket_option
-def command(config_path: str | None, socket_path: str | None, as_json: bool, user: str, at: str | None) -> None:
+def command(
+    config_path: str | None,
+    socket_path: str | None,
+    as_json: bool,
+    user: str,
+    at: str | None,
+    ticket: bool,
+    customer: bool,
+    language: str | None,
+) -> None:
     """Show what is known of a user: since when, by which script, where to, and how to undo it.
 
-    The first line answers a customer's call: US, NOT US, or UNKNOWN where nothing was watched.
+    The first line answers a customer's call: US, NOT US, or UNKNOWN where nothing was watched. Own texts for
+    --ticket and --customer: /etc/smtpguard/templates/LANGUAGE/ticket.txt and customer.txt.
     """
     from datetime import UTC, datetime
 
@@ -27,6 +40,10 @@ def command(config_path: str | None, socket_path: str | None, as_json: bool, use
     from smtpguard.report.why import build_why
     from smtpguard.report.why_card import render_card
 
+    if as_json + ticket + customer > 1:
+        raise click.UsageError("--json, --ticket or --customer, not two of them")
+    if language is not None and not (ticket or customer):
+        raise click.UsageError("--language goes with --ticket or --customer")
     at_ns = None if at is None else parse_moment(at, datetime.now(UTC).astimezone(), "--at")
     try:
         answer: dict[str, Any] = ask(find_socket(config_path, socket_path), "why", user=user, at_ns=at_ns)
@@ -36,8 +53,23 @@ def command(config_path: str | None, socket_path: str | None, as_json: bool, use
     if as_json:
         print_json(why)
         return
+    if ticket or customer:
+        click.echo(_write_text(why, language, is_for_customer=customer), nl=False)
+        return
     for line in render_card(why):
         click.echo(line)
+
+
+def _write_text(why: dict[str, Any], language: str | None, *, is_for_customer: bool) -> str:
+    import socket
+
+    from smtpguard.report.templates import DEFAULT_LANGUAGE, render_template
+    from smtpguard.report.why_texts import build_customer, build_ticket
+
+    host = socket.gethostname()
+    values = build_customer(why, host) if is_for_customer else build_ticket(why, host)
+    name = "customer.txt" if is_for_customer else "ticket.txt"
+    return render_template(name, values, language=language or DEFAULT_LANGUAGE)
 
 
 def _read(path: str, user: str, at_ns: int | None) -> dict[str, Any]:

@@ -23,6 +23,7 @@ def build_why(
         is_past: Whether it is about another time than now.
     """
     blocks = [_show_block(block) for block in live["blocks"]] if live is not None else list(past.get("blocks", ()))
+    blocks = [block | {"refused_to": _find_refused(block, past["destinations"])} for block in blocks]
     last = past["events"][0] if past["events"] else {}
     why: Json = {
         "user": live["user"] if live is not None else name or last.get("user") or f"uid:{past['uid']}",
@@ -37,7 +38,7 @@ def build_why(
         "incident": past["incident"],
         "scripts": past["scripts"],
         "destinations": past["destinations"],
-        "files": list(past["evidence"].get("newest") or ())[:10],
+        "files": [_show_file(file) for file in (past["evidence"].get("newest") or ())[:10]],
         "notes": [event for event in past["events"] if event["kind"] == "note"],
         "changes": [event for event in past["events"] if event["kind"] not in ("exceeded", "note")],
         "attempts": {"hour": past["hour"][0], "day": past["day"][0]},
@@ -97,6 +98,19 @@ def list_commands(why: Mapping[str, Any]) -> list[str]:
 def _show_block(block: Mapping[str, Any]) -> Json:
     shown = {name: value for name, value in block.items() if name not in ("user", "uid", "netns")}
     return shown | {name: render_time(round(block[name] * NS)) for name in ("since", "until")}
+
+
+def _find_refused(block: Mapping[str, Any], places: list[Json]) -> list[Json]:
+    """Where attempts were refused on a block's ports, by whole days; the most refused first."""
+    found = [
+        place for place in places if place["refused"] and (block["ports"] is None or place["port"] in block["ports"])
+    ]
+    return [{"address": place["address"], "port": place["port"], "count": place["refused"]} for place in found[:5]]
+
+
+def _show_file(file: Mapping[str, Any]) -> Json:
+    times = {name: file[name] for name in ("ctime", "mtime") if file.get(name) is not None}
+    return {**file, **{name: render_time(round(time * NS)) for name, time in times.items()}}
 
 
 def _show_rule(rule: Mapping[str, Any], past: Mapping[str, Any]) -> Json:

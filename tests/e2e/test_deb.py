@@ -17,7 +17,7 @@ from tests.servers import require
 from tests.support.programs import run
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
-LIBRARIES = ("python3-click", "python3-yaml", "python3-jsonschema", "python3-nftables")
+LIBRARIES = ("python3-click", "python3-yaml", "python3-jsonschema", "python3-nftables", "python3-jinja2")
 CONFFILES = {
     "/etc/smtpguard/smtpguard.yaml",
     "/etc/logrotate.d/smtpguard",
@@ -57,7 +57,7 @@ def test_unpacked_program_runs_with_debians_libraries(unpacked: Path) -> None:
     libraries = require(*LIBRARIES)
     env = libraries.environment()
     env["PYTHONPATH"] = f"{unpacked}/usr/lib/python3/dist-packages:{env['PYTHONPATH']}"
-    python = libraries.python("click", "yaml", "jsonschema")
+    python = libraries.python("click", "yaml", "jsonschema", "jinja2")
     program = str(unpacked / "usr/bin/smtpguard")
     version = re.search(r"(?m)^Version: (.+)$", (unpacked / "DEBIAN/control").read_text())
     assert version is not None
@@ -74,7 +74,7 @@ def test_brings_no_mail_server_and_no_cron_to_a_bare_system(unpacked: Path) -> N
     assert "Recommends" not in fields
     assert fields["Suggests"] == "fail2ban, logrotate"
     needed = {re.split(r"[ (]", name)[0] for name in fields["Depends"].split(", ")}
-    python = {f"python3-{name}" for name in ("click", "yaml", "jsonschema", "nftables")}
+    python = {f"python3-{name}" for name in ("click", "yaml", "jsonschema", "nftables", "jinja2")}
     assert needed == {"python3", "nftables", "libbpf1", "init-system-helpers", *python}
 
 

@@ -59,6 +59,13 @@ def explains(host: Host, command: str) -> None:
     assert "web01" in done.stdout.splitlines()[0] + done.stdout.splitlines()[1]
 
 
+def writes_to_the_customer(host: Host, command: str) -> None:
+    done = run(host, command)
+    assert done.returncode == 0, done.stderr
+    assert "web01" in done.stdout
+    assert "uid" not in done.stdout
+
+
 def notes(host: Host, command: str) -> None:
     succeeds(host, command)
     for shown in ("smtpguard why web01", "smtpguard events --user web01 --since 1h"):
@@ -153,6 +160,7 @@ TESTS: dict[str, Callable[[Host, str], None]] = {
     "smtpguard allow web01 --for 24h --limit 500/1h": succeeds,
     "smtpguard allow web01 --end": succeeds,
     "smtpguard why web01": explains,
+    "smtpguard why web01 --customer": writes_to_the_customer,
     "smtpguard events --user web01 --since yesterday": succeeds,
     "smtpguard incidents --open": succeeds,
     'smtpguard note web01 "called, mends the shop today"': notes,

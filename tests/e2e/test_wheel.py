@@ -13,7 +13,7 @@ import pytest
 from tests.support.programs import run
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
-DATA_KINDS = ("filters", "jails", "nft", "config")
+DATA_KINDS = ("filters", "jails", "nft", "config", "templates")
 MODULES_OF = {"pyyaml": "yaml", "oxl-libnftables": "nftables", "prometheus-client": "prometheus_client"}
 
 

@@ -1,0 +1,120 @@
+"""`why --ticket` and `why --customer`: one user in a plain text for a support system, or for the customer. Pure.
+
+What a template may use is listed here, name by name. The customer's text is given no path, name or address but the mail
+server that refuses their mail, so that not even an administrator's own template can tell of anything else.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from smtpguard.errors import GuardError
+from smtpguard.report.templates import Names
+
+Json = dict[str, Any]
+TICKET: Names = {
+    "host": None,
+    "verdict": None,
+    "verdict_for_customer": None,
+    "user": None,
+    "uid": None,
+    "time": None,
+    "standing": None,
+    "standing_why": None,
+    "mode": None,
+    "account": dict.fromkeys(("domain", "domains", "reseller", "package", "contact")),
+    "attempts": dict.fromkeys(("hour", "day")),
+    "refused": dict.fromkeys(("hour", "day")),
+    "blocks": dict.fromkeys(("kind", "ports", "since", "until", "by", "rule", "why", "mode", "suspended", "refused"))
+    | {"refused_to": dict.fromkeys(("address", "port", "count"))},
+    "rules": dict.fromkeys(("name", "count", "limit", "window", "action", "mode", "now", "next", "limit_by"))
+    | {"usual": dict.fromkeys(("p50", "p95", "days"))},
+    "incident": dict.fromkeys(
+        ("id", "first", "last", "verdicts", "connects", "refused", "peak_per_minute", "rules", "over")
+    ),
+    "scripts": dict.fromkeys(("script", "line", "stack", "count", "attr", "owner", "ctime", "sha256"))
+    | {"drivers": dict.fromkeys(("address", "count"))},
+    "files": dict.fromkeys(("path", "owner", "mode", "size", "ctime", "sha256")),
+    "destinations": dict.fromkeys(("address", "name", "provider", "port", "count", "refused", "connected", "failed"))
+    | {"last_failure": dict.fromkeys(("error", "time"))},
+    "notes": dict.fromkeys(("time", "by", "who", "reason")),
+    "changes": dict.fromkeys(("time", "kind", "by", "who", "until", "reason")),
+    "commands": None,
+}
+"""What a ticket may use: the fields of `why --json`, and the host's name."""
+
+CUSTOMER: Names = dict.fromkeys(
+    (
+        *("host", "user", "domain", "time", "state", "cause", "ports", "since", "until"),
+        *("attempts", "refused", "failed", "server", "port"),
+    )
+)
+"""What a customer's text may use; `state` is refused, slowed, was_refused, free or unknown, `cause` limit or person."""
+
+TEMPLATES: Mapping[str, Names] = {"ticket.txt": TICKET, "customer.txt": CUSTOMER}
+
+
+def build_ticket(why: Mapping[str, Any], host: str) -> Json:
+    """What a ticket is given.
+
+    Args:
+        why: From `build_why`.
+        host: This host's name.
+    """
+    return _pick({**why, "host": host}, TICKET)
+
+
+def build_customer(why: Mapping[str, Any], host: str) -> Json:
+    """What a customer's text is given.
+
+    Args:
+        why: From `build_why`.
+        host: This host's name.
+
+    Raises:
+        GuardError: The account is not one customer's: what it did may concern another one.
+    """
+    if why["standing"] not in (None, "tenant"):
+        what = (
+            f"{why['user']} is no customer's own account ({why['standing']}): what it did may concern other customers"
+        )
+        raise GuardError(what, fix=f"smtpguard why {why['user']} --ticket")
+    block = next(
+        (row for row in why["blocks"] if row["kind"] != "allow" and row["mode"] == "enforce" and not row["suspended"]),
+        None,
+    )
+    if block is not None:
+        state = "slowed" if block["kind"] == "throttle" else "refused"
+    else:
+        state = {"us": "was_refused", "not_us": "free"}.get(why["verdict_for_customer"], "unknown")
+    failures = [place for place in why["destinations"] if place["failed"] and place["last_failure"]]
+    worst: Mapping[str, Any] = max(failures, key=lambda place: str(place["last_failure"]["time"]), default={})
+    return {
+        "host": host,
+        "user": why["user"],
+        "domain": (why["account"] or {}).get("domain"),
+        "time": why["time"],
+        "state": state,
+        "cause": None if block is None else "limit" if block["rule"] else "person",
+        "ports": None if block is None else block["ports"],
+        "since": None if block is None else block["since"],
+        "until": None if block is None else block["until"],
+        "attempts": why["attempts"]["hour"],
+        "refused": why["refused"]["hour"],
+        "failed": sum(place["failed"] for place in failures),
+        "server": worst.get("address"),
+        "port": worst.get("port"),
+    }
+
+
+def _pick(values: Mapping[str, Any], names: Names) -> Json:
+    """The named fields alone; one that is missing is null."""
+    picked: Json = {}
+    for name, below in names.items():
+        value = values.get(name)
+        if below is None or value is None:
+            picked[name] = value
+        elif isinstance(value, list):
+            picked[name] = [_pick(row, below) for row in value]
+        else:
+            picked[name] = _pick(value, below)
+    return picked
