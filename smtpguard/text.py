@@ -128,6 +128,12 @@ def render_duration(seconds: float) -> str:
     return " ".join(words[:2]) or "0 s"
 
 
+def split_line(script: str | None) -> tuple[str | None, int | None]:
+    """`/a/send.php:41` as path and line."""
+    path, colon, line = (script or "").rpartition(":")
+    return (path, int(line)) if colon and line.isascii() and line.isdigit() else (script, None)
+
+
 def render_count(number: int, thing: str) -> str:
     """A number and what is counted: `1 user`, `2 users`.
 

@@ -24,6 +24,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "why": ("smtpguard.cli.why", "Show what is known of a user, and how to undo it."),
     "events": ("smtpguard.cli.events", "Show what happened, the newest first."),
     "incidents": ("smtpguard.cli.incidents", "Show incidents, the newest first, or close one."),
+    "report": ("smtpguard.cli.report", "Show a day, or another time, of the whole host."),
     "note": ("smtpguard.cli.note", "Keep a note about a user."),
     "replay": ("smtpguard.cli.replay", "Show what the rules would have done with an audit log."),
     "demo": ("smtpguard.cli.demo", "Show a hacked site being stopped, in namespaces of its own."),

@@ -19,6 +19,7 @@ from smtpguard.daemon.serve.handlers import Handlers
 from smtpguard.daemon.serve.history_command import HistoryCommand
 from smtpguard.daemon.serve.lookups import Lookups
 from smtpguard.daemon.serve.reload import Reload
+from smtpguard.daemon.serve.report_command import ReportCommand
 from smtpguard.daemon.serve.source_status import SourceStatus
 from smtpguard.daemon.serve.status import Status
 from smtpguard.daemon.serve.why_command import WhyCommand
@@ -159,6 +160,7 @@ class Reception:
             recorder=core.journal.recorder,
             history=history,
             why=WhyCommand(history, blocks, core.engine, accounts, core.guard, self.overview, now=core.now),
+            report=ReportCommand(history, core.guard),
         )
         group, self._group_trouble = find_group(settings.control_group)
         server = ControlServer(

@@ -30,6 +30,10 @@ _BUSY_S = 2.0
 _STEPS = 10_000  # of SQLite's machine between two looks at the clock: some 0.1 ms
 
 
+class LateError(StateError):
+    """A look took longer than it may."""
+
+
 class History:
     """The state file, for reading.
 
@@ -231,6 +235,16 @@ class History:
             parse_block(row) for row in self._read("SELECT * FROM blocks WHERE uid = ? AND until_ns > ?", uid, now_ns)
         ]
 
+    def select(self, sql: str, *parameters: int | str | bytes) -> Iterator[Row]:
+        """Rows one by one, for what adds them up itself (host_history.py).
+
+        Args:
+            sql: Constants only.
+            parameters: Its values.
+        """
+        with self._look():
+            yield from self._connection.execute(sql, parameters)
+
     def _read(self, sql: str, *parameters: int | bytes) -> list[Row]:
         with self._look():
             return self._connection.execute(sql, parameters).fetchall()
@@ -242,7 +256,7 @@ class History:
             yield
         except sqlite3.Error as failure:
             if primary_code(failure) == sqlite3.SQLITE_INTERRUPT:
-                raise StateError(f"took longer than {self._timeout_s:g} s", where=self._path) from failure
+                raise LateError(f"took longer than {self._timeout_s:g} s", where=self._path) from failure
             raise StateError(f"can't be read: {failure}", where=self._path) from failure
 
     def _is_late(self) -> bool:

@@ -1,12 +1,16 @@
 """Which part of the history is asked for, and what comes back of it."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from smtpguard.model import NS
 from smtpguard.state.columns import to_name
 
 MAX_ROWS = 10_000
 """No answer has more rows, whatever is asked for."""
+BLIND_NS = 15 * NS
+"""A pause in watching that is worth a word: a span is written every ten seconds."""
 _FOREVER_NS = 2**63 - 1
 
 By = Literal["address", "port", "script"]
@@ -72,3 +76,18 @@ class Total:
     messages: int = 0
     recipients: int = 0
     users: int = 0
+
+
+def find_gaps(spans: Iterable[tuple[int, int]], since_ns: int, until_ns: int) -> Iterator[tuple[int, int]]:
+    """From when to when nothing was watched.
+
+    Args:
+        spans: From when to when it was, in order.
+        since_ns: Wall time from which gaps are looked for.
+        until_ns: Until when.
+    """
+    edge_ns = since_ns
+    for begin_ns, end_ns in [*spans, (until_ns, until_ns)]:
+        if begin_ns - edge_ns > BLIND_NS:
+            yield edge_ns, begin_ns
+        edge_ns = max(edge_ns, end_ns)

@@ -11,13 +11,11 @@ from smtpguard.state.event_query import EventQuery, Shown, show_event, show_inci
 from smtpguard.state.history import History
 from smtpguard.state.minute_windows import sum_windows
 from smtpguard.state.rows import BlockRow, VerdictRow
-from smtpguard.state.span import Span
-from smtpguard.text import render_address, render_escaped, render_words
+from smtpguard.state.span import Span, find_gaps
+from smtpguard.text import render_address, render_escaped, render_words, split_line
 
 USUAL_DAYS = 14
 MAX_SHOWN = 20
-BLIND_NS = 15 * NS
-"""A pause in watching that is worth a word: a span is written every ten seconds."""
 _MINUTES_A_DAY = DAY_NS // MINUTE_NS
 
 
@@ -73,13 +71,7 @@ def find_blind(spans: Iterable[tuple[int, int]], now_ns: int) -> list[list[str]]
         spans: When it was, in order.
         now_ns: The moment.
     """
-    found = []
-    edge_ns = now_ns - HOUR_NS
-    for since_ns, until_ns in [*spans, (now_ns, now_ns)]:
-        if since_ns - edge_ns > BLIND_NS:
-            found.append([render_time(edge_ns), render_time(since_ns)])
-        edge_ns = max(edge_ns, until_ns)
-    return found
+    return [[render_time(begin), render_time(end)] for begin, end in find_gaps(spans, now_ns - HOUR_NS, now_ns)]
 
 
 def count_usual(minutes: list[tuple[int, int]], window_minutes: int) -> Shown | None:
@@ -148,7 +140,7 @@ def _scripts(history: History, span: Span, verdict: VerdictRow | None) -> list[S
     shown = []
     for total in history.top_places(span, "script"):
         full = render_escaped(bytes(total.key)) if isinstance(total.key, bytes) and total.key else None
-        script, line = _split_line(full)
+        script, line = split_line(full)
         file = files.get(script, {})
         is_seen = full is not None and full == evidence.get("script")
         client = evidence.get("client") if is_seen else None
@@ -166,9 +158,3 @@ def _scripts(history: History, span: Span, verdict: VerdictRow | None) -> list[S
             }
         )
     return shown
-
-
-def _split_line(script: str | None) -> tuple[str | None, int | None]:
-    """`/a/send.php:41` as path and line."""
-    path, colon, line = (script or "").rpartition(":")
-    return (path, int(line)) if colon and line.isdigit() else (script, None)

@@ -21,6 +21,11 @@ NOTHING = {
     "events": [], "incident": None, "evidence": {}, "blind": [],
 }  # fmt: skip
 """What the history says of who has done nothing."""
+NO_PART = {
+    "rows": [], "count": 0, "sums": [0, 0, 0, 0], "has_mail": False, "first_ns": None, "unnamed": [0, 0], "rdns": [],
+    "ports": [], "has_more": False, "has_overrides": False,
+}  # fmt: skip
+"""What it says of a host where nothing happened."""
 EMERGENCY = {
     "status": ["status", "--json"],
     "blocks": ["blocks"],
@@ -33,6 +38,7 @@ EMERGENCY = {
     "why": ["why", USER],
     "events": ["events"],
     "incidents": ["incidents"],
+    "report": ["report"],
     "note": ["note", USER, "seen"],
     "nft remove": ["nft", "remove"],
     "nft ensure": ["nft", "ensure"],  # the daemon's business, while there is one
@@ -69,9 +75,9 @@ class Daemon:
                 return
             with connection:
                 verb, _ = parse_request(connection.makefile("rb").readline())
-                self.asked.append(verb)
+                self.asked += [verb] if self.asked[-1:] != [verb] else []  # a report asks part by part
                 known: dict[str, Any] = {"live": None, "past": NOTHING, "name": USER}
-                told = {"ok": True, "text": "done", "items": [], "status": {"ready": True}, **known}
+                told = {"ok": True, "text": "done", "items": [], "status": {"ready": True}, **known, **NO_PART}
                 connection.sendall(render_line(told))
 
 

@@ -72,6 +72,11 @@ def notes(host: Host, command: str) -> None:
         assert "called, mends the shop today" in run(host, shown).stdout
 
 
+def reports(host: Host, command: str) -> None:
+    succeeds(host, command)
+    assert "web01" in run(host, command).stdout
+
+
 def make_target(_host: Host, command: str) -> None:
     """The target exists and does what it says; running `make test` within itself would not end."""
     target = command.removeprefix("make ")
@@ -163,6 +168,7 @@ TESTS: dict[str, Callable[[Host, str], None]] = {
     "smtpguard why web01 --customer": writes_to_the_customer,
     "smtpguard events --user web01 --since yesterday": succeeds,
     "smtpguard incidents --open": succeeds,
+    "smtpguard report --since 24h": reports,
     'smtpguard note web01 "called, mends the shop today"': notes,
     "smtpguard off": succeeds,
     "smtpguard on": succeeds,

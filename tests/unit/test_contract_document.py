@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -9,6 +10,7 @@ from smtpguard import logline
 from smtpguard.cli import _COMMANDS
 from smtpguard.daemon.serve.block_list import BlockList
 from smtpguard.model import NS, Subject
+from smtpguard.report.host_report import HostReport
 from smtpguard.report.why import build_why
 from smtpguard.state.event_query import show_event, show_incident
 from smtpguard.state.rows import ChangeRow
@@ -67,4 +69,5 @@ def test_json_objects_have_the_fields_that_are_told() -> None:
         "else": [name for name in show_event(done) if name not in _WITHOUT],
         "incidents": ["incidents", "more"],
         "incident": [name for name in show_incident(incident(1), None, 0) if name not in _WITHOUT],
+        "report": [entry.name.removesuffix("_ns") for entry in fields(HostReport)],
     }

@@ -132,6 +132,7 @@ class Host:
             recorder=Mock(),
             history=Mock(),
             why=Mock(),
+            report=Mock(),
         )
 
     def now(self) -> int:

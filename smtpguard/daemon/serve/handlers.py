@@ -22,11 +22,12 @@ from smtpguard.daemon.serve.block_command import BlockCommand
 from smtpguard.daemon.serve.block_list import BlockList
 from smtpguard.daemon.serve.commits import Commits
 from smtpguard.daemon.serve.history_command import HistoryCommand
-from smtpguard.daemon.serve.history_requests import CloseRequest, HistoryRequest, WhyRequest
+from smtpguard.daemon.serve.history_requests import CloseRequest, HistoryRequest, ReportRequest, WhyRequest
 from smtpguard.daemon.serve.lookups import Lookups
 from smtpguard.daemon.serve.nft_command import NftCommand
 from smtpguard.daemon.serve.orders import GuardBlocks, Orders
 from smtpguard.daemon.serve.reload import ReloadDone, Reloaded
+from smtpguard.daemon.serve.report_command import ReportCommand
 from smtpguard.daemon.serve.requests import (
     AllowRequest,
     Args,
@@ -111,6 +112,7 @@ class Handlers:
         recorder: Keeps the history of what was done, and for whom.
         history: What tells of the past.
         why: What tells of one user.
+        report: What tells of all.
     """
 
     def __init__(
@@ -135,6 +137,7 @@ class Handlers:
         recorder: Recorder,
         history: HistoryCommand,
         why: WhyCommand,
+        report: ReportCommand,
     ) -> None:
         self._guard = guard
         self._orders = orders
@@ -168,6 +171,7 @@ class Handlers:
             "incidents": Verb(HistoryRequest, history.incidents),
             "note": Verb(UserRequest, history.note),
             "why": Verb(WhyRequest, why),
+            "report": Verb(ReportRequest, report),
             "close": Verb(CloseRequest, history.close),
         }
 

@@ -19,7 +19,11 @@ from smtpguard.daemon.serve.requests import (
     take_word,
 )
 from smtpguard.state.event_query import KINDS, Network
+from smtpguard.state.host_question import PARTS, HostQuestion
 
+MAX_WINDOWS = 64
+MAX_MINUTES = 44_640
+"""31 days."""
 MAX_PAGE = 1000
 """Rows of history in one answer; who wants more asks again."""
 
@@ -81,6 +85,34 @@ class WhyRequest(Request):
 
     user: str = field(default="", metadata=argument(take_text(MAX_USER)))
     at_ns: int | None = field(default=None, metadata=argument(take_integer(1, MAX_WALL_NS)))
+
+
+def _take_windows(value: object, /) -> tuple[int, ...]:
+    windows = value if isinstance(value, list) and len(value) <= MAX_WINDOWS else (None,)
+    if all(type(window) is int and 1 <= window <= MAX_MINUTES for window in windows):
+        return tuple(windows)
+    raise UnfitError(f"a list of at most {MAX_WINDOWS} numbers of minutes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportRequest(Request):
+    """`report`.
+
+    Attributes:
+        part: Of PARTS; or the rules.
+        since_ns, until_ns, windows, step: See HostQuestion.
+    """
+
+    part: str = field(default="rules", metadata=argument(take_word("rules", *PARTS)))
+    since_ns: int = field(default=0, metadata=argument(take_integer(0, MAX_WALL_NS)))
+    until_ns: int = field(default=MAX_WALL_NS, metadata=argument(take_integer(0, MAX_WALL_NS)))
+    windows: tuple[int, ...] = field(default=(), metadata=argument(_take_windows))
+    step: int = field(default=60, metadata=argument(take_integer(1, MAX_MINUTES)))
+
+    @property
+    def question(self) -> HostQuestion:
+        """As the history takes it."""
+        return HostQuestion(since_ns=self.since_ns, until_ns=self.until_ns, windows=self.windows, step=self.step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

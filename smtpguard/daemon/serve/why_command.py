@@ -13,10 +13,11 @@ from smtpguard.daemon.serve.status import Status
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.errors import GuardError, StateError
 from smtpguard.hooks import ClockNs
-from smtpguard.model import NS, Account
+from smtpguard.model import Account
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.rule_fill import RuleFill
 from smtpguard.state.history import History
+from smtpguard.state.host_question import show_rule
 from smtpguard.state.user_history import collect_user
 from smtpguard.text import render_user, render_words
 
@@ -91,17 +92,7 @@ class WhyCommand:
 
 
 def _show_fill(fill: RuleFill) -> dict[str, Any]:
-    rule = fill.rule
-    return {
-        "name": rule.name,
-        "ports": None if rule.ports is None else sorted(rule.ports),
-        "count": rule.count,
-        "limit": rule.limit,
-        "window": rule.window_ns // NS,
-        "action": rule.action,
-        "mode": fill.mode,
-        "now": fill.now,
-    }
+    return show_rule(fill.rule) | {"mode": fill.mode, "now": fill.now}
 
 
 def _without_memory(past: dict[str, Any]) -> dict[str, Any]:

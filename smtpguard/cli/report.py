@@ -1,0 +1,90 @@
+"""`smtpguard report`: what happened on this host in a span of time, for people, cron and mail."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from smtpguard.cli.common import config_option, socket_option
+
+if TYPE_CHECKING:
+    from smtpguard.report.host_report import HostReport
+
+
+@click.command("report")
+@click.option("--since", default="24h", show_default=True, metavar="T", help="From then on: 24h, 'yesterday 00:00'.")
+@click.option("--until", default=None, metavar="T", help="Until then; now if it is not given.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="For people and mail, or for programs.",
+)
+@click.option("--out", default=None, metavar="F", help="Write to this file, readable by you alone; else to stdout.")
+@config_option
+@socket_option
+def command(
+    config_path: str | None, socket_path: str | None, since: str, until: str | None, form: str, out: str | None
+) -> None:
+    """Show what happened on this host: users, scripts, destinations, verdicts, blocks, and what was not seen.
+
+    A span that is given as a duration begins at a full hour.
+    """
+    from smtpguard.cli.report_source import ReportSource
+
+    since_ns, until_ns = _read_times(since, until)
+    source = ReportSource(config_path, socket_path)
+    text = _render(source.build(since_ns, until_ns, ends_now=until is None), form)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        _write(out, text)
+
+
+def _read_times(since: str, until: str | None) -> tuple[int, int]:
+    """Full minutes; a duration from a full hour on, so that users and places are of the same time."""
+    import time
+
+    from smtpguard.cli.history_options import build_times
+    from smtpguard.settings import HOUR_NS, MINUTE_NS
+
+    times = build_times(since, until)
+    since_ns, until_ns = times["since_ns"], time.time_ns() if until is None else times["until_ns"]
+    unit_ns = HOUR_NS if re.fullmatch(r"\s*\d+[hd]\s*", since.lower()) else MINUTE_NS
+    return since_ns // unit_ns * unit_ns, until_ns if until is None else -(-until_ns // MINUTE_NS) * MINUTE_NS
+
+
+def _render(report: "HostReport", form: str) -> str:
+    if form == "json":
+        import json
+
+        from smtpguard.report.host_report import to_json
+
+        return json.dumps(to_json(report), ensure_ascii=True, indent=2) + "\n"
+    from smtpguard.report.report_text import join_lines, render_text
+
+    return join_lines(render_text(report))
+
+
+def _write(out: str, text: str) -> None:
+    """A report names customers: nobody else reads it, and what stands there is replaced in one step."""
+    import os
+    import tempfile
+
+    from smtpguard.errors import GuardError
+
+    path = Path(out)
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise GuardError(f"can't be written: {error.strerror}", where=out, fix="name another file by --out") from error

@@ -1,0 +1,161 @@
+"""Where a report's parts come from: the daemon, else the state file itself; names and rules beside it."""
+
+import socket
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import click
+
+from smtpguard.cli.common import find_socket
+from smtpguard.cli.history_options import find_history_file
+from smtpguard.errors import ConfigError, NoDaemonError
+from smtpguard.report.build_report import MONTH_NS, build_report
+from smtpguard.report.fullest_windows import list_windows
+from smtpguard.report.host_report import HostReport
+from smtpguard.report.report_input import ReportInput
+from smtpguard.settings import HOUR_NS, MINUTE_NS
+from smtpguard.state.host_question import PARTS, HostQuestion, Part, show_rule
+
+Found = dict[str, Any]
+PATIENCE_S = 1.0
+"""After so long a progress bar is shown on a terminal."""
+MAX_ASKED = 200
+"""Names that are asked of the name service one by one, which may be slow; the account file has the others."""
+MAX_POINTS = 200
+_STEPS = (5, 15, 30, 60, 180, 360, 1440, 10_080)
+_ANSWER_S = 30.0
+
+
+class ReportSource:
+    """Collects what a report is made of.
+
+    Args:
+        config_path: --config.
+        socket_path: --socket.
+    """
+
+    def __init__(self, config_path: str | None, socket_path: str | None) -> None:
+        self._config_path = config_path
+        self._socket = find_socket(config_path, socket_path)
+        self._path: str | None = None
+
+    def build(self, since_ns: int, until_ns: int, *, ends_now: bool) -> HostReport:
+        """The report of a span of time."""
+        rules, has_overrides = self._find_rules()
+        step = next((step for step in _STEPS if until_ns - since_ns <= step * MAX_POINTS * MINUTE_NS), _STEPS[-1])
+        windows = tuple(list_windows(rules or ()))
+        question = HostQuestion(since_ns=since_ns, until_ns=until_ns, windows=windows, step=step)
+        month_ns = (until_ns - MONTH_NS) // HOUR_NS * HOUR_NS
+        month = HostQuestion(since_ns=max(0, month_ns), until_ns=until_ns)
+        wanted: list[tuple[str, Part, HostQuestion]] = [(part, part, question) for part in PARTS if part != "hours"]
+        wanted += [("month", "hours", month), ("watched_month", "watched", month)]
+        parts: dict[str, Found | None] = {}
+        for name, part, asked in _with_progress(wanted):
+            parts[name] = self._collect(part, asked)
+        return build_report(
+            ReportInput(
+                host=socket.gethostname(),
+                since_ns=since_ns,
+                until_ns=until_ns,
+                step=step,
+                parts=parts,
+                names=_find_names(parts),
+                rules=rules,
+                has_overrides=has_overrides,
+                ends_now=ends_now,
+            )
+        )
+
+    def _collect(self, part: Part, question: HostQuestion) -> Found | None:
+        """A part; None if it takes too long."""
+        from smtpguard.control.client import ask
+
+        if self._path is None:
+            try:
+                answer = ask(
+                    self._socket,
+                    "report",
+                    timeout_s=_ANSWER_S,
+                    part=part,
+                    since_ns=question.since_ns,
+                    until_ns=question.until_ns,
+                    windows=list(question.windows),
+                    step=question.step,
+                )
+            except NoDaemonError as nobody:
+                self._path = find_history_file(self._config_path, nobody)
+            else:
+                return None if answer.get("late") else answer
+        from smtpguard.state.history import History
+        from smtpguard.state.host_history import collect_part
+
+        with History(self._path) as history:
+            return collect_part(history, part, question)
+
+    def _find_rules(self) -> tuple[list[Found] | None, bool]:
+        """The rules in force, as far as they can be found out, and whether some users have others."""
+        from smtpguard.control.client import ask
+
+        try:
+            found = ask(self._socket, "report", part="rules")
+        except NoDaemonError as nobody:
+            self._path = find_history_file(self._config_path, nobody)
+        else:
+            return found["rows"], found["has_overrides"]
+        from smtpguard.settings.load import load_settings
+
+        try:
+            settings = load_settings(self._config_path)
+        except ConfigError:
+            return None, False
+        return [show_rule(rule) for rule in settings.rules], bool(settings.overrides)
+
+
+def _with_progress(wanted: list[tuple[str, Part, HostQuestion]]) -> Iterator[tuple[str, Part, HostQuestion]]:
+    """One after the other; a bar on a terminal once it takes long."""
+    begun = time.monotonic()
+    is_shown = False
+    for number, item in enumerate(wanted):
+        if sys.stderr.isatty() and (is_shown or time.monotonic() - begun >= PATIENCE_S):
+            is_shown = True
+            done = 30 * number // len(wanted)
+            click.echo(f"\r[{'#' * done}{'-' * (30 - done)}] {item[0]:<14}", err=True, nl=False)
+        yield item
+    if is_shown:
+        click.echo("\r" + " " * 48 + "\r", err=True, nl=False)
+
+
+def _find_names(parts: dict[str, Found | None]) -> dict[int, str]:
+    """Login names: what was written about a user in that time comes first, as numbers are used again."""
+    from pathlib import Path
+
+    from smtpguard.enrich.accounts.files import parse_passwd
+
+    names = dict((parts["names"] or {"rows": []})["rows"])
+    missing = [uid for uid in _list_uids(parts) if uid not in names]
+    try:
+        passwd = parse_passwd(Path("/etc/passwd").read_bytes())
+    except OSError:
+        passwd = parse_passwd(b"")
+    names |= {uid: passwd.names[uid][0] for uid in missing if uid in passwd.names}
+    return names | _ask_names([uid for uid in missing if uid not in names][:MAX_ASKED])
+
+
+def _list_uids(parts: dict[str, Found | None]) -> list[int]:
+    columns = {"users": 0, "scripts": 1, "ports": 0}
+    found = [row[column] for part, column in columns.items() for row in (parts[part] or {"rows": []})["rows"]]
+    return list(dict.fromkeys(found))
+
+
+def _ask_names(uids: Iterable[int]) -> dict[int, str]:
+    import pwd
+
+    names = {}
+    for uid in uids:
+        try:
+            names[uid] = pwd.getpwuid(uid).pw_name
+        except (KeyError, OverflowError):
+            continue
+    return names

@@ -1,0 +1,40 @@
+"""`report`: one part of what the history knows of the whole host, or the rules in force."""
+
+from typing import Any, cast
+
+from smtpguard.control.answer import Answer
+from smtpguard.daemon.guard import Guard
+from smtpguard.daemon.serve.asker import Asker
+from smtpguard.daemon.serve.history_command import HistoryCommand
+from smtpguard.daemon.serve.history_requests import ReportRequest
+from smtpguard.state.history import History, LateError
+from smtpguard.state.host_history import collect_part
+from smtpguard.state.host_question import Part, show_rule
+
+
+class ReportCommand:
+    """Answers `report`.
+
+    Args:
+        history: What reads the past.
+        guard: The configuration in force.
+    """
+
+    def __init__(self, history: HistoryCommand, guard: Guard) -> None:
+        self._history = history
+        self._guard = guard
+
+    def __call__(self, request: ReportRequest, asker: Asker) -> Answer:
+        """A part; `late` if it took too long."""
+        del asker
+        if request.part == "rules":
+            settings = self._guard.settings
+            return {"rows": [show_rule(rule) for rule in settings.rules], "has_overrides": bool(settings.overrides)}
+
+        def look(history: History) -> dict[str, Any]:
+            try:
+                return collect_part(history, cast("Part", request.part), request.question)
+            except LateError:
+                return {"rows": None, "late": True}
+
+        return self._history.ask(look)

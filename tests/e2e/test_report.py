@@ -1,0 +1,63 @@
+"""`report` of a real host: from the guard, from the file after it was killed, and against the event log."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smtpguard.demo.lab import PEER4, PEER6
+from tests.support.host import INNOCENT, SPAMMER, Host, wait_for
+
+pytestmark = pytest.mark.kernel
+
+RULE = {"name": "burst", "count": "connections", "limit": 30, "window": "10m", "action": "block", "block": "30m"}
+COUNT_LOG = Path(__file__).parents[1] / "support" / "count_log.py"
+
+
+def ask(host: Host, *times: str) -> dict[str, Any]:
+    done = host.cli("report", "--format", "json", *times)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def count(host: Host) -> dict[str, Any]:
+    log = Path(host.lab.directory) / "events.log"
+    command = [sys.executable, "-I", str(COUNT_LOG), str(log), "0", str(int(time.time()) + 60)]
+    counted: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    return counted
+
+
+def test_a_report_says_what_the_log_says_with_and_without_a_guard() -> None:
+    with Host(rules=[RULE], breaker={"blocks": 100, "per": "10m"}, ports=[25]) as host:
+        host.start()
+        done = host.connect(SPAMMER, 50, 400, to=[PEER4, PEER6])
+        host.connect(INNOCENT, 7, 400)
+        wait_for(lambda: len(host.events("CONNECT")) == 57)
+        time.sleep(2.1)  # summed up each second, written within the next
+        report, log = ask(host, "--since", "1h"), count(host)
+        users = {
+            row["user"]: [row["connects"], row["refused"], row["verdicts"], row["would"]] for row in report["users"]
+        }
+        assert users == log["users"] == {SPAMMER[0]: [50, done.refused, 1, 0], INNOCENT[0]: [7, 0, 0, 0]}
+        places = {
+            f"{row['address']} {row['port']}": [row["connects"], row["refused"]] for row in report["destinations"]
+        }
+        assert places == log["places"]
+        assert sum(row["connected"] for row in report["destinations"]) == 57 - done.refused
+        (block,) = report["blocks"]
+        assert (block["user"], block["by"], block["rule"], block["ended"]) == (SPAMMER[0], "guard", "burst", None)
+        assert report["fullest"] == [
+            {"user": INNOCENT[0], "uid": INNOCENT[1], "rule": "burst", "count": "connections", "window": 600, "held": 7,
+             "limit": 30, "at_most": False}
+        ]  # fmt: skip
+        assert any(sentence.startswith("The record begins") for sentence in report["unseen"])
+        times = ("--since", report["since"], "--until", report["until"])
+        before = ask(host, *times)
+        host.stop(signal.SIGKILL)
+        assert ask(host, *times) == before
