@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -129,6 +130,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     return (session.config.getoption("--two-at-a-time") and run_all(session)) or None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """With --durations, what each folder took: of those that two processes share, the sum of both."""
+    if terminalreporter.config.option.durations is None:
+        return
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        if isinstance(report, pytest.TestReport):
+            seconds[report.nodeid.removeprefix("tests/").partition("/")[0]] += report.duration
+    longest_first = sorted(seconds.items(), key=lambda each: -each[1])
+    terminalreporter.write_line("seconds: " + ", ".join(f"{name} {took:.0f}" for name, took in longest_first))
 
 
 @pytest.fixture

@@ -219,3 +219,23 @@ def test_what_failed_last_is_what_is_run_again(tmp_path: Path) -> None:
     assert (code, "1 failed, 8 passed" in said) == (1, True), said
     code, said = run_two(tmp_path, "pass", "--lf", *cache)
     assert (code, "1 passed" in said) == (0, True), said
+
+
+SLEEPING = """
+import time, pytest
+
+@pytest.fixture
+def slow():
+    time.sleep(0.3)
+    yield
+    time.sleep(0.3)
+
+def test_sleeps(slow):
+    time.sleep(0.3)
+"""
+
+
+def test_the_seconds_of_each_folder_are_told(tmp_path: Path) -> None:
+    files = ("tests/cli/test_a.py", "tests/cli/test_b.py", "tests/e2e/test_c.py")
+    _, said = run_pytest(tmp_path, SLEEPING, "--durations=1", "--two-at-a-time", files=files)
+    assert re.search(r"(?m)^seconds: cli 2, e2e 1$", said), said
