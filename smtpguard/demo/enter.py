@@ -13,9 +13,8 @@ from smtpguard.demo import namespaces
 _SIGKILL = 9
 
 
-def main() -> None:
-    """Read the arguments, enter, execute."""
-    words = sys.argv[1:]
+def enter(words: list[str]) -> list[str]:
+    """Enter what the arguments name; returns the program and its own arguments."""
     end = words.index("--")
     given = [*zip(words[:end:2], words[1:end:2], strict=True)]
     namespaces.die_with_parent(_SIGKILL)
@@ -27,7 +26,13 @@ def main() -> None:
     binds = dict(pair.split("=", 1) for option, pair in given if option == "--bind")
     if binds:
         namespaces.bind_files(binds)
-    os.execvp(words[end + 1], words[end + 1 :])  # noqa: S606 - the point of this program
+    return words[end + 1 :]
+
+
+def main() -> None:
+    """Read the arguments, enter, execute."""
+    program = enter(sys.argv[1:])
+    os.execvp(program[0], program)  # noqa: S606 - the point of this program
 
 
 if __name__ == "__main__":

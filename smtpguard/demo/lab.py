@@ -210,15 +210,7 @@ class Lab:
         stderr: int | IO[Any] | None = None,
     ) -> subprocess.Popen[str]:
         """Start a program in the laboratory; it is ended with it."""
-        child = subprocess.Popen(
-            self.argv(words, net=net, inside=inside),
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            text=True,
-            cwd="/",
-            env=module_environment(),
-        )
+        child = self._open(self.argv(words, net=net, inside=inside), stdout=stdout, stderr=stderr)
         self._children.append(child)
         return child
 
@@ -226,13 +218,24 @@ class Lab:
         self, words: Sequence[str], *, net: str | None = None, inside: bool = False, timeout_s: float = 60
     ) -> subprocess.CompletedProcess[str]:
         """Run a program in the laboratory to its end."""
-        return subprocess.run(
-            self.argv(words, net=net, inside=inside),
+        argv = self.argv(words, net=net, inside=inside)
+        with self._open(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+            try:
+                stdout, stderr = child.communicate(timeout=timeout_s)
+            except BaseException:
+                child.kill()
+                raise
+        return subprocess.CompletedProcess(argv, child.returncode, stdout, stderr)
+
+    def _open(
+        self, argv: Sequence[str], *, stdout: int | IO[Any] | None, stderr: int | IO[Any] | None
+    ) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            argv,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=stdout,
+            stderr=stderr,
             text=True,
-            timeout=timeout_s,
-            check=False,
             cwd="/",
             env=module_environment(),
         )
