@@ -6,6 +6,7 @@ runs, no service starts, no conflict removes anybody's mail server, and the syst
 cache, without a network. See apt-get(8) `--simulate` and dpkg-deb(1) `-x`.
 """
 
+import atexit
 import contextlib
 import fcntl
 import json
@@ -65,7 +66,7 @@ class Unpacked:
             theirs = [env[name]] if env.get(name) else []
             if ours:
                 env[name] = ":".join(ours + theirs)
-        env["PYTHONDONTWRITEBYTECODE"] = "1"
+        env.setdefault("PYTHONPYCACHEPREFIX", _keep_bytecode())  # it is compiled once, and the tree stays as it is
         return env
 
     def python(self, *modules: str) -> str:
@@ -86,6 +87,14 @@ class Unpacked:
                 return candidate
             complaint = f"{candidate}: {(trial.stderr.strip().splitlines() or ['?'])[-1]}"
         raise UnavailableError(f"no Python here can run {', '.join(modules)} ({complaint})")
+
+
+@cache
+def _keep_bytecode() -> str:
+    """A folder for compiled modules that goes with this process."""
+    folder = tempfile.mkdtemp(prefix="smtpguard-bytecode-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def require(*names: str) -> Unpacked:

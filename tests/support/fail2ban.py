@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -170,18 +171,24 @@ class Fail2ban:
     def write_client(self, folder: Path) -> None:
         """Put a `fail2ban-client` for this instance on a path, as an administrator has it."""
         argv = [self.python, str(self.unpacked.path("usr/bin/fail2ban-client")), *self._where()]
-        env = f"PYTHONPATH={shlex.quote(self.environment()['PYTHONPATH'])}"
+        env = shlex.join(f"{name}={self.environment()[name]}" for name in ("PYTHONPATH", "PYTHONPYCACHEPREFIX"))
         folder.mkdir(parents=True, exist_ok=True)
         program = folder / "fail2ban-client"
-        program.write_text(f'#!/bin/sh\n{env} exec {shlex.join(argv)} "$@"\n')
+        program.write_text(f'#!/bin/sh\nexec env {env} {shlex.join(argv)} "$@"\n')
         program.chmod(0o755)
+
+
+@cache
+def _find_python() -> str:
+    """Asked once: it imports all that a server does."""
+    return require("fail2ban").python("fail2ban.server.server", "fail2ban.client.fail2bancmdline")
 
 
 def fail2ban_below(home: Path) -> Fail2ban:
     """An instance laid out below a folder, not started; skips when no fail2ban can be had or run here."""
     unpacked = require("fail2ban")
     try:
-        python = unpacked.python("fail2ban.server.server", "fail2ban.client.fail2bancmdline")
+        python = _find_python()
     except UnavailableError as error:
         pytest.skip(f"lacks fail2ban: {error}")
     home.mkdir(parents=True, exist_ok=True)
