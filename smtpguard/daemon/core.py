@@ -176,9 +176,10 @@ class Core:
         for row in loaded.switches:
             self.switch.restore(row)
         identity = Identity(loaded.facts, self.state)
+        self.nft.on_made = identity.note
         adoption = Adoption(self.orders, self.enforcement, self.nft, self.around.accounts, self.now)
         self.enforcement.comparison = SetComparison(
-            self.nft, adopt=adoption, identity=identity, now=self.now, show=self.execution.show_user
+            self.nft, adopt=adoption, now=self.now, show=self.execution.show_user
         )
         restore = Restore(
             self.orders,
@@ -193,7 +194,6 @@ class Core:
         with self.enforcement.together():
             restore.take(loaded, dry_run=settings.dry_run, nft=self.nft, adoption=adoption, identity=identity)
         self.enforcement.refresh("start")
-        identity.note(self.nft.handle)
         self.chores = Chores(
             self.guard,
             self.state,

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -175,3 +176,18 @@ def test_a_list_of_thousands_put_in_is_told_and_not_made_blocks_one_by_one(host:
     assert host.cli("unblock", "--all").returncode == 0
     assert "elements" not in host.nft("list", "set", "inet", "smtpguard", "blocked")
     wait_for(lambda: nft_row(host)["in_step"] is True)
+
+
+def test_a_table_that_was_just_made_is_known_after_a_kill(host: Host) -> None:
+    """Found by a guard that was killed soon after `on`: who was in its table, and in no state yet, was let go."""
+    host.start()
+    assert host.cli("block", SPAMMER[0], "--for", "1h").returncode == 0
+    time.sleep(1.2)  # the sets are looked at a second after the start, and after that every ten seconds
+    assert host.cli("off").returncode == 0
+    assert host.cli("on").returncode == 0
+    time.sleep(0.3)  # for the thread that writes
+    host.stop(signal.SIGKILL)
+    add(host, f"{INNOCENT[1]} timeout 1h")
+    host.start()
+    assert list_blocks(host).keys() == {SPAMMER[1], INNOCENT[1]}
+    assert "somebody else" not in host.stderr()

@@ -24,6 +24,7 @@ import pytest
 from smtpguard.actions.base import Deny, Exemptions, Kind, Reach
 from smtpguard.actions.nft.difference import Difference
 from smtpguard.actions.nft.elements import Element
+from smtpguard.actions.nft.enforcer import TableMade
 from smtpguard.control.client import ask
 from smtpguard.control.connection import Peer
 from smtpguard.daemon import core, hang_up, inlet, reconfiguration
@@ -72,6 +73,7 @@ HOOKS = {
     "RequestReload": "Reload.request",
     "SourceHook, open": "BpfLifecycle.source_opened",
     "SourceHook, close": "BpfLifecycle.source_closed",
+    "TableMade": "Identity.note",
     "TakeConnects": "Guard.take",
     "TakeConnects, leader": "SensorPairing.lead",
     "TakeConnects, beside": "SensorPairing.beside",
@@ -100,12 +102,15 @@ class FakeTable:
     trouble = None
     handle: int | None = 7
     strangers: tuple[Element, ...] = ()
+    on_made: TableMade | None = None
 
     def __init__(self, *_: object, **__: object) -> None:
         self.there = False
 
     def ensure(self) -> None:
         self.there = True
+        if self.on_made is not None:
+            self.on_made(self.handle)
 
     def beat(self) -> None:
         pass

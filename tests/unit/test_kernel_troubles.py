@@ -170,7 +170,7 @@ class Looked:
         self.nft, self.adopt, self.now = Mock(), Mock(), Now()
         self.nft.check.return_value = "whole"
         self.nft.compare.return_value = {}
-        self.comparison = SetComparison(self.nft, adopt=self.adopt, identity=Mock(), now=self.now)
+        self.comparison = SetComparison(self.nft, adopt=self.adopt, now=self.now)
 
 
 def test_sets_that_can_not_be_looked_at_are_a_trouble(caplog: pytest.LogCaptureFixture) -> None:

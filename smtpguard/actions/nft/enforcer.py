@@ -6,11 +6,12 @@ itself. Not thread safe: one thread calls it (the daemon's loop, or a command).
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from smtpguard.actions.base import Deny, Exemptions, Kind, Reach
 from smtpguard.actions.nft.difference import Difference
 from smtpguard.actions.nft.elements import Interval, flatten
-from smtpguard.actions.nft.render import TableSpec, build_spec
+from smtpguard.actions.nft.render import Content, TableSpec, build_spec
 from smtpguard.actions.nft.set_elements import SetFullError
 from smtpguard.actions.nft.table import OwnTable
 from smtpguard.actions.nft.templates import read_templates
@@ -43,6 +44,14 @@ def parse_set(name: str) -> Reach | None:
     return Reach(kind, int(port) if port else None)
 
 
+class TableMade(Protocol):
+    """Remembers which table is ours."""
+
+    def __call__(self, handle: int | None, /) -> None:
+        """It was made, by whatever way, and the kernel gave it this number; None where it is gone again already."""
+        ...
+
+
 class NftEnforcer(OwnTable):
     """One table, in force from `ensure` to `remove`. Every method may raise EnforceError or PrivilegeError.
 
@@ -56,6 +65,7 @@ class NftEnforcer(OwnTable):
     Attributes:
         active: Whether the table ought to be there; then a lost one is put back by the next change.
         handle: The number that the kernel gave the table when it was loaded; None before.
+        on_made: Told of each table that is made: a guard that is killed in the next moment is to know it as its own.
     """
 
     name = "nft"
@@ -71,6 +81,7 @@ class NftEnforcer(OwnTable):
     ) -> None:
         super().__init__(spec, nft=nft, templates=templates, exemptions=exemptions)
         self._now_ns = now_ns
+        self.on_made: TableMade | None = None
         self._restoring = False
         self._all_sets: dict[Reach, UidSet] = {}
         self._filled: set[Reach] = set()
@@ -226,6 +237,11 @@ class NftEnforcer(OwnTable):
 
     def _render_asked(self) -> list[NftChange]:
         return [change for uids in self._sets.values() for change in uids.render_asked()]
+
+    def _note(self, shape: str, contents: dict[str, Content]) -> None:
+        super()._note(shape, contents)
+        if self.on_made is not None:
+            self.on_made(self.handle)
 
     def _restore_if_lost(self) -> bool:
         """Put the table back if it ought to be there and is not; whether it did."""

@@ -13,7 +13,6 @@ from smtpguard.actions.base import Reach
 from smtpguard.actions.nft.difference import Difference
 from smtpguard.actions.nft.elements import Element, Interval
 from smtpguard.actions.nft.enforcer import NftEnforcer
-from smtpguard.daemon.enforce.identity import Identity
 from smtpguard.errors import EnforceError
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS
@@ -50,7 +49,6 @@ class SetComparison:
     Args:
         nft: The table.
         adopt: What makes blocks of strangers.
-        identity: Remembers which table is ours.
         now: CLOCK_BOOTTIME in nanoseconds.
         show: Names uids for people; None to show the numbers.
 
@@ -61,12 +59,9 @@ class SetComparison:
         mended: How often something had to be mended.
     """
 
-    def __init__(
-        self, nft: NftEnforcer, *, adopt: Adopter, identity: Identity, now: ClockNs, show: ShowUid | None = None
-    ) -> None:
+    def __init__(self, nft: NftEnforcer, *, adopt: Adopter, now: ClockNs, show: ShowUid | None = None) -> None:
         self._nft = nft
         self._adopt = adopt
-        self._identity = identity
         self._now = now
         self._show = show or show_uid
         self._cost_ns = 0
@@ -112,7 +107,6 @@ class SetComparison:
             log.warning("The nft table is %s, nobody knows by whom. It is back, with every block.", state)
             nft.restore()
             self.mended += 1
-        self._identity.note(nft.handle)
         found = nft.compare()
         if any(difference.strangers or difference.longer or difference.missing for difference in found.values()):
             self.mended += 1
