@@ -34,6 +34,8 @@ SMOKE = (
     "tests/e2e/test_fail2ban.py",
 )
 """What `make test` runs, as far as it may meet what is installed."""
+NOT_HERE = ("--ignore", "tests/unit/test_changes.py")
+"""It judges the source by the linter, a program of the virtual environment that is not there."""
 
 INSTALL = r"""
 set -eu
@@ -131,6 +133,6 @@ def test_the_tests_pass_where_all_of_it_is_installed(debian: Path, package: Path
     assert ": ok: dry run;" in parts["check"]
     assert parts["exempt"].startswith("yes: Debian-exim")
     (site,) = {path for path in map(Path, sys.path) if path.name == "site-packages"}
-    tried = unshare(TRY, str(debian), str(PROJECT), str(site), *SMOKE, timeout_s=3000)
+    tried = unshare(TRY, str(debian), str(PROJECT), str(site), *SMOKE, *NOT_HERE, timeout_s=3000)
     print(tried[-3000:])
     assert re.search(r"\d{4} passed", tried)

@@ -154,7 +154,7 @@ def test_exempt_user_is_not_banned(server: Fail2ban, calls: Calls, tmp_path: Pat
     with server:
         server.append(verdict("trusted", 61001), verdict("web02", 61002))
         server.wait_banned("web02")
-        assert [call[-1] for call in calls() if call[0] == "block"] == ["web02"]
+        wait_for(lambda: [call[-1] for call in calls() if call[0] == "block"] == ["web02"])
 
 
 def test_restart_of_fail2ban_frees_nobody_and_keeps_the_original_end(server: Fail2ban, calls: Calls) -> None:
