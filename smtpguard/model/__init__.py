@@ -22,7 +22,7 @@ from smtpguard.model.decisions import (
     Verdict,
 )
 from smtpguard.model.events import Attr, Connect, Message, Outcome, RefusedBy, Result, SocketNews, SocketReport
-from smtpguard.model.people import Account, Standing, Subject
+from smtpguard.model.people import Account, Customer, Standing, Subject
 
 __all__ = [
     "NS",
@@ -35,6 +35,7 @@ __all__ = [
     "BreakerChange",
     "Connect",
     "Count",
+    "Customer",
     "Decision",
     "Ended",
     "Extended",

@@ -25,6 +25,25 @@ class Subject(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Customer:
+    """Whose an account is, as the hosting panel says. What customers wrote themselves is untrusted.
+
+    Attributes:
+        domain: Their primary domain, lower case as in DNS; None if the panel names none.
+        domains: Their domains, the primary one first; at most 100.
+        reseller: The panel's name for who sold it to them; None for the host itself.
+        package: The package or plan that they have.
+        contact: One address that they can be reached at.
+    """
+
+    domain: str | None = None
+    domains: tuple[str, ...] = ()
+    reseller: str | None = None
+    package: str | None = None
+    contact: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
     """What is known of a subject's account, from what only root can write (passwd, group, subuid, login.defs).
 
@@ -36,8 +55,8 @@ class Account:
             counted and told, not refused; so is "container", a uid that is nobody's on this host; "tenant" is refused.
         reason: Why it has that standing, for people.
         groups: Names of the groups the account is in.
-        packages: Hosting packages the account has, from the panel.
         ranges: Subordinate uid ranges that belong to the account, as (first, count).
+        customer: Whose it is; None if no panel knows it (yet), or none is asked.
     """
 
     uid: int
@@ -46,8 +65,8 @@ class Account:
     reason: str = ""
     aliases: tuple[str, ...] = ()
     groups: frozenset[str] = frozenset()
-    packages: frozenset[str] = frozenset()
     ranges: tuple[tuple[int, int], ...] = ()
+    customer: Customer | None = None
 
     @property
     def share(self) -> int:

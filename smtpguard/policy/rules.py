@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from smtpguard.errors import ConfigError
-from smtpguard.model import Account, Allowance, Count, Mode
+from smtpguard.model import Account, Allowance, Count, Customer, Mode
 from smtpguard.settings import Match, Rule, Settings
 
 ATTEMPTS: frozenset[Count] = frozenset({"connections", "destinations", "networks"})
@@ -44,8 +44,17 @@ def matches(match: Match, account: Account) -> bool:
     return (
         any(fnmatchcase(name, pattern) for name in account.names for pattern in match.users)
         or not account.groups.isdisjoint(match.groups)
-        or not account.packages.isdisjoint(match.packages)
         or any(first <= account.uid <= last for first, last in match.uids)
+        or (account.customer is not None and _matches_customer(match, account.customer))
+    )
+
+
+def _matches_customer(match: Match, customer: Customer) -> bool:
+    return any(
+        fnmatchcase(name, pattern)
+        for name, patterns in ((customer.package, match.packages), (customer.reseller, match.resellers))
+        if name is not None
+        for pattern in patterns
     )
 
 

@@ -78,13 +78,15 @@ class Match:
         users: Login names or globs (fnmatch).
         groups: Group names.
         uids: Inclusive (first, last) ranges.
-        packages: Hosting packages, from the panel.
+        packages: Hosting packages or globs, from the panel.
+        resellers: The panel's names of resellers, or globs.
     """
 
     users: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     uids: tuple[tuple[int, int], ...] = ()
     packages: tuple[str, ...] = ()
+    resellers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

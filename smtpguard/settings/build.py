@@ -85,6 +85,7 @@ def _build_override(entry: Mapping[str, Any], rules: Mapping[str, Mapping[str, A
             groups=tuple(match.get("groups", ())),
             uids=read_uids(match.get("uids", ())),
             packages=tuple(match.get("packages", ())),
+            resellers=tuple(match.get("resellers", ())),
         ),
         rules={name: _build_rule({**rules[name], **change}) for name, change in entry["rules"].items()},
     )

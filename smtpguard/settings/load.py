@@ -38,6 +38,7 @@ UNBUILT: dict[str, str] = {
     "rules[].count=messages|recipients": _COUNT,
     "rules[].path=local|any": "Mail by the local mail server is not counted: use smtp.",
     "users[].match.packages": "Use users, groups or uids.",
+    "users[].match.resellers": "Use users, groups or uids.",
     "accounts!=auto|none": "Use auto or none.",
     "notify.urls": "Nothing is sent: read the log, or `smtpguard blocks`.",
     "notify.digest!=daily|none": "Nothing is sent: use daily or none.",

@@ -10,6 +10,7 @@ from smtpguard.model import (
     Account,
     Block,
     BreakerChange,
+    Customer,
     Decision,
     Ended,
     Refusal,
@@ -387,10 +388,18 @@ def test_uid_that_is_not_known_counts_for_nobody() -> None:
         Match(groups=("mailers",)),
         Match(uids=((1000, 1002),)),
         Match(packages=("business",)),
+        Match(packages=("bus*",)),
+        Match(resellers=("resel*",)),
     ],
 )
 def test_first_override_that_matches_wins(match: Match) -> None:
-    own = person(WEB, "tenant", "newsletter", groups=frozenset({"mailers"}), packages=frozenset({"business"}))
+    own = person(
+        WEB,
+        "tenant",
+        "newsletter",
+        groups=frozenset({"mailers"}),
+        customer=Customer(package="business", reseller="reseller7"),
+    )
     overrides = (
         Override(match=Match(users=("other",), uids=((5, 9),)), rules={"burst": replace(BURST, limit=1)}),
         Override(match=match, rules={"burst": replace(BURST, limit=6)}),

@@ -1,5 +1,6 @@
 """The accounts that memory holds: what the host's files and a directory say of a uid, judged by the configuration."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from smtpguard.enrich.accounts.inside_ranges import InsideRanges
@@ -7,7 +8,7 @@ from smtpguard.enrich.accounts.name_service import NamedAccount, NameService
 from smtpguard.enrich.accounts.snapshot import Snapshot
 from smtpguard.enrich.accounts.spellings import list_spellings, may_be_name
 from smtpguard.fast_dataclass import quick_maker
-from smtpguard.model import Account
+from smtpguard.model import Account, Customer
 from smtpguard.policy.standing import AccountFacts, decide_standing
 from smtpguard.settings import Settings
 
@@ -15,8 +16,7 @@ MAX_CACHED = 250_000
 MAX_FOREIGN = 2000
 """Accounts outside /etc/passwd whose answers are kept fresh."""
 _make_facts = quick_maker(AccountFacts, "uid", "names", "groups", "document_roots")
-_make_account = quick_maker(Account, "uid", "name", "standing", "reason", "aliases", "groups", "packages", "ranges")
-_NO_PACKAGES: frozenset[str] = frozenset()
+_make_account = quick_maker(Account, "uid", "name", "standing", "reason", "aliases", "groups", "ranges", "customer")
 
 
 class CountSites(Protocol):
@@ -24,6 +24,14 @@ class CountSites(Protocol):
 
     def __call__(self, uid: int, /) -> int:
         """How many run under a uid, from files that only root can write; 0 if nobody knows."""
+        ...
+
+
+class FindCustomer(Protocol):
+    """Knows whose accounts are."""
+
+    def __call__(self, names: Sequence[str], /) -> Customer | None:
+        """Whose the account of some login names is, from memory; None if nobody knows (yet)."""
         ...
 
 
@@ -36,6 +44,7 @@ class KnownAccounts:
         names: Who knows accounts that /etc/passwd does not hold; None if nobody does.
         inside: What is known of directory accounts inside subordinate ranges; None without a name service.
         document_roots: How many sites run under a uid.
+        customers: Whose an account is; None if no panel is asked.
 
     Attributes:
         settings: The configuration in force.
@@ -58,6 +67,7 @@ class KnownAccounts:
         names: NameService | None,
         inside: InsideRanges | None,
         document_roots: CountSites | None,
+        customers: FindCustomer | None = None,
     ) -> None:
         self.settings = settings
         self.snapshot = snapshot
@@ -70,6 +80,7 @@ class KnownAccounts:
         self.times_rebuilt = 0
         self.times_exempted = 0
         self._document_roots = document_roots
+        self._customers = customers
         self._foreign: set[int] = set()
         self._spellings = list_spellings(settings)
 
@@ -125,7 +136,9 @@ class KnownAccounts:
         standing, reason = decide_standing(_make_facts(uid, names, groups, sites), self.settings, snapshot.facts)
         ranges = self.ranges.of(uid) if uid != 0 else ()
         aliases = names if login is None else names[1:]
-        return _make_account(uid, login, standing, reason, aliases, groups, _NO_PACKAGES, ranges)
+        return _make_account(
+            uid, login, standing, reason, aliases, groups, ranges, self._customers(names) if self._customers else None
+        )
 
     def groups_of(self, uid: int, names: tuple[str, ...]) -> frozenset[str]:
         """Groups of an account of /etc/passwd.
