@@ -32,7 +32,7 @@ def build_why(
         "standing": None if live is None else live["standing"],
         "standing_why": None if live is None else live["standing_why"],
         "mode": None if live is None else live["mode"],
-        "account": None,
+        "account": None if live is None else live.get("account"),
         "blocks": blocks,
         "rules": [_show_rule(rule, past) for rule in (live or {}).get("rules", ())],
         "incident": past["incident"],

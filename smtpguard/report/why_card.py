@@ -40,8 +40,19 @@ def _standing(why: Mapping[str, Any]) -> list[str]:
     )
     return [
         _pair("user", f"{why['user']}, uid {why['uid']}: {standing}" + (f"; {mode}" if mode else "")),
+        *_customer(why["account"]),
         _pair("sent", figures),
     ]
+
+
+def _customer(account: Mapping[str, Any] | None) -> list[str]:
+    """Whose it is: what a customer wrote themselves is shown as words, whatever it holds."""
+    if account is None:
+        return []
+    more = len(account["domains"]) - 1
+    domains = [account["domain"] + (f" and {more} more" if more > 0 else "")] if account["domain"] else []
+    told = [f"{key} {account[key]}" for key in ("package", "reseller", "contact") if account[key]]
+    return [_pair("customer", render_words("; ".join((*domains, *told)), max_bytes=200))]
 
 
 def _blocks(why: Mapping[str, Any]) -> list[str]:

@@ -130,6 +130,18 @@ def test_the_object_has_what_the_contract_says() -> None:
     assert build_why(live(rules=[RULE | {"now": 0, "ports": [25]}]), past(), None)["rules"][0]["usual"] is None
 
 
+def test_it_says_whose_account_it_is() -> None:
+    owned = {
+        "domain": "shop.example", "domains": ["shop.example", "blog.example"], "reseller": "res1",
+        "package": "Business", "contact": "a@shop.example",
+    }  # fmt: skip
+    why = build_why(live(account=owned), past(), None)
+    assert why["account"] == owned
+    told = "shop.example and 1 more; package Business; reseller res1; contact a@shop.example"
+    assert render_card(why, width=120)[2].split(maxsplit=1) == ["customer", told]
+    assert "customer" not in "\n".join(render_card(build_why(live(account=None), past(), None)))
+
+
 def test_it_works_for_who_has_done_nothing_and_for_who_is_gone() -> None:
     card = "\n".join(render_card(build_why(live(), past(), None)))
     assert "nothing is in force; at 3 of 30 (burst)" in card
@@ -167,7 +179,11 @@ def test_the_card_fits_whatever_it_has_to_say_and_drives_no_terminal(tmp_path: P
     store.close()
     with History(str(tmp_path / "s.db")) as history:
         then = collect_user(history, uid=1001, name=None, now_ns=NOW_NS)
-    now = live(blocks=[BLOCK] * 9, rules=[RULE | {"name": f"r{n}" * 9, "now": n} for n in range(1, 40)])
+    hostile = HOSTILE.decode()
+    owned = {
+        "domain": hostile, "domains": [hostile] * 100, "reseller": hostile, "package": "\x1b[2J", "contact": "a@b\nc",
+    }  # fmt: skip
+    now = live(account=owned, blocks=[BLOCK] * 9, rules=[RULE | {"name": f"r{n}" * 9, "now": n} for n in range(1, 40)])
     lines = render_card(build_why(now, then, None))
     assert len(lines) <= 23
     for line in lines:

@@ -13,7 +13,7 @@ from smtpguard.daemon.serve.status import Status
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.errors import GuardError, StateError
 from smtpguard.hooks import ClockNs
-from smtpguard.model import Account
+from smtpguard.model import Account, Customer
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.rule_fill import RuleFill
 from smtpguard.state.history import History
@@ -83,12 +83,23 @@ class WhyCommand:
             "uid": account.uid,
             "standing": account.standing,
             "standing_why": account.reason,
+            "account": None if account.customer is None else _show_customer(account.customer),
             "why_dry": why,
             "mode": "off" if self._engine.is_off else "dry-run" if settings.dry_run else "enforce",
             "is_seeing": self._overview.is_seeing(),
             "blocks": [row for row in self._blocks.collect() if row["uid"] == account.uid and row["netns"] is None],
             "rules": [_show_fill(fill) for fill in fills],
         }
+
+
+def _show_customer(customer: Customer) -> dict[str, Any]:
+    return {
+        "domain": customer.domain,
+        "domains": list(customer.domains),
+        "reseller": customer.reseller,
+        "package": customer.package,
+        "contact": customer.contact,
+    }
 
 
 def _show_fill(fill: RuleFill) -> dict[str, Any]:
