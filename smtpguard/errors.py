@@ -72,6 +72,10 @@ class UnansweredError(GuardError):
         self.is_pending = is_pending
 
 
+class AmbiguousUserError(GuardError):
+    """What was meant for one user names two. Nothing was done."""
+
+
 class NoDaemonError(GuardError):
     """Nobody answers at the control socket: exit 3."""
 

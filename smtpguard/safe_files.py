@@ -11,6 +11,7 @@ for the sticky bit.
 import errno
 import os
 import stat
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Protocol
 
@@ -61,17 +62,27 @@ def read_trusted(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
     return content
 
 
-def find_distrust(status: os.stat_result, *, sticky_is_fine: bool = False) -> str | None:
+def find_distrust(
+    status: os.stat_result,
+    *,
+    sticky_is_fine: bool = False,
+    uids: AbstractSet[int] = frozenset(),
+    gids: AbstractSet[int] | None = None,
+) -> str | None:
     """Why the owner or mode of something lets others write it; None if only root and the caller can.
 
     Args:
         status: Of the file or directory, from its descriptor.
         sticky_is_fine: For directories: a sticky bit makes up for others' right to write.
+        uids: Who may own it besides.
+        gids: Groups that may write it, beside root's; None for no group at all.
     """
-    if status.st_uid not in (0, os.geteuid()):
+    if status.st_uid not in (0, os.geteuid()) and status.st_uid not in uids:
         return f"belongs to uid {status.st_uid}, not to root or to you"
     mode = stat.S_IMODE(status.st_mode)
-    if mode & _OTHERS_WRITE and not (sticky_is_fine and mode & stat.S_ISVTX):
+    may_group = gids is not None and (status.st_gid == 0 or status.st_gid in gids)
+    others = stat.S_IWOTH if may_group else _OTHERS_WRITE
+    if mode & others and not (sticky_is_fine and mode & stat.S_ISVTX):
         return f"can be written by others (mode {mode:04o})"
     return None
 
@@ -130,16 +141,48 @@ def _parts_of(path: str) -> list[str]:
     return [part for part in reversed(path.split("/")) if part not in {"", "."}]
 
 
+def open_trusted_directory(path: str, *, uids: AbstractSet[int] = frozenset(), gids: AbstractSet[int]) -> int:
+    """A descriptor of a directory from which something is read, every step of the way judged.
+
+    Args:
+        path: Absolute, without symbolic links.
+        uids: Who may own a step, beside root.
+        gids: Groups that may write to one, beside root's.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: There is none.
+        ConfigError: Somebody else could have written there.
+        OSError: It can't be opened.
+    """
+
+    def judge(status: os.stat_result, where: str, /, *, is_last: bool) -> None:  # noqa: ARG001 - a _Judge
+        _judge_reading(status, where, is_last=False, uids=uids, gids=gids)
+
+    step = _walk(path, judge)  # opened as a path alone
+    try:
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=step)
+    finally:
+        os.close(step)
+
+
 def _open_directory(path: str) -> int:
     """A descriptor of a directory from which something is read. `path` is absolute, without symbolic links."""
     return _walk(path, _judge_reading)
 
 
-def _judge_reading(status: os.stat_result, where: str, /, *, is_last: bool) -> None:  # noqa: ARG001 - a _Judge
+def _judge_reading(
+    status: os.stat_result,
+    where: str,
+    /,
+    *,
+    is_last: bool,  # noqa: ARG001 - a _Judge
+    uids: AbstractSet[int] = frozenset(),
+    gids: AbstractSet[int] | None = None,
+) -> None:
     """What is asked of a way on which something is read. Its links were resolved: one that is there now is new."""
     if stat.S_ISLNK(status.st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), where)
-    distrust = find_distrust(status, sticky_is_fine=True)
+    distrust = find_distrust(status, sticky_is_fine=True, uids=uids, gids=gids)
     if distrust:
         raise ConfigError(f"this directory {distrust}", where=where, fix=f"chown root {where}; chmod go-w {where}")
 

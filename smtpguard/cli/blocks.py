@@ -55,9 +55,12 @@ def render_blocks(rows: Sequence[dict[str, Any]], off: dict[str, Any] | None, *,
 def _render_group(title: str, rows: Sequence[dict[str, Any]], now: float) -> list[str]:
     if not rows:
         return []
+    # Where no panel is known there are no domains to show.
+    domains = [row["domain"] or "-" for row in rows] if any(row.get("domain") for row in rows) else None
     cells = [
         (
             row["user"],
+            *([] if domains is None else [domains[index]]),
             str(row["uid"]),
             row["kind"],
             "all" if row["ports"] is None else ",".join(map(str, row["ports"])),
@@ -67,6 +70,7 @@ def _render_group(title: str, rows: Sequence[dict[str, Any]], now: float) -> lis
             str(row["refused"]),
             row["why"],
         )
-        for row in rows
+        for index, row in enumerate(rows)
     ]
-    return [title, *render_table(_HEAD, cells)]
+    head = _HEAD if domains is None else (_HEAD[0], "DOMAIN", *_HEAD[1:])
+    return [title, *render_table(head, cells)]

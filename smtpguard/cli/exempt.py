@@ -19,11 +19,13 @@ def command(ctx: click.Context, config_path: str | None, is_name: bool, user: st
     anything.
     """
     from smtpguard.enrich.accounts.directory import AccountDirectory
+    from smtpguard.panels.customers_on_demand import CustomersOnDemand
     from smtpguard.settings.load import load_part
     from smtpguard.text import render_user
 
-    accounts = AccountDirectory(load_part(config_path, ["exempt", "shared_users"]))
-    account = accounts.lookup.by_login(user) if is_name else accounts.lookup.by_name(user)
+    settings = load_part(config_path, ["exempt", "shared_users"])
+    accounts = AccountDirectory(settings, customers=None if is_name else CustomersOnDemand(settings))
+    account = accounts.lookup.by_login(user) if is_name else accounts.lookup.by_person(user)
     if account is None:
         click.echo("no: no such account on this host")
         ctx.exit(EXIT_FAILED)
@@ -33,6 +35,8 @@ def command(ctx: click.Context, config_path: str | None, is_name: bool, user: st
     shown = render_user(account.uid, account.name)
     if not is_name and (namesake := accounts.lookup.find_namesake(user)) is not None:
         shown = f"{shown} (taken as a uid; the account called {user} is uid:{namesake})"
+    if not is_name and (whose := accounts.lookup.tell_domain(user)):
+        shown = f"{shown} ({whose})"
     if account.standing in ("root", "mta", "exempt"):
         click.echo(f"yes: {shown}: {account.reason}")
         return

@@ -13,7 +13,7 @@ _MODES = {
     "enforce": "enforcing",
     "off": "OFF: nobody is refused",
 }
-_WORDS = frozenset({"inactive", "newcomers", "exempt names", "nat64", "accounts", "failures"})
+_WORDS = frozenset({"inactive", "newcomers", "exempt names", "nat64", "accounts", "customers", "failures"})
 """Parts that say something in words; the others are counters."""
 _FEW_ANSWERS = 0.5
 

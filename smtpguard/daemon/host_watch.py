@@ -18,6 +18,7 @@ from smtpguard.enrich.translators import Translators
 from smtpguard.errors import SourceError
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS
+from smtpguard.panels.customer_watch import CustomerWatch
 from smtpguard.policy.destinations import Destinations
 from smtpguard.policy.networks import list_translated, use_translators
 from smtpguard.settings import Settings
@@ -74,8 +75,10 @@ class HostWatch:
         self._hurries = False
         self._problems: tuple[str, ...] = ()
         self._untold: bool | None = None
+        self._is_outdated = False
         self._own_trouble: str | None = None
-        self.accounts = AccountDirectory(settings, patience_s=0)
+        self._customers = CustomerWatch(settings, now)
+        self.accounts = AccountDirectory(settings, patience_s=0, customers=self._customers)
         self._reader = AccountReader(self.accounts)
         self.destinations = Destinations()
         self.on_change: Changed | None = None
@@ -90,6 +93,7 @@ class HostWatch:
         use_translators(self._translators.prefixes)
         self._replace_destinations()
         self._tell_problems()
+        self._customers.look()
 
     def exemptions(self, forced: Iterable[int] = (), allowed: Iterable[int] = ()) -> Exemptions:
         """What passes in spite of any refusal, for the kernel.
@@ -140,6 +144,7 @@ class HostWatch:
             self._named.fileno(),
             self._own.fileno(),
             self._translators.fileno(),
+            self._customers.fileno(),
             *self._news_filenos(),
         )
         return [fileno for fileno in known if fileno >= 0]
@@ -155,6 +160,11 @@ class HostWatch:
         """Accounts were read again, addresses have changed, or a directory has given names."""
         if fileno == self._reader.fileno():
             self._accounts_changed(self._reader.take())
+            self._read_again()
+            return
+        if fileno == self._customers.fileno():
+            self._is_outdated |= self._customers.take()
+            self._read_again()
             return
         if fileno in self._news_filenos():
             self._hurries = True
@@ -199,16 +209,26 @@ class HostWatch:
             self._open_own()
             if self._replace_destinations():
                 self._tell(accounts=False)
+        self._customers.look()
         if self.accounts.is_stale():
             self._reader.begin()
-        else:
+        elif not self._read_again():
             self._accounts_changed(self.accounts.take_news())
+
+    def _read_again(self) -> bool:
+        """Have accounts judged anew beside the loop if they are other customers' now; whether they are."""
+        if not self._is_outdated:
+            return False
+        if not self._reader.is_reading:  # what is under way has begun with the customers of before
+            self._is_outdated = False
+            self._reader.begin()
+        return True
 
     def troubles(self) -> list[str]:
         """What is not as it should be, for `status`."""
         names = self.accounts.names.trouble() if self.accounts.names is not None else None
         found = [] if names is None else [f"accounts outside /etc/passwd: {names}; what was known of them holds"]
-        found += [] if self._own_trouble is None else [self._own_trouble]
+        found += filter(None, (self._own_trouble, self._customers.trouble()))
         return [*found, *(f"exempt destination {name} can't be looked up" for name in self._named.failed())]
 
     def parts(self) -> dict[str, str]:
@@ -217,6 +237,8 @@ class HostWatch:
         parts = {"exempt names": f"{named}; addresses hold for 24 h"} if named else {}
         if self._translators.prefixes:
             parts["nat64"] = ", ".join(map(str, self._translators.prefixes))
+        if customers := self._customers.render():
+            parts["customers"] = customers
         if problems := self._problems:
             more = f"; and {len(problems) - MAX_TOLD} more, see the log" if len(problems) > MAX_TOLD else ""
             parts["accounts"] = "; ".join(problems[:MAX_TOLD]) + more
@@ -225,6 +247,7 @@ class HostWatch:
     def close(self) -> None:
         """Stop watching."""
         self._reader.close()
+        self._customers.close()
         self._own.close()
         self._named.close()
         self._translators.close()

@@ -18,6 +18,7 @@ from smtpguard.daemon.startup.instance_lock import InstanceLock
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.errors import EnforceError, GuardError, PrivilegeError
 from smtpguard.model import Account
+from smtpguard.panels.customers_on_demand import CustomersOnDemand
 from smtpguard.settings import Settings
 from smtpguard.state.columns import to_signed
 from smtpguard.state.paths import state_paths
@@ -48,7 +49,7 @@ def unblock(settings: Settings, *, user: str | None, uid: int | None, everybody:
     """
     if os.geteuid() != 0:
         raise PrivilegeError("no daemon answers, and only root may change the kernel's sets", fix="run it as root")
-    accounts = AccountDirectory(settings)
+    accounts = AccountDirectory(settings, customers=CustomersOnDemand(settings))
     request = UnblockRequest(user=user or "", uid=uid, everybody=everybody, source=source or "")
     jails: list[tuple[str, str]] = []
 
@@ -74,6 +75,7 @@ def unblock(settings: Settings, *, user: str | None, uid: int | None, everybody:
         )
     namesake = accounts.lookup.find_namesake(user or "") if source is None else None
     taken = "" if namesake is None else f"Note: {user} was taken as a uid; the account called {user} is uid:{namesake}"
+    taken = taken or (f"Note: {whose}" if source is None and (whose := accounts.lookup.tell_domain(user or "")) else "")
     # Without the lock: fail2ban's action is an `unblock` of its own, and wants it.
     return join_sentences(done.text, taken, *[_unban(jail, name) for jail, name in jails])
 

@@ -350,10 +350,6 @@ def test_wrong(tmp_path: Path, text: str, line: int, what: str) -> None:
         ),
         ("rules: [{" + RULE.replace("connections", "recipients") + "}]", "rules[0].count: recipients is not supported"),
         ("rules: [{" + RULE + ", path: local}]", "rules[0].path: local is not supported in version 0.1."),
-        ("users: [{match: {packages: [a]}, rules: {hourly: {limit: 1}}}]", "users[0].match.packages is not supported"),
-        ("users: [{match: {resellers: [a]}, rules: {hourly: {limit: 1}}}]", "users[0].match.resellers is not suppo"),
-        ("accounts: /usr/bin/who", "accounts: /usr/bin/who is not supported in version 0.1."),
-        ("accounts: [/usr/bin/who, -a]", "accounts is not supported in version 0.1."),
         ("notify: {urls: ['mailto://a@example.org']}", "notify.urls is not supported in version 0.1."),
         ("notify: {hook: /x}", "notify.hook: /x is not supported in version 0.1."),
         ("metrics: {textfile: /x}", "metrics.textfile: /x is not supported in version 0.1."),
@@ -380,7 +376,7 @@ def test_unbuilt_keys_are_in_the_schema() -> None:
 def test_unbuilt_values_that_ask_for_nothing(tmp_path: Path) -> None:
     load(
         tmp_path,
-        "accounts: none\nnotify: {urls: [], hook: null, digest: none}\n"
+        "accounts: [/usr/bin/who, -a]\nnotify: {urls: [], hook: null, digest: none}\n"
         "metrics: {textfile: null, users: false}\nrules: [{" + RULE + ", path: smtp}]",
     )
 

@@ -151,9 +151,10 @@ class Offline:
         self.state.close.return_value = True
         self.state.kept.return_value = []
         accounts = Mock(account=People().account)
-        accounts.lookup.by_name.side_effect = lambda _: People().account(WEB)
+        accounts.lookup.by_person.side_effect = lambda _: People().account(WEB)
+        accounts.lookup.tell_domain.return_value = ""
         accounts.lookup.find_namesake.return_value = 4711
-        monkeypatch.setattr(offline, "AccountDirectory", lambda _: accounts)
+        monkeypatch.setattr(offline, "AccountDirectory", lambda _, **__: accounts)
         monkeypatch.setattr(offline, "InstanceLock", lambda _: contextlib.nullcontext())
         monkeypatch.setattr(offline, "StateWriter", lambda _: self.state)
         monkeypatch.setattr(offline, "NftEnforcer", lambda _: Mock(read_denies=Mock(return_value=[])))

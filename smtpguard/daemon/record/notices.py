@@ -45,28 +45,35 @@ def render_verdict(
         now_ns: Event time now.
         is_left: Whether the block is fail2ban's to make.
     """
-    user = render_user(account.uid, account.name)
+    user, shown = render_user(account.uid, account.name), render_owner(account)
     where = render_ports(verdict.ports)
     until = ""
     if verdict.until_ns is not None:
         until = f" until {render_until(verdict.until_ns + offset_ns, now_ns + offset_ns)}"
     if verdict.action == "warn":
-        what = f"{user} over a limit{where}, nothing refused"
+        what = f"{shown} over a limit{where}, nothing refused"
     elif verdict.mode == "dry-run":
         label = _LABELS.get(verdict.why_dry, f"REPORT ONLY ({verdict.why_dry})")
-        what = f"{label}, nothing refused: {user} would be {_WOULD[verdict.action]}{where}{until}"
+        what = f"{label}, nothing refused: {shown} would be {_WOULD[verdict.action]}{where}{until}"
     elif is_left:
-        what = f"{user} over a limit{where}, left to fail2ban"
+        what = f"{shown} over a limit{where}, left to fail2ban"
     else:
-        what = f"{user} {_DONE[verdict.action]}{where}{until}"
+        what = f"{shown} {_DONE[verdict.action]}{where}{until}"
     rule = f"{verdict.count} {verdict.counted} in {render_duration(verdict.window_ns / 1e9)}, limit {verdict.limit}"
     script = "" if connect.script is None else f" Script: {_shorten(render_escaped(connect.script))}."
     return f"{what}: {rule} (rule {verdict.rule}).{script} See: {render_look(user)}"
 
 
+def render_owner(account: Account) -> str:
+    """Who it is, as an administrator knows them: the user, and the domain that they are a customer with."""
+    user = render_user(account.uid, account.name)
+    domain = None if account.customer is None else account.customer.domain
+    return user if domain is None else f"{user} ({domain})"
+
+
 def render_over(incident: Incident) -> str:
     """What an incident came to."""
-    user = render_user(incident.account.uid, incident.account.name)
+    user = render_owner(incident.account)
     length = render_duration((incident.last_ns - incident.first_ns) / 1e9)
     rules = ", ".join(incident.rules)
     return (

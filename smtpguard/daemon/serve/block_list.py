@@ -68,5 +68,10 @@ class BlockList:
         return {"since": (held.since_ns + offset_ns) / NS, "until": (held.until_ns + offset_ns) / NS}
 
     def _render_subject(self, subject: Subject) -> dict[str, Any]:
-        name = self._execution.account_of(subject).name
-        return {"user": render_user(subject.id, name), "uid": subject.id, "netns": subject.scope}
+        account = self._execution.account_of(subject)
+        return {
+            "user": render_user(subject.id, account.name),
+            "uid": subject.id,
+            "netns": subject.scope,
+            "domain": None if account.customer is None else account.customer.domain,
+        }

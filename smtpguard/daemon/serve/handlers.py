@@ -283,13 +283,13 @@ class Handlers:
         return Stream(topic=TOPIC, head={})
 
     def _taken(self, request: Request) -> str:
-        """What to add to an answer where digits name two: a uid, and an account that is called so."""
+        """What to add to an answer: whose a domain is, and whom digits mean that are a uid and somebody's name, too."""
         if not isinstance(request, UserRequest) or request.uid is not None:
             return ""
         name = request.user
         namesake = self._accounts.lookup.find_namesake(name)
         if namesake is None:
-            return ""
+            return self._accounts.lookup.tell_domain(name) if not getattr(request, "source", "") else ""
         if isinstance(request, BlockRequest | UnblockRequest) and request.source:
             return f"{name} was taken as the name of uid:{namesake}; the uid would be uid:{name.lstrip('0') or '0'}"
         return f"{name} was taken as a uid; the account called {name} is uid:{namesake}"

@@ -13,7 +13,7 @@ from smtpguard.daemon.serve.history_requests import CloseRequest, HistoryRequest
 from smtpguard.daemon.serve.requests import UserRequest
 from smtpguard.daemon.serve.unblock import find_account
 from smtpguard.enrich.accounts.directory import AccountDirectory
-from smtpguard.errors import GuardError, StateError, UnansweredError
+from smtpguard.errors import AmbiguousUserError, GuardError, StateError, UnansweredError
 from smtpguard.model import Account
 from smtpguard.state.desk import HistoryDesk, HistoryQuestion
 from smtpguard.state.event_query import EventQuery
@@ -35,7 +35,7 @@ def find_past(accounts: AccountDirectory, user: str) -> tuple[Account | None, st
     """
     try:
         return find_account(accounts, user=user, uid=None), None
-    except UnansweredError:
+    except (UnansweredError, AmbiguousUserError):
         raise
     except GuardError:
         return None, user

@@ -80,7 +80,7 @@ def find_account(accounts: AccountDirectory, *, user: str, uid: int | None, from
 
     Args:
         accounts: Who is who.
-        user: A name, or uid:N.
+        user: A name, or uid:N; from a person a domain that an account owns, or an address at one, too.
         uid: A number beside it, from fail2ban.
         from_fail2ban: In a jail an account is called as in the event log: digits are a name.
 
@@ -96,7 +96,8 @@ def find_account(accounts: AccountDirectory, *, user: str, uid: int | None, from
         return account
     if from_fail2ban and (namesake := accounts.lookup.find_namesake(user)) is not None:
         return accounts.account(namesake)
-    found = accounts.lookup.by_name(user) if user else None
+    find = accounts.lookup.by_name if from_fail2ban else accounts.lookup.by_person
+    found = find(user) if user else None
     if found is None:
         raise GuardError(f'No account "{render_words(user)}" on this host. Give a login name, or uid:N.')
     return found

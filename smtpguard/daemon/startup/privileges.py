@@ -12,6 +12,7 @@ from pathlib import Path
 
 from smtpguard.errors import PrivilegeError
 from smtpguard.kernel.capabilities import apply_capabilities, is_known
+from smtpguard.panels.known_panels import find_panel
 from smtpguard.settings import Settings
 
 MIN_FILES = 65_536
@@ -55,6 +56,8 @@ def needed_capabilities(settings: Settings) -> dict[str, str]:
         needed["DAC_READ_SEARCH"] = "/proc/PID/fd, logs and spools that are not root's"
     if names != "auto" and uses("postfix", "exim"):
         needed["SYS_ADMIN"] = "fanotify on a spool directory that was made anew"
+    if settings.accounts == "auto" and (panel := find_panel()) is not None and panel.needs_reading:
+        needed["DAC_READ_SEARCH"] = f"files of {panel.name}, which are not root's"
     if settings.control_group is not None:
         needed["CHOWN"] = "giving the control socket to its group"
     if uses("bpf"):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smtpguard.enrich.accounts.inside_ranges import InsideRanges
-from smtpguard.enrich.accounts.known_accounts import CountSites, FindCustomer, KnownAccounts
+from smtpguard.enrich.accounts.known_accounts import CountSites, Customers, KnownAccounts
 from smtpguard.enrich.accounts.lookup import AccountLookup
 from smtpguard.enrich.accounts.name_service import NameService
 from smtpguard.enrich.accounts.never_refused import NeverRefused
@@ -54,7 +54,7 @@ class AccountDirectory:
         names: Who knows accounts that /etc/passwd does not hold; by default the C library, and nobody in tests that
             give a root of their own.
         document_roots: How many sites run under a uid, from files that only root can write; 0 if nobody knows.
-        customers: Whose an account is, by a panel; None if none is asked.
+        customers: Who knows whose an account is, by a panel; None if none is asked.
         patience_s: How long a look-up for a person waits for the C library; 0 in the daemon, which must not wait.
         before: What the files said the last time.
         inside: What is known of directory accounts inside subordinate ranges; None to begin with nothing.
@@ -70,7 +70,7 @@ class AccountDirectory:
         root: str | os.PathLike[str] = "/",
         names: NameService | None = None,
         document_roots: CountSites | None = None,
-        customers: FindCustomer | None = None,
+        customers: Customers | None = None,
         patience_s: float = ANSWER_TIMEOUT_S,
         before: Snapshot | None = None,
         inside: InsideRanges | None = None,

@@ -27,11 +27,15 @@ class CountSites(Protocol):
         ...
 
 
-class FindCustomer(Protocol):
-    """Knows whose accounts are."""
+class Customers(Protocol):
+    """Knows whose accounts are, from memory."""
 
-    def __call__(self, names: Sequence[str], /) -> Customer | None:
-        """Whose the account of some login names is, from memory; None if nobody knows (yet)."""
+    def find(self, names: Sequence[str], /) -> Customer | None:
+        """Whose the account of some login names is; None if nobody knows (yet)."""
+        ...
+
+    def owners(self, text: str, /) -> Sequence[str]:
+        """The login names of all that own a domain, or that of an address, which a person wrote; it may be anything."""
         ...
 
 
@@ -51,6 +55,7 @@ class KnownAccounts:
         snapshot: What the files say.
         names: Who is asked for accounts that /etc/passwd does not hold.
         inside: Who tells of directory accounts inside subordinate ranges.
+        customers: Who knows whose an account is; None if no panel is asked.
         ranges: Subordinate ranges as they count, without the accounts of a directory that lie inside.
         judged: The accounts that somebody has asked for, by uid.
         spelled: Uid to the configured names by which a directory knows it.
@@ -67,7 +72,7 @@ class KnownAccounts:
         names: NameService | None,
         inside: InsideRanges | None,
         document_roots: CountSites | None,
-        customers: FindCustomer | None = None,
+        customers: Customers | None = None,
     ) -> None:
         self.settings = settings
         self.snapshot = snapshot
@@ -80,7 +85,7 @@ class KnownAccounts:
         self.times_rebuilt = 0
         self.times_exempted = 0
         self._document_roots = document_roots
-        self._customers = customers
+        self.customers = customers
         self._foreign: set[int] = set()
         self._spellings = list_spellings(settings)
 
@@ -136,9 +141,8 @@ class KnownAccounts:
         standing, reason = decide_standing(_make_facts(uid, names, groups, sites), self.settings, snapshot.facts)
         ranges = self.ranges.of(uid) if uid != 0 else ()
         aliases = names if login is None else names[1:]
-        return _make_account(
-            uid, login, standing, reason, aliases, groups, ranges, self._customers(names) if self._customers else None
-        )
+        customer = self.customers.find(names) if self.customers is not None else None
+        return _make_account(uid, login, standing, reason, aliases, groups, ranges, customer)
 
     def groups_of(self, uid: int, names: tuple[str, ...]) -> frozenset[str]:
         """Groups of an account of /etc/passwd.

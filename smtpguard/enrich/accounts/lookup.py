@@ -3,7 +3,7 @@
 from smtpguard.enrich.accounts.known_accounts import KnownAccounts
 from smtpguard.enrich.accounts.nss import find_group
 from smtpguard.enrich.accounts.spellings import may_be_name, parse_uid, unescape_name
-from smtpguard.errors import UnansweredError
+from smtpguard.errors import AmbiguousUserError, UnansweredError
 from smtpguard.model import Account
 from smtpguard.policy.subjects import account_of, subject_of
 from smtpguard.text import render_escaped, to_bytes
@@ -40,6 +40,37 @@ class AccountLookup:
         if uid is None and "%" in text:
             uid = self.find_uid(unescape_name(text))
         return None if uid is None else self._known.account(uid)
+
+    def by_person(self, text: str) -> Account | None:
+        """As `by_name`; besides, a domain that an account owns means that account, and so does an address at one.
+
+        Args:
+            text: What the person wrote; may be anything.
+
+        Raises:
+            UnansweredError: Nobody has said (yet), or can say, whether there is such a name.
+            AmbiguousUserError: Two own the domain, or one owns it and another is called so.
+        """
+        called, owner = self.by_name(text), self._by_domain(text)
+        if called is not None and owner is not None and called.uid != owner.uid:
+            what = (
+                f"{_show(text)} is a domain of {_show(owner.name)} (uid {owner.uid}), and the login of uid {called.uid}"
+            )
+            raise AmbiguousUserError(what, fix="give uid:N")
+        return called or owner
+
+    def tell_domain(self, text: str) -> str:
+        """Whom a domain or an address was taken for, for people; "" where something else was written."""
+        owner = None if self._known.snapshot.passwd.uids.get(text) is not None else self._by_domain(text)
+        return "" if owner is None else f"{_show(text)} is a domain of {_show(owner.name)}"
+
+    def _by_domain(self, text: str) -> Account | None:
+        owners = self._known.customers.owners(text) if self._known.customers is not None else ()
+        found = {owner: uid for owner in owners if (uid := self._known.snapshot.passwd.uids.get(owner)) is not None}
+        if len(found) > 1:
+            named = " and ".join(f"{_show(owner)} (uid {uid})" for owner, uid in sorted(found.items()))
+            raise AmbiguousUserError(f"{_show(text)} is a domain of {named}", fix="give a login name, or uid:N")
+        return next(map(self._known.account, found.values()), None)
 
     def by_login(self, text: str) -> Account | None:
         """The account that the event log or fail2ban means: a login name as the log writes it, digits too, or `uid:N`.
@@ -112,3 +143,7 @@ class AccountLookup:
         if found.uid not in self._known.snapshot.passwd.names and self._known.is_another(found.uid):
             self._known.untold.add(found.uid)
         return found.uid
+
+
+def _show(text: str | None) -> str:
+    return render_escaped(to_bytes((text or "")[:300]))

@@ -1,0 +1,105 @@
+"""Whose accounts are, with the real daemon: a panel's files or a command; limits by package; domains where users go."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
+
+pytestmark = pytest.mark.kernel
+
+RULE = {"name": "burst", "count": "connections", "limit": 3, "window": "10m", "action": "block", "block": "30m"}
+MORE = {"burst": {"limit": 6}}
+CALM = {"blocks": 100, "per": "10m"}
+
+
+class Panel:
+    """HestiaCP's files, where programs of the laboratory see them."""
+
+    def __init__(self, host: Host, folder: Path) -> None:
+        self.users = folder / "hestia/data/users"
+        self.users.mkdir(parents=True)
+        host.lab.lay_directory_over("/usr/local", folder)
+
+    def put(self, user: str, package: str, *domains: str) -> None:
+        fresh = self.users / f".{user}"
+        fresh.mkdir()
+        (fresh / "user.conf").write_text(f"NAME='x'\nPACKAGE='{package}'\nCONTACT='owner@{domains[0]}'\n")
+        (fresh / "web.conf").write_text("".join(f"DOMAIN='{domain}' ALIAS='' SSL='no'\n" for domain in domains))
+        shutil.rmtree(self.users / user, ignore_errors=True)
+        fresh.rename(self.users / user)
+
+
+def test_limits_follow_the_package_and_people_may_name_a_domain(tmp_path: Path) -> None:
+    overrides = [{"match": {"packages": ["business"]}, "rules": MORE}]
+    tmp_path.chmod(0o755)
+    with Host(rules=[RULE], breaker=CALM, users=overrides) as host:
+        panel = Panel(host, tmp_path / "local")
+        panel.put(SPAMMER[0], "business", "shop.example", "shared.example")
+        panel.put(INNOCENT[0], "small", "other.example", "shared.example")
+        panel.put(OTHER[0], "small", "third.example")
+        host.start()
+        wait_for(lambda: "HestiaCP: 3 accounts" in host.cli("status").stdout)
+        assert host.connect(SPAMMER, 8).ok == 6
+        assert host.connect(INNOCENT, 8).ok == 3
+        wait_for(lambda: f"{INNOCENT[0]} (other.example) BLOCKED" in host.stderr())
+
+        # A domain, and an address at one, mean their account, and the answer says which.
+        done = host.cli("unblock", "info@Other.example")
+        assert done.returncode == 0
+        assert f"{INNOCENT[0]} may send again" in done.stdout
+        assert f"info@Other.example is a domain of {INNOCENT[0]}" in done.stdout
+        why = json.loads(host.cli("why", "www.shop.example", "--json").stdout)
+        assert why["user"] == SPAMMER[0]
+        assert why["account"] == {
+            "domain": "shop.example", "domains": ["shop.example", "shared.example"], "reseller": None,
+            "package": "business", "contact": "owner@shop.example",
+        }  # fmt: skip
+        blocks = json.loads(host.cli("blocks", "--json").stdout)
+        assert [row["domain"] for row in blocks] == ["shop.example"]
+        for words in (("unblock", "shared.example"), ("why", "shared.example"), ("block", "a@shared.example"),
+                      ("exempt", "--", "shared.example")):  # fmt: skip
+            done = host.cli(*words)
+            assert done.returncode == 1
+            assert f"{SPAMMER[0]} (uid {SPAMMER[1]}) and {INNOCENT[0]} (uid {INNOCENT[1]})" in done.stderr
+        assert json.loads(host.cli("blocks", "--json").stdout) == blocks
+        assert f"no: {OTHER[0]}: tenant" not in host.cli("exempt", "--name", "--", "third.example").stdout
+        assert f"(third.example is a domain of {OTHER[0]})" in host.cli("exempt", "--", "third.example").stdout
+
+        # The panel changes while the guard runs. What a tenant could have written is not used, and named.
+        panel.put(OTHER[0], "business", "third.example")
+        wait_for(lambda: json.loads(host.cli("why", OTHER[0], "--json").stdout)["account"]["package"] == "business")
+        assert host.connect(OTHER, 8).ok == 6
+        os.chown(panel.users / SPAMMER[0] / "user.conf", SPAMMER[1], SPAMMER[1])
+        panel.put(INNOCENT[0], "business", "other.example")
+        wait_for(lambda: f"{SPAMMER[0]}/user.conf: belongs to uid {SPAMMER[1]}" in host.cli("status").stdout)
+        assert json.loads(host.cli("why", SPAMMER[0], "--json").stdout)["account"] is None
+        stall = json.loads(host.cli("status", "--json").stdout)["worst_stall_ms"]
+        assert stall < 500
+
+
+def test_what_a_command_said_holds_while_it_fails_and_over_a_restart(tmp_path: Path) -> None:
+    overrides = [{"match": {"resellers": ["res*"]}, "rules": MORE}]
+    program, answer = tmp_path / "who", tmp_path / "answer.json"
+    tmp_path.chmod(0o755)
+    answer.write_text(json.dumps({"accounts": [{"user": SPAMMER[0], "domain": "shop.example", "reseller": "res1"}]}))
+    program.write_text(f"#!/bin/sh\nexec cat {answer}\n")
+    program.chmod(0o755)
+    with Host(rules=[RULE], breaker=CALM, users=overrides, accounts=[str(program), "x"]) as host:
+        host.start()
+        wait_for(lambda: "command: 1 accounts" in host.cli("status").stdout)
+        answer.unlink()
+        host.stop()
+        host.start()
+        assert host.connect(SPAMMER, 8).ok == 6
+        wait_for(lambda: f"{program}: exit code 1" in host.cli("status").stdout)
+        assert "command: 1 accounts" in host.cli("status").stdout
+        assert host.cli("unblock", "shop.example").returncode == 0
+        host.stop()
+        kept = host.lab.directory / "accounts.cache"
+        assert kept.stat().st_mode & 0o777 == 0o600
+        # Without a daemon, too: what was kept says whose it is.
+        assert f"shop.example is a domain of {SPAMMER[0]}" in host.cli("unblock", "shop.example").stdout
