@@ -122,7 +122,7 @@ setup_run() {
     exit 1
   fi
   [ -x .venv/bin/python ] || "$python" -m venv .venv
-  .venv/bin/python -m pip install -q --disable-pip-version-check -e .
+  .venv/bin/python -m pip install -q --disable-pip-version-check -e '.[watch]'
 }
 
 install_test_tools() {

@@ -1,4 +1,4 @@
-"""`smtpguard watch`: every SMTP connection as it happens, one line each. Observes only."""
+"""`smtpguard watch`: every SMTP connection as it happens, as a full screen or one line each."""
 
 import errno
 
@@ -11,15 +11,16 @@ from smtpguard.standalone.watch import Show
 @click.command("watch")
 @config_option
 @socket_option
-@click.option("-l", "lines", is_flag=True, help="One line a connection to stdout; this is the default.")
+@click.option(
+    "-l", "lines", is_flag=True, help="One line a connection to stdout; so it is where stdout is no terminal."
+)
 @click.option("-f", "path", metavar="FILE", help="Append the lines to FILE instead.")
 @click.option(
     "--format",
     "form",
     type=click.Choice(["guard", "classic", "json"]),
-    default="guard",
-    show_default=True,
-    help="guard: as in the event log; classic: the columns of a known monitor; json: one object a line.",
+    default=None,
+    help="Lines, as in the event log (guard, the default), in a known monitor's columns, or one JSON object each.",
 )
 @click.option("--source", "sources", metavar="S", multiple=True, help="Use this source, not the running daemon's.")
 def command(
@@ -27,13 +28,13 @@ def command(
     socket_path: str | None,
     lines: bool,
     path: str | None,
-    form: str,
+    form: str | None,
     sources: tuple[str, ...],
 ) -> None:
-    """Show every SMTP connection as it happens, one line each.
+    """Show every SMTP connection as it happens: on a terminal as a full screen, else one line each.
 
-    With a running daemon it shows what that sees; without one it opens a source of its own. It decides nothing and
-    refuses nobody. Ends quietly when its reader goes away.
+    With a running daemon it shows what that sees; without one it opens a source of its own. It decides nothing; on the
+    screen you may block, unblock and allow (press ? for the keys). Lines end quietly when their reader goes away.
     """
     import os
     import sys
@@ -42,6 +43,7 @@ def command(
 
     from smtpguard.cli.arguments import check_sensors
     from smtpguard.cli.watch_formats import Format, render_watch
+    from smtpguard.cli.watch_screen import can_show_screen, show_screen
     from smtpguard.errors import ConfigError, NoDaemonError
     from smtpguard.model import Account, Connect
     from smtpguard.settings.load import load_settings, read_shipped
@@ -49,10 +51,13 @@ def command(
     if lines and path is not None:
         raise click.UsageError("-l and -f: choose one")
     check_sensors(sources)
+    if not lines and path is None and form is None and can_show_screen():
+        show_screen(config_path, socket_path, sources)
+        return
     descriptor = sys.stdout.fileno() if path is None else _open_file(path)
 
     def show(connect: Connect, account: Account, wall_ns: int) -> None:
-        line = render_watch(cast("Format", form), connect, account, wall_ns)
+        line = render_watch(cast("Format", form or "guard"), connect, account, wall_ns)
         os.write(descriptor, line.encode("ascii") + b"\n")
 
     if path is None:

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from smtpguard.control.protocol import MAX_ANSWER_BYTES, Json, parse_error, parse_line, render_line
 from smtpguard.errors import DecodeError, GuardError, NoDaemonError, PrivilegeError
+from smtpguard.hooks import Task
 
 TIMEOUT_S = 5.0
 _RETRY_S = 0.02
@@ -53,6 +54,8 @@ def subscribe(
     socket_path: str,
     verb: str,
     timeout_s: float = TIMEOUT_S,
+    *,
+    begun: Task | None = None,
     **args: Any,  # noqa: ANN401 - any JSON
 ) -> Generator[Json]:
     """Ask for a stream, and yield its items until the daemon ends it.
@@ -61,6 +64,7 @@ def subscribe(
         socket_path: The control socket.
         verb: A verb that streams.
         timeout_s: For the beginning; items are waited for without end.
+        begun: Called when it has begun, be there items or not.
         args: The verb's arguments, JSON values.
 
     Yields:
@@ -73,6 +77,8 @@ def subscribe(
         line.send({**args, "verb": verb})
         line.read_answer()
         line.wait_forever()
+        if begun is not None:
+            begun()
         while (item := line.read()) is not None:
             yield item
 

@@ -102,6 +102,9 @@ class Roster:
     def __len__(self) -> int:
         return len(self._watched)
 
+    def __contains__(self, subject: Subject) -> bool:
+        return (subject.id, subject.scope) in self._watched
+
     def __iter__(self) -> Iterator[SubjectState]:
         return iter(list(self._watched.values()))
 

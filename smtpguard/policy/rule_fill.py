@@ -35,8 +35,7 @@ def list_fills(core: EngineCore, account: Account, now_ns: int) -> tuple[list[Ru
     subject = Subject(id=account.uid)
     if account.standing in NEVER_REFUSED:
         return [], account.reason or account.standing
-    is_known = any(watched.subject == subject for watched in core.roster)  # by looking nobody becomes known
-    known = core.roster.of(subject) if is_known else None
+    known = core.roster.of(subject) if subject in core.roster else None  # by looking nobody becomes known
     settings = core.settings
     why = known.why if known is not None else "off" if core.roster.off else "dry_run" if settings.dry_run else ""
     terms = compile_terms(settings, override_index(settings, account), why)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from smtpguard.daemon.serve.requests import (
     MAX_PORTS,
     MAX_REASON,
+    MAX_UID,
     MAX_USER,
     MAX_WALL_NS,
     Request,
@@ -24,6 +25,8 @@ from smtpguard.state.host_question import PARTS, HostQuestion
 MAX_WINDOWS = 64
 MAX_MINUTES = 44_640
 """31 days."""
+MAX_BRIEF = 200
+"""Users of whom `why` tells in short in one answer: each takes some 20 us of the loop."""
 MAX_PAGE = 1000
 """Rows of history in one answer; who wants more asks again."""
 
@@ -35,6 +38,14 @@ def _words(known: Collection[str]) -> Take:
         raise UnfitError(f"a list of {', '.join(known)}")
 
     return take
+
+
+def _take_uids(value: object, /) -> tuple[int, ...]:
+    if isinstance(value, list) and len(value) <= MAX_BRIEF and all(type(uid) is int for uid in value):
+        uids = tuple(dict.fromkeys(value))
+        if all(0 <= uid <= MAX_UID for uid in uids):
+            return uids
+    raise UnfitError(f"a list of at most {MAX_BRIEF} uids")
 
 
 def _take_networks(value: object, /) -> tuple[Network, ...]:
@@ -81,10 +92,12 @@ class WhyRequest(Request):
     Attributes:
         user: Whose.
         at_ns: As of when, wall time; None for now.
+        uids: Of these users only what is in memory: standing, and how full their windows are.
     """
 
     user: str = field(default="", metadata=argument(take_text(MAX_USER)))
     at_ns: int | None = field(default=None, metadata=argument(take_integer(1, MAX_WALL_NS)))
+    uids: tuple[int, ...] = field(default=(), metadata=argument(_take_uids))
 
 
 def _take_windows(value: object, /) -> tuple[int, ...]:

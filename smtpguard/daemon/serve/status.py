@@ -124,6 +124,7 @@ class Status:
             "troubles": troubles,
             "sources": self._sources.list_sources(),
             "enforcement": means.list_means(),
+            "ports": sorted(guard.settings.ports),
             "seen": guard.seen,
             "blocks": sum(block.kind == "block" for block in enforced),
             "throttles": sum(block.kind == "throttle" for block in enforced),

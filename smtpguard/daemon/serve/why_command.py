@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from smtpguard.control.answer import Answer
+from smtpguard.control.answer import Answer, Pages
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.serve.asker import Asker
 from smtpguard.daemon.serve.block_list import BlockList
@@ -58,7 +58,9 @@ class WhyCommand:
         self._now = now
 
     def __call__(self, request: WhyRequest, asker: Asker) -> Answer:
-        """What is known now, and what was until then."""
+        """What is known now, and what was until then; of several, what is known now, from memory alone."""
+        if request.uids:
+            return Pages(head={}, items=[self._show_briefly(uid) for uid in request.uids])
         if not request.user:
             raise GuardError("whom is it about?", fix="smtpguard why USER")
         account, name = find_past(self._accounts, request.user)
@@ -74,6 +76,16 @@ class WhyCommand:
             return {"live": live, "past": _without_memory(past) if asker.is_member else past, "name": name}
 
         return self._history.ask(look)
+
+    def _show_briefly(self, uid: int) -> dict[str, Any]:
+        account = self._accounts.account(uid)
+        fills, _ = self._engine.memory.fills(account, self._now())
+        return {
+            "user": render_user(uid, account.name),
+            "uid": uid,
+            "standing": account.standing,
+            "rules": [_show_fill(fill) for fill in fills],
+        }
 
     def _show_live(self, account: Account) -> dict[str, Any]:
         fills, why = self._engine.memory.fills(account, self._now())
