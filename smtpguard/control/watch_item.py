@@ -34,5 +34,5 @@ def parse_item(item: dict[str, Any]) -> tuple[Connect, Account, int]:
         plain: dict[str, Any] = {key: item[key] for key in _PLAIN}
         connect = Connect(time_ns=int(item["wall_ns"]), address=bytes.fromhex(item["address"]), **plain, **texts)
         return connect, Account(uid=int(uid), name=name, standing=standing), int(item["wall_ns"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise DecodeError(f"not an item of the live stream: {error}") from error

@@ -10,6 +10,7 @@ from textual.containers import Container
 
 from smtpguard.errors import GuardError
 from smtpguard.hooks import ClockNs
+from smtpguard.model import NS
 from smtpguard.tui import page
 from smtpguard.tui.desk import Desk
 from smtpguard.tui.facts import Facts
@@ -60,6 +61,7 @@ class WatchApp(App[None]):
         self._is_timed = is_timed
         self._turns = 0
         self._is_polling = False
+        self._drawn_second = -1
 
     def compose(self) -> ComposeResult:
         """The panes."""
@@ -86,7 +88,10 @@ class WatchApp(App[None]):
         if self._turns % POLL_TURNS == 0:
             self.poll()
         self._turns += 1
-        self.draw()
+        second = now_ns // NS
+        if came.sightings or came.left_out or second != self._drawn_second:  # the clock goes on, whatever happens
+            self._drawn_second = second
+            self.draw()
 
     def on_resize(self) -> None:
         """Another size."""
@@ -203,12 +208,13 @@ class WatchApp(App[None]):
             return
         model, now_ns = self._model, self._clock()
         is_wide = width >= page.WIDE
-        room = height - 3 - (page.INFO_HEIGHT if model.shows_info else 0)
+        bottom = page.render_bottom(model, width)
+        room = height - 2 - len(bottom) - (page.INFO_HEIGHT if model.shows_info else 0)
         card_width = min(80, width // 2) if is_wide else width
-        card_height = room if is_wide else max(8, min(room - 6, 18))
+        card_height = room if is_wide else max(2, min(room - 6, 18))
         has_card = model.card_of is not None
         list_width = width - card_width if has_card and is_wide else width
-        list_height = room - card_height if has_card and not is_wide else room
+        list_height = max(2, room - card_height if has_card and not is_wide else room)
         model.height = max(1, list_height - 1)
         model.settle()
         self._pane("top").show(page.render_top(model, width, now_ns))
@@ -220,7 +226,8 @@ class WatchApp(App[None]):
             self._pane("card").show(page.render_why(model, card_width, card_height))
         if model.shows_info:
             self._pane("info").show(page.render_info(model, width))
-        self._pane("bottom").show([page.render_bottom(model, width)])
+        self._pane("bottom").styles.height = len(bottom)
+        self._pane("bottom").show(bottom)
         self._draw_over(width, height, now_ns)
 
     def _lay_out(self, *, has_card: bool, is_wide: bool, card_width: int, card_height: int) -> None:

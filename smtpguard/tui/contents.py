@@ -75,10 +75,8 @@ class Contents:
 
 
 def name_script(sighting: Sighting) -> str:
-    """What is summed up as a script: where none is known, the program."""
-    if sighting.script != "-":
-        return sighting.script
-    return sighting.exe if sighting.exe != "-" else f"[{sighting.proc}]"
+    """What is summed up as a script: where none is known, the program's name in brackets."""
+    return sighting.script if sighting.script != "-" else f"[{sighting.proc}]"
 
 
 class Collector:

@@ -14,13 +14,14 @@ from smtpguard.tui.view import View, is_wanted
 _COLUMNS = (
     Column(title="WHAT", least=13, most=16),
     Column(title="USER", least=12, most=20),
-    Column(title="SINCE", least=11),
     Column(title="UNTIL", least=11),
     Column(title="REFUSED", least=7, most=8, is_right=True),
-    Column(title="WHY", least=16, most=80),
+    Column(title="WHY", least=30, most=80),
+    Column(title="SINCE", least=11),
     Column(title="BY", least=8, most=16),
     Column(title="PORTS", least=8, most=16),
 )
+_SINCE = _COLUMNS[5]
 Measure = Held | Episode
 
 
@@ -47,7 +48,7 @@ class Measures(View[Measure]):
         if sort == "REFUSED":
             return sorted(found, key=lambda one: -one.refused)
         if sort == "SINCE":
-            return sorted(found, key=lambda one: self.cell(one, _COLUMNS[2], 11, contents).text, reverse=True)
+            return sorted(found, key=lambda one: self.cell(one, _SINCE, 11, contents).text, reverse=True)
         return sorted(found, key=lambda one: -rank_held([one]) if isinstance(one, Held) else 1)
 
     def key(self, item: Measure) -> tuple[object, ...]:

@@ -1,5 +1,6 @@
 """The lines of the screen, from what the model holds and the room there is. Pure."""
 
+import textwrap
 from collections.abc import Sequence
 
 from smtpguard.model import NS
@@ -12,6 +13,8 @@ from smtpguard.tui.sightings import Sighting
 from smtpguard.tui.tally import Sum
 
 INFO_HEIGHT = 6
+MAX_MESSAGE = 4
+"""Lines of what was said that are shown."""
 WIDE = 150
 """From here on the card stands beside the list; below it else."""
 _KEYS = "? keys  / filter  S sort  Enter why  B block  U unblock  A allow  Q quit"
@@ -190,8 +193,15 @@ def render_why(model: ScreenModel, width: int, height: int) -> list[Line]:
     return [*lines, *([fill([], width)] * (height - len(lines)))][:height]
 
 
-def render_bottom(model: ScreenModel, width: int) -> Line:
-    """The line at the bottom: what is typed, what was said, or the keys."""
+def render_bottom(model: ScreenModel, width: int) -> list[Line]:
+    """The line at the bottom: what is typed, or the keys; of what was said, all."""
+    if model.message and not model.is_typing:
+        texts = textwrap.wrap(clean(model.message), width)[:MAX_MESSAGE]
+        return [fill([Piece(text, "bold")], width) for text in texts or [""]]
+    return [_render_keys(model, width)]
+
+
+def _render_keys(model: ScreenModel, width: int) -> Line:
     if model.is_typing:
         return fill(
             [
@@ -202,8 +212,6 @@ def render_bottom(model: ScreenModel, width: int) -> Line:
             ],
             width,
         )
-    if model.message:
-        return fill([Piece(clean(model.message), "bold")], width)
     found = f"filter {model.needle!r}: {len(model.rows)} found, Esc ends it  " if model.needle else ""
     troubles = model.contents.facts.troubles
     if troubles and not found:

@@ -8,7 +8,7 @@ from typing import Any
 
 from smtpguard.control.watch_item import parse_item
 from smtpguard.errors import DecodeError
-from smtpguard.model import NS
+from smtpguard.model import NS, Account, Connect
 from smtpguard.text import CONTAINED, render_address, render_escaped, render_user
 from smtpguard.tui.pieces import clean
 
@@ -74,6 +74,13 @@ def read_item(item: dict[str, Any]) -> Sighting:
         DecodeError: It is no such item.
     """
     connect, account, wall_ns = parse_item(item)
+    try:
+        return _show(connect, account, wall_ns)
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise DecodeError(f"not an item of the live stream: {error}") from error
+
+
+def _show(connect: Connect, account: Account, wall_ns: int) -> Sighting:
     is_contained = connect.netns is not None or account.standing == "container"
     user = render_user(account.uid, account.name)
     return Sighting(
@@ -81,12 +88,12 @@ def read_item(item: dict[str, Any]) -> Sighting:
         user=intern(f"{user}@{CONTAINED}" if is_contained else user),
         uid=account.uid,
         is_contained=is_contained,
-        pid=connect.pid,
+        pid=None if connect.pid is None else int(connect.pid),
         port=int(connect.port),
         address=intern(render_address(connect.address)),
-        result=connect.result or "-",
-        sensor=intern(connect.sensor),
-        attr=connect.attr or "-",
+        result=intern(clean(connect.result or "-")),
+        sensor=intern(clean(connect.sensor)),
+        attr=intern(clean(connect.attr or "-")),
         proc=_keep(connect.proc),
         exe=_keep(connect.exe),
         cwd=_keep(connect.cwd),
@@ -120,5 +127,5 @@ def read_line(line: bytes) -> Sighting:
             **{name: text(name) for name in ("result", "sensor", "attr", "proc", "exe", "cwd", "script", "rdns")},
             address=text("dst"),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise DecodeError(f"not a line of `watch --format json`: {error}") from error

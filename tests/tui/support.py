@@ -251,6 +251,7 @@ class Stage:
         self.feed.put(*sightings)
         self.clock.now_ns += round(seconds * NS)
         self.app.turn()
+        self.app.draw()
         await self.settle()
         return self.lines()
 
