@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from smtpguard.demo.lab import Lab
 from tests.fastcgi import begin, finish
 from tests.servers import Unpacked, require
 
@@ -49,6 +50,11 @@ class Fpm:
         script.write_text("<?php\n" + code)
         return script
 
+    def give_to_pool(self) -> None:
+        """Make all that was put there the tenant's own."""
+        for path in (self.www, *self.www.rglob("*")):
+            os.chown(path, self.uid, self.uid)
+
     def request(self, script: Path, **params: str) -> socket.socket:
         """Begin a request."""
         return begin(self.path, script, **params)
@@ -59,7 +65,9 @@ class Fpm:
 
 
 @contextmanager
-def running_fpm(folder: Path, uid: int, *, workers: int = 1, as_tenant: bool = False) -> Iterator[Fpm]:
+def running_fpm(
+    folder: Path, uid: int, *, workers: int = 1, as_tenant: bool = False, lab: Lab | None = None
+) -> Iterator[Fpm]:
     """PHP-FPM with opcache and one pool.
 
     Args:
@@ -67,6 +75,7 @@ def running_fpm(folder: Path, uid: int, *, workers: int = 1, as_tenant: bool = F
         uid: The pool's.
         workers: How many.
         as_tenant: Whether the master itself runs as that uid, as a tenant's own would.
+        lab: Where it runs, inside; None for right here.
     """
     php = unpack_php()
     if as_tenant:  # the checkout, and the unpacked tree with it, may lie below a folder that only root may enter
@@ -85,21 +94,11 @@ def running_fpm(folder: Path, uid: int, *, workers: int = 1, as_tenant: bool = F
         "clear_env = no\n"
     )
     argv = [str(program), "-n", "-y", str(config), "-R", "-d", f"zend_extension={extension}", "-d", "opcache.enable=1"]
-    handle = os.open(program, os.O_RDONLY)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            null = os.open(os.devnull, os.O_RDWR)
-            for fd in (0, 1, 2):
-                os.dup2(null, fd)
-            if as_tenant:
-                os.setresgid(uid, uid, uid)
-                os.setresuid(uid, uid, uid)
-            # By descriptor: the checkout may lie below a folder that only root may enter.
-            os.execve(handle, argv, php.environment())  # noqa: S606 - no shell, and the uid has just been given up
-        finally:
-            os._exit(127)
-    os.close(handle)
+    if lab is None:
+        pid = _start(program, argv, php.environment(), uid if as_tenant else None)
+    else:
+        words = [f"{name}={value}" for name, value in php.environment().items() if os.environ.get(name) != value]
+        pid = lab.start(["/usr/bin/env", *words, *argv], inside=True).pid
     try:
         server = Fpm(master=pid, path=listen, www=www, uid=uid)
         end = time.monotonic() + 20
@@ -111,6 +110,26 @@ def running_fpm(folder: Path, uid: int, *, workers: int = 1, as_tenant: bool = F
     finally:
         os.kill(pid, signal.SIGTERM)
         os.waitpid(pid, 0)
+
+
+def _start(program: Path, argv: list[str], environment: dict[str, str], uid: int | None) -> int:
+    """Start a program, as somebody else if a uid is given; its pid."""
+    handle = os.open(program, os.O_RDONLY)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            null = os.open(os.devnull, os.O_RDWR)
+            for fd in (0, 1, 2):
+                os.dup2(null, fd)
+            if uid is not None:
+                os.setresgid(uid, uid, uid)
+                os.setresuid(uid, uid, uid)
+            # By descriptor: the checkout may lie below a folder that only root may enter.
+            os.execve(handle, argv, environment)  # noqa: S606 - no shell, and the uid has just been given up
+        finally:
+            os._exit(127)
+    os.close(handle)
+    return pid
 
 
 @contextmanager

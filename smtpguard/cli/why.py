@@ -81,16 +81,20 @@ def _read(path: str, user: str, at_ns: int | None) -> dict[str, Any]:
 
     uid, name = find_uid(user)
     now_ns = time.time_ns()
+    names = [] if uid is None or (found := _find_name(uid)) is None else [found]
     with History(path) as history:
-        past = collect_user(history, uid=uid, name=name, now_ns=at_ns or now_ns)
+        past = collect_user(history, uid=uid, name=name, now_ns=at_ns or now_ns, names=names, is_past=at_ns is not None)
         if past["uid"] is None:
             raise StateError("no account of that name on this host, and none in the history", fix="give uid:N")
-        blocks = history.blocks_of(past["uid"], now_ns) if at_ns is None else []
-    if name is None:
-        import pwd
+        if at_ns is None:
+            past["blocks"] = [show_block(row) for row in history.blocks_of(past["uid"], now_ns)]
+    return {"live": None, "past": past, "name": name or (names[0] if names else None)}
 
-        try:
-            name = pwd.getpwuid(past["uid"]).pw_name
-        except KeyError:
-            name = None
-    return {"live": None, "past": past | {"blocks": [show_block(row) for row in blocks]}, "name": name}
+
+def _find_name(uid: int) -> str | None:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return None

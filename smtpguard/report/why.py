@@ -34,7 +34,7 @@ def build_why(
         "mode": None if live is None else live["mode"],
         "account": None if live is None else live.get("account"),
         "blocks": blocks,
-        "rules": [_show_rule(rule, past) for rule in (live or {}).get("rules", ())],
+        "rules": [_show_rule(rule, past, blocks) for rule in (live or {}).get("rules", ())],
         "incident": past["incident"],
         "scripts": past["scripts"],
         "destinations": past["destinations"],
@@ -43,6 +43,8 @@ def build_why(
         "changes": [event for event in past["events"] if event["kind"] not in ("exceeded", "note")],
         "attempts": {"hour": past["hour"][0], "day": past["day"][0]},
         "refused": {"hour": past["hour"][1], "day": past["day"][1]},
+        "failed": {"hour": past.get("failed_hour", 0)},
+        "usual": past.get("usual") or {},
         "blind": past["blind"],
     }
     verdict, sentence = judge(why, is_seeing=is_past or (live is not None and live["is_seeing"]))
@@ -57,23 +59,31 @@ def judge(why: Mapping[str, Any], *, is_seeing: bool) -> tuple[str, str]:
         is_seeing: Whether a source works now.
     """
     for block in why["blocks"]:
-        if block["kind"] != "allow" and block["mode"] == "enforce" and not block["suspended"]:
+        if is_refusing(block):
             ports = "all SMTP ports" if block["ports"] is None else "port " + ", ".join(map(str, block["ports"]))
             what = "only slowed down" if block["kind"] == "throttle" else "refused"
             cause = f"rule {block['rule']}" if block["rule"] else f"by {block['by']}"
-            return "us", f"US: {ports} {what} since {_clock(block['since'])}, until {_clock(block['until'])}, {cause}"
+            since, until = (render_clock(block[name], why["time"]) for name in ("since", "until"))
+            return "us", f"US: {ports} {what} since {since}, until {until}, {cause}"
     if why["refused"]["hour"]:
         return "us", f"US: {why['refused']['hour']} attempts refused here in the last hour; nothing is refused now"
     if why["blind"] or not is_seeing:
-        spans = [f"{_clock(since)} to {_clock(until)}" for since, until in why["blind"]]
+        spans = [
+            f"{render_clock(since, why['time'])} to {render_clock(until, why['time'])}" for since, until in why["blind"]
+        ]
         return "unknown", f"UNKNOWN: blind {', '.join(spans if is_seeing else [*spans, 'now'])}; {_tell_attempts(why)}"
     return "not_us", f"NOT US: {_tell_attempts(why)}"
 
 
+def is_refusing(block: Mapping[str, Any]) -> bool:
+    """Whether a row of `blocks` refuses somebody anything now."""
+    return bool(block["kind"] != "allow" and block["mode"] == "enforce" and not block["suspended"])
+
+
 def _tell_attempts(why: Mapping[str, Any]) -> str:
     attempts = why["attempts"]["hour"]
-    failures = [place for place in why["destinations"] if place["failed"] and place["last_failure"]]
-    failed = sum(place["failed"] for place in failures)
+    failed = why["failed"]["hour"]
+    failures = [place for place in why["destinations"] if failed and place["last_failure"]]
     told = f"{attempts} attempts in the last hour, none refused here" if attempts else "no attempt in the last hour"
     if failures:
         worst = max(failures, key=lambda place: str(place["last_failure"]["time"]))
@@ -113,15 +123,28 @@ def _show_file(file: Mapping[str, Any]) -> Json:
     return {**file, **{name: render_time(round(time * NS)) for name, time in times.items()}}
 
 
-def _show_rule(rule: Mapping[str, Any], past: Mapping[str, Any]) -> Json:
+def _show_rule(rule: Mapping[str, Any], past: Mapping[str, Any], blocks: list[Json]) -> Json:
+    # Minutes have no ports: they are this rule's where the user went to none but its ports.
+    ports = past.get("ports")
+    is_of_its_ports = rule["ports"] is None or (ports is not None and set(ports) <= set(rule["ports"]))
     usual = None
-    if rule["count"] == "connections" and rule["ports"] is None and rule["window"] in _MINUTES:
+    if rule["count"] == "connections" and is_of_its_ports and rule["window"] in _MINUTES:
         usual = past.get("usual", {}).get(_MINUTES[rule["window"]])
-    return {**rule, "usual": usual, "next": "passes" if rule["now"] < rule["limit"] else rule["action"]}
+    return {**rule, "usual": usual, "next": _find_next(rule, blocks)}
 
 
-def _clock(time: str) -> str:
-    return time[11:16]
+def _find_next(rule: Mapping[str, Any], blocks: list[Json]) -> str:
+    """What the next attempt on a rule's ports gets: of a rule that counts networks, the next network."""
+    for block in blocks:
+        is_met = block["ports"] is None or rule["ports"] is None or not set(rule["ports"]).isdisjoint(block["ports"])
+        if is_met and is_refusing(block):
+            return "throttled" if block["kind"] == "throttle" else "refused"
+    return "passes" if rule["now"] < rule["limit"] else str(rule["action"])
+
+
+def render_clock(time: str, now: str) -> str:
+    """Hour and minute; of another day its date, too."""
+    return time[11:16] if time[:10] == now[:10] else f"{time[5:10]} {time[11:16]}"
 
 
 def _join_port(place: Mapping[str, Any]) -> str:

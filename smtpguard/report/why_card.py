@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from smtpguard.report.why import render_clock
 from smtpguard.text import render_count, render_duration, render_words
 
-_MOST = {"blocks": 2, "rules": 4, "destinations": 3, "scripts": 2}
+_MOST = {"blocks": 2, "rules": 4, "destinations": 3, "scripts": 2, "files": 2}
 """Rows of each kind where there is little room."""
 _HEAD = 13
 
@@ -19,7 +20,7 @@ def render_card(why: Mapping[str, Any], *, width: int = 80, height: int = 24) ->
         height: Rows; the least telling ones are left out.
     """
     lines = [render_words(why["verdict"], max_bytes=width), *_standing(why), *_blocks(why), *_rules(why)]
-    lines += [*_incident(why), *_scripts(why), *_destinations(why), *_notes(why)]
+    lines += [*_incident(why), *_scripts(why), *_destinations(why), *_notes(why), *_files(why)]
     commands = [
         _pair("do", command) if not number else " " * _HEAD + command for number, command in enumerate(why["commands"])
     ]
@@ -35,6 +36,7 @@ def _standing(why: Mapping[str, Any]) -> list[str]:
     if why["standing_why"]:
         standing += f" ({render_words(why['standing_why'])})"
     refused, attempts = why["refused"], why["attempts"]
+    usual = why["usual"].get("60")
     figures = (
         f"{attempts['hour']} attempts in 1 h, {attempts['day']} in 24 h; refused {refused['hour']} and {refused['day']}"
     )
@@ -42,6 +44,7 @@ def _standing(why: Mapping[str, Any]) -> list[str]:
         _pair("user", f"{why['user']}, uid {why['uid']}: {standing}" + (f"; {mode}" if mode else "")),
         *_customer(why["account"]),
         _pair("sent", figures),
+        *([_pair("", f"usual in 1 h: {usual['p50']}, seldom over {usual['p95']}")] if usual else []),
     ]
 
 
@@ -61,11 +64,15 @@ def _blocks(why: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for block in why["blocks"][: _MOST["blocks"]]:
         ports = "all ports" if block["ports"] is None else "port " + ",".join(map(str, block["ports"]))
-        until = block["until"][:16].replace("T", " ")
+        since, until = (render_clock(block[name], why["time"]) for name in ("since", "until"))
         mode = "" if block["mode"] == "enforce" else ", dry run"
-        text = f"{block['kind']} {ports} until {until} by {block['by']}{mode}; refused {block['refused']}"
+        text = f"{block['kind']} {ports} until {until} by {block['by']}{mode}"
+        text += f", rule {block['rule']}" if block["rule"] else ""
         lines.append(_pair("blocks" if not lines else "", text))
-        lines.append(_pair("", f"since {block['since'][:16].replace('T', ' ')}: {block['why']}"))
+        lines.append(_pair("", f"since {since}: {block['why']}"))
+        refused = "how much was refused is not known" if block["refused"] is None else f"refused {block['refused']}"
+        places = [f"{place['count']} to {place['address']}" for place in block["refused_to"][:2]]
+        lines.append(_pair("", ": ".join((refused, ", ".join(places))) if places else refused))
     return lines
 
 
@@ -78,16 +85,18 @@ def _fullest(why: Mapping[str, Any]) -> str:
 
 
 def _rules(why: Mapping[str, Any]) -> list[str]:
-    used = sorted((rule for rule in why["rules"] if rule["now"]), key=lambda rule: -rule["now"] / max(1, rule["limit"]))
+    told = {block["rule"] for block in why["blocks"]}
+    used = [rule for rule in why["rules"] if rule["now"] or rule["name"] in told]
+    used.sort(key=lambda rule: (rule["name"] not in told, -rule["now"] / max(1, rule["limit"])))
     lines: list[str] = []
     for rule in used[: _MOST["rules"]]:
-        usual = rule["usual"]
         text = f"{rule['name']}: {rule['now']} of {rule['limit']} {rule['count']} in {render_duration(rule['window'])}"
         text += f", {rule['action']}" + (" (dry run)" if rule["mode"] != "enforce" else "")
-        text += f"; usual {usual['p50']} to {usual['p95']}" if usual else ""
-        lines.append(
-            _pair("rules" if not lines else "", f"{text}; next {rule['next']}" if rule["next"] != "passes" else text)
-        )
+        what = "next network" if rule["count"] == "networks" and rule["next"] == rule["action"] else "next"
+        text += f"; {what} {rule['next']}"
+        text += "" if rule.get("limit_by") in (None, "rule") else f"; by {rule['limit_by']}"
+        text += f"; usual {rule['usual']['p50']} to {rule['usual']['p95']}" if rule["usual"] else ""
+        lines.append(_pair("rules" if not lines else "", text))
     return lines
 
 
@@ -96,7 +105,7 @@ def _incident(why: Mapping[str, Any]) -> list[str]:
     if incident is None:
         return []
     state = "closed" if incident["closed"] else "over" if incident["over"] else "goes on"
-    times = f"{incident['first'][5:16].replace('T', ' ')} to {incident['last'][11:16]}"
+    times = " to ".join(render_clock(incident[name], why["time"]) for name in ("first", "last"))
     verdicts = render_count(incident["verdicts"], "verdict")
     figures = f"{verdicts}, refused {incident['refused']}, peak {incident['peak_per_minute']}/min"
     return [_pair("incident", f"{incident['id']} {state}, {times}: {figures}")]
@@ -106,11 +115,26 @@ def _scripts(why: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for script in [row for row in why["scripts"] if row["script"]][: _MOST["scripts"]]:
         where = script["script"] + ("" if script["line"] is None else f":{script['line']}")
-        lines.append(_pair("scripts" if not lines else "", f"{script['count']} by {_shorten(where, 58)}"))
+        label = f" ({script['attr']})" if script["attr"] else ""
+        text = f"{script['count']} by {_shorten(where, 58 - len(label))}{label}"
+        lines.append(_pair("scripts" if not lines else "", text))
         about = [f"owner {script['owner']}"] if script["owner"] is not None else []
         about += [f"changed {script['ctime'][:16].replace('T', ' ')}"] if script["ctime"] else []
         about += [f"sha256 {script['sha256'][:16]}"] if script["sha256"] else []
         lines += [_pair("", ", ".join(about))] if about else []
+        called = [frame.rpartition("/")[2] for frame in script["stack"][1:]]
+        called += [f"asked by {driver['address']}" for driver in script["drivers"][:1]]
+        lines += [_pair("", f"called by {', '.join(called)}")] if called else []
+    unnamed = sum(row["count"] for row in why["scripts"] if not row["script"])
+    return [*lines, _pair("", f"{unnamed} more whose script was not looked at")] if lines and unnamed else lines
+
+
+def _files(why: Mapping[str, Any]) -> list[str]:
+    """The newest code files of the site: what was dropped is often what sends."""
+    lines: list[str] = []
+    for file in why["files"][: _MOST["files"]]:
+        time = file["ctime"][:16].replace("T", " ") if file.get("ctime") else "?"
+        lines.append(_pair("newest code" if not lines else "", f"{time} {_shorten(str(file['path']), 50)}"))
     return lines
 
 

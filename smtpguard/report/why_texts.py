@@ -9,6 +9,7 @@ from typing import Any
 
 from smtpguard.errors import GuardError
 from smtpguard.report.templates import Names
+from smtpguard.report.why import is_refusing
 
 Json = dict[str, Any]
 TICKET: Names = {
@@ -24,6 +25,7 @@ TICKET: Names = {
     "account": dict.fromkeys(("domain", "domains", "reseller", "package", "contact")),
     "attempts": dict.fromkeys(("hour", "day")),
     "refused": dict.fromkeys(("hour", "day")),
+    "failed": dict.fromkeys(("hour",)),
     "blocks": dict.fromkeys(("kind", "ports", "since", "until", "by", "rule", "why", "mode", "suspended", "refused"))
     | {"refused_to": dict.fromkeys(("address", "port", "count"))},
     "rules": dict.fromkeys(("name", "count", "limit", "window", "action", "mode", "now", "next", "limit_by"))
@@ -78,15 +80,12 @@ def build_customer(why: Mapping[str, Any], host: str) -> Json:
             f"{why['user']} is no customer's own account ({why['standing']}): what it did may concern other customers"
         )
         raise GuardError(what, fix=f"smtpguard why {why['user']} --ticket")
-    block = next(
-        (row for row in why["blocks"] if row["kind"] != "allow" and row["mode"] == "enforce" and not row["suspended"]),
-        None,
-    )
+    block = next(filter(is_refusing, why["blocks"]), None)
     if block is not None:
         state = "slowed" if block["kind"] == "throttle" else "refused"
     else:
         state = {"us": "was_refused", "not_us": "free"}.get(why["verdict_for_customer"], "unknown")
-    failures = [place for place in why["destinations"] if place["failed"] and place["last_failure"]]
+    failures = [place for place in why["destinations"] if why["failed"]["hour"] and place["last_failure"]]
     worst: Mapping[str, Any] = max(failures, key=lambda place: str(place["last_failure"]["time"]), default={})
     return {
         "host": host,
@@ -100,7 +99,7 @@ def build_customer(why: Mapping[str, Any], host: str) -> Json:
         "until": None if block is None else block["until"],
         "attempts": why["attempts"]["hour"],
         "refused": why["refused"]["hour"],
-        "failed": sum(place["failed"] for place in failures),
+        "failed": why["failed"]["hour"],
         "server": worst.get("address"),
         "port": worst.get("port"),
     }

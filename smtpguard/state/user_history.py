@@ -1,7 +1,8 @@
 """All that the history knows about one user, as plain values for `why`: the same from the daemon and from the file."""
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from smtpguard.logline import render_time
@@ -9,42 +10,84 @@ from smtpguard.model import NS
 from smtpguard.settings import DAY_NS, HOUR_NS, MINUTE_NS
 from smtpguard.state.event_query import EventQuery, Shown, show_event, show_incident
 from smtpguard.state.history import History
+from smtpguard.state.holders import find_tenure
 from smtpguard.state.minute_windows import sum_windows
-from smtpguard.state.rows import BlockRow, VerdictRow
+from smtpguard.state.past_blocks import KINDS, find_past_blocks
+from smtpguard.state.rows import BlockRow, ChangeRow, VerdictRow
 from smtpguard.state.span import Span, find_gaps
 from smtpguard.text import render_address, render_escaped, render_words, split_line
 
 USUAL_DAYS = 14
 MAX_SHOWN = 20
+MAX_EVENTS = 300
+"""Looked through for whose a uid was, and what was in force."""
 _MINUTES_A_DAY = DAY_NS // MINUTE_NS
 
 
-def collect_user(history: History, *, uid: int | None, name: str | None, now_ns: int) -> Shown:
-    """What is known of a user up to a moment.
+def collect_user(
+    history: History,
+    *,
+    uid: int | None,
+    name: str | None,
+    now_ns: int,
+    names: Collection[str] = (),
+    is_past: bool = False,
+) -> Shown:
+    """What is known of a user up to a moment. What a uid did while it was another account's is left out.
 
     Args:
         history: The file.
         uid: Whose; None for an account that is gone.
         name: Its name then; None with a uid.
         now_ns: The moment, wall time.
+        names: What the account of the uid is called; empty where it is not known.
+        is_past: Whether the moment is past: what was in force then is found in the history.
     """
     until_ns = now_ns + 1
-    named = Span(until_ns=until_ns, uid=uid, name=name, limit=MAX_SHOWN)
-    events, _ = history.find_events(EventQuery(span=named))
-    incidents, _ = history.find_incidents(EventQuery(span=named), is_open=False)
     if uid is None:
-        uid = next((row.uid for row in events if row.uid is not None), None)
-    verdict = next((row for row in events if isinstance(row, VerdictRow)), None)
-    figures: Shown = {"uid": uid, "hour": [0, 0], "day": [0, 0], "destinations": [], "scripts": [], "minutes": []}
+        last, _ = history.find_events(EventQuery(span=Span(until_ns=until_ns, name=name, limit=1)))
+        uid = next((row.uid for row in last), None)
+    figures: Shown = {
+        "uid": uid, "hour": [0, 0], "day": [0, 0], "destinations": [], "scripts": [], "events": [], "incident": None,
+        "evidence": {}, "ports": [],
+    }  # fmt: skip
     if uid is not None:
-        figures |= _figures(history, uid, now_ns, verdict)
+        figures |= _collect(history, uid, names if name is None else (name,), now_ns, name)
+    since_ns = figures.pop("since_ns", 0)
     return figures | {
         "time": render_time(now_ns),
-        "events": [show_event(row) for row in events],
-        "incident": show_incident(*incidents[0], now_ns) if incidents else None,
-        "evidence": {} if verdict is None else verdict.evidence,
+        "blocks": _find_blocks(history, uid, since_ns, now_ns) if uid is not None and is_past else [],
         "blind": find_blind(history.watched(Span(since_ns=now_ns - HOUR_NS, until_ns=until_ns)), now_ns),
     }
+
+
+def _collect(history: History, uid: int, names: Collection[str], now_ns: int, gone: str | None) -> Shown:
+    rows, _ = history.find_events(EventQuery(span=Span(until_ns=now_ns + 1, uid=uid, limit=MAX_EVENTS)))
+    since_ns, end_ns = find_tenure(rows, names, is_living=gone is None)
+    own = [row for row in rows if not names or not row.name or row.name in names]
+    events = [row for row in own if row.time_ns >= since_ns and (end_ns is None or row.time_ns < end_ns)][:MAX_SHOWN]
+    verdicts = [row for row in events if isinstance(row, VerdictRow)]
+    named = Span(since_ns=since_ns, until_ns=now_ns + 1 if end_ns is None else end_ns, uid=uid, name=gone, limit=1)
+    incidents, _ = history.find_incidents(EventQuery(span=named), is_open=False)
+    return {
+        "since_ns": since_ns,
+        **_figures(history, uid, now_ns, verdicts, (since_ns, end_ns)),
+        "events": [show_event(row) for row in events],
+        "incident": show_incident(*incidents[0], now_ns) if incidents else None,
+        "evidence": verdicts[0].evidence if verdicts else {},
+    }
+
+
+def _find_blocks(history: History, uid: int, since_ns: int, at_ns: int) -> list[Shown]:
+    spans = (
+        Span(since_ns=since_ns, until_ns=at_ns + 1, uid=uid, limit=MAX_EVENTS),
+        Span(until_ns=at_ns + 1, limit=MAX_EVENTS),
+    )
+    found: list[ChangeRow] = []
+    for span, kinds in zip(spans, (KINDS - {"off", "on"}, frozenset({"off", "on"})), strict=True):
+        rows, _ = history.find_events(EventQuery(span=span, kinds=kinds))
+        found += [row for row in rows if isinstance(row, ChangeRow)]
+    return find_past_blocks(sorted(found, key=lambda row: row.time_ns), at_ns)
 
 
 def show_block(row: BlockRow) -> Shown:
@@ -91,17 +134,29 @@ def count_usual(minutes: list[tuple[int, int]], window_minutes: int) -> Shown | 
     return {"p50": sums[len(sums) // 2], "p95": sums[min(len(sums) - 1, len(sums) * 95 // 100)], "days": days}
 
 
-def _figures(history: History, uid: int, now_ns: int, verdict: VerdictRow | None) -> Shown:
-    since_ns = now_ns - USUAL_DAYS * DAY_NS
-    minutes = history.minutes_of(uid, since_ns, now_ns)
+def _figures(
+    history: History, uid: int, now_ns: int, verdicts: list[VerdictRow], tenure: tuple[int, int | None]
+) -> Shown:
+    """Figures while the uid was this account's: of a minute or hour in which it was given away nothing is counted."""
+    held_ns, end_ns = tenure
+    first = -(-held_ns // MINUTE_NS)
+    until_ns = now_ns if end_ns is None else end_ns - MINUTE_NS
+    minutes = history.minutes_of(uid, max(now_ns - USUAL_DAYS * DAY_NS, first * MINUTE_NS), until_ns)
     passed = [(minute, connects - refused) for minute, connects, refused in minutes]
-    recent = Span(since_ns=now_ns - DAY_NS, until_ns=now_ns + 1, uid=uid, limit=MAX_SHOWN)
+    held_ns = -(-held_ns // HOUR_NS) * HOUR_NS
+    until_ns = now_ns + 1 if end_ns is None else end_ns // HOUR_NS * HOUR_NS
+
+    def span(length_ns: int) -> Span:
+        return Span(since_ns=max(now_ns - length_ns, held_ns), until_ns=until_ns, uid=uid, limit=MAX_SHOWN)
+
     return {
         "hour": _sum_from(minutes, (now_ns - HOUR_NS) // MINUTE_NS),
         "day": _sum_from(minutes, (now_ns - DAY_NS) // MINUTE_NS),
         "usual": {str(window): count_usual(passed, window) for window in (1, 10, 60, 1440)},
-        "destinations": _destinations(history, recent, verdict),
-        "scripts": _scripts(history, recent, verdict),
+        "ports": sorted(int(total.key) for total in history.top_places(span(USUAL_DAYS * DAY_NS), "port")),
+        "failed_hour": sum(row[1] for row in history.outcomes_of(span(HOUR_NS)).values()),
+        "destinations": _destinations(history, span(DAY_NS), verdicts),
+        "scripts": _scripts(history, span(DAY_NS), verdicts),
     }
 
 
@@ -110,8 +165,9 @@ def _sum_from(minutes: list[tuple[int, int, int]], first: int) -> list[int]:
     return [sum(row[1] for row in later), sum(row[2] for row in later)]
 
 
-def _destinations(history: History, span: Span, verdict: VerdictRow | None) -> list[Shown]:
-    attempt = {} if verdict is None else verdict.evidence.get("connect", {})
+def _destinations(history: History, span: Span, verdicts: list[VerdictRow]) -> list[Shown]:
+    attempts = [verdict.evidence.get("connect", {}) for verdict in verdicts]
+    names = {attempt.get("address"): attempt.get("rdns") for attempt in reversed(attempts)}
     places = history.places_of(span)
     outcomes = history.outcomes_of(span)
     shown = []
@@ -121,7 +177,7 @@ def _destinations(history: History, span: Span, verdict: VerdictRow | None) -> l
         shown.append(
             {
                 "address": text,
-                "name": attempt.get("rdns") if attempt.get("address") == text else None,
+                "name": names.get(text),
                 "provider": None,
                 "port": port,
                 "count": connects,
@@ -134,27 +190,35 @@ def _destinations(history: History, span: Span, verdict: VerdictRow | None) -> l
     return shown
 
 
-def _scripts(history: History, span: Span, verdict: VerdictRow | None) -> list[Shown]:
-    evidence: dict[str, Any] = {} if verdict is None else verdict.evidence
-    files = {file.get("path"): file for file in evidence.get("files") or () if isinstance(file, dict)}
+def _scripts(history: History, span: Span, verdicts: list[VerdictRow]) -> list[Shown]:
+    """Scripts by their attempts, with what was found with verdicts: of each script and file the latest counts."""
+    found = [verdict.evidence for verdict in reversed(verdicts)]
+    files = {file.get("path"): file for evidence in found for file in _list_files(evidence)}
+    seen = {evidence["script"]: evidence for evidence in found if evidence.get("script")}
+    clients = Counter((evidence.get("script"), evidence.get("client")) for evidence in found if evidence.get("client"))
     shown = []
     for total in history.top_places(span, "script"):
         full = render_escaped(bytes(total.key)) if isinstance(total.key, bytes) and total.key else None
         script, line = split_line(full)
         file = files.get(script, {})
-        is_seen = full is not None and full == evidence.get("script")
-        client = evidence.get("client") if is_seen else None
+        evidence = seen.get(full, {})
         shown.append(
             {
                 "script": script,
                 "line": line,
-                "stack": evidence.get("stack") or [] if is_seen else [],
+                "stack": evidence.get("stack") or [],
                 "count": total.connects,
-                "attr": evidence.get("attr") if is_seen else None,
+                "attr": evidence.get("attr"),
                 "owner": file.get("owner"),
                 "ctime": None if file.get("ctime") is None else render_time(int(file["ctime"] * NS)),
                 "sha256": file.get("sha256"),
-                "drivers": [] if client is None else [{"address": client, "count": 1}],
+                "drivers": [
+                    {"address": client, "count": count} for (by, client), count in clients.most_common() if by == full
+                ],
             }
         )
     return shown
+
+
+def _list_files(evidence: Mapping[str, Any]) -> list[Shown]:
+    return [file for file in evidence.get("files") or () if isinstance(file, dict)]

@@ -85,7 +85,7 @@ def place(**more: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
         (live(), past(hour=[14, 2]), "us", "US: 2 attempts refused here in the last hour; nothing is refused now"),
         (
             live(),
-            past(destinations=[place()]),
+            past(destinations=[place()], failed_hour=12),
             "not_us",
             "NOT US: 14 attempts in the last hour, none refused here; 12 failed outside: 203.0.113.9:587 timed out",
         ),
@@ -127,7 +127,64 @@ def test_the_object_has_what_the_contract_says() -> None:
     assert rule["usual"] == {"p50": 2, "p95": 9, "days": 14}
     assert rule["next"] == "passes"
     assert build_why(live(rules=[RULE | {"now": 30}]), past(), None)["rules"][0]["next"] == "block"
-    assert build_why(live(rules=[RULE | {"now": 0, "ports": [25]}]), past(), None)["rules"][0]["usual"] is None
+
+
+def show_rule(blocks: list[dict[str, Any]] | None = None, then: dict[str, Any] | None = None, **more: Any) -> Any:  # noqa: ANN401 - JSON
+    return build_why(live(rules=[RULE | more], blocks=blocks or []), then or past(), None)["rules"][0]
+
+
+def test_what_is_usual_is_said_of_the_rules_whose_figures_it_is() -> None:
+    usual = {"p50": 2, "p95": 9, "days": 14}
+    assert show_rule(now=3)["usual"] == usual
+    assert show_rule(now=0, ports=[25])["usual"] is None, "on which ports is not known"
+    assert show_rule(then=past(ports=[25]), now=0, ports=[25])["usual"] == usual, "they went nowhere else"
+    assert show_rule(then=past(ports=[25, 587]), now=0, ports=[25])["usual"] is None
+    assert show_rule(now=3, count="networks")["usual"] is None
+    assert show_rule(now=3, window=7200)["usual"] is None
+
+
+def test_the_next_attempt_gets_what_is_in_force_else_what_the_rule_says() -> None:
+    assert show_rule(now=29)["next"] == "passes"
+    assert show_rule(now=30)["next"] == "block"
+    assert show_rule([BLOCK], now=0)["next"] == "refused", "the block emptied the counters"
+    assert show_rule([BLOCK | {"kind": "throttle"}], now=0)["next"] == "throttled"
+    assert show_rule([BLOCK], now=0, ports=[587])["next"] == "passes", "other ports"
+    for passing in ({"mode": "dry-run"}, {"suspended": True}, {"kind": "allow"}):
+        assert show_rule([BLOCK | passing], now=0)["next"] == "passes"
+
+
+def test_the_card_says_what_an_administrator_asks_at_three() -> None:
+    script = {
+        "script": "/home/web01/public_html/wp-content/plugins/x/send.php", "line": 41, "count": 65, "attr": "live",
+        "owner": 1001, "ctime": "2026-02-18T13:00:00+01:00", "sha256": "ab" * 32,
+        "stack": ["send\\x20/home/web01/x/send.php:41", "{main}\\x20/home/web01/index.php:3"],
+        "drivers": [{"address": "198.51.100.9", "count": 1}],
+    }  # fmt: skip
+    unnamed = script | {"script": None, "line": None, "count": 35, "stack": [], "drivers": [], "sha256": None}
+    rule = RULE | {"name": "mx-fanout", "now": 0, "ports": [25], "count": "networks", "limit_by": "users[2]"}
+    then = past(
+        scripts=[script, unnamed], destinations=[place(refused=7, port=25)],
+        usual={"60": {"p50": 4, "p95": 9, "days": 3}},
+        evidence={"newest": [{"path": "/home/web01/public_html/new.php", "ctime": 1_771_418_000.5, "owner": 1001}]},
+    )  # fmt: skip
+    why = build_why(live(blocks=[BLOCK], rules=[rule, RULE | {"name": "hourly", "now": 29}]), then, None)
+    card = "\n".join(render_card(why))
+    for wanted in (
+        *(
+            "refused 7: 7 to 203.0.113.9",
+            "by guard, rule mx-fanout",
+            "mx-fanout: 0 of 30 networks in 10 min, block; next refused; by",
+        ),
+        *("hourly: 29 of 30", "65 by ...", "send.php:41 (live)"),
+        *("called by index.php:3, asked by 198.51.100.9", "35 more whose script was not looked at", "owner 1001"),
+        *("sha256 abababababababab", "newest code", "public_html/new.php", "usual in 1 h: 4, seldom over 9"),
+    ):
+        assert wanted in card, (wanted, card)
+
+
+def test_a_time_of_another_day_has_its_date() -> None:
+    why = build_why(live(blocks=[BLOCK | {"until": NOW_NS / NS + 86_400}]), past(), None)
+    assert "until 02-19 1" in why["verdict"]
 
 
 def test_it_says_whose_account_it_is() -> None:

@@ -71,6 +71,7 @@ def test_a_ticket_is_written_for_who_did_nothing_and_for_who_is_gone() -> None:
 
 
 ALLOWED = live(blocks=[BLOCK | {"kind": "allow"}])
+FAILED = build_why(live(), past(destinations=[place()], failed_hour=12), None)
 BLIND = [["2026-02-18T13:10:00+01:00", "2026-02-18T13:40:00+01:00"]]
 
 
@@ -83,7 +84,7 @@ BLIND = [["2026-02-18T13:10:00+01:00", "2026-02-18T13:40:00+01:00"]]
         (build_why(live(), past(), None), "stopped no mail of web01", "keine E-Mail von web01 aufgehalten"),
         (build_why(ALLOWED, past(), None), "stopped no mail of web01", "keine E-Mail von web01 aufgehalten"),
         (build_why(live(blocks=[BLOCK | {"mode": "dry-run"}]), past(), None), "stopped no mail", "keine E-Mail"),
-        (build_why(live(), past(destinations=[place()]), None), "203.0.113.9, port 587", "203.0.113.9, Port 587"),
+        (FAILED, "203.0.113.9, port 587", ", Port 587"),
         (build_why(live(), past(blind=BLIND), None), "We can't say yet", "Wir können noch nicht sagen"),
     ],
 )  # fmt: skip

@@ -16,6 +16,7 @@ from smtpguard.hooks import ClockNs
 from smtpguard.model import Account, Customer
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.rule_fill import RuleFill
+from smtpguard.policy.rules import override_index
 from smtpguard.state.history import History
 from smtpguard.state.host_question import show_rule
 from smtpguard.state.user_history import collect_user
@@ -69,7 +70,8 @@ class WhyCommand:
         at_ns = time.time_ns() if request.at_ns is None else request.at_ns
 
         def look(history: History) -> dict[str, Any]:
-            past = collect_user(history, uid=None if account is None else account.uid, name=name, now_ns=at_ns)
+            uid, names = (None, ()) if account is None else (account.uid, account.names)
+            past = collect_user(history, uid=uid, name=name, now_ns=at_ns, names=names, is_past=not is_now)
             if name is not None and past["uid"] is None:
                 what = f'No account "{render_words(name)}" on this host, and none in the history'
                 raise StateError(what, fix="give a login name, or uid:N")
@@ -100,8 +102,18 @@ class WhyCommand:
             "mode": "off" if self._engine.is_off else "dry-run" if settings.dry_run else "enforce",
             "is_seeing": self._overview.is_seeing(),
             "blocks": [row for row in self._blocks.collect() if row["uid"] == account.uid and row["netns"] is None],
-            "rules": [_show_fill(fill) for fill in fills],
+            "rules": [_show_fill(fill) | {"limit_by": self._find_limit_by(fill, account)} for fill in fills],
         }
+
+    def _find_limit_by(self, fill: RuleFill, account: Account) -> str:
+        """Where a limit comes from: the rule itself, an entry of `users`, or an allowance."""
+        settings = self._guard.settings
+        index = override_index(settings, account)
+        changed = {} if index is None else settings.overrides[index].rules
+        by = {rule.name: ("rule", rule.limit) for rule in settings.rules}
+        by |= {name: (f"users[{index}]", rule.limit) for name, rule in changed.items()}
+        place, limit = by.get(fill.rule.name, ("allowance", None))
+        return place if fill.rule.limit == limit else "allowance"
 
 
 def _show_customer(customer: Customer) -> dict[str, Any]:

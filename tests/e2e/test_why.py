@@ -1,0 +1,164 @@
+"""A hacked PHP site in a real FPM pool floods: what `why` says of it, held against the event log, counted by itself."""
+
+import json
+import re
+import shutil
+import signal
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smtpguard.demo.lab import PEER4, PEER6
+from tests.php import Fpm, running_fpm
+from tests.support.host import INNOCENT, SPAMMER, Host, wait_for
+
+pytestmark = pytest.mark.kernel
+
+RULE = {
+    "name": "mx-burst", "ports": [25], "count": "connections", "limit": 20, "window": "10m", "action": "block",
+    "block": "30m",
+}  # fmt: skip
+COUNT = 100
+PLUGIN = "public_html/wp-content/plugins/x/send.php"
+SLOW = 21
+"""Attempts up to the verdict: so slowly that each can be looked at."""
+FLOOD = """
+function attempt($to, $pause) {
+    $s = @stream_socket_client("tcp://$to:25", $code, $text, 5); usleep($pause); if ($s) fclose($s);
+    return $s ? "ok" : "refused";
+}
+function flood($peers, $count, $slow) {
+    $done = ["ok" => 0, "refused" => 0];
+    for ($i = 0; $i < $count; $i++) $done[attempt($peers[$i % count($peers)], $i < $slow ? 100000 : 4000)]++;
+    return $done;
+}
+"""
+CALL = 'include "%s"; echo "<", json_encode(flood(["%s", "[%s]"], %d, %d)), ">";'
+STACK = ["send.php:4", "send.php:9", "index.php:2"]
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="sg-why-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+def flood(fpm: Fpm) -> dict[str, int]:
+    """The hacked site floods; what its script saw."""
+    plugin = fpm.write(PLUGIN, FLOOD)
+    index = fpm.write("public_html/index.php", CALL % (plugin, PEER4, PEER6, COUNT, SLOW))
+    fpm.give_to_pool()
+    found = re.search(rb"<({.*})>", fpm.run(index, REQUEST_URI="/?x=1", REMOTE_ADDR="192.0.2.77"))
+    assert found is not None
+    done: dict[str, int] = json.loads(found[1])
+    return done
+
+
+def count_log(host: Host) -> Counter[tuple[str, str]]:
+    rows = host.events("CONNECT")
+    return Counter((row["DST"], row["RESULT"]) for row in rows if row["UID"] == str(SPAMMER[1]))
+
+
+def ask_why(host: Host) -> dict[str, Any]:
+    done = host.cli("why", SPAMMER[0], "--json")
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def show(host: Host, *words: str) -> str:
+    done = host.cli("why", SPAMMER[0], *words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_why_tells_of_a_hacked_site_what_the_log_tells(folder: Path) -> None:
+    """In a real pool, after SIGKILL and a restart, and after `unblock`; to the customer without any of it."""
+    with (
+        Host(rules=[RULE]) as host,
+        running_fpm(folder, SPAMMER[1], lab=host.lab) as fpm,
+    ):
+        host.start()
+        seen = flood(fpm)
+        assert host.connect(INNOCENT, 3).ok == 3
+        assert seen["ok"] == RULE["limit"], "exact, and the page went on"
+        wait_for(lambda: count_log(host).total() == COUNT)
+        wait_for(lambda: (found := ask_why(host))["attempts"]["hour"] == COUNT and found["files"])
+        why = ask_why(host)
+        check(host, why, seen)
+        card = show(host)
+        check_card(card, why, fpm)
+        ticket = show(host, "--ticket")
+        assert f"{fpm.www / PLUGIN}:" in ticket
+        customer = show(host, "--customer")
+        assert "has been stopped on our server" in customer
+        assert not re.search(r"/|php|mx-|uid|web02", customer)
+        host.stop(signal.SIGKILL)
+        host.start()
+        after = ask_why(host)
+        check(host, after, seen)
+        kept = ("user", "uid", "scripts", "destinations", "files", "attempts", "refused", "verdict", "commands")
+        assert {key: after[key] for key in kept} == {key: why[key] for key in kept}
+        assert card.splitlines()[0] == show(host).splitlines()[0]
+        assert host.cli("unblock", SPAMMER[0]).returncode == 0
+        freed = ask_why(host)
+        assert freed["blocks"] == []
+        assert (freed["changes"][0]["kind"], freed["changes"][0]["who"]) == ("unblock", "root")
+        assert re.search(r"unblock at .* by root", show(host))
+        assert freed["verdict"].startswith(f"US: {seen['refused']} attempts refused here in the last hour; nothing is")
+
+
+def check(host: Host, why: dict[str, Any], seen: dict[str, int]) -> None:
+    """What `why --json` says, held against the log and what the script saw."""
+    logged = count_log(host)
+    refused = sum(count for (_, result), count in logged.items() if result == "refused")
+    assert (logged.total(), refused) == (COUNT, seen["refused"])
+    assert (why["user"], why["uid"], why["verdict_for_customer"]) == (*SPAMMER, "us")
+    assert (why["attempts"], why["refused"]) == ({"hour": COUNT, "day": COUNT}, {"hour": refused, "day": refused})
+    (block,) = why["blocks"]
+    (line,) = host.events("BLOCK")
+    assert (block["rule"], block["ports"], block["kind"]) == (line["RULE"], [25], line["KIND"])
+    assert block["until"][:19] == line["UNTIL"][:19]
+    assert block["by"] == line["BY"]
+    assert {(row["address"], row["count"]) for row in block["refused_to"]} == {
+        (address, count) for (address, result), count in logged.items() if result == "refused"
+    }
+    for place in why["destinations"]:
+        passed, denied = logged[place["address"], "allowed"], logged[place["address"], "refused"]
+        assert (place["count"], place["refused"], place["connected"]) == (passed + denied, denied, passed)
+    assert sum(place["count"] for place in why["destinations"]) == COUNT
+    (rule,) = why["rules"]
+    assert (rule["name"], rule["limit"], rule["action"]) == ("mx-burst", RULE["limit"], "block")
+    named = Counter(row["SCRIPT"] for row in host.events("CONNECT") if row["UID"] == str(SPAMMER[1]))
+    told = {f"{row['script']}:{row['line']}" if row["script"] else "-": row["count"] for row in why["scripts"]}
+    assert told == named, "of all connects"
+    assert why["incident"]["verdicts"] == len(host.events("EXCEEDED"))
+    assert f"smtpguard unblock {SPAMMER[0]}" in why["commands"]
+
+
+def check_card(card: str, why: dict[str, Any], fpm: Fpm) -> None:
+    lines = card.splitlines()
+    assert len(lines) < 24
+    assert max(map(len, lines)) <= 80
+    assert lines[0] == why["verdict"]
+    script = next(row for row in why["scripts"] if row["script"])
+    assert script["script"] == str(fpm.www / PLUGIN)
+    assert script["line"] == 4
+    assert script["owner"] == SPAMMER[1]
+    assert re.fullmatch("[0-9a-f]{64}", script["sha256"])
+    assert [frame.rpartition("/")[2] for frame in script["stack"]] == STACK
+    assert script["drivers"] == [{"address": "192.0.2.77", "count": 1}]
+    assert str(fpm.www / PLUGIN) in [file["path"] for file in why["files"]]
+    block = why["blocks"][0]
+    for wanted in (
+        *(SPAMMER[0], str(SPAMMER[1]), "mx-burst", f"0 of {RULE['limit']} connections in 10 min", "x/send.php:4"),
+        *(f"{COUNT} attempts in 1 h", f"refused {why['refused']['hour']}", block["until"][11:16], PEER4, PEER6),
+        *(script["sha256"][:16], "index.php:2", *why["commands"]),
+    ):
+        assert wanted in card, wanted
