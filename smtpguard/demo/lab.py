@@ -116,16 +116,16 @@ class Lab:
         host, peer = Holder(), Holder()
         self._holders = [host, peer]
         self.host, self.peer = host.path, peer.path
-        self.ip(self.host, "link", "add", "sg0", "type", "veth", "peer", "name", "sg1", "netns", str(peer.pid))
         local = (f"route add local {ANY4} dev lo", f"route add local {ANY6} dev lo")
-        self._ip_batch(self.peer, *_list_addresses("sg1", PEER4, PEER6), *local)
         self._ip_batch(
             self.host,
+            f"link add sg0 type veth peer name sg1 netns {peer.pid}",
             *_list_addresses("sg0", HOST4, HOST6),
             f"route add {ANY4} via {PEER4}",
             f"route add {BLACKHOLE4} via {PEER4}",
             f"route add {ANY6} via {PEER6}",
         )
+        self._ip_batch(self.peer, *_list_addresses("sg1", PEER4, PEER6), *local)
 
     def _write_accounts(self) -> None:
         def system_part(path: str) -> str:
