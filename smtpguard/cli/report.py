@@ -1,6 +1,7 @@
 """`smtpguard report`: what happened on this host in a span of time, for people, cron and mail."""
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ import click
 from smtpguard.cli.common import config_option, socket_option
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from smtpguard.report.host_report import HostReport
 
 
@@ -18,10 +21,10 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["text", "json"]),
+    type=click.Choice(["text", "html", "json"]),
     default="text",
     show_default=True,
-    help="For people and mail, or for programs.",
+    help="For a terminal and mail, for a browser, or for programs.",
 )
 @click.option("--out", default=None, metavar="F", help="Write to this file, readable by you alone; else to stdout.")
 @config_option
@@ -37,11 +40,11 @@ def command(
 
     since_ns, until_ns = _read_times(since, until)
     source = ReportSource(config_path, socket_path)
-    text = _render(source.build(since_ns, until_ns, ends_now=until is None), form)
+    pieces = _render(source.build(since_ns, until_ns, ends_now=until is None), form)
     if out is None:
-        click.echo(text, nl=False)
+        sys.stdout.writelines(pieces)
     else:
-        _write(out, text)
+        _write(out, pieces)
 
 
 def _read_times(since: str, until: str | None) -> tuple[int, int]:
@@ -57,19 +60,21 @@ def _read_times(since: str, until: str | None) -> tuple[int, int]:
     return since_ns // unit_ns * unit_ns, until_ns if until is None else -(-until_ns // MINUTE_NS) * MINUTE_NS
 
 
-def _render(report: "HostReport", form: str) -> str:
+def _render(report: "HostReport", form: str) -> "Iterable[str]":
     if form == "json":
-        import json
+        from smtpguard.report.host_report import render_json
 
-        from smtpguard.report.host_report import to_json
+        return render_json(report)
+    if form == "html":
+        from smtpguard.report.report_html import render_html
 
-        return json.dumps(to_json(report), ensure_ascii=True, indent=2) + "\n"
-    from smtpguard.report.report_text import join_lines, render_text
+        return [render_html(report)]
+    from smtpguard.report.report_text import render_text
 
-    return join_lines(render_text(report))
+    return (f"{line}\n" for line in render_text(report))
 
 
-def _write(out: str, text: str) -> None:
+def _write(out: str, pieces: "Iterable[str]") -> None:
     """A report names customers: nobody else reads it, and what stands there is replaced in one step."""
     import os
     import tempfile
@@ -81,7 +86,7 @@ def _write(out: str, text: str) -> None:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(text)
+                file.writelines(pieces)
             Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """A report as text for a terminal, cron and mail: 78 columns, printable ASCII. Pure."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from smtpguard.model import NS
 from smtpguard.report.host_report import HostReport, ReportedBlock
@@ -31,7 +31,7 @@ def render_text(report: HostReport) -> Iterator[str]:
     yield from _section("FULLEST WINDOWS WITHOUT A VERDICT", _fullest(report), 0, 0)
     yield from ("", "WHAT THIS REPORT CAN'T SEE")
     for sentence in report.unseen:
-        yield from wrap(f"- {sentence}", WIDTH)
+        yield from wrap(f"- {render_words(sentence, max_bytes=500)}", WIDTH)
 
 
 def cut(text: str, width: int) -> str:
@@ -86,7 +86,8 @@ def _summary(report: HostReport) -> Iterator[str]:
     blind = "" if report.watched_s >= length_s else "  BLIND, see below"
     yield f"Watched {render_duration(report.watched_s)} of {render_duration(length_s)}.{blind}"
     if report.losses:
-        yield from wrap("LOST: " + ", ".join(f"{kind} {count}" for kind, count in report.losses.items()), WIDTH)
+        told = ", ".join(f"{render_words(kind)} {count}" for kind, count in report.losses.items())
+        yield from wrap(f"LOST: {told}", WIDTH)
 
 
 def _section(title: str, table: Table, shown: int, every: int) -> Iterator[str]:
@@ -98,9 +99,10 @@ def _section(title: str, table: Table, shown: int, every: int) -> Iterator[str]:
     yield title if every <= most else f"{title} ({most} of {every}, the busiest)"
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     for row in (head, *rows):
+        cells = [cell if cell.isascii() and cell.isprintable() else render_words(cell, max_bytes=WIDTH) for cell in row]
         cells = [
             cell.rjust(width) if _is_number(head[i]) else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ]
         yield cut("  ".join(cells).rstrip(), WIDTH)
 
@@ -206,8 +208,3 @@ def _fullest(report: HostReport) -> Table:
         for row in report.fullest or ()
     ]
     return ("USER", "RULE", "HELD"), list(rows)
-
-
-def join_lines(lines: Iterable[str]) -> str:
-    """The document."""
-    return "\n".join(lines) + "\n"

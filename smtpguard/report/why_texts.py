@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from smtpguard.errors import GuardError
+from smtpguard.report.report_html import REPORT
 from smtpguard.report.templates import Names
 from smtpguard.report.why import is_refusing
 
@@ -52,7 +53,7 @@ CUSTOMER: Names = dict.fromkeys(
 )
 """What a customer's text may use; `state` is refused, slowed, was_refused, free or unknown, `cause` limit or person."""
 
-TEMPLATES: Mapping[str, Names] = {"ticket.txt": TICKET, "customer.txt": CUSTOMER}
+TEMPLATES: Mapping[str, Names] = {"ticket.txt": TICKET, "customer.txt": CUSTOMER, "report.html": REPORT}
 
 
 def build_ticket(why: Mapping[str, Any], host: str) -> Json:

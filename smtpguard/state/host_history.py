@@ -22,7 +22,7 @@ from smtpguard.text import render_address, render_escaped
 
 Found = dict[str, Any]
 
-MAX_LISTED = 5000
+MAX_LISTED = 10_000
 """Rows of one part; what is beyond is summed up, and counted."""
 MAX_CURVES = 12
 MAX_POINTS = 10_000
