@@ -87,6 +87,7 @@ class WatchApp(App[None]):
         self._model.connect(came.link, came.why)
         if self._turns % POLL_TURNS == 0:
             self.poll()
+            self._renew_card()
         self._turns += 1
         second = now_ns // NS
         if came.sightings or came.left_out or second != self._drawn_second:  # the clock goes on, whatever happens
@@ -171,10 +172,17 @@ class WatchApp(App[None]):
                 self.call_from_thread(self._say, text)
                 self.call_from_thread(self.poll)
         except GuardError as error:
-            self.call_from_thread(self._say, f"{wish.user}: {error}")
+            if not wish.is_repeated:
+                self.call_from_thread(self._say, f"{wish.user}: {error}")
+
+    def _renew_card(self) -> None:
+        """What the card says goes on changing; not while all stands still."""
+        user = self._model.card_of
+        if user is not None and self._model.card is not None and not self._model.is_paused:
+            self._carry_out(Wish(what="why", user=user[0], uid=user[1], is_repeated=True))
 
     def _show_card(self, wish: Wish, why: dict[str, Any]) -> None:
-        if self._model.card_of == (wish.user, wish.uid):
+        if self._model.card_of == (wish.user, wish.uid) and not (wish.is_repeated and self._model.is_paused):
             self._model.card = why
         self.draw()
 

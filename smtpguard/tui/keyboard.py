@@ -18,12 +18,14 @@ class Wish:
         what: Ask why, do a deed, or end.
         user, uid: About whom.
         for_s: For how long; 0 where it is not said.
+        is_repeated: Whether nobody asked for it just now.
     """
 
     what: Literal["why", "quit"] | Deed
     user: str = ""
     uid: int = -1
     for_s: int = 0
+    is_repeated: bool = False
 
 
 class Keyboard:

@@ -212,11 +212,11 @@ def _render_keys(model: ScreenModel, width: int) -> Line:
             ],
             width,
         )
-    found = f"filter {model.needle!r}: {len(model.rows)} found, Esc ends it  " if model.needle else ""
+    if model.needle:
+        found = f"filter {model.needle!r}: {len(model.rows)} found, Esc ends it  "
+        return fill([Piece(found, "bold"), Piece("? keys", "dim")], width)
     troubles = model.contents.facts.troubles
-    if troubles and not found:
-        return fill([Piece(troubles[0], "refused")], width)
-    return fill([Piece(found, "bold"), Piece(_KEYS, "dim")], width)
+    return fill([Piece(troubles[0], "refused") if troubles else Piece(_KEYS, "dim")], width)
 
 
 def render_question(model: ScreenModel, width: int, now_ns: int) -> list[Line]:

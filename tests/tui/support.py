@@ -101,6 +101,7 @@ CARD: dict[str, Any] = {
     "standing": "tenant",
     "standing_why": "",
     "mode": "enforce",
+    "account": None,
     "attempts": {"hour": 120, "day": 4000},
     "refused": {"hour": 17, "day": 17},
     "blocks": [

@@ -185,6 +185,24 @@ def test_card_beside_the_list_or_below_it() -> None:
         play(stage, size, scene)
 
 
+def test_the_card_goes_on_changing_but_for_a_pause() -> None:
+    stage = Stage(card=CARD)
+
+    async def scene(stage: Stage) -> None:
+        await stage.press("enter")
+        stage.desk.card = CARD | {"verdict": "NOT US: now"}
+        for _ in range(11):
+            lines = await stage.turn()
+        assert any("NOT US: now" in line for line in lines)
+        await stage.press("p")
+        stage.desk.card = CARD
+        for _ in range(11):
+            lines = await stage.turn()
+        assert any("NOT US: now" in line for line in lines)
+
+    play(stage, (80, 24), scene)
+
+
 def test_errors_are_told_below() -> None:
     stage = Stage(error="no daemon answers")
 
@@ -284,5 +302,24 @@ def test_times_are_the_hosts() -> None:
         assert NOW == 1_790_000_000_000_000_000
         await stage.turn(seconds=61)
         assert stage.lines()[0].endswith("14:14:21")
+
+    play(stage, (80, 24), scene)
+
+
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_colours_are_the_terminals_own_or_none(monkeypatch: pytest.MonkeyPatch, *, is_wanted: bool) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if not is_wanted:
+        monkeypatch.setenv("NO_COLOR", "1")
+    stage = Stage()
+
+    async def scene(stage: Stage) -> None:
+        strips = stage.app.screen._compositor.render_strips(stage.app.size)
+        shown = [segment.style for strip in strips for segment in strip if segment.style is not None]
+        colours = {colour.name for style in shown for colour in (style.color, style.bgcolor) if colour is not None}
+        own = {"red", "green", "blue", "magenta", "cyan", "default"}
+        assert colours <= (own if is_wanted else {"default"})
+        assert ("red" in colours) == is_wanted
+        assert any(style.reverse for style in shown), "the row that one is on, and the bars"
 
     play(stage, (80, 24), scene)

@@ -1,0 +1,104 @@
+"""A terminal that a program runs in: tmux, installed or unpacked, with a socket of its own."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.servers import require
+from tests.support.host import PATIENCE, wait_for
+
+
+def find_tmux() -> tuple[str, dict[str, str]]:
+    """The program, and the environment it needs."""
+    found = shutil.which("tmux")
+    if found is not None:
+        return found, dict(os.environ)
+    unpacked = require("tmux", "ncurses-term")
+    env = unpacked.environment()
+    env["TERMINFO_DIRS"] = f"{unpacked.root}/usr/share/terminfo:/usr/share/terminfo:/lib/terminfo"
+    return str(unpacked.path("usr/bin/tmux")), env
+
+
+class Terminal:
+    """One program in one terminal.
+
+    Args:
+        folder: For the socket.
+        argv: The program.
+        size: Columns and rows.
+        env: What it finds in its environment beside that of the tests.
+    """
+
+    def __init__(
+        self, folder: Path, argv: Sequence[str], size: tuple[int, int] = (80, 24), env: Mapping[str, str] | None = None
+    ) -> None:
+        self._program, own = find_tmux()
+        self._socket = str(folder / "tmux")
+        self._argv, self._size = argv, size
+        self._env = own | {"LC_ALL": "C.UTF-8", "TERM": "xterm-256color"} | dict(env or {})
+        self._env.pop("TMUX", None)
+
+    def __enter__(self) -> Self:
+        width, height = map(str, self._size)
+        self._tmux("-f", "/dev/null", "-u", "new-session", "-d", "-x", width, "-y", height, shlex.join(self._argv))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            print("--- the screen ---\n" + "\n".join(self.lines()))
+        self._tmux("kill-server", is_checked=False)
+
+    def press(self, *keys: str) -> None:
+        """Press keys, by tmux's names."""
+        self._tmux("send-keys", *keys)
+
+    def lines(self) -> list[str]:
+        """What can be read now."""
+        return self._tmux("capture-pane", "-p", is_checked=False).splitlines()
+
+    def raw(self) -> str:
+        """The same with its colours, as escape sequences."""
+        return self._tmux("capture-pane", "-p", "-e")
+
+    def pid(self) -> int:
+        """Of the program."""
+        return int(self._tmux("list-panes", "-F", "#{pane_pid}").strip())
+
+    def is_open(self) -> bool:
+        """Whether the program has not ended."""
+        return bool(self._tmux("list-panes", is_checked=False))
+
+    def wait(self, *texts: str, seconds: float = 10) -> list[str]:
+        """Until all of these stand there; returns the screen."""
+        found: list[str] = []
+
+        def look() -> bool:
+            found[:] = self.lines()
+            whole = "\n".join(found)
+            return all(text in whole for text in texts)
+
+        wait_for(look, seconds)
+        return found
+
+    def time_key(self, key: str, text: str, seconds: float = 5) -> float:
+        """How many seconds after a key a text stands there."""
+        deadline = time.monotonic() + seconds * PATIENCE
+        self.press(key)
+        begun = time.monotonic()
+        while text not in "\n".join(self.lines()):
+            assert time.monotonic() < deadline, f"{key} was not answered by {text!r}"
+        return time.monotonic() - begun
+
+    def _tmux(self, *words: str, is_checked: bool = True) -> str:
+        argv = [self._program, "-S", self._socket, *words]
+        done = subprocess.run(argv, env=self._env, capture_output=True, text=True, timeout=30, check=False)
+        assert not is_checked or done.returncode == 0, done.stderr
+        return done.stdout
