@@ -1,12 +1,14 @@
 """What the starter forks is what an executed program would be, whoever looks at it."""
 
 import os
+import resource
 import sys
 from pathlib import Path
 
 import pytest
 
 from smtpguard.demo.lab import PEER4
+from tests.fakes.namespaces import enter_tmpfs, run_forked
 from tests.support.host import CLIENT, SPAMMER, Host
 
 pytestmark = pytest.mark.kernel
@@ -44,6 +46,8 @@ def test_it_ends_as_an_executed_program_does() -> None:
         [sys.executable, "-c", "import os, sys; print(sys.argv, os.getcwd(), dict(os.environ)); sys.exit(7)"],
         [sys.executable, "-m", "smtpguard", "run", "--config", "/nonexistent"],
         [sys.executable, "-m", "smtpguard", "run", "--no-such-option"],
+        [sys.executable, "-m", "smtpguard", "unblock", "--socket", "/nonexistent", "nobody-of-that-name"],
+        [sys.executable, "-m", "smtpguard", "block", "--help"],
     ]
     with Host() as host:
         warm = [host.lab.run(program) for program in programs]
@@ -52,4 +56,24 @@ def test_it_ends_as_an_executed_program_does() -> None:
             cold = host.lab.run(program)
             assert (done.returncode, done.stdout) == (cold.returncode, cold.stdout)
             assert done.stderr.splitlines()[-1:] == cold.stderr.splitlines()[-1:]
-    assert [done.returncode for done in warm] == [2, 7, 78, 2]
+    assert [done.returncode for done in warm] == [2, 7, 78, 2, 1, 0]
+
+
+def test_it_runs_where_the_test_is() -> None:
+    """A test that has forked, mounted and limited something starts its programs there."""
+
+    def body() -> None:
+        with Host() as host:
+            inner = host.lab.directory / "inner"
+            inner.mkdir()
+            enter_tmpfs(inner, "1m")
+            (inner / "here").touch()
+            assert host.lab.run(["ls", str(inner)]).stdout == "here\n"
+            assert (
+                host.lab.run(["sh", "-c", "ulimit -n"]).stdout == f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]}\n"
+            )
+            resource.setrlimit(resource.RLIMIT_NOFILE, (300, 1000))
+            os.umask(0o027)
+            assert host.lab.run(["sh", "-c", "ulimit -n; umask"]).stdout == "300\n0027\n"
+
+    run_forked(body)

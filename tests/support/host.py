@@ -69,7 +69,7 @@ class WarmLab(Lab):
     is_cold = False
 
     def __enter__(self) -> Self:
-        find_starter(os.getpid())
+        find_starter()
         return super().__enter__()
 
     def _open(

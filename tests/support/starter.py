@@ -8,6 +8,7 @@ code of `smtpguard.demo.enter`. Then it executes its program; or, where that is 
 
 import ctypes
 import gc
+import importlib
 import os
 import pickle
 import platform
@@ -18,8 +19,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, NoReturn
 
 from smtpguard.demo import enter
@@ -43,6 +45,20 @@ _BOUNDS = {
 }
 """Fields of struct prctl_mm_map, and where /proc/PID/stat has them (proc(5))."""
 _MAX_REQUEST = 1 << 17
+_WARM = ("run",)
+_INHERITED = (
+    b"Umask",
+    b"Uid",
+    b"Gid",
+    b"Groups",
+    b"SigBlk",
+    b"SigIgn",
+    b"Cap",
+    b"NoNewPrivs",
+    b"Seccomp:",
+    b"Cpus_allowed:",
+)
+"""Lines of /proc/PID/status that a child has from its parent; network namespace and folder are said with each start."""
 _SHAPING = ("PYTHON", "LC_", "LANG")
 """Variables that an interpreter reads when it begins."""
 _libc = ctypes.PyDLL(None, use_errno=True)
@@ -62,7 +78,7 @@ class Child(subprocess.Popen[str]):
         env, pipes = rest[5], rest[9:15]
         # From stdin only the child's end is had, and it writes into the others.
         streams = [pipes[number] if pipes[number] != -1 else own for own, number in enumerate((0, 3, 5))]
-        self.pid = find_starter(os.getpid()).start(args, env, streams)
+        self.pid = find_starter().start(args, env, streams)
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
@@ -105,10 +121,24 @@ class Starter:
         return int(answer)
 
 
+def find_starter() -> Starter:
+    """The one whose children inherit what ours would: a new one where a test has forked, mounted or limited."""
+    return _make_starter(os.getpid(), *_list_inherited())
+
+
 @cache
-def find_starter(_pid: int) -> Starter:
-    """One for each process that runs tests."""
+def _make_starter(*_inherited: object) -> Starter:
     return Starter()
+
+
+def _list_inherited() -> Iterator[object]:
+    for name in ("mnt", "user", "pid_for_children", "ipc", "uts", "cgroup"):
+        yield os.stat(f"/proc/self/ns/{name}").st_ino  # noqa: PTH116 - pathlib is slower
+    for name in ("cgroup", "limits"):
+        yield Path("/proc/self", name).read_bytes()
+    status = Path("/proc/self/status").read_bytes().splitlines()
+    yield tuple(line for line in status if line.startswith(_INHERITED))
+    yield os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def serve(channel: socket.socket) -> None:
@@ -139,8 +169,9 @@ def _begin(argv: list[str], env: dict[str, str], streams: Sequence[int], own: di
     os.environ.clear()
     os.environ.update(env)
     program = enter.enter(argv[argv.index("--net") :])
-    module = program[2] if program[:2] == [sys.executable, "-m"] and own == _list_shaping(env) else ""
-    is_warm = module == "smtpguard.demo.client" or (module == "smtpguard" and program[3:4] == ["run"])
+    is_module = program[:2] == [sys.executable, "-m"] and len(program) > 3 and own == _list_shaping(env)
+    module = program[2] if is_module else ""
+    is_warm = module == "smtpguard.demo.client" or (module == "smtpguard" and program[3] in _WARM)
     if not is_warm or not _name(program):
         os.execvp(program[0], program)  # noqa: S606 - what it is for
     random.seed()
@@ -181,12 +212,14 @@ def _name(program: Sequence[str]) -> bool:
 def main() -> None:
     """Read what programs will need, then serve; in a child, run its program."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C is for the tests
-    import smtpguard.cli.arguments
-    import smtpguard.cli.run
     import smtpguard.daemon.startup.handoff
     import smtpguard.demo.client
     import smtpguard.settings.checks
-    import smtpguard.settings.load  # noqa: F401
+    import smtpguard.settings.load
+    import smtpguard.standalone.unblock  # noqa: F401
+
+    for name in _WARM:
+        importlib.import_module(f"smtpguard.cli.{name}")
 
     del sys.modules["smtpguard.demo.client"]  # what it imports is kept, and it is run as it is
     gc.collect()
