@@ -23,8 +23,8 @@ _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_C
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _MAX_LINKS = 40
 """As many symbolic links as the kernel follows (path_resolution(7))."""
-_FIRST_PERSON_GID = 1000
-"""Groups below are the system's: Ubuntu's /var/log is writable by group syslog."""
+_FIRST_PERSON_ID = 1000
+"""Users and groups below are the system's: Ubuntu's /var/log is writable by group syslog."""
 
 
 def read_trusted(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
@@ -232,9 +232,8 @@ def make_directory(directory: str, mode: int, *, error: type[GuardError], shared
         make_directory(directory, mode, error=error, shared=shared)
         return
     except OSError as failure:
-        raise error(
-            f"the directory can't be created: {failure.strerror}", where=directory, fix="create it, owned by root"
-        ) from failure
+        text = f"the directory can't be created: {failure.strerror}"
+        raise error(text, where=directory, fix="create it, owned by root") from failure
     check_directory(directory, error=error, shared=shared)
 
 
@@ -258,14 +257,32 @@ def check_directory(directory: str, *, error: type[GuardError], shared: bool = F
         if not stat.S_ISLNK(status.st_mode):
             _check_writers(where, status, error, strict=is_last and not shared)
 
+    os.close(_walk_named(directory, judge, error))
+
+
+def open_directory(directory: str, *, error: type[GuardError]) -> int:
+    """A descriptor of a directory in which a file is put, renamed or removed by it, and never opened; else an `error`.
+
+    The directory and all above it belong to root, to us or to a system account, and no user may write there. Of a
+    system account no symbolic link is followed, so that it leads nobody to a directory of others.
+    """
+
+    def judge(status: os.stat_result, where: str, /, *, is_last: bool) -> None:
+        if stat.S_ISLNK(status.st_mode) or status.st_uid >= _FIRST_PERSON_ID:
+            _check_owner(where, status, error)
+        if not stat.S_ISLNK(status.st_mode):
+            _check_writers(where, status, error, strict=is_last)
+
+    return _walk_named(directory, judge, error)
+
+
+def _walk_named(directory: str, judge: _Judge, error: type[GuardError]) -> int:
+    """As `_walk`, with an error that says what is wrong where."""
     try:
-        os.close(_walk(directory, judge))
-    except NotADirectoryError as failure:
-        raise error("not a directory", where=failure.filename) from failure
+        return _walk(directory, judge)
     except OSError as failure:
-        if failure.errno == errno.ELOOP:
-            raise error("too many symbolic links", where=directory) from failure
-        raise error(f"not accessible: {failure.strerror}", where=failure.filename) from failure
+        what = {errno.ENOTDIR: "not a directory", errno.ELOOP: "too many symbolic links"}.get(failure.errno or 0)
+        raise error(what or f"not accessible: {failure.strerror}", where=failure.filename) from failure
 
 
 def _check_owner(path: str, about: os.stat_result, error: type[GuardError]) -> None:
@@ -278,6 +295,6 @@ def _check_writers(path: str, about: os.stat_result, error: type[GuardError], *,
     is_sticky = bool(about.st_mode & stat.S_ISVTX) and not strict
     if about.st_mode & stat.S_IWOTH and not is_sticky:
         raise error("everybody may write to this directory", where=path, fix=f"chmod o-w {path}")
-    system_group = about.st_gid < _FIRST_PERSON_GID and (not strict or about.st_gid == 0)
+    system_group = about.st_gid < _FIRST_PERSON_ID and (not strict or about.st_gid == 0)
     if about.st_mode & stat.S_IWGRP and not (is_sticky or system_group):
         raise error(f"group {about.st_gid} may write to this directory", where=path, fix=f"chmod g-w {path}")

@@ -97,40 +97,41 @@ def _keep_bytecode() -> str:
     return folder
 
 
-def require(*names: str) -> Unpacked:
+def require(*names: str, alone: bool = False) -> Unpacked:
     """`unpack`, as tests want it: a skip that says what is lacking."""
     try:
-        return unpack(*names)
+        return unpack(*names, alone=alone)
     except UnavailableError as error:
         pytest.skip(f"lacks {' '.join(names)}: {error}")
 
 
-def unpack(*names: str, folder: Path = CACHE) -> Unpacked:
+def unpack(*names: str, folder: Path = CACHE, alone: bool = False) -> Unpacked:
     """Fetch Debian packages with what they need and this machine lacks, and unpack them; from the cache if there.
 
     Args:
         names: Package names.
         folder: The cache.
+        alone: Without what they depend on: programs that need the C library alone.
 
     Raises:
         UnavailableError: No apt, no network, no such package, or a program that lacks a shared library.
     """
-    outcome = _unpack_once(tuple(sorted(set(names))), folder)
+    outcome = _unpack_once(tuple(sorted(set(names))), folder, alone)
     if isinstance(outcome, UnavailableError):
         raise outcome
     return outcome
 
 
 @cache
-def _unpack_once(names: tuple[str, ...], folder: Path) -> Unpacked | UnavailableError:
+def _unpack_once(names: tuple[str, ...], folder: Path, alone: bool) -> Unpacked | UnavailableError:
     """Once a process: a machine without network is not asked again by every test."""
     try:
-        return _unpack(names, folder)
+        return _unpack(names, folder, alone=alone)
     except UnavailableError as error:
         return error
 
 
-def _unpack(names: tuple[str, ...], folder: Path) -> Unpacked:
+def _unpack(names: tuple[str, ...], folder: Path, *, alone: bool) -> Unpacked:
     home = folder / "+".join(names)
     if (cached := _read_manifest(home)) is not None:
         return cached
@@ -142,7 +143,7 @@ def _unpack(names: tuple[str, ...], folder: Path) -> Unpacked:
         if os.geteuid() != 0:
             raise UnavailableError(f"apt is asked by root alone, and {home} holds no unpacked copy")
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            fetched = _fetch(names, Path(scratch), folder / "apt")
+            fetched = _fetch(names, Path(scratch), folder / "apt", alone=alone)
             fresh = Path(scratch) / "fresh"
             root = fresh / "root"
             root.mkdir(parents=True)
@@ -171,14 +172,14 @@ def _read_manifest(home: Path) -> Unpacked | None:
     return Unpacked(root=home / "root", packages=packages)
 
 
-def _fetch(names: Sequence[str], scratch: Path, own: Path) -> list[Path]:
+def _fetch(names: Sequence[str], scratch: Path, own: Path, *, alone: bool) -> list[Path]:
     """Download the packages into scratch: with the system's lists, else with fresh ones of our own."""
     complaints = []
     for options in ((), _own_lists(own)):
         try:
             if options:
                 _run(["apt-get", *_APT, *options, "update"], timeout_s=_DOWNLOAD_S)
-            wanted = sorted({*names, *_needed(names, options)} - _SYSTEM)
+            wanted = sorted({*names, *(() if alone else _needed(names, options))} - _SYSTEM)
             _run(["apt-get", *_APT, *options, "download", *wanted], timeout_s=_DOWNLOAD_S, cwd=scratch)
         except UnavailableError as error:
             complaints.append(str(error))

@@ -27,6 +27,7 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
     Errors go to stderr, one a line with file and line, and end with code 78. Warnings are about what is allowed but
     seldom meant; they leave the code at 0.
     """
+    from smtpguard.doctor.metrics import find_textfile_trouble
     from smtpguard.doctor.rules import can_see_outcomes
     from smtpguard.policy.countable import find_uncounted
     from smtpguard.settings.advice import find_doubts, find_notes
@@ -58,6 +59,8 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
         *find_absent(settings, accounts),
     ]
     warnings += find_lookalikes(settings, accounts)
+    if settings.metrics_textfile is not None and (trouble := find_textfile_trouble(settings.metrics_textfile)):
+        warnings.append(f"metrics.textfile: {trouble}")
     summary = {
         "ok": True,
         "file": settings.path,
@@ -127,6 +130,8 @@ def find_absent(settings: Settings, accounts: AccountDirectory) -> Iterator[str]
         groups += [(f"users[{index}].match.groups", name) for name in override.match.groups]
     if settings.control_group is not None:
         groups.append(("control.group", settings.control_group))
+    if settings.metrics_group is not None:
+        groups.append(("metrics.group", settings.metrics_group))
     for place, name in users[:MAX_NAMES]:
         if is_plain(name):
             yield from _find_odd_user(place, name, accounts)

@@ -12,8 +12,12 @@ _BACKLOG = 128
 _ANSWER_S = 1.0
 
 
-def read_gid(group: str) -> int:
+def read_gid(group: str, key: str = "control.group") -> int:
     """The group's number.
+
+    Args:
+        group: Its name.
+        key: Where the configuration names it.
 
     Raises:
         ConfigError: There is no such group.
@@ -21,7 +25,7 @@ def read_gid(group: str) -> int:
     try:
         return grp.getgrnam(group).gr_gid
     except (KeyError, ValueError) as error:
-        raise ConfigError(f"control.group: there is no group {group!r}", fix="groupadd, or null") from error
+        raise ConfigError(f"{key}: there is no group {group!r}", fix="groupadd, or null") from error
 
 
 def read_identity(path: str) -> tuple[int, int] | None:

@@ -25,6 +25,7 @@ from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.host_watch import HostWatch
 from smtpguard.daemon.record.journal import Journal
 from smtpguard.daemon.record.learning_period import IsSeeing, LearningPeriod
+from smtpguard.daemon.record.metric_totals import MetricTotals
 from smtpguard.daemon.record.window_saver import Keeping
 from smtpguard.daemon.serve.jail_bans import JailBans
 from smtpguard.daemon.serve.orders import Orders
@@ -145,6 +146,8 @@ class Core:
             destinations=self.around.destinations,
             now=self.now,
         )
+        self.totals = None if settings.metrics_textfile is None else MetricTotals(users=settings.metrics_users)
+        self.journal.totals = self.execution.totals = self.totals
         self.engine.tick(self.now())
 
     def _make_orders(self) -> None:

@@ -7,12 +7,12 @@ began or ended it.
 import logging
 from collections import Counter
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from smtpguard.clock import WallMap, render_until
 from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.record.journal import Journal
-from smtpguard.daemon.record.notices import render_brake, render_owner
+from smtpguard.daemon.record.notices import render_brake
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.hooks import ClockNs
 from smtpguard.model import (
@@ -34,7 +34,10 @@ from smtpguard.settings import Settings
 from smtpguard.state.rows import AllowanceRow, BlockRow, EscalationRow
 from smtpguard.state.statements import block_key, key_of
 from smtpguard.state.writer import StateWriter
-from smtpguard.text import render_ports, render_user
+from smtpguard.text import render_user
+
+if TYPE_CHECKING:
+    from smtpguard.daemon.record.metric_totals import MetricTotals
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +83,7 @@ class Execution:
         refused: Attempts refused since the start, by subject.
         doubts: Who asks whether a destination is exempt; None where nobody does.
         jail: Who remembers what was left to fail2ban; None where nobody does.
+        totals: What metrics count; None where nobody wants them.
     """
 
     def __init__(
@@ -101,9 +105,9 @@ class Execution:
         self._wall = wall
         self._now = now
         self.refused: Counter[Subject] = Counter()
-        journal.notices.refused = self.refused
         self.doubts: Doubts | None = None
         self.jail: LeftToJail | None = None
+        self.totals: MetricTotals | None = None
 
     def reconfigure(self, settings: Settings) -> None:
         """Take a new configuration."""
@@ -116,7 +120,8 @@ class Execution:
                 self.jail.left(decision)
             match decision:
                 case Block():
-                    self.carry_out(decision, settle=settle)
+                    if self.carry_out(decision, settle=settle) and self.totals is not None:
+                        self.totals.add_response(decision, self._now())
                 case Refusal():
                     self._count_refusal(decision)
                     if self.doubts is not None:
@@ -126,12 +131,11 @@ class Execution:
                 case Extended():
                     self.carry_out(decision.block)
                     self._journal.add_extended(self.account_of(decision.block.subject), decision.block)
-                    user = render_owner(self.account_of(decision.block.subject))
-                    where = render_ports(decision.block.ports)
+                    user = render_user(decision.block.subject.id, decision.block.name)
                     until = render_until(
                         decision.block.until_ns + self._wall.offset_ns, self._wall.to_wall_ns(self._now())
                     )
-                    log.warning("%s still BLOCKED%s, until %s: its attempts have not stopped.", user, where, until)
+                    log.warning("%s still BLOCKED, until %s: its attempts have not stopped.", user, until)
                 case Ended():
                     self._ended(decision)
                 case BreakerChange():
@@ -143,7 +147,6 @@ class Execution:
 
     def carry_out(self, block: Block, *, settle: bool = False) -> bool:
         """Tell kernel and state of a block that began; False if a means of enforcement failed."""
-        self._journal.notices.hold(block, self.account_of(block.subject))
         fine = block.mode != "enforce" or self._enforcement.carry_out(block.subject, settle=settle)
         if not block.renewed:
             self._state.put(BlockRow.of(block, self._wall.offset_ns))

@@ -13,7 +13,7 @@ from smtpguard.daemon.record.enrichment_queue import Entry
 from smtpguard.daemon.record.journal import Journal
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.hooks import ClockNs
-from smtpguard.model import Account, Block, Connect, Decision, Refusal, SocketReport, Subject, Verdict
+from smtpguard.model import Account, Block, Connect, Decision, Refusal, RefusedBy, SocketReport, Subject, Verdict
 from smtpguard.policy.destinations import Destinations
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.rules import compile_terms, override_index
@@ -151,7 +151,7 @@ class Guard(TimedPart):
                     connect=connect,
                     account=account,
                     subject=subject,
-                    refused=any(isinstance(d, Refusal) and d.connect.result != "allowed" for d in decisions),
+                    refused_by=_find_means(decisions),
                     is_counted=exempt is None or exempt == "loopback",
                     highest_limit=self._highest_limit(account),
                     verdicts=[d for d in decisions if isinstance(d, Verdict)],
@@ -187,3 +187,9 @@ class Guard(TimedPart):
         self._highest.clear()
         self._execution.reconfigure(settings)
         self._execution.act(self._engine.reconfigure(settings, self._accounts, self._now()))
+
+
+def _find_means(decisions: Iterable[Decision]) -> RefusedBy | None:
+    """What refused an attempt; in dry run nobody did, and what slipped through before the kernel knew was not."""
+    found = (d for d in decisions if isinstance(d, Refusal) and d.mode == "enforce" and d.connect.result != "allowed")
+    return next((refusal.by for refusal in found), None)

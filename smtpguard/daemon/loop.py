@@ -156,6 +156,10 @@ class Loop:
         """Take a part out; its descriptors are dropped at the next turn."""
         self._members = [member for member in self._members if member.part is not part]
 
+    def part_names(self) -> list[str]:
+        """What the parts are called."""
+        return [member.health.name for member in self._members]
+
     def on_signal(self, number: signal.Signals, handler: Task) -> None:
         """Call a handler in the loop's own turn when a signal has come."""
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)

@@ -18,6 +18,7 @@ from smtpguard.daemon.serve.enforcement_status import EnforcementStatus
 from smtpguard.daemon.serve.handlers import Handlers
 from smtpguard.daemon.serve.history_command import HistoryCommand
 from smtpguard.daemon.serve.lookups import Lookups
+from smtpguard.daemon.serve.metrics_snapshot import MetricsSnapshot
 from smtpguard.daemon.serve.reload import Reload
 from smtpguard.daemon.serve.report_command import ReportCommand
 from smtpguard.daemon.serve.source_status import SourceStatus
@@ -66,6 +67,7 @@ class Reception:
         self._had_terminal = had_terminal
         self._stack = stack
         self._make_status()
+        self._make_metrics()
         self._make_reload()
         self._open_control(settings)
 
@@ -95,6 +97,35 @@ class Reception:
         self.overview.wrong_file = self._start.wrong_file
         self.manager = ServiceManager(self._start.manager, self.overview.headline, core.now())
         self._stack.callback(self.manager.close)
+
+    def _make_metrics(self) -> None:
+        core = self._core
+        self.snapshot = (
+            None
+            if core.totals is None
+            else MetricsSnapshot(
+                core.totals,
+                core.guard,
+                self.overview,
+                engine=core.engine,
+                enforcement=core.enforcement,
+                journal=core.journal,
+                state=core.state,
+                events=core.events,
+                loop=self._loop,
+                sensors=self._inlet.sensing.sensors,
+                account_of=core.execution.account_of,
+                wall=core.wall,
+                now=core.now,
+                since_ns=self._since_ns,
+            )
+        )
+
+    def send_metrics(self, now_ns: int) -> None:
+        """Have the file of metrics renewed."""
+        del now_ns
+        if self.snapshot is not None:
+            self._messenger.send_snapshot(self.snapshot.collect())
 
     def _make_reload(self) -> None:
         core = self._core

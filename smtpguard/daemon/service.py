@@ -14,7 +14,6 @@ import threading
 
 from smtpguard import __version__
 from smtpguard.actions.eventlog import EventLog
-from smtpguard.actions.journal_log import JournalLog
 from smtpguard.clock import SystemClock, WallMap
 from smtpguard.daemon.core import Core
 from smtpguard.daemon.enforce.bulk import without_collections
@@ -36,6 +35,8 @@ from smtpguard.settings import Settings
 
 log = logging.getLogger(__name__)
 
+METRICS_NS = 15 * NS
+"""How often the file of metrics is renewed: as often as Prometheus asks in most places."""
 _CHORE_NS = NS
 _M_ARENA_MAX = -8  # mallopt(3)
 _SWITCH_S = 0.0002
@@ -153,6 +154,8 @@ class Service:
         """Name, part, whether it is on the way of a verdict; in the order in which they have their turns."""
         core, inlet, reception = self.core, self.inlet, self.reception
         pairing = [] if inlet.pairing is None else [("pairing", inlet.pairing, True)]
+        ticker = Ticker(METRICS_NS, reception.send_metrics, self.now(), at_once=True)
+        metrics = [] if core.totals is None else [("metrics", ticker, False)]
         chores = (
             ("switch", core.switch.on_time),
             ("answers", inlet.program.on_time),
@@ -176,12 +179,12 @@ class Service:
             ("commits", reception.commits, False),
             ("control", reception.control, False),
             *((name, Ticker(_CHORE_NS, chore, self.now()), False) for name, chore in chores),
+            *metrics,
             ("service_manager", reception.manager, False),
         ]
 
     def _open_event_log(self, settings: Settings, stack: contextlib.ExitStack) -> EventLog:
-        journal = None if settings.log_journal is None else JournalLog(settings.log_journal)
-        events = EventLog(settings.log_path, connects=settings.log_connects, journal=journal)
+        events = EventLog(settings.log_path, connects=settings.log_connects)
         stack.callback(lambda: events.close(wall_ns=self.wall.to_wall_ns(self.now())))
         try:
             events.open()

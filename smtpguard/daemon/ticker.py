@@ -20,12 +20,13 @@ class Ticker(TimedPart):
         pause_ns: Time between two calls.
         chore: Gets the time (CLOCK_BOOTTIME).
         now_ns: When the first pause begins.
+        at_once: The first call is due now, not after a pause.
     """
 
-    def __init__(self, pause_ns: int, chore: Chore, now_ns: int) -> None:
+    def __init__(self, pause_ns: int, chore: Chore, now_ns: int, *, at_once: bool = False) -> None:
         self._pause_ns = pause_ns
         self._chore = chore
-        self._due_ns = next_beat(now_ns, pause_ns)
+        self._due_ns = now_ns if at_once else next_beat(now_ns, pause_ns)
 
     def next_deadline(self) -> int:
         """When the next call is due."""

@@ -19,6 +19,7 @@ from smtpguard.doctor.audit import check_audit
 from smtpguard.doctor.finding import ExaminedHost, Finding
 from smtpguard.doctor.installation import check_configuration, check_fail2ban, check_log, check_state, check_time
 from smtpguard.doctor.kernel import check_bpf, check_capabilities, check_nflog, check_nft
+from smtpguard.doctor.metrics import check_metrics
 from smtpguard.doctor.nat import check_nat
 from smtpguard.doctor.relays import check_relays
 from smtpguard.doctor.rules import check_rules
@@ -52,6 +53,7 @@ CHECKS: dict[str, Check] = {
     "fail2ban": check_fail2ban,
     "log": check_log,
     "state": check_state,
+    "metrics": check_metrics,
     "time": check_time,
 }
 """Name to check, in the order of the report."""

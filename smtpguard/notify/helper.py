@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from smtpguard.daemon.outlet.frames import MAX_BYTES, HelperSettings, Up, parse_frame, render_frame
 from smtpguard.hooks import ClockS, Task
+from smtpguard.notify.metrics_duty import MetricsDuty
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class MakeDuties(Protocol):
 def make_duties(say: SayUp, wake: Task) -> Sequence[Duty]:
     """All there are; what the settings do not want does nothing."""
     del say, wake
-    return ()
+    return (MetricsDuty(),)
 
 
 class NotifyHelper:

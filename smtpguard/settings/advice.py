@@ -43,6 +43,7 @@ def find_doubts(settings: Settings, *, uid_min: int = 1000) -> list[str]:
         *_doubt_overrides(settings, uid_min),
         *_doubt_shared(settings),
         *_doubt_exempt(settings, uid_min),
+        *_doubt_metrics(settings),
     ]
 
 
@@ -56,6 +57,14 @@ def _doubt_mode(settings: Settings) -> Iterator[str]:
 def _doubt_breaker(settings: Settings) -> Iterator[str]:
     if settings.breaker.blocks == 0 and any(rule.action == "block" for rule in settings.rules):
         yield "breaker.blocks is 0: no block is ever carried out, each becomes a throttle"
+
+
+def _doubt_metrics(settings: Settings) -> Iterator[str]:
+    path = settings.metrics_textfile
+    if path is not None and not path.endswith(".prom"):
+        yield f"metrics.textfile: node_exporter reads files that end in .prom only, not {path!a}"
+    if path is None and settings.metrics_users:
+        yield "metrics.users: no file of metrics is written, as metrics.textfile is null"
 
 
 def _doubt_exact(settings: Settings) -> Iterator[str]:

@@ -112,6 +112,10 @@ def _find_contradictions(given: dict[str, Any], defaults: Mapping[str, Any], wri
     ports = given.get("ports", defaults["ports"])
     sources = given.get("sources", defaults["sources"])
     rules = {i: rule for i, rule in enumerate(given.get("rules") or ()) if isinstance(rule, dict)}
+    metrics = given.get("metrics") or {}
+    if metrics.get("users") and metrics.get("group") is None:
+        text = "metrics.users: true needs metrics.group. Every user could read the others' figures else"
+        yield Problem(path=("metrics", "users"), text=text)
     first: dict[str, int] = {}
     for index, rule in rules.items():
         path: Path = ("rules", index)

@@ -32,7 +32,6 @@ ENVIRONMENT = "SMTPGUARD_CONFIG"
 SYSTEM_PATH = "/etc/smtpguard/smtpguard.yaml"
 
 _COUNT = "Use connections, destinations or networks."
-_LOG = "Use the event log, or `smtpguard status --json`."
 UNBUILT: dict[str, str] = {
     "sources[]=postfix|exim|maillog": "Use auto or bpf.",
     "rules[].count=messages|recipients": _COUNT,
@@ -40,8 +39,6 @@ UNBUILT: dict[str, str] = {
     "notify.urls": "Nothing is sent: read the log, or `smtpguard blocks`.",
     "notify.digest!=daily|none": "Nothing is sent: use daily or none.",
     "notify.hook": "No program is called: let one read the event log.",
-    "metrics.textfile": _LOG,
-    "metrics.users": _LOG,
 }
 """Settings that are refused because nothing would carry them out: key to what to use, see checks.find_unbuilt."""
 

@@ -47,7 +47,8 @@ def test_names_that_are_not_there(tmp_path: Path) -> None:
         tmp_path,
         "dry_run: false\nexempt: {users: [root, nowhere], groups: [daemon, nogroup-here]}\n"
         "users: [{match: {users: [nobody-x], groups: [g-x]}, rules: {hourly: {limit: 1}}}]\n"
-        "control: {group: ops-x}\nshared_users: {users: [not-here]}",
+        "control: {group: ops-x}\nshared_users: {users: [not-here]}\n"
+        "metrics: {textfile: /not-here/smtpguard.prom, users: true, group: prom-x}",
     )
     result = CliRunner().invoke(main, ["check", "--config", path])
     assert result.exit_code == 0
@@ -57,6 +58,8 @@ def test_names_that_are_not_there(tmp_path: Path) -> None:
         "warning: exempt.groups: there is no group 'nogroup-here' on this host",
         "warning: users[0].match.groups: there is no group 'g-x' on this host",
         "warning: control.group: there is no group 'ops-x' on this host",
+        "warning: metrics.group: there is no group 'prom-x' on this host",
+        "warning: metrics.textfile: /not-here: not accessible: No such file or directory",
     ]
 
 

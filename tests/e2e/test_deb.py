@@ -17,7 +17,14 @@ from tests.servers import require
 from tests.support.programs import run
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
-LIBRARIES = ("python3-click", "python3-yaml", "python3-jsonschema", "python3-nftables", "python3-jinja2")
+LIBRARIES = (
+    "python3-click",
+    "python3-yaml",
+    "python3-jsonschema",
+    "python3-nftables",
+    "python3-jinja2",
+    "python3-prometheus-client",
+)
 CONFFILES = {
     "/etc/smtpguard/smtpguard.yaml",
     "/etc/logrotate.d/smtpguard",
@@ -74,7 +81,7 @@ def test_brings_no_mail_server_and_no_cron_to_a_bare_system(unpacked: Path) -> N
     assert "Recommends" not in fields
     assert fields["Suggests"] == "fail2ban, logrotate"
     needed = {re.split(r"[ (]", name)[0] for name in fields["Depends"].split(", ")}
-    python = {f"python3-{name}" for name in ("click", "yaml", "jsonschema", "nftables", "jinja2")}
+    python = {f"python3-{name}" for name in ("click", "yaml", "jsonschema", "nftables", "jinja2", "prometheus-client")}
     assert needed == {"python3", "nftables", "libbpf1", "init-system-helpers", *python}
 
 

@@ -1,5 +1,6 @@
 """doctor: what each answer of a host comes to, and that no check takes the others down with it."""
 
+import os
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from smtpguard.doctor.audit import judge_audit
 from smtpguard.doctor.finding import ExaminedHost, Finding
 from smtpguard.doctor.installation import check_configuration, judge_directory, judge_fail2ban, judge_time
 from smtpguard.doctor.kernel import CAPABILITIES, find_module, judge_bpf, judge_capabilities, judge_nflog, judge_nft
+from smtpguard.doctor.metrics import check_metrics
 from smtpguard.doctor.nat import find_in_iptables, find_in_nft, find_panel_hints, judge_nat, parse_nat_chains
 from smtpguard.doctor.rules import judge_rules
 from smtpguard.doctor.sites import parse_pools
@@ -432,3 +434,29 @@ def test_rules_that_need_bpf(shipped: set[str], outcomes: bool | None, level: st
     settings = Settings(rules=(SHIPPED,), shipped_rules=frozenset(shipped))
     (finding,) = judge_rules(settings, outcomes)
     assert is_like(finding, level, *words)
+
+
+def test_a_file_of_metrics_needs_a_directory_of_roots(tmp_path: Path) -> None:
+    def look(path: Path | None) -> Finding:
+        settings = Settings(metrics_textfile=None if path is None else str(path))
+        (finding,) = check_metrics(ExaminedHost(settings))
+        return finding
+
+    assert is_like(look(None), "ok", "not wanted")
+    assert is_like(look(tmp_path / "smtpguard.prom"), "ok", "smtpguard.prom")
+    assert is_like(
+        look(tmp_path / "textfiles" / "smtpguard.prom"),
+        "bad",
+        "textfiles: not accessible: No such file",
+        "Prometheus gets no figures",
+    )
+    (tmp_path / "theirs").mkdir(mode=0o777)
+    (tmp_path / "theirs").chmod(0o777)
+    assert is_like(look(tmp_path / "theirs" / "smtpguard.prom"), "bad", "everybody may write")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a directory is given away")
+def test_a_directory_of_prometheus_itself_can_not_be_written_by_a_root_without_capabilities(tmp_path: Path) -> None:
+    os.chown(tmp_path, 110, 110)
+    (finding,) = check_metrics(ExaminedHost(Settings(metrics_textfile=str(tmp_path / "smtpguard.prom"))))
+    assert is_like(finding, "bad", "belongs to uid 110: root may not write there")

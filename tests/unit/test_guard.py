@@ -542,3 +542,11 @@ def test_who_is_in_a_set_and_in_no_list_is_adopted_at_a_start(host: Host, caplog
     assert (reach.kind, [element.first for element in elements]) == ("block", [1002])
     assert [allowance.subject.id for allowance in host.engine.allowances()] == [1005]
     assert "the state does not know the nft table that is there: who is in it is listed as blocked" in caplog.messages
+
+
+@pytest.mark.parametrize(("dry_run", "by"), [(False, "block"), (True, None)])
+def test_what_a_block_that_would_be_stands_against_is_not_refused(dry_run: bool, by: str | None) -> None:
+    host = Host(dry_run=dry_run)
+    host.guard.take([connect(n / 100) for n in range(5)])  # of a sensor that does not know the result
+    entries = [call.args[0] for call in host.journal.add.call_args_list]
+    assert [entry.refused_by for entry in entries] == [None, None, None, None, by]

@@ -59,7 +59,7 @@ def test_half_written_tree_is_not_believed(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_programs")
 def test_require_skips_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "unpack", lambda *names: unpack(*names, folder=tmp_path))
+    monkeypatch.setattr(servers, "unpack", lambda *names, alone: unpack(*names, folder=tmp_path, alone=alone))
     with pytest.raises(pytest.skip.Exception, match="lacks tool: apt-get"):
         servers.require("tool")
 
@@ -67,8 +67,8 @@ def test_require_skips_with_the_reason(tmp_path: Path, monkeypatch: pytest.Monke
 def test_failed_look_up_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def refuse(names: tuple[str, ...], folder: Path) -> servers.Unpacked:
-        asked.append((names, folder))
+    def refuse(names: tuple[str, ...], folder: Path, *, alone: bool) -> servers.Unpacked:
+        asked.append((names, folder, alone))
         raise UnavailableError("no network")
 
     monkeypatch.setattr(servers, "_unpack", refuse)

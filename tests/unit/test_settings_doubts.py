@@ -64,6 +64,8 @@ GLOB = Match(users=("shop*",))
         (settings(overrides=(override(GLOB, dry_run=True),)), "users[0].match.users '"),
         (settings(overrides=(override(Match(uids=((5, 9),))),)), "users[0].match.uids: 5-9 holds system accounts"),
         (settings(overrides=(override(Match(users=("a",)), limit=200_000),)), "users[0], rule r: a limit of 200000"),
+        (settings(metrics_textfile="/x/smtpguard.txt"), "files that end in .prom only, not '/x/smtpguard.txt'"),
+        (settings(metrics_users=True, metrics_group="g"), "metrics.users: no file of metrics is written"),
     ],
 )
 def test_doubt(given: Settings, what: str) -> None:
@@ -81,6 +83,7 @@ def test_doubt(given: Settings, what: str) -> None:
         settings(rules=(rule(action="warn", block_ns=2 * DAY_NS),)),
         settings(exempt=Exempt(users=("a",), uids=((1000, 1999),), networks=(ip_network("10.0.0.0/16"),))),
         settings(overrides=(override(GLOB, limit=5),)),
+        settings(metrics_textfile="/x/smtpguard.prom", metrics_users=True, metrics_group="g"),
         settings(overrides=(override(GLOB, action="block"),)),
         settings(overrides=(override(Match(users=("a",)), limit=20),)),
     ],

@@ -30,6 +30,7 @@ class Sensor:
         stands_in: Whether it is opened because another one has died and could not be opened again.
         lost: Events that it had lost when it was read last.
         lost_ns: When more of them were found to be lost (CLOCK_BOOTTIME); None if never.
+        past: Events lost and records garbled by those that were open before this one.
     """
 
     name: str
@@ -42,11 +43,23 @@ class Sensor:
     stands_in: bool = False
     lost: int = 0
     lost_ns: int | None = None
+    past: tuple[int, int] = (0, 0)
 
     def put_in_place(self, source: Source) -> None:
         """It is open, and has proved itself."""
         self.lost = 0
         self.source, self.why, self.retry_ns, self.pause_ns = source, "", None, FIRST_PAUSE_NS
+
+    def take_out(self) -> Source | None:
+        """It is open no more; what it had lost is remembered."""
+        source, self.past, self.source = self.source, self.totals(), None
+        return source
+
+    def totals(self) -> tuple[int, int]:
+        """Events lost and records garbled since the start of the guard, however often it was opened anew."""
+        lost, garbled = self.past
+        stats = None if self.source is None else self.source.stats
+        return (lost, garbled) if stats is None else (lost + stats.lost, garbled + stats.garbled)
 
     def revive(self) -> bool:
         """Take up what was taken from it, where it can: opening one anew takes 0.2 s of CPU."""

@@ -283,10 +283,9 @@ class SourceSupervisor:
             sensor.plan_retry(f"{type(error).__name__}: {error}", self._now())
 
     def _close(self, sensor: Sensor) -> None:
-        source = sensor.source
+        source = sensor.take_out()
         if source is None:
             return
-        sensor.source = None
         self._on_close(source)
         with contextlib.suppress(GuardError, OSError):
             source.close()

@@ -12,7 +12,7 @@ from smtpguard.enrich.looker import Attribution, Looker
 from smtpguard.enrich.ordered_wait import OrderedWait, Ready
 from smtpguard.enrich.reverse_dns import ReverseDns
 from smtpguard.hooks import ClockNs, Task
-from smtpguard.model import Account, Block, Connect, Subject, Verdict
+from smtpguard.model import Account, Block, Connect, RefusedBy, Subject, Verdict
 
 Found = Attribution | bytes | None
 AT_ONCE = 256
@@ -27,7 +27,7 @@ class Entry:
         connect: The attempt.
         account: Whose it is.
         subject: Whose windows it concerns.
-        refused: Whether one of our means refused it.
+        refused_by: Which of our means refused it; None if none did.
         is_new: Whether the attempt was just made; else it is only what a later report is about, and was told before.
         is_counted: Whether its destination is one that the rules count.
         highest_limit: The highest limit of this user's rules.
@@ -38,7 +38,7 @@ class Entry:
     connect: Connect
     account: Account
     subject: Subject
-    refused: bool = False
+    refused_by: RefusedBy | None = None
     is_new: bool = True
     is_counted: bool = True
     highest_limit: int = 0

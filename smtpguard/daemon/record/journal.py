@@ -7,12 +7,11 @@ import contextlib
 import logging
 from collections.abc import Iterable
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from smtpguard.actions.eventlog import EventLog
 from smtpguard.clock import WallMap
 from smtpguard.daemon.loop import TimedPart
-from smtpguard.daemon.record.block_notices import BlockNotices
 from smtpguard.daemon.record.enrichment_queue import Entry, Waiting
 from smtpguard.daemon.record.evidence_keeper import EvidenceKeeper
 from smtpguard.daemon.record.notices import HIGHEST_GRAVITY, find_gravest, gravity_of, render_over, render_verdict
@@ -25,6 +24,9 @@ from smtpguard.policy.incidents import Incident, Incidents
 from smtpguard.state.rows import IncidentRow, VerdictRow
 from smtpguard.state.writer import StateWriter
 from smtpguard.text import parse_address, parse_escaped, render_address, render_escaped
+
+if TYPE_CHECKING:
+    from smtpguard.daemon.record.metric_totals import MetricTotals
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +59,8 @@ class Journal(TimedPart):
     Attributes:
         waiting: The line in which attempts wait; a part of the loop.
         publish: Called with each complete attempt and its wall time, for live watchers.
-        notices: What tells people of blocks.
         recorder: What feeds the history with figures and changes.
+        totals: What metrics count; None where nobody wants them.
     """
 
     def __init__(
@@ -79,10 +81,10 @@ class Journal(TimedPart):
         self._evidence = EvidenceKeeper(state)
         self._incidents = Incidents()
         self._said: dict[Subject, int] = {}
-        self.notices = BlockNotices(wall, now)
         self.recorder = Recorder(state, wall, now)
         self.waiting = Waiting(now, self._write, looker=looker, rdns=rdns)
         self.publish: Publish | None = None
+        self.totals: MetricTotals | None = None
 
     def add(self, entry: Entry) -> None:
         """An attempt was seen and judged; of an incident's first verdict the evidence is gathered at once."""
@@ -138,7 +140,6 @@ class Journal(TimedPart):
         wall_ns = self._wall.to_wall_ns(self._now())
         write = self._events.write_unblock
         self.waiting.add_call(partial(write, block, account, wall_ns=wall_ns, by=by, reason=reason))
-        self.waiting.add_call(partial(self.notices.end, block, account, by=by, reason=reason))
         self.recorder.change_block("unblock", account, block, by=by, reason=reason, wall_ns=wall_ns, is_end=True)
 
     def add_allow(self, account: Account, *, until_wall_ns: int, by: str, reason: str) -> None:
@@ -157,10 +158,7 @@ class Journal(TimedPart):
 
     def _tell(self, entry: Entry) -> None:
         """Tell people once that an incident began, and again only where it grows worse: warned, throttled, blocked."""
-        begun = self.notices.begin(entry)
-        if begun:
-            self._said[entry.subject] = max(self._said.get(entry.subject, 0), *map(gravity_of, begun))
-        verdict = find_gravest(verdict for verdict in entry.verdicts if verdict not in begun)
+        verdict = find_gravest(entry.verdicts)
         if verdict is None or gravity_of(verdict) <= self._said.get(verdict.subject, HIGHEST_GRAVITY):
             return
         self._said[verdict.subject] = gravity_of(verdict)
@@ -202,7 +200,7 @@ class Journal(TimedPart):
 
     def next_deadline(self) -> int | None:
         """When the event log wants to write what it held back, or an incident is over."""
-        times = (self._events.next_deadline(), self._incidents.next_deadline(), self.notices.next_deadline())
+        times = (self._events.next_deadline(), self._incidents.next_deadline())
         return min((time for time in times if time is not None), default=None)
 
     def on_time(self, now_ns: int) -> None:
@@ -211,7 +209,6 @@ class Journal(TimedPart):
             self._said.pop(incident.subject, None)
             log.warning("%s", render_over(incident))
             self._keep_incident(incident)
-        self.notices.on_time(now_ns)
         self._events.tick(now_ns=now_ns, wall_ns=self._wall.to_wall_ns(now_ns))
         if self._evidence.is_expected and self._looker is not None:
             for ticket, evidence in self._looker.read_evidence():
@@ -228,13 +225,17 @@ class Journal(TimedPart):
         self._tell(entry)
         if entry.is_new:
             # As the log's RESULT: of the attempt that exceeded a rule, which bpf refuses itself, no Refusal comes.
-            refused = entry.refused or connect.result == "refused"
+            refused = entry.refused_by is not None or connect.result == "refused"
+            if self.totals is not None:
+                self.totals.add_attempt(entry, wall_ns, refused=refused)
             self._incidents.attempt(entry.subject, connect, refused=refused)
             self.recorder.attempt(entry.subject, connect, wall_ns, refused=refused, is_counted=entry.is_counted)
             self._events.write_connect(
                 connect, entry.account, wall_ns=wall_ns, now_ns=self._now(), highest_limit=entry.highest_limit
             )
         for verdict in entry.verdicts:
+            if self.totals is not None:
+                self.totals.add_verdict(verdict)
             self._events.write_exceeded(verdict, wall_ns=wall_ns)
             self._evidence.add(verdict, VerdictRow.of(verdict, self._wall.offset_ns))
         for block in entry.blocks:

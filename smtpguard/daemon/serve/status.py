@@ -1,7 +1,7 @@
 """What `status` shows: collected from the parts, decided by nobody else."""
 
 import os
-from typing import Protocol
+from typing import Literal, Protocol
 
 from smtpguard import __version__
 from smtpguard.actions.eventlog import EventLog
@@ -117,7 +117,7 @@ class Status:
             "version": __version__,
             "pid": os.getpid(),
             "uptime": (now_ns - self._since_ns) / NS,
-            "mode": "off" if self._engine.is_off else "dry-run" if guard.settings.dry_run else "enforce",
+            "mode": self.mode(),
             "off_until": self._switch.until_ns / NS if self._switch.until_ns is not None else None,
             "config": guard.settings.path or "shipped defaults",
             "wrong_file": self.wrong_file,
@@ -156,6 +156,10 @@ class Status:
         """Whether a source is open and proven, and enforcement is in place where it is wanted."""
         works = self._sources.is_seeing() and self._means.is_acting()
         return works and self._supervision.is_ready() and self.wrong_file is None
+
+    def mode(self) -> Literal["off", "dry-run", "enforce"]:
+        """What the guard does, in one word."""
+        return "off" if self._engine.is_off else "dry-run" if self._guard.settings.dry_run else "enforce"
 
     def is_seeing(self) -> bool:
         """Whether a source works, or none is wanted."""

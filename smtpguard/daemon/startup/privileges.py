@@ -60,6 +60,8 @@ def needed_capabilities(settings: Settings) -> dict[str, str]:
         needed["DAC_READ_SEARCH"] = f"files of {panel.name}, which are not root's"
     if settings.control_group is not None:
         needed["CHOWN"] = "giving the control socket to its group"
+    elif settings.metrics_textfile is not None and settings.metrics_users:
+        needed["CHOWN"] = "giving the file of metrics to its group"
     if uses("bpf"):
         # A reload may bring `block.verdict: tell`, and what was given up never comes back.
         needed["NET_BIND_SERVICE"] = "the responder's port, below 1024 so that no user can take it"
