@@ -1,5 +1,6 @@
 """The guard, orders, requests and the restart with a real engine: what is carried out, written, stored and answered."""
 
+import json
 import re
 from typing import Any, cast
 from unittest.mock import ANY, MagicMock, Mock, patch
@@ -19,9 +20,11 @@ from smtpguard.daemon.serve.handlers import Handlers
 from smtpguard.daemon.serve.jail_bans import JailBans
 from smtpguard.daemon.serve.orders import GuardBlocks, Orders
 from smtpguard.daemon.serve.reload import Reloaded
+from smtpguard.daemon.serve.why_command import EVIDENCE
 from smtpguard.daemon.startup.restore import Restore
 from smtpguard.errors import DecodeError, GuardError, PolicyError, UnansweredError
 from smtpguard.model import NS, Account, Allowance, Block, Ended, Extended, Named, Subject, Verdict
+from smtpguard.resources import shipped
 from smtpguard.settings import Settings
 from smtpguard.state.rows import AllowanceRow, BlockRow, SwitchRow
 from smtpguard.state.statements import block_key
@@ -175,6 +178,13 @@ def host() -> Host:
 
 
 # -- what was seen -----------------------------------------------------------------------------------------------------
+
+
+def test_control_verbs_lists_exactly_what_there_is() -> None:
+    """And nothing of the firewall, nor what rewrites the memory of all: that stays root's."""
+    schema = json.loads((shipped("config") / "smtpguard.schema.json").read_text("utf-8"))
+    listed = schema["properties"]["control"]["properties"]["verbs"]["items"]["enum"]
+    assert set(listed) == {*Host().verbs.verbs, EVIDENCE} - {"nft", "learn"}
 
 
 def test_an_attempt_found_in_the_kernel_s_verdicts_is_not_judged_twice(host: Host) -> None:

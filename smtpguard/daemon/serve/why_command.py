@@ -23,7 +23,9 @@ from smtpguard.state.user_history import collect_user
 from smtpguard.text import render_user, render_words
 
 _OF_MEMORY = ("stack", "request", "client", "cmdline", "parents")
-"""What comes out of the memory of processes: for root alone."""
+"""What comes out of the memory of processes: for root, and members of control.group whose verbs say so."""
+EVIDENCE = "evidence"
+"""Of control.verbs: no verb of its own."""
 
 
 class WhyCommand:
@@ -67,6 +69,7 @@ class WhyCommand:
         account, name = find_past(self._accounts, request.user)
         is_now = request.at_ns is None
         live = self._show_live(account) if account is not None and is_now else None
+        shows_memory = not asker.is_member or EVIDENCE in self._guard.settings.control_verbs
         at_ns = time.time_ns() if request.at_ns is None else request.at_ns
 
         def look(history: History) -> dict[str, Any]:
@@ -75,7 +78,7 @@ class WhyCommand:
             if name is not None and past["uid"] is None:
                 what = f'No account "{render_words(name)}" on this host, and none in the history'
                 raise StateError(what, fix="give a login name, or uid:N")
-            return {"live": live, "past": _without_memory(past) if asker.is_member else past, "name": name}
+            return {"live": live, "past": past if shows_memory else _without_memory(past), "name": name}
 
         return self._history.ask(look)
 
