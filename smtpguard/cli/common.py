@@ -117,7 +117,10 @@ def print_json(value: object) -> None:
 
 
 def render_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Left-aligned columns as lines; cells must already be escaped."""
+    """Left-aligned columns as lines; whatever a cell holds drives no terminal and leaves no line."""
+    from smtpguard.text import render_visible
+
+    rows = [[render_visible(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)
@@ -125,6 +128,6 @@ def render_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print left-aligned columns; cells must already be escaped."""
+    """Print left-aligned columns."""
     for line in render_table(head, rows):
         click.echo(line)

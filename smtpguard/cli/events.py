@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from smtpguard.cli.common import config_option, json_option, print_json, print_table, socket_option
+from smtpguard.cli.csv_output import render_csv
 from smtpguard.cli.history_options import (
     Ask,
     HistorySource,
@@ -81,7 +82,7 @@ def command(
     elif as_json:
         print_json({"events": [without_time("events", event) for event in found.items], "more": found.has_more})
     elif as_csv:
-        _print_csv(found.items, head=True)
+        click.echo(render_csv(COLUMNS, found.items, head=True), nl=False)
     elif not found.items:
         click.echo("Nothing of that kind has happened.")
     else:
@@ -116,18 +117,6 @@ def describe_event(event: Json) -> str:
     return ", ".join(parts)
 
 
-def escape_cell(value: object) -> str:
-    """A cell of CSV: one line, printable, and no formula wherever it is opened."""
-    from smtpguard.text import render_words
-
-    if value is None:
-        return ""
-    if isinstance(value, list):
-        value = " ".join(map(str, value))
-    text = render_words(str(value), max_bytes=4096)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", " ") else text
-
-
 def _row(event: Json) -> tuple[str, ...]:
     time = event["time"]
     return (
@@ -152,33 +141,23 @@ def _check_kinds(text: str) -> list[str]:
     return kinds
 
 
-def _print_csv(events: list[Json], *, head: bool) -> None:
-    import csv
-    import io
-
-    out = io.StringIO()
-    writer = csv.writer(out)
-    if head:
-        writer.writerow(COLUMNS)
-    writer.writerows([escape_cell(event.get(column)) for column in COLUMNS] for event in events)
-    click.echo(out.getvalue(), nl=False)
-
-
 def _follow(source: HistorySource, args: Ask, events: list[Json], *, as_json: bool, as_csv: bool) -> None:
     """Print what there was, the oldest first, and then what comes."""
     import sys
     import time
 
+    from smtpguard.text import render_visible
+
     head, seen = True, set[str]()
     while True:
         fresh = [event for event in reversed(events) if repr(event) not in seen]
         if as_csv:
-            _print_csv(fresh, head=head)
+            click.echo(render_csv(COLUMNS, fresh, head=head), nl=False)
         for event in [] if as_csv else fresh:
             if as_json:
                 print_json(without_time("events", event))
             else:
-                click.echo("  ".join(cell for cell in _row(event) if cell))
+                click.echo(render_visible("  ".join(cell for cell in _row(event) if cell)))
         sys.stdout.flush()
         head = False
         if events:

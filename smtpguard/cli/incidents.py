@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from smtpguard.cli.common import config_option, json_option, print_json, print_table, socket_option
+from smtpguard.cli.csv_output import render_csv
 from smtpguard.cli.history_options import (
     Ask,
     HistorySource,
@@ -16,10 +17,17 @@ from smtpguard.cli.history_options import (
     without_time,
 )
 
+COLUMNS = (
+    *("id", "user", "uid", "first", "last", "mode", "rules", "verdicts", "connects", "refused", "peak_per_minute"),
+    *("scripts", "destinations", "destination_count", "over", "closed_time", "closed_by", "closed_reason"),
+)
+"""Of the CSV."""
+
 
 @click.group("incidents", invoke_without_command=True)
 @filter_options
 @click.option("--open", "is_open", is_flag=True, help="Only those that nobody has closed.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV; no cell begins a formula.")
 @json_option
 @config_option
 @socket_option
@@ -30,6 +38,7 @@ def command(
     config_path: str | None,
     socket_path: str | None,
     as_json: bool,
+    as_csv: bool,
     since: str | None,
     until: str | None,
     rows: int,
@@ -38,12 +47,18 @@ def command(
     """Show incidents, the newest first: whose, since when, how much, and whether they are over."""
     if ctx.invoked_subcommand is not None:
         return
+    if as_json and as_csv:
+        raise click.UsageError("--json or --csv, not both")
     args: Ask = {name: value for name, value in filters.items() if value not in (None, "")}
     args |= build_times(since, until)
     found = HistorySource(config_path, socket_path).find("incidents", rows, args)
     if as_json:
         items = [without_time("incidents", item) for item in found.items]
         print_json({"incidents": items, "more": found.has_more})
+        return
+    if as_csv:
+        click.echo(render_csv(COLUMNS, map(_flatten, found.items), head=True), nl=False)
+        print_more(found, rows, "last")
         return
     if not found.items:
         click.echo("There are no such incidents.")
@@ -64,6 +79,16 @@ def close(ctx: click.Context, /, config_path: str | None, socket_path: str | Non
     above = ctx.parent.params if ctx.parent is not None else {}
     config_path, socket_path = config_path or above.get("config_path"), socket_path or above.get("socket_path")
     click.echo(ask_daemon(config_path, socket_path, "close", {"incident": incident, "reason": reason}))
+
+
+def _flatten(item: Json) -> Json:
+    """An incident as cells of CSV: of what is counted, each with its number."""
+    counted = {
+        name: [f"{place[key]} {place['count']}" for place in item[name]]
+        for name, key in (("scripts", "script"), ("destinations", "address"))
+    }
+    closed = item["closed"] or {}
+    return item | counted | {f"closed_{name}": closed.get(name) for name in ("time", "by", "reason")}
 
 
 def _row(item: Json) -> tuple[str, ...]:

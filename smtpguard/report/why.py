@@ -5,6 +5,7 @@ from typing import Any
 
 from smtpguard.logline import render_time
 from smtpguard.model import NS
+from smtpguard.text import render_user
 
 Json = dict[str, Any]
 _MINUTES = {60: "1", 600: "10", 3600: "60", 86_400: "1440"}
@@ -26,7 +27,7 @@ def build_why(
     blocks = [block | {"refused_to": _find_refused(block, past["destinations"])} for block in blocks]
     last = past["events"][0] if past["events"] else {}
     why: Json = {
-        "user": live["user"] if live is not None else name or last.get("user") or f"uid:{past['uid']}",
+        "user": live["user"] if live is not None else last.get("user") or render_user(past["uid"], name),
         "uid": past["uid"] if live is None else live["uid"],
         "time": past["time"],
         "standing": None if live is None else live["standing"],

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from smtpguard.report.why import render_clock
-from smtpguard.text import render_count, render_duration, render_words
+from smtpguard.text import render_count, render_duration, render_visible, render_words
 
 _MOST = {"blocks": 2, "rules": 4, "destinations": 3, "scripts": 2, "files": 2}
 """Rows of each kind where there is little room."""
@@ -171,4 +171,5 @@ def _shorten(path: str, most: int) -> str:
 
 
 def _cut(line: str, width: int) -> str:
+    line = render_visible(line)
     return line if len(line) <= width else f"{line[: width - 3]}..."

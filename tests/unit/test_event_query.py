@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from smtpguard.cli import main
-from smtpguard.cli.events import COLUMNS, describe_event, escape_cell
+from smtpguard.cli.csv_output import escape_cell
+from smtpguard.cli.events import COLUMNS, describe_event
 from smtpguard.model import NS, Mode
 from smtpguard.policy.incidents import GAP_NS
 from smtpguard.state import statements
