@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from smtpguard.errors import DecodeError
 from smtpguard.model import NS, Account, Block, Connect, Message, Verdict
-from smtpguard.text import CONTAINED, render_address, render_escaped, render_quoted, render_user, to_bytes
+from smtpguard.text import CONTAINED, list_ports, render_address, render_escaped, render_quoted, render_user, to_bytes
 
 Value = int | str | bytes | None
 
@@ -131,12 +131,7 @@ def render_unblock(block: Block, account: Account, wall_ns: int, *, by: str, rea
 
 
 def _reach(block: Block) -> str:
-    return f"KIND={block.kind} PORTS={render_ports(block.ports)}"
-
-
-def render_ports(ports: tuple[int, ...] | None) -> str:
-    """What is refused: `all`, or ports with commas between them."""
-    return "all" if ports is None else ",".join(map(str, ports))
+    return f"KIND={block.kind} PORTS={list_ports(block.ports)}"
 
 
 def render_allow(account: Account, wall_ns: int, until_wall_ns: int, *, by: str, reason: str = "") -> str:

@@ -6,7 +6,7 @@ CONTRACT: quoted values keep bytes 0x21-0x7e except `"` and backslash; every oth
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 _PLAIN = re.compile(rb"[\x21\x23-\x5b\x5d-\x7e]*")
 _ESCAPED = [chr(b) if 0x21 <= b <= 0x7E and b not in b'"\\' else f"\\x{b:02x}" for b in range(256)]
@@ -154,6 +154,15 @@ def render_ports(ports: Sequence[int] | None, *, before: str = " on") -> str:
     if ports is None:
         return ""
     return f"{before} port{'' if len(ports) == 1 else 's'} {', '.join(map(str, ports))}"
+
+
+def list_ports(ports: Iterable[int] | None) -> str:
+    """Ports in a column or field: `25,587`, or `all`.
+
+    Args:
+        ports: In order; None for all.
+    """
+    return "all" if ports is None else ",".join(map(str, ports))
 
 
 def render_look(user: str) -> str:

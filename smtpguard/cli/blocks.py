@@ -7,7 +7,7 @@ import click
 
 from smtpguard.cli.common import config_option, find_socket, json_option, print_json, render_table, socket_option
 from smtpguard.clock import render_moment
-from smtpguard.text import render_duration
+from smtpguard.text import list_ports, render_duration
 
 _HEAD = ("USER", "UID", "KIND", "PORTS", "UNTIL", "LEFT", "BY", "REFUSED", "WHY")
 
@@ -63,7 +63,7 @@ def _render_group(title: str, rows: Sequence[dict[str, Any]], now: float) -> lis
             *([] if domains is None else [domains[index]]),
             str(row["uid"]),
             row["kind"],
-            "all" if row["ports"] is None else ",".join(map(str, row["ports"])),
+            list_ports(row["ports"]),
             render_moment(row["until"]),
             render_duration(row["until"] - now),
             row["by"],

@@ -93,7 +93,7 @@ def command(
 
 def describe_event(event: Json) -> str:
     """What happened, in words; hostile text is escaped."""
-    from smtpguard.text import render_duration, render_words
+    from smtpguard.text import render_duration, render_ports, render_words
 
     if event["kind"] == "exceeded":
         script = f" by {event['script']}" if event.get("script") else ""
@@ -103,9 +103,7 @@ def describe_event(event: Json) -> str:
         return f"{event['rule']}: {event['count']} in {window}, limit {event['limit']}{done}{where}"
     parts = []
     if event.get("block_kind"):
-        ports = event.get("ports")
-        where = "all ports" if ports is None else "port " + ",".join(map(str, ports))
-        parts.append(f"{event['block_kind']} on {where}")
+        parts.append(f"{event['block_kind']}{render_ports(event.get('ports')) or ' on all ports'}")
     if event.get("rule"):
         parts.append(f"rule {event['rule']}")
     if event.get("until"):

@@ -166,15 +166,18 @@ def find_uid(user: str) -> tuple[int | None, str | None]:
     """Whose history is meant, where no daemon says: a uid, or a name that no account has any more."""
     import pwd
 
+    from smtpguard.enrich.accounts.spellings import parse_uid, unescape_name
+
     if not user:
         return None, None
-    number = user.removeprefix("uid:")
-    if number.isascii() and number.isdigit() and int(number) < 1 << 32:
-        return int(number), None
+    number = parse_uid(user.removeprefix("uid:"))
+    if number is not None:
+        return number, None
+    name = unescape_name(user) if "%" in user else user
     try:
-        return pwd.getpwnam(user).pw_uid, None
+        return pwd.getpwnam(name).pw_uid, None
     except (KeyError, ValueError):
-        return None, user
+        return None, name
 
 
 def parse_networks(texts: Iterator[str] | list[str] | tuple[str, ...]) -> tuple[Any, ...]:

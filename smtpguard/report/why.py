@@ -5,7 +5,7 @@ from typing import Any
 
 from smtpguard.logline import render_time
 from smtpguard.model import NS
-from smtpguard.text import render_user
+from smtpguard.text import render_ports, render_user
 
 Json = dict[str, Any]
 _MINUTES = {60: "1", 600: "10", 3600: "60", 86_400: "1440"}
@@ -61,7 +61,7 @@ def judge(why: Mapping[str, Any], *, is_seeing: bool) -> tuple[str, str]:
     """
     for block in why["blocks"]:
         if is_refusing(block):
-            ports = "all SMTP ports" if block["ports"] is None else "port " + ", ".join(map(str, block["ports"]))
+            ports = render_ports(block["ports"], before="").strip() or "all SMTP ports"
             what = "only slowed down" if block["kind"] == "throttle" else "refused"
             cause = f"rule {block['rule']}" if block["rule"] else f"by {block['by']}"
             since, until = (render_clock(block[name], why["time"]) for name in ("since", "until"))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from smtpguard.report.why import render_clock
-from smtpguard.text import render_count, render_duration, render_visible, render_words
+from smtpguard.text import render_count, render_duration, render_ports, render_visible, render_words
 
 _MOST = {"blocks": 2, "rules": 4, "destinations": 3, "scripts": 2, "files": 2}
 """Rows of each kind where there is little room."""
@@ -63,10 +63,10 @@ def _blocks(why: Mapping[str, Any]) -> list[str]:
         return [_pair("blocks", "nothing is in force" + _fullest(why))]
     lines: list[str] = []
     for block in why["blocks"][: _MOST["blocks"]]:
-        ports = "all ports" if block["ports"] is None else "port " + ",".join(map(str, block["ports"]))
+        ports = render_ports(block["ports"]) or " on all ports"
         since, until = (render_clock(block[name], why["time"]) for name in ("since", "until"))
         mode = "" if block["mode"] == "enforce" else ", dry run"
-        text = f"{block['kind']} {ports} until {until} by {block['by']}{mode}"
+        text = f"{block['kind']}{ports} until {until} by {block['by']}{mode}"
         text += f", rule {block['rule']}" if block["rule"] else ""
         lines.append(_pair("blocks" if not lines else "", text))
         lines.append(_pair("", f"since {since}: {block['why']}"))

@@ -2,7 +2,13 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import pytest
+
+from smtpguard.cli.history_options import find_uid
+from smtpguard.daemon.serve.history_command import find_past
+from smtpguard.errors import GuardError
 from smtpguard.model import NS
 from smtpguard.report.why import build_why
 from smtpguard.settings import DAY_NS, HOUR_NS, MINUTE_NS
@@ -116,3 +122,14 @@ def test_tenure_is_what_events_tell() -> None:
     assert find_tenure(rows, ["old"], is_living=False) == (at(1), at(7))
     assert find_tenure(rows, [], is_living=True) == (0, None)
     assert find_tenure([], ["new"], is_living=True) == (0, None)
+
+
+def test_a_name_is_found_as_the_log_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"corp user": 61_001}
+    monkeypatch.setattr("pwd.getpwnam", lambda name: Mock(pw_uid=known[name]))
+    assert find_uid("corp%20user") == (61_001, None)
+    assert find_uid("gone%20user") == (None, "gone user")
+    assert find_uid("100%") == (None, "100%")
+    assert (find_uid("uid:7"), find_uid("0007"), find_uid("")) == ((7, None), (7, None), (None, None))
+    accounts = Mock(lookup=Mock(by_person=Mock(side_effect=GuardError("no such account"))))
+    assert find_past(accounts, "gone%20user") == (None, "gone user")

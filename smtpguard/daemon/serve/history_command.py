@@ -13,6 +13,7 @@ from smtpguard.daemon.serve.history_requests import CloseRequest, HistoryRequest
 from smtpguard.daemon.serve.requests import UserRequest
 from smtpguard.daemon.serve.unblock import find_account
 from smtpguard.enrich.accounts.directory import AccountDirectory
+from smtpguard.enrich.accounts.spellings import unescape_name
 from smtpguard.errors import AmbiguousUserError, GuardError, StateError, UnansweredError
 from smtpguard.model import Account
 from smtpguard.state.desk import HistoryDesk, HistoryQuestion
@@ -38,7 +39,7 @@ def find_past(accounts: AccountDirectory, user: str) -> tuple[Account | None, st
     except (UnansweredError, AmbiguousUserError):
         raise
     except GuardError:
-        return None, user
+        return None, unescape_name(user) if "%" in user else user
 
 
 class HistoryCommand:
