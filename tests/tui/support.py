@@ -101,7 +101,10 @@ CARD: dict[str, Any] = {
     "standing": "tenant",
     "standing_why": "",
     "mode": "enforce",
+    "time": "2026-09-21T14:13:20+00:00",
     "account": None,
+    "usual": {"60": {"p50": 12, "p95": 30, "days": 14}},
+    "files": [],
     "attempts": {"hour": 120, "day": 4000},
     "refused": {"hour": 17, "day": 17},
     "blocks": [
@@ -111,8 +114,10 @@ CARD: dict[str, Any] = {
             "since": "2026-09-21T14:03:20+00:00",
             "until": "2026-09-21T14:33:20+00:00",
             "by": "guard",
+            "rule": "mx-fanout",
             "mode": "enforce",
             "refused": 17,
+            "refused_to": [{"address": "192.0.2.1", "port": 25, "count": 17}],
             "why": "11 networks in 10 min, limit 10",
         }
     ],
@@ -126,7 +131,8 @@ CARD: dict[str, Any] = {
             "action": "block",
             "mode": "enforce",
             "usual": None,
-            "next": "block",
+            "next": "refused",
+            "limit_by": "rule",
         }
     ],
     "incident": {
@@ -144,6 +150,9 @@ CARD: dict[str, Any] = {
             "script": "/home/web1/htdocs/wp-content/plugins/x/send.php",
             "line": 41,
             "count": 120,
+            "attr": "live",
+            "stack": [],
+            "drivers": [],
             "owner": "web1",
             "ctime": "2026-09-21T13:58:00+00:00",
             "sha256": "ab" * 32,
