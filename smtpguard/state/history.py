@@ -66,24 +66,6 @@ class History:
         """Close."""
         self._connection.close()
 
-    def verdicts(self, span: Span) -> list[VerdictRow]:
-        """Verdicts, the newest first."""
-        where, parameters = span.where("time_ns")
-        sql = f"SELECT * FROM verdicts WHERE {where} ORDER BY time_ns DESC, id DESC LIMIT ?"  # noqa: S608 - constants
-        return [parse_verdict(row) for row in self._read(sql, *parameters, span.rows)]
-
-    def changes(self, span: Span) -> list[ChangeRow]:
-        """What was done, the newest first; what concerns everybody (`off`) only without a uid."""
-        where, parameters = span.where("time_ns")
-        sql = f"SELECT * FROM changes WHERE {where} ORDER BY time_ns DESC, id DESC LIMIT ?"  # noqa: S608 - constants
-        return [parse_change(row) for row in self._read(sql, *parameters, span.rows)]
-
-    def events(self, span: Span) -> list[VerdictRow | ChangeRow]:
-        """Both together, the newest first."""
-        both: list[VerdictRow | ChangeRow] = [*self.verdicts(span), *self.changes(span)]
-        both.sort(key=lambda row: row.time_ns, reverse=True)
-        return both[: span.rows]
-
     def find_events(self, query: EventQuery) -> tuple[list[VerdictRow | ChangeRow], bool]:
         """What is asked for, the newest first, and whether there is more of it."""
         kinds, limit = query.kinds, query.span.rows
@@ -135,12 +117,6 @@ class History:
                     return found, True
                 found.append((row, by))
         return found, False
-
-    def incidents(self, span: Span) -> list[IncidentRow]:
-        """Incidents by their last verdict, the newest first."""
-        where, parameters = span.where("last_ns")
-        sql = f"SELECT * FROM incidents WHERE {where} ORDER BY last_ns DESC LIMIT ?"  # noqa: S608 - constants
-        return [parse_incident(row) for row in self._read(sql, *parameters, span.rows)]
 
     def top_users(self, span: Span) -> list[Total]:
         """Who connected most."""

@@ -16,6 +16,7 @@ from smtpguard.state.rows import ChangeRow
 from smtpguard.state.span import Span
 from smtpguard.text import parse_address
 from tests.support.host import INNOCENT, SPAMMER, Host, wait_for
+from tests.support.past import list_changes, list_incidents, list_verdicts
 
 pytestmark = pytest.mark.kernel
 
@@ -41,7 +42,7 @@ def figures(host: Host, uid: int) -> tuple[int, int]:
 def changes(host: Host, *events: str) -> list[ChangeRow]:
     """What was done, the oldest first."""
     with History(f"{host.lab.directory}/state.db") as history:
-        return [row for row in reversed(history.changes(Span())) if row.event in events]
+        return [row for row in reversed(list_changes(history, Span())) if row.event in events]
 
 
 def in_log(host: Host, uid: int) -> tuple[int, int]:
@@ -59,8 +60,8 @@ def test_what_happened_a_second_ago_is_there_and_survives_sigkill(host: Host) ->
     assert figures(host, INNOCENT[1]) == (7, 0)
     with History(f"{host.lab.directory}/state.db") as history:
         places = history.top_places(Span(uid=WEB), "address")
-        (incident,) = history.incidents(Span())
-        (verdict,) = history.verdicts(Span())
+        (incident,) = list_incidents(history, Span())
+        (verdict,) = list_verdicts(history, Span())
     logged = Counter(parse_address(row["DST"]) for row in host.events("CONNECT") if row["UID"] == str(WEB))
     assert {place.key: place.connects for place in places} == logged
     assert (incident.uid, incident.mode) == (WEB, "enforce")

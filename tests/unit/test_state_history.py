@@ -23,6 +23,7 @@ from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow
 from smtpguard.state.span import Span, Total
 from smtpguard.state.store import Store
 from smtpguard.state.user_history import MAX_SHOWN, collect_user
+from tests.support.past import list_changes, list_events, list_verdicts
 
 NOW_NS = 20_000 * DAY_NS + 12 * 3600 * NS
 HOSTILE = "x\udcff'; DROP TABLE verdicts; --"
@@ -61,17 +62,17 @@ def test_events_newest_first_within_their_span(store: Store, path: Path) -> None
         statements.add(change(None, NOW_NS + 100, None)),
     )
     with History(str(path)) as past:
-        times = [row.time_ns - NOW_NS for row in past.events(Span())]
+        times = [row.time_ns - NOW_NS for row in list_events(past, Span())]
         assert times == [100, *range(19, -1, -1)]
-        times = [row.time_ns - NOW_NS for row in past.events(Span(since_ns=NOW_NS + 5, until_ns=NOW_NS + 9))]
+        times = [row.time_ns - NOW_NS for row in list_events(past, Span(since_ns=NOW_NS + 5, until_ns=NOW_NS + 9))]
         assert times == [8, 7, 6, 5]
-        assert [row.time_ns - NOW_NS for row in past.events(Span(uid=1, limit=3))] == [19, 18, 15]
-        assert past.verdicts(Span(uid=1, limit=1)) == [
+        assert [row.time_ns - NOW_NS for row in list_events(past, Span(uid=1, limit=3))] == [19, 18, 15]
+        assert list_verdicts(past, Span(uid=1, limit=1)) == [
             VerdictRow(**{f: getattr(verdict(1, NOW_NS + 18), f) for f in VerdictRow.__slots__} | {"id": 10})
         ]
-        assert past.changes(Span(limit=1))[0] == change(None, NOW_NS + 100, None)
-        assert past.changes(Span(limit=0)) == []
-        assert past.changes(Span(limit=-5)) == []
+        assert list_changes(past, Span(limit=1))[0] == change(None, NOW_NS + 100, None)
+        assert list_changes(past, Span(limit=0)) == []
+        assert list_changes(past, Span(limit=-5)) == []
 
 
 def test_a_number_that_is_used_again_shows_nothing_of_its_former_owner(store: Store, path: Path) -> None:
@@ -82,9 +83,9 @@ def test_a_number_that_is_used_again_shows_nothing_of_its_former_owner(store: St
         statements.add(change(1, NOW_NS + 2, HOSTILE)),
     )
     with History(str(path)) as past:
-        assert [row.name for row in past.events(Span(uid=1, name="new"))] == ["new"]
-        assert [row.name for row in past.events(Span(uid=1, name=HOSTILE))] == [HOSTILE, HOSTILE]
-        assert past.events(Span(uid=1, name="")) == []
+        assert [row.name for row in list_events(past, Span(uid=1, name="new"))] == ["new"]
+        assert [row.name for row in list_events(past, Span(uid=1, name=HOSTILE))] == [HOSTILE, HOSTILE]
+        assert list_events(past, Span(uid=1, name="")) == []
 
 
 def test_totals(store: Store, path: Path) -> None:
@@ -152,18 +153,18 @@ def test_why_is_bounded_whatever_there_is(store: Store, path: Path, monkeypatch:
         assert known["scripts"][0]["script"] == "299"
         assert collect_user(past, uid=2, name=None, now_ns=NOW_NS)["events"] == []
         monkeypatch.setattr(span_module, "MAX_ROWS", 50)
-        assert len(past.verdicts(Span(limit=10**9))) == 50
+        assert len(list_verdicts(past, Span(limit=10**9))) == 50
 
 
 def test_it_reads_beside_a_writer_and_never_writes(store: Store, path: Path) -> None:
     with History(str(path)) as past:
         store.run([statements.add(change(1, NOW_NS))], durable=True)
-        assert len(past.changes(Span())) == 1
+        assert len(list_changes(past, Span())) == 1
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
             past._connection.execute("DELETE FROM changes")
     store.close()
     with History(str(path)) as past:
-        assert len(past.changes(Span())) == 1
+        assert len(list_changes(past, Span())) == 1
 
 
 def test_what_can_not_be_read(path: Path) -> None:
@@ -190,7 +191,7 @@ def test_a_newer_file_is_passed_by_for_the_one_beside_it(store: Store, path: Pat
     assert beside.path.endswith(f".v{VERSION}")
     beside.run([statements.add(change(1, NOW_NS))], durable=True)
     with History(str(path)) as past:
-        assert len(past.changes(Span())) == 1
+        assert len(list_changes(past, Span())) == 1
 
 
 def test_a_look_that_takes_too_long_is_given_up(store: Store, path: Path) -> None:
@@ -203,7 +204,7 @@ def test_a_look_that_takes_too_long_is_given_up(store: Store, path: Path) -> Non
     run(store, *rows)
     with History(str(path), timeout_s=0) as past:
         with pytest.raises(StateError, match="took longer than 0 s"):
-            past.changes(Span())
+            list_changes(past, Span())
         with pytest.raises(StateError, match="took longer than 0 s"):
             past.peaks(Span(), 5)
 
@@ -217,12 +218,12 @@ def test_the_desk_answers_without_anybody_waiting(store: Store, path: Path) -> N
     def hang(past: History) -> int:
         begun.set()
         assert free.wait(60)
-        return len(past.changes(Span()))
+        return len(list_changes(past, Span()))
 
     desk.ask(hang, answers.put)
     assert begun.wait(60)
     for _ in range(desk_module.MAX_WAITING):
-        desk.ask(lambda past: past.changes(Span())[0].uid, answers.put)
+        desk.ask(lambda past: list_changes(past, Span())[0].uid, answers.put)
     with pytest.raises(StateError, match="too many"):
         desk.ask(hang, answers.put)
     free.set()
@@ -233,7 +234,7 @@ def test_the_desk_answers_without_anybody_waiting(store: Store, path: Path) -> N
 
     desk.ask(fail, answers.put)
     assert isinstance(answers.get(timeout=60), StateError)
-    desk.ask(lambda past: len(past.changes(Span())), answers.put)
+    desk.ask(lambda past: len(list_changes(past, Span())), answers.put)
     assert answers.get(timeout=60) == 1
     desk.close(60)
     assert not any(thread.name == "history" for thread in threading.enumerate())
@@ -243,10 +244,10 @@ def test_the_desk_without_a_file_says_so_and_sees_a_new_one(path: Path, monkeypa
     monkeypatch.setattr(desk_module, "IDLE_S", 0.001)
     desk = HistoryDesk(str(path))
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    desk.ask(lambda past: past.changes(Span()), answers.put)
+    desk.ask(lambda past: list_changes(past, Span()), answers.put)
     assert isinstance(answers.get(timeout=60), StateError)
     made = Store.open(str(path), boot_id="b", wall_ns=NOW_NS, max_bytes=10**8)
-    desk.ask(lambda past: past.changes(Span()), answers.put)
+    desk.ask(lambda past: list_changes(past, Span()), answers.put)
     assert answers.get(timeout=60) == []
     made.close()
     desk.close(60)

@@ -1,0 +1,28 @@
+"""What the history holds, as tests ask for it."""
+
+from smtpguard.state.event_query import KINDS, EventQuery
+from smtpguard.state.history import History
+from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow
+from smtpguard.state.span import Span
+
+
+def list_events(history: History, span: Span) -> list[VerdictRow | ChangeRow]:
+    """Verdicts and changes, the newest first."""
+    return history.find_events(EventQuery(span=span))[0]
+
+
+def list_verdicts(history: History, span: Span) -> list[VerdictRow]:
+    """Verdicts, the newest first."""
+    rows, _ = history.find_events(EventQuery(span=span, kinds=frozenset({"exceeded"})))
+    return [row for row in rows if isinstance(row, VerdictRow)]
+
+
+def list_changes(history: History, span: Span) -> list[ChangeRow]:
+    """What was done, the newest first."""
+    rows, _ = history.find_events(EventQuery(span=span, kinds=frozenset(KINDS) - {"exceeded"}))
+    return [row for row in rows if isinstance(row, ChangeRow)]
+
+
+def list_incidents(history: History, span: Span) -> list[IncidentRow]:
+    """Incidents by their last verdict, the newest first."""
+    return [row for row, _ in history.find_incidents(EventQuery(span=span), is_open=False)[0]]
