@@ -121,7 +121,7 @@ class OffSwitch:
                 event=event,
                 by="time" if by == "time" else "admin",
                 until_ns=self.until_ns,
-                details={} if by == "time" else {"who": by},
+                details={} if by == "time" else {"who": by.partition(" ")[0]},  # without the pid: names have no spaces
             )
         )
 
