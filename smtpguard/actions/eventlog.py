@@ -29,6 +29,8 @@ from smtpguard.model import NS, Account, Block, Connect, Message, Verdict
 if TYPE_CHECKING:
     import threading
 
+    from smtpguard.actions.journal_log import JournalLog
+
 MAX_QUEUED_LINES = 20_000
 _REOPEN = (b"", True)
 _CLOSE = (b"", False)
@@ -42,10 +44,10 @@ class LogStats:
         path: Where it is.
         written: Lines in the file.
         waiting: Lines on their way to it.
-        dropped: Lines given up, because the disk hung or was full for too long.
+        dropped: Lines given up, because the disk hung or was full for too long, or the journal took none.
         suppressed: CONNECT lines replaced by SUPPRESSED lines.
         failed: Writes that failed.
-        error: The failure that lasts; None when all is well.
+        error: The failure that lasts, of the file or the journal; None when all is well.
     """
 
     path: str
@@ -63,10 +65,19 @@ class EventLog:
     Args:
         path: Absolute path of the file.
         connects: Whether CONNECT lines are written.
+        journal: systemd's journal, which gets every line too; None if it does not.
         monotonic: A clock in nanoseconds that never goes back.
     """
 
-    def __init__(self, path: str, *, connects: bool = True, monotonic: ClockNs = time.monotonic_ns) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        connects: bool = True,
+        journal: "JournalLog | None" = None,
+        monotonic: ClockNs = time.monotonic_ns,
+    ) -> None:
+        self._journal = journal
         self._file = LogFile(path, monotonic=monotonic)
         self._connects = connects
         self._suppression = Suppression()
@@ -88,6 +99,8 @@ class EventLog:
             raise
         finally:
             self._thread = start_lasting("event-log", self._run)
+            if self._journal is not None:
+                self._journal.open()
 
     def write_connect(
         self, connect: Connect, account: Account, *, wall_ns: int, now_ns: int, highest_limit: int
@@ -148,15 +161,15 @@ class EventLog:
 
     def stats(self) -> LogStats:
         """The figures for `status`."""
-        file = self._file
+        file, journal = self._file, None if self._journal is None else self._journal.stats()
         return LogStats(
             path=file.path,
             written=file.written,
             waiting=self._queue.qsize() + file.waiting,
-            dropped=file.dropped + self._dropped + self._failed_lines,
+            dropped=file.dropped + self._dropped + self._failed_lines + (0 if journal is None else journal.dropped),
             suppressed=self._suppression.suppressed,
             failed=file.failed,
-            error=file.error,
+            error=file.error or (None if journal is None else journal.error),
         )
 
     def close(self, *, wall_ns: int, timeout_s: float = 2.0) -> bool:
@@ -173,15 +186,20 @@ class EventLog:
             self._put(render_suppressed(due.account, wall_ns, count=due.count, seconds=due.seconds))
         if self._thread is None:
             return True
+        if self._journal is not None:
+            self._journal.close()
         self._queue.put(_CLOSE)
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def _put(self, line: str, *, important: bool = True) -> None:
+    def _put(self, text: str, *, important: bool = True) -> None:
+        line = text.encode("ascii")
+        if self._journal is not None:
+            self._journal.put(line)
         if self._queue.qsize() * (1 if important else 2) >= MAX_QUEUED_LINES:
             self._dropped += 1
             return
-        self._queue.put((line.encode("ascii"), important))
+        self._queue.put((line, important))
 
     def _run(self) -> None:
         """The thread: sleeps until there is a line; wakes once a second only while a write is to be tried again."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from smtpguard.clock import WallMap, render_until
 from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.record.journal import Journal
-from smtpguard.daemon.record.notices import render_brake
+from smtpguard.daemon.record.notices import render_brake, render_owner
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.hooks import ClockNs
 from smtpguard.model import (
@@ -34,7 +34,7 @@ from smtpguard.settings import Settings
 from smtpguard.state.rows import AllowanceRow, BlockRow, EscalationRow
 from smtpguard.state.statements import block_key, key_of
 from smtpguard.state.writer import StateWriter
-from smtpguard.text import render_user
+from smtpguard.text import render_ports, render_user
 
 if TYPE_CHECKING:
     from smtpguard.daemon.record.metric_totals import MetricTotals
@@ -105,6 +105,7 @@ class Execution:
         self._wall = wall
         self._now = now
         self.refused: Counter[Subject] = Counter()
+        journal.notices.refused = self.refused
         self.doubts: Doubts | None = None
         self.jail: LeftToJail | None = None
         self.totals: MetricTotals | None = None
@@ -131,11 +132,12 @@ class Execution:
                 case Extended():
                     self.carry_out(decision.block)
                     self._journal.add_extended(self.account_of(decision.block.subject), decision.block)
-                    user = render_user(decision.block.subject.id, decision.block.name)
+                    user = render_owner(self.account_of(decision.block.subject))
+                    where = render_ports(decision.block.ports)
                     until = render_until(
                         decision.block.until_ns + self._wall.offset_ns, self._wall.to_wall_ns(self._now())
                     )
-                    log.warning("%s still BLOCKED, until %s: its attempts have not stopped.", user, until)
+                    log.warning("%s still BLOCKED%s, until %s: its attempts have not stopped.", user, where, until)
                 case Ended():
                     self._ended(decision)
                 case BreakerChange():
@@ -147,6 +149,7 @@ class Execution:
 
     def carry_out(self, block: Block, *, settle: bool = False) -> bool:
         """Tell kernel and state of a block that began; False if a means of enforcement failed."""
+        self._journal.notices.hold(block, self.account_of(block.subject))
         fine = block.mode != "enforce" or self._enforcement.carry_out(block.subject, settle=settle)
         if not block.renewed:
             self._state.put(BlockRow.of(block, self._wall.offset_ns))

@@ -14,6 +14,7 @@ import threading
 
 from smtpguard import __version__
 from smtpguard.actions.eventlog import EventLog
+from smtpguard.actions.journal_log import JournalLog
 from smtpguard.clock import SystemClock, WallMap
 from smtpguard.daemon.core import Core
 from smtpguard.daemon.enforce.bulk import without_collections
@@ -184,7 +185,8 @@ class Service:
         ]
 
     def _open_event_log(self, settings: Settings, stack: contextlib.ExitStack) -> EventLog:
-        events = EventLog(settings.log_path, connects=settings.log_connects)
+        journal = None if settings.log_journal is None else JournalLog(settings.log_journal)
+        events = EventLog(settings.log_path, connects=settings.log_connects, journal=journal)
         stack.callback(lambda: events.close(wall_ns=self.wall.to_wall_ns(self.now())))
         try:
             events.open()

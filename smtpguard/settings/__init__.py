@@ -15,6 +15,7 @@ from smtpguard.settings.readers import (
     read_choice,
     read_command,
     read_host_names,
+    read_journal,
     read_megabytes,
     read_networks,
     read_translators,
@@ -167,6 +168,7 @@ class Settings:
         shared_users, shared_block: Accounts that many sites share, and those of them that may be refused.
         shared_shipped: Those of shared_users that nobody wrote here: they hold below UID_MIN only.
         shipped_rules: Names of the rules that nobody wrote here, or only copied: one that can't be counted is no error.
+        log_journal: journald's socket, where the event log's lines go too; None if they do not.
         log_connects: Whether CONNECT lines are written.
         control_group, control_verbs: Who else may use the control socket, and for what.
         control_allow_max_ns: For how long at most they may allow somebody.
@@ -201,6 +203,7 @@ class Settings:
     block_by: Literal["guard", "fail2ban"] = field(default="guard", metadata=live("block.by"))
     cap: Cap | None = field(default=None, metadata=live("cap", _read_cap))
     log_path: str = field(default="/var/log/smtpguard/events.log", metadata=restart("log.path"))
+    log_journal: str | None = field(default=None, metadata=restart("log.journal", read_journal))
     log_connects: bool = field(default=True, metadata=restart("log.connects"))
     state_path: str = field(default="/var/lib/smtpguard/state.db", metadata=restart("state.path"))
     state_keep_ns: int = field(default=30 * DAY_NS, metadata=restart("state.keep"))

@@ -6,6 +6,7 @@ from ipaddress import IPv6Network
 from smtpguard.settings.notations import Network
 
 _MB = 1_000_000
+_JOURNAL = "/run/systemd/journal/socket"
 _WORDS = ("auto", "none")
 
 
@@ -19,6 +20,11 @@ def read_command(value: str | list[str] | None, /) -> str | tuple[str, ...] | No
     if value is None or value in _WORDS:
         return value
     return (value,) if isinstance(value, str) else tuple(value)
+
+
+def read_journal(value: bool | str, /) -> str | None:
+    """The socket of journald; None for no journal."""
+    return _JOURNAL if value is True else value or None
 
 
 def read_megabytes(value: int, /) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from smtpguard.actions.eventlog import EventLog
 from smtpguard.clock import WallMap
 from smtpguard.daemon.loop import TimedPart
+from smtpguard.daemon.record.block_notices import BlockNotices
 from smtpguard.daemon.record.enrichment_queue import Entry, Waiting
 from smtpguard.daemon.record.evidence_keeper import EvidenceKeeper
 from smtpguard.daemon.record.notices import HIGHEST_GRAVITY, find_gravest, gravity_of, render_over, render_verdict
@@ -59,6 +60,7 @@ class Journal(TimedPart):
     Attributes:
         waiting: The line in which attempts wait; a part of the loop.
         publish: Called with each complete attempt and its wall time, for live watchers.
+        notices: What tells people of blocks.
         recorder: What feeds the history with figures and changes.
         totals: What metrics count; None where nobody wants them.
     """
@@ -81,6 +83,7 @@ class Journal(TimedPart):
         self._evidence = EvidenceKeeper(state)
         self._incidents = Incidents()
         self._said: dict[Subject, int] = {}
+        self.notices = BlockNotices(wall, now)
         self.recorder = Recorder(state, wall, now)
         self.waiting = Waiting(now, self._write, looker=looker, rdns=rdns)
         self.publish: Publish | None = None
@@ -140,6 +143,7 @@ class Journal(TimedPart):
         wall_ns = self._wall.to_wall_ns(self._now())
         write = self._events.write_unblock
         self.waiting.add_call(partial(write, block, account, wall_ns=wall_ns, by=by, reason=reason))
+        self.waiting.add_call(partial(self.notices.end, block, account, by=by, reason=reason))
         self.recorder.change_block("unblock", account, block, by=by, reason=reason, wall_ns=wall_ns, is_end=True)
 
     def add_allow(self, account: Account, *, until_wall_ns: int, by: str, reason: str) -> None:
@@ -158,7 +162,10 @@ class Journal(TimedPart):
 
     def _tell(self, entry: Entry) -> None:
         """Tell people once that an incident began, and again only where it grows worse: warned, throttled, blocked."""
-        verdict = find_gravest(entry.verdicts)
+        begun = self.notices.begin(entry)
+        if begun:
+            self._said[entry.subject] = max(self._said.get(entry.subject, 0), *map(gravity_of, begun))
+        verdict = find_gravest(verdict for verdict in entry.verdicts if verdict not in begun)
         if verdict is None or gravity_of(verdict) <= self._said.get(verdict.subject, HIGHEST_GRAVITY):
             return
         self._said[verdict.subject] = gravity_of(verdict)
@@ -200,7 +207,7 @@ class Journal(TimedPart):
 
     def next_deadline(self) -> int | None:
         """When the event log wants to write what it held back, or an incident is over."""
-        times = (self._events.next_deadline(), self._incidents.next_deadline())
+        times = (self._events.next_deadline(), self._incidents.next_deadline(), self.notices.next_deadline())
         return min((time for time in times if time is not None), default=None)
 
     def on_time(self, now_ns: int) -> None:
@@ -209,6 +216,7 @@ class Journal(TimedPart):
             self._said.pop(incident.subject, None)
             log.warning("%s", render_over(incident))
             self._keep_incident(incident)
+        self.notices.on_time(now_ns)
         self._events.tick(now_ns=now_ns, wall_ns=self._wall.to_wall_ns(now_ns))
         if self._evidence.is_expected and self._looker is not None:
             for ticket, evidence in self._looker.read_evidence():

@@ -6,10 +6,18 @@ One line each, for the journal. The event log has its own lines, for programs (l
 from collections.abc import Iterable
 
 from smtpguard.clock import render_until
-from smtpguard.model import Account, Action, BreakerChange, Connect, Verdict
+from smtpguard.model import Account, Action, Block, BreakerChange, Connect, Verdict
 from smtpguard.policy.incidents import Incident
 from smtpguard.settings import BreakerLimits
-from smtpguard.text import render_duration, render_escaped, render_look, render_ports, render_user
+from smtpguard.text import (
+    render_count,
+    render_duration,
+    render_escaped,
+    render_look,
+    render_ports,
+    render_user,
+    render_words,
+)
 
 _SCRIPT_CHARS = 40
 _GRAVITY: dict[Action, int] = {"warn": 0, "throttle": 1, "block": 2}
@@ -45,7 +53,7 @@ def render_verdict(
         now_ns: Event time now.
         is_left: Whether the block is fail2ban's to make.
     """
-    user, shown = render_user(account.uid, account.name), render_owner(account)
+    shown = render_owner(account)
     where = render_ports(verdict.ports)
     until = ""
     if verdict.until_ns is not None:
@@ -61,7 +69,7 @@ def render_verdict(
         what = f"{shown} {_DONE[verdict.action]}{where}{until}"
     rule = f"{verdict.count} {verdict.counted} in {render_duration(verdict.window_ns / 1e9)}, limit {verdict.limit}"
     script = "" if connect.script is None else f" Script: {_shorten(render_escaped(connect.script))}."
-    return f"{what}: {rule} (rule {verdict.rule}).{script} See: {render_look(user)}"
+    return f"{what}: {rule} (rule {verdict.rule}).{script} {_see(account)}"
 
 
 def render_owner(account: Account) -> str:
@@ -69,6 +77,40 @@ def render_owner(account: Account) -> str:
     user = render_user(account.uid, account.name)
     domain = None if account.customer is None else account.customer.domain
     return user if domain is None else f"{user} ({domain})"
+
+
+def render_throttled_again(block: Block, account: Account) -> str:
+    """A throttle that took hold again, after a while, within what was said of it before."""
+    return f"{render_owner(account)} THROTTLED again{render_ports(block.ports)} ({_render_cause(block)}). " + _see(
+        account
+    )
+
+
+def render_end(block: Block, account: Account, *, by: str, reason: str, lasted_ns: int, refused: int | None) -> str:
+    """Who is no longer refused: `shop17 (shop.example) no longer BLOCKED on port 25 ...`.
+
+    Args:
+        block: What it was.
+        account: Whose.
+        by: Who ended it, or "time".
+        reason: Why; untrusted.
+        lasted_ns: How long it has held.
+        refused: How many attempts it has refused; None if that is not known.
+    """
+    length = render_duration(lasted_ns / 1e9)
+    how = f"over after {length}" if by == "time" else f"ended by {render_words(by)} after {length}"
+    why = f": {render_words(reason)}" if reason and by != "time" else ""
+    figures = "" if refused is None else f" {render_count(refused, 'attempt')} refused."
+    what = f"{render_owner(account)} no longer {_DONE[block.kind]}{render_ports(block.ports)}"
+    return f"{what}: {how}{why} ({_render_cause(block)}).{figures} {_see(account)}"
+
+
+def _render_cause(block: Block) -> str:
+    return f"by {block.source}" if block.rule is None else f"rule {block.rule}"
+
+
+def _see(account: Account) -> str:
+    return f"See: {render_look(render_user(account.uid, account.name))}"
 
 
 def render_over(incident: Incident) -> str:

@@ -8,6 +8,7 @@ from smtpguard.control.answer import Answer
 from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.guard import Guard
+from smtpguard.daemon.record.notices import render_owner
 from smtpguard.daemon.serve.asker import Asker, not_carried_out
 from smtpguard.daemon.serve.block_wish import USUAL_NS, check_ports, merge_wish
 from smtpguard.daemon.serve.jail_bans import JailBans, Ports
@@ -107,7 +108,8 @@ class BlockCommand:
             block, before_ns = merged.block, merged.before_ns
         fine = self._orders.begin(block, force=request.force)
         until = self._moment(block.until_ns)
-        log.warning("%s is blocked until %s by %s, asked by %s", user, until, source, asker.who)
+        where = render_ports(block.ports)
+        log.warning("%s BLOCKED%s until %s by %s, asked by %s", render_owner(account), where, until, source, asker.who)
         text = self._render(block, account, before_ns)
         if not fine:
             raise not_carried_out(text, self._enforcement)
