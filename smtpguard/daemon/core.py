@@ -58,6 +58,9 @@ class Core:
         now: CLOCK_BOOTTIME in nanoseconds.
         is_seeing: Whether connections are seen.
         stack: What has to be undone at the end, in reverse order.
+
+    Attributes:
+        lost: What of an earlier run's state could not be had, a sentence each.
     """
 
     def __init__(
@@ -93,7 +96,8 @@ class Core:
         self.state = StateWriter(state_paths(settings))
         self._loaded = self.state.start()
         self._stack.callback(self.state.close)
-        for note in self._loaded.notes:
+        self.lost = self._loaded.notes
+        for note in self.lost:
             log.warning("state: %s", note)
         self.last_good = LastGood(self._loaded.facts, self.state)
 

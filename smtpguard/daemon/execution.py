@@ -30,7 +30,7 @@ from smtpguard.model import (
     Verdict,
 )
 from smtpguard.policy.subjects import account_of
-from smtpguard.settings import Settings
+from smtpguard.settings import BreakerLimits, Settings
 from smtpguard.state.rows import AllowanceRow, BlockRow, EscalationRow
 from smtpguard.state.statements import block_key, key_of
 from smtpguard.state.writer import StateWriter
@@ -67,6 +67,13 @@ class LeftToJail(Protocol):
         """A rule was exceeded."""
 
 
+class HearsBrake(Protocol):
+    """Has others told of the safety brake: daemon/outlet/occasions.py."""
+
+    def brake(self, change: BreakerChange, limits: BreakerLimits) -> None:
+        """It has taken hold or let go."""
+
+
 class Execution:
     """What follows from decisions.
 
@@ -84,6 +91,7 @@ class Execution:
         doubts: Who asks whether a destination is exempt; None where nobody does.
         jail: Who remembers what was left to fail2ban; None where nobody does.
         totals: What metrics count; None where nobody wants them.
+        herald: Who has others told; None where nobody is.
     """
 
     def __init__(
@@ -109,6 +117,7 @@ class Execution:
         self.doubts: Doubts | None = None
         self.jail: LeftToJail | None = None
         self.totals: MetricTotals | None = None
+        self.herald: HearsBrake | None = None
 
     def reconfigure(self, settings: Settings) -> None:
         """Take a new configuration."""
@@ -142,6 +151,8 @@ class Execution:
                     self._ended(decision)
                 case BreakerChange():
                     log.warning("%s", render_brake(decision, self._settings.breaker))
+                    if self.herald is not None:
+                        self.herald.brake(decision, self._settings.breaker)
                 case AllowanceEnded():
                     self._allowance_ended(decision)
                 case Named():

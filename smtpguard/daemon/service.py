@@ -22,6 +22,7 @@ from smtpguard.daemon.host_watch import HostWatch
 from smtpguard.daemon.inlet import Inlet
 from smtpguard.daemon.loop import Loop, Part
 from smtpguard.daemon.outlet.messenger import Messenger
+from smtpguard.daemon.outlet.occasions import Occasions
 from smtpguard.daemon.reception import Reception
 from smtpguard.daemon.reconfiguration import apply_start
 from smtpguard.daemon.startup.enrichers import Enrichers
@@ -111,6 +112,9 @@ class Service:
         self.inlet = Inlet(settings, self.core, self.loop, stack)
         self.messenger = Messenger(settings, self.now)
         stack.callback(self.messenger.close)
+        engine = self.core.engine
+        self.occasions = Occasions(self.messenger, self.wall, self.now, is_off=lambda: engine.is_off)
+        self.core.journal.herald = self.core.execution.herald = self.occasions
         self.reception = Reception(
             settings,
             start,
@@ -130,6 +134,8 @@ class Service:
         self.loop.on_signal(signal.SIGHUP, self.reception.hang_up.take)
         self.reception.control.server.open()
         self.messenger.open()
+        self.occasions.state_lost(self.core.lost)
+        self.occasions.condition = self.reception.overview
         for name, part, vital in self._list_parts():
             self.loop.add(part, name, vital=vital)
         settings = self.core.guard.settings
@@ -163,6 +169,7 @@ class Service:
             ("clock", core.chores.follow_clock),
             ("learning", core.learning_period.on_time),
             ("state", core.chores.keep_state),
+            ("occasions", self.occasions.on_time),
         )
         return [
             ("sources", inlet.sensing, True),

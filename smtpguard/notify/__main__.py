@@ -41,6 +41,7 @@ def main() -> None:
     for number in _STEADY:  # a terminal's ^C and systemd's SIGTERM reach the whole group; the daemon decides
         signal.signal(number, signal.SIG_IGN)
     apply_rights()
+    from smtpguard.notify.duties import make_duties
     from smtpguard.notify.helper import NotifyHelper
     from smtpguard.text import render_escaped, to_bytes
 
@@ -54,7 +55,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     code = 1
     try:
-        NotifyHelper(socket.socket(fileno=int(sys.argv[1]))).run()
+        NotifyHelper(socket.socket(fileno=int(sys.argv[1])), make=make_duties).run()
         code = 0
     finally:
         os._exit(code)  # threads that wait for somebody far away are waited for by nobody

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 from smtpguard.daemon.outlet.frames import MAX_BYTES, HelperSettings, Up, parse_frame, render_frame
 from smtpguard.hooks import ClockS, Task
-from smtpguard.notify.metrics_duty import MetricsDuty
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +67,6 @@ class MakeDuties(Protocol):
         ...
 
 
-def make_duties(say: SayUp, wake: Task) -> Sequence[Duty]:
-    """All there are; what the settings do not want does nothing."""
-    del say, wake
-    return (MetricsDuty(),)
-
-
 class NotifyHelper:
     """The process's loop.
 
@@ -83,9 +76,7 @@ class NotifyHelper:
         clock: Monotonic seconds.
     """
 
-    def __init__(
-        self, channel: socket.socket, *, make: MakeDuties = make_duties, clock: ClockS = time.monotonic
-    ) -> None:
+    def __init__(self, channel: socket.socket, *, make: MakeDuties, clock: ClockS = time.monotonic) -> None:
         channel.settimeout(0)
         self._channel = channel
         self._clock = clock

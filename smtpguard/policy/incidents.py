@@ -202,6 +202,11 @@ class Incidents:
         self._changed.clear()
         return [held.freeze(over=False) for held in changed]
 
+    def find(self, subject: Subject) -> Incident | None:
+        """The incident of a subject that goes on, as it stands."""
+        held = self._open.get(subject)
+        return None if held is None else held.freeze(over=False)
+
     def current(self) -> list[Incident]:
         """The incidents that go on, as they stand."""
         return [held.freeze(over=False) for held in self._open.values()]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from smtpguard.model import NS, Action, Count
 from smtpguard.settings.keys import live, restart, section
 from smtpguard.settings.notations import Network as Network
+from smtpguard.settings.notify import NotifySettings
 from smtpguard.settings.readers import (
     read_choice,
     read_command,
@@ -177,7 +178,6 @@ class Settings:
         uid_min: First uid of people; None for UID_MIN of login.defs.
         nat64: Prefixes of the host's own translators, or who knows them.
         accounts: Who tells whose a user is: the panel, nobody, or a command as argv.
-        notify_hook: Program that gets incidents, as argv.
     """
 
     path: str | None = None
@@ -226,9 +226,7 @@ class Settings:
     accounts: tuple[str, ...] | Literal["auto", "none"] = field(
         default="auto", metadata=restart("accounts", read_command)
     )
-    notify_urls: tuple[str, ...] = field(default=(), metadata=restart("notify.urls", tuple))
-    notify_digest: Literal["daily", "weekly", "none"] = field(default="daily", metadata=restart("notify.digest"))
-    notify_hook: tuple[str, ...] | None = field(default=None, metadata=restart("notify.hook", read_command))
+    notify: NotifySettings = field(default_factory=NotifySettings, metadata=section(NotifySettings))
     metrics_textfile: str | None = field(default=None, metadata=restart("metrics.textfile"))
     metrics_users: bool = field(default=False, metadata=restart("metrics.users"))
     metrics_group: str | None = field(default=None, metadata=restart("metrics.group"))

@@ -17,6 +17,8 @@ MAX_TOLD = 20
 """Changes that are named one by one."""
 _MAX_LIST_CHARS = 60
 """A list that is longer in words is told by what came and went."""
+_SECRET = frozenset({"notify.webhooks", "notify.urls"})
+"""Keys whose values hold passwords: not for the log."""
 _UNITS = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 _RATES = {1: "second", 60: "minute", 3600: "hour", 86_400: "day"}
 
@@ -116,6 +118,8 @@ def _tell(key: str, names: tuple[str, ...], before: list[Any], after: list[Any])
             yield "the order of rules"
     elif key == "users":
         yield from _tell_users(before[0], after[0])
+    elif key in _SECRET:
+        yield f"{key} ({len(before[0] or ())} -> {len(after[0] or ())} entries)"
     elif isinstance(before[0], (tuple, frozenset)) and isinstance(after[0], (tuple, frozenset)):
         yield _tell_list(key, *(_list(values) for values in (before, after)))
     else:

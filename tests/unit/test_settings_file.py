@@ -374,7 +374,7 @@ def test_unbuilt_keys_are_in_the_schema() -> None:
 def test_unbuilt_values_that_ask_for_nothing(tmp_path: Path) -> None:
     load(
         tmp_path,
-        "accounts: [/usr/bin/who, -a]\nnotify: {urls: [], hook: null, digest: none}\n"
+        "accounts: [/usr/bin/who, -a]\nnotify: {webhooks: [], urls: [], hook: null, digest: none}\n"
         "metrics: {textfile: null, users: false}\nrules: [{" + RULE + ", path: smtp}]",
     )
 

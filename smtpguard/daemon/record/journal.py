@@ -39,6 +39,16 @@ class Publish(Protocol):
         """Take an attempt and its wall time."""
 
 
+class Herald(Protocol):
+    """Has others told of incidents, see daemon/outlet/occasions.py."""
+
+    def incident_begins(self, row: IncidentRow, verdict: Verdict, entry: Entry, *, is_left: bool) -> None:
+        """One began, or has grown worse; `is_left` says whether the block is fail2ban's to make."""
+
+    def incident_over(self, row: IncidentRow) -> None:
+        """One is over."""
+
+
 class AccountOf(Protocol):
     """Knows accounts."""
 
@@ -63,6 +73,7 @@ class Journal(TimedPart):
         notices: What tells people of blocks.
         recorder: What feeds the history with figures and changes.
         totals: What metrics count; None where nobody wants them.
+        herald: Has others told; None where nobody is.
     """
 
     def __init__(
@@ -88,6 +99,7 @@ class Journal(TimedPart):
         self.waiting = Waiting(now, self._write, looker=looker, rdns=rdns)
         self.publish: Publish | None = None
         self.totals: MetricTotals | None = None
+        self.herald: Herald | None = None
 
     def add(self, entry: Entry) -> None:
         """An attempt was seen and judged; of an incident's first verdict the evidence is gathered at once."""
@@ -96,7 +108,7 @@ class Journal(TimedPart):
             begun = self._incidents.feed(verdict)
             if begun is not None:
                 self._gather(verdict)
-                self._keep_incident(begun)
+                self._state.put(self._make_row(begun))
                 self._said[verdict.subject] = -1
 
     def restore_incidents(self, rows: Iterable[IncidentRow], account_of: AccountOf) -> None:
@@ -163,6 +175,7 @@ class Journal(TimedPart):
     def _tell(self, entry: Entry) -> None:
         """Tell people once that an incident began, and again only where it grows worse: warned, throttled, blocked."""
         begun = self.notices.begin(entry)
+        self._herald(entry, is_worse=bool(begun))
         if begun:
             self._said[entry.subject] = max(self._said.get(entry.subject, 0), *map(gravity_of, begun))
         verdict = find_gravest(verdict for verdict in entry.verdicts if verdict not in begun)
@@ -180,29 +193,38 @@ class Journal(TimedPart):
         )
         log.warning("%s", text)
 
-    def _keep_incident(self, incident: Incident) -> None:
+    def _herald(self, entry: Entry, *, is_worse: bool) -> None:
+        """Have others told where an incident began or grew worse; what they know already, they are not told again."""
+        verdict = find_gravest(entry.verdicts)
+        if self.herald is None or verdict is None:
+            return
+        incident = self._incidents.find(verdict.subject)
+        if incident is None or not (is_worse or gravity_of(verdict) > self._said.get(verdict.subject, HIGHEST_GRAVITY)):
+            return
+        is_left = verdict.action == "block" and not any(block.kind == "block" for block in entry.blocks)
+        self.herald.incident_begins(self._make_row(incident), verdict, entry, is_left=is_left)
+
+    def _make_row(self, incident: Incident) -> IncidentRow:
         offset_ns = self._wall.offset_ns
-        self._state.put(
-            IncidentRow(
-                uid=incident.subject.id,
-                netns=incident.subject.scope,
-                name=incident.account.name,
-                first_ns=incident.first_ns + offset_ns,
-                last_ns=incident.last_ns + offset_ns,
-                verdicts=incident.verdicts,
-                connects=incident.connects,
-                refused=incident.refused,
-                peak_per_minute=incident.peak_per_minute,
-                destinations=incident.destinations,
-                rules=incident.rules,
-                told_ns=incident.first_ns + offset_ns,
-                mode=incident.mode,
-                is_over=incident.over,
-                tops={
-                    "destinations": [(render_address(address), count) for address, count in incident.top_destinations],
-                    "scripts": [(render_escaped(script), count) for script, count in incident.top_scripts],
-                },
-            )
+        return IncidentRow(
+            uid=incident.subject.id,
+            netns=incident.subject.scope,
+            name=incident.account.name,
+            first_ns=incident.first_ns + offset_ns,
+            last_ns=incident.last_ns + offset_ns,
+            verdicts=incident.verdicts,
+            connects=incident.connects,
+            refused=incident.refused,
+            peak_per_minute=incident.peak_per_minute,
+            destinations=incident.destinations,
+            rules=incident.rules,
+            told_ns=incident.first_ns + offset_ns,
+            mode=incident.mode,
+            is_over=incident.over,
+            tops={
+                "destinations": [(render_address(address), count) for address, count in incident.top_destinations],
+                "scripts": [(render_escaped(script), count) for script, count in incident.top_scripts],
+            },
         )
 
     def next_deadline(self) -> int | None:
@@ -215,7 +237,10 @@ class Journal(TimedPart):
         for incident in self._incidents.tick(now_ns):
             self._said.pop(incident.subject, None)
             log.warning("%s", render_over(incident))
-            self._keep_incident(incident)
+            row = self._make_row(incident)
+            self._state.put(row)
+            if self.herald is not None:
+                self.herald.incident_over(row)
         self.notices.on_time(now_ns)
         self._events.tick(now_ns=now_ns, wall_ns=self._wall.to_wall_ns(now_ns))
         if self._evidence.is_expected and self._looker is not None:
@@ -225,7 +250,7 @@ class Journal(TimedPart):
     def keep_incidents(self) -> None:
         """Once a second: what has changed in incidents that go on goes to the history."""
         for incident in self._incidents.take_changed():
-            self._keep_incident(incident)
+            self._state.put(self._make_row(incident))
 
     def _write(self, entry: Entry) -> None:
         connect = entry.connect

@@ -165,6 +165,10 @@ class Status:
         """Whether a source works, or none is wanted."""
         return self._sources.is_seeing()
 
+    def is_acting(self) -> bool:
+        """Whether enforcement is in place where it is wanted."""
+        return self._means.is_acting()
+
     def headline(self) -> str:
         """How the guard fares, in one line."""
         text = self._sources.headline(self._means.headline())

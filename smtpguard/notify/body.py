@@ -1,0 +1,90 @@
+"""The JSON of a message, as config/notification.schema.json describes it, and docs/notification.md for people. Pure."""
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from smtpguard.notify.texts import render_text, show_script
+from smtpguard.report.why import judge
+
+VERSION = 1
+MAX_HELD = 20
+"""Messages that were held back and are named one by one in the next."""
+
+
+def render_body(
+    occasion: Mapping[str, Any],
+    *,
+    host: str,
+    share: Collection[str],
+    held: Collection[Mapping[str, Any]] = (),
+    held_count: int = 0,
+) -> str:
+    """A message.
+
+    Args:
+        occasion: From the daemon.
+        host: This host's name.
+        share: What may leave it.
+        held: What was held back before it: kind, time and text of each.
+        held_count: How much that was, these included.
+    """
+    body: dict[str, Any] = {
+        "version": VERSION,
+        "id": occasion["id"],
+        "kind": occasion["kind"],
+        "time": occasion["time"],
+        "host": host,
+        "text": render_text(occasion, share),
+    }
+    if "incident" in occasion:
+        body["incident"] = _show_incident(occasion, share)
+        body["why"] = _show_why(occasion, share)
+    if "brake" in occasion:
+        body["breaker"] = dict(occasion["brake"])
+    if "condition" in occasion:
+        body["condition"] = {"name": occasion["condition"], "holds": occasion["holds"], "status": occasion["what"]}
+    if "digest" in occasion:
+        body["digest"] = occasion["digest"]
+    if held_count:
+        body["held_back"] = {"count": held_count, "messages": list(held)[:MAX_HELD]}
+    return json.dumps(body)
+
+
+def _show_incident(occasion: Mapping[str, Any], share: Collection[str]) -> dict[str, Any]:
+    incident = dict(occasion["incident"])
+    scripts = [(show_script(row["script"], share), row["count"]) for row in incident.pop("scripts")]
+    destinations = incident.pop("destinations")
+    return {
+        "user": occasion["user"] if "user" in share else None,
+        "uid": occasion["uid"] if "user" in share else None,
+        "domain": occasion.get("domain") if "domain" in share else None,
+        **incident,
+        "scripts": [{"script": script, "count": count} for script, count in scripts if script],
+        "destinations": destinations if "destinations" in share else [],
+        "verdict": _show_verdict(occasion, share),
+    }
+
+
+def _show_verdict(occasion: Mapping[str, Any], share: Collection[str]) -> dict[str, Any] | None:
+    verdict = occasion.get("verdict")
+    return None if verdict is None else {**verdict, "script": show_script(verdict["script"], share)}
+
+
+def _show_why(occasion: Mapping[str, Any], share: Collection[str]) -> dict[str, Any]:
+    """The head of the card that `why` shows: what somebody at the telephone needs."""
+    incident, user = occasion["incident"], occasion["user"]
+    known = {
+        "blocks": occasion.get("blocks", ()),
+        "refused": {"hour": incident["refused"]},
+        "attempts": {"hour": incident["connects"]},
+        "destinations": (),
+        "blind": (),
+    }
+    verdict, sentence = judge(known, is_seeing=True)
+    return {
+        "verdict_for_customer": verdict,
+        "verdict": sentence,
+        "blocks": [dict(block) for block in known["blocks"]],
+        "commands": [f"smtpguard why {user}", f"smtpguard unblock {user}"] if "user" in share else [],
+    }

@@ -1,0 +1,111 @@
+"""The summary: what all incidents since the last one came to, those told at once and those that were not. Pure."""
+
+import time
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from smtpguard.text import render_count
+
+HOUR = 7
+"""Of the morning, local time."""
+_MONDAY = 0
+_MAX_USERS = 100
+_MAX_RULES = 100
+_OTHERS = "others"
+Sums = dict[str, Any]
+
+
+def begin_sums(now_s: float) -> Sums:
+    """Nothing yet."""
+    zeros = {"incidents": 0, "verdicts": 0, "connects": 0, "refused": 0, "held_back": 0, "brakes": 0}
+    return {"since": now_s, **zeros, "begun": {}, "rules": {}, "users": {}}
+
+
+def count_begins(sums: Sums, occasion: Mapping[str, Any]) -> None:
+    """An incident began or has grown worse."""
+    verdict = occasion["verdict"]
+    what = f"{verdict['action']} {verdict['mode']}"
+    sums["begun"][what] = sums["begun"].get(what, 0) + 1
+
+
+def count_over(sums: Sums, occasion: Mapping[str, Any]) -> None:
+    """An incident is over, with its final figures."""
+    incident = occasion["incident"]
+    sums["incidents"] += 1
+    for name in ("verdicts", "connects", "refused"):
+        sums[name] += incident[name]
+    for rule in incident["rules"]:
+        name = rule if rule in sums["rules"] or len(sums["rules"]) < _MAX_RULES else _OTHERS
+        sums["rules"][name] = sums["rules"].get(name, 0) + 1
+    users = sums["users"]
+    user = occasion["user"]
+    if user not in users and len(users) >= _MAX_USERS:
+        least = min(users, key=lambda name: users[name]["connects"] if name != _OTHERS else 1 << 62)
+        if users[least]["connects"] >= incident["connects"]:
+            user = _OTHERS
+        else:
+            _add(users.setdefault(_OTHERS, _zeros()), users.pop(least))
+    _add(users.setdefault(user, _zeros()), {**{name: incident[name] for name in _SUMMED}, "incidents": 1})
+
+
+def is_empty(sums: Sums) -> bool:
+    """Whether there is nothing to tell."""
+    return not (sums["incidents"] or sums["begun"] or sums["held_back"] or sums["brakes"])
+
+
+def show_digest(sums: Sums, now_s: float, share: Collection[str]) -> tuple[str, dict[str, Any]]:
+    """The text and the JSON of a summary.
+
+    Args:
+        sums: What was counted.
+        now_s: Until when.
+        share: What may leave this host.
+    """
+    users = [{"user": name if "user" in share else None, **figures} for name, figures in sums["users"].items()]
+    users.sort(key=lambda row: -row["connects"])
+    counts = {name: sums[name] for name in ("incidents", "verdicts", "connects", "refused", "held_back", "brakes")}
+    shown = {
+        "since": _render_time(sums["since"]),
+        "until": _render_time(now_s),
+        **counts,
+        "begun": sums["begun"],
+        "rules": sums["rules"],
+        "users": users,
+    }
+    if is_empty(sums):
+        return f"Nothing since {_render_time(sums['since'])[:16].replace('T', ' ')}.", shown
+    begun = ", ".join(f"{count} {what}" for what, count in sorted(sums["begun"].items())) or "none"
+    worst = ", ".join(f"{row['user']} {row['connects']}" for row in users[:3] if row["user"])
+    return (
+        f"{render_count(sums['incidents'], 'incident')} ended, {sums['verdicts']} verdicts, "
+        f"{render_count(sums['connects'], 'attempt')}, {sums['refused']} refused. Begun: {begun}."
+        + (f" Most attempts: {worst}." if worst else "")
+        + (f" Held back: {render_count(sums['held_back'], 'message')}." if sums["held_back"] else "")
+    ), shown
+
+
+def next_digest(last_s: float, *, is_weekly: bool) -> float:
+    """When the summary after one is due: the next morning, or the morning of the next Monday."""
+    last = time.localtime(last_s)
+    for days in range(9):
+        due = time.mktime((last.tm_year, last.tm_mon, last.tm_mday + days, HOUR, 0, 0, 0, 0, -1))
+        if due > last_s and (not is_weekly or time.localtime(due).tm_wday == _MONDAY):
+            return due
+    return last_s + 7 * 86_400
+
+
+_SUMMED = ("verdicts", "connects", "refused")
+
+
+def _zeros() -> dict[str, int]:
+    return {"incidents": 0, **dict.fromkeys(_SUMMED, 0)}
+
+
+def _add(to: dict[str, int], what: Mapping[str, int]) -> None:
+    for name in to:
+        to[name] += what[name]
+
+
+def _render_time(time_s: float) -> str:
+    text = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time_s))
+    return f"{text[:-2]}:{text[-2:]}"

@@ -1,0 +1,267 @@
+"""Messages to people: what is told at once, what goes into the summary, and what has to wait.
+
+At once: what `notify.at_once` names, one message an incident and kind, and what concerns the guard itself; 30 an hour
+in all, of which some places are kept for the guard. What had no room is named in the next message. All of it is in the
+spool before the daemon hears that it was taken.
+"""
+
+import logging
+import os
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from smtpguard.daemon.outlet.frames import HelperSettings
+from smtpguard.hooks import ClockS, Task
+from smtpguard.notify import digest, urgency
+from smtpguard.notify.body import MAX_HELD, render_body
+from smtpguard.notify.delivery import Channel, Delivery
+from smtpguard.notify.helper import SayUp
+from smtpguard.notify.spool import Letter, Spool
+from smtpguard.notify.texts import render_text
+from smtpguard.notify.webhook import WebhookChannel
+from smtpguard.settings.notify import NotifySettings
+
+log = logging.getLogger(__name__)
+
+PER_HOUR = 30
+"""Messages that could have waited for none."""
+FOR_INCIDENTS = 26
+"""Of these at most: the others are for what concerns the guard itself."""
+_HOUR_S = 3600.0
+_KEEP_TOLD_S = 40 * 86_400.0
+_TIDY_S = 600.0
+_KEPT_IN_MEMORY = 512
+
+
+class MakeChannels(Protocol):
+    """Makes channels."""
+
+    def __call__(self, settings: NotifySettings) -> Sequence[Channel]:
+        """All that the settings want."""
+        ...
+
+
+def make_channels(settings: NotifySettings) -> Sequence[Channel]:
+    """All that the settings want."""
+    return [WebhookChannel(webhook) for webhook in settings.webhooks]
+
+
+class Notification:
+    """The duty.
+
+    Args:
+        say: Tells the daemon.
+        wake: Gives us a turn, from any thread.
+        make: Makes channels.
+        wall: Seconds since the epoch.
+        clock: Monotonic seconds.
+
+    Attributes:
+        totals: Counts (kind, type of channel, result): sent, failed, given-up.
+    """
+
+    name = "messages"
+
+    def __init__(
+        self,
+        say: SayUp,
+        wake: Task,
+        *,
+        make: MakeChannels = make_channels,
+        wall: ClockS = time.time,
+        clock: ClockS = time.monotonic,
+    ) -> None:
+        self._say = say
+        self._wake = wake
+        self._make = make
+        self._wall = wall
+        self._clock = clock
+        self._settings = NotifySettings()
+        self._spool: Spool | None = None
+        self._deliveries: dict[str, Delivery] = {}
+        self._untaken: list[Mapping[str, Any]] = []
+        self._tidy_s = 0.0
+        self._host = os.uname().nodename
+        self.totals: Counter[tuple[str, str, str]] = Counter()
+
+    def configure(self, settings: HelperSettings) -> None:
+        """Take settings: whoever is new is told from now on, whoever is gone no more."""
+        self._settings = settings.values["notify"]
+        if self._settings.is_wanted and self._spool is None:
+            path = Path(settings.state_path)
+            self._spool = Spool(str(path.with_name(f"notify-{path.name}")))
+            if self._spool.trouble:
+                log.warning("notification: %s", self._spool.trouble)
+        if self._spool is None:
+            return
+        channels = {channel.key: channel for channel in self._make(self._settings)}
+        for delivery in self._deliveries.values():  # even the same one may have another secret or other kinds
+            delivery.close()
+        self._spool.keep_channels(channels)
+        self._deliveries = {}
+        for key, channel in channels.items():
+            self._deliveries[key] = delivery = Delivery(
+                channel, self._spool, totals=self.totals, changed=self._wake, clock=self._clock, wall=self._wall
+            )
+            delivery.start()
+        self._tidy()
+
+    def take(self, kind: str, content: Any) -> None:  # noqa: ANN401 - JSON values
+        """Take an occasion."""
+        if kind == "occasion" and self._spool is not None:
+            if len(self._untaken) < _KEPT_IN_MEMORY:
+                self._untaken.append(content)
+            self._keep_untaken()
+
+    def next_due_s(self) -> float | None:
+        """When the summary is due, or a full disk may have room again."""
+        if self._spool is None:
+            return None
+        wait_s = _TIDY_S
+        if self._settings.digest != "none":
+            wait_s = min(wait_s, max(1.0, self._next_digest() - self._wall()))
+        return self._clock() + (min(wait_s, 5.0) if self._untaken else wait_s)
+
+    def on_time(self, now_s: float) -> None:
+        """Look whether anything is due."""
+        if self._spool is None:
+            return
+        self._keep_untaken()
+        if now_s >= self._tidy_s + _TIDY_S:
+            self._tidy()
+        if self._settings.digest != "none" and self._wall() >= self._next_digest():
+            self._send_digest()
+
+    def report(self) -> Mapping[str, Any]:
+        """How it fares."""
+        if self._spool is None:
+            return {}
+        troubles = [told for delivery in self._deliveries.values() if (told := delivery.trouble())]
+        if self._spool.trouble:
+            troubles.append(self._spool.trouble)
+        text = ", ".join(delivery.report() for delivery in self._deliveries.values())
+        if self._spool.dropped:
+            text += f", {self._spool.dropped} dropped"
+        return {"text": text, "troubles": troubles, "waiting": self.count_waiting()}
+
+    def count_waiting(self) -> int:
+        """Messages that wait to be sent."""
+        return 0 if self._spool is None else self._spool.count_waiting()
+
+    def close(self) -> None:
+        """The end; what waits is in the file."""
+        for delivery in self._deliveries.values():
+            delivery.close()
+
+    # -- what becomes of an occasion ---------------------------------------------------------------------------------
+
+    def _keep_untaken(self) -> None:
+        """Put what has come into the file; a disk that is full is tried again later."""
+        while self._untaken:
+            occasion = self._untaken[0]
+            try:
+                self._keep(occasion)
+            except sqlite3.Error as error:
+                if self._spool is not None:
+                    self._spool.trouble = f"the spool can't be written: {error}"
+                return
+            if self._spool is not None and (self._spool.trouble or "").startswith("the spool"):
+                self._spool.trouble = None
+            del self._untaken[0]
+            self._say("took", {"id": occasion["id"]})
+
+    def _keep(self, occasion: Mapping[str, Any]) -> None:
+        spool = self._open_spool()
+        if spool.was_told(occasion["id"]):
+            return
+        sums = spool.read_fact("digest") or digest.begin_sums(self._wall())
+        urgency.count(sums, occasion)
+        told: dict[str, bool] = {occasion["id"]: False}
+        facts: dict[str, object] = dict(urgency.find_changes(occasion, self._settings.at_once))
+        messages: list[Letter] = []
+        if urgency.is_urgent(occasion, self._settings.at_once, spool):
+            if name := urgency.name_thread(occasion):
+                told[name] = False
+            bound = FOR_INCIDENTS if "incident" in occasion else PER_HOUR - 1
+            if spool.count_at_once(self._wall() - _HOUR_S) < bound or occasion["kind"] == "test":
+                told[occasion["id"]] = True
+                messages = self._make_messages(occasion, facts, sums)
+            else:
+                self._hold(occasion, facts, sums)
+        spool.add(messages, told=told, facts={"digest": sums, **facts}, now_s=self._wall())
+        for delivery in self._deliveries.values():
+            delivery.wake()
+
+    def _make_messages(
+        self, occasion: Mapping[str, Any], facts: dict[str, object], sums: digest.Sums | None
+    ) -> list[Letter]:
+        held = self._open_spool().read_fact("held") or {"count": 0, "messages": []}
+        body = render_body(
+            occasion,
+            host=self._host,
+            share=self._settings.share,
+            held=held["messages"],
+            held_count=held["count"],
+        )
+        if held["count"]:
+            facts["held"] = {"count": 0, "messages": []}
+            if sums is not None:
+                sums["held_back"] = max(0, sums["held_back"] - held["count"])
+        return [
+            Letter(
+                id=occasion["id"],
+                channel=key,
+                thread=occasion.get("key", occasion["kind"]),
+                kind=occasion["kind"],
+                body=body,
+                made_s=self._wall(),
+            )
+            for key, delivery in self._deliveries.items()
+            if delivery.channel.wants(occasion["kind"])
+        ]
+
+    def _hold(self, occasion: Mapping[str, Any], facts: dict[str, object], sums: digest.Sums) -> None:
+        held = self._open_spool().read_fact("held") or {"count": 0, "messages": []}
+        shown = {name: occasion[name] for name in ("id", "kind", "time")}
+        shown["text"] = render_text(occasion, self._settings.share)
+        facts["held"] = {"count": held["count"] + 1, "messages": [*held["messages"], shown][-MAX_HELD:]}
+        sums["held_back"] += 1
+
+    # -- the summary -------------------------------------------------------------------------------------------------
+
+    def _next_digest(self) -> float:
+        sums = self._open_spool().read_fact("digest")
+        is_weekly = self._settings.digest == "weekly"
+        return digest.next_digest(sums["since"] if sums else self._wall(), is_weekly=is_weekly)
+
+    def _send_digest(self) -> None:
+        spool, now_s = self._open_spool(), self._wall()
+        sums = spool.read_fact("digest")
+        facts: dict[str, object] = {"digest": digest.begin_sums(now_s)}
+        text, shown = digest.show_digest(sums, now_s, self._settings.share)
+        name = f"digest-{int(now_s)}"
+        occasion = {"id": name, "kind": "digest", "time": shown["until"], "what": text, "digest": shown}
+        messages = self._make_messages(occasion, facts, None)
+        try:
+            spool.add(messages, told={name: True}, facts=facts, now_s=now_s)
+        except sqlite3.Error as error:
+            spool.trouble = f"the spool can't be written: {error}"
+            return
+        for delivery in self._deliveries.values():
+            delivery.wake()
+
+    def _tidy(self) -> None:
+        self._tidy_s = self._clock()
+        spool = self._open_spool()
+        spool.forget_before(self._wall() - _KEEP_TOLD_S)
+        if spool.read_fact("digest") is None:
+            spool.add(facts={"digest": digest.begin_sums(self._wall())})
+
+    def _open_spool(self) -> Spool:
+        if self._spool is None:
+            raise RuntimeError("there are no settings yet")
+        return self._spool

@@ -1,0 +1,365 @@
+"""What is told at once, what is summed up, what has to wait; hostile text in it; what a restart and a full disk do."""
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from smtpguard.daemon.outlet.frames import HelperSettings, Up
+from smtpguard.notify import digest
+from smtpguard.notify.delivery import Channel, DeliveryError
+from smtpguard.notify.notification import FOR_INCIDENTS, PER_HOUR, Notification
+from smtpguard.notify.spool import Letter
+from smtpguard.resources import read_resource
+from smtpguard.settings.notify import NotifySettings, Webhook
+
+SCHEMA = jsonschema.Draft202012Validator(json.loads(read_resource("config", "notification.schema.json")))
+HOOK = Webhook(url="https://example.org/x", secret_file="/x", kinds=("incident-begins", "digest"))  # noqa: S106
+TIME = "2026-11-28T20:20:00.000000+01:00"
+
+
+class FakeChannel:
+    """Takes all, or nothing while it is down."""
+
+    key = name = type = "fake"
+
+    def __init__(self) -> None:
+        self.is_down = True
+
+    def wants(self, kind: str) -> bool:
+        return kind != "unwanted"
+
+    def send(self, message: Letter) -> str:
+        if self.is_down:
+            raise DeliveryError("down")
+        return message.id
+
+
+class Bench:
+    """The duty; its thread sends nothing."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:  # noqa: ANN401 - fields of NotifySettings
+        self.folder = folder
+        self.now_s = 1_795_000_000.0
+        self.said: list[tuple[Up, Any]] = []
+        self.channel = FakeChannel()
+        self.settings = settings
+        self.begin()
+
+    def begin(self) -> None:
+        def make(settings: NotifySettings) -> list[Channel]:
+            del settings
+            return [self.channel]
+
+        self.duty = Notification(
+            lambda kind, content=None: self.said.append((kind, content)),
+            lambda: None,
+            make=make,
+            wall=lambda: self.now_s,
+        )
+        self.configure(**self.settings)
+
+    def configure(self, **settings: Any) -> None:  # noqa: ANN401
+        notify = NotifySettings(webhooks=(HOOK,), **settings)
+        self.duty.configure(HelperSettings(state_path=str(self.folder / "state.db"), values={"notify": notify}))
+
+    def end(self) -> None:
+        self.duty.close()
+        self.spool.close()
+
+    @property
+    def spool(self) -> Any:  # noqa: ANN401
+        return self.duty._spool
+
+    def tell(self, *occasions: Mapping[str, Any]) -> None:
+        for occasion in occasions:
+            self.duty.take("occasion", occasion)
+
+    def messages(self) -> list[dict[str, Any]]:
+        found = []
+        for message in self.spool.list_waiting("fake"):
+            found.append(json.loads(self.spool.read_body(message.seq)))
+            SCHEMA.validate(found[-1])
+        return found
+
+    def kinds(self) -> list[str]:
+        return [message["kind"] for message in self.messages()]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def incident(key: str, *, over: bool = False, connects: int = 20, user: str = "web01", **more: Any) -> dict[str, Any]:  # noqa: ANN401
+    figures = {"verdicts": 1, "connects": connects, "refused": 10, "peak_per_minute": 20, "destination_count": 3}
+    shown = {
+        "id": key,
+        "first": TIME,
+        "last": TIME,
+        "mode": "enforce",
+        "rules": ["mx"],
+        "scripts": [{"script": "/home/web01/x/send.php", "count": 20}],
+        "destinations": [{"address": "192.0.2.2", "count": 20}],
+        "over": over,
+        **figures,
+    }
+    kind = "incident-over" if over else "incident-begins"
+    return {
+        "id": f"{key}-{kind}",
+        "kind": kind,
+        "time": TIME,
+        "key": key,
+        "user": user,
+        "uid": 1001,
+        "incident": shown,
+        **more,
+    }
+
+
+def begins(key: str, action: str = "block", mode: str = "enforce", **more: Any) -> dict[str, Any]:  # noqa: ANN401
+    verdict = {
+        "rule": "mx",
+        "count": 6,
+        "counted": "connections",
+        "limit": 5,
+        "window": 600,
+        "action": action,
+        "mode": mode,
+        "why_dry": "" if mode == "enforce" else "dry_run",
+        "ports": [25],
+        "until": None if action == "warn" else "2026-11-28T20:50:00.000000+01:00",
+        "left_to_fail2ban": False,
+        "script": more.pop("script", "/home/web01/x/send.php"),
+    }
+    occasion = incident(key, verdict=verdict, blocks=[], **more)
+    return occasion | {"id": f"{key}-{action}-{mode}"}
+
+
+def over(key: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401
+    return incident(key, over=True, **more)
+
+
+def brake(number: int, *, tripped: bool, mode: str = "enforce") -> dict[str, Any]:
+    what = {"tripped": tripped, "blocks": 4, "mode": mode, "limit": 3, "per": 600}
+    return {"id": f"breaker-{number}", "kind": "breaker", "time": TIME, "brake": what}
+
+
+def blind(number: int, *, holds: bool, condition: str = "blind") -> dict[str, Any]:
+    return {
+        "id": f"{condition}-{number}",
+        "kind": "blind",
+        "time": TIME,
+        "condition": condition,
+        "holds": holds,
+        "what": "bpf has died",
+    }
+
+
+def test_a_block_is_told_at_once_and_all_that_is_told_is_in_the_spool_first(bench: Bench) -> None:
+    bench.tell(begins("a"))
+    (message,) = bench.messages()
+    assert message["text"] == (
+        "web01 BLOCKED on port 25 until 20:50: 6 connections in 10 min, limit 5 (rule mx). "
+        "Script: .../send.php. See: smtpguard why web01"
+    )
+    assert bench.said == [("took", {"id": "a-block-enforce"})]
+
+
+def test_warnings_and_dry_run_are_for_the_summary_alone(bench: Bench) -> None:
+    for number in range(200):
+        bench.tell(begins(f"w{number}", "warn"), begins(f"d{number}", "block", "dry-run"))
+        bench.tell(over(f"w{number}"), over(f"d{number}"))
+    assert bench.kinds() == []
+    sums = bench.spool.read_fact("digest")
+    assert sums["begun"] == {"warn enforce": 200, "block dry-run": 200}
+    assert (sums["incidents"], sums["verdicts"], sums["connects"]) == (400, 400, 8000)
+
+
+def test_at_once_changes_that(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, at_once=("warn", "dry-run"))
+    bench.tell(begins("a", "warn"), begins("b", "throttle", "dry-run"), begins("c", "block"))
+    assert [message["incident"]["id"] for message in bench.messages()] == ["a", "b"]
+    assert bench.messages()[1]["text"].startswith("DRY RUN, nothing refused: web01 would be throttled on port 25 until")
+
+
+def test_one_message_an_incident_and_kind_whatever_it_becomes(bench: Bench) -> None:
+    bench.tell(begins("a", "warn"), begins("a", "throttle"), begins("a", "block"), over("a"), over("a"))
+    assert bench.kinds() == ["incident-begins", "incident-over"]
+    assert "THROTTLED" in bench.messages()[0]["text"]
+
+
+def test_the_end_of_what_nobody_was_told_of_is_not_told(bench: Bench) -> None:
+    bench.tell(begins("a", "warn"), over("a"), over("b"))
+    assert bench.kinds() == []
+
+
+def test_nothing_is_told_again_by_another_process(bench: Bench) -> None:
+    bench.tell(begins("a"), brake(1, tripped=True), blind(1, holds=True))
+    bench.end()
+    bench.begin()
+    bench.tell(begins("a"), begins("a", "throttle"), brake(2, tripped=True), blind(2, holds=True), over("a"))
+    assert bench.kinds() == ["incident-begins", "breaker", "blind", "incident-over"]
+
+
+def test_the_guards_own_condition_is_told_when_it_changes(bench: Bench) -> None:
+    bench.tell(*(blind(number, holds=False, condition=name) for number, name in enumerate(("blind", "off"))))
+    assert bench.kinds() == [], "a start that goes well"
+    bench.tell(blind(3, holds=True), blind(4, holds=False), blind(5, holds=True, condition="not-enforcing"))
+    assert [message["text"][:8] for message in bench.messages()] == ["BLIND: n", "It sees ", "NOT ENFO"]
+
+
+def test_a_brake_in_dry_run_is_for_the_summary(bench: Bench) -> None:
+    bench.tell(brake(1, tripped=True, mode="dry-run"))
+    assert bench.kinds() == []
+    assert bench.spool.read_fact("digest")["brakes"] == 1
+    bench.tell(brake(2, tripped=True), brake(3, tripped=False))
+    assert bench.kinds() == ["breaker", "breaker"]
+
+
+def test_thirty_an_hour_and_the_next_names_what_was_held_back(bench: Bench) -> None:
+    bench.tell(*(begins(f"i{number}", user=f"web{number}") for number in range(100)))
+    assert len(bench.kinds()) == FOR_INCIDENTS
+    for number in range(20):
+        bench.tell(brake(number, tripped=number % 2 == 0))
+    assert len(bench.kinds()) <= PER_HOUR
+    first_brake = next(message for message in bench.messages() if message["kind"] == "breaker")
+    assert first_brake["held_back"]["count"] == 100 - FOR_INCIDENTS
+    assert [held["id"] for held in first_brake["held_back"]["messages"]][-1] == "i99-block-enforce"
+    count = len(bench.kinds())
+    bench.now_s += 3601
+    bench.tell(begins("later"))
+    last = bench.messages()[-1]
+    assert last["incident"]["id"] == "later"
+    assert last["held_back"]["count"] == 20 - (count - FOR_INCIDENTS)
+    bench.tell(begins("later still"))
+    assert "held_back" not in bench.messages()[-1]
+
+
+def test_twenty_users_in_a_minute_then_many_verdicts(bench: Bench) -> None:
+    for number in range(20):
+        bench.tell(begins(f"i{number}", user=f"web{number}"))
+    for number in range(250):
+        bench.tell(begins(f"j{number}", user=f"shop{number}"))
+    for number in range(20):
+        bench.tell(over(f"i{number}", user=f"web{number}"))
+    for number in range(250):
+        bench.tell(over(f"j{number}", user=f"shop{number}", connects=number))
+    assert len(bench.kinds()) <= PER_HOUR
+    bench.now_s += 86_400
+    bench.duty.on_time(0)
+    summary = bench.messages()[-1]["digest"]
+    assert (summary["incidents"], summary["verdicts"]) == (270, 270)
+    assert summary["connects"] == 20 * 20 + sum(range(250))
+    assert summary["begun"] == {"block enforce": 270}
+    assert len(summary["users"]) <= 101
+    assert sum(row["connects"] for row in summary["users"]) == summary["connects"]
+
+
+def test_what_may_leave_the_host(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, share=())
+    bench.tell(begins("a"), over("a"))
+    text = json.dumps(bench.messages())
+    for secret in ("web01", "1001", "send.php", "/home", "192.0.2.2"):
+        assert secret not in text
+    assert bench.messages()[0]["text"].startswith("a user BLOCKED on port 25")
+    bench.configure(share=("user", "path", "destinations"))
+    bench.tell(begins("b"))
+    assert "Script: /home/web01/x/send.php." in bench.messages()[-1]["text"]
+    assert bench.messages()[-1]["incident"]["destinations"] == [{"address": "192.0.2.2", "count": 20}]
+
+
+def test_hostile_text_stays_in_its_place(bench: Bench) -> None:
+    script = r"/tmp/\x0d\x0aBcc:\x20a@b/<script>alert(1)</script>*_`[x](y).php"
+    bench.tell(begins("a", script=script, user="web%0A01"))
+    (message,) = bench.messages()
+    assert message["text"].isprintable()
+    assert message["text"].isascii()
+    assert "See: smtpguard blocks" in message["text"], "such a name can't be typed"
+
+
+def test_a_full_disk_is_waited_for(bench: Bench) -> None:
+    sound = bench.spool.add
+
+    def full(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    bench.spool.add = full
+    bench.tell(begins("a"), begins("b"))
+    assert bench.said == []
+    assert "disk is full" in str(bench.duty.report()["troubles"])
+    bench.spool.add = sound
+    bench.duty.on_time(0)
+    assert [content["id"] for _, content in bench.said] == ["a-block-enforce", "b-block-enforce"]
+    assert bench.duty.report()["troubles"] == [] or "down" in str(bench.duty.report()["troubles"])
+
+
+def test_a_damaged_spool_is_set_aside(tmp_path: Path) -> None:
+    (tmp_path / "notify-state.db").write_bytes(b"no database at all" * 1000)
+    bench = Bench(tmp_path)
+    bench.tell(begins("a"))
+    assert bench.kinds() == ["incident-begins"]
+    assert "begun anew" in str(bench.duty.report()["troubles"])
+    assert (tmp_path / "notify-state.db.broken").exists()
+    assert (tmp_path / "notify-state.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_where_no_file_can_be_made_memory_has_to_do(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "missing")
+    bench.tell(begins("a"))
+    assert bench.kinds() == ["incident-begins"]
+    assert "can't be used" in str(bench.duty.report()["troubles"])
+
+
+def test_messages_of_channels_that_are_gone_go_too(bench: Bench) -> None:
+    bench.tell(begins("a"))
+    bench.channel.key = "another"
+    bench.configure()
+    assert bench.kinds() == []
+    assert bench.spool.count_waiting() == 0
+
+
+@pytest.mark.parametrize(
+    ("last", "is_weekly", "due"),
+    [
+        ("2026-11-28 06:59", False, "2026-11-28 07:00"),
+        ("2026-11-28 07:00", False, "2026-11-29 07:00"),
+        ("2026-11-28 23:00", True, "2026-11-30 07:00"),
+        ("2026-11-30 07:00", True, "2026-12-07 07:00"),
+        ("2026-10-24 12:00", False, "2026-10-25 07:00"),
+    ],
+)
+def test_when_a_summary_is_due(last: str, is_weekly: bool, due: str, in_berlin: None) -> None:
+    del in_berlin
+    read = "%Y-%m-%d %H:%M"
+    found = digest.next_digest(time.mktime(time.strptime(last, read)), is_weekly=is_weekly)
+    assert time.strftime(read, time.localtime(found)) == due
+
+
+def test_no_summary_where_none_is_wanted(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, digest="none")
+    bench.now_s += 30 * 86_400
+    bench.duty.on_time(0)
+    assert bench.kinds() == []
+
+
+def test_a_summary_of_nothing_says_so_once_a_day(bench: Bench) -> None:
+    bench.now_s += 86_400
+    bench.duty.on_time(0)
+    bench.duty.on_time(0)
+    (message,) = bench.messages()
+    assert message["text"].startswith("Nothing since ")
+
+
+@pytest.fixture
+def in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
