@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from smtpguard.hooks import Task
+from smtpguard.notify.heartbeat import HeartbeatDuty
 from smtpguard.notify.helper import Duty, SayUp
 from smtpguard.notify.metrics_duty import MetricsDuty
 from smtpguard.notify.notification import Notification
@@ -11,4 +12,4 @@ from smtpguard.notify.notification import Notification
 def make_duties(say: SayUp, wake: Task) -> Sequence[Duty]:
     """All there are; one that the settings do not want does nothing."""
     messages = Notification(say, wake)
-    return (messages, MetricsDuty(messages))
+    return (messages, HeartbeatDuty(wake), MetricsDuty(messages))

@@ -42,7 +42,7 @@ class Duty(Protocol):
         """Take settings: the first ones, or changed ones."""
 
     def take(self, kind: str, content: Any) -> None:  # noqa: ANN401 - JSON values
-        """Take a packet: `occasion` or `snapshot`. Whoever keeps an occasion says `took` with its id."""
+        """Take a packet: `occasion`, `snapshot` or `health`. Whoever keeps an occasion says `took` with its id."""
 
     def next_due_s(self) -> float | None:
         """When it wants its turn (monotonic); None for never."""
@@ -135,7 +135,7 @@ class NotifyHelper:
             for duty in self._duties:
                 if kind == "reload":
                     self._try(duty, kind, partial(duty.configure, content))
-                elif kind in ("occasion", "snapshot"):
+                elif kind in ("occasion", "snapshot", "health"):
                     self._try(duty, kind, partial(duty.take, kind, content))
 
     def _try(self, duty: Duty, what: str, task: Task) -> None:

@@ -10,19 +10,19 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from smtpguard.daemon.outlet.frames import HelperSettings
 from smtpguard.hooks import ClockS, Task
 from smtpguard.notify import digest, urgency
 from smtpguard.notify.body import MAX_HELD, render_body
-from smtpguard.notify.delivery import Channel, Delivery
+from smtpguard.notify.channels import MakeChannels, make_channels
+from smtpguard.notify.delivery import Delivery
 from smtpguard.notify.helper import SayUp
 from smtpguard.notify.spool import Letter, Spool
 from smtpguard.notify.texts import render_text
-from smtpguard.notify.webhook import WebhookChannel
 from smtpguard.settings.notify import NotifySettings
 
 log = logging.getLogger(__name__)
@@ -35,19 +35,6 @@ _HOUR_S = 3600.0
 _KEEP_TOLD_S = 40 * 86_400.0
 _TIDY_S = 600.0
 _KEPT_IN_MEMORY = 512
-
-
-class MakeChannels(Protocol):
-    """Makes channels."""
-
-    def __call__(self, settings: NotifySettings) -> Sequence[Channel]:
-        """All that the settings want."""
-        ...
-
-
-def make_channels(settings: NotifySettings) -> Sequence[Channel]:
-    """All that the settings want."""
-    return [WebhookChannel(webhook) for webhook in settings.webhooks]
 
 
 class Notification:
@@ -91,7 +78,7 @@ class Notification:
     def configure(self, settings: HelperSettings) -> None:
         """Take settings: whoever is new is told from now on, whoever is gone no more."""
         self._settings = settings.values["notify"]
-        if self._settings.is_wanted and self._spool is None:
+        if self._settings.has_channels and self._spool is None:
             path = Path(settings.state_path)
             self._spool = Spool(str(path.with_name(f"notify-{path.name}")))
             if self._spool.trouble:
@@ -242,6 +229,9 @@ class Notification:
         spool, now_s = self._open_spool(), self._wall()
         sums = spool.read_fact("digest")
         facts: dict[str, object] = {"digest": digest.begin_sums(now_s)}
+        if digest.is_empty(sums) and self._settings.heartbeat is not None:  # that the guard lives is known
+            spool.add(facts=facts)
+            return
         text, shown = digest.show_digest(sums, now_s, self._settings.share)
         name = f"digest-{int(now_s)}"
         occasion = {"id": name, "kind": "digest", "time": shown["until"], "what": text, "digest": shown}

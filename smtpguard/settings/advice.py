@@ -44,6 +44,7 @@ def find_doubts(settings: Settings, *, uid_min: int = 1000) -> list[str]:
         *_doubt_shared(settings),
         *_doubt_exempt(settings, uid_min),
         *_doubt_metrics(settings),
+        *_doubt_notify(settings),
     ]
 
 
@@ -172,3 +173,17 @@ def show_duration(duration_ns: int) -> str:
         if duration_ns % size_ns == 0:
             return f"{duration_ns // size_ns}{unit}"
     return f"{duration_ns / NS:g}s"
+
+
+def _doubt_notify(settings: Settings) -> Iterator[str]:
+    notify = settings.notify
+    if notify.mail is not None and not (notify.webhooks or notify.urls or notify.hook):
+        yield (
+            "notify.mail is the only way to tell anybody: a host on block lists can't mail that it is. "
+            "Add a webhook or a hook"
+        )
+    plain = [webhook.url for webhook in notify.webhooks] + ([notify.heartbeat.url] if notify.heartbeat else [])
+    for url in plain:
+        if url.startswith("http://"):
+            host = url.removeprefix("http://").partition("/")[0]
+            yield f"notify: what goes to http://{host} can be read and changed on its way; use https"

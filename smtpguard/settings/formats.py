@@ -12,10 +12,16 @@ from smtpguard.settings.notations import (
     parse_destination,
     parse_duration,
     parse_rate,
+    parse_server,
     parse_translator,
     parse_uids,
 )
 from smtpguard.settings.yaml_lines import Path
+
+
+def _check_server(text: str, /) -> str:
+    parse_server(text)
+    return text
 
 
 class ParseText(Protocol):
@@ -32,6 +38,7 @@ FORMATS: Mapping[str, ParseText] = {
     "smtpguard-destination": parse_destination,
     "smtpguard-translator": parse_translator,
     "smtpguard-rate": parse_rate,
+    "smtpguard-server": _check_server,
 }
 _KINDS: Mapping[str, type | tuple[type, ...]] = {
     "object": dict,

@@ -56,6 +56,21 @@ def parse_uids(value: str | int) -> tuple[int, int]:
     return first, last
 
 
+_SERVER = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})")
+
+
+def parse_server(text: str) -> tuple[str, int]:
+    """`127.0.0.1:25`, `[::1]:25` or `mail.example.org:25` as host and port.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    match = _SERVER.fullmatch(text)
+    if match is None or not 0 < int(match[3]) < 65_536:
+        raise ValueError("not an address and a port such as 127.0.0.1:25")
+    return match[1] or match[2], int(match[3])
+
+
 TRANSLATOR_LENGTHS = (32, 40, 48, 56, 64, 96)
 """RFC 6052, 2.2."""
 

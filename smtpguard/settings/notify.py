@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from smtpguard.model import NS
 from smtpguard.settings.keys import live
 from smtpguard.settings.readers import read_command
 
@@ -40,6 +41,24 @@ KINDS: tuple[Kind, ...] = ("incident-begins", "incident-over", "breaker", "blind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """An address that gets a GET every so often while all is well."""
+
+    url: str
+    every_ns: int = 300 * NS
+
+
+def _read_heartbeat(value: Mapping[str, Any] | None, /) -> Heartbeat | None:
+    if value is None:
+        return None
+    return Heartbeat(url=value["url"], every_ns=value.get("every", 300 * NS))
+
+
+LOCAL_SERVER = "127.0.0.1:25"
+"""Where mails are handed over unless said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NotifySettings:
     """Who is notified, of what, and what they are told.
 
@@ -47,6 +66,9 @@ class NotifySettings:
         webhooks: Addresses with a signature.
         urls: Addresses as Apprise writes them.
         hook: Program that gets each message, as argv.
+        mail: Who gets a mail of each message: an address, or a login of this host.
+        smtp: The mail server that takes them, as address and port.
+        heartbeat: Who is to notice where nothing comes.
         digest: How often a summary is sent.
         at_once: Which verdicts are told at once; the others are in the digest.
         share: What may leave this host.
@@ -55,11 +77,19 @@ class NotifySettings:
     webhooks: tuple[Webhook, ...] = field(default=(), metadata=live("notify.webhooks", _read_webhooks))
     urls: tuple[str, ...] = field(default=(), metadata=live("notify.urls", tuple))
     hook: tuple[str, ...] | None = field(default=None, metadata=live("notify.hook", read_command))
+    mail: str | None = field(default=None, metadata=live("notify.mail"))
+    smtp: str = field(default=LOCAL_SERVER, metadata=live("notify.smtp"))
+    heartbeat: Heartbeat | None = field(default=None, metadata=live("notify.heartbeat", _read_heartbeat))
     digest: Literal["daily", "weekly", "none"] = field(default="daily", metadata=live("notify.digest"))
     at_once: tuple[AtOnce, ...] = field(default=("block", "throttle"), metadata=live("notify.at_once", tuple))
     share: tuple[Share, ...] = field(default=("user", "domain", "script"), metadata=live("notify.share", tuple))
 
     @property
+    def has_channels(self) -> bool:
+        """Whether anybody gets messages."""
+        return bool(self.webhooks or self.urls or self.hook or self.mail)
+
+    @property
     def is_wanted(self) -> bool:
-        """Whether anybody is notified."""
-        return bool(self.webhooks or self.urls or self.hook)
+        """Whether anybody is notified of anything."""
+        return self.has_channels or self.heartbeat is not None

@@ -1,5 +1,6 @@
 """The real daemon tells a real receiver in another namespace."""
 
+import json
 import os
 import signal
 import time
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 
 from smtpguard.control.client import ask
+from smtpguard.demo.lab import PEER4
 from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
-from tests.support.webhook import Receiver
+from tests.support.webhook import SCHEMA, Receiver
 
 pytestmark = pytest.mark.kernel
 
@@ -119,6 +121,41 @@ def test_a_reload_changes_whom_of_what_and_how_much(host: Host) -> None:
     assert host.cli("reload").returncode == 0
     wait_for(lambda: not find_helper(host))
     assert len(receiver.tried()) == 1
+
+
+def test_a_hook_and_a_mail(host: Host) -> None:
+    host.start()
+    hook = Path(host.lab.directory) / "hook"
+    hook.write_text(f"#!/bin/sh\ngrep '^Cap' /proc/self/status >{hook}.caps\ncat >>{hook}.got\n")
+    hook.chmod(0o755)
+    host.configure(notify={"hook": str(hook), "mail": "root", "smtp": f"{PEER4}:25"})
+    assert host.cli("reload").returncode == 0
+    assert host.connect(SPAMMER, 20).ok == 5
+    wait_for(lambda: "hook hook 1 sent, 0 waiting" in host.cli("status", "-v").stdout)
+    wait_for(lambda: "mail to root 1 sent, 0 waiting" in host.cli("status", "-v").stdout)
+    (line,) = Path(f"{hook}.got").read_text().splitlines()
+    message = json.loads(line)
+    SCHEMA.validate(message)
+    assert message["incident"]["user"] == SPAMMER[0]
+    rights = dict(line.split(":\t") for line in Path(f"{hook}.caps").read_text().splitlines())
+    assert {int(rights[which], 16) for which in ("CapPrm", "CapEff", "CapInh", "CapAmb")} == {0}
+
+
+def test_a_heartbeat_only_while_all_is_well(host: Host) -> None:
+    receiver = Receiver(host)
+    receiver.start()
+    host.start()
+    host.configure(notify={"heartbeat": {"url": receiver.url + "?alive", "every": "1s"}})
+    assert host.cli("reload").returncode == 0
+    wait_for(lambda: len(receiver.beats()) > 2, 20)
+    assert host.cli("off").returncode == 0
+    wait_for(lambda: "none now" in host.cli("status", "-v").stdout)
+    count = len(receiver.beats())
+    time.sleep(3)
+    assert len(receiver.beats()) == count
+    assert host.cli("on").returncode == 0
+    wait_for(lambda: len(receiver.beats()) > count, 20)
+    assert not receiver.messages_tried()
 
 
 @pytest.mark.parametrize("mode", ["500", "slow", "close", "redirect"])

@@ -42,7 +42,13 @@ class Handler(BaseHTTPRequestHandler):
         self.do_POST()
 
     def _note(self, name: str, body: str) -> None:
-        row = {"time": time.time(), "path": self.path, "headers": dict(self.headers), "body": body}
+        row = {
+            "method": self.command,
+            "time": time.time(),
+            "path": self.path,
+            "headers": dict(self.headers),
+            "body": body,
+        }
         with (FOLDER / name).open("a") as file:
             file.write(json.dumps(row) + "\n")
 

@@ -81,6 +81,14 @@ class Receiver:
         """Messages that were sent, taken or not."""
         return [verify(row) for row in self._rows("tried")]
 
+    def beats(self) -> list[float]:
+        """When a heartbeat came, and was taken."""
+        return [row["time"] for row in self._rows("taken") if row["method"] == "GET"]
+
+    def messages_tried(self) -> int:
+        """How many messages were sent, verified or not."""
+        return sum(row["method"] == "POST" for row in self._rows("tried"))
+
     def _rows(self, name: str) -> list[dict[str, Any]]:
         path = self.folder / name
         return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []

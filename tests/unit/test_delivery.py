@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpguard.notify import webhook as module
+from smtpguard.notify import request as module
 from smtpguard.notify.delivery import Delivery, DeliveryError
 from smtpguard.notify.retry import next_pause
 from smtpguard.notify.spool import MAX_MESSAGES, Letter, Spool

@@ -16,7 +16,7 @@ from smtpguard.notify.delivery import Channel, DeliveryError
 from smtpguard.notify.notification import FOR_INCIDENTS, PER_HOUR, Notification
 from smtpguard.notify.spool import Letter
 from smtpguard.resources import read_resource
-from smtpguard.settings.notify import NotifySettings, Webhook
+from smtpguard.settings.notify import Heartbeat, NotifySettings, Webhook
 
 SCHEMA = jsonschema.Draft202012Validator(json.loads(read_resource("config", "notification.schema.json")))
 HOOK = Webhook(url="https://example.org/x", secret_file="/x", kinds=("incident-begins", "digest"))  # noqa: S106
@@ -89,6 +89,11 @@ class Bench:
 
     def kinds(self) -> list[str]:
         return [message["kind"] for message in self.messages()]
+
+
+@pytest.fixture(autouse=True)
+def without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smtpguard.notify.notification.Delivery.start", lambda _: None)
 
 
 @pytest.fixture
@@ -354,6 +359,18 @@ def test_a_summary_of_nothing_says_so_once_a_day(bench: Bench) -> None:
     bench.duty.on_time(0)
     (message,) = bench.messages()
     assert message["text"].startswith("Nothing since ")
+
+
+def test_a_summary_of_nothing_is_not_sent_where_there_is_a_heartbeat(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, heartbeat=Heartbeat(url="https://example.org/"))
+    for _ in range(3):
+        bench.now_s += 86_400
+        bench.duty.on_time(0)
+    assert bench.kinds() == []
+    bench.tell(over("a"))
+    bench.now_s += 86_400
+    bench.duty.on_time(0)
+    assert bench.kinds() == ["digest"]
 
 
 @pytest.fixture

@@ -396,7 +396,7 @@ def test_what_the_kernel_does(up: bool, said: str) -> None:
         ),
         (
             "notify: {urls: ['mailto://a@example.org']}",
-            "1: notify.urls is not supported in version 0.1. Use webhooks.",
+            "1: notify.urls is not supported in version 0.1. Use webhooks, mail or a hook.",
         ),
         (
             "rules: [{name: r, count: mails, limit: 1, window: 1m}]",

@@ -13,8 +13,8 @@ from smtpguard.settings import Settings
 
 MAX_BYTES = 100_000
 """Longest packet: the kernel's own limit for one is about 200 kB, unless somebody has changed it."""
-Down = Literal["reload", "occasion", "snapshot", "stop"]
-"""Daemon to process: the settings (first of all, and when they change), something to be told, figures, the end."""
+Down = Literal["reload", "occasion", "snapshot", "health", "stop"]
+"""Daemon to process: the settings (first, and when they change), an occasion, figures, how it fares, the end."""
 Up = Literal["ready", "seen", "took", "report"]
 """Process to daemon: it has begun, it has read a packet, an occasion is in its file, and how it fares."""
 

@@ -130,6 +130,15 @@ class Messenger:
             taken = False
         self._counts["snapshot"] += not taken
 
+    def send_health(self, *, is_well: bool, why: str) -> None:
+        """Say whether all is well; whoever hears nothing takes it that nothing is.
+
+        Args:
+            is_well: Whether the guard guards, and the kernel holds what it ought to.
+            why: How it fares, in one line.
+        """
+        self._send(render_frame("health", {"well": is_well, "why": why}))
+
     def reconfigure(self, settings: Settings) -> None:
         """Take a new configuration: start the process, tell it, or end it."""
         before, self._settings = pick_settings(self._settings), settings

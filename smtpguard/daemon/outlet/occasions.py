@@ -22,6 +22,10 @@ BLIND_NS = 5 * NS
 """So long it has to last: a source that dies has a successor within one."""
 
 
+HEALTH_NS = 10 * NS
+"""How often it is said that all is well."""
+
+
 class Condition(Protocol):
     """How the guard fares, see Status."""
 
@@ -31,6 +35,10 @@ class Condition(Protocol):
 
     def is_acting(self) -> bool:
         """Whether enforcement is in place where it is wanted."""
+        ...
+
+    def is_well(self) -> bool:
+        """Whether it guards, and the kernel holds what it ought to."""
         ...
 
     def headline(self) -> str:
@@ -55,6 +63,7 @@ class Occasions:
         self._is_off = is_off
         self._since_ns: dict[str, int] = {}
         self._told: dict[str, bool] = {}
+        self._health: tuple[bool, int] = (False, -HEALTH_NS)
         self.condition: Condition | None = None
 
     def incident_begins(self, row: IncidentRow, verdict: Verdict, entry: Entry, *, is_left: bool) -> None:
@@ -119,6 +128,7 @@ class Occasions:
         """
         if self.condition is None or not self._messenger.is_used:
             return
+        self._tell_health(now_ns, self.condition)
         facts = {
             "blind": not self.condition.is_seeing(),
             "not-enforcing": not self.condition.is_acting(),
@@ -132,6 +142,12 @@ class Occasions:
                 self._told[name] = holds
                 headline = self.condition.headline()
                 self._tell("blind", f"{name}-{self._stamp()}", condition=name, holds=holds, what=headline)
+
+    def _tell_health(self, now_ns: int, condition: Condition) -> None:
+        is_well, (before, told_ns) = condition.is_well(), self._health
+        if is_well != before or now_ns - told_ns >= HEALTH_NS:
+            self._health = (is_well, now_ns)
+            self._messenger.send_health(is_well=is_well, why=condition.headline())
 
     def _tell(self, kind: str, name: str, row: IncidentRow | None = None, /, **details: Any) -> None:  # noqa: ANN401 - JSON
         occasion: dict[str, Any] = {"id": name, "kind": kind, "time": render_time(self._wall.to_wall_ns(self._now()))}

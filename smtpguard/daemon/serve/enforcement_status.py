@@ -71,6 +71,12 @@ class EnforcementStatus:
                 found.append(f"can't compare the kernel with the list: {comparison.trouble}")
         return found
 
+    def is_in_sync(self) -> bool:
+        """Whether the kernel holds what the list says, as far as anybody has looked."""
+        comparison = self._means.comparison
+        differs = comparison is not None and bool(comparison.differences or comparison.trouble)
+        return not differs and not list(self._means.health.list_out_of_sync())
+
     def exactness(self) -> Exactness:
         """Which limits are exact, and by how much others may be exceeded."""
         return describe_exactness(self._guard.settings, self._means.credits.exact_rules)

@@ -169,6 +169,10 @@ class Status:
         """Whether enforcement is in place where it is wanted."""
         return self._means.is_acting()
 
+    def is_well(self) -> bool:
+        """Whether it guards, nobody has switched it off, and the kernel holds what the list says."""
+        return self.is_ready() and not self._engine.is_off and self._means.is_in_sync()
+
     def headline(self) -> str:
         """How the guard fares, in one line."""
         text = self._sources.headline(self._means.headline())

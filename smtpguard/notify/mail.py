@@ -1,0 +1,107 @@
+"""A mail to the administrator, by SMTP to the local server: never by a set-id program, which NoNewPrivileges forbids.
+
+Headers are printable ASCII whatever a message holds, so that nothing can be put among them. Whoever answers as a server
+has 30 s in all.
+"""
+
+import email.utils
+import json
+import smtplib
+import threading
+from contextlib import suppress
+from email.message import EmailMessage
+from email.policy import SMTP
+from socket import SHUT_RDWR
+from typing import Any
+
+from smtpguard.notify.delivery import DeliveryError
+from smtpguard.notify.plain import to_plain
+from smtpguard.notify.spool import Letter
+from smtpguard.settings.notations import parse_server
+from smtpguard.text import render_words
+
+TOTAL_S = 30.0
+_TIMEOUT_S = 10.0
+_MAX_SUBJECT = 150
+
+
+def render_mail(letter: Letter, to: str) -> EmailMessage:
+    """The mail of a message: the same bytes whenever it is sent again, but for nothing.
+
+    Args:
+        letter: The message.
+        to: Whom it is for: an address, or a login of this host.
+    """
+    message: dict[str, Any] = json.loads(letter.body)
+    host = to_plain(str(message["host"]))
+    mail = EmailMessage(policy=SMTP)
+    mail["From"] = f"smtpguard <root@{host}>" if "." in host else "smtpguard <root>"
+    mail["To"] = to
+    mail["Subject"] = to_plain(f"[smtpguard {host}] {message['text']}")[:_MAX_SUBJECT]
+    mail["Date"] = email.utils.formatdate(letter.made_s)
+    mail["Message-ID"] = f"<{to_plain(letter.id)}@{host or 'localhost'}>"
+    mail["Auto-Submitted"] = "auto-generated"
+    mail.set_content("\n".join(_list_lines(message)) + "\n", cte="7bit")
+    return mail
+
+
+def _list_lines(message: dict[str, Any]) -> list[str]:
+    lines = [to_plain(str(message["text"])), ""]
+    held = message.get("held_back", {}).get("messages", ())
+    lines += [f"Before this, held back: {to_plain(str(earlier['text']))}" for earlier in held]
+    shown = {name: message[name] for name in ("incident", "why", "digest", "breaker", "condition") if name in message}
+    lines += json.dumps(shown, indent=2, ensure_ascii=True).splitlines() if shown else []
+    return [line[i : i + 900] for line in lines for i in range(0, max(1, len(line)), 900)]
+
+
+class MailChannel:
+    """The server, and whom the mails are for.
+
+    Args:
+        to: An address, or a login of this host.
+        server: Its address and port.
+    """
+
+    type = "mail"
+
+    def __init__(self, to: str, server: str) -> None:
+        self._to = to
+        self._host, self._port = parse_server(server)
+        self.key = f"mail:{to}"
+        self.name = f"mail to {to}"
+
+    def wants(self, kind: str) -> bool:
+        """All kinds."""
+        return bool(kind)
+
+    def send(self, letter: Letter) -> str:
+        """Hand it to the server."""
+        mail = render_mail(letter, self._to)
+        client = smtplib.SMTP(timeout=_TIMEOUT_S, local_hostname="localhost")
+        timer = threading.Timer(TOTAL_S, _cut, (client,))
+        timer.daemon = True
+        timer.start()
+        try:
+            client.connect(self._host, self._port)
+            client.send_message(mail, to_addrs=[self._to])
+            with suppress(OSError, smtplib.SMTPException):
+                client.quit()
+        except (OSError, smtplib.SMTPException) as error:
+            raise DeliveryError(_explain(error)) from error
+        finally:
+            timer.cancel()
+            client.close()
+        return "the server took it"
+
+
+def _cut(client: smtplib.SMTP) -> None:
+    if client.sock is not None:
+        with suppress(OSError):
+            client.sock.shutdown(SHUT_RDWR)
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        code, answer = next(iter(error.recipients.values()))
+        return render_words(f"{code} {answer!r}", max_bytes=200)
+    return render_words(f"{type(error).__name__}: {error}", max_bytes=200)
