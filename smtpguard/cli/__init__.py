@@ -26,6 +26,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "incidents": ("smtpguard.cli.incidents", "Show incidents, the newest first, or close one."),
     "report": ("smtpguard.cli.report", "Show a day, or another time, of the whole host."),
     "note": ("smtpguard.cli.note", "Keep a note about a user."),
+    "notify": ("smtpguard.cli.notify", "Try out who is told of blocks."),
     "replay": ("smtpguard.cli.replay", "Show what the rules would have done with an audit log."),
     "demo": ("smtpguard.cli.demo", "Show a hacked site being stopped, in namespaces of its own."),
     "exempt": ("smtpguard.cli.exempt", "Exit 0 if the user is exempt."),

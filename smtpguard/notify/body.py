@@ -35,7 +35,7 @@ def render_body(
         "kind": occasion["kind"],
         "time": occasion["time"],
         "host": host,
-        "text": render_text(occasion, share),
+        "text": ("TEST, nothing has happened: " if occasion.get("is_test") else "") + render_text(occasion, share),
     }
     if "incident" in occasion:
         body["incident"] = _show_incident(occasion, share)
@@ -78,8 +78,10 @@ def _show_why(occasion: Mapping[str, Any], share: Collection[str]) -> dict[str, 
         "blocks": occasion.get("blocks", ()),
         "refused": {"hour": incident["refused"]},
         "attempts": {"hour": incident["connects"]},
+        "failed": {"hour": 0},
         "destinations": (),
         "blind": (),
+        "time": occasion["time"],
     }
     verdict, sentence = judge(known, is_seeing=True)
     return {

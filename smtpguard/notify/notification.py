@@ -153,13 +153,20 @@ class Notification:
             try:
                 self._keep(occasion)
             except sqlite3.Error as error:
+                # A disk that is full: it waits here, and so does what comes after it.
                 if self._spool is not None:
                     self._spool.trouble = f"the spool can't be written: {error}"
                 return
+            except Exception:  # our mistake: it must not keep all others from being told
+                self._let_go(occasion)
+                raise
             if self._spool is not None and (self._spool.trouble or "").startswith("the spool"):
                 self._spool.trouble = None
-            del self._untaken[0]
-            self._say("took", {"id": occasion["id"]})
+            self._let_go(occasion)
+
+    def _let_go(self, occasion: Mapping[str, Any]) -> None:
+        del self._untaken[0]
+        self._say("took", {"id": occasion["id"]})
 
     def _keep(self, occasion: Mapping[str, Any]) -> None:
         spool = self._open_spool()

@@ -50,6 +50,7 @@ STRICT = {
     "reload": ["reload"],
     "replay": ["replay", "/dev/null"],
     "nft show": ["nft", "show"],
+    "notify test": ["notify", "test"],
     "setup": ["setup", "--root", "{root}", "--yes"],
 }
 """What acts on the configuration."""
@@ -139,7 +140,7 @@ def broken(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def call(words: list[str], path: str) -> Result:
-    head = 2 if words[0] == "nft" else 1
+    head = 2 if words[0] in ("nft", "notify") else 1
     return CliRunner().invoke(main, [*words[:head], "--config", path, *words[head:]])
 
 

@@ -158,6 +158,26 @@ def test_a_heartbeat_only_while_all_is_well(host: Host) -> None:
     assert not receiver.messages_tried()
 
 
+def test_one_of_each_is_tried_for_real_without_a_daemon(host: Host) -> None:
+    done = host.cli("notify", "test")
+    assert done.returncode == 1
+    assert "nobody is notified" in done.stderr
+    receiver = Receiver(host)
+    receiver.start()
+    host.configure(notify={"webhooks": [receiver.webhook | {"kinds": ["digest", "breaker"]}]})
+    done = host.cli("notify", "test")
+    assert done.returncode == 0, done
+    assert done.stdout.splitlines() == [
+        f"ok      {kind}: webhook {PEER4}: it answered 204" for kind in ("breaker", "digest", "test")
+    ]
+    receiver.answer("500")
+    host.configure(notify={"webhooks": [receiver.webhook]})
+    done = host.cli("notify", "test", "--kind", "incident-begins")
+    assert (done.returncode, done.stdout) == (1, f"FAILED  incident-begins: webhook {PEER4}: it answered 500\n")
+    assert all(message["text"].startswith("TEST, nothing has happened: ") for message in receiver.tried())
+    assert host.cli("notify", "test", "--kind", "x").returncode == 2
+
+
 @pytest.mark.parametrize("mode", ["500", "slow", "close", "redirect"])
 @pytest.mark.long
 def test_whatever_the_receiver_does_nobody_waits_and_it_comes_when_all_is_well(host: Host, mode: str) -> None:

@@ -12,11 +12,13 @@ import pytest
 
 from smtpguard.daemon.outlet.frames import HelperSettings, Up
 from smtpguard.notify import digest
+from smtpguard.notify.body import render_body
 from smtpguard.notify.delivery import Channel, DeliveryError
 from smtpguard.notify.notification import FOR_INCIDENTS, PER_HOUR, Notification
+from smtpguard.notify.samples import KINDS, make_sample
 from smtpguard.notify.spool import Letter
 from smtpguard.resources import read_resource
-from smtpguard.settings.notify import Heartbeat, NotifySettings, Webhook
+from smtpguard.settings.notify import Heartbeat, Kind, NotifySettings, Webhook
 
 SCHEMA = jsonschema.Draft202012Validator(json.loads(read_resource("config", "notification.schema.json")))
 HOOK = Webhook(url="https://example.org/x", secret_file="/x", kinds=("incident-begins", "digest"))  # noqa: S106
@@ -142,7 +144,10 @@ def begins(key: str, action: str = "block", mode: str = "enforce", **more: Any) 
         "left_to_fail2ban": False,
         "script": more.pop("script", "/home/web01/x/send.php"),
     }
-    occasion = incident(key, verdict=verdict, blocks=[], **more)
+    block = {"kind": action, "ports": [25], "since": TIME, "until": verdict["until"], "by": "guard", "rule": "mx"}
+    is_refused = mode == "enforce" and action != "warn"
+    blocks = [block | {"mode": mode, "suspended": False}] if is_refused else []
+    occasion = incident(key, verdict=verdict, blocks=blocks, **more)
     return occasion | {"id": f"{key}-{action}-{mode}"}
 
 
@@ -173,6 +178,7 @@ def test_a_block_is_told_at_once_and_all_that_is_told_is_in_the_spool_first(benc
         "web01 BLOCKED on port 25 until 20:50: 6 connections in 10 min, limit 5 (rule mx). "
         "Script: .../send.php. See: smtpguard why web01"
     )
+    assert message["why"]["verdict"] == "US: port 25 refused since 20:20, until 20:50, rule mx"
     assert bench.said == [("took", {"id": "a-block-enforce"})]
 
 
@@ -304,6 +310,14 @@ def test_a_full_disk_is_waited_for(bench: Bench) -> None:
     assert bench.duty.report()["troubles"] == [] or "down" in str(bench.duty.report()["troubles"])
 
 
+def test_an_occasion_that_can_not_be_told_holds_up_no_other(bench: Bench) -> None:
+    with pytest.raises(KeyError):
+        bench.tell({"id": "odd", "kind": "incident-begins", "key": "odd", "time": TIME})
+    bench.tell(begins("a"))
+    assert [content["id"] for _, content in bench.said] == ["odd", "a-block-enforce"]
+    assert bench.kinds() == ["incident-begins"]
+
+
 def test_a_damaged_spool_is_set_aside(tmp_path: Path) -> None:
     (tmp_path / "notify-state.db").write_bytes(b"no database at all" * 1000)
     bench = Bench(tmp_path)
@@ -380,3 +394,11 @@ def in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     monkeypatch.undo()
     time.tzset()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sample_of_each_kind_is_valid_and_says_that_it_is_one(kind: Kind) -> None:
+    sample = make_sample(kind, now_s=1.795e9, now=TIME, until=TIME)
+    message = json.loads(render_body(sample, host="web", share=("user", "script")))
+    SCHEMA.validate(message)
+    assert message["text"].startswith("TEST, nothing has happened: ")

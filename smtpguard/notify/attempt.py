@@ -1,0 +1,73 @@
+"""`smtpguard notify test`: one message of each kind is sent for real, and what came back is told."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from smtpguard.errors import GuardError
+from smtpguard.logline import render_time
+from smtpguard.notify.body import render_body
+from smtpguard.notify.channels import make_channels
+from smtpguard.notify.delivery import DeliveryError
+from smtpguard.notify.heartbeat import send_heartbeat
+from smtpguard.notify.samples import make_sample
+from smtpguard.notify.spool import Letter
+from smtpguard.settings.notify import Kind, NotifySettings
+
+_BLOCK_NS = 1800 * 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """What came of a message.
+
+    Attributes:
+        channel: By which way.
+        kind: Of what; "GET" for the heartbeat.
+        is_sent: Whether it was taken.
+        answer: What came back.
+    """
+
+    channel: str
+    kind: str
+    is_sent: bool
+    answer: str
+
+
+def send_samples(settings: NotifySettings, kinds: Sequence[Kind]) -> Iterator[Attempt]:
+    """Send them, one after another, on each channel that wants them.
+
+    Raises:
+        GuardError: Nobody is to be told anything.
+    """
+    channels = make_channels(settings)
+    if not channels and settings.heartbeat is None:
+        raise GuardError("nobody is notified", fix="set notify.webhooks, notify.mail or notify.hook")
+    for kind in kinds:
+        now_ns = time.time_ns()
+        now, until = render_time(now_ns), render_time(now_ns + _BLOCK_NS)
+        sample = make_sample(kind, now_s=now_ns / 1e9, now=now, until=until)
+        body = render_body(sample, host=os.uname().nodename, share=settings.share)
+        for channel in channels:
+            if not channel.wants(kind):
+                continue
+            letter = Letter(
+                id=sample["id"], channel=channel.key, thread="test", kind=kind, body=body, made_s=now_ns / 1e9
+            )
+            yield _try(channel.name, kind, partial(channel.send, letter))
+    if settings.heartbeat is not None:
+        yield _try("heartbeat", "GET", partial(send_heartbeat, settings.heartbeat.url))
+
+
+class _Send(Protocol):
+    def __call__(self) -> str: ...
+
+
+def _try(channel: str, kind: str, send: _Send) -> Attempt:
+    try:
+        return Attempt(channel=channel, kind=kind, is_sent=True, answer=send())
+    except DeliveryError as error:
+        return Attempt(channel=channel, kind=kind, is_sent=False, answer=str(error))
