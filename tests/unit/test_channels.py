@@ -115,13 +115,15 @@ class SmtpServer:
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.mails: list[bytes] = []
         self.envelopes: list[str] = []
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._threads = [threading.Thread(target=self._serve, daemon=True)]
+        self._threads[0].start()
 
     def _serve(self) -> None:
         with suppress(OSError):
             while True:
                 peer, _ = self._listener.accept()
-                threading.Thread(target=self._handle, args=(peer,), daemon=True).start()
+                self._threads.append(threading.Thread(target=self._handle, args=(peer,), daemon=True))
+                self._threads[-1].start()
 
     def _handle(self, peer: socket.socket) -> None:
         with peer, peer.makefile("rb") as lines, suppress(OSError):
@@ -143,7 +145,10 @@ class SmtpServer:
                 peer.sendall(b"250 ok\r\n" if verb != b"QUIT" else b"221 bye\r\n")
 
     def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # wakes who waits in accept
         self._listener.close()
+        for thread in self._threads:
+            thread.join(10)
 
 
 @pytest.fixture
