@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from smtpguard.notify.apprise_channel import AppriseChannel
 from smtpguard.notify.delivery import Channel
 from smtpguard.notify.hook import HookChannel
 from smtpguard.notify.mail import MailChannel
@@ -25,4 +26,5 @@ def make_channels(settings: NotifySettings) -> Sequence[Channel]:
         channels.append(HookChannel(settings.hook))
     if settings.mail is not None:
         channels.append(MailChannel(settings.mail, settings.smtp))
+    channels += [AppriseChannel(url, number) for number, url in enumerate(settings.urls, 1)]
     return channels

@@ -36,7 +36,6 @@ UNBUILT: dict[str, str] = {
     "sources[]=postfix|exim|maillog": "Use auto or bpf.",
     "rules[].count=messages|recipients": _COUNT,
     "rules[].path=local|any": "Mail by the local mail server is not counted: use smtp.",
-    "notify.urls": "Use webhooks, mail or a hook.",
 }
 """Settings that are refused because nothing would carry them out: key to what to use, see checks.find_unbuilt."""
 

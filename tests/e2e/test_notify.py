@@ -178,6 +178,28 @@ def test_one_of_each_is_tried_for_real_without_a_daemon(host: Host) -> None:
     assert host.cli("notify", "test", "--kind", "x").returncode == 2
 
 
+@pytest.mark.long
+def test_the_brake_and_the_panic_switch_are_told(host: Host) -> None:
+    receiver = Receiver(host)
+    receiver.start()
+    host.configure(breaker={"blocks": 1})
+    begin(host, receiver)
+    for user in (SPAMMER, INNOCENT, OTHER):
+        host.connect(user, 8)
+    (brake,) = wait_for(lambda: receiver.taken("breaker"))
+    assert brake["breaker"]["tripped"]
+    assert host.cli("off").returncode == 0
+    (off,) = wait_for(lambda: receiver.taken("blind"), 20)
+    assert off["condition"] | {"status": ""} == {"name": "off", "holds": True, "status": ""}
+    assert host.stop() == 0
+    host.start(ready=False)
+    time.sleep(8)
+    assert len(receiver.taken("blind")) == 1, "not again at a restart"
+    assert host.cli("on").returncode == 0
+    wait_for(lambda: len(receiver.taken("blind")) == 2, 20)
+    assert receiver.taken("blind")[1]["text"] == "Switched on again."
+
+
 @pytest.mark.parametrize("mode", ["500", "slow", "close", "redirect"])
 @pytest.mark.long
 def test_whatever_the_receiver_does_nobody_waits_and_it_comes_when_all_is_well(host: Host, mode: str) -> None:

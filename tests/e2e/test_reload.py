@@ -203,7 +203,7 @@ SHOWN_ELSEWHERE = {
     "notify.share": "test_notify.py: def test_a_reload_changes_whom_of_what_and_how_much",
     "notify.digest": None,  # tests/unit/test_notification.py: a summary is a day away
     "notify.heartbeat": "test_notify.py: def test_a_heartbeat_only_while_all_is_well",
-    "notify.urls": None,  # not supported yet
+    "notify.urls": None,  # tests/unit/test_apprise.py: nobody is to be told by a test
     "notify.hook": "test_notify.py: def test_a_hook_and_a_mail",
     "notify.mail": "test_notify.py: def test_a_hook_and_a_mail",
     "notify.smtp": "test_notify.py: def test_a_hook_and_a_mail",

@@ -29,6 +29,7 @@ CHANGES: dict[str, Any] = {
     "attribution": {"php": False},
     "nft": {"nflog_group": 26},
     "uid_min": 900,
+    "notify": {"digest": "weekly"},
     "nat64": ["2001:db8:64::/96"],
 }
 """Each key, and another value for it that lets everybody do what they might before. Rules are added."""

@@ -9,8 +9,8 @@ from tests.lived.settings import CHANGES
 
 ELSEWHERE = {"version", "dry_run"}
 """Keys that are not changed in turn: one has one value, the other is a happening of its own."""
-IDLE = {"accounts", "notify", "metrics"}
-"""Keys that no running part reads yet."""
+IDLE = {"accounts", "metrics"}
+"""Keys of parts that the lived-in host does not have; they wait for a restart."""
 
 
 def test_each_key_of_the_configuration_is_changed_under_the_guard() -> None:

@@ -350,7 +350,6 @@ def test_wrong(tmp_path: Path, text: str, line: int, what: str) -> None:
         ),
         ("rules: [{" + RULE.replace("connections", "recipients") + "}]", "rules[0].count: recipients is not supported"),
         ("rules: [{" + RULE + ", path: local}]", "rules[0].path: local is not supported in version 0.1."),
-        ("notify: {urls: ['mailto://a@example.org']}", "notify.urls is not supported in version 0.1."),
     ],
 )
 def test_unbuilt_is_refused(tmp_path: Path, text: str, what: str) -> None:

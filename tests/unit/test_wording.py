@@ -395,10 +395,6 @@ def test_what_the_kernel_does(up: bool, said: str) -> None:
             ),
         ),
         (
-            "notify: {urls: ['mailto://a@example.org']}",
-            "1: notify.urls is not supported in version 0.1. Use webhooks, mail or a hook.",
-        ),
-        (
             "rules: [{name: r, count: mails, limit: 1, window: 1m}]",
             (
                 "1: rules[0].count: 'mails' is not one of connections, destinations, networks, failures, bytes, "
