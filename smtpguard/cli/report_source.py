@@ -24,7 +24,7 @@ PATIENCE_S = 1.0
 MAX_ASKED = 200
 """Names that are asked of the name service one by one, which may be slow; the account file has the others."""
 MAX_POINTS = 200
-_STEPS = (5, 15, 30, 60, 180, 360, 1440, 10_080)
+_STEPS = (1, 5, 15, 30, 60, 180, 360, 1440, 10_080)
 _ANSWER_S = 30.0
 
 
@@ -87,7 +87,7 @@ class ReportSource:
             except NoDaemonError as nobody:
                 self._path = find_history_file(self._config_path, nobody)
             else:
-                return None if answer.get("late") else answer
+                return None if answer.get("late") else answer | {"rows": answer["items"]}
         from smtpguard.state.history import History
         from smtpguard.state.host_history import collect_part
 

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from smtpguard.control.protocol import Json, render_line
 from smtpguard.errors import GuardError
@@ -17,7 +18,7 @@ class Pages:
     """A long answer: `items` are rendered piece by piece as the client reads, so it must not change meanwhile."""
 
     head: Json
-    items: Sequence[Json]
+    items: Sequence[Any]
 
 
 class Later:

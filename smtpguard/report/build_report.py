@@ -155,7 +155,7 @@ def _join_blocks(events: list[Any]) -> Iterable[ReportedBlock]:
                 "rule": event.get("rule"),
                 "mode": event.get("mode") or "enforce",
                 "since_ns": event["time_ns"] if event["kind"] == "block" else None,
-                "until_ns": None,
+                "until_ns": event["until_ns"],
                 "ended_ns": None,
                 "ended_by": None,
                 "reason": event["reason"],
@@ -166,7 +166,7 @@ def _join_blocks(events: list[Any]) -> Iterable[ReportedBlock]:
             block["ended_by"] = render_words(str(event.get("who") or event["by"]))
             del active[key]
         else:
-            block["until_ns"] = event.get("until_ns")
+            block["until_ns"] = event["until_ns"]
     return [ReportedBlock(**block) for block in blocks]
 
 

@@ -16,7 +16,7 @@ Table = tuple[Sequence[str], list[Sequence[str]]]
 
 def render_text(report: HostReport) -> Iterator[str]:
     """The lines."""
-    length = render_duration((report.until_ns - report.since_ns) / NS)
+    length = render_duration((report.until_ns - report.since_ns) // NS)
     yield cut(f"smtpguard report of {render_words(report.host)}", WIDTH)
     yield f"{render_moment(report.since_ns)} to {render_moment(report.until_ns)}, {length}"
     yield ""
@@ -58,7 +58,7 @@ def wrap(text: str, width: int) -> Iterator[str]:
 def tell_verdicts(report: HostReport) -> str:
     """Verdicts, and those of a dry run apart."""
     enforced, would = report.count_verdicts("enforce"), report.count_verdicts("dry-run")
-    return f"{render_count(enforced, 'verdict')}; in dry run {would} more: nothing refused"
+    return f"{render_count(enforced, 'verdict')}" + (f"; {would} more in dry run, nothing refused" if would else "")
 
 
 def tell_block(block: ReportedBlock) -> str:
@@ -108,11 +108,11 @@ def _section(title: str, table: Table, shown: int, every: int) -> Iterator[str]:
 
 
 def _is_number(head: str) -> bool:
-    return head.isupper() and head in {
+    return head in {
         "ATTEMPTS",
         "REFUSED",
         "VERDICTS",
-        "WOULD",
+        "DRY RUN",
         "MAIL",
         "USERS",
         "FAILED",
@@ -122,7 +122,7 @@ def _is_number(head: str) -> bool:
 
 
 def _users(report: HostReport) -> Table:
-    head = ["USER", "ATTEMPTS", "REFUSED", "VERDICTS", "WOULD"]
+    head = ["USER", "ATTEMPTS", "REFUSED", "VERDICTS", "DRY RUN"]
     has_mail = report.messages is not None
     rows = [
         [

@@ -172,7 +172,8 @@ def _changes(history: History, question: HostQuestion) -> Found:
     """Blocks, their extensions and ends, as `events` shows them, the oldest first."""
     span = Span(since_ns=question.since_ns, until_ns=question.until_ns, limit=MAX_LISTED)
     events, has_more = history.find_events(EventQuery(span=span, kinds=frozenset({"block", "extended", "unblock"})))
-    return {"rows": [show_event(row) for row in reversed(events)], "has_more": has_more}
+    rows = [show_event(row) | {"until_ns": row.until_ns} for row in reversed(events)]
+    return {"rows": rows, "has_more": has_more}
 
 
 def _watched(history: History, question: HostQuestion) -> Found:

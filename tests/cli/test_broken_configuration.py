@@ -22,8 +22,8 @@ NOTHING = {
 }  # fmt: skip
 """What the history says of who has done nothing."""
 NO_PART = {
-    "rows": [], "count": 0, "sums": [0, 0, 0, 0], "has_mail": False, "first_ns": None, "unnamed": [0, 0], "rdns": [],
-    "ports": [], "has_more": False, "has_overrides": False,
+    "rows": [], "items": [], "count": 0, "sums": [0, 0, 0, 0], "has_mail": False, "first_ns": None,
+    "unnamed": [0, 0], "rdns": [], "ports": [], "has_more": False, "has_overrides": False,
 }  # fmt: skip
 """What it says of a host where nothing happened."""
 EMERGENCY = {

@@ -1,6 +1,7 @@
 """`report` of a real host: from the guard, from the file after it was killed, and against the event log."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from smtpguard.control.client import ask as ask_daemon
 from smtpguard.demo.lab import PEER4, PEER6
-from tests.support.host import INNOCENT, SPAMMER, Host, wait_for
+from smtpguard.errors import PrivilegeError
+from tests.fakes.namespaces import run_forked
+from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -33,8 +37,29 @@ def count(host: Host) -> dict[str, Any]:
     return counted
 
 
+def ask_as_member(host: Host) -> None:
+    """A member of control.group is told the same, and may ask for nothing else."""
+    groups = host.lab.read("/etc/group").splitlines()
+    gid = next(int(row.split(":")[2]) for row in groups if row.startswith("mailers:"))
+    socket = f"{host.lab.directory}/control.sock"
+
+    def member() -> None:
+        os.setgroups([gid])
+        os.setresgid(OTHER[1], OTHER[1], OTHER[1])
+        os.setresuid(OTHER[1], OTHER[1], OTHER[1])
+        found = ask_daemon(socket, "report", part="users", since_ns=0)
+        assert sorted(row[1] for row in found["items"]) == [7, 50]
+        with pytest.raises(PrivilegeError):
+            ask_daemon(socket, "events")
+
+    run_forked(member)
+
+
 def test_a_report_says_what_the_log_says_with_and_without_a_guard() -> None:
     with Host(rules=[RULE], breaker={"blocks": 100, "per": "10m"}, ports=[25]) as host:
+        socket = f"{host.lab.directory}/control.sock"
+        host.configure(control={"socket": socket, "group": "mailers", "verbs": ["report"]})
+        host.lab.directory.chmod(0o755)
         host.start()
         done = host.connect(SPAMMER, 50, 400, to=[PEER4, PEER6])
         host.connect(INNOCENT, 7, 400)
@@ -51,6 +76,7 @@ def test_a_report_says_what_the_log_says_with_and_without_a_guard() -> None:
         assert places == log["places"]
         assert sum(row["connected"] for row in report["destinations"]) == 57 - done.refused
         (block,) = report["blocks"]
+        assert [block["until"]] == log["ends_at"]
         assert (block["user"], block["by"], block["rule"], block["ended"]) == (SPAMMER[0], "guard", "burst", None)
         assert report["fullest"] == [
             {"user": INNOCENT[0], "uid": INNOCENT[1], "rule": "burst", "count": "connections", "window": 600, "held": 7,
@@ -59,5 +85,6 @@ def test_a_report_says_what_the_log_says_with_and_without_a_guard() -> None:
         assert any(sentence.startswith("The record begins") for sentence in report["unseen"])
         times = ("--since", report["since"], "--until", report["until"])
         before = ask(host, *times)
+        ask_as_member(host)
         host.stop(signal.SIGKILL)
         assert ask(host, *times) == before

@@ -24,6 +24,7 @@ def main() -> None:
     hours: Counter[int] = Counter()
     verdicts: Counter[str] = Counter()
     ends: Counter[str] = Counter()
+    ends_at: list[str] = []
     uids: dict[str, int] = {}
     times: dict[str, int] = {}
     with open(log, encoding="ascii") as lines:  # noqa: PTH123 - a script by itself
@@ -54,6 +55,7 @@ def main() -> None:
                 users[user][3] += row["MODE"] == "dry-run"
             else:
                 ends[event] += 1
+                ends_at += [row["UNTIL"]] if event == "BLOCK" else []
     peaks = {
         f"{user} {length}": max(sum(found[minute - n] for n in range(length)) for minute in found)
         for user, found in minutes.items()
@@ -71,6 +73,7 @@ def main() -> None:
                 "hours": hours,
                 "verdicts": verdicts,
                 "ends": ends,
+                "ends_at": sorted(ends_at),
                 "peaks": peaks,
             }
         )

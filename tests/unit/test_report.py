@@ -11,7 +11,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from unittest.mock import Mock
 
 import html5lib
 import pytest
@@ -38,6 +39,9 @@ from smtpguard.report.report_html import render_html
 from smtpguard.report.report_text import render_text
 from smtpguard.state import statements
 from smtpguard.state.activity import Tally
+from smtpguard.state.history import History
+from smtpguard.state.host_history import collect_part
+from smtpguard.state.host_question import HostQuestion, Part
 from smtpguard.state.rows import ChangeRow
 from smtpguard.state.store import Store
 from tests.servers import require
@@ -123,6 +127,7 @@ def check_agreement(report: Json, log: Json) -> None:
     check_times(report, log)
     blocks = report["blocks"]
     assert sum(row["since"] is not None for row in blocks) == log["ends"]["BLOCK"]
+    assert sorted(row["until"] for row in blocks if row["since"] is not None) == log["ends_at"]
     assert sum(row["ended"] is not None for row in blocks) == log["ends"]["UNBLOCK"]
 
 
@@ -332,6 +337,34 @@ def test_where_nobody_looked_it_never_says_that_nobody_sent(berlin: None, tmp_pa
     )
     assert json_partly["watched_s"] == 1800
     assert json_partly["messages"] is None
+
+
+def test_a_part_that_takes_too_long_is_named_and_a_bar_shows_how_far_it_is(
+    host: GeneratedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(_socket: str, _verb: str, timeout_s: float = 0, *, part: str, **asked: Any) -> Json:  # noqa: ANN401 - JSON
+        del timeout_s
+        if part == "rules":
+            return {"rows": [], "has_overrides": True}
+        if part in ("hours", "destinations"):
+            return {"late": True}
+        with History(str(host.state)) as history:
+            found = collect_part(history, cast("Part", part), HostQuestion(**asked))
+        return found | {"items": found.pop("rows")}
+
+    monkeypatch.setattr("smtpguard.control.client.ask", ask)
+    report = json.loads(run_report(host, *TIMES, "--format", "json"))
+    assert (report["month"], report["destinations"], report["connects"] > 0) == (None, [], True)
+    assert "Not read, as it took too long: destinations, month." in report["unseen"]
+    assert any("rules of all, not those of `users`" in sentence for sentence in report["unseen"])
+    seconds, shown = iter(range(100)), list[str]()
+    monkeypatch.setattr("smtpguard.cli.report_source.time.monotonic", lambda: next(seconds) / 2)
+    monkeypatch.setattr("smtpguard.cli.report_source.click.echo", lambda text, **_: shown.append(text))
+    monkeypatch.setattr("smtpguard.cli.report_source.sys", Mock(stderr=Mock(isatty=lambda: True)))
+    run_report(host, *TIMES)
+    assert re.fullmatch(r"\r\[#+-+\] \w+ +", shown[0])
+    assert len(shown) > 5, "after a second each part is told"
+    assert not shown[-1].strip(), "it is gone at the end"
 
 
 def test_a_report_in_a_file_is_read_by_nobody_else(host: GeneratedHost, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any, cast
 
-from smtpguard.control.answer import Answer
+from smtpguard.control.answer import Answer, Pages
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.serve.asker import Asker
 from smtpguard.daemon.serve.history_command import HistoryCommand
@@ -31,10 +31,12 @@ class ReportCommand:
             settings = self._guard.settings
             return {"rows": [show_rule(rule) for rule in settings.rules], "has_overrides": bool(settings.overrides)}
 
-        def look(history: History) -> dict[str, Any]:
+        def look(history: History) -> dict[str, Any] | Pages:
             try:
-                return collect_part(history, cast("Part", request.part), request.question)
+                found = collect_part(history, cast("Part", request.part), request.question)
             except LateError:
-                return {"rows": None, "late": True}
+                return {"late": True}
+            rows = found.pop("rows")  # rendered piece by piece: 10,000 at once would hold the loop for 20 ms
+            return found | {"items": None} if rows is None else Pages(head=found, items=rows)
 
         return self._history.ask(look)
