@@ -60,6 +60,9 @@ coverage: setup-test  ## the lines of daemon/, control/ and standalone/ that no 
 bench: setup-test  ## ratios measured in one run
 	$(BIN)/python -m pytest -m bench --timeout 3600 -s $(PYTEST_ARGS)
 
+pictures: setup-test  ## the pictures of the documents, made anew from real runs (root; Debian's chromium)
+	$(BIN)/python -m tests.pictures
+
 bpf: setup-test  ## rebuild the BPF object from its C source
 	bash config/setup.sh bpf
 
