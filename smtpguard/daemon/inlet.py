@@ -39,6 +39,16 @@ class Inlet:
         )
         stack.callback(self.sensing.close)
         core.enforcement.credits.judge_unread = self.sensing.catch_up
+        core.journal.recorder.count_losses = self._count_losses
+        self._core = core
+
+    def _count_losses(self) -> dict[str, int]:
+        """What sources lost, and what was dropped further on, since the start."""
+        events, state = self._core.events.stats(), self._core.state.stats()
+        found = {"event log": events.dropped, "state": sum(state.dropped.values())}
+        for sensor in self.sensing.sensors:
+            found[sensor.name], found[f"{sensor.name} garbled"] = sensor.totals()
+        return found
 
     def is_seeing(self) -> bool:
         """Whether a source works."""

@@ -65,7 +65,7 @@ def build_report(given: ReportInput) -> HostReport:
         ),
         verdicts=tuple(_sum_verdicts(given.rows("verdicts"))),
         blocks=tuple(_join_blocks(given.rows("changes"))),
-        losses=None,
+        losses=_sum_losses(given),
         blind=blind,
         fullest=find_fullest(given),
         step=given.step,
@@ -173,6 +173,14 @@ def _join_blocks(events: list[Any]) -> Iterable[ReportedBlock]:
 def _find_blind(given: ReportInput, part: str, since_ns: int) -> tuple[Gap, ...]:
     gaps = find_gaps(given.rows(part), since_ns, given.until_ns)
     return tuple(Gap(since_ns=begin, until_ns=end) for begin, end in gaps)
+
+
+def _sum_losses(given: ReportInput) -> dict[str, int] | None:
+    """What was lost; not known where nothing was ever watched, or it took too long to read."""
+    watched = given.parts["watched"]
+    if given.parts["losses"] is None or watched is None or watched["first_ns"] is None:
+        return None
+    return {render_words(name): count for name, count in given.rows("losses")}
 
 
 def _draw_curves(given: ReportInput) -> Iterable[Curve]:

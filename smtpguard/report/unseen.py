@@ -21,7 +21,9 @@ def list_unseen(report: HostReport, given: ReportInput) -> Iterator[str]:
     """Sentences, the gravest first."""
     yield from _tell_blind(report, given)
     if report.losses is None:
-        yield "What the sources lost is not in the record. See: smtpguard status."
+        yield "What was lost on its way here is not known. See: smtpguard status."
+    elif report.losses:
+        yield "What was lost on its way here stands above. Whose it was is not known."
     yield from _tell_late(given)
     if report.messages is None:
         yield "Mail handed to the local mail server (sendmail, mail()) is not counted."

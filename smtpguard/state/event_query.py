@@ -15,7 +15,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Shown = dict[str, Any]
 KINDS = (
     *("exceeded", "block", "extended", "unblock", "allow", "off", "on"),
-    *("reload", "nft", "heal", "note", "close", "start", "stop"),
+    *("reload", "nft", "heal", "note", "close", "start", "stop", "lost"),
 )
 
 

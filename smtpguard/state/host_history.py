@@ -29,6 +29,7 @@ MAX_POINTS = 10_000
 """Of all curves, or hours."""
 MAX_EVIDENCE = 1000
 """Verdicts with evidence that are looked through for sums of files: 16 MB at most."""
+MAX_CHANGES = 100_000
 MAX_MINUTES = 2_000_000
 """Rows that are looked through for full windows, at most: some 3 s."""
 
@@ -183,6 +184,19 @@ def _watched(history: History, question: HostQuestion) -> Found:
     return {"rows": [list(span) for span in spans], "first_ns": begin}
 
 
+def _losses(history: History, question: HostQuestion) -> Found:
+    """What lost how much: sources, and the record itself."""
+    where, parameters = question.where("time_ns")
+    sql = f"SELECT details FROM changes WHERE event = 'lost' AND {where} LIMIT ?"  # noqa: S608
+    sums: Counter[str] = Counter()
+    for (text,) in history.select(sql, *parameters, MAX_CHANGES):
+        losses = _parse(text).get("losses")
+        for name, count in losses.items() if isinstance(losses, dict) else ():
+            if isinstance(count, int) and len(sums) < MAX_LISTED:
+                sums[str(name)] += count
+    return {"rows": [[name, count] for name, count in sorted(sums.items())]}
+
+
 def _peaks(history: History, question: HostQuestion) -> Found:
     """Uid, minutes of a window, the most that one of this length let through; null if there is too much to look at."""
     where, parameters = question.where("minute", MINUTE_NS)
@@ -233,6 +247,7 @@ _LOOKS: dict[Part, _Look] = {
     "verdicts": _verdicts,
     "changes": _changes,
     "watched": _watched,
+    "losses": _losses,
     "peaks": _peaks,
     "curves": _curves,
     "hours": _hours,

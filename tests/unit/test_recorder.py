@@ -5,7 +5,7 @@ from unittest.mock import Mock
 import pytest
 
 from smtpguard.daemon.record.notices import _shorten
-from smtpguard.daemon.record.recorder import WATCHED_NS, Recorder
+from smtpguard.daemon.record.recorder import LOSSES_NS, WATCHED_NS, Recorder
 from smtpguard.model import NS, SocketReport, Subject
 from tests.support.policy import T0, WEB, connect
 
@@ -83,3 +83,19 @@ def test_when_it_watched_is_written_as_long_as_it_sees() -> None:
 def test_a_long_path_is_named_by_its_end() -> None:
     assert _shorten("/home/web01/send.php") == "/home/web01/send.php"
     assert _shorten("/home/web01/" + "deep/" * 20 + "send.php") == ".../send.php"
+
+
+def test_what_was_lost_is_kept_once_a_minute_and_at_the_end() -> None:
+    kept, lost = Kept(), {"bpf": 0, "state": 3}
+    kept.recorder.count_losses = lambda: lost
+    told: list[dict[str, int]] = []
+    kept.state.add.side_effect = lambda row: told.append(row.details["losses"]) if row.event == "lost" else None
+    kept.turn()
+    lost = {"bpf": 5, "state": 3}
+    kept.turn()
+    assert told == [{"state": 3}], "the second is of the same minute"
+    kept.turn(after_ns=LOSSES_NS)
+    kept.turn(after_ns=LOSSES_NS)
+    lost = {"bpf": 7, "state": 3}
+    kept.recorder.close()
+    assert told == [{"state": 3}, {"bpf": 5}, {"bpf": 2}]

@@ -173,6 +173,8 @@ def test_a_day_with_25_hours_agrees_with_its_log(host: GeneratedHost) -> None:
     assert report["watched_s"] == 24 * 3600
     (gap,) = report["blind"]
     assert (gap["since"][11:16], gap["until"][11:16]) == ("11:30", "12:30")
+    assert report["losses"] == {"bpf": 7, "state": 1}
+    assert "LOST: bpf 7, state 1" in run_report(host, *TIMES)
     check_agreement(report, count_log(host))
     (shared,) = [row for row in report["scripts"] if row["sha256"]]
     assert 1 < shared["user_count"] <= SHARERS

@@ -4,7 +4,8 @@ Attempts are summed up in memory and go to the state once a second; the state's 
 once, so that a SIGKILL loses no more than the last second.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from smtpguard.clock import WallMap
 from smtpguard.hooks import ClockNs
@@ -19,8 +20,18 @@ if TYPE_CHECKING:
 
 WATCHED_NS = 10 * NS
 """How often it is written down that a source sees: after a SIGKILL so much is taken for blind at most."""
+LOSSES_NS = 60 * NS
+"""How often at most it is written down what was lost."""
 _ERRORS = {"refused": "refused by the other side", "timeout": "timed out", "gave-up": "given up"}
 """How a connection failed, in words."""
+
+
+class CountLosses(Protocol):
+    """Counts what was lost on its way to the record."""
+
+    def __call__(self) -> Mapping[str, int]:
+        """How much since the start, by what lost it."""
+        ...
 
 
 class Recorder:
@@ -34,6 +45,7 @@ class Recorder:
     Attributes:
         asker: The person for whom something is done just now; None for nobody.
         is_seeing: Says whether connections are seen; None for never.
+        count_losses: Says what was lost; None for nothing.
         foreign: Attempts in other network namespaces of nobody on this host: told and logged, kept in no figures.
     """
 
@@ -46,6 +58,9 @@ class Recorder:
         self._since_ns: int | None = None
         self._written_ns = 0
         self.is_seeing: IsSeeing | None = None
+        self.count_losses: CountLosses | None = None
+        self._lost: dict[str, int] = {}
+        self._losses_ns: int | None = None
         self.foreign = 0
 
     @property
@@ -152,6 +167,10 @@ class Recorder:
         elif now_ns - self._written_ns >= WATCHED_NS:
             self._write_watched(now_ns)
 
+        if self._losses_ns is None or now_ns - self._losses_ns >= LOSSES_NS:
+            self._losses_ns = now_ns
+            self._write_losses()
+
     def clock_was_set(self, now_ns: int) -> None:
         """Somebody set the wall clock: a new span begins, in the time that counts from now."""
         if self._since_ns is not None:
@@ -160,8 +179,19 @@ class Recorder:
     def close(self) -> None:
         """Hand over what is left."""
         self.on_time(self._now())
+        self._write_losses()
         if self._since_ns is not None:
             self._write_watched(self._now())
+
+    def _write_losses(self) -> None:
+        """What was lost since the last time."""
+        lost = {"record": self.dropped, **(self.count_losses() if self.count_losses is not None else {})}
+        more = {name: count - self._lost.get(name, 0) for name, count in lost.items()}
+        more = {name: count for name, count in more.items() if count > 0}
+        self._lost = lost
+        if more:
+            reason = ", ".join(f"{name} {count}" for name, count in more.items())
+            self.change("lost", by="guard", reason=reason, losses=more)
 
     def _write_watched(self, now_ns: int) -> None:
         if self._since_ns is not None:
