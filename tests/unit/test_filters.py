@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,6 +34,15 @@ def compiled(name: str, **options: str) -> re.Pattern[str]:
     text = re.sub(r"<F-([A-Z]+)>", lambda tag: f"(?P<{tag[1].lower()}>", text)
     assert "<F-" not in text
     return re.compile(text)
+
+
+def crowdsec_pattern() -> re.Pattern[str]:
+    """The pattern of CrowdSec's parser, its names made into groups."""
+    parser = yaml.safe_load((FILTERS / "crowdsec" / "smtpguard-logs.yaml").read_text("utf-8"))
+    kinds = {**parser["pattern_syntax"], "INT": r"[+-]?\d+", "WORD": r"\b\w+\b"}  # as crowdsec's own patterns/ has them
+    return re.compile(
+        re.sub(r"%\{(\w+):(\w+)\}", lambda part: f"(?P<{part[2]}>{kinds[part[1]]})", parser["grok"]["pattern"])
+    )
 
 
 VERDICT = compiled("smtpguard")
@@ -118,3 +128,15 @@ def test_jails_take_names_for_names(jail: str) -> None:
     assert values.get("ignorecommand", raw=True) == '%(command)s exempt --name -- "<ip>"'
     assert values.getboolean("enabled") == (jail == "smtpguard")
     assert not parser.defaults()
+
+
+@pytest.mark.parametrize("sample", read_samples("smtpguard"), ids=lambda sample: sample.line[33:80])
+def test_crowdsec_reads_what_fail2ban_does(sample: Sample) -> None:
+    found = crowdsec_pattern().search(sample.line)
+    is_blocked = found is not None and (found["action"], found["mode"]) == ("block", "enforce")
+    if sample.match and re.match(r"[\d-]{10}T[\d:]{8}\.\d{6}[+-]\d\d:\d\d ", sample.line):  # as the guard writes it
+        assert found is not None
+        assert (found["user"], found["uid"]) == expected(sample)
+        assert is_blocked
+    elif not sample.match:
+        assert not is_blocked
