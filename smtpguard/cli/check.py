@@ -1,6 +1,7 @@
 """`smtpguard check`: is the configuration right, and is it meant so? Reads files only; needs no daemon and no root."""
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import NoReturn
 
 import click
@@ -8,7 +9,7 @@ import click
 from smtpguard.cli.common import EXIT_CONFIG, config_option, json_option, print_json
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.enrich.accounts.spellings import is_plain, parse_uid
-from smtpguard.errors import ConfigError, UnansweredError
+from smtpguard.errors import ConfigError, GuardError, UnansweredError
 from smtpguard.policy.standing import OVERFLOW_UID
 from smtpguard.settings import Settings
 from smtpguard.text import render_count
@@ -58,7 +59,7 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
         *find_doubts(settings, uid_min=accounts.facts.uid_min),
         *find_absent(settings, accounts),
     ]
-    warnings += find_lookalikes(settings, accounts)
+    warnings += [*find_lookalikes(settings, accounts), *find_unsold(settings)]
     if settings.metrics_textfile is not None and (trouble := find_textfile_trouble(settings.metrics_textfile)):
         warnings.append(f"metrics.textfile: {trouble}")
     summary = {
@@ -162,6 +163,35 @@ def _find_odd_user(place: str, name: str, accounts: AccountDirectory) -> Iterato
     account = accounts.account(uid)
     if name not in account.names and account.name is not None:
         yield f"{place}: the system calls {name!a} {account.name!a} (uid {uid}): write it so, or nobody is meant"
+
+
+def find_unsold(settings: Settings) -> Iterator[str]:
+    """Warnings about packages and resellers in `users` that nobody has, or of which nobody tells."""
+    wanted = [
+        (f"users[{index}].match.{key}", names, at)
+        for index, override in enumerate(settings.overrides)
+        for at, key in enumerate(("packages", "resellers"))
+        if (names := getattr(override.match, key))
+    ]
+    if not wanted:
+        return
+    from smtpguard.panels.customers_on_demand import CustomersOnDemand
+
+    try:
+        known = CustomersOnDemand(settings).read()
+    except GuardError as error:
+        yield f"{wanted[0][0]}: whose accounts are can't be read: {error}"
+        return
+    if not len(known):
+        nobody = "accounts is none" if settings.accounts == "none" else "nobody has told whose accounts are yet"
+        for place, _, _ in wanted:
+            yield f"{place}: matches nobody: {nobody}"
+        return
+    labels = known.labels()
+    for place, names, at in wanted:
+        for name in names:
+            if not any(fnmatchcase(label, name) for label in labels[at]):
+                yield f"{place}: no account has {name!a} by {known.panel}"
 
 
 def find_lookalikes(settings: Settings, accounts: AccountDirectory) -> Iterator[str]:

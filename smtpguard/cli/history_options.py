@@ -101,7 +101,7 @@ class HistorySource:
         from smtpguard.state.span import Span
 
         path = find_history_file(self._config_path, nobody)
-        uid, name = find_uid(args.get("user", ""))
+        uid, name = find_uid(args.get("user", ""), self._config_path)
         span = Span(since_ns=args["since_ns"], until_ns=args["until_ns"], uid=uid, name=name, limit=args["rows"])
         query = EventQuery(
             span=span,
@@ -162,8 +162,16 @@ def find_history_file(config_path: str | None, nobody: NoDaemonError) -> str:
     return path
 
 
-def find_uid(user: str) -> tuple[int | None, str | None]:
-    """Whose history is meant, where no daemon says: a uid, or a name that no account has any more."""
+def find_uid(user: str, config_path: str | None = None) -> tuple[int | None, str | None]:
+    """Whose history is meant, where no daemon says: a uid, or a name that no account has any more.
+
+    Args:
+        user: As a person names them.
+        config_path: --config: it says who knows whose a domain is.
+
+    Raises:
+        AmbiguousUserError: Two own the domain.
+    """
     import pwd
 
     from smtpguard.enrich.accounts.spellings import parse_uid, unescape_name
@@ -177,7 +185,25 @@ def find_uid(user: str) -> tuple[int | None, str | None]:
     try:
         return pwd.getpwnam(name).pw_uid, None
     except (KeyError, ValueError):
-        return None, name
+        uid = _find_owner(user, config_path)
+        return uid, name if uid is None else None
+
+
+def _find_owner(user: str, config_path: str | None) -> int | None:
+    """Whose a domain is, or an address at one; said on stderr. None if nobody is known to own it."""
+    if "." not in user:
+        return None
+    from smtpguard.enrich.accounts.directory import AccountDirectory
+    from smtpguard.panels.customers_on_demand import CustomersOnDemand
+    from smtpguard.settings.load import load_places
+
+    settings, _ = load_places(config_path, ["state"])
+    lookup = AccountDirectory(settings, customers=CustomersOnDemand(settings)).lookup
+    account = lookup.by_person(user)
+    if account is None:
+        return None
+    click.echo(f"smtpguard: {lookup.tell_domain(user)}", err=True)
+    return account.uid
 
 
 def parse_networks(texts: Iterator[str] | list[str] | tuple[str, ...]) -> tuple[Any, ...]:

@@ -48,7 +48,7 @@ def command(
     try:
         answer: dict[str, Any] = ask(find_socket(config_path, socket_path), "why", user=user, at_ns=at_ns)
     except NoDaemonError as nobody:
-        answer = _read(find_history_file(config_path, nobody), user, at_ns)
+        answer = _read(find_history_file(config_path, nobody), find_uid(user, config_path), at_ns)
     why = build_why(answer["live"], answer["past"], answer["name"], is_past=at is not None)
     if as_json:
         print_json(why)
@@ -63,23 +63,25 @@ def command(
 def _write_text(why: dict[str, Any], language: str | None, *, is_for_customer: bool) -> str:
     import socket
 
-    from smtpguard.report.templates import DEFAULT_LANGUAGE, render_template
+    from smtpguard.report.templates import DEFAULT_LANGUAGE, list_languages, render_template
     from smtpguard.report.why_texts import build_customer, build_ticket
 
     host = socket.gethostname()
     values = build_customer(why, host) if is_for_customer else build_ticket(why, host)
     name = "customer.txt" if is_for_customer else "ticket.txt"
-    return render_template(name, values, language=language or DEFAULT_LANGUAGE)
+    theirs = (why["account"] or {}).get("language") if is_for_customer else None
+    spoken = theirs if theirs in list_languages() else DEFAULT_LANGUAGE
+    return render_template(name, values, language=language or spoken)
 
 
-def _read(path: str, user: str, at_ns: int | None) -> dict[str, Any]:
+def _read(path: str, whose: tuple[int | None, str | None], at_ns: int | None) -> dict[str, Any]:
     """The same from the file, where no daemon runs."""
     import time
 
     from smtpguard.state.history import History
     from smtpguard.state.user_history import collect_user, show_block
 
-    uid, name = find_uid(user)
+    uid, name = whose
     now_ns = time.time_ns()
     names = [] if uid is None or (found := _find_name(uid)) is None else [found]
     with History(path) as history:

@@ -34,6 +34,7 @@ class Customer:
         reseller: The panel's name for who sold it to them; None for the host itself.
         package: The package or plan that they have.
         contact: One address that they can be reached at.
+        language: In which language they use the panel, as `de`.
     """
 
     domain: str | None = None
@@ -41,6 +42,7 @@ class Customer:
     reseller: str | None = None
     package: str | None = None
     contact: str | None = None
+    language: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -120,7 +120,9 @@ def _take(row: object) -> tuple[str, Customer]:
     domains = row.get("domains") or []
     if not isinstance(domains, list) or not all(isinstance(domain, str) for domain in domains):
         raise DecodeError("domains is no list of texts")
-    texts: dict[str, Any] = {key: row.get(key) for key in ("user", "domain", "reseller", "package", "contact")}
+    texts: dict[str, Any] = {
+        key: row.get(key) for key in ("user", "domain", "reseller", "package", "contact", "language")
+    }
     for key, value in texts.items():
         if value is not None and not isinstance(value, str):
             raise DecodeError(f"{key} is no text")

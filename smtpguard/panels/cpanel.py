@@ -44,5 +44,6 @@ def read_customers(files: PanelFiles) -> Iterator[tuple[str, Customer]]:
                     reseller=None if owner in (user, "root") else owner,
                     package=None if plan == "undefined" else plan,
                     contact=said.get("CONTACTEMAIL") or said.get("CONTACTEMAIL2"),
+                    language=said.get("LOCALE"),
                 ),
             )

@@ -1,9 +1,10 @@
 """What a panel said of all accounts, as one text that is searched: 20,000 accounts are 3 MB of it. Pure.
 
-One line an account, sorted by user: user, domain, reseller, package, contact, all domains; tabs between them, spaces
-between domains. It is what the process that reads a panel writes, and what is kept for the next start.
+One line an account, sorted by user: user, domain, reseller, package, contact, language, all domains; tabs between them,
+spaces between domains. It is what the process that reads a panel writes, and what is kept for the next start.
 """
 
+import re
 import sys
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,8 +21,11 @@ MAX_SHOWN = 100
 """Domains that are told of one."""
 MAX_TEXT = 80
 """Characters of a package's or a reseller's name."""
-_HEAD = b"smtpguard accounts 1"
+_HEAD = b"smtpguard accounts 2"
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
+_DOMAINS_AT = 6
+_LANGUAGE = re.compile(r"[a-z]{2,3}(?![a-z])")
+_PANELS_WORDS = {"english": "en", "german": "de", "french": "fr", "spanish": "es", "italian": "it", "dutch": "nl"}
 _MAX_DOMAIN = 253
 _MAX_ADDRESS = 254
 
@@ -54,6 +58,13 @@ def parse_address(text: str) -> str | None:
     return None
 
 
+def parse_language(text: str) -> str | None:
+    """A language as `de`, from `de`, `de_DE`, `de-AT` or one of the English words that panels use; None for others."""
+    word = text.strip(" ").lower()
+    found = _LANGUAGE.match(_PANELS_WORDS.get(word, word))
+    return found[0] if found else None
+
+
 def parse_user(text: str) -> str | None:
     """A login name; None for what can't be one in this table."""
     return text if 0 < len(text) <= 255 and text.isprintable() and not set(text) & set(" :/") else None
@@ -76,6 +87,7 @@ def render_table(panel: str, customers: Mapping[str, Customer]) -> bytes:
             parse_label(customer.reseller or "") or "",
             parse_label(customer.package or "") or "",
             parse_address(customer.contact or "") or "",
+            parse_language(customer.language or "") or "",
             " ".join(domains[:MAX_DOMAINS]),
         )
         if parse_user(user) is not None:
@@ -121,6 +133,12 @@ class CustomerTable:
                 return _build(fields)
         return None
 
+    def labels(self) -> tuple[frozenset[str], frozenset[str]]:
+        """All packages, and all resellers."""
+        fields = [line.split(b"\t", 4) for line in self.text.split(b"\n")[1:-1]]
+        packages, resellers = ({line[at].decode("utf-8", "surrogateescape") for line in fields} for at in (3, 2))
+        return frozenset(packages - {""}), frozenset(resellers - {""})
+
     def owners(self, text: str) -> list[str]:
         """The login names of all that claim a domain; more than one where the panel's files contradict each other.
 
@@ -140,7 +158,7 @@ class CustomerTable:
             after = at + len(wanted)
             if self.text[at - 1 : at] in (b"\t", b" ") and self.text[after : after + 1] in (b" ", b"\n"):
                 line = self.text[self.text.rfind(b"\n", 0, at) + 1 : after]
-                if line.count(b"\t") == 5:  # in the last field: a package may be called like a domain
+                if line.count(b"\t") == _DOMAINS_AT:  # in the last field: a package may be called like a domain
                     found[line.partition(b"\t")[0].decode("utf-8", "surrogateescape")] = None
             at = self.text.find(wanted, after)
         return list(found)
@@ -175,16 +193,20 @@ def merge(entries: Iterable[tuple[str, Customer]]) -> dict[str, Customer]:
             reseller=before.reseller or customer.reseller,
             package=before.package or customer.package,
             contact=before.contact or customer.contact,
+            language=before.language or customer.language,
         )
     return found
 
 
 def _build(fields: Sequence[bytes]) -> Customer:
-    _, domain, reseller, package, contact, domains = (part.decode("utf-8", "surrogateescape") for part in fields)
+    _, domain, reseller, package, contact, language, domains = (
+        part.decode("utf-8", "surrogateescape") for part in fields
+    )
     return Customer(
         domain=domain or None,
         domains=tuple(domains.split(" ", MAX_SHOWN)[:MAX_SHOWN]) if domains else (),
         reseller=sys.intern(reseller) if reseller else None,
         package=sys.intern(package) if package else None,
         contact=contact or None,
+        language=language or None,
     )

@@ -6,6 +6,7 @@ Only a person who writes a domain asks: nothing is read for names and numbers, a
 from collections.abc import Sequence
 
 from smtpguard.model import Customer
+from smtpguard.panels.customer_table import CustomerTable
 from smtpguard.settings import Settings
 
 
@@ -26,14 +27,21 @@ class CustomersOnDemand:
 
     def owners(self, text: str, /) -> Sequence[str]:
         """The login names of all that claim a domain, or that of an address."""
-        if "." not in text or self._settings.accounts == "none":
-            return ()
+        return self.read().owners(text) if "." in text else ()
+
+    def read(self) -> CustomerTable:
+        """All that is known: nobody where nobody is asked.
+
+        Raises:
+            GuardError: It can't be read.
+        """
+        if self._settings.accounts == "none":
+            return CustomerTable()
         from smtpguard.panels.customer_reader import read_here
-        from smtpguard.panels.customer_table import CustomerTable
         from smtpguard.panels.kept_customers import read_kept
         from smtpguard.panels.known_panels import find_panel
 
         panel = find_panel() if self._settings.accounts == "auto" else None
         if panel is not None and not panel.has_command:
-            return CustomerTable(read_here().text).owners(text)
-        return read_kept(self._settings).owners(text)  # no program is started for a command that asks
+            return CustomerTable(read_here().text)
+        return read_kept(self._settings)  # no program is started for a command that asks

@@ -36,6 +36,7 @@ def read_customers(files: PanelFiles) -> Iterator[tuple[str, Customer]]:
                         reseller=creator if creator in resellers and creator != user else None,
                         package=said.get("package"),
                         contact=said.get("email"),
+                        language=said.get("language"),
                     ),
                 )
 

@@ -39,5 +39,6 @@ def read_customers(files: PanelFiles) -> Iterator[tuple[str, Customer]]:
                     domains=tuple(domains),
                     package=said.get("PACKAGE"),
                     contact=said.get("CONTACT"),
+                    language=said.get("LANGUAGE"),
                 ),
             )

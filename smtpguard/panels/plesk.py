@@ -11,7 +11,7 @@ from smtpguard.model import Customer
 
 PROGRAM = "usr/sbin/plesk"
 _QUERY = (
-    "SELECT u.login, w.name, d.name, IFNULL(r.login, ''), IFNULL(t.name, ''), IFNULL(c.email, '')"
+    "SELECT u.login, w.name, d.name, IFNULL(r.login, ''), IFNULL(t.name, ''), IFNULL(c.email, ''), IFNULL(c.locale, '')"
     " FROM domains d"
     " JOIN domains w ON w.id = IF(d.webspace_id > 0, d.webspace_id, d.id)"
     " JOIN hosting h ON h.dom_id = w.id"
@@ -34,8 +34,8 @@ def parse_customers(text: str) -> Iterator[tuple[str, Customer]]:
     """
     for line in text.split("\n"):
         fields = line.split("\t")
-        if len(fields) == 6:
-            user, domain, other, reseller, package, contact = fields
+        if len(fields) == 7:
+            user, domain, other, reseller, package, contact, language = fields
             yield (
                 user,
                 Customer(
@@ -44,5 +44,6 @@ def parse_customers(text: str) -> Iterator[tuple[str, Customer]]:
                     reseller=reseller or None,
                     package=package or None,
                     contact=contact or None,
+                    language=language or None,
                 ),
             )

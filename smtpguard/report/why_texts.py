@@ -23,7 +23,7 @@ TICKET: Names = {
     "standing": None,
     "standing_why": None,
     "mode": None,
-    "account": dict.fromkeys(("domain", "domains", "reseller", "package", "contact")),
+    "account": dict.fromkeys(("domain", "domains", "reseller", "package", "contact", "language")),
     "attempts": dict.fromkeys(("hour", "day")),
     "refused": dict.fromkeys(("hour", "day")),
     "failed": dict.fromkeys(("hour",)),

@@ -27,7 +27,9 @@ class Panel:
     def put(self, user: str, package: str, *domains: str) -> None:
         fresh = self.users / f".{user}"
         fresh.mkdir()
-        (fresh / "user.conf").write_text(f"NAME='x'\nPACKAGE='{package}'\nCONTACT='owner@{domains[0]}'\n")
+        (fresh / "user.conf").write_text(
+            f"NAME='x'\nPACKAGE='{package}'\nCONTACT='owner@{domains[0]}'\nLANGUAGE='de'\n"
+        )
         (fresh / "web.conf").write_text("".join(f"DOMAIN='{domain}' ALIAS='' SSL='no'\n" for domain in domains))
         shutil.rmtree(self.users / user, ignore_errors=True)
         fresh.rename(self.users / user)
@@ -56,8 +58,9 @@ def test_limits_follow_the_package_and_people_may_name_a_domain(tmp_path: Path) 
         assert why["user"] == SPAMMER[0]
         assert why["account"] == {
             "domain": "shop.example", "domains": ["shop.example", "shared.example"], "reseller": None,
-            "package": "business", "contact": "owner@shop.example",
+            "package": "business", "contact": "owner@shop.example", "language": "de",
         }  # fmt: skip
+        assert "E-Mails, die shop.example" in host.cli("why", "shop.example", "--customer").stdout  # the panel's language
         blocks = json.loads(host.cli("blocks", "--json").stdout)
         assert [row["domain"] for row in blocks] == ["shop.example"]
         for words in (("unblock", "shared.example"), ("why", "shared.example"), ("block", "a@shared.example"),
@@ -102,4 +105,19 @@ def test_what_a_command_said_holds_while_it_fails_and_over_a_restart(tmp_path: P
         kept = host.lab.directory / "accounts.cache"
         assert kept.stat().st_mode & 0o777 == 0o600
         # Without a daemon, too: what was kept says whose it is.
+        why = host.cli("why", "shop.example", "--json")
+        assert json.loads(why.stdout)["uid"] == SPAMMER[1]
+        assert f"shop.example is a domain of {SPAMMER[0]}" in why.stderr
+        assert SPAMMER[0] in host.cli("events", "--user", "a@shop.example").stdout
+        host.configure(
+            users=[
+                *overrides,
+                {"match": {"resellers": ["none", "res1"], "packages": ["p"]}, "rules": {"burst": {"limit": 7}}},
+            ]
+        )
+        said = host.cli("check").stdout + host.cli("check").stderr
+        assert "users[1].match.resellers: no account has 'none' by command" in said
+        assert "users[1].match.packages: no account has 'p' by command" in said
+        assert "'res" not in said.replace("'none'", "")
+        host.configure(users=overrides)
         assert f"shop.example is a domain of {SPAMMER[0]}" in host.cli("unblock", "shop.example").stdout

@@ -15,13 +15,20 @@ from smtpguard.model import Customer
 from smtpguard.panels import plesk
 from smtpguard.panels.command import parse_accounts, run_program
 from smtpguard.panels.customer_reader import read_here
-from smtpguard.panels.customer_table import MAX_SHOWN, CustomerTable, parse_address, parse_domain, render_table
+from smtpguard.panels.customer_table import (
+    MAX_SHOWN,
+    CustomerTable,
+    parse_address,
+    parse_domain,
+    parse_language,
+    render_table,
+)
 from smtpguard.panels.customers_apart import Reading
 
 USERS = "root:x:0:0::/root:/bin/sh\ndiradmin:x:989:986::/usr/local/directadmin:/bin/false\n"
 CPANEL = {
     "var/cpanel/users/shop17": "#File modified\nBACKUP=1\nCONTACTEMAIL=owner@shop.example\nCONTACTEMAIL2=\n"
-    "DNS=shop.example\nDNS1=blog.shop.example\nOWNER=reseller7\nPLAN=Business Plus\nUSER=shop17\n",
+    "DNS=shop.example\nDNS1=blog.shop.example\nLOCALE=de\nOWNER=reseller7\nPLAN=Business Plus\nUSER=shop17\n",
     "var/cpanel/users/web01": "DNS=web.example\nOWNER=root\nPLAN=undefined\nCONTACTEMAIL=\n",
     "var/cpanel/users/reseller7": "DNS=reseller.example\nOWNER=reseller7\nPLAN=reseller\n"
     "CONTACTEMAIL=r@reseller.example\n",
@@ -31,13 +38,14 @@ CPANEL = {
 DIRECTADMIN = {
     "usr/local/directadmin/data/admin/reseller.list": "res1\n",
     "usr/local/directadmin/data/users/shop17/user.conf": "account=ON\ncreator=res1\ndomain=shop.example\n"
-    "email=owner@shop.example,second@shop.example\npackage=business\nusername=shop17\nusertype=user\n",
+    "email=owner@shop.example,second@shop.example\nlanguage=en\npackage=business\nusername=shop17\nusertype=user\n",
     "usr/local/directadmin/data/users/shop17/domains.list": "shop.example\nblog.example\n",
     "usr/local/directadmin/data/users/shop17/domains/shop.example.pointers": "parked.example=alias\n",
     "usr/local/directadmin/data/users/admin/user.conf": "creator=root\ndomain=host.example\nemail=a@host.example\n",
 }
 HESTIA = {
-    "usr/local/hestia/data/users/shop17/user.conf": "NAME='Shop'\nPACKAGE='business'\nCONTACT='owner@shop.example'\n",
+    "usr/local/hestia/data/users/shop17/user.conf": "NAME='Shop'\nPACKAGE='business'\n"
+    "CONTACT='owner@shop.example'\nLANGUAGE='pt-br'\n",
     "usr/local/hestia/data/users/shop17/web.conf": "DOMAIN='shop.example' IP='192.0.2.1' ALIAS='www.shop.example,"
     "parked.example' SSL='no'\nDOMAIN='blog.example' IP='192.0.2.1' ALIAS='' SSL='no'\n",
     "usr/local/hestia/data/users/shop17/mail.conf": "DOMAIN='mail.example' ANTIVIRUS='no'\n",
@@ -67,7 +75,7 @@ def read(root: Path, files: Mapping[str, str]) -> CustomerTable:
 
 SHOP = Customer(
     domain="shop.example", domains=("shop.example", "blog.example", "parked.example"), reseller="res1",
-    package="business", contact="owner@shop.example",
+    package="business", contact="owner@shop.example", language="en",
 )  # fmt: skip
 
 
@@ -80,6 +88,7 @@ def test_cpanel(tmp_path: Path) -> None:
         reseller="reseller7",
         package="Business Plus",
         contact="owner@shop.example",
+        language="de",
     )
     assert table.find(["web01"]) == Customer(domain="web.example", domains=("web.example",))
     reseller = table.find(["reseller7"])
@@ -108,7 +117,7 @@ def test_hestia(tmp_path: Path) -> None:
     assert table.panel == "HestiaCP"
     domains = ("shop.example", "www.shop.example", "parked.example", "blog.example", "mail.example")
     assert table.find(["shop17"]) == Customer(
-        domain="shop.example", domains=domains, package="business", contact="owner@shop.example"
+        domain="shop.example", domains=domains, package="business", contact="owner@shop.example", language="pt"
     )
 
 
@@ -124,15 +133,15 @@ def test_virtualmin(tmp_path: Path) -> None:
 def test_plesk_by_its_own_command(tmp_path: Path) -> None:
     program = tmp_path / plesk.PROGRAM
     program.parent.mkdir(parents=True)
-    rows = "shop_ftp\tshop.example\tshop.example\tres1\tBusiness\towner@shop.example\n"
-    rows += "shop_ftp\tshop.example\tblog.example\tres1\tBusiness\towner@shop.example\nnoise\n"
+    rows = "shop_ftp\tshop.example\tshop.example\tres1\tBusiness\towner@shop.example\tde-DE\n"
+    rows += "shop_ftp\tshop.example\tblog.example\tres1\tBusiness\towner@shop.example\tde-DE\nnoise\n"
     program.write_text(f'#!/bin/sh\n[ "$1 $2" = "db -Ne" ] && printf \'{rows}\'\n', "utf-8")
     program.chmod(0o755)
     table = CustomerTable(read_here(root=lay_out(tmp_path, {})).text)
     assert table.panel == "Plesk"
     assert table.find(["shop_ftp"]) == Customer(
         domain="shop.example", domains=("shop.example", "blog.example"), reseller="res1", package="Business",
-        contact="owner@shop.example",
+        contact="owner@shop.example", language="de",
     )  # fmt: skip
     program.write_text("#!/bin/sh\necho 'ERROR 1045: Access denied' >&2; exit 1\n", "utf-8")
     with pytest.raises(SourceError, match="exit code 1: ERROR 1045: Access denied"):
@@ -219,6 +228,22 @@ def test_what_is_no_domain_is_none(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("de", "de"),
+        ("de_DE.UTF-8", "de"),
+        ("pt-br", "pt"),
+        ("German", "de"),
+        ("deutsch", None),
+        ("../x", None),
+        ("", None),
+    ],
+)
+def test_a_language_is_two_letters_or_none(text: str, language: str | None) -> None:
+    assert parse_language(text) == language
+
+
+@pytest.mark.parametrize(
     ("text", "address"),
     [
         ("a@b.example", "a@b.example"),
@@ -238,7 +263,7 @@ def test_an_address_is_safe_in_a_header_or_none(text: str, address: str | None) 
 
 
 def test_hostile_text_is_no_other_account_s(tmp_path: Path) -> None:
-    evil = "x\tevil.example\tres\tbusiness\ta@b.example\tshop.example"
+    evil = "x\tevil.example\tres\tbusiness\ta@b.example\tde\tshop.example"
     said = {
         "accounts": [
             {"user": "shop17", "domain": evil, "package": "a\nshop18\tx\t\t\t\tother.example", "reseller": evil}

@@ -126,6 +126,7 @@ def _show_customer(customer: Customer) -> dict[str, Any]:
         "reseller": customer.reseller,
         "package": customer.package,
         "contact": customer.contact,
+        "language": customer.language,
     }
 
 
