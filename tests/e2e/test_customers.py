@@ -60,7 +60,9 @@ def test_limits_follow_the_package_and_people_may_name_a_domain(tmp_path: Path) 
             "domain": "shop.example", "domains": ["shop.example", "shared.example"], "reseller": None,
             "package": "business", "contact": "owner@shop.example", "language": "de",
         }  # fmt: skip
-        assert "E-Mails, die shop.example" in host.cli("why", "shop.example", "--customer").stdout  # the panel's language
+        assert (
+            "E-Mails, die shop.example" in host.cli("why", "shop.example", "--customer").stdout
+        )  # the panel's language
         blocks = json.loads(host.cli("blocks", "--json").stdout)
         assert [row["domain"] for row in blocks] == ["shop.example"]
         for words in (("unblock", "shared.example"), ("why", "shared.example"), ("block", "a@shared.example"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from smtpguard.clock import WallMap
 from smtpguard.daemon.record.enrichment_queue import Entry
-from smtpguard.daemon.record.notices import render_end, render_throttled_again, render_verdict
+from smtpguard.daemon.record.notices import gravity_of, render_end, render_throttled_again, render_verdict
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS, Account, Block, Subject, Verdict
 
@@ -85,31 +85,35 @@ class BlockNotices:
         if block.renewed:  # of which no verdict speaks
             self._say(render_throttled_again(block, account))
 
-    def begin(self, entry: Entry) -> list[Verdict]:
-        """Say what an attempt has begun; the verdicts that need no other word.
+    def begin(self, entry: Entry) -> int:
+        """Say what an attempt has begun; the gravity of the gravest of it, 0 if it has begun nothing.
 
         Args:
             entry: It, with what was found out of its script.
         """
-        enforced = {block.rule: block for block in entry.blocks if block.mode == "enforce"}
-        said = [verdict for verdict in entry.verdicts if verdict.mode == "enforce" and verdict.rule in enforced]
-        for verdict in said:
-            held = self._held.get(_key(enforced[verdict.rule]))
-            if held is not None and held.is_told and held.block.kind == "throttle":
-                continue
-            if held is not None:
-                held.is_told = True
-            self._say(
-                render_verdict(
-                    verdict,
-                    entry.connect,
-                    entry.account,
-                    offset_ns=self._wall.offset_ns,
-                    now_ns=self._now(),
-                    is_left=False,
-                )
-            )
-        return said
+        gravity = 0
+        for block in entry.blocks:
+            for verdict in entry.verdicts:
+                if block.mode == verdict.mode == "enforce" and block.rule == verdict.rule:
+                    gravity = max(gravity, gravity_of(verdict))
+                    self._begin(block, verdict, entry)
+        return gravity
+
+    def _begin(self, block: Block, verdict: Verdict, entry: Entry) -> None:
+        held = self._held.get(_key(block))
+        if held is not None:
+            if held.is_told and block.kind == "throttle":
+                return
+            held.is_told = True
+        text = render_verdict(
+            verdict,
+            entry.connect,
+            entry.account,
+            offset_ns=self._wall.offset_ns,
+            now_ns=self._now(),
+            is_left=False,
+        )
+        self._say(text)
 
     def end(self, block: Block, account: Account, *, by: str, reason: str) -> None:
         """Say that a block has ended; of a throttle only where somebody ended it, as it may take hold again.
@@ -155,9 +159,17 @@ class BlockNotices:
         block = held.block if isinstance(held, _Held) else held
         refused = self.refused[block.subject] - held.refused if isinstance(held, _Held) else None
         ended_ns = min(self._now(), held.until_ns)
-        self._say(
-            render_end(block, account, by=by, reason=reason, lasted_ns=ended_ns - block.since_ns, refused=refused)
+        text = render_end(
+            account,
+            kind=block.kind,
+            ports=block.ports,
+            cause=f"by {block.source}" if block.rule is None else f"rule {block.rule}",
+            by=by,
+            reason=reason,
+            lasted_ns=ended_ns - block.since_ns,
+            refused=refused,
         )
+        self._say(text)
 
     def _say(self, text: str) -> None:
         now_ns = self._now()

@@ -177,8 +177,9 @@ class Journal(TimedPart):
         begun = self.notices.begin(entry)
         self._herald(entry, is_worse=bool(begun))
         if begun:
-            self._said[entry.subject] = max(self._said.get(entry.subject, 0), *map(gravity_of, begun))
-        verdict = find_gravest(verdict for verdict in entry.verdicts if verdict not in begun)
+            self._said[entry.subject] = max(self._said.get(entry.subject, 0), begun)
+            return
+        verdict = find_gravest(entry.verdicts)
         if verdict is None or gravity_of(verdict) <= self._said.get(verdict.subject, HIGHEST_GRAVITY):
             return
         self._said[verdict.subject] = gravity_of(verdict)

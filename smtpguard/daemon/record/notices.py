@@ -3,7 +3,7 @@
 One line each, for the journal. The event log has its own lines, for programs (logline.py).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from smtpguard.clock import render_until
 from smtpguard.model import Account, Action, Block, BreakerChange, Connect, Verdict
@@ -81,17 +81,27 @@ def render_owner(account: Account) -> str:
 
 def render_throttled_again(block: Block, account: Account) -> str:
     """A throttle that took hold again, after a while, within what was said of it before."""
-    return f"{render_owner(account)} THROTTLED again{render_ports(block.ports)} ({_render_cause(block)}). " + _see(
-        account
-    )
+    return f"{render_owner(account)} THROTTLED again{render_ports(block.ports)} (rule {block.rule}). " + _see(account)
 
 
-def render_end(block: Block, account: Account, *, by: str, reason: str, lasted_ns: int, refused: int | None) -> str:
+def render_end(
+    account: Account,
+    *,
+    kind: Action,
+    ports: Sequence[int] | None,
+    cause: str,
+    by: str,
+    reason: str,
+    lasted_ns: int,
+    refused: int | None,
+) -> str:
     """Who is no longer refused: `shop17 (shop.example) no longer BLOCKED on port 25 ...`.
 
     Args:
-        block: What it was.
-        account: Whose.
+        account: Whose it was.
+        kind: Block or throttle.
+        ports: What it refused; None for all.
+        cause: What it was for.
         by: Who ended it, or "time".
         reason: Why; untrusted.
         lasted_ns: How long it has held.
@@ -101,12 +111,8 @@ def render_end(block: Block, account: Account, *, by: str, reason: str, lasted_n
     how = f"over after {length}" if by == "time" else f"ended by {render_words(by)} after {length}"
     why = f": {render_words(reason)}" if reason and by != "time" else ""
     figures = "" if refused is None else f" {render_count(refused, 'attempt')} refused."
-    what = f"{render_owner(account)} no longer {_DONE[block.kind]}{render_ports(block.ports)}"
-    return f"{what}: {how}{why} ({_render_cause(block)}).{figures} {_see(account)}"
-
-
-def _render_cause(block: Block) -> str:
-    return f"by {block.source}" if block.rule is None else f"rule {block.rule}"
+    what = f"{render_owner(account)} no longer {_DONE[kind]}{render_ports(ports)}"
+    return f"{what}: {how}{why} ({cause}).{figures} {_see(account)}"
 
 
 def _see(account: Account) -> str:
