@@ -75,7 +75,7 @@ def total(samples: Samples, name: str, *labels: str) -> int:
 
 
 def test_every_series_is_there_at_the_first_write_and_the_file_goes_with_the_guard(host: Metered) -> None:
-    daemon = host.start()
+    host.start()
     wait_for(host.path.exists)
     first = host.read()
     for family in FAMILIES:
@@ -93,16 +93,19 @@ def test_every_series_is_there_at_the_first_write_and_the_file_goes_with_the_gua
     assert (stat.S_IMODE(about.st_mode), about.st_uid) == (0o644, 0)
     status = host.cli("status", "-v").stdout
     assert f"{host.path} written " in status
-    loaded = Path(f"/proc/{daemon.pid}/maps").read_text()
-    assert "prometheus" not in loaded
     assert host.stop() == 0
     assert not list(host.path.parent.iterdir()), "the file has to go with the guard"
 
 
-def test_a_chaotic_minute_is_counted_as_in_the_log(host: Metered) -> None:
+@pytest.mark.parametrize("host", [{"users": True, "group": "mailers"}], indirect=True)
+def test_some_chaotic_seconds_are_counted_as_in_the_log(host: Metered) -> None:
     """A block, an unblock, the panic switch, a reload, a killed notifying process: the file says what the log says."""
     daemon = host.start(command=QUICK)
-    start_s = host.read_next()["smtpguard_start_time_seconds"]
+    first = host.read_next()
+    start_s = first["smtpguard_start_time_seconds"]
+    assert "smtpguard_user_connects_total" not in first
+    about = host.path.stat()
+    assert (stat.S_IMODE(about.st_mode), about.st_gid) == (0o640, MAILERS)
     seen: list[Samples] = []
     children = [
         host.begin(user, 60, rate=40, port=port) for user, port in ((SPAMMER, 25), (INNOCENT, 587), (OTHER, 25))
@@ -125,6 +128,9 @@ def test_a_chaotic_minute_is_counted_as_in_the_log(host: Metered) -> None:
     wait_for(lambda: {*find_helpers(daemon.pid)} - {helper}, 20)
     end = host.read_next()
     seen.append(end)
+    # Whoever has opened 60 connections, limit 6 an hour, and not root, whom no rule counts.
+    users = end["smtpguard_user_connects_total"]
+    assert users == {(SPAMMER[0],): 100, (INNOCENT[0],): 60, (OTHER[0],): 60}
     assert host.stop() == 0
     logged = Counter[tuple[str, ...]]()
     suppressed = 0
@@ -149,22 +155,10 @@ def test_a_chaotic_minute_is_counted_as_in_the_log(host: Metered) -> None:
     assert 1 <= total(end, "response_seconds_count") <= blocks + 2
     for before, after in pairwise(seen):
         for name in before:
-            if name.endswith(("_total", "_bucket", "_count")):
+            if name.endswith(("_total", "_bucket", "_count")) and "user_connects" not in name:
                 for labels, value in before[name].items():
                     assert after[name][labels] >= value, f"{name}{labels} has gone back"
         assert after["smtpguard_start_time_seconds"] == start_s
-
-
-@pytest.mark.parametrize("host", [{"users": True, "group": "mailers"}], indirect=True)
-def test_users_are_shown_to_the_group_alone_and_only_who_is_over_half_of_a_limit(host: Metered) -> None:
-    host.start(command=QUICK)
-    host.connect(SPAMMER, 9, rate=100)
-    host.connect(INNOCENT, 3, rate=100, port=587)
-    found = host.read_next()
-    assert found["smtpguard_user_connects_total"] == {(SPAMMER[0],): 9}
-    about = host.path.stat()
-    assert stat.S_IMODE(about.st_mode) == 0o640
-    assert about.st_gid == MAILERS
 
 
 def find_helpers(daemon: int) -> list[int]:

@@ -1,8 +1,11 @@
 """From a snapshot to the text that node_exporter serves: all names of the contract, from the first time, at zero."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,7 +14,7 @@ from smtpguard.daemon.outlet.frames import HelperSettings
 from smtpguard.notify.metric_families import FAMILIES, PREFIX
 from smtpguard.notify.metrics_duty import MetricsDuty
 from smtpguard.notify.metrics_text import render_metrics
-from tests.support.metrics import snapshot_of
+from tests.support.metrics import read_samples, snapshot_of
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 CONTRACT = (
@@ -69,6 +72,16 @@ def test_whatever_a_label_holds_it_is_one_label() -> None:
     assert samples["smtpguard_notifications_total"].labels == {"kind": "digest", "channel": "mail", "result": "sent"}
 
 
+def test_the_daemon_loads_nothing_of_it_and_the_process_only_where_a_file_is_wanted() -> None:
+    program = "import sys, smtpguard.daemon.service; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "smtpguard.daemon.serve.metrics_snapshot" in loaded
+    assert not {name for name in loaded if name.startswith(("prometheus_client", "smtpguard.notify"))}
+    program = "import sys, smtpguard.notify.helper; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert not {name for name in loaded if name.startswith("prometheus_client")}
+
+
 def duty_of(**values: Any) -> MetricsDuty:  # noqa: ANN401 - values of Settings
     duty = MetricsDuty()
     duty.configure(HelperSettings(state_path="/nowhere", values={f"metrics_{k}": v for k, v in values.items()}))
@@ -91,6 +104,19 @@ def test_the_duty_writes_what_comes_and_takes_it_away(tmp_path: Path) -> None:
     duty.close()
     assert list(tmp_path.iterdir()) == []
     assert duty.report() == {}
+
+
+def test_what_was_sent_and_what_waits_is_shown_beside_the_daemons_figures(tmp_path: Path) -> None:
+    path = tmp_path / "smtpguard.prom"
+    outbox = Mock(totals={("blind", "mail", "given-up"): 2}, count_waiting=Mock(return_value=7))
+    duty = MetricsDuty(outbox)
+    duty.configure(HelperSettings(state_path="/nowhere", values={"metrics_textfile": str(path)}))
+    duty.take("snapshot", snapshot_of())
+    found = read_samples(path)
+    assert {labels for labels, count in found["smtpguard_notifications_total"].items() if count} == {
+        ("mail", "blind", "given-up")
+    }
+    assert found["smtpguard_spool_entries"]["notifications",] == 7
 
 
 def test_figures_of_users_are_for_a_group_alone(tmp_path: Path) -> None:
