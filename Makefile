@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PYTEST_ARGS ?=
 RUN_ARGS ?=
 
-.PHONY: help setup setup-test run demo test unit quick test-long lint types coverage bench bpf build deb rpm clean
+.PHONY: help setup setup-test run demo test unit quick test-long lint types coverage bench bpf build deb rpm pictures clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14

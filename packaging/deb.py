@@ -1,7 +1,8 @@
 """Builds a Debian package from a wheel: `python packaging/deb.py WHEEL FOLDER`. Needs dpkg-deb, and no root.
 
 The modules go where Debian's python3 finds them and use Debian's own libraries, so that their security updates reach
-smtpguard too. Same wheel, same package, byte by byte: times are SOURCE_DATE_EPOCH's, or that of the wheel's contents.
+smtpguard too; but what the screen of `watch` needs Debian has too old, and it comes along, for that alone (wheels.py).
+Same wheel, same package, byte by byte: times are SOURCE_DATE_EPOCH's, or that of the wheel's contents.
 """
 
 import calendar
@@ -72,6 +73,7 @@ def lay_out(wheel: Path, root: Path) -> tuple[str, int]:
     # Debian's files are not pip's to remove.
     for name in ("RECORD", "INSTALLER", "direct_url.json"):
         (record.parent / name).unlink(missing_ok=True)
+    put_screen(modules / "smtpguard" / "_screen")
     for source, (target, mode) in DATA.items():
         put(root / target, (modules / "smtpguard" / "_data" / source).read_bytes(), mode)
     put(root / "usr/bin/smtpguard", PROGRAM.encode(), 0o755)
@@ -81,6 +83,15 @@ def lay_out(wheel: Path, root: Path) -> tuple[str, int]:
     for file in (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))):
         put(documents / file.name, file.read_bytes())
     return version, epoch
+
+
+def put_screen(folder: Path) -> None:
+    """Put what the screen of `watch` needs into a folder that no other program looks into."""
+    with tempfile.TemporaryDirectory() as scratch:
+        argv = [sys.executable, str(PROJECT / "packaging/wheels.py"), scratch]
+        subprocess.run(argv, check=True, timeout=900)
+        for file in sorted(path for path in Path(scratch).rglob("*") if path.is_file()):
+            put(folder / file.relative_to(scratch), file.read_bytes())
 
 
 def write_control(root: Path, version: str) -> None:
@@ -109,7 +120,9 @@ def render_copyright() -> str:
         "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n"
         "Upstream-Name: smtpguard\n\n"
         "Files: *\nCopyright: The smtpguard authors\nLicense: GPL-2+\n"
-        " On Debian systems the full text of the licence is in /usr/share/common-licenses/GPL-2.\n"
+        " On Debian systems the full text of the licence is in /usr/share/common-licenses/GPL-2.\n\n"
+        f"Files: /{MODULES}/smtpguard/_screen/*\nCopyright: The authors of Textual, Rich and what they need\n"
+        "License: MIT or BSD-2-Clause or PSF-2.0\n The licence of each is beside it, in its .dist-info folder.\n"
     )
 
 

@@ -19,8 +19,10 @@ python=${GUARD_PYTHON:-/usr/bin/python3.11}
 top=$(mktemp -d)
 trap 'rm -rf "$top"' EXIT
 mkdir "$top/SOURCES"
+"$python" "$project/packaging/wheels.py" "$top/screen"
 cp "$wheel" "$project/README.md" "$project/CHANGELOG.md" "$top/SOURCES"
 rpmbuild -bb --quiet --define "_topdir $top" --define "_tmppath $top" \
-  --define "guard_version $version" --define "guard_python $python" "$@" "$project/packaging/smtpguard.spec" >&2
+  --define "guard_version $version" --define "guard_python $python" \
+  --define "guard_screen $top/screen" "$@" "$project/packaging/smtpguard.spec" >&2
 find "$top/RPMS" -name '*.rpm' -exec cp {} "$folder" \;
 find "$top/RPMS" -name '*.rpm' -exec basename {} \; | sed "s|^|$folder/|"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from smtpguard.demo.lab import PEER4, PEER6
+from tests.screen_pictures import make_screens
 from tests.servers import unpack
 from tests.support.host import INNOCENT, OTHER, SPAMMER, Host
 
@@ -63,7 +64,7 @@ def make_report() -> None:
     take_picture(page, FOLDER / "report.png", "1000,840")
 
 
-PICTURES: dict[str, Callable[[], None]] = {"report": make_report}
+PICTURES: dict[str, Callable[[], None]] = {"report": make_report, "screen": lambda: make_screens(FOLDER)}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or PICTURES:

@@ -5,14 +5,20 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
+
+_BROUGHT = Path(__file__).parent.parent / "_screen"
+"""Where packages keep Textual and what it needs: distributions have it too old, and other programs shall not see it."""
 
 
 def can_show_screen() -> bool:
     """Whether somebody looks who can press keys, at a terminal that can be drawn on, and Textual is here."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
         return False
+    if _BROUGHT.is_dir() and str(_BROUGHT) not in sys.path:
+        sys.path.insert(0, str(_BROUGHT))
     if importlib.util.find_spec("textual") is None:
         text = "smtpguard: lines only: the screen needs Textual: pip install 'smtpguard[watch]'"
         click.echo(text, err=True)

@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.servers import require
+from tests.support.fake_daemon import FakeDaemon
+from tests.support.host import wait_for
 from tests.support.programs import run
+from tests.support.terminal import Terminal
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 LIBRARIES = (
@@ -72,6 +75,37 @@ def test_unpacked_program_runs_with_debians_libraries(unpacked: Path) -> None:
     assert ": ok: dry run;" in run(
         python, program, "check", "--config", str(PROJECT / "config/smtpguard.yaml"), env=env
     )
+
+
+def test_unpacked_screen_runs_in_a_terminal_with_what_the_package_brings(unpacked: Path, tmp_path: Path) -> None:
+    """Debian's own Textual and Rich are too old: the package's are for this command alone, and come first for it."""
+    libraries = require(*LIBRARIES)
+    env = libraries.environment()
+    modules = unpacked / "usr/lib/python3/dist-packages"
+    env["PYTHONPATH"] = f"{modules}:{env['PYTHONPATH']}"
+    program = [libraries.python("click", "yaml", "jsonschema"), str(unpacked / "usr/bin/smtpguard")]
+    with FakeDaemon(tmp_path) as daemon:
+        watch = [*program, "watch", "--config", str(PROJECT / "config/smtpguard.yaml"), "--socket", daemon.path]
+        with Terminal(tmp_path, watch, env=env) as terminal:
+            terminal.wait("DRY RUN: nobody is refused", "0 seen")
+            daemon.publish_at(20)
+            terminal.wait("web3 ", "SMTP-ALT")
+            terminal.press("2")
+            terminal.wait("LAST MINUTE")
+            terminal.press("q")
+            wait_for(lambda: not terminal.is_open())
+    statement = "import smtpguard.cli.status, sys; print([path for path in sys.path if '_screen' in path])"
+    assert run(program[0], "-c", statement, env=env).strip() == "[]", "no other command sees them"
+
+
+def test_what_the_screen_needs_is_what_was_pinned(unpacked: Path) -> None:
+    pinned = re.findall(r"(?m)^([a-z-]+)==(\S+) --hash", (PROJECT / "packaging/screen.txt").read_text())
+    screen = unpacked / "usr/lib/python3/dist-packages/smtpguard/_screen"
+    brought = {path.name.removesuffix(".dist-info").replace("_", "-") for path in screen.glob("*.dist-info")}
+    assert brought == {f"{name}-{version}" for name, version in pinned}
+    assert not [path for path in screen.rglob("*") if path.suffix in (".so", ".pth")], "pure, and loaded by nobody else"
+    for info in screen.glob("*.dist-info"):
+        assert re.search(r"(?im)^License|^Classifier: License", (info / "METADATA").read_text()), info.name
 
 
 def test_brings_no_mail_server_and_no_cron_to_a_bare_system(unpacked: Path) -> None:

@@ -96,7 +96,7 @@ def runs_dry(host: Host, _command: str) -> None:
 
 
 def watches(host: Host, _command: str) -> None:
-    child = host.lab.start([*SMTPGUARD, "watch", "-l", "--config", host.config])
+    child = host.lab.start([*SMTPGUARD, "watch", "--config", host.config])
     assert child.stdout is not None
     for _ in range(20):
         host.connect(SPAMMER)
@@ -157,7 +157,7 @@ TESTS: dict[str, Callable[[Host, str], None]] = {
     "smtpguard run --dry-run": runs_dry,
     "smtpguard status": succeeds,
     "smtpguard blocks": succeeds,
-    "smtpguard watch -l": watches,
+    "smtpguard watch": watches,
     "smtpguard replay /var/log/audit/audit.log": replays,
     "smtpguard unblock web01": succeeds,
     "smtpguard unblock --all": succeeds,

@@ -79,6 +79,10 @@ def test_unpacked_program_runs_and_the_bpf_object_is_whole(
     env = rpm_env | {"PYTHONPATH": str(home.parent)}
     said = run(sys.executable, str(tmp_path / "usr/bin/smtpguard"), "--version", env=env, cwd=tmp_path)
     assert said.startswith("smtpguard, version ")
+    screen = run(
+        sys.executable, "-c", "import textual; print(textual.__file__)", env=env | {"PYTHONPATH": f"{home}/_screen"}
+    )
+    assert screen.startswith(f"{home}/_screen/textual/"), "the screen of `watch` has what it needs"
     where = run(sys.executable, "-c", "import smtpguard; print(smtpguard.__file__)", env=env, cwd=tmp_path)
     assert where.startswith(str(home))
 
