@@ -52,8 +52,7 @@ def test_every_view_with_hostile_text(size: tuple[int, int]) -> None:
     stage.desk.facts = replace(
         FACTS, held=tuple(held), episodes=tuple(episodes), users=users, sensors=EVIL[0], troubles=EVIL[::-1]
     )
-    scripts = [CARD["scripts"][0] | {"script": text, "owner": text, "sha256": text} for text in EVIL]
-    stage.desk.card = CARD | {"user": EVIL[4], "verdict": EVIL[2], "scripts": scripts, "commands": list(EVIL)}
+    stage.desk.card = CARD | {"user": EVIL[4], "lines": list(EVIL)}
 
     async def scene(stage: Stage) -> None:
         for view in "12345":

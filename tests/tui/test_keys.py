@@ -190,7 +190,7 @@ def test_the_card_goes_on_changing_but_for_a_pause() -> None:
 
     async def scene(stage: Stage) -> None:
         await stage.press("enter")
-        stage.desk.card = CARD | {"verdict": "NOT US: now"}
+        stage.desk.card = CARD | {"lines": ["NOT US: now"]}
         for _ in range(11):
             lines = await stage.turn()
         assert any("NOT US: now" in line for line in lines)
