@@ -48,7 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--two-at-a-time",
         action="store_true",
-        help="two processes run the tests of unit, property and cli; all others stay alone",
+        help="two processes run the tests of unit, property, cli and fuzz; all others stay alone",
     )
     parser.addoption(
         "--update-golden",

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import pytest
 
-APART = ("tests/unit/", "tests/property/", "tests/cli/")
+APART = ("tests/fuzz/", "tests/unit/", "tests/property/", "tests/cli/")
 """Tests that do not mind each other: none has a port, a namespace or a file that another one knows of."""
 _LENGTH = 8
 
