@@ -49,7 +49,8 @@ def command(
         answer: dict[str, Any] = ask(find_socket(config_path, socket_path), "why", user=user, at_ns=at_ns)
     except NoDaemonError as nobody:
         answer = _read(find_history_file(config_path, nobody), find_uid(user, config_path), at_ns)
-    why = build_why(answer["live"], answer["past"], answer["name"], is_past=at is not None)
+    standing = answer.get("standing")
+    why = build_why(answer["live"], answer["past"], answer["name"], is_past=at is not None, standing=standing)
     if as_json:
         print_json(why)
         return

@@ -13,7 +13,12 @@ _MINUTES = {60: "1", 600: "10", 3600: "60", 86_400: "1440"}
 
 
 def build_why(
-    live: Mapping[str, Any] | None, past: Mapping[str, Any], name: str | None, *, is_past: bool = False
+    live: Mapping[str, Any] | None,
+    past: Mapping[str, Any],
+    name: str | None,
+    *,
+    is_past: bool = False,
+    standing: str | None = None,
 ) -> Json:
     """All that is known of a user.
 
@@ -22,6 +27,7 @@ def build_why(
         past: From the history.
         name: The name that was asked for, where no account has it.
         is_past: Whether it is about another time than now.
+        standing: The account's, where there is nothing of now; None where it is not known.
     """
     blocks = [_show_block(block) for block in live["blocks"]] if live is not None else list(past.get("blocks", ()))
     blocks = [block | {"refused_to": _find_refused(block, past["destinations"])} for block in blocks]
@@ -30,7 +36,7 @@ def build_why(
         "user": live["user"] if live is not None else last.get("user") or render_user(past["uid"], name),
         "uid": past["uid"] if live is None else live["uid"],
         "time": past["time"],
-        "standing": None if live is None else live["standing"],
+        "standing": standing if live is None else live["standing"],
         "standing_why": None if live is None else live["standing_why"],
         "mode": None if live is None else live["mode"],
         "account": None if live is None else live.get("account"),

@@ -74,12 +74,11 @@ def build_customer(why: Mapping[str, Any], host: str) -> Json:
         host: This host's name.
 
     Raises:
-        GuardError: The account is not one customer's: what it did may concern another one.
+        GuardError: The account is not known to be one customer's: what it did may concern another one.
     """
-    if why["standing"] not in (None, "tenant"):
-        what = (
-            f"{why['user']} is no customer's own account ({why['standing']}): what it did may concern other customers"
-        )
+    if why["standing"] != "tenant":
+        known = why["standing"] or "not known: the account is gone, or no guard runs"
+        what = f"{why['user']} may be no customer's own account ({known}): what it did may concern other customers"
         raise GuardError(what, fix=f"smtpguard why {why['user']} --ticket")
     block = next(filter(is_refusing, why["blocks"]), None)
     if block is not None:

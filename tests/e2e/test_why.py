@@ -20,17 +20,17 @@ from smtpguard.demo.lab import PEER4, PEER6
 from smtpguard.errors import PrivilegeError
 from tests.fakes.namespaces import run_forked
 from tests.php import Fpm, running_fpm
-from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
+from tests.support.host import INNOCENT, OTHER, SHARED, SPAMMER, Host, wait_for
 
 pytestmark = pytest.mark.kernel
 
 RULE = {
-    "name": "mx-burst", "ports": [25], "count": "connections", "limit": 20, "window": "10m", "action": "block",
+    "name": "mx-burst", "ports": [25], "count": "connections", "limit": 12, "window": "10m", "action": "block",
     "block": "30m",
 }  # fmt: skip
-COUNT = 100
+COUNT = 60
 PLUGIN = "public_html/wp-content/plugins/x/send.php"
-SLOW = 21
+SLOW = 13
 """Attempts up to the verdict: so slowly that each can be looked at."""
 FLOOD = """
 function attempt($to, $pause) {
@@ -71,8 +71,8 @@ def count_log(host: Host) -> Counter[tuple[str, str]]:
     return Counter((row["DST"], row["RESULT"]) for row in rows if row["UID"] == str(SPAMMER[1]))
 
 
-def ask_why(host: Host) -> dict[str, Any]:
-    done = host.cli("why", SPAMMER[0], "--json")
+def ask_why(host: Host, *words: str) -> dict[str, Any]:
+    done = host.cli("why", SPAMMER[0], "--json", *words)
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
@@ -116,7 +116,10 @@ def test_why_tells_of_a_hacked_site_what_the_log_tells(folder: Path) -> None:
         kept = ("user", "uid", "scripts", "destinations", "files", "attempts", "refused", "verdict", "commands")
         assert {key: after[key] for key in kept} == {key: why[key] for key in kept}
         assert host.cli("unblock", SPAMMER[0]).returncode == 0
-        freed = ask_why(host)
+        freed, then = ask_why(host), ask_why(host, "--at", why["time"][:19] + why["time"][-6:])
+        assert (then["verdict"], then["blocks"][0]["rule"]) == (why["verdict"], RULE["name"]), "as it was before"
+        assert (then["standing"], then["user"]) == ("tenant", SPAMMER[0])
+        assert host.cli("why", SHARED[0], "--customer").returncode == 1, "many sites' account"
         assert freed["blocks"] == []
         assert (freed["changes"][0]["kind"], freed["changes"][0]["who"]) == ("unblock", "root")
         assert re.search(r"unblock at .* by root", show(host))

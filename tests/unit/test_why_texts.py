@@ -125,6 +125,13 @@ def test_a_customer_is_told_no_path_no_jargon_and_nobody_else_s_data() -> None:
     assert not [value for value in flat.values() if isinstance(value, str) and "/" in value]
 
 
+def test_there_is_no_customer_s_text_where_it_is_not_known_whose_account_it_is() -> None:
+    for why in (build_why(None, past(), "www-data"), build_why(None, past(), "www-data", standing="shared")):
+        with pytest.raises(GuardError, match="may concern other customers"):
+            build_customer(why, "h")
+    assert build_customer(build_why(None, past(), "web01", is_past=True, standing="tenant"), "h")["state"] == "free"
+
+
 @pytest.mark.parametrize("standing", ["shared", "exempt", "root", "mta", "container"])
 def test_there_is_no_customer_s_text_about_an_account_of_many(standing: str) -> None:
     with pytest.raises(GuardError, match="may concern other customers"):

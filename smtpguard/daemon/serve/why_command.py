@@ -78,7 +78,10 @@ class WhyCommand:
             if name is not None and past["uid"] is None:
                 what = f'No account "{render_words(name)}" on this host, and none in the history'
                 raise StateError(what, fix="give a login name, or uid:N")
-            return {"live": live, "past": past if shows_memory else _without_memory(past), "name": name}
+            told: dict[str, Any] = {"live": live, "past": past if shows_memory else _without_memory(past)}
+            if account is None:
+                return told | {"name": name, "standing": None}
+            return told | {"name": account.name, "standing": account.standing}
 
         return self._history.ask(look)
 
