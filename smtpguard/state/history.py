@@ -200,6 +200,11 @@ class History:
         )
         return {(row[0], row[1]): row[2:] for row in self._read(sql, *parameters, MAX_ROWS)}
 
+    def ports_of(self, uid: int, since_ns: int) -> list[int]:
+        """Ports on which a user was let through to what rules count."""
+        sql = "SELECT port FROM seen WHERE uid = ? AND last_ns >= ? ORDER BY port LIMIT ?"
+        return [row[0] for row in self._read(sql, uid, since_ns, MAX_ROWS)]
+
     def watched(self, span: Span) -> list[tuple[int, int]]:
         """From when to when a source saw connections, in order."""
         sql = "SELECT since_ns, until_ns FROM watched WHERE until_ns >= ? AND since_ns < ? ORDER BY since_ns LIMIT ?"

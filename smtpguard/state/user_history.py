@@ -149,11 +149,14 @@ def _figures(
     def span(length_ns: int) -> Span:
         return Span(since_ns=max(now_ns - length_ns, held_ns), until_ns=until_ns, uid=uid, limit=MAX_SHOWN)
 
+    # To exempt destinations rules count nothing: of these the last day's are known, 14 days of places take seconds.
+    ports = {int(total.key) for total in history.top_places(span(DAY_NS), "port")}
+    ports.update(history.ports_of(uid, max(now_ns - USUAL_DAYS * DAY_NS, held_ns)))
     return {
         "hour": _sum_from(minutes, (now_ns - HOUR_NS) // MINUTE_NS),
         "day": _sum_from(minutes, (now_ns - DAY_NS) // MINUTE_NS),
         "usual": {str(window): count_usual(passed, window) for window in (1, 10, 60, 1440)},
-        "ports": sorted(int(total.key) for total in history.top_places(span(USUAL_DAYS * DAY_NS), "port")),
+        "ports": sorted(ports),
         "failed_hour": sum(row[1] for row in history.outcomes_of(span(HOUR_NS)).values()),
         "destinations": _destinations(history, span(DAY_NS), verdicts),
         "scripts": _scripts(history, span(DAY_NS), verdicts),

@@ -133,3 +133,15 @@ def test_a_name_is_found_as_the_log_writes_it(monkeypatch: pytest.MonkeyPatch) -
     assert (find_uid("uid:7"), find_uid("0007"), find_uid("")) == ((7, None), (7, None), (None, None))
     accounts = Mock(lookup=Mock(by_person=Mock(side_effect=GuardError("no such account"))))
     assert find_past(accounts, "gone%20user") == (None, "gone user")
+
+
+def test_ports_of_the_last_14_days_are_known_without_reading_all_places(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    tally = Tally()
+    for days, port in ((20, 465), (10, 587), (0, 25)):
+        when_ns = NOW_NS - days * DAY_NS
+        tally.add_connect(1001, wall_ns=when_ns, address=bytes(4), port=port, script=None, refused=False)
+    tally.add_connect(1001, wall_ns=NOW_NS, address=bytes(4), port=2525, script=None, refused=False, is_counted=False)
+    store.run(tally.take(), durable=False)
+    store.close()
+    assert look(tmp_path)["ports"] == [25, 587, 2525]
