@@ -314,6 +314,8 @@ attribution: {{process: {str(looks).lower()}, php: false, rdns: false}}
     settings = replace(load_settings(str(path)), warnings=(HEEDED_NO_MORE,))
     for name in ("apply_limits", "apply_priority"):
         monkeypatch.setattr(module, name, lambda: None)
+    # A profiler watches every call: a reload takes seconds on a busy machine, and who asked for it has to hear of it.
+    monkeypatch.setattr("smtpguard.control.connection.IDLE_NS", LIMIT_S * NS)
     monkeypatch.setenv("PATH", str(folder))  # where there is no fail2ban-client
     monkeypatch.setattr(module, "apply_privileges", lambda _: None)
     monkeypatch.setattr(module, "InstanceLock", lambda _: contextlib.nullcontext())
