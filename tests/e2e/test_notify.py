@@ -123,6 +123,7 @@ def test_a_reload_changes_whom_of_what_and_how_much(host: Host) -> None:
     assert len(receiver.tried()) == 1
 
 
+@pytest.mark.long
 def test_a_hook_and_a_mail(host: Host) -> None:
     host.start()
     hook = Path(host.lab.directory) / "hook"
@@ -141,6 +142,7 @@ def test_a_hook_and_a_mail(host: Host) -> None:
     assert {int(rights[which], 16) for which in ("CapPrm", "CapEff", "CapInh", "CapAmb")} == {0}
 
 
+@pytest.mark.long
 def test_a_heartbeat_only_while_all_is_well(host: Host) -> None:
     receiver = Receiver(host)
     receiver.start()
@@ -233,7 +235,7 @@ def test_twenty_users_blocked_in_a_minute_and_verdicts_in_a_loop() -> None:
         assert len(receiver.taken()) == 20, "once an incident"
 
 
-@pytest.mark.parametrize("mode", ["slow", "stopped"])
+@pytest.mark.parametrize("mode", [pytest.param("slow", marks=pytest.mark.long), "stopped"])
 def test_a_block_is_as_fast_as_ever_whoever_hangs(host: Host, mode: str) -> None:
     """The receiver drips for ever, or the process itself stands still: nothing of that is felt where verdicts are."""
     receiver = Receiver(host)
