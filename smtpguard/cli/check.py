@@ -62,6 +62,10 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
     warnings += [*find_lookalikes(settings, accounts), *find_unsold(settings)]
     if settings.metrics_textfile is not None and (trouble := find_textfile_trouble(settings.metrics_textfile)):
         warnings.append(f"metrics.textfile: {trouble}")
+    if settings.notify.has_channels:
+        from smtpguard.notify.readiness import find_unready
+
+        warnings += find_unready(settings.notify)
     summary = {
         "ok": True,
         "file": settings.path,

@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 
-_FIX = "pip install 'smtpguard[notify]'"
+FIX = "pip install 'smtpguard[notify]'"
 
 
 def main() -> int:
@@ -18,7 +18,7 @@ def main() -> int:
     try:
         apprise = importlib.import_module("apprise")
     except ImportError:
-        sys.stdout.write(f"apprise is not installed ({_FIX})")
+        sys.stdout.write(f"apprise is not installed ({FIX})")
         return 1
     sender = apprise.Apprise()
     if not sender.add(order["url"]):

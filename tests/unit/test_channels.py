@@ -18,7 +18,9 @@ from smtpguard.notify.body import render_body
 from smtpguard.notify.delivery import DeliveryError
 from smtpguard.notify.hook import ENVIRONMENT, HookChannel
 from smtpguard.notify.mail import MailChannel, render_mail
+from smtpguard.notify.readiness import find_unready
 from smtpguard.notify.spool import Letter
+from smtpguard.settings.notify import NotifySettings, Webhook
 from tests.unit.test_notification import begins
 
 HOSTILE = "/home/w/\r\nBcc: a@b\r\n\r\n<script>*_`[x](http://y)@everyone<!channel>\u202e.php"
@@ -198,3 +200,21 @@ def test_a_server_that_refuses_or_drips_for_ever(mode: str, told: str, monkeypat
 def test_where_no_server_listens() -> None:
     with pytest.raises(DeliveryError, match="refused"):
         MailChannel("root", "127.0.0.1:1").send(letter())
+
+
+# -- before anything is sent -----------------------------------------------------------------------------------------
+
+
+def test_check_names_what_can_not_be_used(folder: Path) -> None:
+    missing = NotifySettings(
+        webhooks=(Webhook(url="https://example.org/", secret_file=str(folder / "none"), kinds=("test",)),),
+        hook=(write_program(folder, "true", 0o777),),
+    )
+    secret, hook = find_unready(missing)
+    assert secret.startswith("notify.webhooks[0].secret_file: the secret can't be used: no such file")
+    assert hook.startswith("notify.hook: ")
+    assert "can be written by others" in hook
+    (folder / "none").write_bytes(b"x" * 32)
+    (folder / "none").chmod(0o600)
+    write_program(folder, "true")
+    assert list(find_unready(missing)) == []
