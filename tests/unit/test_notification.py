@@ -218,6 +218,14 @@ def test_nothing_is_told_again_by_another_process(bench: Bench) -> None:
     assert bench.kinds() == ["incident-begins", "breaker", "blind", "incident-over"]
 
 
+def test_what_is_handed_over_twice_is_counted_once(bench: Bench) -> None:
+    for _ in range(2):  # a process that died after it had kept it, and before it could say so
+        bench.tell(begins("a", "warn"), over("a"))
+    sums = bench.spool.read_fact("digest")
+    assert (sums["begun"], sums["incidents"]) == ({"warn enforce": 1}, 1)
+    assert len(bench.said) == 4, "the daemon hears each time that it is there"
+
+
 def test_the_guards_own_condition_is_told_when_it_changes(bench: Bench) -> None:
     bench.tell(*(blind(number, holds=False, condition=name) for number, name in enumerate(("blind", "off"))))
     assert bench.kinds() == [], "a start that goes well"
