@@ -10,14 +10,14 @@ from tests.support.host import OTHER, SPAMMER, Host, wait_for
 pytestmark = pytest.mark.kernel
 
 BLOCK = {"name": "burst", "ports": [25], "count": "connections", "limit": 3, "window": "10m", "action": "block",
-         "block": "2s"}  # fmt: skip
+         "block": "1s"}  # fmt: skip
 THROTTLE = {"name": "slow", "ports": [587], "count": "connections", "limit": 3, "window": "5s", "action": "throttle"}
 
 
 def test_each_beginning_and_end_is_one_line_that_stands_alone() -> None:
     with Host(
         rules=[BLOCK, THROTTLE], breaker={"blocks": 100, "per": "10m"},
-        escalation={"factor": 1, "max": "2s", "still_trying": "end"},
+        escalation={"factor": 1, "max": "1s", "still_trying": "end"},
     ) as host:  # fmt: skip
         journald = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         journald.bind(f"{host.lab.directory}/journal")
@@ -25,7 +25,7 @@ def test_each_beginning_and_end_is_one_line_that_stands_alone() -> None:
         host.configure(log={"path": f"{host.lab.directory}/events.log", "journal": f"{host.lab.directory}/journal"})
         host.start()
         begin = rf"{SPAMMER[0]} BLOCKED on port 25 until \d\d:\d\d: 4 connections in 10 min, limit 3 \(rule burst\)\."
-        end = rf"{SPAMMER[0]} no longer BLOCKED on port 25: over after 2 s \(rule burst\)\. \d+ attempts? refused\."
+        end = rf"{SPAMMER[0]} no longer BLOCKED on port 25: over after 1 s \(rule burst\)\. \d+ attempts? refused\."
         for number in (1, 2):  # the second one too, although it is the same incident
             host.connect(SPAMMER, 6)
             wait_for(lambda number=number: len(re.findall(begin, host.stderr())) == number)  # type: ignore[misc]
@@ -37,7 +37,7 @@ def test_each_beginning_and_end_is_one_line_that_stands_alone() -> None:
         assert f"{OTHER[0]} BLOCKED on port 25 until" in host.stderr()
 
         # A throttle lets go and takes hold again all the time: it begins once.
-        for _ in range(3):
+        for _ in range(2):
             host.connect(OTHER, 8, port=587)
         wait_for(lambda: f"{OTHER[0]} THROTTLED on port 587 until" in host.stderr())
         assert host.cli("unblock", OTHER[0]).returncode == 0

@@ -65,13 +65,11 @@ def test_limits_follow_the_package_and_people_may_name_a_domain(tmp_path: Path) 
         )  # the panel's language
         blocks = json.loads(host.cli("blocks", "--json").stdout)
         assert [row["domain"] for row in blocks] == ["shop.example"]
-        for words in (("unblock", "shared.example"), ("why", "shared.example"), ("block", "a@shared.example"),
-                      ("exempt", "--", "shared.example")):  # fmt: skip
+        for words in (("unblock", "shared.example"), ("exempt", "--", "shared.example")):
             done = host.cli(*words)
             assert done.returncode == 1
             assert f"{SPAMMER[0]} (uid {SPAMMER[1]}) and {INNOCENT[0]} (uid {INNOCENT[1]})" in done.stderr
         assert json.loads(host.cli("blocks", "--json").stdout) == blocks
-        assert f"no: {OTHER[0]}: tenant" not in host.cli("exempt", "--name", "--", "third.example").stdout
         assert f"(third.example is a domain of {OTHER[0]})" in host.cli("exempt", "--", "third.example").stdout
 
         # The panel changes while the guard runs. What a tenant could have written is not used, and named.
@@ -86,6 +84,7 @@ def test_limits_follow_the_package_and_people_may_name_a_domain(tmp_path: Path) 
         assert stall < 500
 
 
+@pytest.mark.long  # tests/unit/test_customer_watch.py has its short form
 def test_what_a_command_said_holds_while_it_fails_and_over_a_restart(tmp_path: Path) -> None:
     overrides = [{"match": {"resellers": ["res*"]}, "rules": MORE}]
     program, answer = tmp_path / "who", tmp_path / "answer.json"

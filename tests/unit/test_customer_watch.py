@@ -61,7 +61,7 @@ class Scene:
         before, self.now_ns = len(self.reader.asked), self.now_ns + int(after_s * NS)
         self.reader.answers.append(Reading(SAID))
         self.watch.look()
-        asked = len(self.reader.asked) > before or bool(select.select([self.watch.fileno()], [], [], 0.3)[0])
+        asked = len(self.reader.asked) > before or bool(select.select([self.watch.fileno()], [], [], 0.1)[0])
         if asked:
             select.select([self.watch.fileno()], [], [], 10)
             self.watch.take()
