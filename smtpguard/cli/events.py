@@ -11,9 +11,12 @@ from smtpguard.cli.history_options import (
     HistorySource,
     Json,
     build_times,
+    check_source,
     filter_options,
+    name_source,
     parse_networks,
     print_more,
+    print_source,
     without_time,
 )
 
@@ -75,17 +78,22 @@ def command(
     if dst:
         parse_networks(dst)
         args["dst"] = list(dst)
+    check_source(args)
     source = HistorySource(config_path, socket_path)
     found = source.find("events", rows, args)
     if follow:
         _follow(source, args, found.items, as_json=as_json, as_csv=as_csv)
     elif as_json:
-        print_json({"events": [without_time("events", event) for event in found.items], "more": found.has_more})
+        events = [without_time("events", event) for event in found.items]
+        more = {} if found.source is None else {"source": name_source(found.source)}
+        print_json({"events": events, "more": found.has_more} | more)
     elif as_csv:
         click.echo(render_csv(COLUMNS, found.items, head=True), nl=False)
     elif not found.items:
+        print_source(found.source)
         click.echo("Nothing of that kind has happened.")
     else:
+        print_source(found.source)
         print_table(("TIME", "USER", "KIND", "MODE", "WHAT"), [_row(event) for event in found.items])
     if not follow and not as_json:
         print_more(found, rows, "time")

@@ -29,6 +29,7 @@ def filter_options(command: FC) -> FC:
         click.option("--since", default=None, metavar="T", help="From then on: 2h (ago), 14:05, 'yesterday 12:00'."),
         click.option("--until", default=None, metavar="T", help="Until then."),
         click.option("--mode", type=click.Choice(["enforce", "dry-run"]), default=None, help="Only of this mode."),
+        click.option("--src", default=None, metavar="ADDR", help="Only of users who sent from this own address."),
         click.option("--rule", default=None, metavar="R", help="Only of this rule."),
         click.option(
             "--rows", type=click.IntRange(1, MAX_ROWS), default=100, show_default=True, help="How many at most."
@@ -46,10 +47,12 @@ class HistoryPage:
     Attributes:
         items: Events or incidents, the newest first.
         has_more: Whether there are more.
+        source: With --src: who connected from there; else None.
     """
 
     items: list[Json]
     has_more: bool
+    source: Json | None = None
 
 
 class HistorySource:
@@ -75,13 +78,16 @@ class HistorySource:
         key = _TIMES[verb]
         items: list[Json] = []
         seen: set[str] = set()
+        source: Json | None = None
         args = dict(args) | {"rows": min(PAGE, rows + 1)}
         while True:
             page = self._ask(verb, args)
+            source = source or page.source  # of the whole span, not of what is left of it
             fresh = [item for item in page.items if repr(item) not in seen]
             items += fresh
             if not fresh or not page.has_more or len(items) > rows:
-                return HistoryPage(items=items[:rows], has_more=page.has_more or len(items) > rows)
+                has_more = page.has_more or len(items) > rows
+                return HistoryPage(items=items[:rows], has_more=has_more, source=source)
             seen.update(map(repr, fresh))
             args["until_ns"] = items[-1][key] + 1  # others of the same moment come again
 
@@ -92,12 +98,14 @@ class HistorySource:
             answer = ask(self._socket, verb, **args)
         except NoDaemonError as nobody:
             return self._read(verb, args, nobody)
-        return HistoryPage(items=answer["items"], has_more=answer.get("has_more", False))
+        source = answer.get("source")
+        return HistoryPage(items=answer["items"], has_more=answer.get("has_more", False), source=source)
 
     def _read(self, verb: "Verb", args: Ask, nobody: NoDaemonError) -> HistoryPage:
-        from smtpguard.state.event_query import EventQuery
+        from smtpguard.state.event_query import EventQuery, parse_own
         from smtpguard.state.history import History
         from smtpguard.state.history_page import find_page
+        from smtpguard.state.own_history import find_source
         from smtpguard.state.span import Span
 
         path = find_history_file(self._config_path, nobody)
@@ -112,10 +120,12 @@ class HistorySource:
             script=args.get("script"),
             sha256=args.get("sha256"),
             rule=args.get("rule"),
+            src=parse_own(args["src"]) if "src" in args else None,
         )
         with History(path) as history:
             items, has_more = find_page(history, verb, query, is_open=args.get("is_open", False))
-        return HistoryPage(items=items, has_more=has_more)
+            source = find_source(history, query)
+        return HistoryPage(items=items, has_more=has_more, source=source)
 
 
 def without_time(verb: "Verb", item: Json) -> Json:
@@ -204,6 +214,53 @@ def _find_owner(user: str, config_path: str | None) -> int | None:
         return None
     click.echo(f"smtpguard: {lookup.tell_domain(user)}", err=True)
     return account.uid
+
+
+def check_source(args: Ask) -> None:
+    """A usage error if --src is no address."""
+    from smtpguard.state.event_query import parse_own
+
+    try:
+        parse_own(args.get("src", "::"))
+    except ValueError:
+        hint = f"{args['src']!r} is no address of this host. Such as: 198.51.100.7"
+        raise click.BadParameter(hint, param_hint="--src") from None
+
+
+def name_source(source: Json | None) -> Json | None:
+    """Who connected from an own address, with the names that accounts have now."""
+    if source is None:
+        return None
+    users = [{"user": find_name(row["uid"]) or f"uid:{row['uid']}"} | row for row in source["users"]]
+    return source | {"users": users}
+
+
+def print_source(source: Json | None) -> None:
+    """The same for people, above the table."""
+    named = name_source(source)
+    if named is None:
+        return
+    address = named["address"]
+    if not named["users"]:
+        click.echo(f"No connection from {address} is known.")
+    for row in named["users"]:
+        first, last = (row[name][:19].replace("T", " ") for name in ("first", "last"))
+        figures = f"{row['connected']} connected, {row['failed']} failed"
+        click.echo(f"from {address}: {row['user']}, {figures}, {first} to {last}")
+    if named["unknown"]:
+        click.echo(f"Of {named['unknown']} attempts it is not known from which address they came.")
+
+
+def find_name(uid: int) -> str | None:
+    """The login name of a uid, as the log writes it; None without one."""
+    import pwd
+
+    from smtpguard.text import render_user
+
+    try:
+        return render_user(uid, pwd.getpwuid(uid).pw_name)
+    except KeyError:
+        return None
 
 
 def parse_networks(texts: Iterator[str] | list[str] | tuple[str, ...]) -> tuple[Any, ...]:

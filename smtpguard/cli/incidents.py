@@ -12,8 +12,11 @@ from smtpguard.cli.history_options import (
     Json,
     ask_daemon,
     build_times,
+    check_source,
     filter_options,
+    name_source,
     print_more,
+    print_source,
     without_time,
 )
 
@@ -51,15 +54,18 @@ def command(
         raise click.UsageError("--json or --csv, not both")
     args: Ask = {name: value for name, value in filters.items() if value not in (None, "")}
     args |= build_times(since, until)
+    check_source(args)
     found = HistorySource(config_path, socket_path).find("incidents", rows, args)
     if as_json:
         items = [without_time("incidents", item) for item in found.items]
-        print_json({"incidents": items, "more": found.has_more})
+        more = {} if found.source is None else {"source": name_source(found.source)}
+        print_json({"incidents": items, "more": found.has_more} | more)
         return
     if as_csv:
         click.echo(render_csv(COLUMNS, map(_flatten, found.items), head=True), nl=False)
         print_more(found, rows, "last")
         return
+    print_source(found.source)
     if not found.items:
         click.echo("There are no such incidents.")
         return

@@ -11,7 +11,7 @@ from smtpguard.errors import DecodeError
 from smtpguard.model import Connect, RefusedBy, SocketNews, SocketReport
 
 _EVENT = struct.Struct("=QQQIIIHHBBBBHBB16s16sII")
-_REPORT = struct.Struct("=QQQIIIHHBBBBI16sQQQQQ")
+_REPORT = struct.Struct("=QQQIIIHHBBBBI16sQQQQQ16s")
 _KIND_OFFSET = 40
 _KIND_CONNECT, _KIND_PROBE, _KIND_REPORT = 1, 2, 3
 _UID_UNKNOWN = 0xFFFFFFFF
@@ -138,6 +138,7 @@ def _decode_report(data: bytes) -> SocketReport:
         bytes_sent,
         bytes_received,
         bytes_told,
+        own,
     ) = _REPORT.unpack_from(data)
     if not 1 <= outcome <= len(NEWS):
         raise DecodeError(f"outcome {outcome}", where="bpf event")
@@ -154,6 +155,7 @@ def _decode_report(data: bytes) -> SocketReport:
         bytes_sent=bytes_sent,
         bytes_received=bytes_received,
         bytes_told=bytes_told,
+        own=cut_address(own, family) if any(own) else None,
         retransmissions=retransmissions,
     )
 

@@ -109,6 +109,7 @@ class SocketReport:
         bytes_told: Of those, what reports before told of; None where the sensor does not know.
         bytes_received: Payload received so far; the peer's FIN may count as one.
         retransmissions: Segments sent again so far.
+        own: From which address of the host, 4 or 16 bytes as the socket has it (before any NAT); None if not known.
     """
 
     time_ns: int
@@ -124,3 +125,4 @@ class SocketReport:
     bytes_received: int
     retransmissions: int
     bytes_told: int | None = None
+    own: bytes | None = None

@@ -45,6 +45,8 @@ def build_why(
         "incident": past["incident"],
         "scripts": past["scripts"],
         "destinations": past["destinations"],
+        "own_addresses": past.get("own_addresses", []),
+        "own_unknown": past.get("own_unknown", 0),
         "files": [_show_file(file) for file in (past["evidence"].get("newest") or ())[:10]],
         "notes": [event for event in past["events"] if event["kind"] == "note"],
         "changes": [event for event in past["events"] if event["kind"] not in ("exceeded", "note")],

@@ -6,7 +6,7 @@ from typing import Any
 from smtpguard.report.why import render_clock
 from smtpguard.text import render_count, render_duration, render_ports, render_visible, render_words
 
-_MOST = {"blocks": 2, "rules": 4, "destinations": 3, "scripts": 2, "files": 2}
+_MOST = {"blocks": 2, "rules": 4, "destinations": 3, "scripts": 2, "own": 3, "files": 2}
 """Rows of each kind where there is little room."""
 _HEAD = 13
 
@@ -20,7 +20,7 @@ def render_card(why: Mapping[str, Any], *, width: int = 80, height: int = 24) ->
         height: Rows; the least telling ones are left out.
     """
     lines = [render_words(why["verdict"], max_bytes=width), *_standing(why), *_blocks(why), *_rules(why)]
-    lines += [*_incident(why), *_scripts(why), *_destinations(why), *_notes(why), *_files(why)]
+    lines += [*_incident(why), *_scripts(why), *_destinations(why), *_own(why), *_notes(why), *_files(why)]
     commands = [
         _pair("do", command) if not number else " " * _HEAD + command for number, command in enumerate(why["commands"])
     ]
@@ -148,6 +148,17 @@ def _destinations(why: Mapping[str, Any]) -> list[str]:
         lines.append(_pair("to" if not lines else "", text))
     more = len(why["destinations"]) - _MOST["destinations"]
     return [*lines, _pair("", f"and {more} more")] if more > 0 else lines
+
+
+def _own(why: Mapping[str, Any]) -> list[str]:
+    """From which of the host's own addresses: a block list names one."""
+    places = why["own_addresses"]
+    shown = [f"{place['address']} ({place['connected'] + place['failed']})" for place in places[: _MOST["own"]]]
+    if len(places) > _MOST["own"]:
+        shown.append(f"{len(places) - _MOST['own']} more")
+    if why["own_unknown"]:
+        shown.append(f"not known ({why['own_unknown']})")
+    return [_pair("from", ", ".join(shown))] if shown else []
 
 
 def _notes(why: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ what goes beyond is still in the figures, and is counted.
 
 from dataclasses import dataclass
 
-from smtpguard.settings import DAY_NS, HOUR_NS, MINUTE_NS
+from smtpguard.settings import HOUR_NS, MINUTE_NS
 from smtpguard.state import statements
 from smtpguard.state.columns import Statement
 
@@ -48,6 +48,8 @@ class _Outcome:
 @dataclass(slots=True)
 class _Own:
     connected: int = 0
+    failed: int = 0
+    first_ns: int = 0
     last_ns: int = 0
 
 
@@ -133,6 +135,8 @@ class Tally:
             own: From which address of the host; None if not known.
             error: How it failed; None if it was connected.
         """
+        if own is not None:
+            self._add_own(uid, own, wall_ns, is_connected=error is None)
         outcome_key = (wall_ns // HOUR_NS, uid, address, port)
         outcome = self._outcomes.get(outcome_key)
         if outcome is None:
@@ -145,16 +149,6 @@ class Tally:
             outcome.failed += 1
             if wall_ns >= outcome.error_ns:
                 outcome.error, outcome.error_ns = error, wall_ns
-        if own is None or error is not None:
-            return
-        own_key = (wall_ns // DAY_NS, uid, own)
-        place = self._own.get(own_key)
-        if place is None:
-            if not self._has_room("own", uid, MAX_OWN_PER_USER, len(self._own)):
-                return
-            place = self._own[own_key] = _Own()
-        place.connected += 1
-        place.last_ns = max(place.last_ns, wall_ns)
 
     def add_message(self, uid: int, *, wall_ns: int, recipients: int) -> None:
         """Count one mail handed to the local server."""
@@ -175,12 +169,29 @@ class Tally:
             for (hour, uid, address, port), o in self._outcomes.items()
         ]
         rows += [
-            statements.add_own_address(day, uid, address, connected=own.connected, last_ns=own.last_ns)
-            for (day, uid, address), own in self._own.items()
+            statements.add_own_address(
+                hour, uid, address, connected=o.connected, failed=o.failed, first_ns=o.first_ns, last_ns=o.last_ns
+            )
+            for (hour, uid, address), o in self._own.items()
         ]
         for sums in (self._outcomes, self._outcomes_of, self._own):
             sums.clear()
         return rows
+
+    def _add_own(self, uid: int, address: bytes, wall_ns: int, *, is_connected: bool) -> None:
+        """Count a connection for the address it came from."""
+        key = (wall_ns // HOUR_NS, uid, address)
+        place = self._own.get(key)
+        if place is None:
+            if not self._has_room("own", uid, MAX_OWN_PER_USER, len(self._own)):
+                return
+            place = self._own[key] = _Own(first_ns=wall_ns)
+        if is_connected:
+            place.connected += 1
+        else:
+            place.failed += 1
+        place.first_ns = min(place.first_ns, wall_ns)
+        place.last_ns = max(place.last_ns, wall_ns)
 
     def _find(self, uid: int, wall_ns: int) -> _User | None:
         """A user's sums of an attempt's hour; None if there are too many users."""

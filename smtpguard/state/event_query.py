@@ -2,15 +2,18 @@
 
 import ipaddress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from smtpguard.logline import render_time
 from smtpguard.model import NS
 from smtpguard.policy.incidents import GAP_NS
+from smtpguard.settings import HOUR_NS
 from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow
 from smtpguard.state.span import Span
 from smtpguard.text import render_user
 
+NEAR_NS = HOUR_NS
+"""An event is of an own address where its user had connections from there so near in time."""
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Shown = dict[str, Any]
 KINDS = (
@@ -32,6 +35,7 @@ class EventQuery:
         script: Part of the attempt's script.
         sha256: Begin of a file's sum that was found with the verdict.
         rule: Which rule.
+        src: One of the host's own addresses, 4 or 16 bytes: only of users who connected from it within NEAR_NS.
     """
 
     span: Span
@@ -42,6 +46,23 @@ class EventQuery:
     script: str | None = None
     sha256: str | None = None
     rule: str | None = None
+    src: bytes | None = None
+
+    def where(self, table: Literal["verdicts", "changes", "incidents"]) -> tuple[str, list[int | bytes]]:
+        """The condition that SQL looks at, and its parameters: the same ones for each table."""
+        first, last = ("first_ns", "last_ns") if table == "incidents" else ("time_ns", "time_ns")
+        sql, parameters = self.span.where(last)
+        if self.src is None:
+            return sql, parameters
+        if table != "changes":
+            sql += " AND netns = 0"  # of others' namespaces no addresses are kept, and their numbers are no accounts
+        since, until = f"{table}.{first} - {NEAR_NS}", f"{table}.{last} + {NEAR_NS}"
+        sql += (
+            f" AND EXISTS (SELECT 1 FROM own_addresses AS own WHERE own.uid = {table}.uid AND own.address = ?"  # noqa: S608 - constants
+            f" AND own.hour BETWEEN ({since}) / {HOUR_NS} AND ({until}) / {HOUR_NS}"
+            f" AND own.last_ns >= {since} AND own.first_ns <= {until})"
+        )
+        return sql, [*parameters, self.src]
 
     @property
     def is_about_attempts(self) -> bool:
@@ -69,6 +90,13 @@ class EventQuery:
             and self.rule in (None, details.get("rule"))
             and (self.port is None or ("block_kind" in details and (ports is None or self.port in ports)))
         )
+
+
+def parse_own(text: str) -> bytes:
+    """One of the host's own addresses, as typed: IPv4-mapped is IPv4. Raises ValueError."""
+    address = ipaddress.ip_address(text)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).packed
 
 
 def show_event(row: VerdictRow | ChangeRow) -> Shown:

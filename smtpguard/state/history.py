@@ -69,7 +69,8 @@ class History:
     def find_events(self, query: EventQuery) -> tuple[list[VerdictRow | ChangeRow], bool]:
         """What is asked for, the newest first, and whether there is more of it."""
         kinds, limit = query.kinds, query.span.rows
-        where, parameters = query.span.where("time_ns")
+        of_verdicts, parameters = query.where("verdicts")
+        of_changes, _ = query.where("changes")
         found: list[VerdictRow | ChangeRow] = []
         with self._look():
             verdicts: Iterator[VerdictRow | ChangeRow] = iter(())
@@ -77,13 +78,13 @@ class History:
             order = "ORDER BY time_ns DESC, id DESC"
             if not kinds or "exceeded" in kinds:
                 rule, rules = ("", []) if query.rule is None else (" AND rule = ?", [to_bytes(query.rule)])
-                sql = f"SELECT * FROM verdicts WHERE {where}{rule} {order}"  # noqa: S608 - constants
+                sql = f"SELECT * FROM verdicts WHERE {of_verdicts}{rule} {order}"  # noqa: S608 - constants
                 found_verdicts = map(parse_verdict, self._connection.execute(sql, [*parameters, *rules]))
                 verdicts = (row for row in found_verdicts if query.matches_verdict(row))
             if not query.is_about_attempts and kinds != {"exceeded"}:
                 events = sorted(kinds - {"exceeded"})
                 among = f" AND event IN ({', '.join('?' * len(events))})" if events else ""
-                sql = f"SELECT * FROM changes WHERE {where}{among} {order}"  # noqa: S608 - constants
+                sql = f"SELECT * FROM changes WHERE {of_changes}{among} {order}"  # noqa: S608 - constants
                 found_changes = map(parse_change, self._connection.execute(sql, [*parameters, *events]))
                 changes = (row for row in found_changes if query.matches_change(row))
             for row in heapq.merge(changes, verdicts, key=lambda row: -row.time_ns):
@@ -102,7 +103,7 @@ class History:
             is_open: Only those that nobody has closed.
         """
         limit = query.span.rows
-        where, parameters = query.span.where("last_ns")
+        where, parameters = query.where("incidents")
         closes = self._read("SELECT * FROM changes WHERE event = 'close' ORDER BY time_ns DESC LIMIT ?", MAX_ROWS)
         closed = {str(row.details.get("incident")): row for row in reversed([parse_change(row) for row in closes])}
         found: list[tuple[IncidentRow, ChangeRow | None]] = []

@@ -138,8 +138,26 @@ UPDATE outcomes SET hour = hour * 24;
 """
 """A day of 24 hours begins at midnight UTC, and the administrator's does not; theirs may have 23 or 25."""
 
+_OWN_BY_HOUR = """
+DROP TABLE own_addresses;
+CREATE TABLE own_addresses (
+  hour INTEGER NOT NULL, uid INTEGER NOT NULL, address BLOB NOT NULL, connected INTEGER NOT NULL,
+  failed INTEGER NOT NULL, first_ns INTEGER NOT NULL, last_ns INTEGER NOT NULL,
+  PRIMARY KEY (hour, uid, address)
+) WITHOUT ROWID;
+CREATE INDEX own_addresses_by_uid ON own_addresses (uid, hour);
+"""
+"""By the hour, because a block list says when. The table was empty until then: nothing told of addresses."""
+
 MIGRATIONS: tuple[str, ...] = (
-    *(_FIRST, _IDS_OF_BLOCKS, _FACTS, _PORTS_OF_BLOCKS, _EVERYTHING, _RECORD, _PLACES_BY_HOUR),
+    _FIRST,
+    _IDS_OF_BLOCKS,
+    _FACTS,
+    _PORTS_OF_BLOCKS,
+    _EVERYTHING,
+    _RECORD,
+    _PLACES_BY_HOUR,
+    _OWN_BY_HOUR,
 )
 """SQL that leads from version N to N + 1. Append only: files out there hold every version."""
 

@@ -12,7 +12,7 @@ STEP_ROWS = 2000
 """At most so many rows of one table are deleted in one step: some 10 ms."""
 MAX_DESTINATIONS_PER_DAY = 6000
 """Rows per user and day that are kept of where they went in which hour, and of what became of it: the busiest ones."""
-MAX_OWN_ADDRESSES_PER_DAY = 64
+MAX_OWN_ADDRESSES_PER_DAY = 24 * 64
 """The same of the host's own addresses: IPV6_FREEBIND lets a tenant claim any number."""
 MEMORY_NS = 30 * DAY_NS
 """How long at least it is remembered who was blocked before (`escalation.forget`) and who has sent (`novel`)."""
@@ -20,7 +20,7 @@ _CROWDED: tuple[tuple[str, str, int, str, str], ...] = (
     # table, its column of time, how much of that is a day, what else names a user's row, what makes it worth keeping
     ("destinations", "hour", 24, "address, port, script", "connects, last_ns"),
     ("outcomes", "hour", 24, "address, port", "connected + failed, error_ns"),
-    ("own_addresses", "day", 1, "address", "connected, last_ns"),
+    ("own_addresses", "hour", 24, "address", "connected, failed, last_ns"),
 )
 
 _AGES: tuple[tuple[str, str, str, int], ...] = (
@@ -35,7 +35,7 @@ _AGES: tuple[tuple[str, str, str, int], ...] = (
     ("minutes", "minute, uid", "minute", MINUTE_NS),
     ("destinations", "hour, uid, address, port, script", "hour", HOUR_NS),
     ("outcomes", "hour, uid, address, port", "hour", HOUR_NS),
-    ("own_addresses", "day, uid, address", "day", DAY_NS),
+    ("own_addresses", "hour, uid, address", "hour", HOUR_NS),
     ("watched", "since_ns", "until_ns", 1),
 )
 _ROOM = ("destinations", "outcomes", "own_addresses", "minutes", "verdicts", "incidents", "changes")

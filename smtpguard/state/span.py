@@ -78,6 +78,25 @@ class Total:
     users: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnTotal:
+    """What a user connected from one of the host's own addresses, in whole hours.
+
+    Attributes:
+        uid: Whose.
+        address: As the socket had it, 4 or 16 bytes: before any NAT, in a container the container's.
+        connected, failed: What became of the connections.
+        first_ns, last_ns: When that was known for the first and the last one.
+    """
+
+    uid: int
+    address: bytes
+    connected: int
+    failed: int
+    first_ns: int
+    last_ns: int
+
+
 def find_gaps(spans: Iterable[tuple[int, int]], since_ns: int, until_ns: int) -> Iterator[tuple[int, int]]:
     """From when to when nothing was watched.
 

@@ -203,14 +203,17 @@ def add_outcome(
     )
 
 
-def add_own_address(day: int, uid: int, address: bytes, *, connected: int, last_ns: int) -> Statement:
-    """Add to the connections that a user made from one of the host's own addresses on one day."""
+def add_own_address(
+    hour: int, uid: int, address: bytes, *, connected: int, failed: int, first_ns: int, last_ns: int
+) -> Statement:
+    """Add to the connections that a user made from one of the host's own addresses in one hour (since the epoch)."""
     return Statement(
         sql=(
-            "INSERT INTO own_addresses VALUES (?, ?, ?, ?, ?) ON CONFLICT (day, uid, address) DO UPDATE SET"
-            " connected = connected + excluded.connected, last_ns = max(last_ns, excluded.last_ns)"
+            "INSERT INTO own_addresses VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (hour, uid, address) DO UPDATE SET"
+            " connected = connected + excluded.connected, failed = failed + excluded.failed,"
+            " first_ns = min(first_ns, excluded.first_ns), last_ns = max(last_ns, excluded.last_ns)"
         ),
-        parameters=(day, uid, address, connected, last_ns),
+        parameters=(hour, uid, address, connected, failed, first_ns, last_ns),
     )
 
 

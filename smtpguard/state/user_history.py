@@ -12,6 +12,7 @@ from smtpguard.state.event_query import EventQuery, Shown, show_event, show_inci
 from smtpguard.state.history import History
 from smtpguard.state.holders import find_tenure
 from smtpguard.state.minute_windows import sum_windows
+from smtpguard.state.own_history import count_unplaced, list_own, show_own
 from smtpguard.state.past_blocks import KINDS, find_past_blocks
 from smtpguard.state.rows import BlockRow, ChangeRow, VerdictRow
 from smtpguard.state.span import Span, find_gaps
@@ -49,7 +50,7 @@ def collect_user(
         uid = next((row.uid for row in last), None)
     figures: Shown = {
         "uid": uid, "hour": [0, 0], "day": [0, 0], "destinations": [], "scripts": [], "events": [], "incident": None,
-        "evidence": {}, "ports": [],
+        "evidence": {}, "ports": [], "own_addresses": [], "own_unknown": 0,
     }  # fmt: skip
     if uid is not None:
         figures |= _collect(history, uid, names if name is None else (name,), now_ns, name)
@@ -160,6 +161,10 @@ def _figures(
         "failed_hour": sum(row[1] for row in history.outcomes_of(span(HOUR_NS)).values()),
         "destinations": _destinations(history, span(DAY_NS), verdicts),
         "scripts": _scripts(history, span(DAY_NS), verdicts),
+        "own_addresses": [
+            {"address": render_address(own.address)} | show_own(own) for own in list_own(history, span(DAY_NS))
+        ],
+        "own_unknown": count_unplaced(history, span(DAY_NS)),
     }
 
 

@@ -1,6 +1,7 @@
 """The record that a running guard keeps: read back from the file, beside the daemon and after it was killed."""
 
 import json
+import re
 import signal
 import sqlite3
 import time
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from smtpguard.demo.lab import PEER4, PEER6
+from smtpguard.demo.lab import HOST4, HOST6, PEER4, PEER6
 from smtpguard.state.history import History
 from smtpguard.state.rows import ChangeRow
 from smtpguard.state.span import Span
@@ -74,6 +75,17 @@ def test_what_happened_a_second_ago_is_there_and_survives_sigkill(host: Host) ->
     assert figures(host, WEB) == (50, done.refused), "and nothing is counted twice"
 
 
+def test_a_source_that_tells_no_own_address_says_so() -> None:
+    with Host(rules=[RULE], breaker=CALM, sources=["nflog"]) as host:
+        host.start()
+        host.connect(INNOCENT, 4)
+        wait_for(lambda: figures(host, INNOCENT[1]) == (4, 0), 5)
+        assert "not known (4)" in host.cli("why", INNOCENT[0]).stdout
+        source = shown(host, "events", "--src", HOST4)["source"]
+        assert (source["users"], source["unknown"]) == ([], 4)
+        assert "Of 4 attempts it is not known" in host.cli("events", "--src", HOST4).stdout
+
+
 def test_a_clean_stop_loses_nothing(host: Host) -> None:
     host.connect(INNOCENT, 20)
     host.stop()
@@ -85,15 +97,37 @@ def test_a_clean_stop_loses_nothing(host: Host) -> None:
     assert abs(time.time_ns() - until_ns) < 5e9
 
 
-def test_what_became_of_connections_is_kept(host: Host) -> None:
+def test_what_became_of_connections_is_kept_and_from_which_own_address_they_came(host: Host) -> None:
     host.connect(INNOCENT, 5, 200)
-    assert host.connect(INNOCENT, 3, 200, port=2526).errors == {"ECONNREFUSED": 3}
-    host.stop()
+    assert host.connect(INNOCENT, 3, 200, port=2526, to=[PEER4, PEER4, PEER6]).errors == {"ECONNREFUSED": 3}
+    host.connect(SPAMMER, 31, 400, to=[PEER6])
+    wait_for(lambda: len(host.events("EXCEEDED")) == 1)
+    time.sleep(1.1)  # summed up each second
+    own = shown(host, "why", INNOCENT[0])["own_addresses"]
+    assert [(row["address"], row["connected"], row["failed"]) for row in own] == [(HOST4, 5, 2), (HOST6, 0, 1)]
+    assert re.search(rf"^from +{HOST4} \(7\), {HOST6} \(1\)$", host.cli("why", INNOCENT[0]).stdout, re.MULTILINE)
+    found = shown(host, "events", "--src", HOST6)
+    assert [(event["kind"], event["user"]) for event in found["events"]] == [
+        ("block", SPAMMER[0]),
+        ("exceeded", SPAMMER[0]),
+    ]
+    figures = [(row["user"], row["connected"], row["failed"]) for row in found["source"]["users"]]
+    assert (figures, found["source"]["unknown"]) == ([(SPAMMER[0], 30, 0), (INNOCENT[0], 0, 1)], 0)
+    assert shown(host, "events", "--src", HOST4)["events"] == [], "the flood never came from there"
+    assert len(shown(host, "incidents", "--src", HOST6)["incidents"]) == 1
+    assert shown(host, "incidents", "--src", f"::ffff:{HOST4}")["incidents"] == []
+    host.stop(signal.SIGKILL)
+    again = shown(host, "events", "--src", HOST6)
+    assert (again["events"], again["source"]) == (found["events"], found["source"]), "the same without a daemon"
     with sqlite3.connect(f"{host.lab.directory}/state.db") as file:
         rows = file.execute(
-            "SELECT port, connected, failed, error FROM outcomes WHERE uid = ? ORDER BY port", INNOCENT[1:]
+            "SELECT port, connected, failed, error FROM outcomes WHERE uid = ? ORDER BY port, failed DESC", INNOCENT[1:]
         )
-        assert rows.fetchall() == [(25, 5, 0, None), (2526, 0, 3, "refused by the other side")]
+        assert rows.fetchall() == [
+            (25, 5, 0, None),
+            (2526, 0, 2, "refused by the other side"),
+            (2526, 0, 1, "refused by the other side"),
+        ]
 
 
 def test_every_change_has_who_made_it(host: Host) -> None:

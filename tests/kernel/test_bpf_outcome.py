@@ -138,6 +138,7 @@ def test_a_session_is_reported_with_its_latency_and_exact_bytes(
     for report in reports:
         assert (report.cookie, report.connect_time_ns) == (connect.cookie, connect.time_ns)
         assert (report.uid, report.port, report.address, report.netns) == (uid, 25, connect.address, None)
+        assert report.own == connect.address, "both ends are this host's"
 
 
 def test_mptcp_is_one_connect_and_one_session(lab: Lab) -> None:
@@ -153,7 +154,7 @@ def test_mptcp_is_one_connect_and_one_session(lab: Lab) -> None:
 def test_a_refused_connection(lab: Lab) -> None:
     assert dials(random_uid(), lab.cgroup, ADDRESS4) == [errno.ECONNREFUSED]
     (connect,), (report,) = read_until(lab, is_over)
-    assert (report.kind, report.connect_time_ns) == ("refused", connect.time_ns)
+    assert (report.kind, report.connect_time_ns, report.own) == ("refused", connect.time_ns, connect.address)
     assert report.latency_ns is not None
 
 

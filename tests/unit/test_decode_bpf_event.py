@@ -11,7 +11,7 @@ from smtpguard.errors import DecodeError
 from smtpguard.model import Connect, SocketReport
 
 _LAYOUT = "=QQQIIIHHBBBBHBB16s16sII"
-_REPORT_LAYOUT = "=QQQIIIHHBBBBI16sQQQQQ"
+_REPORT_LAYOUT = "=QQQIIIHHBBBBI16sQQQQQ16s"
 _FIELDS = {
     "time_ns": 5_000_000_001,
     "netns": 4098,
@@ -53,6 +53,7 @@ _REPORT_FIELDS = {
     "bytes_sent": 10,
     "bytes_received": 11,
     "bytes_told": 9,
+    "own": bytes([198, 51, 100, 7]),
 }
 
 
@@ -144,6 +145,7 @@ def test_every_field_of_a_report_arrives() -> None:
         bytes_received=11,
         bytes_told=9,
         retransmissions=2,
+        own=bytes([198, 51, 100, 7]),
     )
 
 
@@ -164,6 +166,23 @@ def test_each_outcome(outcome: int, kind: str, timed: bool) -> None:
     news = decode(report(outcome=outcome, family=10, address=bytes(range(16)), uid=0xFFFFFFFF))
     assert isinstance(news, SocketReport)
     assert (news.kind, news.latency_ns is not None, news.uid, len(news.address)) == (kind, timed, None, 16)
+
+
+@pytest.mark.parametrize(
+    ("family", "own", "wanted"),
+    [
+        (2, bytes([198, 51, 100, 7]), bytes([198, 51, 100, 7])),
+        (10, bytes(range(1, 17)), bytes(range(1, 17))),
+        (2, bytes(16), None),
+        (10, bytes(16), None),
+    ],
+)
+def test_an_own_address_that_the_kernel_does_not_name_is_not_known(
+    family: int, own: bytes, wanted: bytes | None
+) -> None:
+    news = decode(report(family=family, own=own))
+    assert isinstance(news, SocketReport)
+    assert news.own == wanted
 
 
 @pytest.mark.parametrize("data", [report(outcome=0), report(outcome=9), report(family=0), report()[:-1]])

@@ -13,9 +13,11 @@ from smtpguard.cli.csv_output import escape_cell
 from smtpguard.cli.events import COLUMNS, describe_event
 from smtpguard.model import NS, Mode
 from smtpguard.policy.incidents import GAP_NS
+from smtpguard.settings import HOUR_NS, MINUTE_NS
 from smtpguard.state import statements
-from smtpguard.state.event_query import EventQuery, show_event, show_incident
+from smtpguard.state.event_query import EventQuery, parse_own, show_event, show_incident
 from smtpguard.state.history import History
+from smtpguard.state.own_history import count_unplaced, find_source
 from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow
 from smtpguard.state.span import Span
 from smtpguard.state.store import Store
@@ -62,6 +64,66 @@ def path(tmp_path: Path) -> str:
     store.run([statements.add(change(6, "close", incident=incident(2).id))], durable=False)
     store.close()
     return str(tmp_path / "state.db")
+
+
+def add_own(path: str, uid: int, address: bytes, first: int, last: int, connected: int = 1) -> None:
+    """Connections from an own address, from and to so many nanoseconds after now."""
+    first_ns, last_ns = NOW_NS + first, NOW_NS + last
+    store = Store.open(path, boot_id="b", wall_ns=NOW_NS, max_bytes=1 << 26)
+    row = statements.add_own_address(
+        last_ns // HOUR_NS, uid, address, connected=connected, failed=1, first_ns=first_ns, last_ns=last_ns
+    )
+    store.run([row], durable=False)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("uid", "first", "last", "events", "incidents"),
+    [
+        (1001, 0, 6, [6, 5, 4, 3, 2, 1], [1]),
+        (1001, -HOUR_NS + 3, -HOUR_NS + 3, [3, 2, 1], [1]),
+        (1001, HOUR_NS + 5, HOUR_NS + 9, [6, 5], []),
+        (1001, 2 * HOUR_NS, 2 * HOUR_NS, [], []),
+        (1002, 0, 6, [], [2]),
+    ],
+)
+def test_an_event_is_of_an_own_address_that_its_user_sent_from_then(
+    path: str, uid: int, first: int, last: int, events: list[int], incidents: list[int]
+) -> None:
+    add_own(path, uid, b"\xc6\x33\x64\x07", first, last)
+    add_own(path, uid, b"\xc6\x33\x64\x08", -9 * HOUR_NS, 9 * HOUR_NS)
+    src = parse_own("198.51.100.7")
+    assert found(path, src=src) == (events, False)
+    with History(path) as history:
+        rows, _ = history.find_incidents(EventQuery(span=Span(), src=src), is_open=False)
+    assert [row.last_ns - NOW_NS for row, _ in rows] == incidents
+
+
+def test_who_sent_from_an_own_address_the_busiest_first(path: str) -> None:
+    query = EventQuery(span=Span(), src=parse_own("::ffff:198.51.100.7"))
+    assert query.src is not None
+    for uid, connected in ((1001, 3), (1002, 8), (1001, 2)):
+        add_own(path, uid, query.src, 1, 2, connected)
+    with History(path) as history:
+        source = find_source(history, query)
+        assert find_source(history, EventQuery(span=Span())) is None
+    assert source is not None
+    assert (source["address"], source["unknown"]) == ("198.51.100.7", 0)
+    assert [(row["uid"], row["connected"], row["failed"]) for row in source["users"]] == [(1002, 8, 1), (1001, 5, 2)]
+
+
+def test_attempts_without_an_own_address_are_counted_user_by_user(path: str) -> None:
+    add_own(path, 1001, b"\1\2\3\4", 0, 1, 9)
+    store = Store.open(path, boot_id="b", wall_ns=NOW_NS, max_bytes=1 << 26)
+    minute = NOW_NS // MINUTE_NS
+    for uid, connects, refused in ((1001, 7, 3), (1002, 20, 5)):
+        row = statements.add_minute(minute, uid, connects=connects, refused=refused, messages=0, recipients=0)
+        store.run([row], durable=False)
+    store.close()
+    with History(path) as history:
+        assert count_unplaced(history, Span()) == 15, "what one user's say too much is not taken off another's"
+        assert count_unplaced(history, Span(uid=1001)) == 0
+        assert count_unplaced(history, Span(since_ns=NOW_NS + HOUR_NS)) == 0
 
 
 def found(path: str, limit: int = 100, **query: Any) -> tuple[list[int], bool]:  # noqa: ANN401 - EventQuery's

@@ -343,16 +343,16 @@ def test_what_rules_ask_of_the_past_outlives_a_short_history(path: Path) -> None
 
 def test_own_addresses_of_one_user_are_bounded(path: Path) -> None:
     store = open_store(path)
-    day = NOW_NS // DAY_NS
+    hour = NOW_NS // HOUR_NS
     rows = [
-        statements.add_own_address(day, uid, n.to_bytes(16, "big"), connected=n, last_ns=n)
-        for uid, many in ((1, 500), (2, 5))
+        statements.add_own_address(hour, uid, n.to_bytes(16, "big"), connected=n, failed=0, first_ns=n, last_ns=n)
+        for uid, many in ((1, 2000), (2, 5))
         for n in range(many)
     ]
     store.run(rows, durable=False)
     prune_all(store, DAY_NS)
     kept = store._connection.execute("SELECT uid, count(*), min(connected) FROM own_addresses GROUP BY uid").fetchall()
-    assert kept == [(1, retention.MAX_OWN_ADDRESSES_PER_DAY, 436), (2, 5, 0)]
+    assert kept == [(1, retention.MAX_OWN_ADDRESSES_PER_DAY, 464), (2, 5, 0)]
 
 
 def test_the_tally_keeps_hours_apart_and_what_became_of_connections(path: Path) -> None:
@@ -372,7 +372,8 @@ def test_the_tally_keeps_hours_apart_and_what_became_of_connections(path: Path) 
         (edge // HOUR_NS - 1, 2, edge - 2), (edge // HOUR_NS, 1, edge),
     ]  # fmt: skip
     assert read("SELECT connected, failed, error FROM outcomes").fetchall() == [(1, 2, "timed out")]
-    assert read("SELECT address, connected FROM own_addresses").fetchall() == [(b"\5" * 4, 1)]
+    own = read("SELECT address, connected, failed, first_ns - ?, last_ns - ? FROM own_addresses", [edge] * 2)
+    assert own.fetchall() == [(b"\5" * 4, 1, 2, 2, 5)]
     assert history(store, "seen") == 0, "who went where nothing counts is new all the same"
 
 

@@ -50,6 +50,8 @@ def past(**more: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
         "usual": {"10": {"p50": 2, "p95": 9, "days": 14}},
         "destinations": [],
         "scripts": [],
+        "own_addresses": [],
+        "own_unknown": 0,
         "events": [],
         "incident": None,
         "evidence": {},

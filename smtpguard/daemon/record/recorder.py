@@ -93,7 +93,7 @@ class Recorder:
             wall_ns=self._wall.to_wall_ns(report.time_ns),
             address=report.address,
             port=report.port,
-            own=None,
+            own=report.own,
             error=error,
         )
 

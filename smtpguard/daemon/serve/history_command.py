@@ -20,6 +20,7 @@ from smtpguard.state.desk import HistoryDesk, HistoryQuestion
 from smtpguard.state.event_query import EventQuery
 from smtpguard.state.history import History
 from smtpguard.state.history_page import Verb, find_page
+from smtpguard.state.own_history import find_source
 from smtpguard.state.rows import ChangeRow, IncidentRow
 from smtpguard.state.span import Span
 from smtpguard.state.writer import StateWriter
@@ -102,7 +103,7 @@ class HistoryCommand:
 
         def look(history: History) -> Pages:
             items, has_more = find_page(history, verb, query, is_open=request.is_open)
-            return Pages(head={"has_more": has_more}, items=items)
+            return Pages(head={"has_more": has_more, "source": find_source(history, query)}, items=items)
 
         return self.ask(look)
 
@@ -119,6 +120,7 @@ class HistoryCommand:
             script=request.script,
             sha256=request.sha256,
             rule=request.rule,
+            src=request.src,
         )
 
     def ask(self, look: HistoryQuestion) -> Later:

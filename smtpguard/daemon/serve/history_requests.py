@@ -19,7 +19,7 @@ from smtpguard.daemon.serve.requests import (
     take_text,
     take_word,
 )
-from smtpguard.state.event_query import KINDS, Network
+from smtpguard.state.event_query import KINDS, Network, parse_own
 from smtpguard.state.host_question import PARTS, HostQuestion
 
 MAX_WINDOWS = 64
@@ -48,6 +48,13 @@ def _take_uids(value: object, /) -> tuple[int, ...]:
     raise UnfitError(f"a list of at most {MAX_BRIEF} uids")
 
 
+def _take_address(value: object, /) -> bytes:
+    try:
+        return parse_own(str(value))
+    except ValueError:
+        raise UnfitError("an address of this host") from None
+
+
 def _take_networks(value: object, /) -> tuple[Network, ...]:
     try:
         if isinstance(value, list) and len(value) <= MAX_PORTS:
@@ -67,6 +74,7 @@ class HistoryRequest(Request):
         kinds: Of events; empty for all.
         mode, port, script, sha256, rule: See EventQuery.
         dst: Networks.
+        src: One of the host's own addresses.
         rows: How many at most.
         is_open: Only incidents that nobody has closed.
     """
@@ -78,6 +86,7 @@ class HistoryRequest(Request):
     mode: str | None = field(default=None, metadata=argument(take_word("enforce", "dry-run")))
     port: int | None = field(default=None, metadata=argument(take_integer(1, 65_535)))
     dst: tuple[Network, ...] = field(default=(), metadata=argument(_take_networks))
+    src: bytes | None = field(default=None, metadata=argument(_take_address))
     script: str | None = field(default=None, metadata=argument(take_text(MAX_REASON)))
     sha256: str | None = field(default=None, metadata=argument(take_text(64)))
     rule: str | None = field(default=None, metadata=argument(take_text(MAX_USER)))

@@ -136,6 +136,7 @@ struct report { /* as `struct event` up to address */
 	__u64 bytes_sent; /* acknowledged by the peer */
 	__u64 bytes_received; /* the peer's FIN may count as one */
 	__u64 bytes_told; /* of those sent: what reports before told of */
+	__u8 own[16]; /* the socket's own address, before any NAT; all 0 if not known */
 };
 
 struct session { /* what a report repeats of its attempt */

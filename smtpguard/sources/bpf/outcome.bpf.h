@@ -125,6 +125,27 @@ static __always_inline void owe(const struct report *report)
 		__sync_fetch_and_add(&owed->bytes, report->bytes_sent - report->bytes_told);
 }
 
+/* The address that the socket has on this host. The family is the destination's: a mapped one is IPv4. */
+static __always_inline void note_own(struct bpf_sock_ops *ctx, __u8 family, __u8 own[16])
+{
+	__u32 address4 = ctx->local_ip4;
+	__u32 address6[4];
+
+	settle(address4); /* each is read by its own offset: the verifier knows no other way into `ctx` */
+	address6[0] = ctx->local_ip6[0];
+	settle(address6[0]);
+	address6[1] = ctx->local_ip6[1];
+	settle(address6[1]);
+	address6[2] = ctx->local_ip6[2];
+	settle(address6[2]);
+	address6[3] = ctx->local_ip6[3];
+	settle(address6[3]);
+	if (family == AF_INET)
+		__builtin_memcpy(own, &address4, sizeof(address4));
+	else
+		__builtin_memcpy(own, address6, sizeof(address6));
+}
+
 static __always_inline void report(struct bpf_sock_ops *ctx, struct session *session, __u64 cookie, __u64 now,
 				   __u8 outcome, __u64 uncounted)
 {
@@ -153,6 +174,7 @@ static __always_inline void report(struct bpf_sock_ops *ctx, struct session *ses
 	if (!cfg)
 		return;
 	__builtin_memcpy(report.address, session->address, sizeof(report.address));
+	note_own(ctx, session->family, report.own);
 	report.bytes_sent = report.bytes_sent > uncounted ? report.bytes_sent - uncounted : 0;
 	if (report.bytes_told > report.bytes_sent)
 		report.bytes_told = report.bytes_sent; /* the FIN was told of as a byte */
