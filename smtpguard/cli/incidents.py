@@ -4,13 +4,12 @@ from typing import Any
 
 import click
 
-from smtpguard.cli.common import config_option, json_option, print_json, print_table, socket_option
+from smtpguard.cli.common import config_option, find_socket, json_option, print_json, print_table, socket_option
 from smtpguard.cli.csv_output import render_csv
 from smtpguard.cli.history_options import (
     Ask,
     HistorySource,
     Json,
-    ask_daemon,
     build_times,
     check_source,
     filter_options,
@@ -19,6 +18,7 @@ from smtpguard.cli.history_options import (
     print_source,
     without_time,
 )
+from smtpguard.errors import PolicyError
 
 COLUMNS = (
     *("id", "user", "uid", "first", "last", "mode", "rules", "verdicts", "connects", "refused", "peak_per_minute"),
@@ -77,14 +77,53 @@ def command(
 @command.command("close")
 @click.argument("incident", metavar="ID")
 @click.option("--reason", default="", metavar="T", help="What was done about it.")
+@click.option("--watch", "span", default=None, metavar="D", help="Halve the user's limits for so long: 7d.")
 @config_option
 @socket_option
 @click.pass_context
-def close(ctx: click.Context, /, config_path: str | None, socket_path: str | None, incident: str, reason: str) -> None:
-    """Close an incident: it is dealt with. Blocks stay as they are."""
+def close(
+    ctx: click.Context,
+    /,
+    config_path: str | None,
+    socket_path: str | None,
+    incident: str,
+    reason: str,
+    span: str | None,
+) -> None:
+    """Close an incident: it is dealt with. Blocks stay as they are.
+
+    With --watch each limit of the user is halved for that time. Their first verdict is told, whatever it is.
+    """
+    from smtpguard.cli.times import parse_span
+    from smtpguard.control.client import ask
+
+    for_ns = None if span is None else parse_span(span, "--watch")
+    socket = _find_socket(ctx, config_path, socket_path)
+    closed = ask(socket, "close", incident=incident, reason=reason)
+    click.echo(closed["text"])
+    if for_ns is None:
+        return
+    if closed["user"] is None:
+        raise PolicyError("nobody is watched: the incident is a container's, which has no account")
+    more = {"reason": reason, "incident": closed["incident"]}
+    click.echo(ask(socket, "halve", user=closed["user"], for_ns=for_ns, **more)["text"])
+
+
+@command.command("unwatch")
+@click.argument("user", metavar="USER")
+@config_option
+@socket_option
+@click.pass_context
+def unwatch(ctx: click.Context, /, config_path: str | None, socket_path: str | None, user: str) -> None:
+    """End a watch: the user's limits are again what they were."""
+    from smtpguard.control.client import ask
+
+    click.echo(ask(_find_socket(ctx, config_path, socket_path), "halve", user=user)["text"])
+
+
+def _find_socket(ctx: click.Context, config_path: str | None, socket_path: str | None) -> str:
     above = ctx.parent.params if ctx.parent is not None else {}
-    config_path, socket_path = config_path or above.get("config_path"), socket_path or above.get("socket_path")
-    click.echo(ask_daemon(config_path, socket_path, "close", {"incident": incident, "reason": reason}))
+    return find_socket(config_path or above.get("config_path"), socket_path or above.get("socket_path"))
 
 
 def _flatten(item: Json) -> Json:

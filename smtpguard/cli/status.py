@@ -16,6 +16,7 @@ _MODES = {
 _WORDS = frozenset({"inactive", "newcomers", "exempt names", "nat64", "accounts", "customers", "failures"})
 """Parts that say something in words; the others are counters."""
 _FEW_ANSWERS = 0.5
+_MAX_WATCHED = 5
 
 
 @click.command("status")
@@ -97,6 +98,7 @@ def render_status(status: dict[str, Any], *, verbose: bool = False) -> list[str]
     lines.append(f"refused now: nobody. Suspended: {held}" if status["mode"] == "off" else f"refused now: {held}{dry}")
     lines.append(f"refused attempts: {status['refused']}")
     lines.extend(_render_cap(status))
+    lines.extend(_render_watched(status.get("watched", [])))
     for row in status["not_recorded"] or ():
         counts = f"{row['attempts']} attempts, {row['refused']} refused, {row['reports']} outcomes"
         lines.append(f"not recorded: {row['user']}: {counts}. Too many at once: the kernel only counted them")
@@ -113,6 +115,17 @@ def render_status(status: dict[str, Any], *, verbose: bool = False) -> list[str]
     if verbose:
         lines.extend(_render_counters(status))
     return lines
+
+
+def _render_watched(rows: list[dict[str, Any]]) -> list[str]:
+    """Whose limits are halved."""
+    lines = [
+        f"watched: {row['user']}: limits are halved until {row['until'][:16].replace('T', ' ')}. "
+        f"Undo: smtpguard incidents unwatch {row['user']}"
+        for row in rows[:_MAX_WATCHED]
+    ]
+    more = len(rows) - _MAX_WATCHED
+    return [*lines, f"watched: {more} more"] if more > 0 else lines
 
 
 def _render_cap(status: dict[str, Any]) -> list[str]:

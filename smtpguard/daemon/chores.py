@@ -9,6 +9,7 @@ from smtpguard.daemon.record.journal import Journal
 from smtpguard.daemon.record.learning_period import LearningPeriod
 from smtpguard.daemon.record.window_saver import Keeping
 from smtpguard.daemon.startup.restore import Restore
+from smtpguard.daemon.watches import Watches
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS
 from smtpguard.state.writer import StateWriter
@@ -27,6 +28,7 @@ class Chores:
         switch: The panic switch.
         learning_period: What is known of who has sent.
         journal: Keeps the history.
+        watches: Whom people keep an eye on.
         wall: Event time to wall time.
         now: CLOCK_BOOTTIME in nanoseconds.
     """
@@ -41,6 +43,7 @@ class Chores:
         switch: OffSwitch,
         learning_period: LearningPeriod,
         journal: Journal,
+        watches: Watches,
         wall: WallMap,
         now: ClockNs,
     ) -> None:
@@ -51,6 +54,7 @@ class Chores:
         self._switch = switch
         self._learning_period = learning_period
         self._journal = journal
+        self._watches = watches
         self._wall = wall
         self._now = now
 
@@ -61,6 +65,7 @@ class Chores:
             log.warning("the clock was set by %+.1f s; blocks keep their length", step_ns / NS)
             self._keeping.clock_was_set()
             self._switch.clock_was_set()
+            self._watches.clock_was_set()
             self._learning_period.clock_was_set(step_ns)
             self._journal.recorder.clock_was_set(now_ns)
 
@@ -69,6 +74,7 @@ class Chores:
         late = self._state.take_late()
         if late is not None:
             self._restore.take_late(late, self._switch, dry_run=self._guard.settings.dry_run)
+            self._watches.restore(late.facts)
             self._learning_period.restore(late.facts, late.seen, self._now())
         self._keeping.save_windows()
         self._journal.keep_incidents()

@@ -32,6 +32,7 @@ from smtpguard.daemon.serve.orders import Orders
 from smtpguard.daemon.startup.enrichers import Enrichers
 from smtpguard.daemon.startup.restore import Restore
 from smtpguard.daemon.supervision import Supervision
+from smtpguard.daemon.watches import Watches
 from smtpguard.hooks import ClockNs
 from smtpguard.kernel.nft.access import NetlinkNft
 from smtpguard.kernel.nft.notifications import NftNotifications
@@ -166,6 +167,15 @@ class Core:
             now=self.now,
         )
         self.jail = self.execution.jail = JailBans(self.orders)
+        self.watches = self.execution.watches = self.journal.watches = Watches(
+            self.engine,
+            self.enforcement,
+            self.journal.recorder,
+            self.state,
+            directory=self.around.accounts,
+            wall=self.wall,
+            now=self.now,
+        )
         self.unbanner = Unbanner(self.now)
         self.forgiveness = self.execution.doubts = Forgiveness(
             self.engine,
@@ -180,6 +190,8 @@ class Core:
     def _take_what_was_before(self, settings: Settings) -> None:
         loaded = self._loaded
         self.learning_period.restore(loaded.facts, loaded.seen, self.now())
+        with self.enforcement.together():
+            self.watches.restore(loaded.facts)
         for row in loaded.switches:
             self.switch.restore(row)
         identity = Identity(loaded.facts, self.state)
@@ -209,6 +221,7 @@ class Core:
             switch=self.switch,
             learning_period=self.learning_period,
             journal=self.journal,
+            watches=self.watches,
             wall=self.wall,
             now=self.now,
         )

@@ -28,6 +28,7 @@ from smtpguard.model import (
     Refusal,
     Subject,
     Verdict,
+    WatchEnded,
 )
 from smtpguard.policy.subjects import account_of
 from smtpguard.settings import BreakerLimits, Settings
@@ -74,6 +75,13 @@ class HearsBrake(Protocol):
         """It has taken hold or let go."""
 
 
+class EndWatch(Protocol):
+    """Told of watches that are over: daemon/watches.py."""
+
+    def ended(self, ended: WatchEnded) -> None:
+        """One is."""
+
+
 class Execution:
     """What follows from decisions.
 
@@ -92,6 +100,7 @@ class Execution:
         jail: Who remembers what was left to fail2ban; None where nobody does.
         totals: What metrics count; None where nobody wants them.
         herald: Who has others told; None where nobody is.
+        watches: Who keeps watches; None where nobody does.
     """
 
     def __init__(
@@ -118,6 +127,7 @@ class Execution:
         self.jail: LeftToJail | None = None
         self.totals: MetricTotals | None = None
         self.herald: HearsBrake | None = None
+        self.watches: EndWatch | None = None
 
     def reconfigure(self, settings: Settings) -> None:
         """Take a new configuration."""
@@ -155,6 +165,8 @@ class Execution:
                         self.herald.brake(decision, self._settings.breaker)
                 case AllowanceEnded():
                     self._allowance_ended(decision)
+                case WatchEnded() if self.watches is not None:
+                    self.watches.ended(decision)
                 case Named():
                     self._keep_named(decision)
 

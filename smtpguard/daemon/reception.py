@@ -15,6 +15,7 @@ from smtpguard.daemon.serve.block_list import BlockList
 from smtpguard.daemon.serve.commits import Commits
 from smtpguard.daemon.serve.control_part import ControlPart, find_group
 from smtpguard.daemon.serve.enforcement_status import EnforcementStatus
+from smtpguard.daemon.serve.halve_command import HalveCommand
 from smtpguard.daemon.serve.handlers import Handlers
 from smtpguard.daemon.serve.history_command import HistoryCommand
 from smtpguard.daemon.serve.lookups import Lookups
@@ -84,6 +85,7 @@ class Reception:
             state=core.state,
             events=core.events,
             switch=core.switch,
+            watches=core.watches,
             looker=core.enrichers.looker,
             rdns=core.enrichers.rdns,
             pairing=self._inlet.pairing,
@@ -190,7 +192,10 @@ class Reception:
             supervision=self._loop.supervision,
             recorder=core.journal.recorder,
             history=history,
-            why=WhyCommand(history, blocks, core.engine, accounts, core.guard, self.overview, now=core.now),
+            why=WhyCommand(
+                history, blocks, core.engine, accounts, core.guard, self.overview, watches=core.watches, now=core.now
+            ),
+            halve=HalveCommand(core.watches, accounts, core.wall),
             report=ReportCommand(history, core.guard),
         )
         group, self._group_trouble = find_group(settings.control_group)

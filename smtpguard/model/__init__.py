@@ -20,6 +20,8 @@ from smtpguard.model.decisions import (
     Named,
     Refusal,
     Verdict,
+    Watch,
+    WatchEnded,
 )
 from smtpguard.model.events import Attr, Connect, Message, Outcome, RefusedBy, Result, SocketNews, SocketReport
 from smtpguard.model.people import Account, Customer, Standing, Subject
@@ -51,6 +53,8 @@ __all__ = [
     "Standing",
     "Subject",
     "Verdict",
+    "Watch",
+    "WatchEnded",
 ]
 
 NS = 1_000_000_000

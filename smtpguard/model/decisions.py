@@ -199,6 +199,41 @@ class AllowanceEnded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """A person keeps an eye on an account: for a time each of its limits is half of what it is else.
+
+    Attributes:
+        subject: Whose.
+        name: Account name it is bound to; None if the uid had none.
+        since_ns, until_ns: Event times between which it holds.
+        by: Who said so.
+        reason: Free text for people, untrusted.
+    """
+
+    subject: Subject
+    name: str | None
+    since_ns: int
+    until_ns: int
+    by: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchEnded:
+    """A watch is over.
+
+    Attributes:
+        time_ns: When.
+        watch: As it was.
+        by: "time", "name" (the uid was given to another account), or who ended it.
+    """
+
+    time_ns: int
+    watch: Watch
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Named:
     """The name came of whom a block or an allowance was made by uid alone: it is bound to that name from now on.
 
@@ -226,5 +261,5 @@ class Extended:
     refused: int
 
 
-Decision = Verdict | Block | Refusal | Ended | Extended | BreakerChange | AllowanceEnded | Named
+Decision = Verdict | Block | Refusal | Ended | Extended | BreakerChange | AllowanceEnded | WatchEnded | Named
 """What the engine says, in the order to be acted upon."""

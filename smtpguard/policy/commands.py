@@ -3,7 +3,18 @@
 from dataclasses import replace
 
 from smtpguard.errors import PolicyError
-from smtpguard.model import Allowance, AllowanceEnded, Block, Decision, Ended, Mode, Named, Subject
+from smtpguard.model import (
+    Allowance,
+    AllowanceEnded,
+    Block,
+    Decision,
+    Ended,
+    Mode,
+    Named,
+    Subject,
+    Watch,
+    WatchEnded,
+)
 from smtpguard.policy.directory import Directory
 from smtpguard.policy.engine_core import EngineCore
 from smtpguard.policy.rules import check_rules
@@ -153,6 +164,9 @@ class Commands:
             elif not account.may_be(allowance.name):
                 reason = f"uid is {account.name}'s now"
                 ended += self.end_allowance(allowance.subject, by="name", now_ns=now_ns, reason=reason)
+        for watch in list(self._core.roster.own.watches.values()):
+            if not self._core.roster.of(watch.subject).account.may_be(watch.name):
+                ended += self.end_watch(watch.subject, by="name", now_ns=now_ns)
         return ended
 
     def allow(self, allowance: Allowance) -> list[Decision]:
@@ -183,6 +197,33 @@ class Commands:
             return []
         self._core.roster.allow(None, subject, now_ns)
         return [AllowanceEnded(time_ns=now_ns, allowance=allowance, by=by, reason=reason)]
+
+    def watch(self, watch: Watch) -> list[Decision]:
+        """Halve an account's limits for a time; what its windows hold goes on counting, and blocks stay.
+
+        Returns:
+            It, as ended, if the uid is somebody else's.
+        """
+        account = self._core.roster.of(watch.subject).account
+        watch = replace(watch, name=watch.name or account.name)
+        if not account.may_be(watch.name):
+            return [WatchEnded(time_ns=watch.since_ns, watch=watch, by="name")]
+        self._core.roster.own.watches[watch.subject] = watch
+        self._compile_anew(watch.subject)
+        return []
+
+    def end_watch(self, subject: Subject, *, by: str, now_ns: int) -> list[Decision]:
+        """End a watch: the limits are what they were. Nothing to end is fine."""
+        watch = self._core.roster.own.watches.pop(subject, None)
+        if watch is None:
+            return []
+        self._compile_anew(subject)
+        return [WatchEnded(time_ns=now_ns, watch=watch, by=by)]
+
+    def _compile_anew(self, subject: Subject) -> None:
+        """Have other limits hold for a subject from now on."""
+        self._core.roster.of(subject).generation = -1
+        self._core.settle(self._core.roster.of(subject))
 
     def set_off(self, *, off: bool) -> None:
         """The panic switch. Verdicts are report-only while it is off, and so is what follows from them.

@@ -65,6 +65,7 @@ class Engine:
         limits: Limits | None = None,
     ) -> None:
         self._core = core = EngineCore(settings, directory, limits or Limits())
+        self.own = core.roster.own
         self._roster, self._blocks, self._verdicts = core.roster, core.blocks, core.verdicts
         self.commands = Commands(core)
         self.memory = EngineMemory(core)

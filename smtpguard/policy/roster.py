@@ -14,8 +14,9 @@ from smtpguard.model import Account, Allowance, Subject
 from smtpguard.policy.block_spans import LATE_NS
 from smtpguard.policy.compiled_rules import RulesByMode
 from smtpguard.policy.directory import Directory
+from smtpguard.policy.own_terms import OwnTerms
 from smtpguard.policy.rule_windows import NEWCOMER_NS, RuleWindows
-from smtpguard.policy.rules import allowed_terms, compile_terms, override_index
+from smtpguard.policy.rules import compile_terms, override_index
 from smtpguard.policy.subject_state import CONTAINER, HEARD, NEVER_REFUSED, SHARED, SubjectState
 from smtpguard.policy.subjects import HEARSAY, account_of, subject_of
 from smtpguard.policy.windows import Bounds, KeyTable
@@ -75,7 +76,7 @@ class Roster:
         evicted: How many subjects were dropped with their windows because a pool was full.
         active: Subjects whose windows may have changed, with how many exports found no change.
         gone: Parts of dropped subjects that were exported and are not exported as gone yet.
-        allowances: By subject.
+        own: What people said about single accounts; the allowances of it.
         off: Whether nothing is carried out, by a person's word.
     """
 
@@ -92,7 +93,8 @@ class Roster:
         self._plans: dict[tuple[int | None, str], RulesByMode] = {}
         self._generation = 0
         self.off = False
-        self.allowances: dict[Subject, Allowance] = {}
+        self.own = OwnTerms()
+        self.allowances = self.own.allowances
         self.active: dict[SubjectState, int] = {}
         self.gone: list[tuple[Subject, str]] = []
         self.bounds = Bounds(times_max=limits.times, keys_max=limits.keys)
@@ -185,8 +187,7 @@ class Roster:
             book.reset(now_ns)
 
     def _compile(self, watched: SubjectState) -> None:
-        subject = watched.subject
-        old = watched.account
+        subject, old = watched.subject, watched.account
         account = account_of(self._directory, subject)
         why = "off" if self.off else "dry_run" if self._settings.dry_run else ""
         if account.standing == "container":
@@ -202,10 +203,9 @@ class Roster:
         if account.standing in NEVER_REFUSED:
             self._drop_windows(watched)
             return
-        allowance = self.allowances.get(subject)
-        if allowance is not None and account.may_be(allowance.name):
+        if self.own.concern(subject, account):
             override = None if account.standing == "container" else override_index(self._settings, account)
-            terms = allowed_terms(allowance, compile_terms(self._settings, override, why))
+            terms = self.own.apply(subject, account, compile_terms(self._settings, override, why))
             plans = RulesByMode(terms, self._settings.ports)
             watched.why = terms.why
         else:
@@ -258,8 +258,8 @@ class Roster:
             self.evicted += 1
 
     def _kept(self, watched: SubjectState) -> bool:
-        """Whether a subject must not be dropped: a block or an allowance stands."""
-        return watched.subject in self.allowances or self._held(watched.subject)
+        """Whether a subject must not be dropped: a block, an allowance or a watch stands."""
+        return watched.subject in self.own or self._held(watched.subject)
 
     def drop(self, watched: SubjectState) -> None:
         """Forget a subject and its windows."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from smtpguard.model import Account, Mode, Subject
 from smtpguard.policy.engine_core import EngineCore
-from smtpguard.policy.rules import Terms, allowed_terms, compile_terms, override_index
+from smtpguard.policy.rules import Terms, compile_terms, override_index
 from smtpguard.policy.subject_state import MODES, NEVER_REFUSED
 from smtpguard.settings import Rule
 
@@ -38,10 +38,8 @@ def list_fills(core: EngineCore, account: Account, now_ns: int) -> tuple[list[Ru
     known = core.roster.of(subject) if subject in core.roster else None  # by looking nobody becomes known
     settings = core.settings
     why = known.why if known is not None else "off" if core.roster.off else "dry_run" if settings.dry_run else ""
-    terms = compile_terms(settings, override_index(settings, account), why)
-    allowance = core.roster.allowances.get(subject)
-    if allowance is not None and account.may_be(allowance.name):
-        terms = allowed_terms(allowance, terms)
+    usual = compile_terms(settings, override_index(settings, account), why)
+    terms = core.roster.own.apply(subject, account, usual)
     held: dict[tuple[str, str, int], int] = {}
     for book in (*known.books, *known.failures) if known is not None else ():
         for counter in book.counters:

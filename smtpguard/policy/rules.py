@@ -104,6 +104,15 @@ def allowed_terms(allowance: Allowance, usual: Terms) -> Terms:
     return replace(kept, told=(*kept.told, rule)) if usual.why else replace(kept, enforced=(*kept.enforced, rule))
 
 
+def halve_terms(usual: Terms) -> Terms:
+    """The rules while a person keeps an eye on the account: half of each limit, rounded down, and at least one."""
+    return replace(usual, enforced=_halve(usual.enforced), told=_halve(usual.told))
+
+
+def _halve(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    return tuple(replace(rule, limit=max(1, rule.limit // 2)) for rule in rules)
+
+
 def _is_kept(rule: Rule) -> bool:
     """Whether no allowance is meant for what a rule counts: no shop or newsletter speaks to strangers' servers."""
     return rule.count == "networks" and (rule.ports is None or 25 in rule.ports)

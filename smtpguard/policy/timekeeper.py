@@ -1,4 +1,4 @@
-"""What time alone brings to an engine: ends of blocks and allowances, longer blocks, a breaker that is calm again."""
+"""What time alone brings to an engine: ends of blocks and of what people said, longer blocks, a calm breaker."""
 
 from smtpguard.model import NS, Decision, Extended
 from smtpguard.policy.commands import Commands
@@ -13,7 +13,7 @@ class Timekeeper:
 
     Args:
         core: Shared with the engine.
-        commands: What ends an allowance.
+        commands: What ends allowances and watches.
     """
 
     __slots__ = ("_commands", "_core", "_sweep_ns")
@@ -38,6 +38,9 @@ class Timekeeper:
         for allowance in list(self._core.roster.allowances.values()):
             if allowance.until_ns <= now_ns:
                 out += self._commands.end_allowance(allowance.subject, by="time", now_ns=allowance.until_ns)
+        for watch in list(self._core.roster.own.watches.values()):
+            if watch.until_ns <= now_ns:
+                out += self._commands.end_watch(watch.subject, by="time", now_ns=watch.until_ns)
         if now_ns >= self._sweep_ns:
             self._sweep_ns = now_ns + SWEEP_NS
             self._core.roster.sweep(now_ns)
@@ -61,6 +64,8 @@ class Timekeeper:
 
     def next_deadline(self) -> int | None:
         """When `tick` is due; None if nothing is to come."""
-        allowed = min((allowance.until_ns for allowance in list(self._core.roster.allowances.values())), default=None)
-        deadlines = (self._core.blocks.next_deadline(), self._core.verdicts.next_deadline(), allowed)
+        own = self._core.roster.own
+        ends = [*(held.until_ns for held in own.allowances.values()), *(held.until_ns for held in own.watches.values())]
+        said = min(ends, default=None)
+        deadlines = (self._core.blocks.next_deadline(), self._core.verdicts.next_deadline(), said)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)

@@ -39,6 +39,7 @@ def build_why(
         "standing": standing if live is None else live["standing"],
         "standing_why": None if live is None else live["standing_why"],
         "mode": None if live is None else live["mode"],
+        "watch": None if live is None else live.get("watch"),
         "account": None if live is None else live.get("account"),
         "blocks": blocks,
         "rules": [_show_rule(rule, past, blocks) for rule in (live or {}).get("rules", ())],
@@ -108,6 +109,8 @@ def list_commands(why: Mapping[str, Any]) -> list[str]:
     allowed = [block for block in why["blocks"] if block["kind"] == "allow"]
     commands = [f"smtpguard unblock {user}"] if stands else [f"smtpguard block {user} --for 1h"]
     commands.append(f"smtpguard allow {user} --end" if allowed else f"smtpguard allow {user} --for 24h")
+    if why["watch"] is not None:
+        commands.append(f"smtpguard incidents unwatch {user}")
     if why["incident"] is not None and not why["incident"]["closed"]:
         commands.append(f"smtpguard incidents close {why['incident']['id']}")
     commands.append(f"smtpguard events --user {user}")

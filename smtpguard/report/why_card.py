@@ -19,7 +19,7 @@ def render_card(why: Mapping[str, Any], *, width: int = 80, height: int = 24) ->
         width: Columns; a longer line is cut.
         height: Rows; the least telling ones are left out.
     """
-    lines = [render_words(why["verdict"], max_bytes=width), *_standing(why), *_blocks(why), *_rules(why)]
+    lines = [render_words(why["verdict"], max_bytes=width), *_standing(why), *_watch(why), *_blocks(why), *_rules(why)]
     lines += [*_incident(why), *_scripts(why), *_destinations(why), *_own(why), *_notes(why), *_files(why)]
     commands = [
         _pair("do", command) if not number else " " * _HEAD + command for number, command in enumerate(why["commands"])
@@ -74,6 +74,15 @@ def _blocks(why: Mapping[str, Any]) -> list[str]:
         places = [f"{place['count']} to {place['address']}" for place in block["refused_to"][:2]]
         lines.append(_pair("", ": ".join((refused, ", ".join(places))) if places else refused))
     return lines
+
+
+def _watch(why: Mapping[str, Any]) -> list[str]:
+    """That a person had this user's limits halved."""
+    watch = why["watch"]
+    if watch is None:
+        return []
+    reason = f": {render_words(watch['reason'], max_bytes=40)}" if watch["reason"] else ""
+    return [_pair("watched", f"limits are halved until {watch['until'][:16].replace('T', ' ')}{reason}")]
 
 
 def _fullest(why: Mapping[str, Any]) -> str:

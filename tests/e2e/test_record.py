@@ -261,3 +261,37 @@ def test_why_says_whose_fault_it_is_with_and_without_a_daemon(host: Host) -> Non
     assert (again["blocks"], again["changes"][0]["kind"], again["changes"][0]["who"]) == ([], "unblock", "root")
     assert "unblock at" in host.cli("why", SPAMMER[0]).stdout
     assert host.cli("why", "nobody-of-this-host").returncode == 1
+
+
+def test_a_watched_user_has_half_of_each_limit_until_somebody_says_otherwise(host: Host) -> None:
+    calm = {"name": "calm", "count": "connections", "limit": 21, "window": "10m", "action": "warn"}
+    host.configure(rules=[RULE, calm])
+    assert host.cli("reload").returncode == 0
+
+    def first_refused() -> int | None:
+        assert host.cli("unblock", SPAMMER[0]).returncode == 0
+        return host.connect(SPAMMER, 35, 400).first_refused
+
+    assert first_refused() == 30
+    (incident,) = shown(host, "incidents", "--open")["incidents"]
+    closed = host.cli("incidents", "close", incident["id"], "--watch", "7d", "--reason", "cleaned")
+    assert f"Undo: smtpguard incidents unwatch {SPAMMER[0]}" in closed.stdout, closed.stderr
+    assert first_refused() == 15, "the kernel's limit"
+    assert [row["COUNT"] for row in host.events("EXCEEDED") if (row["RULE"], row["LIMIT"]) == ("calm", "10")] == ["11"]
+    assert first_refused() == 15
+    host.stop(signal.SIGKILL)
+    assert host.stderr().count(f"{SPAMMER[0]} is WATCHED until") == 1, "at the first warning"
+    host.start()
+    assert first_refused() == 15
+    assert host.stderr().count("is WATCHED until") <= 1, "and not again"
+    why = shown(host, "why", SPAMMER[0])
+    assert [rule["limit"] for rule in why["rules"]] == [15, 10]
+    assert why["watch"]["reason"] == "cleaned"
+    assert "limits are halved until" in host.cli("why", SPAMMER[0]).stdout
+    assert f"watched: {SPAMMER[0]}: limits are halved until" in host.cli("status").stdout
+    assert host.cli("incidents", "unwatch", SPAMMER[0]).returncode == 0
+    assert first_refused() == 30
+    assert host.cli("incidents", "close", incident["id"], "--watch", "2s").returncode == 0
+    wait_for(lambda: [row.by for row in changes(host, "unwatch")] == ["admin", "time"], 5)
+    assert first_refused() == 30
+    assert host.cli("incidents", "close", incident["id"], "--watch", "40d").returncode == 1

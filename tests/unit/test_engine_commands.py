@@ -2,8 +2,21 @@
 
 from dataclasses import replace
 
-from smtpguard.model import NS, Account, Allowance, AllowanceEnded, Block, Ended, Named, Refusal, Subject, Verdict
-from smtpguard.settings import HOUR_NS, MINUTE_NS
+from smtpguard.model import (
+    NS,
+    Account,
+    Allowance,
+    AllowanceEnded,
+    Block,
+    Ended,
+    Named,
+    Refusal,
+    Subject,
+    Verdict,
+    Watch,
+    WatchEnded,
+)
+from smtpguard.settings import HOUR_NS, MINUTE_NS, Rule
 from tests.support.policy import BURST, T0, WEB, People, block_of, connect, engine_of, feed, only, person, settings_of
 
 WEB01 = Subject(id=WEB)
@@ -247,3 +260,65 @@ def test_what_came_while_off_is_in_the_windows_when_it_is_on() -> None:
     ((_, name, times),) = engine.exact.windows()
     assert name == BURST.name
     assert [(time_ns - T0) / NS for time_ns in times] == [0, 1, 2]
+
+
+def watch(*, since_s: float = 0, for_s: float = 3600, name: str | None = None) -> Watch:
+    since_ns = T0 + round(since_s * NS)
+    return Watch(
+        subject=Subject(id=WEB), name=name, since_ns=since_ns, until_ns=since_ns + round(for_s * NS), by="admin"
+    )
+
+
+WIDE = Rule(name="wide", count="connections", limit=7, window_ns=10 * MINUTE_NS, action="warn")
+
+
+def test_a_watch_halves_each_limit_and_what_was_counted_counts() -> None:
+    engine = engine_of(WIDE)
+    assert feed(engine, (1, 2)) == []
+    assert engine.commands.watch(watch(since_s=2.5)) == []
+    (verdict,) = only(Verdict, feed(engine, (3, 4)))
+    assert (verdict.count, verdict.limit) == (4, 3), "half of 7, rounded down, with the two from before"
+    (fill,) = engine.memory.fills(People().account(WEB), T0 + 4 * NS)[0]
+    assert (fill.rule.limit, fill.now) == (3, 4)
+    assert only(Verdict, feed(engine, (5, 6, 7, 8), uid=1002)) == [], "nobody else's"
+
+
+def test_a_watch_ends_by_itself_and_by_a_word_and_then_the_usual_limit_holds() -> None:
+    engine = engine_of(WIDE)
+    engine.commands.watch(watch(for_s=60))
+    assert engine.next_deadline() == T0 + 60 * NS
+    assert engine.tick(T0 + 59 * NS) == []
+    assert [ended.by for ended in only(WatchEnded, engine.tick(T0 + 60 * NS))] == ["time"]
+    assert only(Verdict, feed(engine, range(61, 68))) == []
+    assert [v.count for v in only(Verdict, feed(engine, [68]))] == [8]
+    engine.commands.watch(watch(since_s=70))
+    ended = engine.commands.end_watch(Subject(id=WEB), by="admin", now_ns=T0 + 71 * NS)
+    assert [end.by for end in only(WatchEnded, ended)] == ["admin"]
+    assert engine.commands.end_watch(Subject(id=WEB), by="admin", now_ns=T0 + 71 * NS) == []
+
+
+def test_a_watch_ends_no_block_and_an_allowance_holds_before_it() -> None:
+    engine = engine_of(BURST)
+    assert only(Block, feed(engine, (1, 2, 3, 4)))
+    engine.commands.watch(watch(since_s=5))
+    assert len(engine.blocks()) == 1
+    engine.commands.allow(allowance(since_s=6, limit=50, window_ns=10 * MINUTE_NS))
+    assert feed(engine, range(7, 57)) == []
+    engine.commands.end_allowance(Subject(id=WEB), by="admin", now_ns=T0 + 60 * NS)
+    (verdict,) = only(Verdict, feed(engine, (61, 62)))
+    assert verdict.limit == 1, "half of three"
+
+
+def test_a_watch_is_of_a_name_and_ends_when_the_number_is_given_to_another() -> None:
+    engine = engine_of(WIDE)
+    assert [end.by for end in only(WatchEnded, engine.commands.watch(watch(name="alice")))] == ["name"]
+    engine.commands.watch(watch())
+    others = People([person(WEB, "tenant", "bob")])
+    assert [end.by for end in only(WatchEnded, engine.reconfigure(settings_of(WIDE), others, T0 + NS))] == ["name"]
+    assert not engine.own.watches
+
+
+def test_a_limit_of_one_stays_one() -> None:
+    engine = engine_of(replace(WIDE, limit=1))
+    engine.commands.watch(watch())
+    assert [v.limit for v in only(Verdict, feed(engine, (1, 2)))] == [1]

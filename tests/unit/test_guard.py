@@ -143,6 +143,7 @@ class Host:
             history=Mock(),
             why=Mock(),
             report=Mock(),
+            halve=Mock(),
         )
 
     def now(self) -> int:

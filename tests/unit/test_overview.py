@@ -54,6 +54,7 @@ class Parts:
             state=self.state,
             events=self.events,
             switch=Mock(until_ns=None),
+            watches=Mock(collect=list),
             looker=None,
             rdns=None,
             pairing=None,

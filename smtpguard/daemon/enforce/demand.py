@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.policy.credit_rules import NO_LIMIT, CreditRule, choose_credit_rules
 from smtpguard.policy.engine import Engine
-from smtpguard.policy.rules import allowed_terms, compile_terms, override_index
+from smtpguard.policy.rules import compile_terms, override_index
 from smtpguard.settings import KEY_SLOTS, KEYED, Cap, Rule, Settings
 
 
@@ -108,16 +108,17 @@ def _find_limits(
             own = {index[name]: own_limit(chosen[index[name]], rule) for name, rule in changed.items() if name in index}
             if own:
                 found[uid] = own
-    for allowance in engine.allowances():
-        if allowance.subject.scope is None:
-            entry = override_index(settings, accounts.account(allowance.subject.id))
-            terms = allowed_terms(allowance, compile_terms(settings, entry, ""))
-            goes_on = {rule.name: rule for rule in terms.enforced}
-            # What an allowance's own limit refuses is judged by the engine: the kernel has no rule for one user.
-            found[allowance.subject.id] = {
-                number: own_limit(chosen[number], goes_on[name]) if name in goes_on else NO_LIMIT
-                for name, number in index.items()
-            }
+    for subject in {*engine.own.allowances, *engine.own.watches}:
+        if subject.scope is not None:
+            continue
+        account = accounts.account(subject.id)
+        terms = engine.own.apply(subject, account, compile_terms(settings, override_index(settings, account), ""))
+        goes_on = {rule.name: rule for rule in terms.enforced}
+        # What an allowance's own limit refuses is judged by the engine: the kernel has no rule for one user.
+        found[subject.id] = {
+            number: own_limit(chosen[number], goes_on[name]) if name in goes_on else NO_LIMIT
+            for name, number in index.items()
+        }
     return found
 
 

@@ -57,6 +57,13 @@ class AccountOf(Protocol):
         ...
 
 
+class HearVerdict(Protocol):
+    """Tells of whom people keep an eye on: daemon/watches.py."""
+
+    def hear(self, verdict: Verdict) -> None:
+        """Take a verdict."""
+
+
 class Journal(TimedPart):
     """What is written about events, as a part of the loop.
 
@@ -74,6 +81,7 @@ class Journal(TimedPart):
         recorder: What feeds the history with figures and changes.
         totals: What metrics count; None where nobody wants them.
         herald: Has others told; None where nobody is.
+        watches: Whom people keep an eye on; None where nobody knows.
     """
 
     def __init__(
@@ -100,6 +108,7 @@ class Journal(TimedPart):
         self.publish: Publish | None = None
         self.totals: MetricTotals | None = None
         self.herald: Herald | None = None
+        self.watches: HearVerdict | None = None
 
     def add(self, entry: Entry) -> None:
         """An attempt was seen and judged; of an incident's first verdict the evidence is gathered at once."""
@@ -174,6 +183,9 @@ class Journal(TimedPart):
 
     def _tell(self, entry: Entry) -> None:
         """Tell people once that an incident began, and again only where it grows worse: warned, throttled, blocked."""
+        if self.watches is not None:
+            for first in entry.verdicts[:1]:
+                self.watches.hear(first)
         begun = self.notices.begin(entry)
         self._herald(entry, is_worse=bool(begun))
         if begun:

@@ -21,9 +21,16 @@ from smtpguard.daemon.serve.asker import Asker
 from smtpguard.daemon.serve.block_command import BlockCommand
 from smtpguard.daemon.serve.block_list import BlockList
 from smtpguard.daemon.serve.commits import Commits
+from smtpguard.daemon.serve.halve_command import HalveCommand
 from smtpguard.daemon.serve.history_command import HistoryCommand
-from smtpguard.daemon.serve.history_requests import CloseRequest, HistoryRequest, ReportRequest, WhyRequest
-from smtpguard.daemon.serve.lookups import Lookups
+from smtpguard.daemon.serve.history_requests import (
+    CloseRequest,
+    HalveRequest,
+    HistoryRequest,
+    ReportRequest,
+    WhyRequest,
+)
+from smtpguard.daemon.serve.lookups import Lookups, tell_digits
 from smtpguard.daemon.serve.nft_command import NftCommand
 from smtpguard.daemon.serve.orders import GuardBlocks, Orders
 from smtpguard.daemon.serve.reload import ReloadDone, Reloaded
@@ -53,7 +60,7 @@ from smtpguard.text import join_sentences, render_user
 
 log = logging.getLogger(__name__)
 
-_ORDERS = frozenset({"block", "unblock", "allow", "off", "on"})
+_ORDERS = frozenset({"block", "unblock", "allow", "halve", "off", "on"})
 """What has to survive the next moment: answered when it is on the disk."""
 
 
@@ -113,6 +120,7 @@ class Handlers:
         history: What tells of the past.
         why: What tells of one user.
         report: What tells of all.
+        halve: What has limits halved for a time.
     """
 
     def __init__(
@@ -138,6 +146,7 @@ class Handlers:
         history: HistoryCommand,
         why: WhyCommand,
         report: ReportCommand,
+        halve: HalveCommand,
     ) -> None:
         self._guard = guard
         self._orders = orders
@@ -173,6 +182,7 @@ class Handlers:
             "why": Verb(WhyRequest, why),
             "report": Verb(ReportRequest, report),
             "close": Verb(CloseRequest, history.close),
+            "halve": Verb(HalveRequest, halve),
         }
 
     def handle(self, peer: Peer, verb: str, args: Args) -> Answer:
@@ -209,7 +219,7 @@ class Handlers:
                 said = found.serve(request, asker)
             finally:
                 self._recorder.asker = None
-            if isinstance(said, dict) and "text" in said and (taken := self._taken(request)):
+            if isinstance(said, dict) and "text" in said and (taken := tell_digits(request, self._accounts)):
                 said["text"] = join_sentences(said["text"], f"Note: {taken}")
                 log.warning("%s: %s", verb, taken)
             return self._commits.answer(said) if isinstance(said, dict) and verb in _ORDERS else said
@@ -281,15 +291,3 @@ class Handlers:
     def _watch(self, request: Request, asker: Asker) -> Answer:
         del request, asker
         return Stream(topic=TOPIC, head={})
-
-    def _taken(self, request: Request) -> str:
-        """What to add to an answer: whose a domain is, and whom digits mean that are a uid and somebody's name, too."""
-        if not isinstance(request, UserRequest) or request.uid is not None:
-            return ""
-        name = request.user
-        namesake = self._accounts.lookup.find_namesake(name)
-        if namesake is None:
-            return self._accounts.lookup.tell_domain(name) if not getattr(request, "source", "") else ""
-        if isinstance(request, BlockRequest | UnblockRequest) and request.source:
-            return f"{name} was taken as the name of uid:{namesake}; the uid would be uid:{name.lstrip('0') or '0'}"
-        return f"{name} was taken as a uid; the account called {name} is uid:{namesake}"

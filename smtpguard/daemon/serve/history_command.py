@@ -5,6 +5,7 @@ A thread of its own reads the file; an answer waits until what was known when it
 
 import logging
 import time
+from typing import Any
 
 from smtpguard.control.answer import Answer, Later, Pages
 from smtpguard.daemon.record.recorder import Recorder
@@ -82,7 +83,7 @@ class HistoryCommand:
     def close(self, request: CloseRequest, asker: Asker) -> Answer:
         """Close an incident: a person has dealt with it."""
 
-        def look(history: History) -> dict[str, str]:
+        def look(history: History) -> dict[str, Any]:
             found, _ = history.find_incidents(EventQuery(span=Span(limit=10_000)), is_open=False)
             rows = [(row, closed) for row, closed in found if row.id.startswith(request.incident)]
             if not request.incident or len(rows) != 1:
@@ -92,9 +93,11 @@ class HistoryCommand:
             row, closed = rows[0]
             user = render_user(row.uid, row.name)
             if closed is not None:
-                return {"text": f"Incident {row.id} of {user} is closed already."}
-            self._state.add(_closing(row, asker, request.reason))
-            return {"text": f"Incident {row.id} of {user} is closed."}
+                text = f"Incident {row.id} of {user} is closed already."
+            else:
+                self._state.add(_closing(row, asker, request.reason))
+                text = f"Incident {row.id} of {user} is closed."
+            return {"text": text, "incident": row.id, "user": user if row.netns is None else None}
 
         return self.ask(look)
 

@@ -13,12 +13,14 @@ from smtpguard.daemon.serve.requests import (
     Request,
     Take,
     UnfitError,
+    UserRequest,
     argument,
     take_flag,
     take_integer,
     take_text,
     take_word,
 )
+from smtpguard.daemon.watches import MAX_WATCH_NS
 from smtpguard.state.event_query import KINDS, Network, parse_own
 from smtpguard.state.host_question import PARTS, HostQuestion
 
@@ -135,6 +137,21 @@ class ReportRequest(Request):
     def question(self) -> HostQuestion:
         """As the history takes it."""
         return HostQuestion(since_ns=self.since_ns, until_ns=self.until_ns, windows=self.windows, step=self.step)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HalveRequest(UserRequest):
+    """`halve`.
+
+    Attributes:
+        for_ns: For how long limits are halved; None for no more.
+        incident: The one over which it is asked.
+    """
+
+    for_ns: int | None = field(
+        default=None, metadata=argument(take_integer(1, MAX_WATCH_NS, "more than nothing and at most 31 days"))
+    )
+    incident: str = field(default="", metadata=argument(take_text(16)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

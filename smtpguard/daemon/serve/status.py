@@ -14,6 +14,7 @@ from smtpguard.daemon.record.journal import Journal
 from smtpguard.daemon.serve.enforcement_status import EnforcementStatus
 from smtpguard.daemon.serve.source_status import Figures, SourceStatus
 from smtpguard.daemon.supervision import Supervision
+from smtpguard.daemon.watches import Watches
 from smtpguard.enrich.looker import Looker
 from smtpguard.enrich.reverse_dns import ReverseDns
 from smtpguard.hooks import ClockNs
@@ -71,6 +72,7 @@ class Status:
         state: StateWriter,
         events: EventLog,
         switch: OffSwitch,
+        watches: Watches,
         looker: Looker | None,
         rdns: ReverseDns | None,
         pairing: SensorPairing | None,
@@ -90,6 +92,7 @@ class Status:
         self._state = state
         self._events = events
         self._switch = switch
+        self._watches = watches
         self._looker = looker
         self._rdns = rdns
         self._pairing = pairing
@@ -133,6 +136,7 @@ class Status:
             "breaker_tripped": self._engine.is_tripped("enforce"),
             "script_names": self._script_names(),
             "cap": means.show_cap(),
+            "watched": self._watches.collect(),
             "capped": capped,
             "not_recorded": not_recorded,
             "part_failures": dict(self._supervision.failures),

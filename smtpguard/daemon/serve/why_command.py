@@ -10,6 +10,7 @@ from smtpguard.daemon.serve.block_list import BlockList
 from smtpguard.daemon.serve.history_command import HistoryCommand, find_past
 from smtpguard.daemon.serve.history_requests import WhyRequest
 from smtpguard.daemon.serve.status import Status
+from smtpguard.daemon.watches import Watches
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.errors import GuardError, StateError
 from smtpguard.hooks import ClockNs
@@ -38,6 +39,7 @@ class WhyCommand:
         accounts: Who is who.
         guard: The configuration in force.
         overview: Whether the guard sees.
+        watches: Whom people keep an eye on.
         now: CLOCK_BOOTTIME in nanoseconds.
     """
 
@@ -50,6 +52,7 @@ class WhyCommand:
         guard: Guard,
         overview: Status,
         *,
+        watches: Watches,
         now: ClockNs,
     ) -> None:
         self._history = history
@@ -58,6 +61,7 @@ class WhyCommand:
         self._accounts = accounts
         self._guard = guard
         self._overview = overview
+        self._watches = watches
         self._now = now
 
     def __call__(self, request: WhyRequest, asker: Asker) -> Answer:
@@ -105,6 +109,7 @@ class WhyCommand:
             "standing_why": account.reason,
             "account": None if account.customer is None else _show_customer(account.customer),
             "why_dry": why,
+            "watch": next((row for row in self._watches.collect() if row["uid"] == account.uid), None),
             "mode": "off" if self._engine.is_off else "dry-run" if settings.dry_run else "enforce",
             "is_seeing": self._overview.is_seeing(),
             "blocks": [row for row in self._blocks.collect() if row["uid"] == account.uid and row["netns"] is None],
