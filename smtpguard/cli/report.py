@@ -27,10 +27,17 @@ if TYPE_CHECKING:
     help="For a terminal and mail, for a browser, or for programs.",
 )
 @click.option("--out", default=None, metavar="F", help="Write to this file, readable by you alone; else to stdout.")
+@click.option("--names", is_flag=True, help="Look up names and providers of destinations; 3 s at most.")
 @config_option
 @socket_option
 def command(
-    config_path: str | None, socket_path: str | None, since: str, until: str | None, form: str, out: str | None
+    config_path: str | None,
+    socket_path: str | None,
+    since: str,
+    until: str | None,
+    form: str,
+    out: str | None,
+    names: bool,
 ) -> None:
     """Show what happened on this host: users, scripts, destinations, verdicts, blocks, and what was not seen.
 
@@ -40,7 +47,13 @@ def command(
 
     since_ns, until_ns = _read_times(since, until)
     source = ReportSource(config_path, socket_path)
-    pieces = _render(source.build(since_ns, until_ns, ends_now=until is None), form)
+    report = source.build(since_ns, until_ns, ends_now=until is None)
+    if names:
+        from smtpguard.enrich.confirmed_names import confirm_names
+        from smtpguard.report.providers import name_report
+
+        report = name_report(report, confirm_names(place.address for place in report.destinations))
+    pieces = _render(report, form)
     if out is None:
         sys.stdout.writelines(pieces)
     else:

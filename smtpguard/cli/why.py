@@ -15,6 +15,7 @@ from smtpguard.errors import NoDaemonError, StateError
 @click.option("--ticket", is_flag=True, help="Print all of it as plain text, for a support system.")
 @click.option("--customer", is_flag=True, help="Print a text for the customer: no paths, nobody else's data.")
 @click.option("--language", default=None, metavar="L", help="Language of either text: en (the default), de.")
+@click.option("--names", is_flag=True, help="Look up names and providers of destinations; 3 s at most.")
 @json_option
 @config_option
 @socket_option
@@ -27,6 +28,7 @@ def command(
     ticket: bool,
     customer: bool,
     language: str | None,
+    names: bool,
 ) -> None:
     """Show what is known of a user: since when, by which script, where to, and how to undo it.
 
@@ -51,6 +53,12 @@ def command(
         answer = _read(find_history_file(config_path, nobody), find_uid(user, config_path), at_ns)
     standing = answer.get("standing")
     why = build_why(answer["live"], answer["past"], answer["name"], is_past=at is not None, standing=standing)
+    if names:
+        from smtpguard.enrich.confirmed_names import confirm_names
+        from smtpguard.report.providers import name_places
+
+        places = why["destinations"]
+        why["destinations"] = name_places(places, confirm_names(place["address"] for place in places))
     if as_json:
         print_json(why)
         return

@@ -151,6 +151,7 @@ def _destinations(why: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for place in why["destinations"][: _MOST["destinations"]]:
         text = f"{place['address']} port {place['port']}: {render_count(place['count'], 'attempt')}"
+        text += f" ({render_words(place['provider'])})" if place["provider"] else ""
         text += f", refused {place['refused']}" if place["refused"] else ""
         text += f", connected {place['connected']}" if place["connected"] else ""
         text += f", failed {place['failed']}: {place['last_failure']['error']}" if place["last_failure"] else ""

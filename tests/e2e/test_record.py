@@ -246,6 +246,14 @@ def test_why_says_whose_fault_it_is_with_and_without_a_daemon(host: Host) -> Non
     assert card[0].startswith("US: all SMTP ports refused since ")
     assert len(card) < 24
     assert max(map(len, card)) <= 80
+    host.lab.lay_over("/etc/hosts", f"{PEER4} mx1.example.co.uk\n{PEER6} mx2.example.co.uk\n")
+    named = shown(host, "why", SPAMMER[0], "--names")["destinations"]
+    assert {(place["name"], place["provider"]) for place in named} == {
+        ("mx1.example.co.uk", "example.co.uk"),
+        ("mx2.example.co.uk", "example.co.uk"),
+    }
+    report = json.loads(host.cli("report", "--names", "--format", "json").stdout)
+    assert [(row["provider"], row["addresses"]) for row in report["providers"]] == [("example.co.uk", 2)]
     other = shown(host, "why", f"uid:{INNOCENT[1]}")
     assert other["verdict_for_customer"] == "unknown", "nobody watched most of the last hour"
     assert other["destinations"][0]["last_failure"]["error"] == "refused by the other side"
