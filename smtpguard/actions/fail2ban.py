@@ -9,16 +9,18 @@ because the action asks this same daemon and must be answered meanwhile.
 import logging
 import os
 import re
-import shutil
-import subprocess
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from smtpguard.errors import EnforceError
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS
 from smtpguard.text import render_escaped
+
+if TYPE_CHECKING:
+    import subprocess
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,8 @@ def apply_unban(jail: str, user: str, *, program: str = PROGRAM, timeout_s: floa
     Raises:
         EnforceError: fail2ban is not there, does not run, or refused; it goes on listing the user.
     """
+    import subprocess  # with the first one to tell: it brings 0.5 MB that few guards need
+
     argv = build_argv(jail, user, program=program)
     try:
         done = subprocess.run(
@@ -91,7 +95,7 @@ class _Running:
 
     jail: str
     user: str
-    process: subprocess.Popen[bytes]
+    process: "subprocess.Popen[bytes]"
     deadline_ns: int
     output: bytes = b""
     ended: bool = False
@@ -200,6 +204,10 @@ class Unbanner:
             self._abandon("the guard stops")
 
     def _start_next(self) -> None:
+        if self._running is not None or not self._waiting:
+            return
+        import subprocess
+
         while self._running is None and self._waiting:
             jail, user = self._waiting.popleft()
             try:
@@ -257,6 +265,8 @@ class Unbanner:
 
 def is_installed(program: str = PROGRAM) -> bool:
     """Whether there is a fail2ban to tell."""
+    import shutil
+
     return shutil.which(program) is not None
 
 

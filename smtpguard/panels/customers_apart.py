@@ -1,7 +1,6 @@
 """Has whose accounts are read in a process of its own: 20,000 files are nothing for the guard's memory."""
 
 import json
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,6 +33,8 @@ def read_apart(command: Sequence[str] = (), *, timeout_s: float = TIMEOUT_S) -> 
     Raises:
         GuardError: It can't be had; says why.
     """
+    import subprocess  # a host without a panel never needs it
+
     try:
         done = subprocess.run(
             module_argv("smtpguard.panels.customer_reader", *command),

@@ -6,7 +6,6 @@ own memory.
 """
 
 import pickle
-import subprocess
 import sys
 
 from smtpguard.errors import ConfigError
@@ -22,6 +21,8 @@ def read_settings_apart(path: str | None) -> Settings:
     Raises:
         ConfigError: It is bad, or can't be read.
     """
+    import subprocess  # with the first reload
+
     try:
         done = subprocess.run(
             module_argv("smtpguard.settings.load_in_child", *([path] if path is not None else [])),

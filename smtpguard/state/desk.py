@@ -6,10 +6,12 @@ noticed.
 
 import queue
 import threading
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from smtpguard.errors import StateError
-from smtpguard.state.history import History
+
+if TYPE_CHECKING:
+    from smtpguard.state.history import History
 
 MAX_WAITING = 16
 ANSWER_S = 4.0
@@ -20,7 +22,7 @@ IDLE_S = 10.0
 class HistoryQuestion(Protocol):
     """Something to be looked up."""
 
-    def __call__(self, history: History, /) -> Any:  # noqa: ANN401 - whatever was asked for
+    def __call__(self, history: "History", /) -> Any:  # noqa: ANN401 - whatever was asked for
         """The answer. Raises StateError."""
         ...
 
@@ -68,6 +70,8 @@ class HistoryDesk:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
+        from smtpguard.state.history import History  # with the first question: few guards are ever asked
+
         while (item := self._questions.get()) is not None:
             try:
                 with History(self._path, timeout_s=ANSWER_S) as history:
@@ -83,7 +87,7 @@ class HistoryDesk:
             return
 
 
-def _answer(history: History, question: HistoryQuestion, done: Done) -> None:
+def _answer(history: "History", question: HistoryQuestion, done: Done) -> None:
     try:
         answer = question(history)
     except StateError as failure:

@@ -8,7 +8,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 
 from smtpguard.daemon.outlet.frames import MAX_BYTES
 from smtpguard.interpreter import module_argv, module_environment
@@ -24,6 +23,8 @@ class HelperProcess:
     """
 
     def __init__(self) -> None:
+        import subprocess  # where something is to be told at all
+
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         ours.settimeout(0)
         try:
@@ -73,6 +74,8 @@ class HelperProcess:
         Args:
             patience_s: How long it may take to end by itself, once it has been told or its socket is closed.
         """
+        import subprocess
+
         self._channel.close()
         if patience_s:
             with contextlib.suppress(subprocess.TimeoutExpired):

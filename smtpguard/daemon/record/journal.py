@@ -3,7 +3,6 @@
 Lines keep the order of what happened; those about attempts come from the waiting line, complete.
 """
 
-import contextlib
 import logging
 from collections.abc import Iterable
 from functools import partial
@@ -16,7 +15,7 @@ from smtpguard.daemon.record.block_notices import BlockNotices
 from smtpguard.daemon.record.enrichment_queue import Entry, Waiting
 from smtpguard.daemon.record.evidence_keeper import EvidenceKeeper
 from smtpguard.daemon.record.notices import HIGHEST_GRAVITY, find_gravest, gravity_of, render_over, render_verdict
-from smtpguard.daemon.record.recorder import Recorder
+from smtpguard.daemon.record.recorder import HearVerdict, Recorder, parse_tops
 from smtpguard.enrich.looker import Looker, render_evidence
 from smtpguard.enrich.reverse_dns import ReverseDns
 from smtpguard.hooks import ClockNs
@@ -55,13 +54,6 @@ class AccountOf(Protocol):
     def __call__(self, subject: Subject) -> Account:
         """The account of a subject."""
         ...
-
-
-class HearVerdict(Protocol):
-    """Tells of whom people keep an eye on: daemon/watches.py."""
-
-    def hear(self, verdict: Verdict) -> None:
-        """Take a verdict."""
 
 
 class Journal(TimedPart):
@@ -138,8 +130,8 @@ class Journal(TimedPart):
                 refused=row.refused,
                 peak_per_minute=row.peak_per_minute,
                 destinations=row.destinations,
-                top_destinations=_parse_tops(row.tops.get("destinations"), parse_address),
-                top_scripts=_parse_tops(row.tops.get("scripts"), parse_escaped),
+                top_destinations=parse_tops(row.tops.get("destinations"), parse_address),
+                top_scripts=parse_tops(row.tops.get("scripts"), parse_escaped),
                 over=False,
             )
             for row in rows
@@ -295,17 +287,3 @@ class Journal(TimedPart):
     def _write_block(self, account: Account, block: Block, wall_ns: int) -> None:
         until_wall_ns = block.until_ns + self._wall.offset_ns
         self._events.write_block(block, account, wall_ns=wall_ns, until_wall_ns=until_wall_ns)
-
-
-class _ParseTop(Protocol):
-    def __call__(self, text: str, /) -> bytes: ...
-
-
-def _parse_tops(rows: object, parse: _ParseTop) -> tuple[tuple[bytes, int], ...]:
-    """Counts of an earlier run; what can't be read is left out."""
-    found = []
-    for row in rows if isinstance(rows, list) else ():
-        with contextlib.suppress(ValueError, TypeError):
-            text, count = row
-            found.append((parse(str(text)), int(count)))
-    return tuple(found)

@@ -4,12 +4,13 @@ Attempts are summed up in memory and go to the state once a second; the state's 
 once, so that a SIGKILL loses no more than the last second.
 """
 
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from smtpguard.clock import WallMap
 from smtpguard.hooks import ClockNs
-from smtpguard.model import NS, Account, Block, Connect, SocketReport, Subject
+from smtpguard.model import NS, Account, Block, Connect, SocketReport, Subject, Verdict
 from smtpguard.state import statements
 from smtpguard.state.activity import Tally
 from smtpguard.state.rows import ChangeRow
@@ -24,6 +25,13 @@ LOSSES_NS = 60 * NS
 """How often at most it is written down what was lost."""
 _ERRORS = {"refused": "refused by the other side", "timeout": "timed out", "gave-up": "given up"}
 """How a connection failed, in words."""
+
+
+class HearVerdict(Protocol):
+    """Tells of whom people keep an eye on: daemon/watches.py."""
+
+    def hear(self, verdict: Verdict) -> None:
+        """Take a verdict."""
 
 
 class CountLosses(Protocol):
@@ -198,3 +206,17 @@ class Recorder:
             self._written_ns = now_ns
             until_ns = max(self._since_ns, self._wall.to_wall_ns(now_ns))
             self._state.add_activity([statements.put_watched(self._since_ns, until_ns)])
+
+
+class _ParseTop(Protocol):
+    def __call__(self, text: str, /) -> bytes: ...
+
+
+def parse_tops(rows: object, parse: _ParseTop) -> tuple[tuple[bytes, int], ...]:
+    """Counts of an earlier run; what can't be read is left out."""
+    found = []
+    for row in rows if isinstance(rows, list) else ():
+        with contextlib.suppress(ValueError, TypeError):
+            text, count = row
+            found.append((parse(str(text)), int(count)))
+    return tuple(found)

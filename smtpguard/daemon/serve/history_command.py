@@ -5,7 +5,7 @@ A thread of its own reads the file; an answer waits until what was known when it
 
 import logging
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smtpguard.control.answer import Answer, Later, Pages
 from smtpguard.daemon.record.recorder import Recorder
@@ -19,13 +19,14 @@ from smtpguard.errors import AmbiguousUserError, GuardError, StateError, Unanswe
 from smtpguard.model import Account
 from smtpguard.state.desk import HistoryDesk, HistoryQuestion
 from smtpguard.state.event_query import EventQuery
-from smtpguard.state.history import History
-from smtpguard.state.history_page import Verb, find_page
-from smtpguard.state.own_history import find_source
 from smtpguard.state.rows import ChangeRow, IncidentRow
 from smtpguard.state.span import Span
 from smtpguard.state.writer import StateWriter
 from smtpguard.text import render_user, render_words
+
+if TYPE_CHECKING:
+    from smtpguard.state.history import History
+    from smtpguard.state.history_page import Verb
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class HistoryCommand:
     def close(self, request: CloseRequest, asker: Asker) -> Answer:
         """Close an incident: a person has dealt with it."""
 
-        def look(history: History) -> dict[str, Any]:
+        def look(history: "History") -> dict[str, Any]:
             found, _ = history.find_incidents(EventQuery(span=Span(limit=10_000)), is_open=False)
             rows = [(row, closed) for row, closed in found if row.id.startswith(request.incident)]
             if not request.incident or len(rows) != 1:
@@ -101,10 +102,13 @@ class HistoryCommand:
 
         return self.ask(look)
 
-    def _find(self, verb: Verb, request: HistoryRequest) -> Later:
+    def _find(self, verb: "Verb", request: HistoryRequest) -> Later:
         query = self._build_query(request)
 
-        def look(history: History) -> Pages:
+        def look(history: "History") -> Pages:
+            from smtpguard.state.history_page import find_page
+            from smtpguard.state.own_history import find_source
+
             items, has_more = find_page(history, verb, query, is_open=request.is_open)
             return Pages(head={"has_more": has_more, "source": find_source(history, query)}, items=items)
 

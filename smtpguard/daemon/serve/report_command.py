@@ -1,15 +1,16 @@
 """`report`: one part of what the history knows of the whole host, or the rules in force."""
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from smtpguard.control.answer import Answer, Pages
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.serve.asker import Asker
 from smtpguard.daemon.serve.history_command import HistoryCommand
 from smtpguard.daemon.serve.history_requests import ReportRequest
-from smtpguard.state.history import History, LateError
-from smtpguard.state.host_history import collect_part
 from smtpguard.state.host_question import Part, show_rule
+
+if TYPE_CHECKING:
+    from smtpguard.state.history import History
 
 
 class ReportCommand:
@@ -31,7 +32,10 @@ class ReportCommand:
             settings = self._guard.settings
             return {"rows": [show_rule(rule) for rule in settings.rules], "has_overrides": bool(settings.overrides)}
 
-        def look(history: History) -> dict[str, Any] | Pages:
+        def look(history: "History") -> dict[str, Any] | Pages:
+            from smtpguard.state.history import LateError
+            from smtpguard.state.host_history import collect_part
+
             try:
                 found = collect_part(history, cast("Part", request.part), request.question)
             except LateError:

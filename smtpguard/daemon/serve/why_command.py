@@ -1,7 +1,7 @@
 """`why`: what the running guard knows about one user: standing, rules with their fill, blocks, and the history."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smtpguard.control.answer import Answer, Pages
 from smtpguard.daemon.guard import Guard
@@ -18,10 +18,11 @@ from smtpguard.model import Account, Customer
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.rule_fill import RuleFill
 from smtpguard.policy.rules import override_index
-from smtpguard.state.history import History
 from smtpguard.state.host_question import show_rule
-from smtpguard.state.user_history import collect_user
 from smtpguard.text import render_user, render_words
+
+if TYPE_CHECKING:
+    from smtpguard.state.history import History
 
 _OF_MEMORY = ("stack", "request", "client", "cmdline", "parents")
 """What comes out of the memory of processes: for root, and members of control.group whose verbs say so."""
@@ -76,7 +77,9 @@ class WhyCommand:
         shows_memory = not asker.is_member or EVIDENCE in self._guard.settings.control_verbs
         at_ns = time.time_ns() if request.at_ns is None else request.at_ns
 
-        def look(history: History) -> dict[str, Any]:
+        def look(history: "History") -> dict[str, Any]:
+            from smtpguard.state.user_history import collect_user
+
             uid, names = (None, ()) if account is None else (account.uid, account.names)
             past = collect_user(history, uid=uid, name=name, now_ns=at_ns, names=names, is_past=not is_now)
             if name is not None and past["uid"] is None:

@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import struct
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -171,6 +170,8 @@ def _unshare_network() -> bool:
 
 def _leave_everything() -> None:
     """Keep CAP_NET_ADMIN, be nobody, and see an empty directory as the root: no account is found by name or number."""
+    import tempfile
+
     os.chdir(empty := tempfile.mkdtemp(prefix="smtpguard-"))
     Path(empty).chmod(0o755)
     Path(empty).rmdir()  # a directory that is gone stays empty for good

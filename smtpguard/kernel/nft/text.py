@@ -7,7 +7,6 @@ do not change with the locale here (no setlocale in process, LC_ALL=C for the pr
 
 import errno
 import os
-import subprocess
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -104,6 +103,8 @@ class CommandNft:
 
     def run(self, text: str) -> str:
         """Run it as `nft -f -`."""
+        import subprocess  # commands alone come here, and a guard whose nft compiler fails
+
         command = [*self._argv, "-f", "-"]
         try:
             child = subprocess.Popen(

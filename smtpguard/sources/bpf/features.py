@@ -13,7 +13,7 @@ from pathlib import Path
 
 from smtpguard.errors import SourceError
 from smtpguard.kernel.capabilities import read_held
-from smtpguard.sources.bpf.libbpf import BpfError, describe
+from smtpguard.sources.bpf.libbpf import BpfError, describe, give_back_memory
 from smtpguard.sources.bpf.objects import BpfObject
 
 _log = logging.getLogger(__name__)
@@ -159,6 +159,7 @@ def load_object(
             if error.errno == errno.EPERM:
                 break
         else:
+            give_back_memory()
             return loaded, features
     if failure is None:
         raise SourceError("no set of features to try", where="bpf")
