@@ -101,6 +101,8 @@ def test_every_imported_library_is_declared_and_no_other() -> None:
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported.add(node.module.split(".")[0])
+            elif isinstance(node, ast.Call) and "import_module" in ast.dump(node.func):
+                imported |= {str(word.value).split(".")[0] for word in node.args if isinstance(word, ast.Constant)}
     libraries = imported - set(sys.stdlib_module_names) - {"smtpguard"}
     assert libraries <= declared
     assert declared <= libraries, "what nothing imports is a dependency of nobody's"
