@@ -74,7 +74,7 @@ def run(engine: Engine, attempts: Iterable[Attempt]) -> Found:
                 time_ns = in_time(attempt.at_s + 3)
                 report = _report(
                     time_ns, "closed", attempt.uid, None, cookie, in_time(attempt.at_s), attempt.port, attempt.address,
-                    None, attempt.size, 500, 0, None,
+                    None, attempt.size, 500, 0, None, None,
                 )  # fmt: skip
                 decisions = engine.report(report)
                 if decisions:

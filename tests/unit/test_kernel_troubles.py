@@ -28,6 +28,7 @@ from smtpguard.decode.netlink.nft_notify import NftEvent
 from smtpguard.errors import DecodeError, EnforceError
 from smtpguard.model import NS, Allowance, Block, Connect, Subject
 from smtpguard.policy.credit_rules import NO_LIMIT
+from smtpguard.policy.own_terms import OwnTerms
 from smtpguard.settings import KEY_SLOTS, Override, Rule, Settings
 from smtpguard.state.rows import BlockRow, SwitchRow, WindowRow
 from smtpguard.state.statements import switch_key
@@ -266,6 +267,7 @@ class Credits:
 def made_crediting() -> tuple[ExactLimits, Any]:
     engine = Mock(is_off=False)
     engine.allowances.return_value = ()
+    engine.own = OwnTerms()
     engine.exact.windows.return_value = engine.exact.key_windows.return_value = ()
     crediting = ExactLimits(Mock(), engine, Now())
     crediting._source = Mock()
@@ -476,7 +478,10 @@ def test_what_the_kernel_knows_is_told_to_the_engine_before_an_attempt_is_judged
 def test_who_has_an_allowance_is_limited_by_no_rule_in_the_kernel() -> None:
     crediting, book = made_crediting()
     engine: Any = crediting._engine
-    engine.allowances.return_value = [Mock(subject=Subject(id=1001)), Mock(subject=Subject(id=7, scope=5))]
+    for subject in (Subject(id=1001), Subject(id=7, scope=5)):
+        engine.own.allowances[subject] = Allowance(
+            subject=subject, name=None, since_ns=1, until_ns=2, by="admin", everything=True
+        )
     crediting.refresh(Settings(dry_run=False, rules=(BURST,)), (), trusted=True, anew=True)
     assert book.start.call_args.kwargs["limits"] == {1001: {0: NO_LIMIT}}
 

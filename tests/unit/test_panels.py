@@ -59,6 +59,8 @@ VIRTUALMIN = {
     "alias=1700000001\n",
 }
 
+ROOTS_OWN = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: whose a file is, is what counts")
+
 
 def lay_out(root: Path, files: Mapping[str, str]) -> Path:
     for name, text in ({"etc/passwd": USERS} | dict(files)).items():
@@ -109,6 +111,7 @@ def test_directadmin(tmp_path: Path) -> None:
     assert admin.reseller is None
 
 
+@ROOTS_OWN
 def test_hestia(tmp_path: Path) -> None:
     lay_out(tmp_path, HESTIA)
     for path in (tmp_path / "usr/local/hestia/data/users/shop17").iterdir():
@@ -163,6 +166,7 @@ def refused(root: Path) -> tuple[CustomerTable, str]:
     return CustomerTable(reading.text), "\n".join(reading.problems)
 
 
+@ROOTS_OWN
 def test_what_a_tenant_could_have_written_is_refused_and_named(tmp_path: Path) -> None:
     users = lay_out(tmp_path, CPANEL) / "var/cpanel/users"
     os.chown(users / "shop17", 1001, 1001)
@@ -189,6 +193,7 @@ def test_what_a_tenant_could_have_written_is_refused_and_named(tmp_path: Path) -
     assert "can be written by others" in problems
 
 
+@ROOTS_OWN
 def test_the_panel_s_own_account_is_trusted_only_while_its_number_is_a_system_s(tmp_path: Path) -> None:
     root = lay_out(tmp_path, DIRECTADMIN)
     for path in (root / "usr/local/directadmin").rglob("*"):
