@@ -190,8 +190,6 @@ class Core:
     def _take_what_was_before(self, settings: Settings) -> None:
         loaded = self._loaded
         self.learning_period.restore(loaded.facts, loaded.seen, self.now())
-        with self.enforcement.together():
-            self.watches.restore(loaded.facts)
         for row in loaded.switches:
             self.switch.restore(row)
         identity = Identity(loaded.facts, self.state)
@@ -210,7 +208,8 @@ class Core:
             wall=self.wall,
             now=self.now,
         )
-        with self.enforcement.together():
+        with self.enforcement.together():  # its end makes the table: what was in it is read before
+            self.watches.restore(loaded.facts)
             restore.take(loaded, dry_run=settings.dry_run, nft=self.nft, adoption=adoption, identity=identity)
         self.enforcement.refresh("start")
         self.chores = Chores(

@@ -292,6 +292,7 @@ def test_a_ban_refuses_the_ports_of_its_rule(tmp_path: Path, monkeypatch: pytest
         assert host.connect(SPAMMER, 3).refused == 3
         assert host.connect(SPAMMER, 5, port=587).ok == 5
 
+        fail2ban.client("set", "loglevel", "DEBUG")  # else it does not say when it has taken what it found
         host.connect(SPAMMER, 30, 200, port=587)
         wait_for(lambda: len(json.loads(host.cli("blocks", "--json").stdout)) == 2)
         assert (host.connect(SPAMMER, 3, port=587).ok, host.connect(SPAMMER, 3).ok) == (0, 0)
@@ -299,6 +300,7 @@ def test_a_ban_refuses_the_ports_of_its_rule(tmp_path: Path, monkeypatch: pytest
         assert fail2ban.journal().count(f"] Ban {WEB01}") == 1
         assert len({row["until"] for row in json.loads(host.cli("blocks", "--json").stdout)}) == 1, "one ban, one end"
 
+        wait_for(lambda: f"{WEB01} already banned" in fail2ban.journal(), START_S)  # else it would be anew
         fail2ban.client("set", "smtpguard", "unbanip", WEB01)
         wait_for(lambda: json.loads(host.cli("blocks", "--json").stdout) == [], START_S)
         assert (host.connect(SPAMMER, 1).ok, host.connect(SPAMMER, 1, port=587).ok) == (1, 1)

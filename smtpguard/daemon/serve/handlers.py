@@ -30,7 +30,7 @@ from smtpguard.daemon.serve.history_requests import (
     ReportRequest,
     WhyRequest,
 )
-from smtpguard.daemon.serve.lookups import Lookups, tell_digits
+from smtpguard.daemon.serve.lookups import Lookups
 from smtpguard.daemon.serve.nft_command import NftCommand
 from smtpguard.daemon.serve.orders import GuardBlocks, Orders
 from smtpguard.daemon.serve.reload import ReloadDone, Reloaded
@@ -49,7 +49,7 @@ from smtpguard.daemon.serve.requests import (
 )
 from smtpguard.daemon.serve.status import Status
 from smtpguard.daemon.serve.switch_command import SwitchCommand
-from smtpguard.daemon.serve.unblock import unblock
+from smtpguard.daemon.serve.unblock import tell_digits, unblock
 from smtpguard.daemon.serve.why_command import WhyCommand
 from smtpguard.daemon.supervision import Supervision
 from smtpguard.enrich.accounts.directory import AccountDirectory

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from smtpguard.control.answer import Answer, Later, Pages
-from smtpguard.daemon.serve.requests import BlockRequest, Request, UnblockRequest, UserRequest
-from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.enrich.accounts.name_service import NameService
 from smtpguard.errors import GuardError, UnansweredError
 from smtpguard.hooks import ClockNs
@@ -111,16 +109,3 @@ def _join(inner: Later, outer: Later) -> None:
             outer.resolve(inner.answer)
 
     inner.notify(pass_on)
-
-
-def tell_digits(request: Request, accounts: AccountDirectory) -> str:
-    """What to add to an answer: whose a domain is, and whom digits mean that are a uid and somebody's name, too."""
-    if not isinstance(request, UserRequest) or request.uid is not None:
-        return ""
-    name = request.user
-    namesake = accounts.lookup.find_namesake(name)
-    if namesake is None:
-        return accounts.lookup.tell_domain(name) if not getattr(request, "source", "") else ""
-    if isinstance(request, BlockRequest | UnblockRequest) and request.source:
-        return f"{name} was taken as the name of uid:{namesake}; the uid would be uid:{name.lstrip('0') or '0'}"
-    return f"{name} was taken as a uid; the account called {name} is uid:{namesake}"

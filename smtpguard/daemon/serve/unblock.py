@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from smtpguard.actions.fail2ban import parse_jail
-from smtpguard.daemon.serve.requests import UnblockRequest
+from smtpguard.daemon.serve.requests import BlockRequest, Request, UnblockRequest, UserRequest
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.errors import GuardError
 from smtpguard.model import Account
@@ -142,3 +142,16 @@ def unblock(
     shown = ", ".join(list(freed)[:_MAX_SHOWN])
     more = f" and {len(freed) - _MAX_SHOWN} more" if len(freed) > _MAX_SHOWN else ""
     return Unblocked(text=f"{shown}{more} may send again. {blocks.how}", freed=list(freed))
+
+
+def tell_digits(request: Request, accounts: AccountDirectory) -> str:
+    """What to add to an answer: whose a domain is, and whom digits mean that are a uid and somebody's name, too."""
+    if not isinstance(request, UserRequest) or request.uid is not None:
+        return ""
+    name = request.user
+    namesake = accounts.lookup.find_namesake(name)
+    if namesake is None:
+        return accounts.lookup.tell_domain(name) if not getattr(request, "source", "") else ""
+    if isinstance(request, BlockRequest | UnblockRequest) and request.source:
+        return f"{name} was taken as the name of uid:{namesake}; the uid would be uid:{name.lstrip('0') or '0'}"
+    return f"{name} was taken as a uid; the account called {name} is uid:{namesake}"
