@@ -14,7 +14,9 @@ from smtpguard.errors import NoDaemonError, StateError
 @click.option("--at", default=None, metavar="T", help="As it was then: 2h (ago), 14:05, 'yesterday 12:00'.")
 @click.option("--ticket", is_flag=True, help="Print all of it as plain text, for a support system.")
 @click.option("--customer", is_flag=True, help="Print a text for the customer: no paths, nobody else's data.")
-@click.option("--language", default=None, metavar="L", help="Language of either text: en (the default), de.")
+@click.option(
+    "--language", default=None, metavar="L", help="Language of either text: en, de; else the customer's own, or en."
+)
 @click.option("--names", is_flag=True, help="Look up names and providers of destinations; 3 s at most.")
 @json_option
 @config_option

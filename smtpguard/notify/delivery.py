@@ -16,6 +16,7 @@ from smtpguard.kernel.capabilities import apply_capabilities
 from smtpguard.kernel.lasting_thread import start_lasting
 from smtpguard.notify.retry import LAST_S, next_pause
 from smtpguard.notify.spool import Letter, Spool
+from smtpguard.text import render_words
 
 log = logging.getLogger(__name__)
 
@@ -159,18 +160,10 @@ class Delivery:
                 )
             )
         except DeliveryError as error:
-            if self._error is None:
-                log.warning("notification: %s: %s; it is tried again for a day", self.channel.name, error)
-            self._error = str(error)
-            self._count(message, "failed")
-            if age_s >= LAST_S:
-                self._done.add(message.seq)
-                self._count(message, "given-up")
-                log.warning("notification: %s: a message (%s) is given up", self.channel.name, message.kind)
-            else:
-                turn = self._turns[message.seq]
-                turn.pause_s = next_pause(turn.pause_s, age_s)
-                turn.due_s = self._clock() + turn.pause_s
+            self._failed(message, str(error), age_s)
+        except Exception as error:  # one that can't be made is given up in its time, and holds up no other
+            log.exception("notification: %s", self.channel.name)
+            self._failed(message, render_words(f"{type(error).__name__}: {error}", max_bytes=200), age_s)
         else:
             self._done.add(message.seq)
             if self._error is not None:
@@ -179,6 +172,20 @@ class Delivery:
             self._count(message, "sent")
         self._forget(message.seq)
         self._changed()
+
+    def _failed(self, message: Letter, why: str, age_s: float) -> None:
+        if self._error is None:
+            log.warning("notification: %s: %s; it is tried again for a day", self.channel.name, why)
+        self._error = why
+        self._count(message, "failed")
+        if age_s >= LAST_S:
+            self._done.add(message.seq)
+            self._count(message, "given-up")
+            log.warning("notification: %s: a message (%s) is given up", self.channel.name, message.kind)
+        else:
+            turn = self._turns[message.seq]
+            turn.pause_s = next_pause(turn.pause_s, age_s)
+            turn.due_s = self._clock() + turn.pause_s
 
     def _forget(self, seq: int) -> None:
         """Take what was sent out of the file; where that fails, nothing is sent twice for it."""

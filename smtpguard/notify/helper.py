@@ -129,7 +129,7 @@ class NotifyHelper:
             if not packet:
                 self._ended = True
                 return
-            kind, content = parse_frame(packet)
+            kind, content = parse_frame(packet, from_daemon=True)
             self.say("seen")
             self._ended = kind == "stop"
             for duty in self._duties:

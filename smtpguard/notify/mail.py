@@ -33,11 +33,12 @@ def render_mail(letter: Letter, to: str) -> EmailMessage:
         to: Whom it is for: an address, or a login of this host.
     """
     message: dict[str, Any] = json.loads(letter.body)
-    host = to_plain(str(message["host"]))
+    host = to_plain(str(message["host"])).replace("=?", "= ?")
     mail = EmailMessage(policy=SMTP)
     mail["From"] = f"smtpguard <root@{host}>" if "." in host else "smtpguard <root>"
     mail["To"] = to
-    mail["Subject"] = to_plain(f"[smtpguard {host}] {message['text']}")[:_MAX_SUBJECT]
+    # EmailMessage decodes what looks like an encoded word (RFC 2047, 2), and can't write what comes of a hostile one.
+    mail["Subject"] = to_plain(f"[smtpguard {host}] {message['text']}").replace("=?", "= ?")[:_MAX_SUBJECT]
     mail["Date"] = email.utils.formatdate(letter.made_s)
     mail["Message-ID"] = f"<{to_plain(letter.id)}@{host or 'localhost'}>"
     mail["Auto-Submitted"] = "auto-generated"

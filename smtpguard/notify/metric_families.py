@@ -8,7 +8,7 @@ from typing import Literal
 
 PREFIX = "smtpguard_"
 NOTIFICATION_KINDS = ("incident-begins", "incident-over", "breaker", "blind", "state", "digest", "test")
-CHANNELS = ("webhook", "hook", "mail", "url")
+CHANNELS = ("webhook", "hook", "mail", "apprise")
 RESULTS = ("sent", "failed", "given-up")
 
 

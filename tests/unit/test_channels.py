@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from email import message_from_bytes
 from email.policy import default
 from pathlib import Path
@@ -180,6 +181,18 @@ def test_a_mail_says_it_all_and_nothing_gets_among_its_headers(smtp: SmtpServer)
     assert [line for line in smtp.envelopes if "a@b" in line] == []
     smtp.mails[0].decode("ascii")
     assert all(len(line) < 998 for line in smtp.mails[0].splitlines())
+
+
+@pytest.mark.parametrize("word", ["=?utf8?b?w6n+?=", "=?utf-8?q?x=0d=0aBcc:_a@b?=", "=?=?utf-8?b?Cg==?=", "==??="])
+def test_a_name_that_looks_like_an_encoded_word_is_none(smtp: SmtpServer, word: str) -> None:
+    """RFC 2047 in a script's name: the mail could not be written, was tried for ever, and held up all others."""
+    body = json.loads(letter().body) | {"text": f"{word} {word} BLOCKED"}
+    hostile = replace(letter(), body=json.dumps(body))
+    assert MailChannel("root", smtp.address).send(hostile) == "the server took it"
+    found = message_from_bytes(smtp.mails[0], policy=default)
+    assert found["Bcc"] is None
+    assert "BLOCKED" in str(found["Subject"])
+    assert word.replace("=?", "= ?") in str(found["Subject"])
 
 
 def test_the_same_mail_comes_again_with_the_same_id() -> None:

@@ -31,6 +31,7 @@ class FakeChannel:
         self.sent: list[str] = []
         self.tried: list[tuple[float, str]] = []
         self.down: set[str] = set()
+        self.broken: set[str] = set()
         self.is_down = False
         self.now: Callable[[], float] = lambda: 0.0
 
@@ -41,6 +42,8 @@ class FakeChannel:
         self.tried.append((self.now(), message.id))
         if self.is_down or message.thread in self.down:
             raise DeliveryError("refused")
+        if message.thread in self.broken:
+            raise ValueError("can't be made")
         self.sent.append(message.id)
         return "204"
 
@@ -134,6 +137,19 @@ def test_an_incident_keeps_its_order_and_holds_up_no_other(bench: Bench) -> None
     bench.channel.down = set()
     bench.run(30)
     assert bench.channel.sent == ["g1", "g2", "b1", "b2"]
+
+
+def test_one_that_can_not_be_made_is_told_given_up_and_holds_up_no_other(bench: Bench) -> None:
+    bench.channel.broken = {"bad"}
+    for name, thread in (("b1", "bad"), ("g1", "good")):
+        bench.add(name, thread)
+    bench.run(10)
+    assert bench.channel.sent == ["g1"]
+    assert bench.delivery.trouble() == "fake: ValueError: can't be made; tried again"
+    assert len(bench.channel.tried) < 10, "with pauses"
+    bench.run(25 * 3600)
+    assert bench.spool.count_waiting() == 0
+    assert bench.totals["incident-begins", "fake", "given-up"] == 1
 
 
 def test_whoever_comes_after_a_sigkill_goes_on_with_the_same_ids(bench: Bench, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from collections import deque
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from smtpguard.daemon.outlet.frames import MAX_BYTES, parse_frame, render_frame
 from smtpguard.daemon.outlet.helper_process import HelperProcess
 from smtpguard.daemon.outlet.messenger import LONGEST_REST_NS, MAX_KEPT, STUCK_NS, Messenger
@@ -34,7 +36,7 @@ class FakeProcess:
             raise BrokenPipeError("gone")
         if len(self.got) >= self.room:
             return False
-        self.got.append(parse_frame(packet))
+        self.got.append(parse_frame(packet, from_daemon=True))
         return True
 
     def receive(self) -> bytes | None:
@@ -180,7 +182,7 @@ def test_the_real_process_says_that_it_is_there_and_ends_with_its_socket() -> No
     process = HelperProcess()
     try:
         said = wait_for_packet(process)
-        assert parse_frame(said)[0] == "ready"
+        assert parse_frame(said, from_daemon=False)[0] == "ready"
         status = Path(f"/proc/{process.pid}/status").read_text("ascii")
         assert "NoNewPrivs:\t1" in status
         for which in ("Bnd", "Prm", "Eff"):
@@ -194,7 +196,7 @@ def test_the_real_process_says_that_it_is_there_and_ends_with_its_socket() -> No
 
 def test_the_real_process_that_was_killed_is_noticed() -> None:
     process = HelperProcess()
-    assert parse_frame(wait_for_packet(process))[0] == "ready"
+    assert parse_frame(wait_for_packet(process), from_daemon=False)[0] == "ready"
     os.kill(process.pid, signal.SIGKILL)
     assert wait_for_packet(process) == b""
     process.end()
@@ -206,3 +208,10 @@ def wait_for_packet(process: HelperProcess) -> bytes:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return packet
+
+
+def test_objects_are_made_of_what_the_daemon_says_and_of_nothing_else() -> None:
+    packet = render_frame("reload", {"a": 1})
+    assert parse_frame(packet, from_daemon=True) == ("reload", {"a": 1})
+    with pytest.raises(ValueError, match="decode"):
+        parse_frame(packet, from_daemon=False)

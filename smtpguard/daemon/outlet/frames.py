@@ -55,11 +55,16 @@ def render_frame(kind: Down | Up, content: object = None) -> bytes:
     return packet
 
 
-def parse_frame(packet: bytes) -> tuple[str, Any]:
-    """The kind and content of a packet. Raises ValueError."""
+def parse_frame(packet: bytes, *, from_daemon: bool) -> tuple[str, Any]:
+    """The kind and content of a packet. Raises ValueError.
+
+    Args:
+        packet: The bytes.
+        from_daemon: Whether the daemon has sent it: it alone is trusted with what makes objects (pickle).
+    """
     kind, found, body = packet.partition(b"\n")
     if not found:
         raise ValueError("a packet without a kind")
-    if kind == b"reload":
+    if kind == b"reload" and from_daemon:
         return "reload", pickle.loads(body)  # noqa: S301 - from the daemon alone
     return kind.decode("ascii"), json.loads(body)

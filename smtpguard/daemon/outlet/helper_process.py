@@ -13,6 +13,8 @@ from smtpguard.daemon.outlet.frames import MAX_BYTES
 from smtpguard.interpreter import module_argv, module_environment
 
 _MODULE = "smtpguard.notify"
+_DYING_S = 0.02
+"""How long the loop may wait for one that was killed; it is reaped later else, with the next that is started."""
 
 
 class HelperProcess:
@@ -83,7 +85,10 @@ class HelperProcess:
         if self._process.poll() is None:
             with contextlib.suppress(OSError):
                 os.kill(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+            with contextlib.suppress(
+                subprocess.TimeoutExpired
+            ):  # in the kernel, at a disk that hangs: nobody waits for it
+                self._process.wait(_DYING_S)
 
     @property
     def exit_code(self) -> int | None:

@@ -264,7 +264,7 @@ class Messenger:
         return taken
 
     def _take(self, packet: bytes) -> None:
-        kind, content = parse_frame(packet)
+        kind, content = parse_frame(packet, from_daemon=False)
         self._busy_since_ns = self._trouble = None
         if kind == "took":
             self._kept.pop(content["id"], None)
