@@ -9,7 +9,7 @@ import pytest
 
 from smtpguard.demo.lab import PEER4
 from tests.fakes.namespaces import enter_tmpfs, run_forked
-from tests.support.host import CLIENT, SPAMMER, Host
+from tests.support.host import CLIENT, SMTPGUARD, SPAMMER, Host
 
 pytestmark = pytest.mark.kernel
 
@@ -41,15 +41,15 @@ def test_it_looks_like_an_executed_program() -> None:
 
 
 def test_it_ends_as_an_executed_program_does() -> None:
-    programs = [
-        [*CLIENT, "connect", "--uid", "nobody"],
-        [sys.executable, "-c", "import os, sys; print(sys.argv, os.getcwd(), dict(os.environ)); sys.exit(7)"],
-        [sys.executable, "-m", "smtpguard", "run", "--config", "/nonexistent"],
-        [sys.executable, "-m", "smtpguard", "run", "--no-such-option"],
-        [sys.executable, "-m", "smtpguard", "unblock", "--socket", "/nonexistent", "nobody-of-that-name"],
-        [sys.executable, "-m", "smtpguard", "block", "--help"],
-    ]
     with Host() as host:
+        programs = [
+            [*CLIENT, "connect", "--uid", "nobody"],
+            [sys.executable, "-c", "import os, sys; print(sys.argv, os.getcwd(), dict(os.environ)); sys.exit(7)"],
+            [*SMTPGUARD, "run", "--config", "/nonexistent"],
+            [*SMTPGUARD, "run", "--no-such-option"],
+            [*SMTPGUARD, "unblock", "--config", host.config, "--socket", "/nonexistent", "nobody-of-that-name"],
+            [*SMTPGUARD, "block", "--help"],
+        ]
         warm = [host.lab.run(program) for program in programs]
         host.lab.is_cold = True
         for program, done in zip(programs, warm, strict=True):
