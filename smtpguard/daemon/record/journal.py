@@ -187,14 +187,13 @@ class Journal(TimedPart):
         if verdict is None or gravity_of(verdict) <= self._said.get(verdict.subject, HIGHEST_GRAVITY):
             return
         self._said[verdict.subject] = gravity_of(verdict)
-        is_left = verdict.action == "block" and not any(block.kind == "block" for block in entry.blocks)
         text = render_verdict(
             verdict,
             entry.connect,
             entry.account,
             offset_ns=self._wall.offset_ns,
             now_ns=self._now(),
-            is_left=is_left,
+            is_left=_is_left(verdict, entry),
         )
         log.warning("%s", text)
 
@@ -206,8 +205,7 @@ class Journal(TimedPart):
         incident = self._incidents.find(verdict.subject)
         if incident is None or not (is_worse or gravity_of(verdict) > self._said.get(verdict.subject, HIGHEST_GRAVITY)):
             return
-        is_left = verdict.action == "block" and not any(block.kind == "block" for block in entry.blocks)
-        self.herald.incident_begins(self._make_row(incident), verdict, entry, is_left=is_left)
+        self.herald.incident_begins(self._make_row(incident), verdict, entry, is_left=_is_left(verdict, entry))
 
     def _make_row(self, incident: Incident) -> IncidentRow:
         offset_ns = self._wall.offset_ns
@@ -287,3 +285,8 @@ class Journal(TimedPart):
     def _write_block(self, account: Account, block: Block, wall_ns: int) -> None:
         until_wall_ns = block.until_ns + self._wall.offset_ns
         self._events.write_block(block, account, wall_ns=wall_ns, until_wall_ns=until_wall_ns)
+
+
+def _is_left(verdict: Verdict, entry: Entry) -> bool:
+    """Whether the block over a verdict is fail2ban's to make: the guard has made none."""
+    return verdict.action == "block" and not any(block.kind == "block" for block in entry.blocks)
