@@ -2,7 +2,6 @@
 
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,6 +21,7 @@ from smtpguard.notify.mail import MailChannel, render_mail
 from smtpguard.notify.readiness import find_unready
 from smtpguard.notify.spool import Letter
 from smtpguard.settings.notify import NotifySettings, Webhook
+from tests.support.local_server import LocalServer
 from tests.unit.test_notification import begins
 
 HOSTILE = "/home/w/\r\nBcc: a@b\r\n\r\n<script>*_`[x](http://y)@everyone<!channel>\u202e.php"
@@ -109,26 +109,17 @@ def test_how_a_hook_ended_is_said(folder: Path) -> None:
 # -- mail ------------------------------------------------------------------------------------------------------------
 
 
-class SmtpServer:
+class SmtpServer(LocalServer):
     """Takes one mail after another, or does what a test says."""
 
     def __init__(self, mode: str = "take") -> None:
         self._mode = mode
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.mails: list[bytes] = []
         self.envelopes: list[str] = []
-        self._threads = [threading.Thread(target=self._serve, daemon=True)]
-        self._threads[0].start()
+        super().__init__()
+        self.address = f"127.0.0.1:{self.port}"
 
-    def _serve(self) -> None:
-        with suppress(OSError):
-            while True:
-                peer, _ = self._listener.accept()
-                self._threads.append(threading.Thread(target=self._handle, args=(peer,), daemon=True))
-                self._threads[-1].start()
-
-    def _handle(self, peer: socket.socket) -> None:
+    def handle(self, peer: socket.socket) -> None:
         with peer, peer.makefile("rb") as lines, suppress(OSError):
             if self._mode == "drip":
                 while True:
@@ -146,12 +137,6 @@ class SmtpServer:
                         peer.sendall(b"550 no such user\r\n")
                         continue
                 peer.sendall(b"250 ok\r\n" if verb != b"QUIT" else b"221 bye\r\n")
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)  # wakes who waits in accept
-        self._listener.close()
-        for thread in self._threads:
-            thread.join(10)
 
 
 @pytest.fixture

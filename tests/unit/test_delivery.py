@@ -4,7 +4,6 @@ import hashlib
 import hmac
 import json
 import socket
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from smtpguard.notify.retry import next_pause
 from smtpguard.notify.spool import MAX_MESSAGES, Letter, Spool
 from smtpguard.notify.webhook import WebhookChannel
 from smtpguard.settings.notify import KINDS, Webhook
+from tests.support.local_server import LocalServer
 
 SECRET = b"s" * 32
 
@@ -196,25 +196,15 @@ def test_the_spool_is_bounded(bench: Bench) -> None:
 Answer = Callable[[socket.socket], None]
 
 
-class Server:
+class Server(LocalServer):
     """Answers each connection in the way of a test."""
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
         self.requests: list[bytes] = []
-        self._threads = [threading.Thread(target=self._serve, daemon=True)]
-        self._threads[0].start()
+        super().__init__()
 
-    def _serve(self) -> None:
-        with suppress(OSError):
-            while True:
-                peer, _ = self._listener.accept()
-                self._threads.append(threading.Thread(target=self._handle, args=(peer,), daemon=True))
-                self._threads[-1].start()
-
-    def _handle(self, peer: socket.socket) -> None:
+    def handle(self, peer: socket.socket) -> None:
         with peer, suppress(OSError):
             data = b""
             while b"\r\n\r\n" not in data or len(data.partition(b"\r\n\r\n")[2]) < _length(data):
@@ -224,12 +214,6 @@ class Server:
                 data += part
             self.requests.append(data)
             self._answer(peer)
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)  # wakes who waits in accept
-        self._listener.close()
-        for thread in self._threads:
-            thread.join(10)
 
 
 def _length(data: bytes) -> int:
