@@ -176,10 +176,8 @@ class HostWatch:
                 self._replace_destinations()
                 self._tell(accounts=False)
             return
-        cleared: list[Cleared] = []
-        if fileno == self._named.fileno():
-            cleared = self._named.take_news()
-        else:
+        cleared = self._named.take_news() if fileno == self._named.fileno() else []
+        if fileno != self._named.fileno():
             try:
                 self._own.read()
             except SourceError as error:
@@ -194,13 +192,15 @@ class HostWatch:
             self.on_cleared(cleared)
 
     def next_deadline(self) -> int:
-        """When accounts are looked at again."""
-        return self._due_ns
+        """When accounts are looked at again; at once after a command that was the first to name a directory's."""
+        return 0 if self.accounts.has_untold else self._due_ns
 
     def on_time(self, now_ns: int) -> None:
         """Look whether accounts have changed; they are read beside the loop."""
         if self._untold is not None:  # who was told last has raised
             self._tell(accounts=self._untold)
+        if self.accounts.has_untold:
+            self._accounts_changed(self.accounts.take_news())
         if now_ns < self._due_ns:
             return
         self._due_ns = next_beat(now_ns, _LOOK_NS)

@@ -7,6 +7,8 @@ import pytest
 
 from smtpguard.daemon.host_watch import HostWatch, subtract_uids
 from smtpguard.enrich import own_addresses
+from smtpguard.enrich.accounts.directory import AccountDirectory
+from smtpguard.enrich.accounts.name_service import NamedAccount, NameService
 from smtpguard.errors import SourceError
 from smtpguard.model import NS
 from smtpguard.settings import Settings
@@ -103,4 +105,29 @@ def test_accounts_are_read_beside_the_loop_and_taken_over_when_they_are_there() 
     around._reader.begin.assert_called_once()
     around.on_ready(70)
     told.assert_called_once_with(accounts=True)
+    around.close()
+
+
+def test_whom_a_command_has_just_made_known_is_told_at_once() -> None:
+    around = HostWatch(Settings(), lambda: NS)
+    around.on_time(around.next_deadline())
+    news = NamedAccount(uid=4_000_000_001, name="news@corp.example")
+    around.accounts = AccountDirectory(
+        Settings(),
+        patience_s=5,
+        names=NameService(ask=lambda key: news if key in (news.uid, news.name) else None),
+    )
+    told: list[bool] = []
+
+    def take(*, accounts: bool) -> None:
+        told.append(accounts)
+
+    around.on_change = take
+    due_ns = around.next_deadline()
+    assert due_ns > NS
+    assert around.accounts.lookup.find_uid(news.name) == news.uid
+    assert around.next_deadline() <= NS, "now, not with the next look"
+    around.on_time(NS)
+    assert told == [True]
+    assert around.next_deadline() == due_ns, "once"
     around.close()

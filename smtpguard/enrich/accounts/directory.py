@@ -193,6 +193,11 @@ class AccountDirectory:
         changed |= self._never_refused.list_anew()
         return changed | {r.owner for r in {*ranges}.symmetric_difference(known.ranges.ranges)}
 
+    @property
+    def has_untold(self) -> bool:
+        """Whether a look-up for a person has just found out that a uid is another account's than was known."""
+        return bool(self._known.untold)
+
     def take_news(self) -> frozenset[int]:
         """What the C library has said meanwhile; old answers are asked for again. The uids whose account is another."""
         return self._known.take_news()
