@@ -49,10 +49,12 @@ def command(
     source = ReportSource(config_path, socket_path)
     report = source.build(since_ns, until_ns, ends_now=until is None)
     if names:
-        from smtpguard.enrich.confirmed_names import confirm_names
+        from smtpguard.enrich.confirmed_names import confirm_names, find_provider_trouble
         from smtpguard.report.providers import name_report
 
         report = name_report(report, confirm_names(place.address for place in report.destinations))
+        if trouble := find_provider_trouble():
+            click.echo(f"smtpguard: {trouble}", err=True)
     pieces = _render(report, form)
     if out is None:
         sys.stdout.writelines(pieces)

@@ -20,7 +20,9 @@ def can_show_screen() -> bool:
     if _BROUGHT.is_dir() and str(_BROUGHT) not in sys.path:
         sys.path.insert(0, str(_BROUGHT))
     if importlib.util.find_spec("textual") is None:
-        text = "smtpguard: lines only: the screen needs Textual: pip install 'smtpguard[watch]'"
+        from smtpguard.interpreter import install_command
+
+        text = f"smtpguard: lines only: the screen needs Textual: {install_command('textual>=8.2')}"
         click.echo(text, err=True)
         return False
     return True

@@ -56,11 +56,13 @@ def command(
     standing = answer.get("standing")
     why = build_why(answer["live"], answer["past"], answer["name"], is_past=at is not None, standing=standing)
     if names:
-        from smtpguard.enrich.confirmed_names import confirm_names
+        from smtpguard.enrich.confirmed_names import confirm_names, find_provider_trouble
         from smtpguard.report.providers import name_places
 
         places = why["destinations"]
         why["destinations"] = name_places(places, confirm_names(place["address"] for place in places))
+        if trouble := find_provider_trouble():
+            click.echo(f"smtpguard: {trouble}", err=True)
     if as_json:
         print_json(why)
         return

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from smtpguard.doctor.finding import ExaminedHost, Finding
 from smtpguard.errors import GuardError
+from smtpguard.interpreter import install_command
 
 CAPABILITIES: dict[int, tuple[str, str]] = {
     12: ("NET_ADMIN", "nothing can be refused: no nftables, no attached BPF program"),
@@ -250,7 +251,8 @@ def judge_nft(*, library: bool, program: bool, module: bool | None, answer: str)
             level="note",
             found="the nft program, without libnftables",
             means="each ruleset compiled starts a process, and names in nft files of your own are looked up",
-            fix="apt-get install libnftables1; pip install oxl-libnftables",
+            fix="install libnftables (Debian: libnftables1; EL: nftables), then "
+            + install_command("oxl-libnftables", debian="python3-nftables"),
         )
     if module is None:
         found = "libnftables is here; whether this kernel has nf_tables only trying tells"

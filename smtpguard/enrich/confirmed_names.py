@@ -18,6 +18,7 @@ from typing import Protocol
 
 from smtpguard.enrich.resolver import Resolved, resolve_host
 from smtpguard.enrich.reverse_dns import ResolveAddress, resolve_name
+from smtpguard.interpreter import install_command
 
 MAX_LOOKUPS = 200
 THREADS = 16
@@ -113,6 +114,13 @@ class _NoSuffixes:
     def privatesuffix(self, domain: str, /) -> object:
         del domain
         return None
+
+
+def find_provider_trouble() -> str | None:
+    """Why no provider can be told; None if they can."""
+    if not isinstance(_read_suffixes(), _NoSuffixes):
+        return None
+    return f"providers are not told: publicsuffixlist is not installed ({install_command('publicsuffixlist')})"
 
 
 @cache

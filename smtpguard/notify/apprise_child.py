@@ -8,7 +8,9 @@ import json
 import logging
 import sys
 
-FIX = "pip install 'smtpguard[notify]'"
+from smtpguard.interpreter import install_command
+
+FIX = install_command("apprise", debian="apprise")
 
 
 def main() -> int:

@@ -79,7 +79,9 @@ def test_without_the_list_of_suffixes_there_is_a_name_and_no_provider(monkeypatc
     with monkeypatch.context() as broken:
         broken.setattr(confirmed_names, "import_module", fail)
         assert look(b"mx.example.org", ADDRESS) == {ADDRESS: ConfirmedName(name="mx.example.org", provider=None)}
+        assert "publicsuffixlist is not installed" in (confirmed_names.find_provider_trouble() or "")
     confirmed_names._read_suffixes.cache_clear()
+    assert confirmed_names.find_provider_trouble() is None
     assert find_provider("com") is None
 
 

@@ -53,9 +53,10 @@ class LibraryNft:
         try:
             import nftables
         except ImportError as error:
-            raise EnforceError(
-                "the Python binding of libnftables is missing", fix="pip install oxl-libnftables"
-            ) from error
+            from smtpguard.interpreter import install_command
+
+            fix = install_command("oxl-libnftables", debian="python3-nftables")
+            raise EnforceError("the Python binding of libnftables is missing", fix=fix) from error
         self._factory = nftables.Nftables
         self._threads = threading.local()
         self._checked = False
