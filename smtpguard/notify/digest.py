@@ -1,7 +1,8 @@
 """The summary: what all incidents since the last one came to, those told at once and those that were not. Pure."""
 
 import time
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from smtpguard.text import render_count
@@ -9,6 +10,8 @@ from smtpguard.text import render_count
 HOUR = 7
 """Of the morning, local time."""
 _MONDAY = 0
+_FORGET_S = 2 * 86_400.0
+_MAX_GOING = 200
 _MAX_USERS = 100
 _MAX_RULES = 100
 _OTHERS = "others"
@@ -48,16 +51,44 @@ def count_over(sums: Sums, occasion: Mapping[str, Any]) -> None:
     _add(users.setdefault(user, _zeros()), {**{name: incident[name] for name in _SUMMED}, "incidents": 1})
 
 
-def is_empty(sums: Sums) -> bool:
+def keep_going(going: Sums, occasion: Mapping[str, Any], now_s: float) -> None:
+    """Keep in mind what goes on, until it is over: the summary names it, whether or not it ever ends.
+
+    Args:
+        going: By incident; changed.
+        occasion: From the daemon.
+        now_s: Now.
+    """
+    going.pop(occasion["key"], None)
+    if occasion["kind"] == "incident-over":
+        return
+    incident = occasion["incident"]
+    figures = {name: incident[name] for name in _SUMMED}
+    going[occasion["key"]] = {"user": occasion["user"], "since": incident["first"], "seen": now_s, **figures}
+    forget_lost(going, now_s)
+    if len(going) > _MAX_GOING:  # the oldest of whoever has most goes: one user's many push out none of others'
+        counts = Counter(row["user"] for row in going.values())
+        most = max(counts, key=lambda user: counts[user])
+        del going[next(key for key, row in going.items() if row["user"] == most)]
+
+
+def forget_lost(going: Sums, now_s: float) -> None:
+    """Forget those whose end nobody told us: each that goes on is told of every day."""
+    for key in [key for key, row in going.items() if row["seen"] < now_s - _FORGET_S]:
+        del going[key]
+
+
+def is_empty(sums: Sums, going: Sums) -> bool:
     """Whether there is nothing to tell."""
-    return not (sums["incidents"] or sums["begun"] or sums["held_back"] or sums["brakes"])
+    return not (going or sums["incidents"] or sums["begun"] or sums["held_back"] or sums["brakes"])
 
 
-def show_digest(sums: Sums, now_s: float, share: Collection[str]) -> tuple[str, dict[str, Any]]:
+def show_digest(sums: Sums, going: Sums, now_s: float, share: Collection[str]) -> tuple[str, dict[str, Any]]:
     """The text and the JSON of a summary.
 
     Args:
         sums: What was counted.
+        going: What goes on.
         now_s: Until when.
         share: What may leave this host.
     """
@@ -72,14 +103,20 @@ def show_digest(sums: Sums, now_s: float, share: Collection[str]) -> tuple[str, 
         "rules": sums["rules"],
         "users": users,
     }
-    if is_empty(sums):
+    lasting = [
+        {**row, "user": row["user"] if "user" in share else None}
+        for row in ({name: value for name, value in row.items() if name != "seen"} for row in going.values())
+    ]
+    shown["going_on"] = sorted(lasting, key=lambda row: -row["connects"])
+    if is_empty(sums, going):
         return f"Nothing since {_render_time(sums['since'])[:16].replace('T', ' ')}.", shown
     begun = ", ".join(f"{count} {what}" for what, count in sorted(sums["begun"].items())) or "none"
-    worst = ", ".join(f"{row['user']} {row['connects']}" for row in users[:3] if row["user"])
+    worst = _name(users)
     return (
         f"{render_count(sums['incidents'], 'incident')} ended, {sums['verdicts']} verdicts, "
         f"{render_count(sums['connects'], 'attempt')}, {sums['refused']} refused. Begun: {begun}."
-        + (f" Most attempts: {worst}." if worst else "")
+        + (f" Most attempts{worst}." if worst else "")
+        + (f" {render_count(len(lasting), 'incident')} still going on{_name(shown['going_on'])}." if lasting else "")
         + (f" Held back: {render_count(sums['held_back'], 'message')}." if sums["held_back"] else "")
     ), shown
 
@@ -95,6 +132,11 @@ def next_digest(last_s: float, *, is_weekly: bool) -> float:
 
 
 _SUMMED = ("verdicts", "connects", "refused")
+
+
+def _name(rows: Sequence[Mapping[str, Any]]) -> str:
+    named = ", ".join(f"{row['user']} {row['connects']}" for row in rows[:3] if row["user"])
+    return f": {named}" if named else ""
 
 
 def _zeros() -> dict[str, int]:

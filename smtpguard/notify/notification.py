@@ -176,6 +176,9 @@ class Notification:
         urgency.count(sums, occasion)
         told: dict[str, bool] = {occasion["id"]: False}
         facts: dict[str, object] = dict(urgency.find_changes(occasion, self._settings.at_once))
+        if "incident" in occasion:
+            facts["going"] = going = spool.read_fact("going") or {}
+            digest.keep_going(going, occasion, self._wall())
         messages: list[Letter] = []
         if urgency.is_urgent(occasion, self._settings.at_once, spool):
             if name := urgency.name_thread(occasion):
@@ -234,12 +237,13 @@ class Notification:
 
     def _send_digest(self) -> None:
         spool, now_s = self._open_spool(), self._wall()
-        sums = spool.read_fact("digest")
+        sums, going = spool.read_fact("digest"), spool.read_fact("going") or {}
+        digest.forget_lost(going, now_s)
         facts: dict[str, object] = {"digest": digest.begin_sums(now_s)}
-        if digest.is_empty(sums) and self._settings.heartbeat is not None:  # that the guard lives is known
+        if digest.is_empty(sums, going) and self._settings.heartbeat is not None:  # that the guard lives is known
             spool.add(facts=facts)
             return
-        text, shown = digest.show_digest(sums, now_s, self._settings.share)
+        text, shown = digest.show_digest(sums, going, now_s, self._settings.share)
         name = f"digest-{int(now_s)}"
         occasion = {"id": name, "kind": "digest", "time": shown["until"], "what": text, "digest": shown}
         messages = self._make_messages(occasion, facts, None)

@@ -43,6 +43,8 @@ def render_text(occasion: Mapping[str, Any], share: Collection[str]) -> str:
         share: What may leave this host.
     """
     match occasion["kind"]:
+        case "incident-begins" if "days" in occasion:
+            return _render_lasts(occasion, share)
         case "incident-begins":
             return _render_begins(occasion, share)
         case "incident-over":
@@ -76,6 +78,17 @@ def _render_begins(occasion: Mapping[str, Any], share: Collection[str]) -> str:
     script = show_script(verdict["script"], share)
     shown = f" Script: {script}." if script else ""
     return f"{what}: {rule}.{shown}" + (f" See: {render_look(occasion['user'])}" if "user" in share else "")
+
+
+def _render_lasts(occasion: Mapping[str, Any], share: Collection[str]) -> str:
+    incident = occasion["incident"]
+    look = f" See: {render_look(occasion['user'])}" if "user" in share else ""
+    return (
+        f"{name_user(occasion, share)}: incident goes on for {render_count(occasion['days'], 'day')} (rules: "
+        f"{', '.join(incident['rules'])}). {render_count(incident['connects'], 'attempt')} so far, "
+        f"{incident['refused']} refused, at most {incident['peak_per_minute']} a minute, "
+        f"{incident['destination_count']} destinations.{look}"
+    )
 
 
 def _render_over(occasion: Mapping[str, Any], share: Collection[str]) -> str:

@@ -20,9 +20,31 @@ class ToldBefore(Protocol):
         ...
 
 
+GRAVEST = 5
+
+
+def find_gravity(occasion: Occasion) -> int:
+    """How grave an incident's verdict is for whoever decides whether it can wait: 0 to GRAVEST."""
+    verdict = occasion["verdict"]
+    if verdict["action"] == "warn":
+        return 0
+    if verdict["mode"] == "enforce" and verdict["left_to_fail2ban"]:
+        return 3
+    gravity = 2 if verdict["action"] == "block" else 1
+    return gravity + 3 if verdict["mode"] == "enforce" else gravity
+
+
 def name_thread(occasion: Occasion) -> str:
-    """What is told once: an incident's beginning, its end; nothing for what is no incident's."""
-    return f"{occasion['key']} {occasion['kind']}" if "key" in occasion else ""
+    """What is told once: how grave an incident is, and its end; nothing for what has a name of its own."""
+    if "key" not in occasion or "days" in occasion:
+        return ""
+    gravity = f" {find_gravity(occasion)}" if occasion["kind"] == "incident-begins" else ""
+    return f"{occasion['key']} {occasion['kind']}{gravity}"
+
+
+def has_begun(key: str, told: ToldBefore, gravity: int = 0) -> bool:
+    """Whether an incident was told, as one that is so grave or graver."""
+    return any(told.was_told(f"{key} incident-begins {grade}") for grade in range(gravity, GRAVEST + 1))
 
 
 def is_urgent(occasion: Occasion, at_once: Collection[str], told: ToldBefore) -> bool:
@@ -34,16 +56,17 @@ def is_urgent(occasion: Occasion, at_once: Collection[str], told: ToldBefore) ->
         told: What was told before.
     """
     match occasion["kind"]:
+        case "incident-begins" if "days" in occasion:
+            return has_begun(occasion["key"], told)
         case "incident-begins":
             verdict = occasion["verdict"]
             if verdict["action"] == "warn" or verdict["mode"] == "enforce":
                 is_meant = verdict["action"] in at_once
             else:
                 is_meant = "dry-run" in at_once
-            return is_meant and not told.was_told(name_thread(occasion))
+            return is_meant and not has_begun(occasion["key"], told, find_gravity(occasion))
         case "incident-over":
-            has_begun = told.was_told(f"{occasion['key']} incident-begins")
-            return has_begun and not told.was_told(name_thread(occasion))
+            return has_begun(occasion["key"], told) and not told.was_told(name_thread(occasion))
         case "breaker":
             brake = occasion["brake"]
             is_news = bool(told.read_fact("tripped")) != bool(brake["tripped"])
@@ -66,7 +89,7 @@ def find_changes(occasion: Occasion, at_once: Collection[str]) -> Mapping[str, o
 def count(sums: digest.Sums, occasion: Occasion) -> None:
     """Add it to the summary."""
     match occasion["kind"]:
-        case "incident-begins":
+        case "incident-begins" if "days" not in occasion:
             digest.count_begins(sums, occasion)
         case "incident-over":
             digest.count_over(sums, occasion)

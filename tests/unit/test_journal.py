@@ -3,7 +3,9 @@
 from unittest.mock import Mock
 
 from smtpguard.daemon.record.journal import Journal
-from tests.support.policy import T0, WEB, People, block_of
+from smtpguard.model import NS, Subject
+from smtpguard.state.rows import IncidentRow
+from tests.support.policy import T0, WEB, People, block_of, connect
 
 
 class Now:
@@ -35,3 +37,18 @@ def test_an_allowance_is_a_line_with_its_end() -> None:
     events.write_allow.assert_called_once_with(
         People().account(WEB), wall_ns=T0 + 5, until_wall_ns=9, by="admin", reason="newsletter"
     )
+
+
+def test_of_an_incident_that_goes_on_others_hear_with_its_figures() -> None:
+    journal = Journal(Mock(), Mock(), Mock(offset_ns=5), Now(), looker=None, rdns=None)
+    journal.herald = herald = Mock()
+    row = IncidentRow(
+        uid=WEB, netns=None, name="web", first_ns=T0, last_ns=T0, verdicts=1, connects=6, refused=1,
+        peak_per_minute=6, destinations=1,
+    )  # fmt: skip
+    journal.restore_incidents([row], lambda subject: People().account(subject.id))
+    journal._incidents.attempt(Subject(id=WEB), connect(60), refused=True)
+    journal.keep_incidents()
+    journal.keep_incidents()
+    ((told,),) = (call.args for call in herald.incident_lasts.call_args_list)
+    assert (told.uid, told.connects, told.first_ns, told.last_ns) == (WEB, 7, T0, T0 + 60 * NS + 5)

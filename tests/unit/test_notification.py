@@ -151,6 +151,10 @@ def begins(key: str, action: str = "block", mode: str = "enforce", **more: Any) 
     return occasion | {"id": f"{key}-{action}-{mode}"}
 
 
+def lasts(key: str, days: int, **more: Any) -> dict[str, Any]:  # noqa: ANN401
+    return incident(key, **more) | {"id": f"{key}-day-{days}", "days": days}
+
+
 def over(key: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401
     return incident(key, over=True, **more)
 
@@ -199,10 +203,43 @@ def test_at_once_changes_that(tmp_path: Path) -> None:
     assert bench.messages()[1]["text"].startswith("DRY RUN, nothing refused: web01 would be throttled on port 25 until")
 
 
-def test_one_message_an_incident_and_kind_whatever_it_becomes(bench: Bench) -> None:
-    bench.tell(begins("a", "warn"), begins("a", "throttle"), begins("a", "block"), over("a"), over("a"))
-    assert bench.kinds() == ["incident-begins", "incident-over"]
-    assert "THROTTLED" in bench.messages()[0]["text"]
+def test_one_message_an_incident_and_kind_and_another_only_where_it_is_graver(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, at_once=("block", "throttle", "warn", "dry-run"))
+    bench.tell(begins("a", "warn"), begins("a", "throttle", "dry-run"), begins("a", "throttle"), begins("a", "block"))
+    bench.tell(begins("a", "throttle"), begins("a", "block", "dry-run"), begins("a", "block"), begins("a", "warn"))
+    bench.tell(over("a"), over("a"))
+    assert bench.kinds() == ["incident-begins"] * 4 + ["incident-over"]
+    told = [message["text"] for message in bench.messages()]
+    assert "THROTTLED" in told[2]
+    assert "BLOCKED" in told[3]
+
+
+def test_who_keeps_an_incident_open_is_told_again_each_day_and_is_in_the_summary(bench: Bench) -> None:
+    bench.tell(begins("a", "throttle"), begins("w", "warn", user="web02"))
+    for days in (1, 2):
+        bench.now_s += 86_400
+        bench.duty.on_time(0)
+        bench.tell(lasts("a", days), lasts("a", days), lasts("w", days, user="web02"))
+    begun, first, again, second, _ = bench.messages()
+    assert begun["text"].startswith("web01 THROTTLED")
+    assert again["text"].startswith("web01: incident goes on for 1 day (rules: mx). 20 attempts so far, 10 refused")
+    assert bench.messages()[-1]["text"].startswith("web01: incident goes on for 2 days")
+    for summary in (first, second):
+        assert "2 incidents still going on: web01 20, web02 20." in summary["text"]
+        assert {row["user"] for row in summary["digest"]["going_on"]} == {"web01", "web02"}
+    bench.tell(over("a"), over("w"))
+    bench.now_s += 86_400
+    bench.duty.on_time(0)
+    assert bench.messages()[-1]["digest"]["going_on"] == []
+
+
+def test_of_those_that_go_on_one_users_many_push_out_none_of_others(bench: Bench) -> None:
+    bench.tell(begins("victim", "warn", user="victim"), *(begins(f"c{number}", "warn") for number in range(300)))
+    assert "victim" in bench.spool.read_fact("going")
+    assert len(bench.spool.read_fact("going")) == 200
+    bench.now_s += 3 * 86_400
+    bench.tell(begins("new", "warn"))
+    assert list(bench.spool.read_fact("going")) == ["new"], "whose end was lost"
 
 
 def test_the_end_of_what_nobody_was_told_of_is_not_told(bench: Bench) -> None:

@@ -121,6 +121,18 @@ def test_the_same_verdict_has_the_same_id_and_a_graver_one_another() -> None:
     assert ids[0] == ids[1] != ids[2]
 
 
+def test_what_goes_on_for_days_is_said_once_for_each() -> None:
+    bench = Bench()
+    day_ns = 86_400 * NS
+    for last_ns in (0, day_ns - 1, day_ns, day_ns + 60 * NS, 2 * day_ns):
+        bench.occasions.incident_lasts(make_row(last_ns=T0 + last_ns))
+    name = make_row().id
+    assert [told["id"] for told in bench.told] == [f"{name}-day-1", f"{name}-day-2"]
+    assert {told["kind"] for told in bench.told} == {"incident-begins"}
+    bench.occasions.incident_over(make_row(is_over=True))
+    assert bench.occasions._days == {}
+
+
 def test_over_says_so() -> None:
     bench = Bench()
     bench.occasions.incident_over(make_row(is_over=True))

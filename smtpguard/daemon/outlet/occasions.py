@@ -22,6 +22,7 @@ BLIND_NS = 5 * NS
 """So long it has to last: a source that dies has a successor within one."""
 
 
+_DAY_NS = 86_400 * NS
 HEALTH_NS = 10 * NS
 """How often it is said that all is well."""
 
@@ -63,6 +64,7 @@ class Occasions:
         self._is_off = is_off
         self._since_ns: dict[str, int] = {}
         self._told: dict[str, bool] = {}
+        self._days: dict[str, int] = {}
         self._health: tuple[bool, int] = (False, -HEALTH_NS)
         self.condition: Condition | None = None
 
@@ -107,8 +109,16 @@ class Occasions:
 
     def incident_over(self, row: IncidentRow) -> None:
         """An incident is over."""
+        self._days.pop(row.id, None)
         if self._messenger.is_used:
             self._tell("incident-over", f"{row.id}-over", row)
+
+    def incident_lasts(self, row: IncidentRow) -> None:
+        """An incident goes on: told for each day that it has."""
+        days = (row.last_ns - row.first_ns) // _DAY_NS
+        if self._messenger.is_used and days > self._days.get(row.id, 0):
+            self._days[row.id] = days
+            self._tell("incident-begins", f"{row.id}-day-{days}", row, days=days)
 
     def brake(self, change: BreakerChange, limits: BreakerLimits) -> None:
         """The safety brake has taken hold or let go."""

@@ -44,6 +44,9 @@ class Herald(Protocol):
     def incident_begins(self, row: IncidentRow, verdict: Verdict, entry: Entry, *, is_left: bool) -> None:
         """One began, or has grown worse; `is_left` says whether the block is fail2ban's to make."""
 
+    def incident_lasts(self, row: IncidentRow) -> None:
+        """One goes on."""
+
     def incident_over(self, row: IncidentRow) -> None:
         """One is over."""
 
@@ -253,7 +256,10 @@ class Journal(TimedPart):
     def keep_incidents(self) -> None:
         """Once a second: what has changed in incidents that go on goes to the history."""
         for incident in self._incidents.take_changed():
-            self._state.put(self._make_row(incident))
+            row = self._make_row(incident)
+            self._state.put(row)
+            if self.herald is not None:
+                self.herald.incident_lasts(row)
 
     def _write(self, entry: Entry) -> None:
         connect = entry.connect
