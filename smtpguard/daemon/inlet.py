@@ -45,9 +45,9 @@ class Inlet:
     def _count_losses(self) -> dict[str, int]:
         """What sources lost, and what was dropped further on, since the start."""
         events, state = self._core.events.stats(), self._core.state.stats()
-        found = {"event log": events.dropped, "state": sum(state.dropped.values())}
+        found = {"event log: lines": events.dropped, "history: rows": sum(state.dropped.values())}
         for sensor in self.sensing.sensors:
-            found[sensor.name], found[f"{sensor.name} garbled"] = sensor.totals()
+            found |= {f"{sensor.name}: {kind}": count for kind, count in sensor.totals().items()}
         return found
 
     def is_seeing(self) -> bool:

@@ -67,6 +67,7 @@ def build_report(given: ReportInput) -> HostReport:
         blocks=tuple(_join_blocks(given.rows("changes"))),
         losses=_sum_losses(given),
         blind=blind,
+        off=tuple(Gap(since_ns=since_ns, until_ns=until_ns) for since_ns, until_ns in given.rows("off")),
         fullest=find_fullest(given),
         step=given.step,
         curves=tuple(_draw_curves(given)),
@@ -176,9 +177,9 @@ def _find_blind(given: ReportInput, part: str, since_ns: int) -> tuple[Gap, ...]
 
 
 def _sum_losses(given: ReportInput) -> dict[str, int] | None:
-    """What was lost; not known where nothing was ever watched, or it took too long to read."""
-    watched = given.parts["watched"]
-    if given.parts["losses"] is None or watched is None or watched["first_ns"] is None:
+    """What was lost; not known where nobody wrote it down then, or it took too long to read."""
+    losses = given.parts["losses"]
+    if losses is None or losses["first_ns"] is None or losses["first_ns"] >= given.until_ns:
         return None
     return {render_words(name): count for name, count in given.rows("losses")}
 

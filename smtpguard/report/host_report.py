@@ -161,7 +161,7 @@ class HostReport:
         connects, refused, messages, recipients: Of all users.
         user_count, script_count, destination_count: How many there are; the lists are bounded.
         unnamed: Attempts whose script is not known.
-        losses: What the sources lost, by kind; None if the record does not have it.
+        losses: What the sources and the record lost, by kind; None if it was not written down then.
         fullest: The ten fullest windows without a verdict; None if they could not be worked out.
         step: Minutes from point to point of the curves.
         month: Attempts by the hour, up to the end, for 30 days; None if that took too long.
@@ -192,6 +192,7 @@ class HostReport:
     blocks: tuple[ReportedBlock, ...]
     losses: dict[str, int] | None
     blind: tuple[Gap, ...]
+    off: tuple[Gap, ...]
     fullest: tuple[FullWindow, ...] | None
     step: int
     curves: tuple[Curve, ...]

@@ -51,6 +51,7 @@ _LISTS: dict[str, Names] = {
     "verdicts": _names(VerdictFigures),
     "blocks": _names(ReportedBlock, "what", "end"),
     "blind": _names(Gap),
+    "off": _names(Gap),
     "fullest": _names(FullWindow),
     "curves": _names(CurveDrawing),
 }

@@ -6,6 +6,7 @@ from smtpguard.logline import render_time
 from smtpguard.model import NS
 from smtpguard.report.host_report import Gap, HostReport
 from smtpguard.report.report_input import ReportInput
+from smtpguard.settings import MINUTE_NS
 from smtpguard.text import render_count, render_duration
 
 MAX_GAPS = 10
@@ -24,6 +25,11 @@ def list_unseen(report: HostReport, given: ReportInput) -> Iterator[str]:
         yield "What was lost on its way here is not known. See: smtpguard status."
     elif report.losses:
         yield "What was lost on its way here stands above. Whose it was is not known."
+    yield from _tell_lost_since(report, given)
+    for gap in report.off[:MAX_GAPS]:
+        yield f"The guard was off, and refused nobody, from {_render_gap(gap)}."
+    if len(report.off) > MAX_GAPS:
+        yield f"It was off {len(report.off)} times."
     yield from _tell_late(given)
     if report.messages is None:
         yield "Mail handed to the local mail server (sendmail, mail()) is not counted."
@@ -66,11 +72,25 @@ def _tell_blind(report: HostReport, given: ReportInput) -> Iterator[str]:
 
 def _tell_gaps(gaps: Sequence[Gap]) -> Iterator[str]:
     for gap in sorted(gaps, key=lambda gap: gap.since_ns - gap.until_ns)[:MAX_GAPS]:
-        length = render_duration((gap.until_ns - gap.since_ns) / NS)
-        yield f"Blind from {render_moment(gap.since_ns)} to {render_moment(gap.until_ns)} ({length})."
+        yield f"Blind from {_render_gap(gap)}."
     if len(gaps) > MAX_GAPS:
         rest = sum(gap.until_ns - gap.since_ns for gap in gaps) / NS
         yield f"There are {len(gaps)} such gaps, {render_duration(rest)} together."
+
+
+def _render_gap(gap: Gap) -> str:
+    length = render_duration((gap.until_ns - gap.since_ns) / NS)
+    return f"{render_moment(gap.since_ns)} to {render_moment(gap.until_ns)} ({length})"
+
+
+def _tell_lost_since(report: HostReport, given: ReportInput) -> Iterator[str]:
+    """From when on losses are known, where the record itself is older."""
+    losses, watched = given.parts["losses"], given.parts["watched"]
+    if report.losses is None or losses is None or watched is None:
+        return
+    begun_ns = max(report.since_ns, watched["first_ns"] or 0)
+    if losses["first_ns"] > begun_ns + MINUTE_NS:
+        yield f"What was lost before {render_moment(losses['first_ns'])} is not known."
 
 
 def _tell_late(given: ReportInput) -> Iterator[str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from smtpguard.logline import render_time
 from smtpguard.model import NS
-from smtpguard.text import render_ports, render_user
+from smtpguard.text import render_count, render_ports, render_user
 
 Json = dict[str, Any]
 _MINUTES = {60: "1", 600: "10", 3600: "60", 86_400: "1440"}
@@ -56,6 +56,7 @@ def build_why(
         "failed": {"hour": past.get("failed_hour", 0)},
         "usual": past.get("usual") or {},
         "blind": past["blind"],
+        "lost": past.get("lost", 0),
     }
     verdict, sentence = judge(why, is_seeing=is_past or (live is not None and live["is_seeing"]))
     return why | {"verdict_for_customer": verdict, "verdict": sentence, "commands": list_commands(why)}
@@ -82,6 +83,9 @@ def judge(why: Mapping[str, Any], *, is_seeing: bool) -> tuple[str, str]:
             f"{render_clock(since, why['time'])} to {render_clock(until, why['time'])}" for since, until in why["blind"]
         ]
         return "unknown", f"UNKNOWN: blind {', '.join(spans if is_seeing else [*spans, 'now'])}; {_tell_attempts(why)}"
+    if why["lost"]:
+        lost = f"{render_count(why['lost'], 'attempt')} of all users"
+        return "unknown", f"UNKNOWN: {lost} lost unseen in the last hour; {_tell_attempts(why)}"
     return "not_us", f"NOT US: {_tell_attempts(why)}"
 
 

@@ -12,6 +12,9 @@ from smtpguard.text import to_bytes
 MAX_EVIDENCE_BYTES = 16_384
 _SIGN = 1 << 63
 
+MARK = ""
+"""The kind of loss of a row that says only: now losses are written down."""
+
 Parameters = tuple[int | str | bytes | None, ...]
 Key = tuple[str | bytes | int | None, ...]
 """Table, uid (0 where it concerns nobody), and what else names a row; as the file has them."""

@@ -69,6 +69,12 @@ class EventQuery:
         """Whether only what has an attempt behind it can be meant."""
         return bool(self.networks) or self.script is not None or self.sha256 is not None
 
+    @property
+    def may_be_lost(self) -> bool:
+        """Whether losses can be meant: they are nobody's."""
+        is_anybodys = self.span.uid is None and self.span.name is None and self.src is None
+        return is_anybodys and not self.is_about_attempts and (not self.kinds or "lost" in self.kinds)
+
     def matches_verdict(self, row: VerdictRow) -> bool:
         """Whether a verdict is one of them."""
         attempt = row.evidence.get("connect", {})

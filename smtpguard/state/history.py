@@ -17,11 +17,12 @@ from urllib.parse import quote
 
 from smtpguard.errors import StateError
 from smtpguard.settings import HOUR_NS, MINUTE_NS
+from smtpguard.state.columns import MARK
 from smtpguard.state.event_query import EventQuery
 from smtpguard.state.migrations import VERSION, NewerVersionError, check_version
 from smtpguard.state.minute_windows import sum_windows
 from smtpguard.state.open_file import primary_code
-from smtpguard.state.row_parsers import Row, parse_block, parse_change, parse_incident, parse_verdict
+from smtpguard.state.row_parsers import Row, parse_block, parse_change, parse_incident, parse_losses, parse_verdict
 from smtpguard.state.rows import BlockRow, ChangeRow, IncidentRow, VerdictRow
 from smtpguard.state.span import MAX_ROWS, By, Span, Total
 from smtpguard.text import to_bytes
@@ -87,11 +88,21 @@ class History:
                 sql = f"SELECT * FROM changes WHERE {of_changes}{among} {order}"  # noqa: S608 - constants
                 found_changes = map(parse_change, self._connection.execute(sql, [*parameters, *events]))
                 changes = (row for row in found_changes if query.matches_change(row))
-            for row in heapq.merge(changes, verdicts, key=lambda row: -row.time_ns):
+            losses = self._losses(query) if query.may_be_lost else iter(())
+            for row in heapq.merge(changes, losses, verdicts, key=lambda row: -row.time_ns):
                 if len(found) == limit:
                     return found, True
                 found.append(row)
         return found, False
+
+    def _losses(self, query: EventQuery) -> Iterator[ChangeRow]:
+        """What was lost in each minute, as something that happened at its last loss."""
+        span = query.span
+        where, parameters = span.where("minute", unit_ns=MINUTE_NS)
+        sql = f"SELECT * FROM losses WHERE {where} AND kind <> ? ORDER BY minute DESC, kind"  # noqa: S608 - constants
+        for row in parse_losses(self._connection.execute(sql, [*parameters, MARK])):
+            if span.since_ns <= row.time_ns < span.until_ns and query.matches_change(row):
+                yield row
 
     def find_incidents(
         self, query: EventQuery, *, is_open: bool

@@ -15,6 +15,7 @@ from smtpguard.state.columns import from_bytes, from_name, from_signed
 from smtpguard.state.event_query import EventQuery, show_event
 from smtpguard.state.history import History
 from smtpguard.state.host_question import HostQuestion, Part
+from smtpguard.state.lost_times import find_off, sum_losses
 from smtpguard.state.minute_windows import PeakFinder
 from smtpguard.state.row_parsers import Row
 from smtpguard.state.span import Span
@@ -29,7 +30,6 @@ MAX_POINTS = 10_000
 """Of all curves, or hours."""
 MAX_EVIDENCE = 1000
 """Verdicts with evidence that are looked through for sums of files: 16 MB at most."""
-MAX_CHANGES = 100_000
 MAX_MINUTES = 2_000_000
 """Rows that are looked through for full windows, at most: some 3 s."""
 
@@ -185,16 +185,15 @@ def _watched(history: History, question: HostQuestion) -> Found:
 
 
 def _losses(history: History, question: HostQuestion) -> Found:
-    """What lost how much: sources, and the record itself."""
-    where, parameters = question.where("time_ns")
-    sql = f"SELECT details FROM changes WHERE event = 'lost' AND {where} LIMIT ?"  # noqa: S608
-    sums: Counter[str] = Counter()
-    for (text,) in history.select(sql, *parameters, MAX_CHANGES):
-        losses = _parse(text).get("losses")
-        for name, count in losses.items() if isinstance(losses, dict) else ():
-            if isinstance(count, int) and len(sums) < MAX_LISTED:
-                sums[str(name)] += count
-    return {"rows": [[name, count] for name, count in sorted(sums.items())]}
+    """Kind, and how much was lost of it; `first_ns` is since when that is written down."""
+    span = Span(since_ns=question.since_ns, until_ns=question.until_ns, limit=MAX_LISTED)
+    counts, first_ns = sum_losses(history, span)
+    return {"rows": [list(row) for row in counts.items()], "first_ns": first_ns}
+
+
+def _off(history: History, question: HostQuestion) -> Found:
+    """From when to when the guard was switched off."""
+    return {"rows": [list(span) for span in find_off(history, question.since_ns, question.until_ns)]}
 
 
 def _peaks(history: History, question: HostQuestion) -> Found:
@@ -248,6 +247,7 @@ _LOOKS: dict[Part, _Look] = {
     "changes": _changes,
     "watched": _watched,
     "losses": _losses,
+    "off": _off,
     "peaks": _peaks,
     "curves": _curves,
     "hours": _hours,

@@ -8,8 +8,8 @@ from smtpguard.settings import Rule
 from smtpguard.state.span import Span
 
 Part = Literal[
-    "users", "names", "destinations", "scripts", "files", "ports", "verdicts", "changes", "watched", "losses", "peaks",
-    "curves", "hours",
+    "users", "names", "destinations", "scripts", "files", "ports", "verdicts", "changes", "watched", "losses", "off",
+    "peaks", "curves", "hours",
 ]  # fmt: skip
 PARTS: tuple[Part, ...] = get_args(Part)
 

@@ -149,6 +149,13 @@ CREATE INDEX own_addresses_by_uid ON own_addresses (uid, hour);
 """
 """By the hour, because a block list says when. The table was empty until then: nothing told of addresses."""
 
+_LOSSES = """
+CREATE TABLE losses (
+  minute INTEGER NOT NULL, kind TEXT NOT NULL, count INTEGER NOT NULL, last_ns INTEGER NOT NULL,
+  PRIMARY KEY (minute, kind)
+) WITHOUT ROWID;
+"""
+
 MIGRATIONS: tuple[str, ...] = (
     _FIRST,
     _IDS_OF_BLOCKS,
@@ -158,6 +165,7 @@ MIGRATIONS: tuple[str, ...] = (
     _RECORD,
     _PLACES_BY_HOUR,
     _OWN_BY_HOUR,
+    _LOSSES,
 )
 """SQL that leads from version N to N + 1. Append only: files out there hold every version."""
 

@@ -37,6 +37,7 @@ _AGES: tuple[tuple[str, str, str, int], ...] = (
     ("outcomes", "hour, uid, address, port", "hour", HOUR_NS),
     ("own_addresses", "hour, uid, address", "hour", HOUR_NS),
     ("watched", "since_ns", "until_ns", 1),
+    ("losses", "minute, kind", "minute", MINUTE_NS),
 )
 _ROOM = ("destinations", "outcomes", "own_addresses", "minutes", "verdicts", "incidents", "changes")
 """Whose oldest rows go when room is short, in this order."""

@@ -1,6 +1,9 @@
 """Rows of the state file as types. What can't be read raises ValueError, TypeError or KeyError."""
 
 import json
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from smtpguard.fast_dataclass import quick_maker
@@ -156,3 +159,18 @@ def parse_change(row: Row) -> ChangeRow:
         reason=from_bytes(reason),
         details=_parse_object(details),
     )
+
+
+def parse_losses(rows: Iterable[Row]) -> Iterator[ChangeRow]:
+    """Rows of `losses` (minute, kind, count, time of the last one) in the order of minutes: a change of each minute."""
+    for _, found in groupby(rows, key=itemgetter(0)):
+        lost = list(found)
+        yield ChangeRow(
+            time_ns=max(last_ns for *_, last_ns in lost),
+            uid=None,
+            name=None,
+            event="lost",
+            by="guard",
+            reason=", ".join(f"{kind} {count}" for _, kind, count, _ in lost),
+            details={"losses": {kind: count for _, kind, count, _ in lost}},
+        )

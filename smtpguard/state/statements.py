@@ -4,6 +4,7 @@ from functools import cache
 from typing import assert_never
 
 from smtpguard.model import Block
+from smtpguard.settings import MINUTE_NS
 from smtpguard.state.columns import Key, Parameters, Statement, render_json, to_name, to_ports, to_signed
 from smtpguard.state.rows import (
     AllowanceRow,
@@ -186,6 +187,17 @@ def add_evidence(row: VerdictRow) -> Statement:
 def put_watched(since_ns: int, until_ns: int) -> Statement:
     """A source saw connections from one time to another."""
     return Statement(sql="INSERT OR REPLACE INTO watched VALUES (?, ?)", parameters=(since_ns, until_ns))
+
+
+def add_loss(wall_ns: int, kind: str, count: int) -> Statement:
+    """Add to what was lost in the minute of a moment."""
+    return Statement(
+        sql=(
+            "INSERT INTO losses VALUES (?, ?, ?, ?) ON CONFLICT (minute, kind) DO UPDATE SET"
+            " count = count + excluded.count, last_ns = excluded.last_ns"
+        ),
+        parameters=(wall_ns // MINUTE_NS, kind, count, wall_ns),
+    )
 
 
 def add_outcome(

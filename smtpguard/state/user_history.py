@@ -11,6 +11,7 @@ from smtpguard.settings import DAY_NS, HOUR_NS, MINUTE_NS
 from smtpguard.state.event_query import EventQuery, Shown, show_event, show_incident
 from smtpguard.state.history import History
 from smtpguard.state.holders import find_tenure
+from smtpguard.state.lost_times import SEEN_BY_NOBODY, sum_losses
 from smtpguard.state.minute_windows import sum_windows
 from smtpguard.state.own_history import count_unplaced, list_own, show_own
 from smtpguard.state.past_blocks import KINDS, find_past_blocks
@@ -58,6 +59,7 @@ def collect_user(
     return figures | {
         "time": render_time(now_ns),
         "blocks": _find_blocks(history, uid, since_ns, now_ns) if uid is not None and is_past else [],
+        "lost": _count_lost(history, now_ns),
         "blind": find_blind(history.watched(Span(since_ns=now_ns - HOUR_NS, until_ns=until_ns)), now_ns),
     }
 
@@ -106,6 +108,12 @@ def show_block(row: BlockRow) -> Shown:
         "level": row.level,
         "refused": None,
     }
+
+
+def _count_lost(history: History, now_ns: int) -> int:
+    """Attempts of all users in the last hour that no source told of."""
+    counts, _ = sum_losses(history, Span(since_ns=now_ns - HOUR_NS, until_ns=now_ns + 1))
+    return sum(count for kind, count in counts.items() if kind.endswith(SEEN_BY_NOBODY))
 
 
 def find_blind(spans: Iterable[tuple[int, int]], now_ns: int) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -123,6 +124,28 @@ def test_namespaces_of_ones_own_are_no_further_shares(lab: Lab) -> None:
     assert len(seen) + sum(unsent(lab.source).values()) == 20_000
 
 
+def lost_by_report(host: Host) -> int:
+    """What the source lost, as the report has it."""
+    done = host.cli("report", "--since", "1h", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    losses = json.loads(done.stdout)["losses"]
+    return int(losses.get("bpf: events", 0) + losses.get("bpf: only counted", 0))
+
+
+def check_lost(host: Host, lost: int) -> None:
+    """What was lost a second ago is in the history, and a kill takes none of it; so is when it was off."""
+    assert [host.cli(word).returncode for word in ("off", "on")] == [0, 0]
+    wait_for(lambda: lost_by_report(host) == lost, 5)
+    host.stop(signal.SIGKILL)
+    assert lost_by_report(host) == lost
+    events = json.loads(host.cli("events", "--kind", "lost", "--json").stdout)["events"]
+    assert sum(sum(count for kind, count in row["losses"].items() if kind != "bpf: outcomes") for row in events) == lost
+    host.start()
+    assert lost_by_report(host) == lost, "and nothing twice"
+    assert len(json.loads(host.cli("report", "--format", "json").stdout)["off"]) == 1
+    assert "The guard was off, and refused nobody, from " in host.cli("report").stdout
+
+
 def test_with_the_real_guard() -> None:
     """Loopback, routes that fail and refused attempts at full speed; an accomplice and an innocent beside it."""
     with Host(rules=[RULE]) as host:
@@ -149,3 +172,4 @@ def test_with_the_real_guard() -> None:
         assert not [row for row in host.events("EXCEEDED") if row["USER"] == INNOCENT[0]]
         print(f"{attempts} attempts; worst stall {status['worst_stall_ms']} ms; lost {status['sources'][0]['lost']}")
         assert f"not recorded: {SPAMMER[0]}" in host.cli("status").stdout
+        check_lost(host, status["sources"][0]["lost"])

@@ -90,12 +90,14 @@ def generate_host(directory: Path, *, connects: int, users: int, seed: int = 7) 
             if site.is_hacked and rng.random() < 0.01:
                 rows += _judge(rng, site, connect, log)
     for time_ns, losses in (
-        (begin_ns, {"bpf": 99}),
-        (SINCE_S * NS, {"bpf": 5, "state": 1}),
-        (UNTIL_S * NS - 1, {"bpf": 2}),
+        (begin_ns, {"": 0, "bpf: events": 99}),
+        (SINCE_S * NS, {"bpf: events": 5, "history: rows": 1}),
+        (UNTIL_S * NS - 1, {"bpf: events": 2}),
     ):
-        rows.append(statements.add(ChangeRow(time_ns=time_ns, uid=None, name=None, event="lost", by="guard",
-                                             details={"losses": losses})))  # fmt: skip
+        rows += [statements.add_loss(time_ns, kind, count) for kind, count in losses.items()]
+    for event, minute in (("off", 90), ("on", 100)):
+        rows.append(statements.add(ChangeRow(time_ns=SINCE_S * NS + minute * MINUTE_NS, uid=None, name=None,
+                                             event=event, by="admin")))  # fmt: skip
     half_ns = (begin_ns + end_ns) // 2
     rows += [statements.put_watched(begin_ns - HOUR_NS, half_ns), statements.put_watched(half_ns + HOUR_NS, end_ns)]
     store.run([*tally.take(), *rows], durable=False)

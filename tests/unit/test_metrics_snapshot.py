@@ -112,6 +112,8 @@ def test_losses_go_on_when_a_source_is_opened_anew() -> None:
     source.stats.lost, source.stats.garbled = 5, 1
     assert parts.read("losses_total")["bpf", "lost"] == 5
     source.stats.lost = 7
+    source.stats.notes |= {"beyond a user's budget": 3, "reports dropped": 4}
+    assert parts.sensor.totals() == {"events": 4, "only counted": 3, "garbled": 1, "outcomes": 4}
     parts.sensor.take_out()
     assert parts.read("losses_total")["bpf", "lost"] == 7
     parts.sensor.put_in_place(cast("Any", Mock(stats=SourceStats(lost=2))))

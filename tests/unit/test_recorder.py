@@ -5,8 +5,10 @@ from unittest.mock import Mock
 import pytest
 
 from smtpguard.daemon.record.notices import _shorten
-from smtpguard.daemon.record.recorder import LOSSES_NS, WATCHED_NS, Recorder
+from smtpguard.daemon.record.recorder import WATCHED_NS, Recorder
 from smtpguard.model import NS, SocketReport, Subject
+from smtpguard.settings import HOUR_NS, MINUTE_NS
+from smtpguard.state.columns import MARK
 from tests.support.policy import T0, WEB, connect
 
 OFFSET_NS = 7 * NS
@@ -85,17 +87,21 @@ def test_a_long_path_is_named_by_its_end() -> None:
     assert _shorten("/home/web01/" + "deep/" * 20 + "send.php") == ".../send.php"
 
 
-def test_what_was_lost_is_kept_once_a_minute_and_at_the_end() -> None:
-    kept, lost = Kept(), {"bpf": 0, "state": 3}
+def test_what_was_lost_is_kept_each_second_by_its_kind_and_once_an_hour_that_it_would_be() -> None:
+    kept, lost = Kept(), {"bpf: events": 0, "history: rows": 3}
+    assert kept.turn(seeing=False) == [], "nobody says what was lost"
     kept.recorder.count_losses = lambda: lost
-    told: list[dict[str, int]] = []
-    kept.state.add.side_effect = lambda row: told.append(row.details["losses"]) if row.event == "lost" else None
-    kept.turn()
-    lost = {"bpf": 5, "state": 3}
-    kept.turn()
-    assert told == [{"state": 3}], "the second is of the same minute"
-    kept.turn(after_ns=LOSSES_NS)
-    kept.turn(after_ns=LOSSES_NS)
-    lost = {"bpf": 7, "state": 3}
+
+    def turn(after_ns: int = NS) -> dict[object, object]:
+        rows = kept.turn(after_ns=after_ns, seeing=False)
+        assert {(row[0], row[3]) for row in rows} <= {((kept.now_ns + OFFSET_NS) // MINUTE_NS, kept.now_ns + OFFSET_NS)}
+        return {row[1]: row[2] for row in rows}
+
+    assert turn() == {"history: rows": 3, MARK: 0}
+    lost = {"bpf: events": 5, "history: rows": 3}
+    assert turn() == {"bpf: events": 5}
+    assert turn() == {}
+    assert turn(HOUR_NS) == {MARK: 0}
+    lost = {"bpf: events": 7, "history: rows": 3}
     kept.recorder.close()
-    assert told == [{"state": 3}, {"bpf": 5}, {"bpf": 2}]
+    assert [row[1:3] for row in kept.rows()] == [("bpf: events", 2)]

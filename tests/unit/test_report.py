@@ -173,8 +173,12 @@ def test_a_day_with_25_hours_agrees_with_its_log(host: GeneratedHost) -> None:
     assert report["watched_s"] == 24 * 3600
     (gap,) = report["blind"]
     assert (gap["since"][11:16], gap["until"][11:16]) == ("11:30", "12:30")
-    assert report["losses"] == {"bpf": 7, "state": 1}
-    assert "LOST: bpf 7, state 1" in run_report(host, *TIMES)
+    assert report["losses"] == {"bpf: events": 7, "history: rows": 1}
+    text = run_report(host, *TIMES)
+    assert "LOST: bpf: events 7, history: rows 1" in text
+    assert [[row[end][11:16] for end in ("since", "until")] for row in report["off"]] == [["01:30", "01:40"]]
+    assert "The guard was off, and refused nobody, from 2026-10-25 01:30 +0200 to" in text
+    assert "What was lost before" not in text
     check_agreement(report, count_log(host))
     (shared,) = [row for row in report["scripts"] if row["sha256"]]
     assert 1 < shared["user_count"] <= SHARERS
@@ -282,7 +286,7 @@ def hostile_report() -> HostReport:
             )
             for since_ns, ended_ns in ((None, 1), (1, None))
         ),
-        losses={HOSTILE: 1}, blind=(gap,), blind_month=(gap,), unseen=(HOSTILE,), step=15,
+        losses={HOSTILE: 1}, blind=(gap,), off=(gap,), blind_month=(gap,), unseen=(HOSTILE,), step=15,
         fullest=(FullWindow(count=HOSTILE, window=600, held=1, limit=2, at_most=True, **many),),
         curves=(Curve(user=HOSTILE, uid=1, points=(point,)),), month=(point,), **counts,
     )  # fmt: skip

@@ -1,8 +1,9 @@
 """One source and how it fares: whether it is open, why it is not, when it is tried again."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from smtpguard.errors import GuardError
@@ -13,6 +14,8 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_NS = NS
 _LONGEST_PAUSE_NS = 60 * NS
+_COUNTED, _OUTCOMES = "beyond a user's budget", "reports dropped"
+"""Notes of a source that are losses."""
 
 
 @dataclass(slots=True)
@@ -30,7 +33,7 @@ class Sensor:
         stands_in: Whether it is opened because another one has died and could not be opened again.
         lost: Events that it had lost when it was read last.
         lost_ns: When more of them were found to be lost (CLOCK_BOOTTIME); None if never.
-        past: Events lost and records garbled by those that were open before this one.
+        past: What those had lost that were open before this one; see `totals`.
     """
 
     name: str
@@ -43,7 +46,7 @@ class Sensor:
     stands_in: bool = False
     lost: int = 0
     lost_ns: int | None = None
-    past: tuple[int, int] = (0, 0)
+    past: Counter[str] = field(default_factory=Counter)
 
     def put_in_place(self, source: Source) -> None:
         """It is open, and has proved itself."""
@@ -55,11 +58,21 @@ class Sensor:
         source, self.past, self.source = self.source, self.totals(), None
         return source
 
-    def totals(self) -> tuple[int, int]:
-        """Events lost and records garbled since the start of the guard, however often it was opened anew."""
-        lost, garbled = self.past
-        stats = None if self.source is None else self.source.stats
-        return (lost, garbled) if stats is None else (lost + stats.lost, garbled + stats.garbled)
+    def totals(self) -> Counter[str]:
+        """What was lost since the start of the guard, by kind, however often it was opened anew.
+
+        `events` were seen by nobody, `only counted` are beyond their user's share, `garbled` could not be read; of
+        `outcomes` it is not known what became of a connection.
+        """
+        totals = Counter(self.past)
+        if self.source is not None:
+            stats = self.source.stats
+            counted = stats.notes.get(_COUNTED, 0)
+            totals["events"] += stats.lost - counted
+            totals["only counted"] += counted
+            totals["garbled"] += stats.garbled
+            totals["outcomes"] += stats.notes.get(_OUTCOMES, 0)
+        return totals
 
     def revive(self) -> bool:
         """Take up what was taken from it, where it can: opening one anew takes 0.2 s of CPU."""

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from smtpguard.clock import WallMap
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS, Account, Block, Connect, SocketReport, Subject, Verdict
+from smtpguard.settings import HOUR_NS
 from smtpguard.state import statements
 from smtpguard.state.activity import Tally
+from smtpguard.state.columns import MARK, Statement
 from smtpguard.state.rows import ChangeRow
 from smtpguard.state.writer import StateWriter
 
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
 
 WATCHED_NS = 10 * NS
 """How often it is written down that a source sees: after a SIGKILL so much is taken for blind at most."""
-LOSSES_NS = 60 * NS
-"""How often at most it is written down what was lost."""
 _ERRORS = {"refused": "refused by the other side", "timeout": "timed out", "gave-up": "given up"}
 """How a connection failed, in words."""
 
@@ -68,7 +68,7 @@ class Recorder:
         self.is_seeing: IsSeeing | None = None
         self.count_losses: CountLosses | None = None
         self._lost: dict[str, int] = {}
-        self._losses_ns: int | None = None
+        self._marked: int | None = None
         self.foreign = 0
 
     @property
@@ -162,7 +162,7 @@ class Recorder:
 
     def on_time(self, now_ns: int) -> None:
         """Once a second: hand over what was summed up."""
-        rows = self._tally.take()
+        rows = [*self._take_losses(self._wall.to_wall_ns(now_ns)), *self._tally.take()]
         if rows:
             self._state.add_activity(rows)
         if self.is_seeing is None or not self.is_seeing():
@@ -175,10 +175,6 @@ class Recorder:
         elif now_ns - self._written_ns >= WATCHED_NS:
             self._write_watched(now_ns)
 
-        if self._losses_ns is None or now_ns - self._losses_ns >= LOSSES_NS:
-            self._losses_ns = now_ns
-            self._write_losses()
-
     def clock_was_set(self, now_ns: int) -> None:
         """Somebody set the wall clock: a new span begins, in the time that counts from now."""
         if self._since_ns is not None:
@@ -187,19 +183,21 @@ class Recorder:
     def close(self) -> None:
         """Hand over what is left."""
         self.on_time(self._now())
-        self._write_losses()
         if self._since_ns is not None:
             self._write_watched(self._now())
 
-    def _write_losses(self) -> None:
-        """What was lost since the last time."""
-        lost = {"record": self.dropped, **(self.count_losses() if self.count_losses is not None else {})}
-        more = {name: count - self._lost.get(name, 0) for name, count in lost.items()}
-        more = {name: count for name, count in more.items() if count > 0}
+    def _take_losses(self, wall_ns: int) -> list[Statement]:
+        """What was lost since the last time; and once an hour, that it is written down."""
+        if self.count_losses is None:
+            return []
+        lost = {"history: places": self.dropped, **self.count_losses()}
+        more = {kind: count - self._lost.get(kind, 0) for kind, count in lost.items()}
+        more = {kind: count for kind, count in more.items() if count > 0}
         self._lost = lost
-        if more:
-            reason = ", ".join(f"{name} {count}" for name, count in more.items())
-            self.change("lost", by="guard", reason=reason, losses=more)
+        if self._marked != wall_ns // HOUR_NS:
+            self._marked = wall_ns // HOUR_NS
+            more[MARK] = 0
+        return [statements.add_loss(wall_ns, kind, count) for kind, count in more.items()]
 
     def _write_watched(self, now_ns: int) -> None:
         if self._since_ns is not None:

@@ -134,7 +134,8 @@ class MetricsSnapshot:
         """What was lost on its way in, by sensor; and what was dropped further on, which no sensor lost."""
         rows: Series = []
         for sensor in self._sensors:
-            lost, garbled = sensor.totals()
+            totals = sensor.totals()
+            lost, garbled = totals["events"] + totals["only counted"], totals["garbled"]
             rows += [[sensor.name, "lost", lost], [sensor.name, "garbled", garbled]]
         return [
             *rows,
