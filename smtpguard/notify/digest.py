@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from smtpguard.notify.held import find_group
 from smtpguard.text import render_count
 
 HOUR = 7
@@ -20,7 +21,7 @@ Sums = dict[str, Any]
 
 def begin_sums(now_s: float) -> Sums:
     """Nothing yet."""
-    zeros = {"incidents": 0, "verdicts": 0, "connects": 0, "refused": 0, "held_back": 0, "brakes": 0}
+    zeros = {"incidents": 0, "verdicts": 0, "connects": 0, "refused": 0, "brakes": 0}
     return {"since": now_s, **zeros, "begun": {}, "rules": {}, "users": {}}
 
 
@@ -64,12 +65,13 @@ def keep_going(going: Sums, occasion: Mapping[str, Any], now_s: float) -> None:
         return
     incident = occasion["incident"]
     figures = {name: incident[name] for name in _SUMMED}
-    going[occasion["key"]] = {"user": occasion["user"], "since": incident["first"], "seen": now_s, **figures}
+    row = {"user": occasion["user"], "group": find_group(occasion), "since": incident["first"], "seen": now_s}
+    going[occasion["key"]] = row | figures
     forget_lost(going, now_s)
     if len(going) > _MAX_GOING:  # the oldest of whoever has most goes: one user's many push out none of others'
-        counts = Counter(row["user"] for row in going.values())
-        most = max(counts, key=lambda user: counts[user])
-        del going[next(key for key, row in going.items() if row["user"] == most)]
+        counts = Counter(row["group"] for row in going.values())
+        most = max(counts, key=lambda group: counts[group])
+        del going[next(key for key, row in going.items() if row["group"] == most)]
 
 
 def forget_lost(going: Sums, now_s: float) -> None:
@@ -78,37 +80,41 @@ def forget_lost(going: Sums, now_s: float) -> None:
         del going[key]
 
 
-def is_empty(sums: Sums, going: Sums) -> bool:
+def is_empty(sums: Sums, going: Sums, held_back: int) -> bool:
     """Whether there is nothing to tell."""
-    return not (going or sums["incidents"] or sums["begun"] or sums["held_back"] or sums["brakes"])
+    return not (going or sums["incidents"] or sums["begun"] or held_back or sums["brakes"])
 
 
-def show_digest(sums: Sums, going: Sums, now_s: float, share: Collection[str]) -> tuple[str, dict[str, Any]]:
+def show_digest(
+    sums: Sums, going: Sums, held_back: int, now_s: float, share: Collection[str]
+) -> tuple[str, dict[str, Any]]:
     """The text and the JSON of a summary.
 
     Args:
         sums: What was counted.
         going: What goes on.
+        held_back: Messages that had no room and that no other has named.
         now_s: Until when.
         share: What may leave this host.
     """
     users = [{"user": name if "user" in share else None, **figures} for name, figures in sums["users"].items()]
     users.sort(key=lambda row: -row["connects"])
-    counts = {name: sums[name] for name in ("incidents", "verdicts", "connects", "refused", "held_back", "brakes")}
+    counts = {name: sums[name] for name in ("incidents", "verdicts", "connects", "refused", "brakes")}
     shown = {
         "since": _render_time(sums["since"]),
         "until": _render_time(now_s),
         **counts,
+        "held_back": held_back,
         "begun": sums["begun"],
         "rules": sums["rules"],
         "users": users,
     }
     lasting = [
         {**row, "user": row["user"] if "user" in share else None}
-        for row in ({name: value for name, value in row.items() if name != "seen"} for row in going.values())
+        for row in ({name: row[name] for name in ("user", "since", *_SUMMED)} for row in going.values())
     ]
     shown["going_on"] = sorted(lasting, key=lambda row: -row["connects"])
-    if is_empty(sums, going):
+    if is_empty(sums, going, held_back):
         return f"Nothing since {_render_time(sums['since'])[:16].replace('T', ' ')}.", shown
     begun = ", ".join(f"{count} {what}" for what, count in sorted(sums["begun"].items())) or "none"
     worst = _name(users)
@@ -117,7 +123,7 @@ def show_digest(sums: Sums, going: Sums, now_s: float, share: Collection[str]) -
         f"{render_count(sums['connects'], 'attempt')}, {sums['refused']} refused. Begun: {begun}."
         + (f" Most attempts{worst}." if worst else "")
         + (f" {render_count(len(lasting), 'incident')} still going on{_name(shown['going_on'])}." if lasting else "")
-        + (f" Held back: {render_count(sums['held_back'], 'message')}." if sums["held_back"] else "")
+        + (f" Held back: {render_count(held_back, 'message')}." if held_back else "")
     ), shown
 
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from smtpguard.daemon.outlet.frames import HelperSettings
 from smtpguard.hooks import ClockS, Task
-from smtpguard.notify import digest, urgency
-from smtpguard.notify.body import MAX_HELD, render_body
+from smtpguard.notify import digest, held, urgency
+from smtpguard.notify.body import render_body
 from smtpguard.notify.channels import MakeChannels, make_channels
 from smtpguard.notify.delivery import Delivery
 from smtpguard.notify.helper import SayUp
@@ -27,11 +27,6 @@ from smtpguard.settings.notify import NotifySettings
 
 log = logging.getLogger(__name__)
 
-PER_HOUR = 30
-"""Messages that could have waited for none."""
-FOR_INCIDENTS = 26
-"""Of these at most: the others are for what concerns the guard itself."""
-_HOUR_S = 3600.0
 _KEEP_TOLD_S = 40 * 86_400.0
 _TIDY_S = 600.0
 _KEPT_IN_MEMORY = 512
@@ -183,50 +178,52 @@ class Notification:
         if urgency.is_urgent(occasion, self._settings.at_once, spool):
             if name := urgency.name_thread(occasion):
                 told[name] = False
-            bound = FOR_INCIDENTS if "incident" in occasion else PER_HOUR - 1
-            if spool.count_at_once(self._wall() - _HOUR_S) < bound or occasion["kind"] == "test":
-                told[occasion["id"]] = True
-                messages = self._make_messages(occasion, facts, sums)
+            if not (wanted := self._find_wanted(occasion["kind"])):
+                pass  # nobody hears of it: it uses up nobody's room
+            elif urgency.has_room(occasion, spool, self._wall()):
+                told |= {occasion["id"]: True, **dict.fromkeys(urgency.name_marks(occasion), False)}
+                messages = [self._make_message(occasion, key, facts) for key in wanted]
             else:
-                self._hold(occasion, facts, sums)
+                for key in wanted:
+                    self._hold(occasion, key, facts)
         spool.add(messages, told=told, facts={"digest": sums, **facts}, now_s=self._wall())
         for delivery in self._deliveries.values():
             delivery.wake()
 
-    def _make_messages(
-        self, occasion: Mapping[str, Any], facts: dict[str, object], sums: digest.Sums | None
-    ) -> list[Letter]:
-        held = self._open_spool().read_fact("held") or {"count": 0, "messages": []}
+    def _find_wanted(self, kind: str) -> list[str]:
+        return [key for key, delivery in self._deliveries.items() if delivery.channel.wants(kind)]
+
+    def _make_message(self, occasion: Mapping[str, Any], key: str, facts: dict[str, object]) -> Letter:
+        all_held = self._read_held(facts)
         body = render_body(
             occasion,
             host=self._host,
             share=self._settings.share,
-            held=held["messages"],
-            held_count=held["count"],
+            held=held.show_lines(all_held[key]),
+            held_count=all_held[key]["count"],
         )
-        if held["count"]:
-            facts["held"] = {"count": 0, "messages": []}
-            if sums is not None:
-                sums["held_back"] = max(0, sums["held_back"] - held["count"])
-        return [
-            Letter(
-                id=occasion["id"],
-                channel=key,
-                thread=occasion.get("key", occasion["kind"]),
-                kind=occasion["kind"],
-                body=body,
-                made_s=self._wall(),
-            )
-            for key, delivery in self._deliveries.items()
-            if delivery.channel.wants(occasion["kind"])
-        ]
+        all_held[key] = held.name(all_held[key])
+        return Letter(
+            id=occasion["id"],
+            channel=key,
+            thread=occasion.get("key", occasion["kind"]),
+            kind=occasion["kind"],
+            body=body,
+            made_s=self._wall(),
+        )
 
-    def _hold(self, occasion: Mapping[str, Any], facts: dict[str, object], sums: digest.Sums) -> None:
-        held = self._open_spool().read_fact("held") or {"count": 0, "messages": []}
+    def _hold(self, occasion: Mapping[str, Any], key: str, facts: dict[str, object]) -> None:
         shown = {name: occasion[name] for name in ("id", "kind", "time")}
         shown["text"] = render_text(occasion, self._settings.share)
-        facts["held"] = {"count": held["count"] + 1, "messages": [*held["messages"], shown][-MAX_HELD:]}
-        sums["held_back"] += 1
+        all_held = self._read_held(facts)
+        all_held[key] = held.hold(all_held[key], shown, held.find_group(occasion))
+
+    def _read_held(self, facts: dict[str, object]) -> dict[str, held.Held]:
+        """What was held back, by channel, as part of what is kept next."""
+        if not isinstance(found := facts.get("held back"), dict):
+            before = self._open_spool().read_fact("held back") or {}
+            facts["held back"] = found = {key: before.get(key) or held.begin_held() for key in self._deliveries}
+        return found
 
     # -- the summary -------------------------------------------------------------------------------------------------
 
@@ -240,15 +237,17 @@ class Notification:
         sums, going = spool.read_fact("digest"), spool.read_fact("going") or {}
         digest.forget_lost(going, now_s)
         facts: dict[str, object] = {"digest": digest.begin_sums(now_s)}
-        if digest.is_empty(sums, going) and self._settings.heartbeat is not None:  # that the guard lives is known
-            spool.add(facts=facts)
-            return
-        text, shown = digest.show_digest(sums, going, now_s, self._settings.share)
-        name = f"digest-{int(now_s)}"
-        occasion = {"id": name, "kind": "digest", "time": shown["until"], "what": text, "digest": shown}
-        messages = self._make_messages(occasion, facts, None)
+        name, messages, all_held = f"digest-{int(now_s)}", [], self._read_held(facts)
+        for key in self._find_wanted("digest"):
+            unnamed = all_held[key]["unnamed"]
+            if digest.is_empty(sums, going, unnamed) and self._settings.heartbeat is not None:
+                continue  # that the guard lives is known
+            text, shown = digest.show_digest(sums, going, unnamed, now_s, self._settings.share)
+            occasion = {"id": name, "kind": "digest", "time": shown["until"], "what": text, "digest": shown}
+            messages.append(self._make_message(occasion, key, facts))
+            all_held[key]["unnamed"] = 0
         try:
-            spool.add(messages, told={name: True}, facts=facts, now_s=now_s)
+            spool.add(messages, told={name: True} if messages else {}, facts=facts, now_s=now_s)
         except sqlite3.Error as error:
             spool.trouble = f"the spool can't be written: {error}"
             return

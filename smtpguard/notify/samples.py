@@ -31,7 +31,7 @@ def make_sample(kind: Kind, *, now_s: float, now: str, until: str) -> Mapping[st
         case "state":
             sample["what"] = "a test"
         case "digest":
-            text, shown = digest.show_digest(digest.begin_sums(now_s), {}, now_s, ())
+            text, shown = digest.show_digest(digest.begin_sums(now_s), {}, 0, now_s, ())
             sample |= {"what": text, "digest": shown}
     return sample
 

@@ -145,6 +145,17 @@ class Spool:
         with self._lock:
             return int(self._connection.execute(query, (since_s,)).fetchone()[0])
 
+    def count_named(self, prefix: str, since_s: float) -> int:
+        """How much with a name that begins so is dealt with since then.
+
+        Args:
+            prefix: Ends with a space.
+            since_s: Seconds since the epoch.
+        """
+        query = "SELECT count(*) FROM told WHERE name >= ? AND name < ? AND time_s > ?"
+        with self._lock:
+            return int(self._connection.execute(query, (prefix, f"{prefix[:-1]}!", since_s)).fetchone()[0])
+
     def read_fact(self, name: str) -> Any:  # noqa: ANN401 - a JSON value
         """A value; None if there is none."""
         with self._lock:

@@ -1,11 +1,22 @@
-"""What is told at once, what is news at all, and what the summary counts of it. Pure, but for what was told before."""
+"""What is told at once, what has room, what is news at all, and what the summary counts. Pure, but for what was."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from smtpguard.notify import digest
+from smtpguard.notify.held import find_group
 
 Occasion = Mapping[str, Any]
+PER_HOUR = 30
+"""Messages that could have waited for none."""
+FOR_INCIDENTS = 26
+"""Of these at most: the others are for what concerns the guard itself."""
+FOR_KNOWN = 13
+"""Of these for users of whom something as grave was told within a day: they leave room for others."""
+FOR_ONE = 4
+"""Of these for one user, and for all containers together."""
+_HOUR_S = 3600.0
+_DAY_S = 86_400.0
 
 
 class ToldBefore(Protocol):
@@ -13,6 +24,14 @@ class ToldBefore(Protocol):
 
     def was_told(self, name: str) -> bool:
         """Whether something is dealt with."""
+        ...
+
+    def count_at_once(self, since_s: float) -> int:
+        """How many messages were made since then that could not wait."""
+        ...
+
+    def count_named(self, prefix: str, since_s: float) -> int:
+        """How much with a name that begins so is dealt with since then."""
         ...
 
     def read_fact(self, name: str) -> Any:  # noqa: ANN401 - a JSON value
@@ -74,6 +93,38 @@ def is_urgent(occasion: Occasion, at_once: Collection[str], told: ToldBefore) ->
         case "blind":
             return bool(told.read_fact(f"condition {occasion['condition']}")) != bool(occasion["holds"])
     return True
+
+
+def has_room(occasion: Occasion, told: ToldBefore, now_s: float) -> bool:
+    """Whether it is sent now, or has to wait for the next message: no user uses up the room of others.
+
+    Args:
+        occasion: What is urgent.
+        told: What was told before.
+        now_s: Now.
+    """
+    count, group = told.count_at_once(now_s - _HOUR_S), find_group(occasion)
+    if "incident" not in occasion:
+        return count < PER_HOUR - 1 or occasion["kind"] == "test"
+    if told.count_named(f"of {group} ", now_s - _HOUR_S) >= FOR_ONE:
+        return False
+    return count < (FOR_INCIDENTS if _is_new(occasion, group, told, now_s) else FOR_KNOWN)
+
+
+def _is_new(occasion: Occasion, group: str, told: ToldBefore, now_s: float) -> bool:
+    if "verdict" not in occasion:
+        return False
+    grades = range(find_gravity(occasion), GRAVEST + 1)
+    return not any(told.count_named(f"had {group} {grade} ", now_s - _DAY_S) for grade in grades)
+
+
+def name_marks(occasion: Occasion) -> tuple[str, ...]:
+    """What has to be known of a message that is sent, so that its user has no more than their share."""
+    if "incident" not in occasion:
+        return ()
+    group = find_group(occasion)
+    had = (f"had {group} {find_gravity(occasion)} ",) if "verdict" in occasion else ()
+    return (f"of {group} {occasion['id']}", *had)
 
 
 def find_changes(occasion: Occasion, at_once: Collection[str]) -> Mapping[str, object]:

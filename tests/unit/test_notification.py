@@ -3,7 +3,7 @@
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +14,31 @@ from smtpguard.daemon.outlet.frames import HelperSettings, Up
 from smtpguard.notify import digest
 from smtpguard.notify.body import render_body
 from smtpguard.notify.delivery import Channel, DeliveryError
-from smtpguard.notify.notification import FOR_INCIDENTS, PER_HOUR, Notification
+from smtpguard.notify.notification import Notification
 from smtpguard.notify.samples import KINDS, make_sample
 from smtpguard.notify.spool import Letter
+from smtpguard.notify.urgency import FOR_INCIDENTS, FOR_KNOWN, FOR_ONE, PER_HOUR
 from smtpguard.resources import read_resource
 from smtpguard.settings.notify import Heartbeat, Kind, NotifySettings, Webhook
 
 SCHEMA = jsonschema.Draft202012Validator(json.loads(read_resource("config", "notification.schema.json")))
 HOOK = Webhook(url="https://example.org/x", secret_file="/x", kinds=("incident-begins", "digest"))  # noqa: S106
+UIDS: dict[str, int] = {}
 TIME = "2026-11-28T20:20:00.000000+01:00"
 
 
 class FakeChannel:
     """Takes all, or nothing while it is down."""
 
-    key = name = type = "fake"
+    name = type = "fake"
 
-    def __init__(self) -> None:
+    def __init__(self, key: str = "fake", kinds: Collection[str] = KINDS) -> None:
+        self.key = key
+        self.kinds = kinds
         self.is_down = True
 
     def wants(self, kind: str) -> bool:
-        return kind != "unwanted"
+        return kind in self.kinds
 
     def send(self, message: Letter) -> str:
         if self.is_down:
@@ -50,13 +54,14 @@ class Bench:
         self.now_s = 1_795_000_000.0
         self.said: list[tuple[Up, Any]] = []
         self.channel = FakeChannel()
+        self.others: list[FakeChannel] = []
         self.settings = settings
         self.begin()
 
     def begin(self) -> None:
         def make(settings: NotifySettings) -> list[Channel]:
             del settings
-            return [self.channel]
+            return [self.channel, *self.others]
 
         self.duty = Notification(
             lambda kind, content=None: self.said.append((kind, content)),
@@ -82,9 +87,9 @@ class Bench:
         for occasion in occasions:
             self.duty.take("occasion", occasion)
 
-    def messages(self) -> list[dict[str, Any]]:
+    def messages(self, key: str = "fake") -> list[dict[str, Any]]:
         found = []
-        for message in self.spool.list_waiting("fake"):
+        for message in self.spool.list_waiting(key):
             found.append(json.loads(self.spool.read_body(message.seq)))
             SCHEMA.validate(found[-1])
         return found
@@ -123,7 +128,7 @@ def incident(key: str, *, over: bool = False, connects: int = 20, user: str = "w
         "time": TIME,
         "key": key,
         "user": user,
-        "uid": 1001,
+        "uid": 1001 + UIDS.setdefault(user, len(UIDS)),
         "incident": shown,
         **more,
     }
@@ -207,6 +212,7 @@ def test_one_message_an_incident_and_kind_and_another_only_where_it_is_graver(tm
     bench = Bench(tmp_path, at_once=("block", "throttle", "warn", "dry-run"))
     bench.tell(begins("a", "warn"), begins("a", "throttle", "dry-run"), begins("a", "throttle"), begins("a", "block"))
     bench.tell(begins("a", "throttle"), begins("a", "block", "dry-run"), begins("a", "block"), begins("a", "warn"))
+    bench.now_s += 3601
     bench.tell(over("a"), over("a"))
     assert bench.kinds() == ["incident-begins"] * 4 + ["incident-over"]
     told = [message["text"] for message in bench.messages()]
@@ -294,6 +300,78 @@ def test_thirty_an_hour_and_the_next_names_what_was_held_back(bench: Bench) -> N
     assert last["incident"]["id"] == "later"
     assert last["held_back"]["count"] == 20 - (count - FOR_INCIDENTS)
     bench.tell(begins("later still"))
+    assert "held_back" not in bench.messages()[-1]
+
+
+def test_one_user_uses_up_nobody_elses_room(bench: Bench) -> None:
+    bench.tell(*(begins(f"i{number}") for number in range(50)), *(over(f"i{number}") for number in range(50)))
+    assert len(bench.kinds()) == FOR_ONE
+    bench.tell(begins("victim", user="shop7"))
+    last = bench.messages()[-1]
+    assert last["incident"]["user"] == "shop7"
+    assert last["held_back"]["count"] == 50 + 50 - FOR_ONE
+    assert len(last["held_back"]["messages"]) == 1, "one line a user"
+    bench.now_s += 3601
+    bench.tell(begins("again"))
+    assert bench.messages()[-1]["incident"]["id"] == "again"
+
+
+def test_all_containers_together_have_the_room_of_one_user(bench: Bench) -> None:
+    bench.tell(*(begins(f"c{number}", user=f"uid:{number}@container") | {"uid": None} for number in range(40)))
+    assert len(bench.kinds()) == FOR_ONE
+    bench.tell(begins("victim", user="shop7"))
+    assert bench.messages()[-1]["incident"]["user"] == "shop7"
+    assert len(bench.messages()[-1]["held_back"]["messages"]) == 1
+
+
+def test_known_offenders_leave_room_for_whoever_is_new(bench: Bench) -> None:
+    for hour in range(3):
+        bench.tell(*(begins(f"h{hour}-{user}-{n}", user=f"web{user}") for n in range(3) for user in range(10)))
+        bench.now_s += 3601
+    bench.tell(*(begins(f"x{user}-{n}", user=f"web{user}") for n in range(3) for user in range(10)))
+    assert len(bench.kinds()) == 3 * FOR_KNOWN + FOR_KNOWN
+    bench.tell(*(begins(f"new{number}", user=f"shop{number}") for number in range(20, 33)))
+    assert [message["incident"]["user"] for message in bench.messages()[-13:]] == [f"shop{n}" for n in range(20, 33)]
+    bench.tell(begins("one", "throttle", user="web50"))
+    assert bench.messages()[-1]["incident"]["user"] == "shop32", "all 26 are used up"
+    bench.now_s += 3601
+    bench.tell(begins("one", user="web50"))
+    assert bench.messages()[-1]["incident"]["user"] == "web50"
+
+
+def test_whose_throttle_was_told_is_new_with_a_block(bench: Bench) -> None:
+    bench.tell(begins("a", "throttle", user="web50"))
+    bench.tell(*(begins(f"i{number}", user=f"web{number}") for number in range(20)))
+    bench.tell(begins("b", "throttle", user="web50"), begins("c", "block", user="web50"))
+    assert [m["incident"]["id"] for m in bench.messages()][-2:] == ["i19", "c"]
+
+
+def test_what_was_held_back_waits_on_each_channel_for_a_message_there(bench: Bench) -> None:
+    bench.others = [FakeChannel("begins", ("incident-begins",)), FakeChannel("brake", ("breaker", "digest"))]
+    bench.configure()
+    bench.tell(*(begins(f"i{number}", user=f"web{number}") for number in range(66)))
+    bench.tell(over("i0", user="web0"), over("i1", user="web1"), brake(1, tripped=True))
+    (told,) = bench.messages("brake")
+    assert "held_back" not in told, "of incidents it hears nothing"
+    assert bench.messages()[-1]["held_back"]["count"] == 42
+    assert len(bench.messages()[-1]["held_back"]["messages"]) == 20
+    bench.now_s += 3601
+    bench.tell(begins("later", user="web99"))
+    assert "held_back" not in bench.messages()[-1]
+    assert bench.messages("begins")[-1]["held_back"]["count"] == 40
+    bench.now_s += 86_400
+    bench.duty.on_time(0)
+    assert bench.messages()[-1]["digest"]["held_back"] == 22, "of 42 it has named 20"
+    assert bench.messages("brake")[-1]["digest"]["held_back"] == 0
+
+
+def test_what_nobody_wants_to_hear_uses_up_no_room(bench: Bench) -> None:
+    bench.channel.kinds = ("incident-over", "breaker")
+    bench.tell(*(begins(f"i{number}", user=f"web{number}") for number in range(66)))
+    assert bench.kinds() == []
+    assert bench.spool.count_at_once(0) == 0
+    bench.tell(over("i60", user="web60"))
+    assert bench.kinds() == ["incident-over"], "though its beginning was for nobody"
     assert "held_back" not in bench.messages()[-1]
 
 
