@@ -72,7 +72,7 @@ build: setup-test  ## sdist, and the wheel through it
 deb: build  ## a Debian package in dist/
 	$(BIN)/python packaging/deb.py "$$(ls -t dist/*.whl | head -n 1)" dist
 
-rpm: build  ## an rpm in dist/ (needs rpmbuild)
+rpm: build  ## an rpm in dist/ (needs rpmbuild and pip for the python it is built for: dnf install rpm-build python3.11-pip)
 	bash packaging/rpm.sh "$$(ls -t dist/*.whl | head -n 1)" dist
 
 clean:  ## remove what make made

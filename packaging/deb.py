@@ -69,7 +69,10 @@ def lay_out(wheel: Path, root: Path) -> tuple[str, int]:
                 raise SystemExit(f"{wheel}: {name} leads out of the package")
             put(modules / name, archive.read(name))
     (record,) = modules.glob("smtpguard-*.dist-info/METADATA")
-    version = HeaderParser().parsestr(record.read_text("utf-8"))["Version"]
+    metadata = record.read_text("utf-8")
+    version = HeaderParser().parsestr(metadata)["Version"]
+    # Debian's binding of libnftables (python3-nftables) has another name than PyPI's: `pip check` would miss it.
+    put(record, re.sub(r"(?m)^Requires-Dist: oxl-libnftables.*\n", "", metadata).encode())
     # Debian's files are not pip's to remove.
     for name in ("RECORD", "INSTALLER", "direct_url.json"):
         (record.parent / name).unlink(missing_ok=True)
@@ -80,9 +83,16 @@ def lay_out(wheel: Path, root: Path) -> tuple[str, int]:
     documents = root / "usr/share/doc/smtpguard"
     put(documents / "copyright", render_copyright().encode())
     put(documents / "changelog.gz", gzip.compress((PROJECT / "CHANGELOG.md").read_bytes(), 9, mtime=0))
-    for file in (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))):
-        put(documents / file.name, file.read_bytes())
+    for name in list_documents():
+        put(documents / name, (PROJECT / name).read_bytes())
     return version, epoch
+
+
+def list_documents() -> list[str]:
+    """What stands below /usr/share/doc/smtpguard, in the order of the tree, so that links lead from one to another."""
+    names = (PROJECT / "packaging/documents.txt").read_text("utf-8").split()
+    found = [path for name in names for path in (PROJECT / name, *(PROJECT / name).rglob("*")) if path.is_file()]
+    return sorted(str(path.relative_to(PROJECT)) for path in found)
 
 
 def put_screen(folder: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers import require
+from tests.support import documents
 from tests.support.fake_daemon import FakeDaemon
 from tests.support.host import wait_for
 from tests.support.programs import run
@@ -117,6 +118,19 @@ def test_brings_no_mail_server_and_no_cron_to_a_bare_system(unpacked: Path) -> N
     needed = {re.split(r"[ (]", name)[0] for name in fields["Depends"].split(", ")}
     python = {f"python3-{name}" for name in ("click", "yaml", "jsonschema", "nftables", "jinja2", "prometheus-client")}
     assert needed == {"python3", "nftables", "libbpf1", "init-system-helpers", *python}
+
+
+def test_documents_are_those_of_the_tree(unpacked: Path) -> None:
+    folder = unpacked / "usr/share/doc/smtpguard"
+    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert there == {*documents.list_documents(), "copyright", "changelog.gz"}
+
+
+def test_metadata_wants_what_debian_calls_by_its_name(unpacked: Path) -> None:
+    """`pip check` on the host finds all that it asks for."""
+    (metadata,) = unpacked.rglob("smtpguard-*.dist-info/METADATA")
+    wanted = re.findall(r"(?m)^Requires-Dist: ([\w-]+)(?!.*extra)", metadata.read_text())
+    assert {name.lower() for name in wanted} == {"click", "pyyaml", "jsonschema", "jinja2", "prometheus-client"}
 
 
 def test_every_file_below_etc_is_a_conffile(unpacked: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers import Unpacked, require
+from tests.support import documents
 from tests.support.programs import run
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -54,6 +55,12 @@ def test_configuration_files_are_kept_at_an_upgrade(rpm_env: dict[str, str], pac
     assert {line.split()[1] for line in flags if line.split()[0] in kept} == {"cn"}
 
 
+def test_documents_are_those_of_the_tree(rpm_env: dict[str, str], package: Path) -> None:
+    wanted = {f"{documents.INSTALLED}/{name}" for name in documents.list_documents() if name != "LICENSE"}
+    assert {name for name in query(rpm_env, package, "--docfiles") if not name.endswith("/LICENSE")} >= wanted
+    assert "/usr/share/licenses/smtpguard/LICENSE" in query(rpm_env, package, "-l")
+
+
 def test_files_belong_to_root(rpm_env: dict[str, str], package: Path) -> None:
     rows = query(rpm_env, package, "--qf", "[%{FILENAMES} %{FILEUSERNAME} %{FILEMODES:perms}\\n]")
     assert rows
@@ -94,4 +101,17 @@ def test_without_rpmbuild_it_says_what_to_install(tmp_path: Path) -> None:
     assert bash is not None
     argv = [bash, str(PROJECT / "packaging/rpm.sh"), str(wheel), str(tmp_path)]
     done = subprocess.run(argv, env={"PATH": ""}, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (1, "rpmbuild is lacking: dnf install rpm-build\n")
+    assert (done.returncode, done.stderr) == (1, "rpmbuild is lacking: dnf install rpm-build python3.11-pip\n")
+
+
+def test_without_pip_it_says_what_to_install(tmp_path: Path) -> None:
+    wheel = tmp_path / "smtpguard-1-py3-none-any.whl"
+    wheel.touch()
+    for name in ("rpmbuild", "python"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    argv = ["bash", str(PROJECT / "packaging/rpm.sh"), str(wheel), str(tmp_path)]
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "GUARD_PYTHON": f"{tmp_path}/python"}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"{tmp_path}/python has no pip, which brings the libraries: dnf install python3.11-pip\n"

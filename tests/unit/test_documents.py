@@ -1,11 +1,15 @@
 """What the documents for developers name is there."""
 
+import os
 import re
+import tomllib
 from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+
+from tests.support.documents import INSTALLED, list_documents
 
 TOP = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted({*TOP.glob("*.md"), *TOP.glob("docs/**/*.md")} - {TOP / "CHANGELOG.md"})
@@ -22,6 +26,29 @@ def test_files_and_links_that_a_document_names_are_there(document: Path) -> None
     missing = [name for name in paths if not any((TOP / place / name).exists() for place in PLACES)]
     links = [link for link in re.findall(r"\]\(([^)#:]+)\)", text) if not (document.parent / link).exists()]
     assert (missing, links) == ([], [])
+
+
+def test_packages_bring_what_their_documents_name() -> None:
+    """Below /usr/share/doc/smtpguard, in the order of the tree: what a link or a command line leads to is there."""
+    brought = set(list_documents())
+    assert {str(path.relative_to(TOP)) for path in [*DOCUMENTS, TOP / "CHANGELOG.md"]} <= brought
+    folders = {str(folder) for name in brought for folder in Path(name).parents}
+    texts = {name: (TOP / name).read_text("utf-8") for name in brought if name.endswith(".md")}
+    texts |= {str(path): path.read_text("utf-8") for path in (TOP / "smtpguard").rglob("*.py")}
+    named = [
+        (name, os.path.normpath(Path(name).parent / link))
+        for name, text in texts.items()
+        if name.endswith(".md")
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    ]
+    named += [(name, place) for name, text in texts.items() for place in re.findall(rf"{INSTALLED}/([\w./-]+\w)", text)]
+    missing = [one for one in named if one[1] not in brought | folders]
+    assert missing == []
+
+
+def test_the_source_archive_has_every_document() -> None:
+    packed = tomllib.loads((TOP / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]["sdist"]
+    assert {f"/{path.name}" for path in TOP.glob("*.md")} <= {*packed["include"], "/README.md"}, "hatch adds the readme"
 
 
 def test_every_room_is_told_of() -> None:
