@@ -81,6 +81,18 @@ def render_user(uid: int, name: str | None) -> str:
     return "".join(chr(b) if b in (_NAME_REST if i else _NAME_FIRST) else f"%{b:02X}" for i, b in enumerate(raw))
 
 
+def render_subject(uid: int, name: str | None, *, is_contained: bool) -> str:
+    """A user for people: whoever is in a container is not taken for the account of that number here.
+
+    Args:
+        uid: The uid, there.
+        name: The login name; a subordinate uid has its owner's, wherever it is seen.
+        is_contained: Whether it was seen in another network namespace, or belongs to a container.
+    """
+    user = render_user(uid, name)
+    return f"{user}@{CONTAINED}" if is_contained and not name else user
+
+
 def render_address(address: bytes) -> str:
     """A packed address (4 or 16 bytes, network order) as RFC 5952 text."""
     if len(address) == 4:

@@ -83,10 +83,12 @@ def _show_why(occasion: Mapping[str, Any], share: Collection[str]) -> dict[str, 
         "blind": (),
         "time": occasion["time"],
     }
+    is_named = "user" in share and occasion["uid"] is not None
     verdict, sentence = judge(known, is_seeing=True)
     return {
         "verdict_for_customer": verdict,
         "verdict": sentence,
         "blocks": [dict(block) for block in known["blocks"]],
-        "commands": [f"smtpguard why {user}", f"smtpguard unblock {user}"] if "user" in share else [],
+        # There is nothing to ask or to free here of whoever is in a container.
+        "commands": [f"smtpguard {verb} {user}" for verb in ("why", "unblock")] if is_named else [],
     }

@@ -10,7 +10,7 @@ from smtpguard.policy.incidents import GAP_NS
 from smtpguard.settings import HOUR_NS
 from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow
 from smtpguard.state.span import Span
-from smtpguard.text import render_user
+from smtpguard.text import render_subject, render_user
 
 NEAR_NS = HOUR_NS
 """An event is of an own address where its user had connections from there so near in time."""
@@ -122,7 +122,7 @@ def show_event(row: VerdictRow | ChangeRow) -> Shown:
     block_ns = 0 if row.until_ns is None else max(0, row.until_ns - row.time_ns)
     return shown | {
         "kind": "exceeded",
-        "user": render_user(row.uid, row.name),
+        "user": render_subject(row.uid, row.name, is_contained=row.netns is not None),
         "uid": row.uid,
         "rule": row.rule,
         "count": row.count,
@@ -149,7 +149,7 @@ def show_incident(row: IncidentRow, closed: ChangeRow | None, now_ns: int) -> Sh
     """
     return {
         "id": row.id,
-        "user": render_user(row.uid, row.name),
+        "user": render_subject(row.uid, row.name, is_contained=row.netns is not None),
         "uid": row.uid,
         "first": render_time(row.first_ns),
         "last": render_time(row.last_ns),

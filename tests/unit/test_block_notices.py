@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import pytest
 
 from smtpguard.daemon.record.block_notices import CALM_NS, MAX_LINES, PER_NS, BlockNotices
+from smtpguard.daemon.record.notices import render_owner, render_throttled_again
 from smtpguard.model import NS, Account, Block, Customer, Subject
 
 SHOP = Account(
@@ -104,3 +105,9 @@ def test_ten_thousand_ends_at_once_are_a_hundred_lines_and_a_figure(scene: Scene
     assert scene.notices.next_deadline() is None
     scene.notices.end(BLOCK, SHOP, by="admin", reason="")
     assert len(scene.said()) == 1
+
+
+def test_who_is_in_a_container_is_not_taken_for_the_customer_of_that_number() -> None:
+    contained = Account(uid=1001, name=None, standing="container")
+    assert render_owner(contained) == "uid:1001@container"
+    assert render_throttled_again(THROTTLE, contained).endswith("See: smtpguard blocks")

@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -241,3 +242,9 @@ def test_hostile_text_drives_no_terminal_and_is_no_formula(path: str) -> None:
     for value in ("=1+1", "+1", "-1", "@x", "\t=1", "\r=1", "\n=1", " =1"):
         assert escape_cell(value)[:1] not in ("=", "+", "-", "@", "\t", "\r", "\n", " "), value
     assert "\n" not in describe_event(show_event(change(1, "note")))
+
+
+def test_who_is_in_a_container_is_not_named_as_an_account_here() -> None:
+    contained = replace(incident(1), netns=4026532000, name=None)
+    assert show_incident(contained, None, NOW_NS)["user"] == f"uid:{contained.uid}@container"
+    assert show_event(replace(verdict(1), netns=4026532000, name=None))["user"].endswith("@container")

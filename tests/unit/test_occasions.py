@@ -1,5 +1,6 @@
 """What the daemon hands over as it happens: incidents, the safety brake, blindness that lasts, a lost state."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -8,6 +9,7 @@ from unittest.mock import Mock
 from smtpguard.daemon.outlet.occasions import BLIND_NS, HEALTH_NS, Occasions
 from smtpguard.daemon.record.enrichment_queue import Entry
 from smtpguard.model import NS, BreakerChange, Customer, Subject, Verdict
+from smtpguard.notify.body import render_body
 from smtpguard.settings import BreakerLimits
 from smtpguard.state.rows import IncidentRow
 from tests.support.policy import T0, WEB, People, connect
@@ -131,6 +133,17 @@ def test_what_goes_on_for_days_is_said_once_for_each() -> None:
     assert {told["kind"] for told in bench.told} == {"incident-begins"}
     bench.occasions.incident_over(make_row(is_over=True))
     assert bench.occasions._days == {}
+
+
+def test_a_containers_uid_is_not_taken_for_the_customer_of_that_number() -> None:
+    bench = Bench()
+    bench.occasions.incident_over(make_row(netns=4026532000, name=None))
+    bench.occasions.incident_over(make_row(netns=4026532000))
+    contained, subordinate = bench.told
+    assert (contained["user"], contained["uid"]) == (f"uid:{WEB}@container", None)
+    assert (subordinate["user"], subordinate["uid"]) == ("web", WEB), "a subordinate uid has its owner's name"
+    assert json.loads(render_body(contained, host="h", share=("user",)))["why"]["commands"] == []
+    assert json.loads(render_body(subordinate, host="h", share=("user",)))["why"]["commands"] != []
 
 
 def test_over_says_so() -> None:

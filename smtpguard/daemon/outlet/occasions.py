@@ -4,7 +4,7 @@ Whom it is told to, when, and whether at all, the notifying process decides (smt
 here already, as in the history.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from smtpguard.clock import WallMap
@@ -16,7 +16,7 @@ from smtpguard.model import NS, Account, BreakerChange, Verdict
 from smtpguard.settings import BreakerLimits
 from smtpguard.state.event_query import show_incident
 from smtpguard.state.rows import IncidentRow
-from smtpguard.text import render_escaped, render_user, to_bytes
+from smtpguard.text import render_escaped, to_bytes
 
 BLIND_NS = 5 * NS
 """So long it has to last: a source that dies has a successor within one."""
@@ -162,18 +162,20 @@ class Occasions:
     def _tell(self, kind: str, name: str, row: IncidentRow | None = None, /, **details: Any) -> None:  # noqa: ANN401 - JSON
         occasion: dict[str, Any] = {"id": name, "kind": kind, "time": render_time(self._wall.to_wall_ns(self._now()))}
         if row is not None:
-            occasion |= {"key": row.id, "user": render_user(row.uid, row.name), "uid": row.uid}
-            occasion["incident"] = _show(row)
+            shown = _show(row)
+            is_ours = row.netns is None or row.name is not None
+            occasion |= {"key": row.id, "user": shown.pop("user"), "uid": row.uid if is_ours else None}
+            occasion["incident"] = shown
         self._messenger.tell(occasion | details)
 
     def _stamp(self) -> int:
         return self._wall.to_wall_ns(self._now())
 
 
-def _show(row: IncidentRow) -> Mapping[str, Any]:
+def _show(row: IncidentRow) -> dict[str, Any]:
     """An incident as `incidents --json` has it, without what only a list needs."""
     shown = show_incident(row, None, row.last_ns)
-    return {name: value for name, value in shown.items() if name not in ("last_ns", "closed", "user", "uid")} | {
+    return {name: value for name, value in shown.items() if name not in ("last_ns", "closed", "uid")} | {
         "over": row.is_over
     }
 

@@ -15,7 +15,7 @@ from smtpguard.text import (
     render_escaped,
     render_look,
     render_ports,
-    render_user,
+    render_subject,
     render_words,
 )
 
@@ -74,7 +74,7 @@ def render_verdict(
 
 def render_owner(account: Account) -> str:
     """Who it is, as an administrator knows them: the user, and the domain that they are a customer with."""
-    user = render_user(account.uid, account.name)
+    user = _name(account)
     domain = None if account.customer is None else account.customer.domain
     return user if domain is None else f"{user} ({domain})"
 
@@ -116,7 +116,11 @@ def render_end(
 
 
 def _see(account: Account) -> str:
-    return f"See: {render_look(render_user(account.uid, account.name))}"
+    return f"See: {render_look(_name(account))}"
+
+
+def _name(account: Account) -> str:
+    return render_subject(account.uid, account.name, is_contained=account.standing == "container")
 
 
 def render_over(incident: Incident) -> str:

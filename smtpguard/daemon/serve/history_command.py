@@ -22,7 +22,7 @@ from smtpguard.state.event_query import EventQuery
 from smtpguard.state.rows import ChangeRow, IncidentRow
 from smtpguard.state.span import Span
 from smtpguard.state.writer import StateWriter
-from smtpguard.text import render_user, render_words
+from smtpguard.text import render_subject, render_user, render_words
 
 if TYPE_CHECKING:
     from smtpguard.state.history import History
@@ -92,7 +92,7 @@ class HistoryCommand:
                 what = f'No incident "{render_words(request.incident)}"' if not count else f"{count} incidents begin so"
                 raise StateError(what, fix="see: smtpguard incidents")
             row, closed = rows[0]
-            user = render_user(row.uid, row.name)
+            user = render_subject(row.uid, row.name, is_contained=row.netns is not None)
             if closed is not None:
                 text = f"Incident {row.id} of {user} is closed already."
             else:
