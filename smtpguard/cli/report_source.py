@@ -144,7 +144,7 @@ def _find_names(parts: dict[str, Found | None]) -> dict[int, str]:
 
 
 def _list_uids(parts: dict[str, Found | None]) -> list[int]:
-    columns = {"users": 0, "scripts": 1, "ports": 0}
+    columns = {"users": 0, "scripts": 1, "ports": 0, "own": 1}
     found = [row[column] for part, column in columns.items() for row in (parts[part] or {"rows": []})["rows"]]
     return list(dict.fromkeys(found))
 

@@ -5,6 +5,8 @@ Attempts, not sums of lists, are what is counted: what a list has no room for is
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from smtpguard.report.fullest_windows import find_fullest
@@ -13,6 +15,8 @@ from smtpguard.report.host_report import (
     DestinationFigures,
     Gap,
     HostReport,
+    OwnFigures,
+    OwnUser,
     Point,
     PortFigures,
     ReportedBlock,
@@ -28,6 +32,9 @@ from smtpguard.text import render_words
 
 MONTH_NS = 30 * DAY_NS
 MAX_SHOWN_ERROR = 80
+MAX_OWN_USERS = 50
+"""Of each own address; how many there are is known."""
+_OWN_FIELDS = ("uid", "connected", "failed", "first_ns", "last_ns")
 
 
 def build_report(given: ReportInput) -> HostReport:
@@ -63,6 +70,9 @@ def build_report(given: ReportInput) -> HostReport:
             PortFigures(port=port, connects=count, refused=denied)
             for port, count, denied in (given.parts["ports"] or {"ports": []})["ports"]
         ),
+        own_addresses=tuple(_show_own(given)),
+        own_count=(given.parts["own"] or {"count": 0})["count"],
+        own_unknown=(given.parts["own"] or {"unknown": None})["unknown"],
         verdicts=tuple(_sum_verdicts(given.rows("verdicts"))),
         blocks=tuple(_join_blocks(given.rows("changes"))),
         losses=_sum_losses(given),
@@ -113,6 +123,22 @@ def _show_destinations(given: ReportInput) -> Iterable[DestinationFigures]:
             connected=connected,
             failed=failed,
             error=None if error is None else render_words(error, max_bytes=MAX_SHOWN_ERROR),
+        )
+
+
+def _show_own(given: ReportInput) -> Iterable[OwnFigures]:
+    """Rows come address by address, the busiest first, and so do the users of each."""
+    for address, found in groupby(given.rows("own"), key=itemgetter(0)):
+        rows = list(found)
+        yield OwnFigures(
+            address=address,
+            connected=rows[0][6],
+            failed=rows[0][7],
+            users=tuple(
+                OwnUser(user=given.user(row[1]), **dict(zip(_OWN_FIELDS, row[1:6], strict=True)))
+                for row in rows[:MAX_OWN_USERS]
+            ),
+            user_count=rows[0][8],
         )
 
 

@@ -110,6 +110,29 @@ class ReportedBlock:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OwnUser:
+    """Who connected from one of the host's own addresses, and from when to when it is known of."""
+
+    user: str
+    uid: int
+    connected: int
+    failed: int
+    first_ns: int
+    last_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnFigures:
+    """One of the host's own addresses, as a block list names it; `users` are the busiest ones."""
+
+    address: str
+    connected: int
+    failed: int
+    users: tuple[OwnUser, ...]
+    user_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FullWindow:
     """The fullest window of a user and rule that exceeded nothing. `at_most`: it held no more than that."""
 
@@ -161,6 +184,9 @@ class HostReport:
         connects, refused, messages, recipients: Of all users.
         user_count, script_count, destination_count: How many there are; the lists are bounded.
         unnamed: Attempts whose script is not known.
+        own_addresses: From which addresses of the host's own users connected, by full hours; the list is bounded.
+        own_count: How many addresses there are.
+        own_unknown: Attempts let through of which none is known; None if it took too long to read.
         losses: What the sources and the record lost, by kind; None if it was not written down then.
         fullest: The ten fullest windows without a verdict; None if they could not be worked out.
         step: Minutes from point to point of the curves.
@@ -188,6 +214,9 @@ class HostReport:
     destinations: tuple[DestinationFigures, ...]
     providers: tuple[ProviderFigures, ...]
     ports: tuple[PortFigures, ...]
+    own_addresses: tuple[OwnFigures, ...]
+    own_count: int
+    own_unknown: int | None
     verdicts: tuple[VerdictFigures, ...]
     blocks: tuple[ReportedBlock, ...]
     losses: dict[str, int] | None

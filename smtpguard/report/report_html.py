@@ -18,6 +18,8 @@ from smtpguard.report.host_report import (
     FullWindow,
     Gap,
     HostReport,
+    OwnFigures,
+    OwnUser,
     PortFigures,
     ProviderFigures,
     ReportedBlock,
@@ -48,6 +50,7 @@ _LISTS: dict[str, Names] = {
     "destinations": _names(DestinationFigures),
     "providers": _names(ProviderFigures),
     "ports": _names(PortFigures),
+    "own_addresses": {**_names(OwnFigures), "users": _names(OwnUser)},
     "verdicts": _names(VerdictFigures),
     "blocks": _names(ReportedBlock, "what", "end"),
     "blind": _names(Gap),
@@ -94,6 +97,7 @@ def build_page(report: HostReport) -> dict[str, Any]:
         users=report.users[:MAX_ROWS],
         scripts=report.scripts[:MAX_ROWS],
         destinations=report.destinations[:MAX_ROWS],
+        own_addresses=report.own_addresses[:MAX_ROWS],
         blocks=report.blocks[-MAX_ROWS:],
     )
     values = {name: value for name, value in to_json(report).items() if name not in _PLAIN}

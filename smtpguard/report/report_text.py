@@ -11,6 +11,7 @@ WIDTH = 78
 MAX_ROWS = 20
 """Of each table; html and json have more."""
 _USER = 24
+_OWN_USERS = 3
 Table = tuple[Sequence[str], list[Sequence[str]]]
 
 
@@ -26,6 +27,7 @@ def render_text(report: HostReport) -> Iterator[str]:
     yield from _section("DESTINATIONS", _destinations(report), len(report.destinations), report.destination_count)
     yield from _section("PROVIDERS", _providers(report), len(report.providers), len(report.providers))
     yield from _section("PORTS", _ports(report), len(report.ports), len(report.ports))
+    yield from _section("OWN ADDRESSES", _own(report), len(report.own_addresses), report.own_count)
     yield from _section("VERDICTS", _verdicts(report), len(report.verdicts), len(report.verdicts))
     yield from _section("BLOCKS", _blocks(report), len(report.blocks), len(report.blocks))
     yield from _section("FULLEST WINDOWS WITHOUT A VERDICT", _fullest(report), 0, 0)
@@ -116,6 +118,7 @@ def _is_number(head: str) -> bool:
         "MAIL",
         "USERS",
         "FAILED",
+        "CONNECTED",
         "PORT",
         "COUNT",
     }
@@ -172,6 +175,16 @@ def _ports(report: HostReport) -> Table:
     return ("PORT", "ATTEMPTS", "REFUSED"), [
         [str(row.port), str(row.connects), str(row.refused)] for row in report.ports[:MAX_ROWS]
     ]
+
+
+def _own(report: HostReport) -> Table:
+    rows: list[Sequence[str]] = []
+    for row in report.own_addresses[:MAX_ROWS]:
+        rows.append([str(row.connected), str(row.failed), str(row.user_count), row.address])
+        shown = [f"{user.user} {user.connected + user.failed}" for user in row.users[:_OWN_USERS]]
+        more = row.user_count - len(shown)
+        rows.append(["", "", "", cut(", ".join(shown), 38) + (f" and {more} more" if more > 0 else "")])
+    return ("CONNECTED", "FAILED", "USERS", "FROM"), rows
 
 
 def _verdicts(report: HostReport) -> Table:

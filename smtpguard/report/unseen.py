@@ -107,11 +107,15 @@ def _tell_places(report: HostReport) -> Iterator[str]:
         left_out = report.connects - sum(port.connects for port in report.ports)
         if left_out > 0:
             yield f"Of {render_count(left_out, 'attempt')} no destination was kept: there were too many."
+    if report.own_unknown:
+        attempts = render_count(report.own_unknown, "attempt")
+        yield f"Of {attempts} it is not known from which address of this host they came."
     if report.unnamed:
         yield f"Of {render_count(report.unnamed, 'attempt')} the script is not known."
     for what, shown, every in (
         ("users", len(report.users), report.user_count),
         ("destinations", len(report.destinations), report.destination_count),
+        ("own addresses", len(report.own_addresses), report.own_count),
     ):
         if shown < every:
             yield f"Of {every} {what} the busiest {shown} are listed."

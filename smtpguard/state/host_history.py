@@ -17,6 +17,7 @@ from smtpguard.state.history import History
 from smtpguard.state.host_question import HostQuestion, Part
 from smtpguard.state.lost_times import find_off, sum_losses
 from smtpguard.state.minute_windows import PeakFinder
+from smtpguard.state.own_history import count_unplaced, rank_own
 from smtpguard.state.row_parsers import Row
 from smtpguard.state.span import Span
 from smtpguard.text import render_address, render_escaped
@@ -196,6 +197,13 @@ def _off(history: History, question: HostQuestion) -> Found:
     return {"rows": [list(span) for span in find_off(history, question.since_ns, question.until_ns)]}
 
 
+def _own(history: History, question: HostQuestion) -> Found:
+    """As own_history.rank_own has it; of `unknown` attempts no address of the host's is known."""
+    span = Span(since_ns=question.since_ns, until_ns=question.until_ns, limit=MAX_LISTED)
+    rows, count = rank_own(history, span)
+    return {"rows": [list(row) for row in rows], "count": count, "unknown": count_unplaced(history, span)}
+
+
 def _peaks(history: History, question: HostQuestion) -> Found:
     """Uid, minutes of a window, the most that one of this length let through; null if there is too much to look at."""
     where, parameters = question.where("minute", MINUTE_NS)
@@ -248,6 +256,7 @@ _LOOKS: dict[Part, _Look] = {
     "watched": _watched,
     "losses": _losses,
     "off": _off,
+    "own": _own,
     "peaks": _peaks,
     "curves": _curves,
     "hours": _hours,

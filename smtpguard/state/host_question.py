@@ -9,7 +9,7 @@ from smtpguard.state.span import Span
 
 Part = Literal[
     "users", "names", "destinations", "scripts", "files", "ports", "verdicts", "changes", "watched", "losses", "off",
-    "peaks", "curves", "hours",
+    "own", "peaks", "curves", "hours",
 ]  # fmt: skip
 PARTS: tuple[Part, ...] = get_args(Part)
 

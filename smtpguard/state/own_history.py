@@ -5,11 +5,13 @@ an answer of its own.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from smtpguard.logline import render_time
-from smtpguard.settings import HOUR_NS
+from smtpguard.settings import HOUR_NS, MINUTE_NS
 from smtpguard.state.event_query import EventQuery, Shown
 from smtpguard.state.history import History
+from smtpguard.state.row_parsers import Row
 from smtpguard.state.span import OwnTotal, Span
 from smtpguard.text import render_address
 
@@ -35,9 +37,35 @@ def list_own(history: History, span: Span, address: bytes | None = None) -> Sequ
     return [OwnTotal(**dict(zip(_FIELDS, row, strict=True))) for row in rows]
 
 
+def rank_own(history: History, span: Span) -> tuple[Sequence[Row], int]:
+    """Address, uid, connected, failed, first, last; then of the whole address connected, failed and users.
+
+    Args:
+        history: The file.
+        span: Which part; hours that it touches count whole.
+
+    Returns:
+        The rows, the busiest address and user first, and how many addresses there are.
+    """
+    where, parameters = span.where("hour", has_name=False, unit_ns=HOUR_NS)
+    rows = history.select(
+        "WITH pairs AS (SELECT address, uid, sum(connected) AS c, sum(failed) AS f,"  # noqa: S608 - constants
+        " min(first_ns) AS a, max(last_ns) AS z"
+        f" FROM own_addresses WHERE {where} GROUP BY address, uid),"
+        " places AS (SELECT address, sum(c) AS cs, sum(f) AS fs, count(*) AS users FROM pairs GROUP BY address)"
+        " SELECT address, uid, c, f, a, z, cs, fs, users FROM pairs JOIN places USING (address)"
+        " ORDER BY cs + fs DESC, address, c + f DESC, uid LIMIT ?",
+        *parameters, span.rows,
+    )  # fmt: skip
+    found = [(render_address(row[0]), *row[1:]) for row in rows]
+    sql = f"SELECT count(DISTINCT address) FROM own_addresses WHERE {where}"  # noqa: S608
+    return found, next(iter(history.select(sql, *parameters)))[0]
+
+
 def count_unplaced(history: History, span: Span) -> int:
     """Attempts let through of which no own address is known: no report yet, or a source that tells none."""
-    passed, minutes = span.where("minute / 60", has_name=False, unit_ns=HOUR_NS)
+    whole = replace(span, since_ns=span.since_ns // HOUR_NS * HOUR_NS, until_ns=-(-span.until_ns // HOUR_NS) * HOUR_NS)
+    passed, minutes = whole.where("minute", has_name=False, unit_ns=MINUTE_NS)
     told, hours = span.where("hour", has_name=False, unit_ns=HOUR_NS)
     rows = history.select(
         "SELECT sum(max(0, passed - ifnull(told, 0))) FROM"  # noqa: S608 - constants

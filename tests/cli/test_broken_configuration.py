@@ -22,7 +22,7 @@ NOTHING = {
 }  # fmt: skip
 """What the history says of who has done nothing."""
 NO_PART = {
-    "rows": [], "items": [], "count": 0, "sums": [0, 0, 0, 0], "has_mail": False, "first_ns": None,
+    "rows": [], "items": [], "count": 0, "sums": [0, 0, 0, 0], "has_mail": False, "first_ns": None, "unknown": 0,
     "unnamed": [0, 0], "rdns": [], "ports": [], "has_more": False, "has_overrides": False,
 }  # fmt: skip
 """What it says of a host where nothing happened."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from smtpguard.control.client import ask as ask_daemon
-from smtpguard.demo.lab import PEER4, PEER6
+from smtpguard.demo.lab import HOST4, HOST6, PEER4, PEER6
 from smtpguard.errors import PrivilegeError
 from tests.fakes.namespaces import run_forked
 from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
@@ -55,6 +55,17 @@ def ask_as_member(host: Host) -> None:
     run_forked(member)
 
 
+def check_own(host: Host, report: dict[str, Any], passed: int) -> None:
+    """From which of the host's own addresses who came: the event log has none, the kernel has told."""
+    own = {row["address"]: row for row in report["own_addresses"]}
+    assert own.keys() == {HOST4, HOST6}
+    assert (sum(row["connected"] for row in own.values()), report["own_unknown"]) == (passed, 0)
+    used = {(user["user"], address): user["connected"] for address, row in own.items() for user in row["users"]}
+    assert used.keys() == {(SPAMMER[0], HOST4), (SPAMMER[0], HOST6), (INNOCENT[0], HOST4)}
+    assert used[INNOCENT[0], HOST4] == 7
+    assert f"{HOST6}\n{'':26}{SPAMMER[0]} {used[SPAMMER[0], HOST6]}\n" in host.cli("report").stdout
+
+
 def test_a_report_says_what_the_log_says_with_and_without_a_guard() -> None:
     with Host(rules=[RULE], breaker={"blocks": 100, "per": "10m"}, ports=[25]) as host:
         socket = f"{host.lab.directory}/control.sock"
@@ -75,6 +86,7 @@ def test_a_report_says_what_the_log_says_with_and_without_a_guard() -> None:
         }
         assert places == log["places"]
         assert sum(row["connected"] for row in report["destinations"]) == 57 - done.refused
+        check_own(host, report, 57 - done.refused)
         (block,) = report["blocks"]
         assert [block["until"]] == log["ends_at"]
         assert (block["user"], block["by"], block["rule"], block["ended"]) == (SPAMMER[0], "guard", "burst", None)

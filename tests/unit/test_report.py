@@ -26,6 +26,8 @@ from smtpguard.report.host_report import (
     FullWindow,
     Gap,
     HostReport,
+    OwnFigures,
+    OwnUser,
     Point,
     PortFigures,
     ProviderFigures,
@@ -274,6 +276,13 @@ def hostile_report() -> HostReport:
             ),
         ),
         providers=(ProviderFigures(provider=HOSTILE, addresses=1, **counts),), ports=(PortFigures(port=25, **counts),),
+        own_addresses=(
+            OwnFigures(
+                address=HOSTILE, connected=1, failed=1, user_count=9,
+                users=(OwnUser(user=HOSTILE, uid=1, connected=1, failed=1, first_ns=0, last_ns=1),) * 2,
+            ),
+        ),
+        own_count=2, own_unknown=1,
         verdicts=(
             VerdictFigures(
                 rule=HOSTILE, action=HOSTILE, mode=HOSTILE, count=1, containers=0, users=1, first_ns=0, last_ns=0
@@ -326,6 +335,50 @@ def test_hostile_names_and_scripts_come_through_the_record_as_text(berlin: None,
         assert text.isascii()
         assert text.replace("\n", "").isprintable()
         assert "x%FF%3Cscript%3E" in text
+
+
+def test_own_addresses_say_who_used_each_and_stay_bounded(
+    berlin: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del berlin
+    host = generate_host(tmp_path, connects=200, users=3)
+    tally, second_ns = Tally(), (SINCE_S + 5400) * NS
+    for uid, count in (*((2000 + number, 40 - number) for number in range(30)), (4_000_000_000, 1)):
+        for error in [HOSTILE, *[None] * (count - 1)]:
+            own = b"\xc6\x33\x64\x07"
+            tally.add_outcome(uid, wall_ns=second_ns, address=b"\1\2\3\4", port=25, own=own, error=error)
+    for number in range(250):  # a tenant may claim any number of them (IPV6_FREEBIND)
+        own = b"\x20\x01" + number.to_bytes(14, "big")
+        tally.add_outcome(2000 + number % 5, wall_ns=second_ns, address=b"\1\2\3\4", port=25, own=own, error=None)
+    store = Store.open(str(host.state), boot_id="b", wall_ns=second_ns, max_bytes=10**9)
+    store.run(tally.take(), durable=False)
+    store.close()
+    report = json.loads(run_report(host, *TIMES, "--format", "json"))
+    first = report["own_addresses"][0]
+    assert (first["address"], first["connected"], first["failed"], first["user_count"]) == ("198.51.100.7", 735, 31, 31)
+    assert [(row["uid"], row["connected"], row["failed"]) for row in first["users"]] == [
+        *((2000 + number, 39 - number, 1) for number in range(30)), (4_000_000_000, 0, 1),
+    ]  # fmt: skip
+    who = [row["user"] for row in first["users"]]
+    assert first["users"][0]["first"] == "2026-10-25T01:30:00.000000+02:00"
+    assert report["own_count"] == len(report["own_addresses"]) == 1 + 250
+    text = run_report(host, *TIMES)
+    assert "OWN ADDRESSES (20 of 251, the busiest)" in text
+    assert (
+        "      735      31     31  198.51.100.7\n" + 26 * " " + f"{who[0]} 40, {who[1]} 39, {who[2]} 38 and 28 more\n"
+        in text
+    )
+    assert max(map(len, text.splitlines())) <= 78
+    tree = check_harmless(run_report(host, *TIMES, "--format", "html"))
+    rows = read_table(tree, "own")
+    assert (len(rows), rows[0][:4]) == (100, ["735", "31", "31", "198.51.100.7"])
+    assert rows[0][4].startswith(f"{who[0]} (40, 2026-10-25 01:30 to 2026-10-25 01:30), {who[1]} (39")
+    assert rows[0][4].endswith(", ...")
+    monkeypatch.setattr("smtpguard.state.host_history.MAX_LISTED", 3)
+    report = json.loads(run_report(host, *TIMES, "--format", "json"))
+    (first,) = report["own_addresses"]
+    assert (len(first["users"]), first["connected"], first["user_count"], report["own_count"]) == (3, 735, 31, 251)
+    assert "Of 251 own addresses the busiest 1 are listed." in report["unseen"]
 
 
 def test_where_nobody_looked_it_never_says_that_nobody_sent(berlin: None, tmp_path: Path) -> None:
