@@ -45,7 +45,7 @@ def send_samples(settings: NotifySettings, kinds: Sequence[Kind]) -> Iterator[At
     """
     channels = make_channels(settings)
     if not channels and settings.heartbeat is None:
-        raise GuardError("nobody is notified", fix="set notify.webhooks, notify.mail or notify.hook")
+        raise GuardError("nobody is notified", fix="set notify.webhooks, notify.urls, notify.mail or notify.hook")
     for kind in kinds:
         now_ns = time.time_ns()
         now, until = render_time(now_ns), render_time(now_ns + _BLOCK_NS)

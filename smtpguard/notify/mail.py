@@ -83,7 +83,7 @@ class MailChannel:
         timer.daemon = True
         timer.start()
         try:
-            client.connect(self._host, self._port)
+            self._connect(client)
             client.send_message(mail, to_addrs=[self._to])
             with suppress(OSError, smtplib.SMTPException):
                 client.quit()
@@ -93,6 +93,15 @@ class MailChannel:
             timer.cancel()
             client.close()
         return "the server took it"
+
+    def _connect(self, client: smtplib.SMTP) -> None:
+        try:
+            client.connect(self._host, self._port)
+        except smtplib.SMTPException:
+            raise  # these are OSErrors, too: somebody has answered
+        except OSError as error:
+            what = render_words(str(error.strerror or error), max_bytes=200)
+            raise DeliveryError(f"no mail server at {self._host} port {self._port} (notify.smtp): {what}") from error
 
 
 def _cut(client: smtplib.SMTP) -> None:

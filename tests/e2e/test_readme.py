@@ -151,7 +151,7 @@ def fail2ban_status(_host: Host, command: str) -> None:
 TESTS: dict[str, Callable[[Host, str], None]] = {
     "make run": make_target,
     "make test": make_target,
-    "smtpguard demo": demo,
+    "make demo": demo,
     "smtpguard check": succeeds,
     "smtpguard doctor": doctor,
     "smtpguard run --dry-run": runs_dry,

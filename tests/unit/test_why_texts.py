@@ -31,13 +31,25 @@ CHANGE = {"time": "2026-02-18T13:39:00+01:00", "kind": "unblock", "user": "web01
 FILE = {"path": "/home/web01/public_html/new.php", "owner": 1001, "mode": "644", "size": 12, "ctime": 1_771_000_000.5,
         "mtime": 1.0, "sha256": "cd" * 32}  # fmt: skip
 
+OWN = {"address": "192.0.2.7", "connected": 7, "failed": 1, "first": "2026-02-18T13:00:00+01:00",
+       "last": "2026-02-18T14:00:00+01:00"}  # fmt: skip
+WATCH = {
+    "uid": 1001,
+    "since": "2026-02-18T13:00:00+01:00",
+    "until": "2026-02-25T13:00:00+01:00",
+    "by": "admin",
+    "reason": "was hacked",
+}
+BLIND = [["2026-02-18T13:10:00+01:00", "2026-02-18T13:40:00+01:00"]]
+
 
 def full(**more: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
     then = past(
         hour=[341, 20], scripts=[SCRIPT], incident=INCIDENT, events=[NOTE, CHANGE], evidence={"newest": [FILE]},
-        destinations=[place(name="mx.example.org", refused=20)],
+        destinations=[place(name="mx.example.org", refused=20)], own_addresses=[OWN], own_unknown=3, blind=BLIND,
+        lost=11,
     )  # fmt: skip
-    return build_why(live(blocks=[BLOCK], rules=[RULE | {"now": 30}]), then, None) | more
+    return build_why(live(blocks=[BLOCK], rules=[RULE | {"now": 30}], watch=WATCH), then, None) | more
 
 
 def customer(why: dict[str, Any], language: str = "en") -> str:
@@ -54,7 +66,18 @@ def test_a_ticket_has_all_of_it_and_no_control_character() -> None:
         for wanted in (
             *("web01", "1001", "host.example.net", "tenant", "mx-fanout", "1f3a9c2b", f"{PATH}:41", "ab" * 32),
             *("index.php:3", "198.51.100.9", "new.php", "2026-02-13 ", "203.0.113.9", "timed out"),
-            *("burst: 30 ", "smtpguard unblock web01", r"\x1b[31mthe other\x0acustomer", "alice", "cleaned", "root"),
+            *(
+                "burst: 30 ",
+                "smtpguard unblock web01",
+                "192.0.2.7: ",
+                "was hacked",
+                "2026-02-25",
+                "2026-02-18 13:10",
+                r"\x1b[31mthe other\x0acustomer",
+                "alice",
+                "cleaned",
+                "root",
+            ),
         ):
             assert wanted in text, (language, wanted, text)
         assert all(line.isprintable() for line in lines)
@@ -72,7 +95,6 @@ def test_a_ticket_is_written_for_who_did_nothing_and_for_who_is_gone() -> None:
 
 ALLOWED = live(blocks=[BLOCK | {"kind": "allow"}])
 FAILED = build_why(live(), past(destinations=[place()], failed_hour=12), None)
-BLIND = [["2026-02-18T13:10:00+01:00", "2026-02-18T13:40:00+01:00"]]
 
 
 @pytest.mark.parametrize(
@@ -142,6 +164,7 @@ def test_what_a_ticket_may_use_is_there() -> None:
     """A name that is offered and never there would be found by a customer's administrator only."""
     ticket = build_ticket(full(account={"domain": "a.example"}), "h")
     why = full() | {"host": "h"}
-    assert TICKET.keys() <= why.keys()
+    assert TICKET.keys() == why.keys(), "all of it, as docs/commands.md says"
+    assert ticket["own_addresses"] == [OWN]
     assert ticket["scripts"][0]["sha256"] == "ab" * 32
     assert ticket["account"]["reseller"] is None
