@@ -43,15 +43,21 @@ Signature = tuple[tuple[int, ...] | None, ...]
 
 def find_panel(root: Path = Path("/")) -> Panel | None:
     """The panel of this host; None if there is none that is known. Five calls of stat(2)."""
-    return next((panel for panel in PANELS if _read_signature(root / panel.watched[0]) is not None), None)
+    return next((panel for panel in PANELS if _read_signature(_join(root, panel.watched[0])) is not None), None)
 
 
 def read_signature(panel: Panel, root: Path = Path("/")) -> Signature:
     """What changes when accounts come and go, and with some panels whenever they change."""
-    return tuple(_read_signature(root / path) for path in panel.watched)
+    return tuple(_read_signature(_join(root, path)) for path in panel.watched)
 
 
-def _read_signature(path: Path) -> tuple[int, ...] | None:
+def _join(root: Path, path: str) -> str:
+    # Not by pathlib: it interns each part for as long as a path lives, so that, some thousand looks later, the
+    # interpreter's table of such names is made anew at twice its size: half a megabyte.
+    return os.path.join(root, path)  # noqa: PTH118
+
+
+def _read_signature(path: str) -> tuple[int, ...] | None:
     try:
         status = os.stat(path)  # noqa: PTH116 - every two seconds
     except OSError:

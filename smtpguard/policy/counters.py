@@ -15,8 +15,8 @@ class Counter:
     """One rule as one subject stands to it.
 
     Attributes:
-        planned, rule: The rule.
-        lanes: The lanes of its ports that exist by now.
+        planned: The rule.
+        lanes: The lanes of its ports that exist by now; one list for all rules of the same ports.
         table: Where its keys are, for `destinations` and `networks`.
         floor_ns: Attempts up to here do not count: the window was emptied then.
         told_ns: When a warn or throttle verdict was last told.
@@ -25,18 +25,22 @@ class Counter:
         left: It could not be exceeded by fewer attempts (or keys) than this when it was last looked at.
     """
 
-    __slots__ = ("floor_ns", "fresh_ns", "lanes", "left", "over_until_ns", "planned", "rule", "table", "told_ns")
+    __slots__ = ("floor_ns", "fresh_ns", "lanes", "left", "over_until_ns", "planned", "table", "told_ns")
 
-    def __init__(self, planned: CompiledRule, table: KeyTable | None) -> None:
+    def __init__(self, planned: CompiledRule, table: KeyTable | None, lanes: list[Lane]) -> None:
         self.planned = planned
-        self.rule = planned.rule
         self.table = table
-        self.lanes: list[Lane] = []
+        self.lanes = lanes
         self.floor_ns = NEVER
         self.told_ns = NEVER
         self.over_until_ns = NEVER
         self.fresh_ns = NEVER
         self.left = 0
+
+    @property
+    def rule(self) -> Rule:
+        """The rule, for whom it costs nothing to ask: ten counters of each user need no slot for it."""
+        return self.planned.rule
 
     def identity(self) -> tuple[str, str, int]:
         """What makes the rule the same one after a reload or restart: name, count, window."""
@@ -83,8 +87,12 @@ class Counter:
 class Exceeded(Protocol):
     """A rule as a subject stands to it, whatever it counts."""
 
-    rule: Rule
     told_ns: int
+
+    @property
+    def rule(self) -> Rule:
+        """The rule."""
+        ...
 
     def release_ns(self, at_ns: int) -> int:
         """When one more would pass again."""

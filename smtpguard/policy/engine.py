@@ -106,9 +106,12 @@ class Engine:
             return self._consider(connect, watched)
         if time_ns < book.clear_ns:
             port = connect.port
-            ahead = book.ahead.get(port)
+            outlooks = book.ahead
+            if outlooks is None:
+                outlooks = book.ahead = {}
+            ahead = outlooks.get(port)
             if ahead is None:
-                ahead = book.ahead[port] = self._blocks.outlook(watched.subject, port)
+                ahead = outlooks[port] = self._blocks.outlook(watched.subject, port)
             clear_ns, shut = ahead
             if shut is not None and shut.since_ns <= time_ns < shut.until_ns:
                 shut.tries.append(time_ns)

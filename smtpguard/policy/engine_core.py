@@ -48,4 +48,4 @@ class EngineCore:
         for book in watched.books:
             book.ready_ns = book.newest_ns()
             book.clear_ns = clear_ns
-            book.ahead = {}
+            book.ahead = None

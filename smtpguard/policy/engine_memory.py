@@ -101,5 +101,5 @@ class EngineMemory:
     def restore_escalation(self, subject: Subject, blocks: int, until_ns: int) -> None:
         """Tell how often a subject was blocked before this run, and when the last of these blocks ended."""
         watched = self._core.roster.of(subject)
-        watched.records["enforce"] = Record(blocks, until_ns)
+        watched.records = {**watched.records, "enforce": Record(blocks, until_ns)}
         watched.changes += 1

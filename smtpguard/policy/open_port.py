@@ -13,12 +13,14 @@ class OpenPort(Lane):
     """A lane together with the rules that count on its port.
 
     Attributes:
+        port: Which.
         counters, tables: The rules that count here, and where their keys are.
     """
 
-    __slots__ = ("counters", "tables")
+    __slots__ = ("counters", "port", "tables")
 
-    def __init__(self, needs: Needs) -> None:
+    def __init__(self, port: int, needs: Needs) -> None:
         super().__init__(needs)
+        self.port = port
         self.counters: tuple[Counter, ...] = ()
         self.tables: tuple[KeyTable, ...] = ()

@@ -17,7 +17,7 @@ from smtpguard.policy.directory import Directory
 from smtpguard.policy.own_terms import OwnTerms
 from smtpguard.policy.rule_windows import NEWCOMER_NS, RuleWindows
 from smtpguard.policy.rules import compile_terms, override_index
-from smtpguard.policy.subject_state import CONTAINER, HEARD, NEVER_REFUSED, SHARED, SubjectState
+from smtpguard.policy.subject_state import CONTAINER, HEARD, NEVER_REFUSED, NO_RECORDS, SHARED, SubjectState
 from smtpguard.policy.subjects import HEARSAY, account_of, subject_of
 from smtpguard.policy.windows import Bounds, KeyTable
 from smtpguard.settings import Settings
@@ -84,7 +84,7 @@ class Roster:
         self._settings = settings
         self._directory = directory
         self._held = held
-        self._watched: dict[tuple[int, int | None], SubjectState] = {}
+        self._watched: dict[Subject, SubjectState] = {}
         self._to_sweep: list[SubjectState] = []
         self._sizes: Counter[str] = Counter()
         self._maxima = {"accounts": limits.accounts, "nameless": limits.nameless, "foreign": limits.foreign}
@@ -105,7 +105,7 @@ class Roster:
         return len(self._watched)
 
     def __contains__(self, subject: Subject) -> bool:
-        return (subject.id, subject.scope) in self._watched
+        return subject in self._watched
 
     def __iter__(self) -> Iterator[SubjectState]:
         return iter(list(self._watched.values()))
@@ -141,7 +141,7 @@ class Roster:
 
     def of(self, subject: Subject) -> SubjectState:
         """A subject, its rules up to date."""
-        watched = self._watched.get((subject.id, subject.scope))
+        watched = self._watched.get(subject)
         if watched is None:
             watched = SubjectState(subject)
             self._compile(watched)
@@ -181,7 +181,7 @@ class Roster:
 
     def reset(self, watched: SubjectState, now_ns: int) -> None:
         """Empty a subject's windows and forget its blocks."""
-        watched.records.clear()
+        watched.records = NO_RECORDS
         watched.changes += 1
         for book in watched.windows():
             book.reset(now_ns)
@@ -198,7 +198,7 @@ class Roster:
             why = why or HEARD
         if not account.may_be(old.name):
             self._drop_windows(watched)  # the number was given to somebody else
-            watched.seen, watched.records = {}, {}
+            watched.seen, watched.records = {}, NO_RECORDS
         watched.account, watched.why, watched.generation = account, why, self._generation
         if account.standing in NEVER_REFUSED:
             self._drop_windows(watched)
@@ -242,7 +242,7 @@ class Roster:
             if self._sizes[group] >= self._maximum(group):
                 self._evict(group)
             self._sizes[group] += 1
-        self._watched[subject.id, subject.scope] = watched
+        self._watched[subject] = watched
 
     def _maximum(self, group: str) -> int:
         if group in self._maxima:
@@ -266,7 +266,7 @@ class Roster:
         self._drop_windows(watched)
         self.active.pop(watched, None)
         self.gone += [(watched.subject, name) for name in watched.saved]
-        del self._watched[watched.subject.id, watched.subject.scope]
+        del self._watched[watched.subject]
         for group in watched.groups:
             self._sizes[group] -= 1
             if not self._sizes[group]:
@@ -283,7 +283,7 @@ class Roster:
         reach_ns = max([NEWCOMER_NS if novel_ns else 0, *[rule.window_ns for rule in rules]])
         quiet_ns = now_ns - LATE_NS - reach_ns
         for watched in batch:
-            known = self._watched.get((watched.subject.id, watched.subject.scope))
+            known = self._watched.get(watched.subject)
             if known is not watched or watched.swept_ns > quiet_ns:
                 continue
             watched.swept_ns = watched.touched_ns()

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from smtpguard.model import Mode
-from smtpguard.policy.compiled_rules import CompiledRule, CompiledRules, TableKey
+from smtpguard.policy.compiled_rules import CompiledRules, TableKey
 from smtpguard.policy.counters import Counter, Excess
 from smtpguard.policy.open_port import OpenPort
 from smtpguard.policy.windows import FOREVER, NEVER, Bounds, KeyTable, Lane
@@ -31,10 +31,6 @@ MAX_ROOM = 256
 """Attempts between two looks at most: CPython keeps the integers up to here, so counting down allocates nothing."""
 
 
-def _number(counter: Counter) -> int:
-    return counter.planned.number
-
-
 class RuleWindows:
     """Windows of one subject for rules of one mode. Lanes, tables and counters are made when a port is first used.
 
@@ -51,7 +47,7 @@ class RuleWindows:
         recheck_ns: ... before this event time.
         ready_ns: From this event time on an attempt is not late: the fast path may judge it ...
         clear_ns: ... and from this one on none is inside a block, at whatever port.
-        ahead: Until then: what is ahead at the ports that were asked about since the blocks last changed.
+        ahead: Until then: what is ahead at the ports asked about since the blocks last changed; None if at none.
         floor_ns: All windows were emptied then, also of rules that had counted nothing yet.
         changes: Grows with what the lanes do not show: who became a newcomer.
     """
@@ -82,29 +78,29 @@ class RuleWindows:
         self.recheck_ns = NEVER
         self.ready_ns = NEVER
         self.clear_ns = NEVER
-        self.ahead: dict[int, Outlook] = {}
+        self.ahead: dict[int, Outlook] | None = None
         self.floor_ns = NEVER
         self.changes = 0
-        self.lanes: dict[int, OpenPort] = {}
-        self.tables: dict[TableKey, KeyTable] = {}
-        self.counters: list[Counter] = []
+        # Few each: a dict takes 220 bytes of every user.
+        self.lanes: tuple[OpenPort, ...] = ()
+        self.tables: tuple[KeyTable, ...] = ()
+        self.counters: tuple[Counter, ...] = ()
         self.bounds = bounds
 
     def open_lane(self, port: int) -> OpenPort:
         """The lane of a port, made if it is not there yet, with the counters of its rules."""
-        lane = self.lanes.get(port)
-        if lane is None:
-            lane = self.lanes[port] = OpenPort(self.plan.lanes[port])
-            known = {counter.planned.number: counter for counter in self.counters}
-            lane.counters = tuple([known.get(item.number) or self._count(item) for item in self.plan.of_port[port]])
-            if len(self.counters) > len(known):
-                self.counters.sort(key=_number)
-            tables: list[KeyTable] = []
-            for counter in lane.counters:
-                counter.lanes.append(lane)
-                if counter.table is not None and counter.table not in tables:
-                    tables.append(counter.table)
-            lane.tables = tuple(tables)
+        for lane in self.lanes:
+            if lane.port == port:
+                return lane
+        lane = OpenPort(port, self.plan.lanes[port])
+        self.lanes = (*self.lanes, lane)
+        known = {counter.planned.number: counter for counter in self.counters}
+        lane.counters = self._count(port, known)
+        if len(known) > len(self.counters):
+            self.counters = tuple([known[number] for number in sorted(known)])
+        for lanes in {id(counter.lanes): counter.lanes for counter in lane.counters}.values():
+            lanes.append(lane)
+        lane.tables = tuple(dict.fromkeys([counter.table for counter in lane.counters if counter.table is not None]))
         return lane
 
     def begin_lane(self, port: int) -> bool:
@@ -113,7 +109,7 @@ class RuleWindows:
         Where nothing is held all of a limit is left, so the first attempt on a port, which most users never follow by
         many, costs no look at every rule.
         """
-        if port in self.lanes or self.plan.is_novel:
+        if self.plan.is_novel or any(lane.port == port for lane in self.lanes):
             return False
         first, spent = not self.lanes, self.spent()
         lane = self.open_lane(port)
@@ -142,21 +138,27 @@ class RuleWindows:
 
     def open_table(self, key: TableKey) -> KeyTable:
         """The table of some ports, made if it is not there yet."""
-        table = self.tables.get(key)
-        if table is None:
-            table = self.tables[key] = KeyTable(self.plan.tables[key], whole=key[0])
+        for table in self.tables:
+            if table.place == key:
+                return table
+        table = KeyTable(key, self.plan.tables[key])
+        self.tables = (*self.tables, table)
         return table
 
-    def _count(self, item: CompiledRule) -> Counter:
-        counter = Counter(item, None if item.table is None else self.open_table(item.table))
-        if self.floor_ns != NEVER:
-            counter.empty(self.floor_ns)
-        self.counters.append(counter)
-        return counter
+    def _count(self, port: int, known: dict[int, Counter]) -> tuple[Counter, ...]:
+        """The counters of a port's rules; those that are new become known."""
+        lanes_of = {counter.planned.ports: counter.lanes for counter in known.values()}
+        for item in self.plan.of_port[port]:
+            if item.number not in known:
+                table = None if item.table is None else self.open_table(item.table)
+                counter = known[item.number] = Counter(item, table, lanes_of.setdefault(item.ports, []))
+                if self.floor_ns != NEVER:
+                    counter.empty(self.floor_ns)
+        return tuple([known[item.number] for item in self.plan.of_port[port]])
 
     def newest_ns(self) -> int:
         """The newest attempt that was taken in; NEVER if none."""
-        return max((lane.times[-1] for lane in self.lanes.values() if lane.times), default=NEVER)
+        return max((lane.times[-1] for lane in self.lanes if lane.times), default=NEVER)
 
     def touched_ns(self) -> int:
         """When something last happened to the windows: taken in, emptied or told of; NEVER if nothing did."""
@@ -172,7 +174,7 @@ class RuleWindows:
         at_ns = time_ns if time_ns >= self.ready_ns else max(time_ns, self.newest_ns())
         found: list[Excess] = []
         for counter in lane.counters:
-            rule = counter.rule
+            rule = counter.planned.rule
             if rule.novel_ns is not None and not self._is_newcomer(counter, lane, rule.novel_ns, at_ns):
                 continue
             table = counter.table
@@ -212,14 +214,14 @@ class RuleWindows:
         can't rise over it before enough has left.
         """
         spent = self.spent() + 1
-        room = min([MAX_ROOM, *[lane.cap - len(lane.times) for lane in self.lanes.values()]])
+        room = min([MAX_ROOM, *[lane.cap - len(lane.times) for lane in self.lanes]])
         recheck_ns = FOREVER
-        rooms = {id(table): (table, table.spent() + 1) for table in self.tables.values()}
+        rooms = {id(table): (table, table.spent() + 1) for table in self.tables}
         for table, _ in rooms.values():
             table.room = min(MAX_ROOM, table.cap - len(table.keys))
             table.recheck_ns = FOREVER
         for counter in self.counters:
-            rule = counter.rule
+            rule = counter.planned.rule
             if rule.novel_ns is not None:
                 recheck_ns = min(recheck_ns, at_ns + rule.novel_ns)
                 if at_ns - NEWCOMER_NS >= counter.fresh_ns:
@@ -257,7 +259,7 @@ class RuleWindows:
     def distrust(self) -> None:
         """Make the next attempt of every lane be looked at."""
         self.room = self.granted = 0
-        for table in self.tables.values():
+        for table in self.tables:
             table.room = table.granted = 0
         for counter in self.counters:
             counter.left = 0
@@ -273,13 +275,13 @@ class RuleWindows:
 
     def note_seen(self) -> None:
         """Remember when the subject was last on the ports of `novel` rules, for when the windows are gone."""
-        for port, lane in self.lanes.items() if self.plan.is_novel else ():
+        for lane in self.lanes if self.plan.is_novel else ():
             if lane.times:
-                self.seen[port] = max(lane.times[-1], self.seen.get(port, NEVER))
+                self.seen[lane.port] = max(lane.times[-1], self.seen.get(lane.port, NEVER))
 
     def release(self) -> None:
         """Give back what was taken from the bounds; the book is not used any more."""
-        for holder in chain[Lane | KeyTable](self.lanes.values(), self.tables.values()):
+        for holder in chain[Lane | KeyTable](self.lanes, self.tables):
             holder.release(self.bounds)
 
     def last_seen(self, counter: Counter) -> int:

@@ -1,5 +1,7 @@
 """One subject as the engine watches it: its account, its windows, what is remembered of its blocks."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from smtpguard.model import Account, Mode, Subject
@@ -16,6 +18,7 @@ MODES: tuple[Mode, ...] = ("enforce", "dry-run")
 CONTAINER = "container"
 SHARED = "shared user"
 HEARD = "seen by the source proc alone"
+NO_RECORDS: Mapping[Mode, "Record"] = MappingProxyType({})
 NEVER_REFUSED = frozenset({"root", "mta", "exempt"})
 
 
@@ -29,7 +32,7 @@ class SubjectState:
         plans: The rules they are of; None without windows.
         why: Why none of its rules is carried out; "" if not so.
         seen: When it was last seen on a port, from before its windows.
-        records: What is remembered of its blocks, per mode.
+        records: What is remembered of its blocks, per mode; never changed in place, as most users share the empty one.
         generation: Of the configuration its rules were compiled from.
         changes: Grows with what the windows themselves do not show: verdicts told, windows emptied.
         saved: What was exported last, by part: a mark that differs when the part does; None if it must be again.
@@ -65,7 +68,7 @@ class SubjectState:
         self.plans: RulesByMode | None = None
         self.why = ""
         self.seen: dict[int, int] = {}
-        self.records: dict[Mode, Record] = {}
+        self.records: Mapping[Mode, Record] = NO_RECORDS
         self.saved: dict[str, int | None] = {}
         self.changes = 0
         self.exported = -1
@@ -81,7 +84,7 @@ class SubjectState:
         """A number that grows with everything that an export would show."""
         version = self.changes << 48
         for book in (*self.books, *self.failures):
-            version += book.changes + sum([lane.base + len(lane.times) for lane in book.lanes.values()])
+            version += book.changes + sum([lane.base + len(lane.times) for lane in book.lanes])
         return version + sum([volume.changes for book in self.volumes for volume in book.counters])
 
     def touched_ns(self) -> int:

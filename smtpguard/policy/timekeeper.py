@@ -57,7 +57,8 @@ class Timekeeper:
             watched = self._core.roster.of(block.subject)
             record = watched.records.get(block.mode)
             if record is not None:
-                watched.records[block.mode] = record._replace(until_ns=max(record.until_ns, block.until_ns))
+                longer = record._replace(until_ns=max(record.until_ns, block.until_ns))
+                watched.records = {**watched.records, block.mode: longer}
                 watched.changes += 1
             self._core.settle(watched)
         return extended

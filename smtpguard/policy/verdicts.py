@@ -141,7 +141,8 @@ class Verdicts:
     @staticmethod
     def _raise_level(watched: SubjectState, mode: Mode, level: int, until_ns: int) -> None:
         before = watched.records.get(mode)
-        watched.records[mode] = Record(level + 1, max(until_ns, before.until_ns if before else NEVER))
+        record = Record(level + 1, max(until_ns, before.until_ns if before else NEVER))
+        watched.records = {**watched.records, mode: record}
 
     def _verdict(self, case: _Case, excess: Excess, action: Action, until_ns: int | None, mode: Mode) -> Verdict:
         rule = excess.counter.rule
@@ -200,10 +201,8 @@ class Verdicts:
             attempts.distrust()
         mode: Mode = block.mode
         if block.kind == "block" and mode in watched.records:
-            if block.level:
-                watched.records[mode] = Record(block.level, block.since_ns)
-            else:
-                del watched.records[mode]
+            kept = {mode: Record(block.level, block.since_ns)} if block.level else {}
+            watched.records = {other: record for other, record in watched.records.items() if other != mode} | kept
         watched.changes += 1
 
     def calm(self, now_ns: int) -> list[Decision]:

@@ -20,12 +20,12 @@ def adopt_windows(new: RuleWindows, others: Iterable[RuleWindows]) -> None:
     for other in others:
         newest_ns = max(newest_ns, other.newest_ns())
         new.floor_ns = max(new.floor_ns, other.floor_ns)
-        for port, lane in other.lanes.items():
-            if port in new.plan.lanes and not new.open_lane(port).times:
-                new.lanes[port].take_over(lane, new.bounds)
-        for key, table in other.tables.items():
-            if key in new.plan.tables and not new.open_table(key).keys:
-                new.tables[key].take_over(table, new.bounds)
+        for lane in other.lanes:
+            if lane.port in new.plan.lanes and not (mine := new.open_lane(lane.port)).times:
+                mine.take_over(lane, new.bounds)
+        for table in other.tables:
+            if table.place in new.plan.tables and not (own := new.open_table(table.place)).keys:
+                own.take_over(table, new.bounds)
         for counter in other.counters:
             olds.setdefault(counter.identity(), counter)
     for counter in new.counters:

@@ -12,11 +12,12 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Protocol
 
 from smtpguard.model import Subject
 from smtpguard.policy.byte_windows import ByteWindows
+from smtpguard.policy.compiled_rules import TableKey
 from smtpguard.policy.rule_windows import RuleWindows
 from smtpguard.policy.subject_state import SubjectState
 from smtpguard.policy.windows import NEVER, Lane
@@ -26,6 +27,8 @@ SEGMENT = 512
 HEAD = struct.Struct("<q")
 KEY = struct.Struct("<qB")
 STATE = "s"
+MAX_NAMES = 256
+"""Names of parts that are remembered, of each kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,24 +72,46 @@ def _current(watched: SubjectState) -> Iterator[tuple[str, int, _RenderPart]]:
             for volume in book.counters:
                 if volume.times:
                     data = HEAD.pack(len(volume.times)) + _to_bytes(volume.times) + _to_bytes(volume.totals)
-                    yield f"{stream}/{volume.rule.window_ns}/{volume.rule.name}", hash(data), partial(bytes, data)
+                    yield (
+                        _volume_part(stream, volume.rule.window_ns, volume.rule.name),
+                        hash(data),
+                        partial(bytes, data),
+                    )
             continue
-        for port, lane in book.lanes.items():
+        for lane in book.lanes:
             if lane.disturbed:
                 lane.disturbed = False
-                for name in [name for name in watched.saved if name.startswith(f"{stream}/t/{port}/")]:
+                for name in [name for name in watched.saved if name.startswith(f"{stream}/t/{lane.port}/")]:
                     watched.saved[name] = None
             total = lane.base + len(lane.times)
             for number in range(lane.base // SEGMENT, -(-total // SEGMENT)):
                 first, last = max(number * SEGMENT, lane.base), min((number + 1) * SEGMENT, total)
-                yield f"{stream}/t/{port}/{number}", last, partial(_segment, lane, first, last)
-        for (whole, ports), table in book.tables.items():
+                yield _lane_part(stream, lane.port, number), last, partial(_segment, lane, first, last)
+        for table in book.tables:
             if table.keys:
                 data = b"".join(KEY.pack(last, len(key)) + key for key, last in table.keys.items())
-                yield f"{stream}/k/{int(whole)}/{ports_name(ports)}", hash(data), partial(bytes, data)
+                yield _table_part(stream, table.place), hash(data), partial(bytes, data)
     if watched.windows() or watched.records or watched.seen:
         changes = watched.changes + sum(book.changes for book in (*watched.books, *watched.failures))
         yield STATE, changes, partial(_dump_state, watched)
+
+
+# A thousand users have parts of the same few names, and each keeps those of theirs: one object for all of them.
+
+
+@lru_cache(maxsize=MAX_NAMES)
+def _lane_part(stream: str, port: int, number: int) -> str:
+    return f"{stream}/t/{port}/{number}"
+
+
+@lru_cache(maxsize=MAX_NAMES)
+def _table_part(stream: str, place: TableKey) -> str:
+    return f"{stream}/k/{int(place[0])}/{ports_name(place[1])}"
+
+
+@lru_cache(maxsize=MAX_NAMES)
+def _volume_part(stream: str, window_ns: int, rule: str) -> str:
+    return f"{stream}/{window_ns}/{rule}"
 
 
 def _segment(lane: Lane, first: int, last: int) -> bytes:

@@ -83,7 +83,7 @@ def _restore_state(watched: SubjectState, state: dict[str, Any], shift_ns: int, 
     for mode in MODES:
         if mode in state["records"]:
             blocks, until_ns = state["records"][mode]
-            watched.records[mode] = Record(int(blocks), int(until_ns) + shift_ns)
+            watched.records = {**watched.records, mode: Record(int(blocks), int(until_ns) + shift_ns)}
 
     def time_of(mark: int | None) -> int:
         return NEVER if mark is None else min(int(mark) + shift_ns, now_ns)

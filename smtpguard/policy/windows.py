@@ -7,7 +7,7 @@ asks for the clock; "now" is the newest time that was put in.
 from array import array
 from bisect import bisect_right, insort_right
 
-from smtpguard.policy.compiled_rules import Needs
+from smtpguard.policy.compiled_rules import Needs, TableKey
 from smtpguard.policy.networks import network_of
 
 NEVER = -(1 << 63)
@@ -133,7 +133,7 @@ class KeyTable:
 
     Attributes:
         keys: Key to the event time of its last attempt.
-        whole: Whether keys are whole addresses; else networks.
+        place: Whether keys are whole addresses, and of which ports.
         cap: Number of keys at which `trim` is due.
         needs: What its rules can ask for.
         shortest_ns: The shortest of their windows.
@@ -143,17 +143,22 @@ class KeyTable:
         recheck_ns: ... before this event time.
     """
 
-    __slots__ = ("cap", "floor_ns", "granted", "keys", "needs", "recheck_ns", "room", "shortest_ns", "whole")
+    __slots__ = ("cap", "floor_ns", "granted", "keys", "needs", "place", "recheck_ns", "room", "shortest_ns")
 
-    def __init__(self, needs: Needs, *, whole: bool) -> None:
+    def __init__(self, place: TableKey, needs: Needs) -> None:
         self.keys: dict[bytes, int] = {}
-        self.whole = whole
+        self.place = place
         self.cap = FIRST_CAP
         self.needs = needs
         self.shortest_ns = needs.shortest_ns
         self.floor_ns = NEVER
         self.room = self.granted = 0
         self.recheck_ns = NEVER
+
+    @property
+    def whole(self) -> bool:
+        """Whether keys are whole addresses; else networks."""
+        return self.place[0]
 
     def release(self, bounds: Bounds) -> None:
         """Give back what was taken from the bounds; the table is not used any more."""
@@ -165,7 +170,7 @@ class KeyTable:
 
     def key(self, address: bytes) -> bytes:
         """What an address counts as."""
-        return address if self.whole else network_of(address)
+        return address if self.place[0] else network_of(address)
 
     def take_over(self, other: "KeyTable", bounds: Bounds) -> None:
         """Begin with what another table held."""

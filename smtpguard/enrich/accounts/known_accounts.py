@@ -13,6 +13,8 @@ from smtpguard.policy.standing import AccountFacts, decide_standing
 from smtpguard.settings import Settings
 
 MAX_CACHED = 250_000
+NO_GROUPS: frozenset[str] = frozenset()
+"""One for all whom nobody knows: each empty set takes 216 bytes."""
 MAX_FOREIGN = 2000
 """Accounts outside /etc/passwd whose answers are kept fresh."""
 _make_facts = quick_maker(AccountFacts, "uid", "names", "groups", "document_roots")
@@ -121,7 +123,11 @@ class KnownAccounts:
         """Build an account anew, and say whether it is another than before."""
         old = self.judged.get(uid)
         self.forget(uid)
-        return old != self.account(uid)
+        if old != self.account(uid):
+            return True
+        if old is not None and uid in self.judged:
+            self.judged[uid] = old  # whoever holds it already and this table share one object
+        return False
 
     # -- building ------------------------------------------------------------------------------------------------------
 
@@ -134,7 +140,7 @@ class KnownAccounts:
             groups = self.groups_of(uid, names)
         else:
             known = self._ask(uid)
-            groups = known.groups if known else frozenset()
+            groups = known.groups if known else NO_GROUPS
             login = known.name if known else None
             names = tuple(dict.fromkeys(filter(None, (login, *self.spelled.get(uid, ())))))
         sites = self._document_roots(uid) if self._document_roots else 0
