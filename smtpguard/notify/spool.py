@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MAX_MESSAGES = 2000
-"""30 an hour for a day are 720 for each channel, if nothing can be sent."""
-_MAX_PAGES = 16_384  # of 4 kB: 64 MB
+MAX_MESSAGES = 1000
+"""For each channel: 30 an hour for a day are 720, if nothing can be sent. One that is full keeps no other from anything."""
+_MAX_PAGES = 16_384  # of 4 kB: 64 MB, or more where there are many channels
+_PAGES_EACH = 8192
+"""A message with the longest paths and twenty others in it is 30 kB."""
 _MAX_TOLD = 50_000
 _BUSY_S = 10.0
 _COLUMNS = "id, channel, thread, kind, made_s"
@@ -86,16 +88,16 @@ class Spool:
             now_s: Seconds since the epoch.
         """
         with self._lock, self._connection as connection:
-            (count,) = connection.execute("SELECT count(*) FROM messages").fetchone()
+            counts = dict(connection.execute("SELECT channel, count(*) FROM messages GROUP BY channel").fetchall())
             for message in messages:
-                if count >= MAX_MESSAGES:
+                if counts.get(message.channel, 0) >= MAX_MESSAGES:
                     self.dropped += 1
                     continue
                 done = connection.execute(
                     f"INSERT OR IGNORE INTO messages ({_COLUMNS}, body) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608 - names
                     (message.id, message.channel, message.thread, message.kind, message.made_s, message.body),
                 )
-                count += done.rowcount
+                counts[message.channel] = counts.get(message.channel, 0) + done.rowcount
             rows = [(name, now_s, at_once) for name, at_once in (told or {}).items()]
             connection.executemany("INSERT OR REPLACE INTO told VALUES (?, ?, ?)", rows)
             values = [(name, json.dumps(value)) for name, value in (facts or {}).items()]
@@ -128,6 +130,8 @@ class Spool:
         marks = ", ".join("?" * len(kept))
         with self._lock, self._connection as connection:
             connection.execute(f"DELETE FROM messages WHERE channel NOT IN ({marks})", kept)  # noqa: S608 - marks
+        with self._lock:
+            self._connection.execute(f"PRAGMA max_page_count = {max(_MAX_PAGES, _PAGES_EACH * len(kept))}")
 
     def count_waiting(self) -> int:
         """How many messages wait."""

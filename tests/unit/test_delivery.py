@@ -189,6 +189,8 @@ def test_the_spool_is_bounded(bench: Bench) -> None:
     ]
     bench.spool.add(messages)
     assert (bench.spool.count_waiting(), bench.spool.dropped) == (MAX_MESSAGES, 10)
+    bench.spool.add([Letter(id="x", channel="sound", thread="", kind="test", body="{}", made_s=0)])
+    assert len(bench.spool.list_waiting("sound")) == 1, "one that can't be told keeps no other from being told"
 
 
 # -- the POST --------------------------------------------------------------------------------------------------------
