@@ -1,6 +1,6 @@
 """`smtpguard check`: is the configuration right, and is it meant so? Reads files only; needs no daemon and no root."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import NoReturn
 
@@ -10,6 +10,7 @@ from smtpguard.cli.common import EXIT_CONFIG, config_option, json_option, print_
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.enrich.accounts.spellings import is_plain, parse_uid
 from smtpguard.errors import ConfigError, GuardError, UnansweredError
+from smtpguard.policy.rules import matches_package
 from smtpguard.policy.standing import OVERFLOW_UID
 from smtpguard.settings import Settings
 from smtpguard.text import render_count
@@ -191,11 +192,31 @@ def find_unsold(settings: Settings) -> Iterator[str]:
         for place, _, _ in wanted:
             yield f"{place}: matches nobody: {nobody}"
         return
-    labels = known.labels()
+    packages, resellers = known.labels()
     for place, names, at in wanted:
         for name in names:
-            if not any(fnmatchcase(label, name) for label in labels[at]):
+            if at == 0:
+                yield from _find_unsold_package(place, name, names, packages, known.panel)
+            elif not any(fnmatchcase(label, name) for label in resellers):
                 yield f"{place}: no account has {name!a} by {known.panel}"
+
+
+def _find_unsold_package(
+    place: str, name: str, names: Collection[str], packages: Iterable[tuple[str, str | None]], panel: str
+) -> Iterator[str]:
+    packages = sorted(packages, key=str)
+    if not any(matches_package(package, reseller, name) for package, reseller in packages):
+        yield f"{place}: no account has {name!a} by {panel}"
+    others = [
+        package
+        for package, reseller in packages
+        if reseller
+        and package.startswith(f"{reseller}/")
+        and matches_package(package, reseller, f"*/{name}")
+        and not any(matches_package(package, reseller, meant) for meant in names)
+    ]
+    if "/" not in name and others:
+        yield f"{place}: {name!a} does not mean {others[0]!a}, a reseller's own; if it shall, write that too"
 
 
 def find_lookalikes(settings: Settings, accounts: AccountDirectory) -> Iterator[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_MESSAGES = 1000
-"""For each channel: 30 an hour for a day are 720, if nothing can be sent. One that is full keeps no other from anything."""
+"""For each channel: 30 an hour for a day are 720, if nothing can be sent. One that is full is in nobody's way."""
 _MAX_PAGES = 16_384  # of 4 kB: 64 MB, or more where there are many channels
 _PAGES_EACH = 8192
 """A message with the longest paths and twenty others in it is 30 kB."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from smtpguard.errors import ConfigError, DecodeError, SourceError
 from smtpguard.model import Customer
-from smtpguard.panels.customer_table import MAX_BYTES
+from smtpguard.panels.customer_table import MAX_BYTES, name_package
 from smtpguard.safe_files import check_directory, find_distrust
 from smtpguard.text import render_words
 
@@ -129,4 +129,5 @@ def _take(row: object) -> tuple[str, Customer]:
     user = texts.pop("user")
     if not user:
         raise DecodeError("user is missing")
+    texts["package"] = name_package(texts["package"], texts["reseller"])
     return user, Customer(domains=tuple(domains), **texts)

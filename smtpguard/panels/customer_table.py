@@ -48,6 +48,16 @@ def parse_label(text: str) -> str | None:
     return label if 0 < len(label) <= MAX_TEXT and label.isprintable() else None
 
 
+def name_package(package: str | None, reseller: str | None) -> str | None:
+    """A package as `users[].match` knows it: a reseller's own is RESELLER/PACKAGE, as they may call it like the host's.
+
+    Args:
+        package: As the panel calls it.
+        reseller: Who made it; None for the host's own.
+    """
+    return f"{reseller}/{package}" if package and reseller else package
+
+
 def parse_address(text: str) -> str | None:
     """The first address of a list; None for what is none: it must be safe in a header and on a terminal."""
     for part in text.replace(";", ",").split(","):
@@ -133,11 +143,12 @@ class CustomerTable:
                 return _build(fields)
         return None
 
-    def labels(self) -> tuple[frozenset[str], frozenset[str]]:
-        """All packages, and all resellers."""
-        fields = [line.split(b"\t", 4) for line in self.text.split(b"\n")[1:-1]]
-        packages, resellers = ({line[at].decode("utf-8", "surrogateescape") for line in fields} for at in (3, 2))
-        return frozenset(packages - {""}), frozenset(resellers - {""})
+    def labels(self) -> tuple[frozenset[tuple[str, str | None]], frozenset[str]]:
+        """All packages, each with the reseller of an account that has it, and all resellers."""
+        fields = {tuple(line.split(b"\t", 4)[2:4]) for line in self.text.split(b"\n")[1:-1]}
+        texts = [tuple(field.decode("utf-8", "surrogateescape") for field in line) for line in fields]
+        packages = frozenset((package, reseller or None) for reseller, package in texts if package)
+        return packages, frozenset(reseller for reseller, _ in texts if reseller)
 
     def owners(self, text: str) -> list[str]:
         """The login names of all that claim a domain; more than one where the panel's files contradict each other.
@@ -148,7 +159,9 @@ class CustomerTable:
         domain = parse_domain(text.rpartition("@")[2])
         if domain is None:
             return []
-        return self._find_owners(domain) or self._find_owners(domain.removeprefix("www."))
+        # Both: somebody else may have been given `www.` of it as a domain of their own.
+        names = dict.fromkeys((domain, domain.removeprefix("www.")))
+        return list(dict.fromkeys(owner for name in names for owner in self._find_owners(name)))
 
     def _find_owners(self, domain: str) -> list[str]:
         found: dict[str, None] = {}

@@ -8,6 +8,7 @@ pointers count, subdomains do not. Not tried on a real DirectAdmin.
 from collections.abc import Iterator
 
 from smtpguard.model import Customer
+from smtpguard.panels.customer_table import name_package
 from smtpguard.panels.panel_files import PanelDirectory, PanelFiles, read_pairs
 
 _USERS = "usr/local/directadmin/data/users"
@@ -28,13 +29,14 @@ def read_customers(files: PanelFiles) -> Iterator[tuple[str, Customer]]:
                 if not said:
                     continue
                 creator = said.get("creator")
+                reseller = creator if creator in resellers and creator != user else None
                 yield (
                     user,
                     Customer(
                         domain=said.get("domain"),
                         domains=_list_domains(directory),
-                        reseller=creator if creator in resellers and creator != user else None,
-                        package=said.get("package"),
+                        reseller=reseller,
+                        package=name_package(said.get("package"), reseller),
                         contact=said.get("email"),
                         language=said.get("language"),
                     ),

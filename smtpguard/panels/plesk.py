@@ -8,6 +8,7 @@ aliases are not asked for. Not tried on a real Plesk.
 from collections.abc import Iterator
 
 from smtpguard.model import Customer
+from smtpguard.panels.customer_table import name_package
 
 PROGRAM = "usr/sbin/plesk"
 _QUERY = (
@@ -42,7 +43,7 @@ def parse_customers(text: str) -> Iterator[tuple[str, Customer]]:
                     domain=domain,
                     domains=(domain, other),
                     reseller=reseller or None,
-                    package=package or None,
+                    package=name_package(package or None, reseller or None),
                     contact=contact or None,
                     language=language or None,
                 ),

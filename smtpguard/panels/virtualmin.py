@@ -7,6 +7,7 @@ alias (of another server), reseller, plan (an id, whose name is in plans/ID), em
 from collections.abc import Iterator
 
 from smtpguard.model import Customer
+from smtpguard.panels.customer_table import name_package
 from smtpguard.panels.panel_files import PanelFiles, read_pairs
 
 _MAX_BYTES = 1 << 20
@@ -30,13 +31,14 @@ def read_customers(files: PanelFiles) -> Iterator[tuple[str, Customer]]:
             if said.get("parent") or said.get("alias"):
                 below.append((user, Customer(domains=(domain,))))
                 continue
+            reseller = next(iter(said.get("reseller", "").split()), None)
             yield (
                 user,
                 Customer(
                     domain=domain,
                     domains=(domain,),
-                    reseller=next(iter(said.get("reseller", "").split()), None),
-                    package=plans.get(said.get("plan", "")),
+                    reseller=reseller,
+                    package=name_package(plans.get(said.get("plan", "")), reseller),
                     contact=said.get("emailto") or said.get("email"),
                 ),
             )

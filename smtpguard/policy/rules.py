@@ -50,12 +50,24 @@ def matches(match: Match, account: Account) -> bool:
 
 
 def _matches_customer(match: Match, customer: Customer) -> bool:
-    return any(
-        fnmatchcase(name, pattern)
-        for name, patterns in ((customer.package, match.packages), (customer.reseller, match.resellers))
-        if name is not None
-        for pattern in patterns
+    package, reseller = customer.package, customer.reseller
+    return (package is not None and any(matches_package(package, reseller, pattern) for pattern in match.packages)) or (
+        reseller is not None and any(fnmatchcase(reseller, pattern) for pattern in match.resellers)
     )
+
+
+def matches_package(package: str, reseller: str | None, pattern: str) -> bool:
+    """Whether a name or glob of packages means one: RESELLER/PACKAGE is meant only by what has a slash as well.
+
+    Args:
+        package: As the table of accounts has it.
+        reseller: Of the account; None for none.
+        pattern: From the configuration.
+    """
+    if reseller is None or not package.startswith(f"{reseller}/"):
+        return fnmatchcase(package, pattern)
+    whose, slash, name = pattern.partition("/")
+    return bool(slash) and fnmatchcase(reseller, whose) and fnmatchcase(package[len(reseller) + 1 :], name)
 
 
 def override_index(settings: Settings, account: Account) -> int | None:

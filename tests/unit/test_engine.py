@@ -20,6 +20,7 @@ from smtpguard.model import (
     Verdict,
 )
 from smtpguard.policy.blocks import AHEAD_NS
+from smtpguard.policy.rules import matches
 from smtpguard.settings import DAY_NS, HOUR_NS, MINUTE_NS, BreakerLimits, Escalation, Match, Override, Rule
 from tests.support.policy import BURST, T0, WEB, People, block_of, connect, engine_of, feed, only, person, settings_of
 
@@ -620,3 +621,28 @@ def test_ranges_of_a_block_follow_the_account() -> None:
     ranges = ((300_000, 10),)
     engine.reconfigure(settings_of(BURST), People([person(WEB, "tenant", ranges=ranges)]), T0 + 5 * NS)
     assert [block.ranges for block in engine.blocks()] == [ranges]
+
+
+@pytest.mark.parametrize(
+    ("package", "reseller", "pattern", "is_meant"),
+    [
+        ("business", None, "business", True),
+        ("res1/business", "res1", "business", False),
+        ("res1/business", "res1", "*", False),
+        ("res1/business", "res1", "*business", False),
+        ("res1/business", "res1", "res1/business", True),
+        ("res1/business", "res1", "res2/business", False),
+        ("res1/business", "res1", "*/bus*", True),
+        ("res1_business", "res1", "res1_business", True),  # cPanel's own way to tell them apart
+        ("Gold/2026", None, "Gold/2026", True),
+        ("Gold/2026", None, "Gold*", True),
+        ("Gold/2026", "res1", "Gold/2026", True),
+        ("res1/Gold/2026", "res1", "Gold/2026", False),
+    ],
+)
+def test_a_resellers_package_is_not_meant_by_the_hosts_of_that_name(
+    package: str, reseller: str | None, pattern: str, is_meant: bool
+) -> None:
+    customer = Customer(package=package, reseller=reseller)
+    account = person(WEB, "tenant", customer=customer)
+    assert matches(Match(packages=(pattern,)), account) is is_meant

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from smtpguard.cli.check import find_unsold
 from smtpguard.errors import ConfigError, DecodeError, SourceError
 from smtpguard.model import Customer
 from smtpguard.panels import plesk
@@ -25,6 +26,7 @@ from smtpguard.panels.customer_table import (
     render_table,
 )
 from smtpguard.panels.customers_apart import Reading
+from smtpguard.settings import Match, Override, Settings
 
 USERS = "root:x:0:0::/root:/bin/sh\ndiradmin:x:989:986::/usr/local/directadmin:/bin/false\n"
 CPANEL = {
@@ -78,7 +80,7 @@ def read(root: Path, files: Mapping[str, str]) -> CustomerTable:
 
 SHOP = Customer(
     domain="shop.example", domains=("shop.example", "blog.example", "parked.example"), reseller="res1",
-    package="business", contact="owner@shop.example", language="en",
+    package="res1/business", contact="owner@shop.example", language="en",
 )  # fmt: skip
 
 
@@ -130,7 +132,7 @@ def test_virtualmin(tmp_path: Path) -> None:
     assert table.panel == "Virtualmin"
     found = table.find(["shop17"])
     assert found is not None
-    assert (found.domain, found.package, found.reseller) == ("shop.example", "Business", "res1")
+    assert (found.domain, found.package, found.reseller) == ("shop.example", "res1/Business", "res1")
     assert set(found.domains) == set(SHOP.domains)
 
 
@@ -144,7 +146,7 @@ def test_plesk_by_its_own_command(tmp_path: Path) -> None:
     table = CustomerTable(read_here(root=lay_out(tmp_path, {})).text)
     assert table.panel == "Plesk"
     assert table.find(["shop_ftp"]) == Customer(
-        domain="shop.example", domains=("shop.example", "blog.example"), reseller="res1", package="Business",
+        domain="shop.example", domains=("shop.example", "blog.example"), reseller="res1", package="res1/Business",
         contact="owner@shop.example", language="de",
     )  # fmt: skip
     program.write_text("#!/bin/sh\necho 'ERROR 1045: Access denied' >&2; exit 1\n", "utf-8")
@@ -366,3 +368,43 @@ def test_a_command_that_others_may_write_is_not_run(tmp_path: Path) -> None:
         run_program((name,))
     with pytest.raises(SourceError, match="can't be run"):
         run_program((str(tmp_path / "none"),))
+
+
+def test_a_domain_with_www_may_be_somebody_elses() -> None:
+    table = CustomerTable(
+        render_table(
+            "x",
+            {
+                "victim": Customer(domain="victim.example", domains=("www.other.example", "other.example")),
+                "attacker": Customer(domain="www.victim.example"),
+            },
+        )
+    )
+    assert sorted(table.owners("www.victim.example")) == ["attacker", "victim"]
+    assert sorted(table.owners("a@www.victim.example")) == ["attacker", "victim"]
+    assert table.owners("victim.example") == table.owners("www.other.example") == ["victim"]
+
+
+def test_check_names_resellers_packages_that_are_called_like_one_that_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = CustomerTable(
+        render_table(
+            "Plesk",
+            {
+                "a": Customer(package="business"),
+                "b": Customer(package="evil/business", reseller="evil"),
+                "c": Customer(package="small", reseller="evil"),
+            },
+        )
+    )
+    monkeypatch.setattr("smtpguard.panels.customers_on_demand.CustomersOnDemand.read", lambda _: table)
+
+    def find(*packages: str) -> list[str]:
+        override = Override(match=Match(packages=packages), rules={})
+        return list(find_unsold(Settings(overrides=(override,))))
+
+    place = "users[0].match.packages"
+    assert find("business") == [
+        f"{place}: 'business' does not mean 'evil/business', a reseller's own; if it shall, write that too"
+    ]
+    assert find("small", "business", "evil/*") == []
+    assert find("large") == [f"{place}: no account has 'large' by Plesk"]
