@@ -151,18 +151,13 @@ class Client:
         self._fill()
 
     def push(self, line: bytes) -> None:
-        """Add to its stream, or drop and count when it reads too slowly."""
+        """Add to its stream, or drop and count when it reads too slowly; told before the next line, or at the end."""
         if self._waiting_bytes + len(line) > MAX_STREAM_BYTES:
             self.dropped += 1
             self._untold += 1
             return
-        if self._untold:
-            note = render_line({"dropped": self._untold})
-            self._untold = 0
-            self._waiting.append(note)
-            self._waiting_bytes += len(note)
-        self._waiting.append(line)
-        self._waiting_bytes += len(line)
+        self._tell_dropped()
+        self._append(line)
 
     def send(self, now_ns: int) -> bool:
         """Send what it takes now; False when it has gone, or was to end after this."""
@@ -182,10 +177,19 @@ class Client:
             self._waiting.popleft()
             if not self._waiting:
                 self._fill()
+                self._tell_dropped()  # it has read all there is, and nothing more may come for long
         return not self._is_ending
+
+    def _tell_dropped(self) -> None:
+        if self._untold:
+            self._append(render_line({"dropped": self._untold}))
+            self._untold = 0
 
     def _fill(self) -> None:
         line = next(self._lines, None)
         if line is not None:
-            self._waiting.append(line)
-            self._waiting_bytes += len(line)
+            self._append(line)
+
+    def _append(self, line: bytes) -> None:
+        self._waiting.append(line)
+        self._waiting_bytes += len(line)

@@ -466,6 +466,8 @@ def test_a_stream_that_is_not_read_drops_and_says_so(server: ControlServer, path
     for _ in range(200):
         got += received_some(reader)
         turns(server, clock, 2)
+    told = [json.loads(line) for line in b"".join(got).split(b"\n")[:-1]]
+    assert sum(line.get("dropped", 0) for line in told) == server.stats.dropped, "without anything that comes after it"
     server.publish("watch", {"n": "last"}, clock.boot)
     got += received_some(reader)
     lines = [json.loads(line) for line in b"".join(got).split(b"\n")[:-1]]
