@@ -47,6 +47,7 @@ def show_screen(config_path: str | None, socket_path: str | None, sources: Seque
     from smtpguard.tui.app import WatchApp
     from smtpguard.tui.desk import GuardDesk
     from smtpguard.tui.feed import GuardFeed
+    from smtpguard.tui.garbage import rare_collections
     from smtpguard.tui.screen_model import ScreenModel
 
     socket = find_socket(config_path, socket_path)
@@ -69,6 +70,7 @@ def show_screen(config_path: str | None, socket_path: str | None, sources: Seque
     feed.start()
     try:
         model = ScreenModel(time.time_ns(), ports=sorted(settings.ports))
-        WatchApp(feed, GuardDesk(socket), model, time.time_ns).run()
+        with rare_collections():
+            WatchApp(feed, GuardDesk(socket), model, time.time_ns).run()
     finally:
         feed.close()

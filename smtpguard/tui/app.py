@@ -1,5 +1,6 @@
 """The screen as a program of Textual's: gives keys, clicks and time to the model, and shows the lines of its pages."""
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -10,7 +11,6 @@ from textual.containers import Container
 
 from smtpguard.errors import GuardError
 from smtpguard.hooks import ClockNs
-from smtpguard.model import NS
 from smtpguard.tui import page
 from smtpguard.tui.desk import Desk
 from smtpguard.tui.facts import Facts
@@ -21,6 +21,8 @@ from smtpguard.tui.screen_model import ScreenModel
 
 TURN_S = 0.2
 """How often what came is shown."""
+SLICE = 250
+"""Attempts that are counted at once, 1 to 4 ms: a key that is pressed meanwhile waits for no more of them."""
 POLL_TURNS = 10
 """How many of these lie between two questions to the guard."""
 MAX_ASKED = 200
@@ -61,7 +63,8 @@ class WatchApp(App[None]):
         self._is_timed = is_timed
         self._turns = 0
         self._is_polling = False
-        self._drawn_second = -1
+        self._is_taking = False
+        self._drawn_version = -1
 
     def compose(self) -> ComposeResult:
         """The panes."""
@@ -80,19 +83,29 @@ class WatchApp(App[None]):
             self.set_interval(TURN_S, self.turn)
 
     def turn(self) -> None:
-        """Take what came, and show it."""
-        came = self._feed.drain()
-        now_ns = self._clock()
-        self._model.take(came.sightings, came.left_out, now_ns)
-        self._model.connect(came.link, came.why)
+        """Take what came, and show it; where it is too much for one turn, what there is of it already."""
+        if self._is_taking:
+            self.draw()
+        else:
+            self._take()
         if self._turns % POLL_TURNS == 0:
             self.poll()
             self._renew_card()
         self._turns += 1
-        second = now_ns // NS
-        if came.sightings or came.left_out or second != self._drawn_second:  # the clock goes on, whatever happens
-            self._drawn_second = second
+
+    def _take(self) -> None:
+        came = self._feed.drain(SLICE)
+        self._model.take(came.sightings, came.left_out, self._clock())
+        self._model.connect(came.link, came.why)
+        self._is_taking = len(came.sightings) == SLICE
+        if self._is_taking:
+            self.call_later(self._take_more)
+        elif self._model.collector.contents.version != self._drawn_version:
             self.draw()
+
+    async def _take_more(self) -> None:
+        await asyncio.sleep(0)  # Textual does not let go of the loop while messages wait, and keys come by the loop
+        self._take()
 
     def on_resize(self) -> None:
         """Another size."""
@@ -215,6 +228,7 @@ class WatchApp(App[None]):
         if width < 20 or height < 8:
             return
         model, now_ns = self._model, self._clock()
+        self._drawn_version = model.collector.contents.version
         is_wide = width >= page.WIDE
         bottom = page.render_bottom(model, width)
         room = height - 2 - len(bottom) - (page.INFO_HEIGHT if model.shows_info else 0)

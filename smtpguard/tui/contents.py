@@ -26,6 +26,7 @@ class Contents:
         link: Where attempts come from, and `why` not from the daemon.
         now_ns: Wall time of all this.
         since_ns: When it began, or was cleared.
+        version: Another one where a list of it may be another one.
     """
 
     kept: deque[tuple[int, Sighting]]
@@ -39,6 +40,7 @@ class Contents:
     why: str
     now_ns: int
     since_ns: int
+    version: int = 0
 
     @classmethod
     def begin(cls, now_ns: int) -> "Contents":
@@ -71,6 +73,7 @@ class Contents:
             why=self.why,
             now_ns=self.now_ns,
             since_ns=self.since_ns,
+            version=self.version,
         )
 
 
@@ -108,3 +111,4 @@ class Collector:
         old = self.contents
         self.contents = Contents.begin(now_ns)
         self.contents.facts, self.contents.link, self.contents.why = old.facts, old.link, old.why
+        self.contents.version = old.version + 1

@@ -10,13 +10,15 @@ from typing import Protocol
 from smtpguard.control.client import subscribe
 from smtpguard.control.watch_item import TOPIC
 from smtpguard.errors import GuardError, NoDaemonError
+from smtpguard.tui.contents import MAX_KEPT
 from smtpguard.tui.facts import Link
 from smtpguard.tui.own_source import OwnSource
 from smtpguard.tui.pieces import clean
 from smtpguard.tui.sightings import Sighting, read_item
 
-MAX_WAITING = 20_000
+MAX_WAITING = MAX_KEPT
 """Attempts that wait to be shown; the screen takes them five times a second."""
+_ROOM_S = 0.02
 _AGAIN_S = 0.5
 """Between two tries to reach a daemon."""
 _PATIENCE_S = 3.0
@@ -29,7 +31,7 @@ class Drained:
     """What came since the last time.
 
     Attributes:
-        sightings: Attempts.
+        sightings: Attempts, in their order.
         left_out: How many came too fast.
         link, why: Where they come from, and if from nowhere, why.
     """
@@ -43,8 +45,12 @@ class Drained:
 class Feed(Protocol):
     """Gives attempts."""
 
-    def drain(self) -> Drained:
-        """What came; never waits."""
+    def drain(self, most: int) -> Drained:
+        """What came; never waits.
+
+        Args:
+            most: Attempts that are wanted at once; the others are given the next time.
+        """
         ...
 
     def close(self) -> None:
@@ -77,12 +83,12 @@ class GuardFeed:
         """Begin."""
         threading.Thread(target=self._run, daemon=True).start()
 
-    def drain(self) -> Drained:
+    def drain(self, most: int) -> Drained:
         """What came."""
         with self._lock:
-            waiting, self._waiting = self._waiting, deque()
+            taken = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
             left_out, self._left_out = self._left_out, 0
-        return Drained(sightings=waiting, left_out=left_out, link=self._link, why=self._why)
+        return Drained(sightings=taken, left_out=left_out, link=self._link, why=self._why)
 
     def close(self) -> None:
         """End our own source."""
@@ -115,6 +121,7 @@ class GuardFeed:
 
         try:
             for item in subscribe(self._path, TOPIC, begun=begin):
+                self._wait_for_room()
                 if "dropped" in item:
                     self._leave_out(int(item["dropped"]))
                 else:
@@ -125,6 +132,11 @@ class GuardFeed:
         except (GuardError, OSError, ValueError, TypeError) as error:
             self._lose(str(error))
         return was_there
+
+    def _wait_for_room(self) -> None:
+        """What is not taken the daemon leaves out, and says so: less work than to read it and throw it away."""
+        while len(self._waiting) >= MAX_WAITING and not self._is_closed:
+            time.sleep(_ROOM_S)
 
     def _lose(self, why: str) -> None:
         if self._source is None:

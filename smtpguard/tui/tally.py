@@ -1,5 +1,6 @@
 """Sums over what was seen since the screen began, per user, script and destination; each kind is bounded. Pure."""
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ from smtpguard.tui.sightings import Sighting
 BEATS = 20
 BEAT_NS = 3 * NS
 """The rate is shown over a minute, in steps of three seconds."""
+_NO_BEATS = bytes(BEATS * array("I").itemsize)
 MAX_USERS = 5_000
 MAX_SCRIPTS = 5_000
 MAX_PLACES = 10_000
@@ -21,24 +23,27 @@ class Sum:
 
     Args:
         key: What it is the sum of.
+        owner: Which Sums may change it; all others that hold it read only.
 
     Attributes:
+        key, owner: As above.
         seen, refused: Attempts.
         last: The latest of them.
         users: Names to uids of who made them, MAX_KNOWN at most; None for the uid of a container's.
         ports: Theirs, MAX_KNOWN at most.
     """
 
-    __slots__ = ("_beats", "_newest", "key", "last", "ports", "refused", "seen", "users")
+    __slots__ = ("_beats", "_in_beats", "_newest", "key", "last", "owner", "ports", "refused", "seen", "users")
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, owner: object = None) -> None:
         self.key = key
+        self.owner = owner
         self.seen = self.refused = 0
         self.last: Sighting | None = None
         self.users: dict[str, int | None] = {}
-        self.ports: set[int] = set()
-        self._beats = [0] * BEATS
-        self._newest = 0
+        self.ports: tuple[int, ...] = ()
+        self._beats = array("I", _NO_BEATS)
+        self._newest = self._in_beats = 0
 
     def add(self, sighting: Sighting) -> None:
         """Count one attempt."""
@@ -48,15 +53,17 @@ class Sum:
         if sighting.user not in self.users and len(self.users) < MAX_KNOWN:
             self.users[sighting.user] = sighting.account_uid
         if sighting.port not in self.ports and len(self.ports) < MAX_KNOWN:
-            self.ports.add(sighting.port)
+            self.ports += (sighting.port,)
         beat = sighting.wall_ns // BEAT_NS
         if beat > self._newest:
             self._newest = self._turn(beat)
         if self._newest - beat < BEATS:
             self._beats[beat % BEATS] += 1
+            self._in_beats += 1
 
     def _turn(self, beat: int) -> int:
         for passed in range(max(self._newest + 1, beat - BEATS + 1), beat + 1):
+            self._in_beats -= self._beats[passed % BEATS]
             self._beats[passed % BEATS] = 0
         return beat
 
@@ -74,13 +81,16 @@ class Sum:
 
     def per_minute(self, now_ns: int) -> int:
         """Attempts of the last minute."""
+        if self._newest == now_ns // BEAT_NS:  # of most that are busy; 10,000 of them are sorted by it
+            return self._in_beats
         return sum(self.list_beats(now_ns))
 
-    def copy(self) -> "Sum":
-        """One that does not change any more."""
-        other = Sum(self.key)
-        other.seen, other.refused, other.last, other._newest = self.seen, self.refused, self.last, self._newest
-        other.users, other.ports, other._beats = dict(self.users), set(self.ports), list(self._beats)
+    def copy(self, owner: object) -> "Sum":
+        """One that another may change."""
+        other = Sum(self.key, owner)
+        other.seen, other.refused, other.last, other.ports = self.seen, self.refused, self.last, self.ports
+        other.users, other._beats = dict(self.users), self._beats[:]
+        other._newest, other._in_beats = self._newest, self._in_beats
         return other
 
 
@@ -98,6 +108,7 @@ class Sums:
         self.forgotten = 0
         self._most = most
         self._sums: OrderedDict[str, Sum] = OrderedDict()
+        self._owner = object()
 
     def add(self, key: str, sighting: Sighting) -> None:
         """Count one attempt for a key."""
@@ -106,8 +117,10 @@ class Sums:
             if len(self._sums) >= self._most:
                 self._sums.popitem(last=False)
                 self.forgotten += 1
-            found = self._sums[key] = Sum(key)
+            found = self._sums[key] = Sum(key, self._owner)
         else:
+            if found.owner is not self._owner:
+                found = self._sums[key] = found.copy(self._owner)
             self._sums.move_to_end(key)
         found.add(sighting)
 
@@ -120,8 +133,9 @@ class Sums:
         return self._sums.get(key)
 
     def copy(self) -> "Sums":
-        """Ones that do not change any more."""
+        """Ones that do not change with these; a sum is shared until one of both counts on it (10,000: 1 ms, not 60)."""
         other = Sums(self._most)
         other.forgotten = self.forgotten
-        other._sums = OrderedDict((key, one.copy()) for key, one in self._sums.items())
+        other._sums = self._sums.copy()
+        self._owner = object()
         return other

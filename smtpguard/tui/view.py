@@ -97,10 +97,9 @@ def show_until(seconds: float, now_s: float, zone: tzinfo | None) -> str:
 
 def is_wanted(text: str, words: Sequence[str]) -> bool:
     """Whether all words are in a text."""
-    lower = text.lower()
-    return all(word in lower for word in words)
+    return all(map(text.lower().__contains__, words))
 
 
-def pick_style(ports: set[int]) -> str:
+def pick_style(ports: Sequence[int]) -> str:
     """The colour of what used these ports: of several there is none."""
-    return STYLES.get(next(iter(ports)), "plain") if len(ports) == 1 else "plain"
+    return STYLES.get(ports[0], "plain") if len(ports) == 1 else "plain"

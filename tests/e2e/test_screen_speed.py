@@ -21,10 +21,18 @@ KEYS = (
     ("2", "LAST MINUTE"),
     ("3", "SCRIPT OR PROGRAM"),
     ("4", "PORTS "),
+    ("s", "sorted by "),
     ("1", "TIMESTAMP"),
+    ("/", "filter: "),
+    ("w", "filter: w"),
+    ("Enter", "found, Esc ends it"),
+    ("Escape", "? keys  / filter"),
     ("p", "PAUSED"),
     ("p", "LIVE"),
+    ("Home", "PAUSED"),
+    ("End", "LIVE"),
 )
+"""Each with what stands there when it has been answered, and not before."""
 
 
 def peak_mb(pid: int) -> float:
@@ -37,6 +45,21 @@ def read_number(lines: list[str], pattern: str) -> int:
     return int(found[1]) if found else 0
 
 
+def press_each(screen: Terminal) -> list[float]:
+    """How many seconds each key took."""
+    return [screen.time_key(key, text) for key, text in KEYS]
+
+
+def hold_to_bar(rounds: list[list[float]]) -> None:
+    """Each key is usually answered within the bar, and none later than three times that: processors are shared."""
+    usual = [statistics.median(times) for times in zip(*rounds, strict=True)]
+    slowest = [max(times) for times in zip(*rounds, strict=True)]
+    for (key, _), often, once in zip(KEYS, usual, slowest, strict=True):
+        print(f"{key}: usually {often * 1000:.0f} ms, the slowest of {len(rounds)} {once * 1000:.0f} ms")
+    assert max(usual) < BAR_S
+    assert max(slowest) < 3 * BAR_S
+
+
 @pytest.mark.parametrize("seconds", [pytest.param(60, marks=pytest.mark.long), 3])
 def test_keys_are_answered_while_much_comes(tmp_path: Path, seconds: float) -> None:
     with FakeDaemon(tmp_path) as daemon, Terminal(tmp_path, [*SMTPGUARD, "watch", "--socket", daemon.path]) as screen:
@@ -45,28 +68,21 @@ def test_keys_are_answered_while_much_comes(tmp_path: Path, seconds: float) -> N
         end = time.monotonic() + seconds
         rounds: list[list[float]] = []
         while time.monotonic() < end or len(rounds) < 3:
-            rounds.append([screen.time_key(key, text) for key, text in KEYS])
-        daemon.publish_at(100 * RATE)  # more than anybody can read
-        wait_for(lambda: daemon.dropped > 1000)
+            rounds.append(press_each(screen))
         daemon.publish_at(0)
         assert daemon.published > RATE * seconds / 2, "the sender is not the one who was slow"
 
+        daemon.flood(daemon.dropped + 1000)  # more than anybody can read
+        wait_for(lambda: daemon.dropped >= 1000)
+
         def is_all_told() -> bool:
-            daemon.publish_at(20)  # what was dropped last is told with what comes next
-            time.sleep(0.2)
-            daemon.publish_at(0)
-            time.sleep(0.6)
             lines = screen.lines()
             seen, left_out = read_number(lines, r" (\d+) seen"), read_number(lines, r"left out (\d+)")
             return seen + left_out == daemon.published and left_out == daemon.dropped
 
         wait_for(is_all_told)
-        usual = [statistics.median(times) for times in zip(*rounds, strict=True)]
-        slowest = max(max(times) for times in rounds)
         print(f"{daemon.published} events, {daemon.dropped} left out; {peak_mb(screen.pid()):.0f} MB")
-        print(f"usually {', '.join(f'{key} {time * 1000:.0f} ms' for (key, _), time in zip(KEYS, usual, strict=True))}")
-        print(f"the slowest key took {slowest * 1000:.0f} ms")
-        assert max(usual) < (BAR_S if seconds > 10 else 3 * BAR_S)
+        hold_to_bar(rounds)
         assert peak_mb(screen.pid()) < BAR_MB
 
 
@@ -84,9 +100,9 @@ def test_a_real_daemon_loses_nothing_for_it(seconds: int) -> None:
             count = RATE // len(users) * seconds
             begun = time.monotonic()
             children = [host.begin(user, count, RATE / len(users), port=CLOSED, to=places) for user in users.items()]
+            rounds: list[list[float]] = []
             while any(child.poll() is None for child in children):
-                for key, text in KEYS:
-                    screen.time_key(key, text)
+                rounds.append(press_each(screen))
             passed = sum(host.outcome(child).errors["ECONNREFUSED"] for child in children)
             rate = passed / (time.monotonic() - begun)
             status = json.loads(host.cli("status", "--json").stdout)
@@ -101,4 +117,5 @@ def test_a_real_daemon_loses_nothing_for_it(seconds: int) -> None:
             print(
                 f"{passed} connections, {rate:.0f} a second; {read_number(screen.lines(), 'left out (.*?) ')} left out"
             )
+            hold_to_bar(rounds)
             assert peak_mb(screen.pid()) < BAR_MB

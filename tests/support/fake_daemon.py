@@ -53,6 +53,7 @@ class FakeDaemon:
         self.path = str(folder / "control.sock")
         self.published = 0
         self._rate = 0.0
+        self._flood = 0
         self._stopping = threading.Event()
         self._server = ControlServer(self.path, group=None, verbs=[], handler=self._answer, names=lambda _: "root")
         self._thread = threading.Thread(target=self._run)
@@ -77,6 +78,10 @@ class FakeDaemon:
     def publish_at(self, rate: float) -> None:
         """So many attempts a second from now on."""
         self._rate = rate
+
+    def flood(self, dropped: int) -> None:
+        """As fast as it can, until so many were dropped."""
+        self._flood = dropped
 
     def _answer(self, peer: Peer, verb: str, args: Json) -> Answer:
         del peer, args
@@ -105,6 +110,10 @@ class FakeDaemon:
                         self._server.publish(TOPIC, self._make_item(), time.monotonic_ns())
                         self.published += 1
                 owed -= int(owed)
+                item = self._make_item() if self.dropped < self._flood else {}
+                while self.dropped < self._flood:
+                    self._server.publish(TOPIC, item, time.monotonic_ns())
+                    self.published += 1
 
     def _make_item(self) -> dict[str, Any]:
         user = self.published % 500

@@ -124,10 +124,10 @@ class FakeFeed:
     def put(self, *sightings: Sighting) -> None:
         self.waiting.extend(sightings)
 
-    def drain(self) -> Drained:
-        waiting, self.waiting = self.waiting, deque()
+    def drain(self, most: int) -> Drained:
+        taken = [self.waiting.popleft() for _ in range(min(most, len(self.waiting)))]
         left_out, self.left_out = self.left_out, 0
-        return Drained(sightings=waiting, left_out=left_out, link=self.link, why=self.why)
+        return Drained(sightings=taken, left_out=left_out, link=self.link, why=self.why)
 
     def close(self) -> None:
         pass
