@@ -1,5 +1,6 @@
 """The service's own log says each beginning and end of a block; the event log's lines go to a journal, too."""
 
+import json
 import re
 import socket
 
@@ -32,8 +33,11 @@ def test_each_beginning_and_end_is_one_line_that_stands_alone() -> None:
             wait_for(lambda number=number: len(re.findall(end, host.stderr())) == number)  # type: ignore[misc]
 
         assert host.cli("block", OTHER[0], "--for", "1h", "--ports", "25").returncode == 0
+        assert host.connect(OTHER, 3).refused == 3
+        wait_for(lambda: [block["refused"] for block in json.loads(host.cli("blocks", "--json").stdout)] == [3])
         assert host.cli("unblock", OTHER[0]).returncode == 0
-        wait_for(lambda: f"{OTHER[0]} no longer BLOCKED on port 25: ended by admin after" in host.stderr())
+        end = rf"{OTHER[0]} no longer BLOCKED on port 25: ended by admin after .*\. 3 attempts refused\."
+        wait_for(lambda: re.search(end, host.stderr()))
         assert f"{OTHER[0]} BLOCKED on port 25 until" in host.stderr()
 
         # A throttle lets go and takes hold again all the time: it begins once.

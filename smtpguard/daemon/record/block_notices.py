@@ -115,7 +115,7 @@ class BlockNotices:
         )
         self._say(text)
 
-    def end(self, block: Block, account: Account, *, by: str, reason: str) -> None:
+    def end(self, block: Block, account: Account, *, by: str, reason: str, refused: int | None = None) -> None:
         """Say that a block has ended; of a throttle only where somebody ended it, as it may take hold again.
 
         Args:
@@ -123,13 +123,14 @@ class BlockNotices:
             account: Whose.
             by: Who ended it, or "time".
             reason: Why.
+            refused: How many attempts of theirs had been refused when it ended: an unblock counts anew; None for now.
         """
         if block.kind == "throttle" and by == "time":
             return
         held = self._held.pop(_key(block), None)
         if held is not None:
             self._throttles -= block.kind == "throttle"
-        self._say_end(held or block, account, by=by, reason=reason)
+        self._say_end(held or block, account, by=by, reason=reason, refused=refused)
 
     def next_deadline(self) -> int | None:
         """When it is looked whether a throttle is over, or lines were left out."""
@@ -150,14 +151,14 @@ class BlockNotices:
         for key, held in over:
             del self._held[key]
             self._throttles -= 1
-            self._say_end(held, held.account, by="time", reason="")
+            self._say_end(held, held.account, by="time", reason="", refused=None)
         if self._left_out and now_ns - self._since_ns >= PER_NS:
             log.warning("%d more blocks began or ended: see the event log", self._left_out)
             self._left_out, self._lines, self._since_ns = 0, 0, now_ns
 
-    def _say_end(self, held: "_Held | Block", account: Account, *, by: str, reason: str) -> None:
+    def _say_end(self, held: "_Held | Block", account: Account, *, by: str, reason: str, refused: int | None) -> None:
         block = held.block if isinstance(held, _Held) else held
-        refused = self.refused[block.subject] - held.refused if isinstance(held, _Held) else None
+        total = self.refused[block.subject] if refused is None else refused
         ended_ns = min(self._now(), held.until_ns)
         text = render_end(
             account,
@@ -167,7 +168,7 @@ class BlockNotices:
             by=by,
             reason=reason,
             lasted_ns=ended_ns - block.since_ns,
-            refused=refused,
+            refused=total - held.refused if isinstance(held, _Held) else None,
         )
         self._say(text)
 

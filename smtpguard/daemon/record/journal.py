@@ -159,7 +159,8 @@ class Journal(TimedPart):
         wall_ns = self._wall.to_wall_ns(self._now())
         write = self._events.write_unblock
         self.waiting.add_call(partial(write, block, account, wall_ns=wall_ns, by=by, reason=reason))
-        self.waiting.add_call(partial(self.notices.end, block, account, by=by, reason=reason))
+        refused = self.notices.refused[block.subject]
+        self.waiting.add_call(partial(self.notices.end, block, account, by=by, reason=reason, refused=refused))
         self.recorder.change_block("unblock", account, block, by=by, reason=reason, wall_ns=wall_ns, is_end=True)
 
     def add_allow(self, account: Account, *, until_wall_ns: int, by: str, reason: str) -> None:
