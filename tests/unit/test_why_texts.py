@@ -1,5 +1,6 @@
 """`why --ticket` and `why --customer`: what they say, and what a customer is never told."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,8 @@ def test_a_customer_is_told_what_holds(why: dict[str, Any], en: str, de: str) ->
     for language in ("en", "de"):
         text = customer(why, language)
         assert text.endswith("\nhost.example.net, 2026-02-18 13:39\n")
+        is_stopped = build_customer(why, "h")["state"] in ("refused", "was_refused")
+        assert not is_stopped or re.search("may be\\s+lost|verloren\\s+sein", text), "no queue keeps a site's own mail"
         assert "None" not in text
         assert "\n\n\n" not in text
 
