@@ -42,7 +42,7 @@ TICKET: Names = {
     | {"last_failure": dict.fromkeys(("error", "time"))},
     "own_addresses": dict.fromkeys(("address", "connected", "failed", "first", "last")),
     "own_unknown": None,
-    "usual": None,
+    "usual": {minutes: dict.fromkeys(("p50", "p95", "days")) for minutes in ("1", "10", "60", "1440")},
     "blind": None,
     "lost": None,
     "notes": dict.fromkeys(("time", "by", "who", "reason")),

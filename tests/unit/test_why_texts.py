@@ -150,6 +150,17 @@ def test_a_customer_is_told_no_path_no_jargon_and_nobody_else_s_data() -> None:
     assert not [value for value in flat.values() if isinstance(value, str) and "/" in value]
 
 
+def test_a_ticket_tells_what_is_usual_in_an_hour() -> None:
+    why = build_why(live(), past(usual={"60": {"p50": 3, "p95": 17, "days": 9}}), None)
+    for language, wanted in (
+        ("en", "usual in 1 h: 3, seldom over 17 (of 9 days)"),
+        ("de", "üblich in 1 h: 3, selten über 17"),
+    ):
+        text = render_template("ticket.txt", build_ticket(why, "h"), language=language, own_files=NONE)
+        assert wanted in text
+        assert "\n\n\n" not in text
+
+
 def test_there_is_no_customer_s_text_where_it_is_not_known_whose_account_it_is() -> None:
     for why in (build_why(None, past(), "www-data"), build_why(None, past(), "www-data", standing="shared")):
         with pytest.raises(GuardError, match="may concern other customers"):
