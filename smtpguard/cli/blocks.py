@@ -10,6 +10,7 @@ from smtpguard.clock import render_moment
 from smtpguard.text import list_ports, render_duration
 
 _HEAD = ("USER", "UID", "KIND", "PORTS", "UNTIL", "LEFT", "BY", "REFUSED", "WHY")
+_WATCHED = ("USER", "UID", "UNTIL", "BY", "WHY")
 
 
 @click.command("blocks")
@@ -17,7 +18,7 @@ _HEAD = ("USER", "UID", "KIND", "PORTS", "UNTIL", "LEFT", "BY", "REFUSED", "WHY"
 @socket_option
 @json_option
 def command(config_path: str | None, socket_path: str | None, as_json: bool) -> None:
-    """Show who is refused or allowed now: until when, by whom, why, and how much was refused so far."""
+    """Show who is refused, allowed or watched now: until when, by whom and why, and how much was refused."""
     import time
 
     from smtpguard.control.client import ask
@@ -26,16 +27,23 @@ def command(config_path: str | None, socket_path: str | None, as_json: bool) -> 
     if as_json:
         print_json(answer["items"])
         return
-    for line in render_blocks(answer["items"], answer.get("off"), now=time.time()):
-        click.echo(line)
+    lines = render_blocks(answer["items"], answer.get("off"), answer.get("watched", ()), now=time.time())
+    click.echo("\n".join(lines))
 
 
-def render_blocks(rows: Sequence[dict[str, Any]], off: dict[str, Any] | None, *, now: float) -> list[str]:
-    """What the guard listed, as lines for people: who is refused, who would be, who may send more.
+def render_blocks(
+    rows: Sequence[dict[str, Any]],
+    off: dict[str, Any] | None,
+    watched: Sequence[dict[str, Any]] = (),
+    *,
+    now: float,
+) -> list[str]:
+    """What the guard listed, as lines for people: who is refused, who would be, who may send more, who less.
 
     Args:
         rows: One for each block, throttle and allowance.
         off: Until when the guard is off; None if it is on.
+        watched: Whose limits are halved, as `status` has it.
         now: Seconds since the epoch.
     """
     lines = []
@@ -43,13 +51,23 @@ def render_blocks(rows: Sequence[dict[str, Any]], off: dict[str, Any] | None, *,
         until = "until `smtpguard on`" if off["until"] is None else f"until {render_moment(off['until'])}"
         lines.append(f"OFF {until}: nobody is refused. What is suspended holds again after `smtpguard on`.")
     if not rows:
-        return [*lines, "Nobody is blocked, throttled or allowed."]
+        lines.append("Nobody is blocked, throttled or allowed.")
     held = [row for row in rows if row["kind"] != "allow"]
     refused = [row for row in held if row["mode"] == "enforce"]
     lines += _render_group("REFUSED NOW" if off is None else "SUSPENDED (off)", refused, now)
     lines += _render_group("WOULD BE REFUSED (dry run)", [row for row in held if row["mode"] != "enforce"], now)
     lines += _render_group("ALLOWED MORE", [row for row in rows if row["kind"] == "allow"], now)
-    return lines
+    return [*lines, *_render_watched(watched)]
+
+
+def _render_watched(watched: Sequence[dict[str, Any]]) -> list[str]:
+    if not watched:
+        return []
+    cells = [
+        (row["user"], str(row["uid"]), f"{row['until'][:10]} {row['until'][11:16]}", row["by"], row["reason"] or "-")
+        for row in watched
+    ]
+    return ["WATCHED (limits are halved; end: smtpguard incidents unwatch USER)", *render_table(_WATCHED, cells)]
 
 
 def _render_group(title: str, rows: Sequence[dict[str, Any]], now: float) -> list[str]:

@@ -2,7 +2,11 @@
 
 import click
 
-from smtpguard.cli.common import EXIT_FAILED, config_option
+from smtpguard.cli.common import EXIT_FAILED, config_option, find_socket
+from smtpguard.errors import GuardError, NoDaemonError
+
+PATIENCE_S = 1.0
+"""For the guard to say whether somebody is watched."""
 
 
 @click.command("exempt")
@@ -40,5 +44,21 @@ def command(ctx: click.Context, config_path: str | None, is_name: bool, user: st
     if account.standing in ("root", "mta", "exempt"):
         click.echo(f"yes: {shown}: {account.reason}")
         return
-    click.echo(f"no: {shown}: {account.standing}")
+    watched = "" if is_name else _tell_watch(config_path, account.uid)
+    click.echo(f"no: {shown}: {account.standing}{watched}")
     ctx.exit(EXIT_FAILED)
+
+
+def _tell_watch(config_path: str | None, uid: int) -> str:
+    """That a running guard has their limits halved. Files know nothing of it, and without a guard it is not so."""
+    from smtpguard.control.client import ask
+
+    try:
+        (found,) = ask(find_socket(config_path, None), "why", timeout_s=PATIENCE_S, uids=[uid])["items"]
+    except NoDaemonError:
+        return ""
+    except GuardError as error:
+        click.echo(f"smtpguard: whether they are watched is not known: {error}", err=True)
+        return ""
+    watch = found.get("watch")
+    return "" if watch is None else f"; watched until {watch['until'][:16].replace('T', ' ')}: limits are halved"

@@ -195,6 +195,7 @@ class Reception:
             why=WhyCommand(
                 history, blocks, core.engine, accounts, core.guard, self.overview, watches=core.watches, now=core.now
             ),
+            watches=core.watches,
             halve=HalveCommand(core.watches, accounts, core.wall),
             report=ReportCommand(history, core.guard),
         )

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from smtpguard.cli import main
 from smtpguard.enrich.accounts import snapshot
+from smtpguard.errors import NoDaemonError, PrivilegeError
 
 
 def ask(tmp_path: Path, user: str, text: str = "") -> tuple[int, str]:
@@ -122,3 +123,35 @@ def test_imports_no_more_than_it_needs(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, timeout=30, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_who_is_watched_is_asked_for_people_alone_and_never_changes_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, said = list[dict[str, object]](), list[object]()
+
+    def answer(_socket: str, _verb: str, **args: object) -> object:
+        asked.append(args)
+        (found,) = said
+        if isinstance(found, Exception):
+            raise found
+        return {"items": [{"watch": found}]}
+
+    monkeypatch.setattr("smtpguard.control.client.ask", answer)
+    for found, more in (
+        (None, ""),
+        ({"until": "2026-02-25T13:38:01+01:00"}, "; watched until 2026-02-25 13:38: limits are halved"),
+        (NoDaemonError("nobody"), ""),
+    ):
+        said[:] = [found]
+        assert ask(tmp_path, "uid:61003", "") == (1, f"no: uid:61003: tenant{more}\n")
+    said[:] = [PrivilegeError("for root")]
+    code, shown = ask(tmp_path, "uid:61003", "")
+    assert (code, "no: uid:61003: tenant\n" in shown) == (1, True)
+    assert "whether they are watched is not known: for root" in shown
+    assert len(asked) == 4
+    assert ask(tmp_path, "root", "")[0] == 0
+    assert ask(tmp_path, "no-such-user", "")[0] == 1
+    path = tmp_path / "g.yaml"
+    result = CliRunner().invoke(main, ["exempt", "--config", str(path), "--name", "--", "uid:61003"])
+    assert (result.exit_code, len(asked)) == (1, 4), "fail2ban waits for nobody"

@@ -297,6 +297,12 @@ def test_a_watched_user_has_half_of_each_limit_until_somebody_says_otherwise(hos
     assert why["watch"]["reason"] == "cleaned"
     assert "limits are halved until" in host.cli("why", SPAMMER[0]).stdout
     assert f"watched: {SPAMMER[0]}: limits are halved until" in host.cli("status").stdout
+    until = why["watch"]["until"][:16].replace("T", " ")
+    assert host.cli("exempt", SPAMMER[0]).stdout.endswith(f": tenant; watched until {until}: limits are halved\n")
+    assert host.cli("exempt", INNOCENT[0]).stdout.endswith(": tenant\n")
+    assert re.search(rf"^{SPAMMER[0]} +{WEB} +{until} +admin +cleaned$", host.cli("blocks").stdout, re.MULTILINE)
+    rows = json.loads(host.cli("blocks", "--json").stdout)
+    assert {row["kind"] for row in rows} == {"block"}, "a watch is none"
     assert host.cli("incidents", "unwatch", SPAMMER[0]).returncode == 0
     assert first_refused() == 30
     assert host.cli("incidents", "close", incident["id"], "--watch", "2s").returncode == 0

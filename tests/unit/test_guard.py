@@ -144,6 +144,7 @@ class Host:
             why=Mock(),
             report=Mock(),
             halve=Mock(),
+            watches=Mock(collect=list),
         )
 
     def now(self) -> int:
@@ -510,7 +511,7 @@ def test_a_list_that_is_shown_while_it_is_off_says_until_when(host: Host) -> Non
     host.switch.is_off, host.switch.until_ns = True, 5 * NS
     shown = host.verbs.handle(ROOT, "blocks", {})
     assert isinstance(shown, Pages)
-    assert shown.head == {"off": {"until": 5.0}}
+    assert shown.head == {"off": {"until": 5.0}, "watched": []}
 
 
 def test_a_reload_is_answered_with_what_came_of_it(host: Host, caplog: pytest.LogCaptureFixture) -> None:

@@ -63,6 +63,7 @@ USER = {
         failed_hour=12,
     ),
 }  # fmt: skip
+WATCHED = [{"user": "web01", "uid": 1001, "until": NOTE["time"], "by": "admin", "reason": "cleaned"}] * 3
 SHOWN: dict[str, tuple[Callable[[Json], str], Json]] = {
     "events": (show_table(("a",) * 5, events._row), EVENTS),
     "events --csv": (lambda items: render_csv(events.COLUMNS, items, head=False), EVENTS),
@@ -73,6 +74,7 @@ SHOWN: dict[str, tuple[Callable[[Json], str], Json]] = {
         INCIDENTS,
     ),
     "blocks": (lambda items: "\n".join(render_blocks(items, None, now=NOW_NS / 1e9)), BLOCKS),
+    "blocks, watched": (lambda items: "\n".join(render_blocks([], None, items, now=NOW_NS / 1e9)), WATCHED),
     "why": (show_card, USER),
     "why --json": (lambda parts: json.dumps(build_why(parts["live"], parts["past"], None)), USER),
     "why --ticket": (show_text("ticket.txt", "en"), USER),

@@ -260,6 +260,13 @@ def test_blocks_lists_who_is_refused_apart_from_who_would_be() -> None:
         "web03  1003  allow  all    2026-02-18 14:00:00+00:00  30 min  admin  0        newsletter",
     ]
     assert render_blocks([], None, now=AT_S) == ["Nobody is blocked, throttled or allowed."]
+    watched = {"user": "web04", "uid": 1004, "until": "2026-02-25T13:38:01.5+00:00", "by": "admin", "reason": "cleaned"}
+    assert render_blocks([], None, [watched], now=AT_S) == [
+        "Nobody is blocked, throttled or allowed.",
+        "WATCHED (limits are halved; end: smtpguard incidents unwatch USER)",
+        "USER   UID   UNTIL             BY     WHY",
+        "web04  1004  2026-02-25 13:38  admin  cleaned",
+    ]
     assert render_blocks(rows[:1], {"until": AT_S + 60}, now=AT_S)[:2] == [
         "OFF until 2026-02-18 13:31:00+00:00: nobody is refused. What is suspended holds again after `smtpguard on`.",
         "SUSPENDED (off)",

@@ -52,6 +52,7 @@ from smtpguard.daemon.serve.switch_command import SwitchCommand
 from smtpguard.daemon.serve.unblock import tell_digits, unblock
 from smtpguard.daemon.serve.why_command import WhyCommand
 from smtpguard.daemon.supervision import Supervision
+from smtpguard.daemon.watches import Watches
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.errors import GuardError, UnansweredError
 from smtpguard.hooks import ClockNs, TellFail2ban
@@ -121,6 +122,7 @@ class Handlers:
         why: What tells of one user.
         report: What tells of all.
         halve: What has limits halved for a time.
+        watches: Whose limits are.
     """
 
     def __init__(
@@ -147,6 +149,7 @@ class Handlers:
         why: WhyCommand,
         report: ReportCommand,
         halve: HalveCommand,
+        watches: Watches,
     ) -> None:
         self._guard = guard
         self._orders = orders
@@ -156,6 +159,7 @@ class Handlers:
         self._overview = overview
         self._block_list = blocks
         self._switch = switch
+        self._watches = watches
         self._tell_fail2ban = tell_fail2ban
         self._reload = reload
         self._lookups = lookups
@@ -241,7 +245,7 @@ class Handlers:
         if self._switch.is_off:
             until_ns = self._switch.until_ns
             off = {"until": None if until_ns is None else until_ns / NS}
-        return Pages(head={"off": off}, items=self._block_list.collect())
+        return Pages(head={"off": off, "watched": self._watches.collect()}, items=self._block_list.collect())
 
     def _unblock(self, request: UnblockRequest, asker: Asker) -> Answer:
         blocks, tell = GuardBlocks(self._orders), self._forget_in_jail

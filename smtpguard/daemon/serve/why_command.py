@@ -99,6 +99,7 @@ class WhyCommand:
             "user": render_user(uid, account.name),
             "uid": uid,
             "standing": account.standing,
+            "watch": self._find_watch(uid),
             "rules": [_show_fill(fill) for fill in fills],
         }
 
@@ -112,12 +113,15 @@ class WhyCommand:
             "standing_why": account.reason,
             "account": None if account.customer is None else _show_customer(account.customer),
             "why_dry": why,
-            "watch": next((row for row in self._watches.collect() if row["uid"] == account.uid), None),
+            "watch": self._find_watch(account.uid),
             "mode": "off" if self._engine.is_off else "dry-run" if settings.dry_run else "enforce",
             "is_seeing": self._overview.is_seeing(),
             "blocks": [row for row in self._blocks.collect() if row["uid"] == account.uid and row["netns"] is None],
             "rules": [_show_fill(fill) | {"limit_by": self._find_limit_by(fill, account)} for fill in fills],
         }
+
+    def _find_watch(self, uid: int) -> dict[str, Any] | None:
+        return next((row for row in self._watches.collect() if row["uid"] == uid), None)
 
     def _find_limit_by(self, fill: RuleFill, account: Account) -> str:
         """Where a limit comes from: the rule itself, an entry of `users`, or an allowance."""
