@@ -269,11 +269,13 @@ class Judge:
         more = math.ceil(rule.rate * self._late_s)
         deaf = [] if rule.credited else self._of("stopped")
         for block in blocks:
-            # BPF refuses at once and nft a moment later (SETTLE_NS): a kill in that moment leaves it to the restart.
-            cut = [span for span in dead if 0 <= span.begun_ns - block.begun_ns < 3 * SETTLE_NS]
+            # BPF refuses at once, nft (SETTLE_NS) and the state's file (a sync) a moment later: who is killed in that
+            # moment may have said it and kept it nowhere. The windows are kept: the next verdict comes soon.
+            cut = [span.begun_ns for span in dead if 0 <= span.begun_ns - block.begun_ns < 3 * SETTLE_NS]
+            ended_ns = min([block.ended_ns, *cut])
             through = [
-                a for a in self._attempts if a.passed and block.begun_ns < a.begun_ns and a.ended_ns < block.ended_ns
-                and not _is_in(a, [*free, *bare, *cut, *deaf])
+                a for a in self._attempts if a.passed and block.begun_ns < a.begun_ns and a.ended_ns < ended_ns
+                and not _is_in(a, [*free, *bare, *deaf])
             ]  # fmt: skip
             who = self._person.name
             if len(through) > more:

@@ -6,7 +6,8 @@ import pytest
 
 from smtpguard.logline import LogLine, Value
 from smtpguard.model import NS
-from tests.lived.model import list_blocks
+from tests.lived.model import Held, Judge, Person, Rule, Span, WrongError, list_blocks
+from tests.support.crowd import Attempt
 
 
 def line(at_s: float, event: str, *, by: str = "guard", until_s: float = 0, mode: str = "enforce") -> LogLine:
@@ -42,3 +43,17 @@ def test_when_somebody_was_blocked(lines: list[LogLine], held: list[tuple[float,
         assert found == held
         if len({one.wall_ns for one in lines}) == len(lines):
             random.shuffle(lines)  # of several files, the newest first
+
+
+@pytest.mark.parametrize(("killed_s", "is_wrong"), [(1.02, False), (1.2, True), (0.9, True)])
+def test_only_a_block_of_the_moment_before_a_kill_may_be_lost(killed_s: float, is_wrong: bool) -> None:
+    person = Person("spam1", 1, "spammer", Rule(port=25, rate=1, limit=5, window_s=60, credited=True))
+    passed = Attempt(round(4 * NS), round(4.001 * NS), 0)
+    dead = Span("dead", round(killed_s * NS), round((killed_s + 1) * NS))
+    judge = Judge(person, [passed] * 9, [dead], late_s=0.05)
+    wrong = ""
+    try:
+        judge.check_blocks([Held(NS, 9 * NS)])
+    except WrongError as error:
+        wrong = str(error)
+    assert wrong == ("9 of spam1 came through a block" if is_wrong else "")
