@@ -22,6 +22,7 @@ from smtpguard.daemon.startup.privileges import (
 from smtpguard.errors import PrivilegeError
 from smtpguard.kernel import capabilities
 from smtpguard.kernel.capabilities import NAMES, apply_capabilities, is_known, read_held
+from smtpguard.panels.known_panels import PANELS
 from smtpguard.settings import Settings
 from smtpguard.sources.bpf.source import BpfSource
 from tests.fakes.namespaces import run_forked
@@ -210,3 +211,9 @@ def test_limits_are_raised_and_never_lowered(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_process_that_is_not_there() -> None:
     with pytest.raises(PrivilegeError, match="No such file"):
         read_held(2**22 + 1)
+
+
+def test_a_panel_whose_files_are_not_roots_needs_reading_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(privileges, "find_panel", lambda: PANELS[2])
+    assert "DirectAdmin" in needed_capabilities(Settings(sources=("bpf",)))["DAC_READ_SEARCH"]
+    assert "DAC_READ_SEARCH" not in needed_capabilities(Settings(sources=("bpf",), accounts="none"))

@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from smtpguard.daemon.record.block_notices import CALM_NS, MAX_LINES, PER_NS, BlockNotices
+from smtpguard.daemon.record.block_notices import CALM_NS, MAX_HELD, MAX_LINES, PER_NS, BlockNotices
 from smtpguard.daemon.record.notices import render_owner, render_throttled_again
 from smtpguard.model import NS, Account, Block, Customer, Subject
 
@@ -111,3 +111,9 @@ def test_who_is_in_a_container_is_not_taken_for_the_customer_of_that_number() ->
     contained = Account(uid=1001, name=None, standing="container")
     assert render_owner(contained) == "uid:1001@container"
     assert render_throttled_again(THROTTLE, contained).endswith("See: smtpguard blocks")
+
+
+def test_more_blocks_than_are_remembered_are_told_at_their_end_alone(scene: Scene) -> None:
+    for uid in range(MAX_HELD + 1):
+        scene.notices.hold(replace(BLOCK, subject=Subject(10_000 + uid)), SHOP)
+    assert len(scene.notices._held) == MAX_HELD

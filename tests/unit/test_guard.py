@@ -204,6 +204,10 @@ def test_the_attempt_with_which_a_rule_was_exceeded_is_judged_before_those_it_re
     assert [call.args[0].connect.cookie for call in host.journal.add.call_args_list] == [5, 6]
 
 
+def test_a_uid_is_shown_by_the_name_it_has_now(host: Host) -> None:
+    assert host.execution.show_user(1600) == "u1600"
+
+
 def test_an_attempt_of_nobody_counts_for_nobody(host: Host) -> None:
     host.guard.take([connect(1, uid=None)])
     assert host.guard.seen == 0

@@ -52,3 +52,25 @@ def test_of_an_incident_that_goes_on_others_hear_with_its_figures() -> None:
     journal.keep_incidents()
     ((told,),) = (call.args for call in herald.incident_lasts.call_args_list)
     assert (told.uid, told.connects, told.first_ns, told.last_ns) == (WEB, 7, T0, T0 + 60 * NS + 5)
+
+
+def test_of_an_incident_that_is_over_others_hear() -> None:
+    now = Now()
+    journal = Journal(
+        Mock(next_deadline=Mock(return_value=None)),
+        Mock(),
+        Mock(offset_ns=5, to_wall_ns=int),
+        now,
+        looker=None,
+        rdns=None,
+    )
+    journal.herald = herald = Mock()
+    row = IncidentRow(
+        uid=WEB, netns=None, name="web", first_ns=T0, last_ns=T0, verdicts=1, connects=6, refused=1,
+        peak_per_minute=6, destinations=1,
+    )  # fmt: skip
+    journal.restore_incidents([row], lambda subject: People().account(subject.id))
+    now.ns = T0 + 3600 * NS
+    journal.on_time(now.ns)
+    ((told,),) = (call.args for call in herald.incident_over.call_args_list)
+    assert (told.uid, told.connects) == (WEB, 6)

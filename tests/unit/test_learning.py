@@ -295,6 +295,13 @@ def test_the_same_log_counts_once_whatever_it_is_called_and_nothing_gets_older(s
     assert (part.learned.connects, part.learned.known) == (1, 50)
 
 
+def test_lines_in_any_order_make_one_span(state: State) -> None:
+    first = NOW - 20 * DAY_NS
+    learner = state.learn(*(attempt(first + hours * HOUR_NS) for hours in (0, 9, 5, 9)))
+    assert learner.learned.spans == ((first, first + 9 * HOUR_NS),)
+    assert learner.learned.connects == 4
+
+
 def test_a_run_that_was_interrupted_is_repeated(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smtpguard.standalone.learn.STEP", 10)
     first = NOW - 20 * DAY_NS

@@ -215,3 +215,66 @@ def test_objects_are_made_of_what_the_daemon_says_and_of_nothing_else() -> None:
     assert parse_frame(packet, from_daemon=True) == ("reload", {"a": 1})
     with pytest.raises(ValueError, match="decode"):
         parse_frame(packet, from_daemon=False)
+
+
+def test_a_process_that_has_ended_by_itself_is_no_trouble_at_the_stop() -> None:
+    bench = Bench()
+    bench.processes[0].gone = True
+    bench.messenger.close()
+    assert bench.processes[0].ended
+    assert bench.messenger.trouble() is None
+
+
+def test_settings_that_fit_in_no_packet_are_a_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smtpguard.daemon.outlet.frames.MAX_BYTES", 10)
+    bench = Bench()
+    assert "can't be told its settings: reload:" in str(bench.messenger.trouble())
+    assert bench.processes[0].got == []
+
+
+def test_one_that_does_not_take_its_settings_has_a_successor() -> None:
+    bench = Bench(room=0)
+    assert bench.processes[0].ended
+    assert "it does not take its settings" in str(bench.messenger.trouble())
+    bench.room = 10
+    bench.pass_time(NS)
+    assert [kind for kind, _ in bench.processes[1].got] == ["reload"]
+
+
+def test_one_that_ends_while_it_is_told_something_has_a_successor_that_is_told_it() -> None:
+    bench = Bench()
+    bench.processes[0].gone = True
+    bench.messenger.tell({"id": "a"})
+    assert "it has ended: gone" in str(bench.messenger.trouble())
+    bench.pass_time(NS)
+    assert bench.processes[1].ids() == ["a"]
+
+
+def test_the_socket_has_room_or_not_and_says_when_the_other_end_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smtpguard.daemon.outlet.helper_process.module_argv", lambda *_: ["/bin/sleep", "60"])
+    process = HelperProcess()
+    try:
+        assert process.receive() is None
+        while process.send(bytes(10_000)):
+            pass
+        os.kill(process.pid, signal.SIGKILL)
+        end = time.monotonic() + 10
+        while process.receive() is None:
+            assert time.monotonic() < end
+        with pytest.raises(OSError, match=r"Broken pipe|reset"):
+            process.send(b"x")
+    finally:
+        process.end()
+
+
+def test_one_that_can_not_be_started_leaves_no_descriptor_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr("smtpguard.daemon.outlet.helper_process.module_argv", lambda *_: ["/nonexistent/x"])
+    with pytest.raises(FileNotFoundError):
+        HelperProcess()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_packet_without_a_kind_is_none() -> None:
+    with pytest.raises(ValueError, match="without a kind"):
+        parse_frame(b"report", from_daemon=False)

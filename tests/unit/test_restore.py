@@ -6,6 +6,8 @@ import pytest
 
 from smtpguard.daemon.startup.restore import Restore
 from smtpguard.errors import EnforceError
+from smtpguard.model import Subject
+from smtpguard.state.rows import EscalationRow
 from smtpguard.state.store import Loaded
 
 
@@ -19,3 +21,18 @@ def test_sets_that_can_not_be_read_are_told_and_the_rest_comes_back(caplog: pyte
     keeping.restore_windows.assert_called_once()
     journal.restore_incidents.assert_called_once()
     assert caplog.messages == ["what the kernel holds can't be read: nft: no"]
+
+
+def test_who_was_freed_while_nobody_guarded_begins_with_the_first_length_again() -> None:
+    orders, engine = Mock(freed={(Subject(id=1), None)}), Mock()
+    engine.memory.escalation.return_value = None
+    orders.account_of.return_value.may_be.side_effect = lambda name: name != "before"
+    parts = {name: Mock() for name in ("journal", "keeping", "enforcement", "state", "now")}
+    restore = Restore(orders, engine=engine, wall=Mock(offset_ns=5), **parts)
+    rows = (
+        EscalationRow(uid=1, name="freed", level=3, last_ns=9),
+        EscalationRow(uid=2, name="before", level=3, last_ns=9),
+        EscalationRow(uid=3, name="same", level=3, last_ns=9),
+    )
+    restore._restore_escalation(Loaded(now_ns=1, escalation=rows))
+    engine.memory.restore_escalation.assert_called_once_with(Subject(id=3), 3, 4)
