@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from smtpguard.cli.block_lists import render_listed
 from smtpguard.cli.common import EXIT_NO_DAEMON, config_option, find_socket, json_option, print_json, socket_option
 from smtpguard.clock import render_moment
 from smtpguard.text import render_count, render_duration
@@ -99,6 +100,7 @@ def render_status(status: dict[str, Any], *, verbose: bool = False) -> list[str]
     lines.append(f"refused attempts: {status['refused']}")
     lines.extend(_render_cap(status))
     lines.extend(_render_watched(status.get("watched", [])))
+    lines.extend(render_listed(status.get("listed")))
     for row in status["not_recorded"] or ():
         counts = f"{row['attempts']} attempts, {row['refused']} refused, {row['reports']} outcomes"
         lines.append(f"not recorded: {row['user']}: {counts}. Too many at once: the kernel only counted them")

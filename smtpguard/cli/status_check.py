@@ -6,6 +6,7 @@ The line and the codes follow the Monitoring Plugins Development Guidelines: 0 o
 from collections.abc import Mapping
 from typing import Any
 
+from smtpguard.cli.block_lists import find_listed_warning
 from smtpguard.errors import GuardError, NoDaemonError
 from smtpguard.text import render_duration
 
@@ -32,6 +33,8 @@ def check_status(status: Mapping[str, Any], *, warn_dry_run_s: float) -> tuple[i
         return _line(CRITICAL, "not enforcing what is listed. Repair: smtpguard nft ensure", 0, status)
     if troubles:
         return _line(WARNING, troubles[0], len(troubles) - 1, status)
+    if (text := find_listed_warning(status.get("listed"))) is not None:
+        return _line(WARNING, text, 0, status)
     failed = sum(status["part_failures"].values())
     if failed:
         return _line(WARNING, f"parts have failed {failed} times. See: smtpguard status -v", 0, status)

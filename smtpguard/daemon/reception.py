@@ -18,6 +18,7 @@ from smtpguard.daemon.serve.enforcement_status import EnforcementStatus
 from smtpguard.daemon.serve.halve_command import HalveCommand
 from smtpguard.daemon.serve.handlers import Handlers
 from smtpguard.daemon.serve.history_command import HistoryCommand
+from smtpguard.daemon.serve.listings import Listings
 from smtpguard.daemon.serve.lookups import Lookups
 from smtpguard.daemon.serve.metrics_snapshot import MetricsSnapshot
 from smtpguard.daemon.serve.reload import Reload
@@ -67,10 +68,18 @@ class Reception:
         self._since_ns = since_ns
         self._had_terminal = had_terminal
         self._stack = stack
+        self._make_history(settings)
         self._make_status()
         self._make_metrics()
         self._make_reload()
         self._open_control(settings)
+
+    def _make_history(self, settings: Settings) -> None:
+        core = self._core
+        desk = HistoryDesk(settings.state_path)
+        self._stack.callback(desk.close)
+        self._history = HistoryCommand(desk, core.state, core.around.accounts, core.journal.recorder)
+        self.listings = Listings(self._messenger, self._history.ask, core.execution.account_of, core.wall, core.now)
 
     def _make_status(self) -> None:
         core = self._core
@@ -86,6 +95,7 @@ class Reception:
             events=core.events,
             switch=core.switch,
             watches=core.watches,
+            listings=self.listings,
             looker=core.enrichers.looker,
             rdns=core.enrichers.rdns,
             pairing=self._inlet.pairing,
@@ -156,9 +166,7 @@ class Reception:
         accounts = core.around.accounts
         self.lookups = Lookups(accounts.names, core.now)
         self.commits = Commits(core.state, core.now)
-        desk = HistoryDesk(settings.state_path)
-        self._stack.callback(desk.close)
-        history = HistoryCommand(desk, core.state, accounts, core.journal.recorder)
+        history = self._history
         blocks = BlockList(core.engine, core.execution, core.wall, core.now)
         self.handlers = Handlers(
             core.guard,

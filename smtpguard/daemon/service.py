@@ -170,6 +170,7 @@ class Service:
             ("learning", core.learning_period.on_time),
             ("state", core.chores.keep_state),
             ("occasions", self.occasions.on_time),
+            ("listed", reception.listings.on_time),
         )
         return [
             ("sources", inlet.sensing, True),

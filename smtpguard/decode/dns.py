@@ -1,4 +1,4 @@
-"""DNS messages, as much as asking for the addresses of a name takes: RFC 1035, RFC 3596 (AAAA), RFC 2308 (no TTL then).
+"""DNS messages, as much as asking for a name's addresses or texts takes: RFC 1035, RFC 3596 (AAAA), RFC 2308 (no TTL).
 
 Pure and bounded. An answer counts only where its number, its question and the chain of aliases from the name asked for
 fit: what else a server adds is left out.
@@ -10,8 +10,8 @@ from typing import Literal
 
 from smtpguard.errors import DecodeError
 
-Kind = Literal["A", "AAAA"]
-TYPES: dict[Kind, int] = {"A": 1, "AAAA": 28}
+Kind = Literal["A", "AAAA", "TXT"]
+TYPES: dict[Kind, int] = {"A": 1, "AAAA": 28, "TXT": 16}
 _SIZES = {1: 4, 28: 16}
 _CNAME = 5
 _IN = 1
@@ -23,7 +23,7 @@ MAX_RECORDS = 512
 MAX_ALIASES = 16
 """Aliases followed from the name asked for."""
 _MAX_TTL_S = 2**31 - 1
-NXDOMAIN = 3
+NOERROR, NXDOMAIN = 0, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,21 +35,23 @@ class DnsAnswer:
         addresses: Packed, in the answer's order.
         ttl_s: The shortest lifetime of what led to them; None where there are none.
         is_cut: It did not fit into the datagram: ask again by TCP.
+        texts: What somebody wrote, each in one piece; where texts were asked for.
     """
 
     code: int
     addresses: tuple[bytes, ...] = ()
     ttl_s: int | None = None
     is_cut: bool = False
+    texts: tuple[bytes, ...] = ()
 
 
 def render_query(number: int, name: str, kind: Kind) -> bytes:
-    """The question for a name's addresses, recursion desired.
+    """The question for a name's addresses or texts, recursion desired.
 
     Args:
         number: 16 bits that the answer repeats.
         name: Host name in ASCII, absolute, without the last dot.
-        kind: IPv4 or IPv6.
+        kind: IPv4, IPv6 or text.
 
     Raises:
         DecodeError: It is no host name.
@@ -102,7 +104,7 @@ def _parse(data: bytes, number: int, name: str, kind: Kind) -> DnsAnswer:
         ttl_s = ttl_s if ttl_s <= _MAX_TTL_S else 0
         if class_ == _IN and type_ == _CNAME:
             aliases[owner] = (_read_name(data, at)[0], ttl_s)
-        elif class_ == _IN and type_ == TYPES[kind] and length == _SIZES[type_]:
+        elif class_ == _IN and type_ == TYPES[kind] and length == _SIZES.get(type_, length):
             records.setdefault(owner, []).append((data[at : at + length], ttl_s))
         at += length
     ttls: list[int] = []
@@ -113,7 +115,19 @@ def _parse(data: bytes, number: int, name: str, kind: Kind) -> DnsAnswer:
         ttls.append(ttl_s)
     mine = records.get(wanted, [])
     lifetime = min([*ttls, *(ttl_s for _, ttl_s in mine)]) if mine else None
+    if kind == "TXT":
+        return DnsAnswer(code=code, texts=tuple(_join_strings(data) for data, _ in mine), ttl_s=lifetime)
     return DnsAnswer(code=code, addresses=tuple(address for address, _ in mine), ttl_s=lifetime)
+
+
+def _join_strings(data: bytes) -> bytes:
+    """The character strings of a TXT record; a last one that is shorter than it says is taken as it is."""
+    parts: list[bytes] = []
+    at = 0
+    while at < len(data):
+        parts.append(data[at + 1 : at + 1 + data[at]])
+        at += 1 + data[at]
+    return b"".join(parts)
 
 
 def _read_name(data: bytes, at: int) -> tuple[bytes, int]:

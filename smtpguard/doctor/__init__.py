@@ -16,6 +16,7 @@ from smtpguard.doctor.accounts import (
     check_subordinate,
 )
 from smtpguard.doctor.audit import check_audit
+from smtpguard.doctor.block_lists import check_block_lists
 from smtpguard.doctor.finding import ExaminedHost, Finding
 from smtpguard.doctor.installation import check_configuration, check_fail2ban, check_log, check_state, check_time
 from smtpguard.doctor.kernel import check_bpf, check_capabilities, check_nflog, check_nft
@@ -54,6 +55,7 @@ CHECKS: dict[str, Check] = {
     "log": check_log,
     "state": check_state,
     "metrics": check_metrics,
+    "block lists": check_block_lists,
     "time": check_time,
 }
 """Name to check, in the order of the report."""

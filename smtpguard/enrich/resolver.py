@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from smtpguard.decode.dns import NXDOMAIN, DnsAnswer, Kind, parse_answer, render_query
+from smtpguard.decode.dns import NOERROR, NXDOMAIN, DnsAnswer, Kind, parse_answer, render_query
 from smtpguard.errors import DecodeError
 from smtpguard.text import render_address
 
@@ -28,6 +28,7 @@ MAX_SERVERS = 3
 _MAX_FILE = 1 << 20
 _MAX_DATAGRAM = 65_535
 _KINDS: tuple[Kind, ...] = ("A", "AAAA")
+_CODES = {1: "FORMERR", 2: "SERVFAIL", 4: "NOTIMP", 5: "REFUSED"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,10 +109,44 @@ def ask_servers(name: str, servers: Iterable[str], *, port: int = 53, timeout_s:
     return None
 
 
-def _ask_server(name: str, server: str, port: int, timeout_s: float) -> list[DnsAnswer]:
-    """The answers of one server for both kinds of address, as far as they came in time; sent once more in between."""
+def ask_question(
+    name: str, kind: Kind, servers: Iterable[str], *, port: int = 53, timeout_s: float = TIMEOUT_S
+) -> DnsAnswer:
+    """The answer of the first server that has one: that there is no such name is one, REFUSED and SERVFAIL are none.
+
+    Args:
+        name: Host name.
+        kind: What is asked for.
+        servers: Their addresses.
+        port: Where they listen.
+        timeout_s: How long each may take.
+
+    Raises:
+        OSError: Nobody has answered: why not.
+    """
+    deadline = time.monotonic() + TOTAL_S
+    failure: Exception = TimeoutError("no name server answers")
+    for server in servers:
+        left_s = min(timeout_s, deadline - time.monotonic())
+        if left_s <= 0:
+            break
+        try:
+            (answer,) = _ask_server(name, server, port, left_s, kinds=(kind,))
+        except (OSError, DecodeError) as error:
+            failure = error
+            continue
+        if answer.code in (NOERROR, NXDOMAIN):
+            return answer
+        failure = OSError(f"the name server answers {_CODES.get(answer.code, answer.code)}")
+    raise failure if isinstance(failure, OSError) else OSError(str(failure)) from failure
+
+
+def _ask_server(
+    name: str, server: str, port: int, timeout_s: float, *, kinds: Iterable[Kind] = _KINDS
+) -> list[DnsAnswer]:
+    """The answers of one server for each kind, as far as they came in time; sent once more in between."""
     first = _choose_number()
-    asked = {(first + index) & 0xFFFF: kind for index, kind in enumerate(_KINDS)}
+    asked = {(first + index) & 0xFFFF: kind for index, kind in enumerate(kinds)}
     answers: list[DnsAnswer] = []
     deadline = time.monotonic() + timeout_s
     with _connect(server, port, socket.SOCK_DGRAM) as udp:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from smtpguard.notify.listing_text import list_listing_commands
 from smtpguard.notify.texts import render_text, show_script
 from smtpguard.report.why import judge
 
@@ -44,11 +45,20 @@ def render_body(
         body["breaker"] = dict(occasion["brake"])
     if "condition" in occasion:
         body["condition"] = {"name": occasion["condition"], "holds": occasion["holds"], "status": occasion["what"]}
+    if "listing" in occasion:
+        body["listed"] = _show_listing(occasion["listing"], share)
     if "digest" in occasion:
         body["digest"] = occasion["digest"]
     if held_count:
         body["held_back"] = {"count": held_count, "messages": list(held)[:MAX_HELD]}
     return json.dumps(body)
+
+
+def _show_listing(listing: Mapping[str, Any], share: Collection[str]) -> dict[str, Any]:
+    senders = listing["senders"]
+    if senders is not None and "user" not in share:
+        senders = {**senders, "users": [{**row, "user": None, "uid": None} for row in senders["users"]]}
+    return {**listing, "senders": senders, "commands": list_listing_commands(listing)}
 
 
 def _show_incident(occasion: Mapping[str, Any], share: Collection[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 PREFIX = "smtpguard_"
-NOTIFICATION_KINDS = ("incident-begins", "incident-over", "breaker", "blind", "state", "digest", "test")
+NOTIFICATION_KINDS = ("incident-begins", "incident-over", "breaker", "blind", "state", "digest", "listed", "test")
 CHANNELS = ("webhook", "hook", "mail", "apprise")
 RESULTS = ("sent", "failed", "given-up")
 
@@ -118,5 +118,17 @@ FAMILIES = (
         kind="counter",
         labels=("user",),
         meaning="Attempts of users over half of a limit, 50 at most.",
+    ),
+    Family(
+        name="listed",
+        kind="gauge",
+        labels=("zone", "address"),
+        meaning="1 while a block list has an address of this host, as far as it was known last; where lists are named.",
+    ),
+    Family(
+        name="listed_asked",
+        kind="gauge",
+        labels=("zone",),
+        meaning="1 if the block list could be asked the last time; 0 if not, or not yet; where lists are named.",
     ),
 )

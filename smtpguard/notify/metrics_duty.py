@@ -35,17 +35,27 @@ class Outbox(Protocol):
         ...
 
 
+class BlockLists(Protocol):
+    """Knows where this host is listed."""
+
+    def list_series(self) -> tuple[list[list[Any]], list[list[Any]]]:
+        """List, address and whether it is listed; list and whether it could be asked."""
+        ...
+
+
 class MetricsDuty:
     """Writes it.
 
     Args:
         outbox: What else is shown; None where nothing is sent.
+        lists: Where this host is listed; None where nobody asks.
     """
 
     name = "metrics"
 
-    def __init__(self, outbox: Outbox | None = None) -> None:
+    def __init__(self, outbox: Outbox | None = None, lists: BlockLists | None = None) -> None:
         self._outbox = outbox
+        self._lists = lists
         self._file: TextFile | None = None
         self._group: str | None = None
         self._shows_users = False
@@ -78,7 +88,8 @@ class MetricsDuty:
             mode, gid = OPEN_MODE, None
             if self._shows_users:
                 mode, gid = GROUP_MODE, read_gid(self._group or "root", "metrics.group")
-            self._file.write(render_metrics(content, sent=sent, spools=spools), mode=mode, gid=gid)
+            listed = ([], []) if self._lists is None else self._lists.list_series()
+            self._file.write(render_metrics(content, sent=sent, spools=spools, listed=listed), mode=mode, gid=gid)
         except GuardError as error:
             if str(error) != self._trouble:
                 log.error("the file of metrics is not written: %s", error)  # noqa: TRY400 - one line for people

@@ -18,16 +18,25 @@ Sent = Mapping[tuple[str, str, str], int]
 _KINDS = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
 
 
-def render_metrics(snapshot: Mapping[str, Any], *, sent: Sent, spools: Mapping[str, int]) -> bytes:
+Listed = tuple[list[list[Any]], list[list[Any]]]
+"""Rows of `listed` and of `listed_asked`; none where no block list is asked."""
+
+
+def render_metrics(
+    snapshot: Mapping[str, Any], *, sent: Sent, spools: Mapping[str, int], listed: Listed = ([], [])
+) -> bytes:
     """The whole text.
 
     Args:
         snapshot: As the daemon collects it.
         sent: What this process has sent.
         spools: What it still has to send.
+        listed: On which block lists this host is.
     """
+    families = dict(snapshot["families"])
+    families |= {name: rows for name, rows in zip(("listed", "listed_asked"), listed, strict=True) if rows}
     registry = CollectorRegistry()
-    registry.register(_Snapshot(snapshot, sent, spools))
+    registry.register(_Snapshot({**snapshot, "families": families}, sent, spools))
     return generate_latest(registry)
 
 

@@ -94,7 +94,9 @@ class Notification:
 
     def take(self, kind: str, content: Any) -> None:  # noqa: ANN401 - JSON values
         """Take an occasion."""
-        if kind == "occasion" and self._spool is not None:
+        if kind == "occasion" and self._spool is None:
+            self._say("took", {"id": content["id"]})  # nobody is to be told
+        elif kind == "occasion":
             if len(self._untaken) < _KEPT_IN_MEMORY:
                 self._untaken.append(content)
             self._keep_untaken()

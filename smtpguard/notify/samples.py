@@ -30,10 +30,19 @@ def make_sample(kind: Kind, *, now_s: float, now: str, until: str) -> Mapping[st
             sample |= {"condition": "blind", "holds": True, "what": "a test"}
         case "state":
             sample["what"] = "a test"
+        case "listed":
+            sample["listing"] = _make_listing(now)
         case "digest":
             text, shown = digest.show_digest(digest.begin_sums(now_s), {}, 0, now_s, ())
             sample |= {"what": text, "digest": shown}
     return sample
+
+
+def _make_listing(now: str) -> dict[str, Any]:
+    entry = {"zone": "list.invalid", "codes": ["127.0.0.2"], "reason": "a test", "since": now}
+    users = [{"user": "nobody-here", "uid": 4294967294, "connects": 11}]
+    senders = {"since": now, "until": now, "scope": "address", "unknown": 0, "users": users}
+    return {"address": "192.0.2.1", "holds": True, "zones": [entry], "senders": senders}
 
 
 def _make_incident(now: str, *, is_over: bool) -> dict[str, Any]:

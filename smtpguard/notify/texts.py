@@ -7,6 +7,7 @@ the host. What others wrote is escaped there already: nothing here has a line br
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from smtpguard.notify.listing_text import render_listing
 from smtpguard.text import render_count, render_duration, render_look, render_ports
 
 _DONE = {"throttle": "THROTTLED", "block": "BLOCKED"}
@@ -55,6 +56,8 @@ def render_text(occasion: Mapping[str, Any], share: Collection[str]) -> str:
             return _CONDITIONS[occasion["condition"], occasion["holds"]]
         case "state":
             return f"The state of before is lost, wholly or in part: {occasion['what']}"
+        case "listed":
+            return render_listing(occasion["listing"], share)
         case "test":
             return "A test of smtpguard's notification. Nothing has happened."
     return str(occasion.get("what", ""))

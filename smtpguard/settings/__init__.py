@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from smtpguard.model import NS, Action, Count
 from smtpguard.settings.keys import live, restart, section
+from smtpguard.settings.listed import ListedSettings
 from smtpguard.settings.notations import Network as Network
 from smtpguard.settings.notify import NotifySettings
 from smtpguard.settings.readers import (
@@ -227,6 +228,7 @@ class Settings:
         default="auto", metadata=restart("accounts", read_command)
     )
     notify: NotifySettings = field(default_factory=NotifySettings, metadata=section(NotifySettings))
+    listed: ListedSettings = field(default_factory=ListedSettings, metadata=section(ListedSettings))
     metrics_textfile: str | None = field(default=None, metadata=restart("metrics.textfile"))
     metrics_users: bool = field(default=False, metadata=restart("metrics.users"))
     metrics_group: str | None = field(default=None, metadata=restart("metrics.group"))

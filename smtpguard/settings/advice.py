@@ -45,6 +45,7 @@ def find_doubts(settings: Settings, *, uid_min: int = 1000) -> list[str]:
         *_doubt_exempt(settings, uid_min),
         *_doubt_metrics(settings),
         *_doubt_notify(settings),
+        *_doubt_listed(settings),
     ]
 
 
@@ -187,3 +188,8 @@ def _doubt_notify(settings: Settings) -> Iterator[str]:
         if url.startswith("http://"):
             host = url.removeprefix("http://").partition("/")[0]
             yield f"notify: what goes to http://{host} can be read and changed on its way; use https"
+
+
+def _doubt_listed(settings: Settings) -> Iterator[str]:
+    if settings.listed.zones and not settings.notify.has_channels:
+        yield "listed.zones: nobody is told of a listing, only `status` shows it. Add a webhook, a hook or a mail"

@@ -12,6 +12,7 @@ from smtpguard import __version__
 from smtpguard.settings import DAY_NS
 from smtpguard.settings.build import is_shipped
 from smtpguard.settings.formats import parse_formats
+from smtpguard.settings.listed import SHORTEST_NS
 from smtpguard.settings.schema_errors import as_schema_fault, explain_fault, find_nearest, find_schema_faults
 from smtpguard.settings.yaml_lines import Path, Problem, show_key, show_path, show_value
 
@@ -116,6 +117,10 @@ def _find_contradictions(given: dict[str, Any], defaults: Mapping[str, Any], wri
     if metrics.get("users") and metrics.get("group") is None:
         text = "metrics.users: true needs metrics.group. Every user could read the others' figures else"
         yield Problem(path=("metrics", "users"), text=text)
+    every = (given.get("listed") or {}).get("every")
+    if every is not None and every < SHORTEST_NS:
+        text = f"listed.every: {written['listed']['every']} is shorter than 10m. Lists refuse who asks more often"
+        yield Problem(path=("listed", "every"), text=text)
     first: dict[str, int] = {}
     for index, rule in rules.items():
         path: Path = ("rules", index)

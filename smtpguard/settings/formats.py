@@ -11,10 +11,12 @@ from typing import Any, Protocol
 from smtpguard.settings.notations import (
     parse_destination,
     parse_duration,
+    parse_one_address,
     parse_rate,
     parse_server,
     parse_translator,
     parse_uids,
+    parse_zone,
 )
 from smtpguard.settings.yaml_lines import Path
 
@@ -39,6 +41,8 @@ FORMATS: Mapping[str, ParseText] = {
     "smtpguard-translator": parse_translator,
     "smtpguard-rate": parse_rate,
     "smtpguard-server": _check_server,
+    "smtpguard-zone": parse_zone,
+    "smtpguard-address": parse_one_address,
 }
 _KINDS: Mapping[str, type | tuple[type, ...]] = {
     "object": dict,

@@ -4,7 +4,7 @@ The commands use them too: `--for 1h`. A text that is something else altogether 
 """
 
 import re
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from smtpguard.model import NS
 
@@ -18,6 +18,8 @@ _DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd])", re.ASCII)
 _UIDS = re.compile(r"([0-9]{1,10})(?:-([0-9]{1,10}))?", re.ASCII)
 _RATE = re.compile(r"([1-9][0-9]{0,5})/(second|minute|hour|day)", re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
+MAX_ZONE = 180
+"""64 characters of an IPv6 address are put before it, and a name has 253."""
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
 
@@ -69,6 +71,37 @@ def parse_server(text: str) -> tuple[str, int]:
     if match is None or not 0 < int(match[3]) < 65_536:
         raise ValueError("not an address and a port such as 127.0.0.1:25")
     return match[1] or match[2], int(match[3])
+
+
+def parse_zone(text: str) -> str:
+    """A DNS block list by its name, such as zen.spamhaus.org, in small letters.
+
+    Raises:
+        ValueError: It is none.
+    """
+    name = text.removesuffix(".").lower()
+    labels = name.split(".")
+    if len(labels) < 2 or labels[-1].isdigit() or not all(_LABEL.fullmatch(label) for label in labels):
+        raise ValueError("not the name of a block list such as zen.spamhaus.org")
+    if len(name) > MAX_ZONE:
+        raise ValueError(f"longer than {MAX_ZONE} characters")
+    return name
+
+
+def parse_one_address(text: str) -> str:
+    """An address of IPv4 or IPv6, in its shortest form.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        address = ip_address(text)
+    except ValueError as error:
+        raise ValueError("not an address such as 203.0.113.5") from error
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    if "%" in text:
+        raise ValueError("not an address such as 203.0.113.5")
+    return str(mapped or address)
 
 
 TRANSLATOR_LENGTHS = (32, 40, 48, 56, 64, 96)

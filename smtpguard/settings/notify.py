@@ -8,7 +8,7 @@ from smtpguard.model import NS
 from smtpguard.settings.keys import live
 from smtpguard.settings.readers import read_command
 
-Kind = Literal["incident-begins", "incident-over", "breaker", "blind", "state", "digest", "test"]
+Kind = Literal["incident-begins", "incident-over", "breaker", "blind", "state", "digest", "listed", "test"]
 """What a message is about."""
 Share = Literal["user", "domain", "script", "path", "destinations"]
 """What may leave this host."""
@@ -37,7 +37,7 @@ def _read_webhooks(value: Iterable[Mapping[str, Any]], /) -> tuple[Webhook, ...]
     )
 
 
-KINDS: tuple[Kind, ...] = ("incident-begins", "incident-over", "breaker", "blind", "state", "digest", "test")
+KINDS: tuple[Kind, ...] = ("incident-begins", "incident-over", "breaker", "blind", "state", "digest", "listed", "test")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

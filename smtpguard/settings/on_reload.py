@@ -17,8 +17,8 @@ MAX_TOLD = 20
 """Changes that are named one by one."""
 _MAX_LIST_CHARS = 60
 """A list that is longer in words is told by what came and went."""
-_SECRET = frozenset({"notify.webhooks", "notify.urls"})
-"""Keys whose values hold passwords: not for the log."""
+_SECRET = frozenset({"notify.webhooks", "notify.urls", "listed.zones"})
+"""Keys whose values hold passwords, or a customer's key for a block list: not for the log."""
 _UNITS = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 _RATES = {1: "second", 60: "minute", 3600: "hour", 86_400: "day"}
 

@@ -198,6 +198,9 @@ SHOWN_ELSEWHERE = {
     "loopback": "test_loopback.py: def test_thirty_connections_to_loopback_make_a_verdict",
     "nat64": "test_nat64.py: def test_networks_behind_the_hosts_translator_count_one_by_one",
     "cap": "test_cap.py: def test_a_reload_takes_it_away_and_brings_another",
+    "listed.zones": "test_listed.py: def test_a_listing_is_told_once_with_who_sent_before",
+    "listed.addresses": "test_listed.py: def test_a_listing_is_told_once_with_who_sent_before",
+    "listed.every": None,  # tests/unit/test_block_lists.py: ten minutes at least
     "notify.webhooks": "test_notify.py: def test_a_reload_changes_whom_of_what_and_how_much",
     "notify.at_once": "test_notify.py: def test_a_reload_changes_whom_of_what_and_how_much",
     "notify.share": "test_notify.py: def test_a_reload_changes_whom_of_what_and_how_much",

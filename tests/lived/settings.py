@@ -30,6 +30,7 @@ CHANGES: dict[str, Any] = {
     "nft": {"nflog_group": 26},
     "uid_min": 900,
     "notify": {"digest": "weekly"},
+    "listed": {"every": "2h"},
     "nat64": ["2001:db8:64::/96"],
 }
 """Each key, and another value for it that lets everybody do what they might before. Rules are added."""

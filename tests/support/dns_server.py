@@ -2,7 +2,8 @@
 
 ZONE is a JSON file, read anew for every question: name to `{"ttl", "addresses", "each"}`; an answer holds `each` of the
 addresses (all, if it is not there), the next ones with every question for them. Every question adds a line to LOG:
-`NAME TYPE udp|tcp`. What `cut` names is answered by TCP only, what `dumb` names not at all.
+`NAME TYPE udp|tcp`. What `cut` names is answered by TCP only, what `dumb` names not at all. `code` is an RCODE,
+`texts` are for TXT. `*.DOMAIN` is every name in it that has no entry of its own; `*` is every name.
 """
 
 import ipaddress
@@ -13,6 +14,7 @@ import struct
 import sys
 from pathlib import Path
 
+_KINDS = {1: "A", 16: "TXT", 28: "AAAA"}
 _HEADER = struct.Struct("!HHHHHH")
 
 
@@ -30,11 +32,13 @@ class Server:
             labels.append(query[at + 1 : at + 1 + query[at]].decode())
             at += 1 + query[at]
         name = ".".join(labels).lower()
+        zone = json.loads(self._zone.read_text())
+        parents = [f"*.{name.split('.', depth)[-1]}" for depth in range(1, len(labels))]
         (kind,) = struct.unpack_from("!H", query, at + 1)
         question = query[12 : at + 5]
         with self._log.open("a") as log:
-            log.write(f"{name} {'A' if kind == 1 else 'AAAA'} {way}\n")
-        entry = json.loads(self._zone.read_text()).get(name)
+            log.write(f"{name} {_KINDS.get(kind, kind)} {way}\n")
+        entry = next((zone[key] for key in (name, *parents, "*") if key in zone), None)
         number = query[:2]
         if entry is None:
             return number + struct.pack("!HHHHH", 0x8183, 1, 0, 0, 0) + question
@@ -42,15 +46,17 @@ class Server:
             return None
         if entry.get("cut") and way == "udp":
             return number + struct.pack("!HHHHH", 0x8380, 1, 0, 0, 0) + question
+        if "code" in entry:
+            return number + struct.pack("!HHHHH", 0x8180 | entry["code"], 1, 0, 0, 0) + question
         version = 4 if kind == 1 else 6
-        mine = [a for a in map(ipaddress.ip_address, entry["addresses"]) if a.version == version]
+        mine = [a.packed for a in map(ipaddress.ip_address, entry["addresses"]) if a.version == version]
+        if _KINDS.get(kind) == "TXT":
+            mine = [bytes([len(text)]) + text.encode() for text in entry.get("texts", ())]
         each = entry.get("each", len(mine))
         turn = self._turns.get((name, kind), 0)
         self._turns[name, kind] = turn + each
         given = [mine[(turn + index) % len(mine)] for index in range(min(each, len(mine)))]
-        records = b"".join(
-            b"\xc0\x0c" + struct.pack("!HHIH", kind, 1, entry["ttl"], len(a.packed)) + a.packed for a in given
-        )
+        records = b"".join(b"\xc0\x0c" + struct.pack("!HHIH", kind, 1, entry["ttl"], len(a)) + a for a in given)
         return number + struct.pack("!HHHHH", 0x8180, 1, len(given), 0, 0) + question + records
 
 

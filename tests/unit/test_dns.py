@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpguard.decode.dns import DnsAnswer, parse_answer, render_query
-from smtpguard.enrich.resolver import Resolved, ask_servers, is_in_hosts, parse_servers
+from smtpguard.decode.dns import DnsAnswer, Kind, parse_answer, render_query
+from smtpguard.enrich.resolver import Resolved, ask_question, ask_servers, is_in_hosts, parse_servers
 from smtpguard.errors import DecodeError
 
 NAME = "relay.example"
@@ -143,3 +143,37 @@ def test_a_real_server(tmp_path: Path) -> None:
             silent.bind(("127.0.0.2", port))
             assert ask("four.example", "127.0.0.2", "127.0.0.1") == Resolved(addresses=("192.0.2.1",), ttl_s=7)
         assert ask("four.example", "127.0.0.3", "127.0.0.1") is not None, "where nobody listens"
+
+
+def test_a_question_for_texts_and_what_is_no_answer(tmp_path: Path) -> None:
+    zone = """{
+      "listed.example": {"ttl": 5, "addresses": ["127.0.0.2"], "texts": ["see https://x.example/", "more"]},
+      "*.redirected.example": {"ttl": 5, "addresses": ["198.51.100.7"]},
+      "ill.example": {"code": 2}, "closed.example": {"code": 5}, "dumb.example": {"dumb": true}
+    }"""
+    with server(tmp_path, zone) as port:
+
+        def ask(name: str, kind: Kind = "A", *servers: str) -> DnsAnswer:
+            return ask_question(name, kind, servers or ["127.0.0.1"], port=port, timeout_s=0.5)
+
+        assert ask("listed.example").addresses == (b"\x7f\0\0\2",)
+        assert ask("listed.example", "TXT").texts == (b"see https://x.example/", b"more")
+        assert ask("5.113.0.203.redirected.example").addresses == (b"\xc6\x33\x64\7",)
+        assert ask("none.example") == DnsAnswer(code=3)
+        for name, told in (("ill", "SERVFAIL"), ("closed", "REFUSED"), ("dumb", "127.0.0.1 does not answer")):
+            with pytest.raises(OSError, match=told):
+                ask(f"{name}.example")
+        with pytest.raises(OSError, match="Connection refused"):
+            ask("listed.example", "A", "127.0.0.3")
+        assert ask("listed.example", "A", "127.0.0.3", "127.0.0.1").code == 0
+
+
+def test_texts_that_lie_about_their_length() -> None:
+    def texts(data: bytes) -> tuple[bytes, ...]:
+        question = render_query(7, NAME, "TXT")[12:]
+        return parse_answer(answer(record(OWNER, 16, data), question=question), 7, NAME, "TXT").texts
+
+    assert texts(b"\2ab\1c") == (b"abc",)
+    assert texts(b"\xffab") == (b"ab",)
+    assert texts(b"") == (b"",)
+    assert texts(b"\0\0") == (b"",)

@@ -24,12 +24,14 @@ CONTRACT = (
     "losses_total{sensor,reason} part_failures_total{part} response_seconds last_event_timestamp_seconds "
     "notifications_total{kind,channel,result} spool_entries{what} user_connects_total{user}"
 )
+ADDED = "listed{zone,address} listed_asked{zone}"
+WHERE_WANTED = {"user_connects_total", "listed", "listed_asked"}
 HOSTILE = 'web"01\\\n{}'
 
 
 def test_the_names_and_labels_are_the_contracts() -> None:
     shown = [f.name + ("{" + ",".join(f.labels) + "}" if f.labels else "") for f in FAMILIES]
-    assert shown == CONTRACT.split()
+    assert shown == [*CONTRACT.split(), *ADDED.split()]
 
 
 def test_every_family_has_series_from_the_first_time_and_none_is_created() -> None:
@@ -38,7 +40,7 @@ def test_every_family_has_series_from_the_first_time_and_none_is_created() -> No
     assert re.findall(r"(?m)^(?!#|smtpguard_)(.+)$", text) == []
     found = {family.name: family for family in text_string_to_metric_families(text)}
     for family in FAMILIES:
-        if family.name != "user_connects_total":
+        if family.name not in WHERE_WANTED:
             metric = found[PREFIX + family.name.removesuffix("_total")]
             assert metric.type == family.kind
             assert metric.documentation == family.meaning
@@ -48,6 +50,15 @@ def test_every_family_has_series_from_the_first_time_and_none_is_created() -> No
     assert not any("user_connects" in name for name in found)
     spools = {sample.labels["what"]: sample.value for sample in found["smtpguard_spool_entries"].samples}
     assert spools == {"event-log": 0, "journal": 0, "state": 0, "webhook": 0}
+
+
+def test_block_lists_have_series_where_they_are_named() -> None:
+    text = render_metrics(snapshot_of(), sent={}, spools={}).decode()
+    assert "smtpguard_listed" not in text
+    lists = Mock(list_series=lambda: ([["zen.example", "203.0.113.5", 0]], [["zen.example", 1]]))
+    text = render_metrics(snapshot_of(), sent={}, spools={}, listed=lists.list_series()).decode()
+    assert 'smtpguard_listed{address="203.0.113.5",zone="zen.example"} 0.0' in text
+    assert 'smtpguard_listed_asked{zone="zen.example"} 1.0' in text
 
 
 def test_a_histogram_adds_up() -> None:

@@ -525,3 +525,23 @@ def test_a_sample_of_each_kind_is_valid_and_says_that_it_is_one(kind: Kind) -> N
     message = json.loads(render_body(sample, host="web", share=("user", "script")))
     SCHEMA.validate(message)
     assert message["text"].startswith("TEST, nothing has happened: ")
+
+
+def test_block_lists_leave_room_for_all_else(bench: Bench) -> None:
+    for number in range(40):
+        sample = make_sample("listed", now_s=0, now=TIME, until=TIME)
+        bench.tell({**sample, "id": f"listed-{number}"})
+    assert bench.kinds() == ["listed"] * FOR_KNOWN
+    bench.tell(begins("a"))
+    (*_, last) = bench.messages()
+    assert last["kind"] == "incident-begins"
+    assert last["held_back"]["count"] == 40 - FOR_KNOWN
+
+
+def test_where_nobody_is_to_be_told_nothing_is_kept_for_anybody() -> None:
+    said: list[tuple[Up, Any]] = []
+    duty = Notification(lambda kind, content=None: said.append((kind, content)), lambda: None)
+    duty.configure(HelperSettings(state_path="/nowhere/state.db", values={"notify": NotifySettings()}))
+    duty.take("occasion", incident("a"))
+    duty.take("snapshot", {})
+    assert [kind for kind, _ in said] == ["took"]

@@ -55,6 +55,7 @@ class Parts:
             events=self.events,
             switch=Mock(until_ns=None),
             watches=Mock(collect=list),
+            listings=Mock(collect=lambda: None),
             looker=None,
             rdns=None,
             pairing=None,

@@ -7,6 +7,7 @@ import pytest
 from smtpguard.model import NS
 from smtpguard.settings import DAY_NS, HOUR_NS, BreakerLimits, Escalation, Exempt, Match, Override, Rule, Settings
 from smtpguard.settings.advice import find_doubts, show_duration
+from smtpguard.settings.listed import ListedSettings
 from smtpguard.settings.notify import Heartbeat, NotifySettings
 
 RULE = Rule(name="r", count="connections", limit=10, window_ns=HOUR_NS, action="throttle")
@@ -51,6 +52,10 @@ GLOB = Match(users=("shop*",))
         ),
         (settings(rules=(rule(block_ns=2 * DAY_NS),)), "a block of 2d ends after 1d, which is escalation.max"),
         (settings(rules=(rule(novel_ns=60 * DAY_NS),)), "novel looks back 60d, but state.keep is 30d"),
+        (
+            settings(listed=ListedSettings(zones=("zen.example",))),
+            "nobody is told of a listing, only",
+        ),
         (settings(notify=NotifySettings(mail="root")), "notify.mail is the only way to tell anybody"),
         (
             settings(notify=NotifySettings(heartbeat=Heartbeat(url="http://192.0.2.1:8/x"))),

@@ -25,7 +25,7 @@ class HelperSettings:
 
     Attributes:
         state_path: Its own file is beside this one.
-        values: The fields of Settings that are called notify or metrics_..., by name.
+        values: The fields of Settings that are called notify, listed or metrics_..., by name.
     """
 
     state_path: str
@@ -34,7 +34,7 @@ class HelperSettings:
 
 def pick_settings(settings: Settings) -> HelperSettings:
     """What the process needs of the configuration."""
-    names = [field.name for field in fields(settings) if field.name.startswith(("notify", "metrics_"))]
+    names = [field.name for field in fields(settings) if field.name.startswith(("notify", "listed", "metrics_"))]
     return HelperSettings(state_path=settings.state_path, values={name: getattr(settings, name) for name in names})
 
 

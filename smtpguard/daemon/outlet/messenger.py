@@ -65,7 +65,7 @@ class StartProcess(Protocol):
 
 def is_wanted(settings: Settings) -> bool:
     """Whether the configuration has anything for the process to do."""
-    return settings.metrics_textfile is not None or settings.notify.is_wanted
+    return settings.metrics_textfile is not None or settings.notify.is_wanted or bool(settings.listed.zones)
 
 
 class Messenger:

@@ -12,6 +12,7 @@ from smtpguard.daemon.intake.sensor_pairing import SensorPairing
 from smtpguard.daemon.loop import StallGauge
 from smtpguard.daemon.record.journal import Journal
 from smtpguard.daemon.serve.enforcement_status import EnforcementStatus
+from smtpguard.daemon.serve.listings import Listings
 from smtpguard.daemon.serve.source_status import Figures, SourceStatus
 from smtpguard.daemon.supervision import Supervision
 from smtpguard.daemon.watches import Watches
@@ -47,7 +48,8 @@ class Status:
         guard: What was seen, and the configuration in force.
         sources: What is shown of the sources.
         means: What is shown of enforcement.
-        engine, execution, journal, state, events, switch, looker, rdns: The parts; None for enrichers that are off.
+        engine, execution, journal, state, events, switch, watches, listings: The parts.
+        looker, rdns: Enrichers; None where they are off.
         pairing: What pairs several sources; None with one.
         now: CLOCK_BOOTTIME in nanoseconds.
         stalls: How long the loop was busy at most.
@@ -73,6 +75,7 @@ class Status:
         events: EventLog,
         switch: OffSwitch,
         watches: Watches,
+        listings: Listings,
         looker: Looker | None,
         rdns: ReverseDns | None,
         pairing: SensorPairing | None,
@@ -93,6 +96,7 @@ class Status:
         self._events = events
         self._switch = switch
         self._watches = watches
+        self._listings = listings
         self._looker = looker
         self._rdns = rdns
         self._pairing = pairing
@@ -137,6 +141,7 @@ class Status:
             "script_names": self._script_names(),
             "cap": means.show_cap(),
             "watched": self._watches.collect(),
+            "listed": self._listings.collect(),
             "capped": capped,
             "not_recorded": not_recorded,
             "part_failures": dict(self._supervision.failures),
