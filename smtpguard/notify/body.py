@@ -91,6 +91,7 @@ def _show_why(occasion: Mapping[str, Any], share: Collection[str]) -> dict[str, 
         "failed": {"hour": 0},
         "destinations": (),
         "blind": (),
+        "lost": 0,
         "time": occasion["time"],
     }
     is_named = "user" in share and occasion["uid"] is not None

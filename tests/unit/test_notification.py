@@ -545,3 +545,11 @@ def test_where_nobody_is_to_be_told_nothing_is_kept_for_anybody() -> None:
     duty.take("occasion", incident("a"))
     duty.take("snapshot", {})
     assert [kind for kind, _ in said] == ["took"]
+
+
+def test_a_warning_of_whom_nothing_was_refused_says_so(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, at_once=("warn",))
+    warned = begins("a", action="warn")
+    bench.tell({**warned, "incident": {**warned["incident"], "refused": 0}})
+    (told,) = bench.messages()
+    assert told["why"]["verdict_for_customer"] == "not_us"
