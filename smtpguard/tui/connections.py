@@ -94,5 +94,5 @@ class Connections(View[Numbered]):
 
 
 def _join(seen: Sighting) -> str:
-    parts = (seen.user, seen.proc, seen.address, seen.rdns, seen.cwd, seen.script, seen.exe, seen.protocol)
+    parts = (seen.user, seen.domain, seen.proc, seen.address, seen.rdns, seen.cwd, seen.script, seen.exe, seen.protocol)
     return f"{' '.join(parts)} {seen.port} {seen.pid} {seen.result}"

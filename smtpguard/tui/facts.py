@@ -15,13 +15,14 @@ class Held:
     """A block, throttle or allowance.
 
     Attributes:
-        user, uid, kind, ports, since, until, by, why, mode, refused: As `blocks` has them; times in seconds.
+        user, uid, domain, kind, ports, since, until, by, why, mode, refused: As `blocks` has them; times in seconds.
         is_local: Whether it is of a user of this host, and not of a container.
         is_suspended: Whether the guard is off.
     """
 
     user: str
     uid: int
+    domain: str
     is_local: bool
     kind: str
     ports: tuple[int, ...] | None
@@ -122,6 +123,7 @@ def read_held(rows: Sequence[Mapping[str, Any]]) -> tuple[Held, ...]:
         Held(
             user=clean(row["user"]),
             uid=row["uid"],
+            domain=clean(row.get("domain") or "-"),
             is_local=row["netns"] is None,
             kind=clean(row["kind"]),
             ports=None if row["ports"] is None else tuple(row["ports"]),

@@ -169,8 +169,9 @@ def render_info(model: ScreenModel, width: int) -> list[Line]:
     else:
         when = model.tabs[0].view.clock(seen.wall_ns, 23)
         pid = "-" if seen.pid is None else seen.pid
+        user = seen.user if seen.domain == "-" else f"{seen.user} ({seen.domain})"
         texts = [
-            f"{when} {seen.user} uid {seen.uid} pid {pid} {seen.proc} {seen.exe}",
+            f"{when} {user} uid {seen.uid} pid {pid} {seen.proc} {seen.exe}",
             f"to {seen.address} port {seen.port} {seen.protocol}, name {seen.rdns}",
             f"result {seen.result}, seen by {seen.sensor}, process found: {seen.attr}",
             f"cwd {seen.cwd}",

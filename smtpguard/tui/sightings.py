@@ -26,6 +26,7 @@ class Sighting:
         is_contained: Whether the uid is one of a container, and nobody's on this host.
         pid, port: None where it is not known.
         address, result, sensor, attr, proc, exe, cwd, script, rdns: As the log writes them.
+        domain: With which they are a customer.
     """
 
     wall_ns: int
@@ -43,6 +44,7 @@ class Sighting:
     cwd: str
     script: str
     rdns: str
+    domain: str = "-"
 
     @property
     def account_uid(self) -> int | None:
@@ -83,6 +85,7 @@ def read_item(item: dict[str, Any]) -> Sighting:
 def _show(connect: Connect, account: Account, wall_ns: int) -> Sighting:
     is_contained = connect.netns is not None or account.standing == "container"
     user = render_user(account.uid, account.name)
+    domain = None if is_contained or account.customer is None else account.customer.domain
     return Sighting(
         wall_ns=wall_ns,
         user=intern(f"{user}@{CONTAINED}" if is_contained else user),
@@ -99,6 +102,7 @@ def _show(connect: Connect, account: Account, wall_ns: int) -> Sighting:
         cwd=_keep(connect.cwd),
         script=_keep(connect.script),
         rdns=_keep(connect.rdns),
+        domain=intern(clean(domain or "-")),
     )
 
 

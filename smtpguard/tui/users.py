@@ -18,7 +18,8 @@ _COLUMNS = (
     Column(title="LAST MINUTE", least=20),
     Column(title="SEEN", least=6, most=8, is_right=True),
     Column(title="STATE", least=17, most=26),
-    Column(title="FULLEST RULE", least=15, most=34),
+    Column(title="FULLEST RULE", least=15, most=28),
+    Column(title="DOMAIN", least=16, most=22),
     Column(title="STANDING", least=8, most=10),
     Column(title="REFUSED", least=7, most=8, is_right=True),
     Column(title="LAST", least=8),
@@ -51,6 +52,13 @@ class ShownUser(NamedTuple):
     def seen(self) -> int:
         """Attempts."""
         return self.total.seen if self.total is not None else 0
+
+    @property
+    def domain(self) -> str:
+        """With which they are a customer."""
+        if self.total is not None and self.total.last is not None and self.total.last.domain != "-":
+            return self.total.last.domain
+        return self.held[0].domain if self.held else "-"
 
     @property
     def fill(self) -> float:
@@ -114,6 +122,8 @@ class Users(View[ShownUser]):
                 return self._tell_held(item, contents)
             case "FULLEST RULE":
                 return _tell_fill(item.state, width)
+            case "DOMAIN":
+                return Piece(item.domain)
             case "STANDING":
                 return Piece("-" if item.state is None else item.state.standing)
             case "LAST":
@@ -133,7 +143,7 @@ class Users(View[ShownUser]):
     def _join(self, item: ShownUser, contents: Contents) -> str:
         last = item.total.last if item.total is not None else None
         state = item.state
-        parts = [item.user, self._tell_held(item, contents).text]
+        parts = [item.user, item.domain, self._tell_held(item, contents).text]
         parts += [state.standing, state.rule] if state is not None else []
         return " ".join([*parts, *([last.script] if last is not None else [])])
 

@@ -3,11 +3,18 @@
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from smtpguard.control.client import subscribe
+from smtpguard.control.watch_item import TOPIC
 from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
+
+if TYPE_CHECKING:
+    from smtpguard.control.protocol import Json
 
 pytestmark = pytest.mark.kernel
 
@@ -45,7 +52,16 @@ def test_limits_follow_the_package_and_people_may_name_a_domain(tmp_path: Path) 
         panel.put(OTHER[0], "small", "third.example")
         host.start()
         wait_for(lambda: "HestiaCP: 3 accounts" in host.cli("status").stdout)
+        watched: list[Json] = []
+        has_begun = threading.Event()
+        stream = subscribe(f"{host.lab.directory}/control.sock", TOPIC, begun=has_begun.set)
+        reader = threading.Thread(target=lambda: watched.append(next(stream)))
+        reader.start()
+        has_begun.wait(10)
         assert host.connect(SPAMMER, 8).ok == 6
+        reader.join(10)
+        stream.close()
+        assert [item["domain"] for item in watched] == ["shop.example"], "what `watch` shows"
         assert host.connect(INNOCENT, 8).ok == 3
         wait_for(lambda: f"{INNOCENT[0]} (other.example) BLOCKED" in host.stderr())
 

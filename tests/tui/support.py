@@ -51,6 +51,7 @@ def sighting(number: int, ago_s: float = 0, **changes: Any) -> Sighting:  # noqa
         cwd=home,
         script=f"{home}/wp-content/plugins/x/send.php:41",
         rdns=f"mx{number % 12}.example.org",
+        domain="-" if user == 3 else f"site{user}.example",
     )
     return replace(made, **changes)
 
@@ -58,6 +59,7 @@ def sighting(number: int, ago_s: float = 0, **changes: Any) -> Sighting:  # noqa
 HELD = Held(
     user="web1",
     uid=1001,
+    domain="shop.example",
     is_local=True,
     kind="block",
     ports=(25,),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from smtpguard.control.watch_item import render_item
 from smtpguard.errors import DecodeError
-from smtpguard.model import Account, Connect
+from smtpguard.model import Account, Connect, Customer
 from smtpguard.tui.facts import UserState, read_episodes, read_held, read_status, read_users
 from smtpguard.tui.pieces import TICKS
 from smtpguard.tui.sightings import Sighting, read_item, read_line
@@ -90,10 +90,19 @@ def test_what_the_daemon_sends_is_escaped_as_in_the_log() -> None:
     connect = Connect(
         time_ns=NOW, uid=1001, port=25, address=bytes(4), sensor="bpf", script=b"/a\x1b[2J\xe2\x80\xae b", proc=b'"\\'
     )
-    seen = read_item(render_item(connect, Account(uid=1001, name="we%b\x1b", standing="tenant"), NOW))
+    customer = Customer(domain=EVIL[0])
+    account = Account(uid=1001, name="we%b\x1b", standing="tenant", customer=customer)
+    seen = read_item(render_item(connect, account, NOW))
+    assert set(seen.domain) <= FINE
     assert seen.script == "/a\\x1b[2J\\xe2\\x80\\xae\\x20b"
     assert seen.proc == "\\x22\\x5c"
     assert seen.user == "we%25b%1B"
+    seen = read_item(render_item(connect, replace(account, customer=Customer(domain="shop.example")), NOW))
+    assert seen.domain == "shop.example"
+    seen = read_item(render_item(replace(connect, netns=5), replace(account, customer=customer), NOW))
+    assert seen.domain == "-", "a container's uid is no customer's"
+    old = {key: value for key, value in ITEM.items() if key != "domain"}
+    assert read_item(old) == read_item(ITEM), "a daemon that has not been started anew since an update"
 
 
 SIMPLE = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9)
@@ -113,7 +122,7 @@ def test_a_wrong_item_is_an_error_of_one_kind(key: str, value: Any) -> None:  # 
         seen = read_item(ITEM | {key: value})
     except DecodeError:
         return
-    assert all(set(text) <= FINE for text in (seen.user, seen.proc, seen.script, seen.address))
+    assert all(set(text) <= FINE for text in (seen.user, seen.domain, seen.script, seen.address))
 
 
 @settings(max_examples=60, deadline=None)
@@ -127,10 +136,19 @@ def test_a_wrong_line_is_an_error_of_one_kind(key: str, value: Any) -> None:  # 
 
 
 def test_what_the_guard_says_is_cleaned() -> None:
-    row = {"user": EVIL[0], "uid": 1, "netns": None, "kind": "block", "ports": None, "since": 1.0, "until": 2.0}
+    row = {
+        "user": EVIL[0],
+        "uid": 1,
+        "domain": EVIL[1],
+        "netns": None,
+        "kind": "block",
+        "ports": None,
+        "since": 1.0,
+        "until": 2.0,
+    }
     row |= {"by": EVIL[1], "why": EVIL[2], "mode": "enforce", "refused": 1, "suspended": False}
     (held,) = read_held([row])
-    assert set(held.user + held.by + held.why) <= FINE
+    assert set(held.user + held.domain + held.by + held.why) <= FINE
     incident = {"id": EVIL[0], "user": EVIL[1], "uid": 1, "first": EVIL[2], "last": "", "mode": "", "rules": [EVIL[3]]}
     (episode,) = read_episodes([incident | {"verdicts": 1, "refused": 1, "closed": None, "over": False}])
     assert set(episode.id + episode.user + episode.first + episode.rules) <= FINE

@@ -95,6 +95,17 @@ def test_filter_as_one_types() -> None:
         assert "filter 'WEB3 587'" in lines[-1]
         assert stage.model.needle == "WEB3 587", "it holds for every view"
         assert (await stage.press("escape"))[3].startswith("web")
+        await stage.learn(
+            replace(FACTS, held=(*FACTS.held, replace(HELD, user="web9", uid=1009, domain="old.example")))
+        )
+        await stage.press("slash")
+        for words, user in (("site2.ex", "web2"), ("old.example", "web9")):
+            lines = await stage.type(words)
+            assert [line.split()[0] for line in lines[3:-1] if line] == [user], "whose domain it is"
+            await stage.press(*["backspace"] * len(words))
+        await stage.press("escape", "1", "slash")
+        lines = await stage.type("site2.example")
+        assert {line.lstrip("x ").split()[1] for line in lines[3:-1] if line} == {"web2"}
 
     play(stage, (80, 24), scene)
 
