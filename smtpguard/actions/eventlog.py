@@ -195,7 +195,7 @@ class EventLog:
     def _put(self, text: str, *, important: bool = True) -> None:
         line = text.encode("ascii")
         if self._journal is not None:
-            self._journal.put(line)
+            self._journal.put(line, important=important)
         if self._queue.qsize() * (1 if important else 2) >= MAX_QUEUED_LINES:
             self._dropped += 1
             return

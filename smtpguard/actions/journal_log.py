@@ -65,13 +65,14 @@ class JournalLog:
         """Begin."""
         self._thread = start_lasting("journal", self._run)
 
-    def put(self, line: bytes) -> None:
+    def put(self, line: bytes, *, important: bool = True) -> None:
         """Have a line sent. Never waits.
 
         Args:
             line: As it is in the event log, without its newline.
+            important: Whether it may have the half of the room that attempts leave: anybody can make many of them.
         """
-        if self._queue.qsize() >= MAX_WAITING:
+        if self._queue.qsize() * (1 if important else 2) >= MAX_WAITING:
             self._dropped += 1
         else:
             self._queue.put(line)

@@ -100,7 +100,7 @@ class Watches:
         """Tell of the first verdict of a watch, whatever it is."""
         subject = verdict.subject
         watch = self._engine.own.watches.get(subject)
-        if watch is None or subject in self._told:
+        if watch is None or subject in self._told or not self._is_theirs(watch):
             return
         self._told.add(subject)
         self._keep()
@@ -152,7 +152,12 @@ class Watches:
                 "reason": watch.reason,
             }
             for watch in self._engine.own.watches.values()
+            if self._is_theirs(watch)
         ]
+
+    def _is_theirs(self, watch: Watch) -> bool:
+        """Whether the uid is still that account's: given out again, its limits are not halved."""
+        return account_of(self._directory, watch.subject).may_be(watch.name)
 
     def _take(self, decisions: Iterable[Decision]) -> None:
         for decision in decisions:

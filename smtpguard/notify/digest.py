@@ -15,7 +15,7 @@ _FORGET_S = 2 * 86_400.0
 _MAX_GOING = 200
 _MAX_USERS = 100
 _MAX_RULES = 100
-_OTHERS = "others"
+_OTHERS = "(others)"  # no login is called so: render_user escapes it
 Sums = dict[str, Any]
 
 

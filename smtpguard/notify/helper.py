@@ -19,6 +19,8 @@ from smtpguard.hooks import ClockS, Task
 log = logging.getLogger(__name__)
 
 _LONGEST_WAIT_S = 60.0
+_MAX_UNSAID = 1024
+"""Twice as many as the daemon hands over at once."""
 _REPORT_S = 1.0
 """What the daemon is told of duties is so old at most."""
 
@@ -86,6 +88,7 @@ class NotifyHelper:
         self._reported: Mapping[str, Any] = {}
         self._reported_s = 0.0
         self._is_late = False
+        self._unsaid: list[object] = []
         self._ended = False
 
     def wake(self) -> None:
@@ -93,11 +96,19 @@ class NotifyHelper:
         os.eventfd_write(self._wake, 1)
 
     def say(self, kind: Up, content: object = None) -> None:
-        """Say something to the daemon."""
+        """Say something to the daemon; what was taken is said again until there is room for it."""
         try:
             self._channel.send(render_frame(kind, content))
+        except BlockingIOError:
+            if kind == "took" and len(self._unsaid) < _MAX_UNSAID:
+                self._unsaid.append(content)
         except (OSError, ValueError) as error:
             log.debug("the daemon was not told: %s", error)
+
+    def _say_again(self) -> None:
+        unsaid, self._unsaid = self._unsaid, []
+        for content in unsaid:
+            self.say("took", content)
 
     def run(self) -> None:
         """Until the daemon is gone or says so."""
@@ -111,6 +122,7 @@ class NotifyHelper:
                     os.eventfd_read(self._wake)
                 else:
                     self._read()
+            self._say_again()
             now_s = self._clock()
             for duty in self._duties:
                 self._try(duty, "on_time", partial(duty.on_time, now_s))
@@ -152,6 +164,8 @@ class NotifyHelper:
     def _wait_s(self) -> float:
         now_s = self._clock()
         due = [time_s for duty in self._duties if (time_s := duty.next_due_s()) is not None]
+        if self._unsaid:
+            due.append(now_s + _REPORT_S)
         if self._is_late:
             due.append(self._reported_s + _REPORT_S)
         return max(0.0, min([_LONGEST_WAIT_S, *(time_s - now_s for time_s in due)]))

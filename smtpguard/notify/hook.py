@@ -62,10 +62,14 @@ class HookChannel:
             raise DeliveryError(f"can't be run: {error}") from error
         finally:
             os.close(stdin)
-        has_ended = _wait(process.pid, self._timeout_s)
-        with contextlib.suppress(OSError):  # what it has started, too; it is not reaped yet, so the number is its own
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        try:
+            has_ended = _wait(process.pid, self._timeout_s)
+        except OSError as error:
+            raise DeliveryError(f"can't be waited for: {error}") from error
+        finally:
+            with contextlib.suppress(OSError):  # what it has started, too; not reaped yet, so the number is its own
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         if not has_ended:
             raise DeliveryError(f"it did not end within {self._timeout_s:.0f} s")
         if process.returncode != 0:

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,13 +17,16 @@ from smtpguard.kernel.capabilities import apply_capabilities
 from smtpguard.model import Customer
 from smtpguard.panels import cpanel, directadmin, hestia, plesk, virtualmin
 from smtpguard.panels.command import parse_accounts, run_program
-from smtpguard.panels.customer_table import MAX_ACCOUNTS, MAX_BYTES, CustomerTable, merge, render_table
+from smtpguard.panels.customer_table import MAX_ACCOUNTS, MAX_BYTES, MAX_DOMAINS, CustomerTable, merge, render_table
 from smtpguard.panels.customers_apart import Reading
 from smtpguard.panels.known_panels import find_panel
 from smtpguard.panels.panel_files import PanelFiles
 
 _PRIORITY = 10
 """nice(2) value: nothing waits for it, and the guard's own is better than that of others."""
+_FEW_DOMAINS = 500
+"""Of those who have most, where all together are too many."""
+_NAMED = 10
 _SYSTEM = frozenset(range(1, 1000))
 """Uids and gids that no login of people's has: another one is trusted with nothing."""
 
@@ -77,8 +81,27 @@ def _render(panel: str, found: dict[str, Customer], problems: list[str]) -> Read
         problems.append(f"{len(found) - MAX_ACCOUNTS} accounts are too many and not known")
     text = render_table(panel, found)
     if len(text) > MAX_BYTES:
+        problems.extend(_cut(found, len(text) - MAX_BYTES))
+        text = render_table(panel, found)
+    if len(text) > MAX_BYTES:
         raise SourceError(f"accounts and domains are more than {MAX_BYTES >> 20} MB", where=panel)
     return Reading(text, tuple(problems))
+
+
+def _cut(found: dict[str, Customer], too_much: int) -> list[str]:
+    """Forget domains of those that have most, so that nobody's many make others unknown; says whose."""
+    sizes = {user: sum(map(len, customer.domains[:MAX_DOMAINS])) for user, customer in found.items()}
+    cut: list[str] = []
+    for user in sorted(sizes, key=lambda user: -sizes[user]):
+        if too_much <= 0:
+            break
+        customer = found[user]
+        found[user] = replace(customer, domains=customer.domains[:_FEW_DOMAINS])
+        too_much -= sizes[user] - sum(map(len, found[user].domains))
+        cut.append(user)
+    named = [f"{user}: has too many domains, {_FEW_DOMAINS} are known" for user in cut[:_NAMED]]
+    more = len(cut) - _NAMED
+    return [*named, *([f"and {more} more have too many domains"] if more > 0 else [])]
 
 
 def _find_owner(name: str, root: Path) -> tuple[frozenset[int], frozenset[int]]:

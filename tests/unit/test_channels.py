@@ -1,6 +1,8 @@
 """Programs of root's, mails, the heartbeat: nothing that somebody else wrote gets where it does not belong."""
 
+import errno
 import json
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -84,6 +86,22 @@ def test_a_hook_by_a_link_is_not_run(folder: Path) -> None:
     (folder / "link").symlink_to(write_program(folder, "true"))
     with pytest.raises(DeliveryError, match="symbolic link"):
         HookChannel((str(folder / "link"),)).send(letter())
+
+
+def test_a_hook_that_can_not_be_waited_for_is_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = write_program(folder, f"sleep 300 & echo $! >{folder}/pid; wait")
+
+    def fail(_: int) -> int:
+        while not (folder / "pid").exists() or not (folder / "pid").read_text():
+            time.sleep(0.01)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", fail)
+    with pytest.raises(DeliveryError, match="Too many open files"):
+        HookChannel((program,)).send(letter())
+    stat = Path(f"/proc/{(folder / 'pid').read_text().strip()}/stat")
+    while stat.exists() and stat.read_text().split()[2] != "Z":
+        time.sleep(0.01)
 
 
 def test_a_hook_that_hangs_is_ended_with_all_that_it_has_started(folder: Path) -> None:

@@ -127,9 +127,14 @@ def test_a_panel_is_read_when_its_files_change_and_rarely_where_that_takes_long(
 
     scene.watch._read = slow
     assert scene.asks(61)
+    assert not scene.asks(20)
+    (users / "web02").touch()
+    assert not scene.asks(5), "tenants can change that as fast as they like"
+    assert scene.asks(6)
     assert not scene.asks(590)
     assert scene.asks(20)
     (users / "web01").unlink()
+    (users / "web02").unlink()
     users.rmdir()
     scene.watch._read = lambda _command, /: Reading(CustomerTable().text)
     assert scene.read()

@@ -127,6 +127,19 @@ def test_a_journal_that_stands_still_holds_up_nobody_and_loses_nothing_within_bo
     journald.close()
 
 
+def test_attempts_leave_half_of_the_room_to_what_matters(tmp_path: Path) -> None:
+    log = JournalLog(str(tmp_path / "nobody"))
+    events = EventLog(str(tmp_path / "log" / "events.log"), journal=log)
+    for number in range(MAX_WAITING):
+        account = Account(uid=1001 + number, name=f"web{number}", standing="tenant")
+        events.write_connect(connect(1), account, wall_ns=NS, now_ns=NS, highest_limit=10)
+    assert log.stats().dropped == MAX_WAITING // 2
+    for _ in range(MAX_WAITING // 2):
+        events.write_allow(ACCOUNT, wall_ns=NS, until_wall_ns=NS, by="admin", reason="")
+    assert log.stats().dropped == MAX_WAITING // 2
+    log._socket.close()
+
+
 def test_a_journal_that_starts_anew_gets_what_came_meanwhile(tmp_path: Path) -> None:
     log = JournalLog(str(tmp_path / "socket"))
     log.open()

@@ -553,3 +553,14 @@ def test_a_warning_of_whom_nothing_was_refused_says_so(tmp_path: Path) -> None:
     bench.tell({**warned, "incident": {**warned["incident"], "refused": 0}})
     (told,) = bench.messages()
     assert told["why"]["verdict_for_customer"] == "not_us"
+
+
+def test_no_login_is_taken_for_the_rest_in_the_summary(bench: Bench) -> None:
+    bench.tell(over("a", user="others", connects=5))
+    bench.tell(*(over(f"i{number}", user=f"web{number}", connects=10) for number in range(150)))
+    bench.tell(over("b", user="others", connects=50))
+    users = {row["user"]: row["connects"] for row in digest.show_digest(
+        bench.spool.read_fact("digest"), {}, 0, bench.now_s, ("user",)
+    )[1]["users"]}  # fmt: skip
+    assert users["others"] == 50
+    assert users["(others)"] == 5 + 10 * (150 - 99)

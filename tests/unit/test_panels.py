@@ -8,13 +8,14 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from smtpguard.cli.check import find_unsold
 from smtpguard.errors import ConfigError, DecodeError, SourceError
 from smtpguard.model import Customer
-from smtpguard.panels import plesk
+from smtpguard.panels import customer_reader, plesk
 from smtpguard.panels.command import parse_accounts, run_program
 from smtpguard.panels.customer_reader import read_here
 from smtpguard.panels.customer_table import (
@@ -408,3 +409,19 @@ def test_check_names_resellers_packages_that_are_called_like_one_that_is_meant(m
     ]
     assert find("small", "business", "evil/*") == []
     assert find("large") == [f"{place}: no account has 'large' by Plesk"]
+
+
+def test_one_with_too_many_domains_makes_nobody_else_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(customer_reader, "MAX_BYTES", 50_000)
+    accounts: list[dict[str, Any]] = [{"user": f"web{n}", "domain": f"web{n}.example"} for n in range(100)]
+    accounts += [
+        {"user": name, "domain": "a.example", "domains": [f"{n}.{name}.example" for n in range(4_000)]}
+        for name in ("evil", "more")
+    ]
+    monkeypatch.setattr(customer_reader, "run_program", lambda _: json.dumps({"accounts": accounts}).encode())
+    reading = read_here(("/bin/who",))
+    table = CustomerTable(reading.text)
+    assert table.owners("web99.example") == ["web99"]
+    assert table.owners("500.evil.example") == []
+    assert table.owners("499.evil.example") == ["evil"]
+    assert reading.problems == tuple(f"{name}: has too many domains, 500 are known" for name in ("evil", "more"))
