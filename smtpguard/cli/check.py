@@ -13,6 +13,7 @@ from smtpguard.errors import ConfigError, GuardError, UnansweredError
 from smtpguard.policy.rules import matches_package
 from smtpguard.policy.standing import OVERFLOW_UID
 from smtpguard.settings import Settings
+from smtpguard.settings.notify import CustomerNotices
 from smtpguard.text import render_count
 
 MAX_NAMES = 100
@@ -52,7 +53,7 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
         )
         errors = [f"{where}: rule {name} can't be counted: {lacking}" for name in uncounted.broken]
         _fail(ctx, errors, "\n".join(errors), as_json=as_json)
-    if mistakes := list(_find_template_mistakes()):
+    if mistakes := list(_find_template_mistakes(settings.notify.customers)):
         _fail(ctx, mistakes, "\n".join(mistakes), as_json=as_json)
     accounts = AccountDirectory(settings)
     warnings = [
@@ -100,15 +101,21 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
         click.echo(f"note: rule {name} needs the source bpf; {found}")
 
 
-def _find_template_mistakes() -> Iterator[str]:
-    """What is wrong with the administrator's own templates."""
+def _find_template_mistakes(wanted: CustomerNotices) -> Iterator[str]:
+    """What is wrong with the administrator's own templates; a text for customers that is wanted and not there."""
     from smtpguard.resources import OWN_FILES
 
-    if (OWN_FILES / "templates").is_dir():
-        from smtpguard.report.templates import find_mistakes
-        from smtpguard.report.why_texts import TEMPLATES
+    if not (OWN_FILES / "templates").is_dir() and not wanted.enabled:
+        return
+    from smtpguard.report.customer_text import list_spoken, name_template
+    from smtpguard.report.templates import find_mistakes
+    from smtpguard.report.why_texts import CUSTOMER, TEMPLATES
 
-        yield from find_mistakes(TEMPLATES, own_files=OWN_FILES)
+    name = name_template(wanted.template)
+    yield from find_mistakes({**TEMPLATES, name: CUSTOMER}, own_files=OWN_FILES)
+    if wanted.enabled and wanted.language not in (known := list_spoken(name, OWN_FILES)):
+        where = f"{OWN_FILES}/templates/{wanted.language}/{name}"
+        yield f"notify.customers: there is no {where}" + (f", only in {', '.join(known)}" if known else "")
 
 
 def _fail(ctx: click.Context, errors: list[str], text: str, *, as_json: bool) -> NoReturn:

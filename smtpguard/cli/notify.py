@@ -20,18 +20,23 @@ def command(ctx: click.Context, config_path: str | None) -> None:
 def send(ctx: click.Context, config_path: str | None, kinds: tuple[str, ...]) -> None:
     """Send one message of each kind, for real, and say what came back. Exit 0 if all were taken.
 
-    Each message says first that it is a test. No daemon is needed, but root's rights for the files with secrets.
+    Each message says first that it is a test. --kind customer sends what a customer would get to notify.mail, never
+    to a customer. No daemon is needed, but root's rights for the files with secrets.
     """
-    from smtpguard.notify.attempt import send_samples
+    from smtpguard.notify.attempt import CUSTOMER, send_samples
     from smtpguard.notify.samples import KINDS
     from smtpguard.settings.load import load_settings
 
-    strange = [kind for kind in kinds if kind not in KINDS]
+    known = (*KINDS, CUSTOMER)
+    strange = [kind for kind in kinds if kind not in known]
     if strange:
-        raise click.BadParameter(f"{strange[0]!r} is not one of {', '.join(KINDS)}", param_hint="--kind")
-    wanted = [kind for kind in KINDS if not kinds or kind in kinds]
+        raise click.BadParameter(f"{strange[0]!r} is not one of {', '.join(known)}", param_hint="--kind")
+    notify = load_settings(config_path or ctx.obj).notify
+    # Unasked, a sample of what customers get is sent where they get any, and somebody is there for it.
+    unasked = (*KINDS, CUSTOMER) if notify.customers.enabled and notify.mail is not None else KINDS
+    wanted = [kind for kind in known if (kind in kinds if kinds else kind in unasked)]
     failed = False
-    for attempt in send_samples(load_settings(config_path or ctx.obj).notify, wanted):
+    for attempt in send_samples(notify, wanted):
         failed = failed or not attempt.is_sent
         click.echo(f"{'ok' if attempt.is_sent else 'FAILED':<8}{attempt.kind}: {attempt.channel}: {attempt.answer}")
     if failed:

@@ -76,15 +76,14 @@ def command(
 def _write_text(why: dict[str, Any], language: str | None, *, is_for_customer: bool) -> str:
     import socket
 
-    from smtpguard.report.templates import DEFAULT_LANGUAGE, list_languages, render_template
-    from smtpguard.report.why_texts import build_customer, build_ticket
+    from smtpguard.report.customer_text import write_customer_text
+    from smtpguard.report.templates import DEFAULT_LANGUAGE, render_template
+    from smtpguard.report.why_texts import build_ticket
 
     host = socket.gethostname()
-    values = build_customer(why, host) if is_for_customer else build_ticket(why, host)
-    name = "customer.txt" if is_for_customer else "ticket.txt"
-    theirs = (why["account"] or {}).get("language") if is_for_customer else None
-    spoken = theirs if theirs in list_languages() else DEFAULT_LANGUAGE
-    return render_template(name, values, language=language or spoken)
+    if is_for_customer:
+        return write_customer_text(why, host, language=language).body
+    return render_template("ticket.txt", build_ticket(why, host), language=language or DEFAULT_LANGUAGE)
 
 
 def _read(path: str, whose: tuple[int | None, str | None], at_ns: int | None) -> dict[str, Any]:

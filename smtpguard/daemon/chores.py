@@ -12,6 +12,7 @@ from smtpguard.daemon.startup.restore import Restore
 from smtpguard.daemon.watches import Watches
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS
+from smtpguard.state.enforcing_since import EnforcingSince
 from smtpguard.state.writer import StateWriter
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class Chores:
         learning_period: What is known of who has sent.
         journal: Keeps the history.
         watches: Whom people keep an eye on.
+        enforcing_since: Since when users are refused.
         wall: Event time to wall time.
         now: CLOCK_BOOTTIME in nanoseconds.
     """
@@ -44,6 +46,7 @@ class Chores:
         learning_period: LearningPeriod,
         journal: Journal,
         watches: Watches,
+        enforcing_since: EnforcingSince,
         wall: WallMap,
         now: ClockNs,
     ) -> None:
@@ -55,6 +58,7 @@ class Chores:
         self._learning_period = learning_period
         self._journal = journal
         self._watches = watches
+        self._enforcing_since = enforcing_since
         self._wall = wall
         self._now = now
 
@@ -75,6 +79,7 @@ class Chores:
         if late is not None:
             self._restore.take_late(late, self._switch, dry_run=self._guard.settings.dry_run)
             self._watches.restore(late.facts)
+            self._enforcing_since.restore(late.facts)
             self._learning_period.restore(late.facts, late.seen, self._now())
         self._keeping.save_windows()
         self._journal.keep_incidents()

@@ -38,6 +38,7 @@ from smtpguard.kernel.nft.access import NetlinkNft
 from smtpguard.kernel.nft.notifications import NftNotifications
 from smtpguard.policy.engine import Engine
 from smtpguard.settings import Settings
+from smtpguard.state.enforcing_since import EnforcingSince
 from smtpguard.state.last_good import LastGood
 from smtpguard.state.paths import state_paths
 from smtpguard.state.writer import StateWriter
@@ -101,6 +102,7 @@ class Core:
         for note in self.lost:
             log.warning("state: %s", note)
         self.last_good = LastGood(self._loaded.facts, self.state)
+        self.enforcing_since = EnforcingSince(self._loaded.facts, self.state)
 
     def _make_engine(self, settings: Settings) -> None:
         around = self.around
@@ -221,6 +223,7 @@ class Core:
             learning_period=self.learning_period,
             journal=self.journal,
             watches=self.watches,
+            enforcing_since=self.enforcing_since,
             wall=self.wall,
             now=self.now,
         )

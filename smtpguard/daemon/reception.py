@@ -94,6 +94,7 @@ class Reception:
             state=core.state,
             events=core.events,
             switch=core.switch,
+            enforcing_since=core.enforcing_since,
             watches=core.watches,
             listings=self.listings,
             looker=core.enrichers.looker,
@@ -152,6 +153,7 @@ class Reception:
             messenger=self._messenger,
             overview=self.overview,
             last_good=core.last_good,
+            enforcing_since=core.enforcing_since,
             wall=core.wall,
             now=core.now,
         )

@@ -23,6 +23,7 @@ from smtpguard.policy.rules import check_rules
 from smtpguard.settings import Settings
 from smtpguard.settings.load_in_child import read_settings_apart
 from smtpguard.settings.on_reload import find_changes, keep_until_restart, render_changes
+from smtpguard.state.enforcing_since import EnforcingSince
 from smtpguard.state.last_good import LastGood
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Reconfiguration:
         guard, enforcement, sensing, program, messenger: The parts that have to know; the first has what is in force.
         overview: What stops to say that the file is wrong.
         last_good: Keeps what is in force for the next start.
+        enforcing_since: Since when users are refused.
         wall: Event time to wall time.
         now: CLOCK_BOOTTIME in nanoseconds.
     """
@@ -78,6 +80,7 @@ class Reconfiguration:
         messenger: Messenger,
         overview: Status,
         last_good: LastGood,
+        enforcing_since: EnforcingSince,
         wall: WallMap,
         now: ClockNs,
     ) -> None:
@@ -91,6 +94,7 @@ class Reconfiguration:
         self._messenger = messenger
         self._overview = overview
         self._last_good = last_good
+        self._enforcing_since = enforcing_since
         self._wall = wall
         self._now = now
         self._renewal: Renewal | None = None
@@ -126,7 +130,9 @@ class Reconfiguration:
         self._messenger.reconfigure(new)
         self._enforcement.refresh("settings")
         self._overview.wrong_file = None
-        self._last_good.keep(read, self._wall.to_wall_ns(self._now()))
+        wall_ns = self._wall.to_wall_ns(self._now())
+        self._last_good.keep(read, wall_ns)
+        self._enforcing_since.note(wall_ns, dry_run=new.dry_run)
         notes = [*self._overruled, *read.warnings]
         if self._program.trouble:
             notes.append(f"Refused senders are not told why: {self._program.trouble}")

@@ -139,6 +139,7 @@ class Service:
         for name, part, vital in self._list_parts():
             self.loop.add(part, name, vital=vital)
         settings = self.core.guard.settings
+        self.core.enforcing_since.note(self.wall.to_wall_ns(self.now()), dry_run=settings.dry_run)
         mode = "dry run: nobody is refused" if settings.dry_run else "enforcing"
         log.info("smtpguard %s, %s, pid %d", __version__, mode, os.getpid())
         if self._start.wrong_file is not None:

@@ -1,27 +1,20 @@
 """A mail to the administrator, by SMTP to the local server: never by a set-id program, which NoNewPrivileges forbids.
 
-Headers are printable ASCII whatever a message holds, so that nothing can be put among them. Whoever answers as a server
-has 30 s in all.
+Headers are printable ASCII whatever a message holds, so that nothing can be put among them.
 """
 
 import email.utils
 import json
 import smtplib
-import threading
-from contextlib import suppress
 from email.message import EmailMessage
 from email.policy import SMTP
-from socket import SHUT_RDWR
 from typing import Any
 
 from smtpguard.notify.delivery import DeliveryError
+from smtpguard.notify.mail_server import explain, open_server
 from smtpguard.notify.plain import to_plain
 from smtpguard.notify.spool import Letter
-from smtpguard.settings.notations import parse_server
-from smtpguard.text import render_words
 
-TOTAL_S = 30.0
-_TIMEOUT_S = 10.0
 _MAX_SUBJECT = 150
 
 
@@ -67,7 +60,7 @@ class MailChannel:
 
     def __init__(self, to: str, server: str) -> None:
         self._to = to
-        self._host, self._port = parse_server(server)
+        self._server = server
         self.key = f"mail:{to}"
         self.name = f"mail to {to}"
 
@@ -78,40 +71,9 @@ class MailChannel:
     def send(self, letter: Letter) -> str:
         """Hand it to the server."""
         mail = render_mail(letter, self._to)
-        client = smtplib.SMTP(timeout=_TIMEOUT_S, local_hostname="localhost")
-        timer = threading.Timer(TOTAL_S, _cut, (client,))
-        timer.daemon = True
-        timer.start()
         try:
-            self._connect(client)
-            client.send_message(mail, to_addrs=[self._to])
-            with suppress(OSError, smtplib.SMTPException):
-                client.quit()
+            with open_server(self._server) as client:
+                client.send_message(mail, to_addrs=[self._to])
         except (OSError, smtplib.SMTPException) as error:
-            raise DeliveryError(_explain(error)) from error
-        finally:
-            timer.cancel()
-            client.close()
+            raise DeliveryError(explain(error)) from error
         return "the server took it"
-
-    def _connect(self, client: smtplib.SMTP) -> None:
-        try:
-            client.connect(self._host, self._port)
-        except smtplib.SMTPException:
-            raise  # these are OSErrors, too: somebody has answered
-        except OSError as error:
-            what = render_words(str(error.strerror or error), max_bytes=200)
-            raise DeliveryError(f"no mail server at {self._host} port {self._port} (notify.smtp): {what}") from error
-
-
-def _cut(client: smtplib.SMTP) -> None:
-    if client.sock is not None:
-        with suppress(OSError):
-            client.sock.shutdown(SHUT_RDWR)
-
-
-def _explain(error: Exception) -> str:
-    if isinstance(error, smtplib.SMTPRecipientsRefused):
-        code, answer = next(iter(error.recipients.values()))
-        return render_words(f"{code} {answer!r}", max_bytes=200)
-    return render_words(f"{type(error).__name__}: {error}", max_bytes=200)

@@ -10,6 +10,8 @@ PREFIX = "smtpguard_"
 NOTIFICATION_KINDS = ("incident-begins", "incident-over", "breaker", "blind", "state", "digest", "listed", "test")
 CHANNELS = ("webhook", "hook", "mail", "apprise")
 RESULTS = ("sent", "failed", "given-up")
+CUSTOMER = ("customer", "customers")
+"""Kind and channel of what customers are told: a channel of its own for a kind of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from smtpguard.notify.metric_families import CHANNELS, FAMILIES, NOTIFICATION_KINDS, PREFIX, RESULTS, Family
+from smtpguard.notify.metric_families import CHANNELS, CUSTOMER, FAMILIES, NOTIFICATION_KINDS, PREFIX, RESULTS, Family
 
 Sent = Mapping[tuple[str, str, str], int]
 """Notifications by kind, channel and result."""
@@ -46,7 +46,8 @@ class _Snapshot(Collector):
     def __init__(self, snapshot: Mapping[str, Any], sent: Sent, spools: Mapping[str, int]) -> None:
         self._families: Mapping[str, list[list[Any]]] = snapshot["families"]
         self._responses = snapshot["response_seconds"]
-        self._sent = dict.fromkeys(product(NOTIFICATION_KINDS, CHANNELS, RESULTS), 0) | dict(sent)
+        known = [*product(NOTIFICATION_KINDS, CHANNELS, RESULTS), *((*CUSTOMER, result) for result in RESULTS)]
+        self._sent = dict.fromkeys(known, 0) | dict(sent)
         self._spools = spools
 
     def collect(self) -> Iterator[Metric]:

@@ -45,6 +45,23 @@ def _make_listing(now: str) -> dict[str, Any]:
     return {"address": "192.0.2.1", "holds": True, "zones": [entry], "senders": senders}
 
 
+def make_customer_sample(host: str, now: str, until: str) -> Mapping[str, Any]:
+    """What a customer's text is given for a block that has not happened, see report/why_texts.py.
+
+    Args:
+        host: This host's name.
+        now: From when it would be.
+        until: To when.
+    """
+    nothing = dict.fromkeys(("failed", "server", "port"))
+    block = {"state": "refused", "cause": "limit", "ports": [25], "since": now, "until": until}
+    return (
+        {"host": host, "user": "nobody-here", "domain": None, "time": now, "attempts": 20, "refused": 7}
+        | nothing
+        | block
+    )
+
+
 def _make_incident(now: str, *, is_over: bool) -> dict[str, Any]:
     figures = {"verdicts": 1, "connects": 11, "refused": 1, "peak_per_minute": 11, "destination_count": 11}
     incident = {"id": "00000000", "first": now, "last": now, "mode": "enforce", "rules": ["mx-fanout"], **figures}

@@ -5,22 +5,19 @@ bounded: messages by number, the file by size; what has no room is dropped and c
 aside and begun anew; where none can be had, memory has to do.
 """
 
-import contextlib
 import json
-import sqlite3
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from smtpguard.notify.own_file import MAX_PAGES, open_own_file
 
 MAX_MESSAGES = 1000
 """For each channel: 30 an hour for a day are 720, if nothing can be sent. One that is full is in nobody's way."""
-_MAX_PAGES = 16_384  # of 4 kB: 64 MB, or more where there are many channels
 _PAGES_EACH = 8192
 """A message with the longest paths and twenty others in it is 30 kB."""
 _MAX_TOLD = 50_000
-_BUSY_S = 10.0
 _COLUMNS = "id, channel, thread, kind, made_s"
 _CREATE = """
 CREATE TABLE IF NOT EXISTS messages (
@@ -67,9 +64,8 @@ class Spool:
 
     def __init__(self, path: str) -> None:
         self._lock = threading.RLock()
-        self.trouble: str | None = None
         self.dropped = 0
-        self._connection = self._open(path)
+        self._connection, self.trouble = open_own_file(path, _CREATE)
 
     def add(
         self,
@@ -131,7 +127,7 @@ class Spool:
         with self._lock, self._connection as connection:
             connection.execute(f"DELETE FROM messages WHERE channel NOT IN ({marks})", kept)  # noqa: S608 - marks
         with self._lock:
-            self._connection.execute(f"PRAGMA max_page_count = {max(_MAX_PAGES, _PAGES_EACH * len(kept))}")
+            self._connection.execute(f"PRAGMA max_page_count = {max(MAX_PAGES, _PAGES_EACH * len(kept))}")
 
     def count_waiting(self) -> int:
         """How many messages wait."""
@@ -179,42 +175,3 @@ class Spool:
         """No more."""
         with self._lock:
             self._connection.close()
-
-    def _open(self, path: str) -> sqlite3.Connection:
-        try:
-            try:
-                return _connect(path)
-            except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError):
-                    raise
-                Path(path).replace(f"{path}.broken")
-                for suffix in ("-wal", "-shm"):
-                    Path(path + suffix).unlink(missing_ok=True)
-                self.trouble = f"{path} was damaged ({error}) and is begun anew: what waited in it is not sent"
-                return _connect(path)
-        except (sqlite3.Error, OSError) as error:
-            self.trouble = f"{path} can't be used ({error}): what waits is lost with this process"
-            return _connect(":memory:")
-
-
-def _connect(path: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_BUSY_S, check_same_thread=False)
-    try:
-        if path != ":memory:":
-            Path(path).chmod(0o600)
-        for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL"):
-            connection.execute(f"PRAGMA {pragma}")
-        connection.execute(f"PRAGMA max_page_count = {_MAX_PAGES}")
-        _check(connection)
-        connection.executescript(_CREATE)
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):
-            connection.close()
-        raise
-    return connection
-
-
-def _check(connection: sqlite3.Connection) -> None:
-    (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if answer != "ok":
-        raise sqlite3.DatabaseError(str(answer))

@@ -27,6 +27,8 @@ _DOMAINS_AT = 6
 _LANGUAGE = re.compile(r"[a-z]{2,3}(?![a-z])")
 _PANELS_WORDS = {"english": "en", "german": "de", "french": "fr", "spanish": "es", "italian": "it", "dutch": "nl"}
 _MAX_DOMAIN = 253
+_RESELLERS_ARE_LOGINS = ("cPanel", "DirectAdmin", "command")
+"""Elsewhere a reseller may be called like another customer's login."""
 _MAX_ADDRESS = 254
 
 
@@ -63,8 +65,9 @@ def parse_address(text: str) -> str | None:
     for part in text.replace(";", ",").split(","):
         local, at, domain = part.strip(" ").rpartition("@")
         plain = local.isascii() and local.isprintable() and not set(local) & set(' "\\<>()[]:;,@')
-        if at and local and plain and not local.startswith("-") and len(local) <= 64 and parse_domain(domain):
-            return f"{local}@{domain}"[:_MAX_ADDRESS]
+        fits = len(local) <= 64 and len(local) + 1 + len(domain) <= _MAX_ADDRESS
+        if at and local and plain and not local.startswith("-") and fits and parse_domain(domain):
+            return f"{local}@{domain}"
     return None
 
 
@@ -142,6 +145,12 @@ class CustomerTable:
             if fields is not None:
                 return _build(fields)
         return None
+
+    def find_reseller(self, customer: Customer) -> Customer | None:
+        """Who sold an account to a customer; None if nobody did, or the panel's names of resellers are no logins."""
+        if customer.reseller is None or self.panel not in _RESELLERS_ARE_LOGINS:
+            return None
+        return self.find((customer.reseller,))
 
     def labels(self) -> tuple[frozenset[tuple[str, str | None]], frozenset[str]]:
         """All packages, each with the reseller of an account that has it, and all resellers."""

@@ -73,6 +73,10 @@ class CustomerWatch:
         """Whose the account of some login names is, as far as is known."""
         return self.table.find(names)
 
+    def find_reseller(self, customer: Customer, /) -> Customer | None:
+        """Who sold an account to a customer; None if nobody did, or the panel's names of resellers are no logins."""
+        return self.table.find_reseller(customer)
+
     def owners(self, text: str, /) -> list[str]:
         """The login names of all that claim a domain, or that of an address."""
         return self.table.owners(text)

@@ -41,6 +41,7 @@ def build_why(
         "mode": None if live is None else live["mode"],
         "watch": None if live is None else live.get("watch"),
         "account": None if live is None else live.get("account"),
+        "notice": None if live is None else live.get("notice"),
         "blocks": blocks,
         "rules": [_show_rule(rule, past, blocks) for rule in (live or {}).get("rules", ())],
         "incident": past["incident"],

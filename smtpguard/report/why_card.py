@@ -177,6 +177,11 @@ def _notes(why: Mapping[str, Any]) -> list[str]:
     if ended is not None:
         by = render_words(str(ended.get("who") or ended["by"]))
         lines.append(_pair("last change", f"{ended['kind']} at {ended['time'][:16].replace('T', ' ')} by {by}"))
+    told = next((change for change in why["changes"] if change["kind"] == "told"), None)
+    if told is not None:
+        lines.append(
+            _pair("told", f"{told['time'][:16].replace('T', ' ')}: {render_words(told['reason'], max_bytes=120)}")
+        )
     for note in why["notes"][:1]:
         by = render_words(str(note.get("who") or note["by"]))
         lines.append(_pair("note", f"{by}, {note['time'][:10]}: {render_words(note['reason'], max_bytes=60)}"))

@@ -59,7 +59,9 @@ CUSTOMER: Names = dict.fromkeys(
 )
 """What a customer's text may use; `state` is refused, slowed, was_refused, free or unknown, `cause` limit or person."""
 
-TEMPLATES: Mapping[str, Names] = {"ticket.txt": TICKET, "customer.txt": CUSTOMER, "report.html": REPORT}
+TEMPLATES: Mapping[str, Names] = {
+    "ticket.txt": TICKET, "customer.txt": CUSTOMER, "customer_subject.txt": CUSTOMER, "report.html": REPORT
+}  # fmt: skip
 
 
 def build_ticket(why: Mapping[str, Any], host: str) -> Json:

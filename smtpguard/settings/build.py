@@ -20,7 +20,7 @@ def merge_defaults(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dic
         defaults: Content of the shipped one.
     """
     merged: dict[str, Any] = {
-        key: {**default, **given.get(key, {})} if isinstance(default, dict) else given.get(key, default)
+        key: _merge(given.get(key, {}), default) if isinstance(default, dict) else given.get(key, default)
         for key, default in defaults.items()
     }
     # A list that has all the shipped names is a copy of the shipped file: nobody chose them.
@@ -30,6 +30,13 @@ def merge_defaults(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dic
         merged["rules"] = [narrowed for rule in merged["rules"] if (narrowed := narrow_rule(rule, merged["ports"]))]
     merged["shipped_rules"] = [rule["name"] for rule in merged["rules"] if is_shipped(rule, defaults, merged["ports"])]
     return merged
+
+
+def _merge(given: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    """A section, and the sections in it."""
+    return {**default, **given} | {
+        key: _merge(given[key], value) for key, value in default.items() if isinstance(value, dict) and key in given
+    }
 
 
 def is_shipped(rule: Mapping[str, Any], defaults: Mapping[str, Any], ports: list[int]) -> bool:

@@ -121,6 +121,13 @@ def _find_contradictions(given: dict[str, Any], defaults: Mapping[str, Any], wri
     if every is not None and every < SHORTEST_NS:
         text = f"listed.every: {written['listed']['every']} is shorter than 10m. Lists refuse who asks more often"
         yield Problem(path=("listed", "every"), text=text)
+    customers = (given.get("notify") or {}).get("customers") or {}
+    if customers.get("enabled") and customers.get("from") is None:
+        text = "notify.customers.enabled: true needs notify.customers.from: the address that answers and bounces go to"
+        yield Problem(path=("notify", "customers", "enabled"), text=text)
+    if customers.get("delay", 0) > DAY_NS:
+        text = "notify.customers.delay: longer than 1d: by then nobody is told"
+        yield Problem(path=("notify", "customers", "delay"), text=text)
     first: dict[str, int] = {}
     for index, rule in rules.items():
         path: Path = ("rules", index)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from smtpguard.model import NS
-from smtpguard.settings.keys import live
+from smtpguard.settings.keys import live, section
 from smtpguard.settings.readers import read_command
 
 Kind = Literal["incident-begins", "incident-over", "breaker", "blind", "state", "digest", "listed", "test"]
@@ -59,6 +59,27 @@ LOCAL_SERVER = "127.0.0.1:25"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CustomerNotices:
+    """Whether customers are told of blocks, and how.
+
+    Attributes:
+        enabled: Whether they are.
+        sender: From which address; None where nobody is told.
+        template: Which text: `default` is customer.txt, another name a file of that name.
+        also: Who is told besides the reseller.
+        delay_ns: How long after the block: a person may undo it meanwhile.
+        language: In which language, where the panel names none that there is a text in.
+    """
+
+    enabled: bool = field(default=False, metadata=live("notify.customers.enabled"))
+    sender: str | None = field(default=None, metadata=live("notify.customers.from"))
+    template: str = field(default="default", metadata=live("notify.customers.template"))
+    also: tuple[Literal["customer"], ...] = field(default=(), metadata=live("notify.customers.also", tuple))
+    delay_ns: int = field(default=600 * NS, metadata=live("notify.customers.delay"))
+    language: str = field(default="en", metadata=live("notify.customers.language"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NotifySettings:
     """Who is notified, of what, and what they are told.
 
@@ -72,6 +93,7 @@ class NotifySettings:
         digest: How often a summary is sent.
         at_once: Which verdicts are told at once; the others are in the digest.
         share: What may leave this host.
+        customers: Whether customers are told of blocks.
     """
 
     webhooks: tuple[Webhook, ...] = field(default=(), metadata=live("notify.webhooks", _read_webhooks))
@@ -83,6 +105,7 @@ class NotifySettings:
     digest: Literal["daily", "weekly", "none"] = field(default="daily", metadata=live("notify.digest"))
     at_once: tuple[AtOnce, ...] = field(default=("block", "throttle"), metadata=live("notify.at_once", tuple))
     share: tuple[Share, ...] = field(default=("user", "domain", "script"), metadata=live("notify.share", tuple))
+    customers: CustomerNotices = field(default_factory=CustomerNotices, metadata=section(CustomerNotices))
 
     @property
     def has_channels(self) -> bool:
@@ -92,4 +115,4 @@ class NotifySettings:
     @property
     def is_wanted(self) -> bool:
         """Whether anybody is notified of anything."""
-        return self.has_channels or self.heartbeat is not None
+        return self.has_channels or self.heartbeat is not None or self.customers.enabled

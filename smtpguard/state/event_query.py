@@ -18,7 +18,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Shown = dict[str, Any]
 KINDS = (
     *("exceeded", "block", "extended", "unblock", "allow", "off", "on"),
-    *("reload", "nft", "heal", "note", "close", "watch", "unwatch", "start", "stop", "lost"),
+    *("reload", "nft", "heal", "note", "close", "watch", "unwatch", "start", "stop", "lost", "told"),
 )
 
 

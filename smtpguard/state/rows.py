@@ -242,7 +242,7 @@ class ChangeRow:
         time_ns: Wall time.
         uid, name: Whom it concerns; None for all (`off`).
         event: "block", "extended", "unblock", "allow", "off", "on", "reload", "nft", "heal", "note", "close", "start",
-            "stop", "lost".
+            "stop", "lost", "told".
         by: Who: "admin", "time", "guard", "fail2ban:JAIL", ...
         until_ns: Wall time it lasts to; None if it has no end or is one.
         reason: Free text for people, untrusted.

@@ -210,6 +210,9 @@ SHOWN_ELSEWHERE = {
     "notify.hook": "test_notify.py: def test_a_hook_and_a_mail",
     "notify.mail": "test_notify.py: def test_a_hook_and_a_mail",
     "notify.smtp": "test_notify.py: def test_a_hook_and_a_mail",
+    **dict.fromkeys(  # tests/unit/test_customers_duty.py: what is told is asked at the moment of telling
+        f"notify.customers.{key}" for key in ("enabled", "from", "template", "also", "delay", "language")
+    ),
 }
 
 

@@ -237,7 +237,11 @@ class Bench:
 
     def configure(self, **settings: Any) -> None:  # noqa: ANN401 - fields of ListedSettings
         self.settings = ListedSettings(**{"zones": self.settings.zones, **settings})
-        self.duty.configure(HelperSettings(state_path=str(self.folder / "state.db"), values={"listed": self.settings}))
+        self.duty.configure(
+            HelperSettings(
+                control_socket="/x", state_path=str(self.folder / "state.db"), values={"listed": self.settings}
+            )
+        )
 
     def turn(self, seconds: float = 3600) -> list[Mapping[str, Any]]:
         """Some time passes; what is to be told then."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from smtpguard.notify import mail as mail_module
+from smtpguard.notify import mail_server as mail_module
 from smtpguard.notify.body import render_body
 from smtpguard.notify.delivery import DeliveryError
 from smtpguard.notify.hook import ENVIRONMENT, HookChannel

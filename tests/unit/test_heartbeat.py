@@ -24,7 +24,7 @@ class Bench:
 
     def configure(self, heartbeat: Heartbeat | None) -> None:
         notify = NotifySettings(heartbeat=heartbeat)
-        self.duty.configure(HelperSettings(state_path="/x", values={"notify": notify}))
+        self.duty.configure(HelperSettings(state_path="/x", control_socket="/x", values={"notify": notify}))
 
     def send(self, url: str) -> str:
         assert url == "https://example.org/"

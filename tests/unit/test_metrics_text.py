@@ -95,7 +95,11 @@ def test_the_daemon_loads_nothing_of_it_and_the_process_only_where_a_file_is_wan
 
 def duty_of(**values: Any) -> MetricsDuty:  # noqa: ANN401 - values of Settings
     duty = MetricsDuty()
-    duty.configure(HelperSettings(state_path="/nowhere", values={f"metrics_{k}": v for k, v in values.items()}))
+    duty.configure(
+        HelperSettings(
+            state_path="/nowhere", control_socket="/x", values={f"metrics_{k}": v for k, v in values.items()}
+        )
+    )
     return duty
 
 
@@ -106,7 +110,11 @@ def test_the_duty_writes_what_comes_and_takes_it_away(tmp_path: Path) -> None:
     assert not path.exists()
     duty.take("snapshot", snapshot_of())
     assert path.stat().st_mode & 0o7777 == 0o644
-    duty.configure(HelperSettings(state_path="/nowhere", values={"metrics_textfile": str(tmp_path / "other.prom")}))
+    duty.configure(
+        HelperSettings(
+            state_path="/nowhere", control_socket="/x", values={"metrics_textfile": str(tmp_path / "other.prom")}
+        )
+    )
     assert not path.exists()
     duty.take("snapshot", snapshot_of())
     report = duty.report()
@@ -121,7 +129,7 @@ def test_what_was_sent_and_what_waits_is_shown_beside_the_daemons_figures(tmp_pa
     path = tmp_path / "smtpguard.prom"
     outbox = Mock(totals={("blind", "mail", "given-up"): 2}, count_waiting=Mock(return_value=7))
     duty = MetricsDuty(outbox)
-    duty.configure(HelperSettings(state_path="/nowhere", values={"metrics_textfile": str(path)}))
+    duty.configure(HelperSettings(state_path="/nowhere", control_socket="/x", values={"metrics_textfile": str(path)}))
     duty.take("snapshot", snapshot_of())
     found = read_samples(path)
     assert {labels for labels, count in found["smtpguard_notifications_total"].items() if count} == {

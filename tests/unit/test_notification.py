@@ -73,7 +73,9 @@ class Bench:
 
     def configure(self, **settings: Any) -> None:  # noqa: ANN401
         notify = NotifySettings(webhooks=(HOOK,), **settings)
-        self.duty.configure(HelperSettings(state_path=str(self.folder / "state.db"), values={"notify": notify}))
+        self.duty.configure(
+            HelperSettings(state_path=str(self.folder / "state.db"), control_socket="/x", values={"notify": notify})
+        )
 
     def end(self) -> None:
         self.duty.close()
@@ -541,7 +543,9 @@ def test_block_lists_leave_room_for_all_else(bench: Bench) -> None:
 def test_where_nobody_is_to_be_told_nothing_is_kept_for_anybody() -> None:
     said: list[tuple[Up, Any]] = []
     duty = Notification(lambda kind, content=None: said.append((kind, content)), lambda: None)
-    duty.configure(HelperSettings(state_path="/nowhere/state.db", values={"notify": NotifySettings()}))
+    duty.configure(
+        HelperSettings(control_socket="/x", state_path="/nowhere/state.db", values={"notify": NotifySettings()})
+    )
     duty.take("occasion", incident("a"))
     duty.take("snapshot", {})
     assert [kind for kind, _ in said] == ["took"]

@@ -54,6 +54,7 @@ class Parts:
             state=self.state,
             events=self.events,
             switch=Mock(until_ns=None),
+            enforcing_since=Mock(wall_ns=None),
             watches=Mock(collect=list),
             listings=Mock(collect=lambda: None),
             looker=None,

@@ -121,7 +121,9 @@ def test_check_finds_nothing_wrong_with_what_is_shipped_and_with_loops(tmp_path:
     assert list(find_mistakes(TEMPLATES, own_files=tmp_path)) == []
     own(tmp_path, "", "letter.txt")
     (found,) = find_mistakes(TEMPLATES, own_files=tmp_path)
-    assert found.endswith("no template is called so; there are customer.txt, report.html, ticket.txt")
+    assert found.endswith(
+        "no template is called so; there are customer.txt, customer_subject.txt, report.html, ticket.txt"
+    )
 
 
 def test_check_says_so_and_ends_with_78(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,17 +25,20 @@ class HelperSettings:
 
     Attributes:
         state_path: Its own file is beside this one.
+        control_socket: Where the daemon answers questions.
         values: The fields of Settings that are called notify, listed or metrics_..., by name.
     """
 
     state_path: str
+    control_socket: str
     values: Mapping[str, Any]
 
 
 def pick_settings(settings: Settings) -> HelperSettings:
     """What the process needs of the configuration."""
     names = [field.name for field in fields(settings) if field.name.startswith(("notify", "listed", "metrics_"))]
-    return HelperSettings(state_path=settings.state_path, values={name: getattr(settings, name) for name in names})
+    values = {name: getattr(settings, name) for name in names}
+    return HelperSettings(state_path=settings.state_path, control_socket=settings.control_socket, values=values)
 
 
 def render_frame(kind: Down | Up, content: object = None) -> bytes:

@@ -28,6 +28,7 @@ from smtpguard.daemon.serve.history_requests import (
     HalveRequest,
     HistoryRequest,
     ReportRequest,
+    ToldRequest,
     WhyRequest,
 )
 from smtpguard.daemon.serve.lookups import Lookups
@@ -61,7 +62,7 @@ from smtpguard.text import join_sentences, render_user
 
 log = logging.getLogger(__name__)
 
-_ORDERS = frozenset({"block", "unblock", "allow", "halve", "off", "on"})
+_ORDERS = frozenset({"block", "unblock", "allow", "halve", "off", "on", "told"})
 """What has to survive the next moment: answered when it is on the disk."""
 
 
@@ -186,6 +187,7 @@ class Handlers:
             "why": Verb(WhyRequest, why),
             "report": Verb(ReportRequest, report),
             "close": Verb(CloseRequest, history.close),
+            "told": Verb(ToldRequest, history.told),
             "halve": Verb(HalveRequest, halve),
         }
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from smtpguard.control.answer import Answer, Later, Pages
 from smtpguard.daemon.record.recorder import Recorder
 from smtpguard.daemon.serve.asker import Asker
-from smtpguard.daemon.serve.history_requests import CloseRequest, HistoryRequest
+from smtpguard.daemon.serve.history_requests import CloseRequest, HistoryRequest, ToldRequest
 from smtpguard.daemon.serve.requests import UserRequest
 from smtpguard.daemon.serve.unblock import find_account
 from smtpguard.enrich.accounts.directory import AccountDirectory
@@ -80,6 +80,18 @@ class HistoryCommand:
         self._recorder.change("note", account, by="admin", reason=request.reason)
         log.info("note about %s, by %s", user, asker.who)
         return {"text": f"Noted about {user}. See: smtpguard events --user {user} --kind note"}
+
+    def told(self, request: ToldRequest, asker: Asker) -> Answer:
+        """Keep that a customer was told of a block; the notifying process says so."""
+        del asker
+        account = find_account(self._accounts, user=request.user, uid=request.uid)
+        to = render_words(request.to)
+        reason = f"{request.whom} told at {to}" + ("" if request.result == "sent" else ", perhaps")
+        self._recorder.change(
+            "told", account, by="guard", reason=reason, to=to, whom=request.whom, incident=request.incident
+        )
+        log.info("%s: %s", render_user(account.uid, account.name), reason)
+        return {"text": reason}
 
     def close(self, request: CloseRequest, asker: Asker) -> Answer:
         """Close an incident: a person has dealt with it."""

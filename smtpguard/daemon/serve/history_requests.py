@@ -140,6 +140,23 @@ class ReportRequest(Request):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToldRequest(UserRequest):
+    """`told`: the notifying process has told a customer of a block.
+
+    Attributes:
+        to: The address.
+        whom: Whose it is.
+        result: Whether the mail server took it for certain.
+        incident: Of which it was told.
+    """
+
+    to: str = field(default="", metadata=argument(take_text(MAX_USER)))
+    whom: str = field(default="customer", metadata=argument(take_word("customer", "reseller")))
+    result: str = field(default="sent", metadata=argument(take_word("sent", "perhaps")))
+    incident: str = field(default="", metadata=argument(take_text(MAX_USER)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HalveRequest(UserRequest):
     """`halve`.
 

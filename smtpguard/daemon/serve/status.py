@@ -21,6 +21,7 @@ from smtpguard.enrich.reverse_dns import ReverseDns
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS
 from smtpguard.policy.engine import Engine
+from smtpguard.state.enforcing_since import EnforcingSince
 from smtpguard.state.writer import StateWriter
 from smtpguard.text import CONTAINED
 
@@ -50,6 +51,7 @@ class Status:
         means: What is shown of enforcement.
         engine, execution, journal, state, events, switch, watches, listings: The parts.
         looker, rdns: Enrichers; None where they are off.
+        enforcing_since: Since when users are refused.
         pairing: What pairs several sources; None with one.
         now: CLOCK_BOOTTIME in nanoseconds.
         stalls: How long the loop was busy at most.
@@ -74,6 +76,7 @@ class Status:
         state: StateWriter,
         events: EventLog,
         switch: OffSwitch,
+        enforcing_since: EnforcingSince,
         watches: Watches,
         listings: Listings,
         looker: Looker | None,
@@ -95,6 +98,7 @@ class Status:
         self._state = state
         self._events = events
         self._switch = switch
+        self._enforcing_since = enforcing_since
         self._watches = watches
         self._listings = listings
         self._looker = looker
@@ -126,6 +130,7 @@ class Status:
             "uptime": (now_ns - self._since_ns) / NS,
             "mode": self.mode(),
             "off_until": self._switch.until_ns / NS if self._switch.until_ns is not None else None,
+            "enforcing_since": None if (since_ns := self._enforcing_since.wall_ns) is None else since_ns / NS,
             "config": guard.settings.path or "shipped defaults",
             "wrong_file": self.wrong_file,
             "troubles": troubles,

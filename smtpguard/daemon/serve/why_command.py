@@ -112,6 +112,7 @@ class WhyCommand:
             "standing": account.standing,
             "standing_why": account.reason,
             "account": None if account.customer is None else _show_customer(account.customer),
+            "notice": self._show_notice(account.customer),
             "why_dry": why,
             "watch": self._find_watch(account.uid),
             "mode": "off" if self._engine.is_off else "dry-run" if settings.dry_run else "enforce",
@@ -122,6 +123,16 @@ class WhyCommand:
 
     def _find_watch(self, uid: int) -> dict[str, Any] | None:
         return next((row for row in self._watches.collect() if row["uid"] == uid), None)
+
+    def _show_notice(self, customer: Customer | None) -> dict[str, Any]:
+        """What a text for the customer needs besides, see notify.customers."""
+        wanted = self._guard.settings.notify.customers
+        reseller = None if customer is None else self._accounts.find_reseller(customer)
+        return {
+            "template": wanted.template,
+            "language": wanted.language,
+            "reseller_contact": None if reseller is None else reseller.contact,
+        }
 
     def _find_limit_by(self, fill: RuleFill, account: Account) -> str:
         """Where a limit comes from: the rule itself, an entry of `users`, or an allowance."""

@@ -20,7 +20,7 @@ from smtpguard.enrich.accounts.never_refused import NeverRefused
 from smtpguard.enrich.accounts.snapshot import Snapshot, is_changed, read_snapshot
 from smtpguard.enrich.accounts.spellings import is_plain, may_be_name
 from smtpguard.errors import UnansweredError
-from smtpguard.model import Account
+from smtpguard.model import Account, Customer
 from smtpguard.policy.standing import HostFacts
 from smtpguard.settings import Settings
 
@@ -102,6 +102,10 @@ class AccountDirectory:
     def account(self, uid: int) -> Account:
         """The account of an owner uid; one without a name if nobody knows it (yet)."""
         return self._known.account(uid)
+
+    def find_reseller(self, customer: Customer) -> Customer | None:
+        """Who sold an account to a customer; None if nobody did, or nobody knows."""
+        return None if self._customers is None else self._customers.find_reseller(customer)
 
     # -- what the daemon asks ------------------------------------------------------------------------------------------
 

@@ -36,6 +36,10 @@ class Customers(Protocol):
         """Whose the account of some login names is; None if nobody knows (yet)."""
         ...
 
+    def find_reseller(self, customer: Customer, /) -> Customer | None:
+        """Who sold an account to a customer; None if nobody did, or nobody knows."""
+        ...
+
     def owners(self, text: str, /) -> Sequence[str]:
         """The login names of all that own a domain, or that of an address, which a person wrote; it may be anything."""
         ...

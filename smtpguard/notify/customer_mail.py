@@ -1,0 +1,40 @@
+"""The mail to a customer or their reseller: headers that nothing can be put among, and the text of customer_text.py.
+
+What a tenant chose in it, a login or a domain, is made visible by the template already.
+"""
+
+import email.utils
+from email.message import EmailMessage
+from email.policy import SMTP
+
+from smtpguard.notify.plain import to_plain
+from smtpguard.report.customer_text import CustomerText
+
+_MAX_SUBJECT = 150
+
+
+def render_customer_mail(text: CustomerText, *, sender: str, to: str, name: str, made_s: float) -> EmailMessage:
+    """The mail.
+
+    Args:
+        text: What it says.
+        sender: The operator's address.
+        to: An address that may be written to, see contact_address.py.
+        name: Its own for ever.
+        made_s: Seconds since the epoch.
+    """
+    mail = EmailMessage(policy=SMTP)
+    mail["From"] = sender
+    mail["To"] = to
+    # EmailMessage decodes what looks like an encoded word (RFC 2047, 2), and can't write what comes of a hostile one.
+    mail["Subject"] = _mend(text.subject).replace("=?", "= ?")[:_MAX_SUBJECT]
+    mail["Date"] = email.utils.formatdate(made_s)
+    mail["Message-ID"] = f"<{to_plain(name)}@{sender.rpartition('@')[2]}>"
+    mail["Auto-Submitted"] = "auto-generated"
+    mail.set_content(_mend(text.body), charset="utf-8", cte="quoted-printable")
+    return mail
+
+
+def _mend(text: str) -> str:
+    """Without lone surrogates, which no mail can have."""
+    return text.encode("utf-8", "replace").decode("utf-8")
