@@ -147,6 +147,7 @@ def _show_rule(rule: Mapping[str, Any], past: Mapping[str, Any], blocks: list[Js
     usual = None
     if rule["count"] == "connections" and is_of_its_ports and rule["window"] in _MINUTES:
         usual = past.get("usual", {}).get(_MINUTES[rule["window"]])
+    usual = usual or past.get("usual_of", {}).get(rule["name"])
     return {**rule, "usual": usual, "next": _find_next(rule, blocks)}
 
 

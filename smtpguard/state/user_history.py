@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from smtpguard.logline import render_time
@@ -17,6 +17,7 @@ from smtpguard.state.own_history import count_unplaced, list_own, show_own
 from smtpguard.state.past_blocks import KINDS, find_past_blocks
 from smtpguard.state.rows import BlockRow, ChangeRow, VerdictRow
 from smtpguard.state.span import Span, find_gaps
+from smtpguard.state.usual_places import count_usual_places
 from smtpguard.text import render_address, render_escaped, render_words, split_line
 
 USUAL_DAYS = 14
@@ -33,6 +34,7 @@ def collect_user(
     name: str | None,
     now_ns: int,
     names: Collection[str] = (),
+    rules: Sequence[Mapping[str, Any]] = (),
     is_past: bool = False,
 ) -> Shown:
     """What is known of a user up to a moment. What a uid did while it was another account's is left out.
@@ -43,6 +45,7 @@ def collect_user(
         name: Its name then; None with a uid.
         now_ns: The moment, wall time.
         names: What the account of the uid is called; empty where it is not known.
+        rules: As `why` shows them: of these it is told what is usual.
         is_past: Whether the moment is past: what was in force then is found in the history.
     """
     until_ns = now_ns + 1
@@ -54,7 +57,7 @@ def collect_user(
         "evidence": {}, "ports": [], "own_addresses": [], "own_unknown": 0,
     }  # fmt: skip
     if uid is not None:
-        figures |= _collect(history, uid, names if name is None else (name,), now_ns, name)
+        figures |= _collect(history, uid, names if name is None else (name,), now_ns, name, rules)
     since_ns = figures.pop("since_ns", 0)
     return figures | {
         "time": render_time(now_ns),
@@ -64,7 +67,14 @@ def collect_user(
     }
 
 
-def _collect(history: History, uid: int, names: Collection[str], now_ns: int, gone: str | None) -> Shown:
+def _collect(
+    history: History,
+    uid: int,
+    names: Collection[str],
+    now_ns: int,
+    gone: str | None,
+    rules: Sequence[Mapping[str, Any]],
+) -> Shown:
     rows, _ = history.find_events(EventQuery(span=Span(until_ns=now_ns + 1, uid=uid, limit=MAX_EVENTS)))
     since_ns, end_ns = find_tenure(rows, names, is_living=gone is None)
     own = [row for row in rows if not names or not row.name or row.name in names]
@@ -75,6 +85,13 @@ def _collect(history: History, uid: int, names: Collection[str], now_ns: int, go
     return {
         "since_ns": since_ns,
         **_figures(history, uid, now_ns, verdicts, (since_ns, end_ns)),
+        "usual_of": count_usual_places(
+            history,
+            rules,
+            uid,
+            since_ns=-(-max(since_ns, now_ns - USUAL_DAYS * DAY_NS) // HOUR_NS) * HOUR_NS,
+            until_ns=now_ns + 1 if end_ns is None else end_ns // HOUR_NS * HOUR_NS,
+        ),
         "events": [show_event(row) for row in events],
         "incident": show_incident(*incidents[0], now_ns) if incidents else None,
         "evidence": verdicts[0].evidence if verdicts else {},

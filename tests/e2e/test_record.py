@@ -273,7 +273,8 @@ def test_why_says_whose_fault_it_is_with_and_without_a_daemon(host: Host) -> Non
 
 def test_a_watched_user_has_half_of_each_limit_until_somebody_says_otherwise(host: Host) -> None:
     calm = {"name": "calm", "count": "connections", "limit": 21, "window": "10m", "action": "warn"}
-    host.configure(rules=[RULE, calm])
+    slow = {"name": "slow", "ports": [25], "count": "networks", "limit": 40, "window": "24h", "action": "warn"}
+    host.configure(rules=[RULE, calm, slow])
     assert host.cli("reload").returncode == 0
 
     def first_refused() -> int | None:
@@ -293,7 +294,8 @@ def test_a_watched_user_has_half_of_each_limit_until_somebody_says_otherwise(hos
     assert first_refused() == 15
     assert host.stderr().count("is WATCHED until") <= 1, "and not again"
     why = shown(host, "why", SPAMMER[0])
-    assert [rule["limit"] for rule in why["rules"]] == [15, 10]
+    assert [rule["limit"] for rule in why["rules"]] == [15, 10, 20]
+    assert why["rules"][2]["usual"] == {"p50": 1, "p95": 1, "days": 1}, "one network"
     assert why["watch"]["reason"] == "cleaned"
     assert "limits are halved until" in host.cli("why", SPAMMER[0]).stdout
     assert f"watched: {SPAMMER[0]}: limits are halved until" in host.cli("status").stdout

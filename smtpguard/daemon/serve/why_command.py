@@ -81,7 +81,8 @@ class WhyCommand:
             from smtpguard.state.user_history import collect_user
 
             uid, names = (None, ()) if account is None else (account.uid, account.names)
-            past = collect_user(history, uid=uid, name=name, now_ns=at_ns, names=names, is_past=not is_now)
+            rules = [] if live is None else live["rules"]
+            past = collect_user(history, uid=uid, name=name, now_ns=at_ns, names=names, rules=rules, is_past=not is_now)
             if name is not None and past["uid"] is None:
                 what = f'No account "{render_words(name)}" on this host, and none in the history'
                 raise StateError(what, fix="give a login name, or uid:N")
