@@ -23,6 +23,10 @@ $(VENV)/.test: $(VENV)/.run pyproject.toml config/setup.sh
 	@bash config/setup.sh test
 	@touch $@
 
+$(VENV)/.build: $(VENV)/.run
+	@$(BIN)/python -m pip install -q --disable-pip-version-check 'build>=1.2'
+	@touch $@
+
 run: setup  ## watch this host, refuse nobody: smtpguard run --dry-run
 	$(BIN)/smtpguard run --dry-run $(RUN_ARGS)
 
@@ -66,7 +70,7 @@ pictures: setup-test  ## the pictures of the documents, made anew from real runs
 bpf: setup-test  ## rebuild the BPF object from its C source
 	bash config/setup.sh bpf
 
-build: setup-test  ## sdist, and the wheel through it
+build: $(VENV)/.build  ## sdist, and the wheel through it
 	$(BIN)/python -m build
 
 deb: build  ## a Debian package in dist/
