@@ -14,6 +14,7 @@ _MODES = {
     "enforce": "enforcing",
     "off": "OFF: nobody is refused",
 }
+_BY_HAND = "dry run: only who was blocked by hand is refused"
 _WORDS = frozenset({"inactive", "newcomers", "exempt names", "nat64", "accounts", "customers", "failures"})
 """Parts that say something in words; the others are counters."""
 _FEW_ANSWERS = 0.5
@@ -87,8 +88,9 @@ def render_status(status: dict[str, Any], *, verbose: bool = False) -> list[str]
         verbose: With every counter.
     """
     lines = [f"!! {text}" for text in status["troubles"]]
+    is_by_hand = status["mode"] == "dry-run" and status["blocks"] + status["throttles"]
     lines.append(
-        f"smtpguard {status['version']}: {_MODES[status['mode']]}; "
+        f"smtpguard {status['version']}: {_BY_HAND if is_by_hand else _MODES[status['mode']]}; "
         f"up {render_duration(status['uptime'])}, pid {status['pid']}"
     )
     if status["off_until"] is not None:

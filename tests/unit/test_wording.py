@@ -324,6 +324,8 @@ def test_status_in_words() -> None:
         "off until 2026-02-18 13:30:00+00:00. Switch on: smtpguard on",
         "refused now: nobody. Suspended: 2 blocked, 0 throttled.",
     ]
+    by_hand = "smtpguard 0.1.0: dry run: only who was blocked by hand is refused; up 2 h 5 min, pid 4711"
+    assert render_status(status_of(mode="dry-run", blocks=1))[0] == by_hand
     judged = {"exact": [], "judged": {"volume": "what its sessions send in a second: each tells once a second"}}
     assert (
         "not exact: rule volume: beyond its limit what its sessions send in a second: each tells once a second"

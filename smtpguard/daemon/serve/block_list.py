@@ -45,7 +45,7 @@ class BlockList:
             "mode": block.mode,
             "suspended": self._engine.is_off and block.mode == "enforce",
             "level": block.level,
-            "refused": self._execution.refused[block.subject],
+            "refused": self._execution.refused[block.subject] if block.mode == "enforce" else 0,
         }
 
     def _render_allowance(self, allowance: Allowance) -> dict[str, Any]:
