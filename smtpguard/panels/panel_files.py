@@ -1,6 +1,6 @@
 """Files of a panel that root, or the panel's own system account, alone can have written. Bounded; never follows a link.
 
-A tenant who could write one would give himself another customer's limits, or another's name in a report. So each
+A tenant who could write one would give themselves another customer's limits, or another's name in a report. So each
 directory and file is judged on its descriptor: owner, mode, kind, size. What is refused is named, and not used.
 """
 

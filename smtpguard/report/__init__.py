@@ -1,1 +1,1 @@
-"""What the guard knows, put together and put into words for people: `why`. Pure."""
+"""What the guard knows, put into words for people: `why` of one user, `report` of the whole host. Pure."""

@@ -4,8 +4,8 @@ The history has attempts by the minute, and where they went by the hour. A windo
 a user with no other ports, is exact to the minute; of other rules it is known that it held no more than so much.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from smtpguard.report.host_report import FullWindow
 from smtpguard.report.report_input import ReportInput
@@ -29,10 +29,10 @@ def find_fullest(given: ReportInput) -> tuple[FullWindow, ...] | None:
     found = given.parts.get("peaks")
     if given.rules is None or found is None or found["rows"] is None:
         return None
-    ports: dict[int, list[list[int]]] = {}
+    ports: dict[int, list[_Port]] = {}
     for uid, *row in given.rows("ports"):
-        ports.setdefault(uid, []).append(row)
-    judged = {(row[4], row[0]) for row in given.rows("verdicts") if row[5] is None}
+        ports.setdefault(uid, []).append(_Port(*row))
+    judged = {(uid, rule) for rule, _, _, _, uid, netns, *_ in given.rows("verdicts") if netns is None}
     windows = []
     for uid, length, peak in found["rows"]:
         for rule in given.rules:
@@ -45,14 +45,24 @@ def find_fullest(given: ReportInput) -> tuple[FullWindow, ...] | None:
     return tuple(windows[:MAX_FULLEST])
 
 
-def _bound(rule: Mapping[str, Any], peak: int, ports: Iterable[list[int]]) -> tuple[int, bool]:
+class _Port(NamedTuple):
+    """What a user did on a port, as state/host_history has it of whole hours."""
+
+    port: int
+    attempts: int
+    refused: int
+    networks: int
+    destinations: int
+
+
+def _bound(rule: Mapping[str, Any], peak: int, ports: Collection[_Port]) -> tuple[int, bool]:
     """The most that a window of a rule can have held, and whether it may have held less."""
-    meant = [row for row in ports if rule["ports"] is None or row[0] in rule["ports"]]
-    passed = sum(row[1] - row[2] for row in meant)
+    meant = [used for used in ports if rule["ports"] is None or used.port in rule["ports"]]
+    passed = sum(used.attempts - used.refused for used in meant)
     if rule["count"] == "connections":
-        has_others = len(meant) < len(list(ports))
+        has_others = len(meant) < len(ports)
         return (min(peak, passed), True) if has_others else (peak if meant or rule["ports"] is None else 0, False)
-    distinct = sum(row[3 if rule["count"] == "networks" else 4] for row in meant)
+    distinct = sum(used.networks if rule["count"] == "networks" else used.destinations for used in meant)
     return min(peak, passed, distinct), True
 
 
