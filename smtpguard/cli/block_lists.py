@@ -41,7 +41,7 @@ def find_listed_warning(listed: Mapping[str, Any] | None) -> str | None:
         return f"LISTED: {_show(listed['listings'][0])}{more}"
     if listed["why"]:
         return f"block lists can't be asked: {listed['why']}"
-    if listed["asked"] is not None and len(listed["not_asked"]) == listed["zones"]:
+    if len(listed["not_asked"]) == listed["zones"]:
         row = listed["not_asked"][0]
         return f"no block list can be asked: {row['zone']}: {row['why']}"
     return None

@@ -20,7 +20,7 @@ from smtpguard.notify.list_round import Round
 KEEP_S = 7 * 86_400.0
 """How long a listing is remembered whose address is not this host's now: one that moves between hosts comes back."""
 MAX_LISTINGS = 4096
-MAX_NEWS = 8
+MAX_NEWS = 4
 """Told at a time; the others follow."""
 _MAX_BYTES = 8 << 20
 

@@ -13,7 +13,7 @@ from typing import Literal
 from smtpguard.decode.dns import NXDOMAIN, DnsAnswer
 from smtpguard.text import render_address, render_words
 
-MAX_CODES = 16
+MAX_CODES = 8
 MAX_REASON = 200
 """Characters of what a list writes that are kept."""
 _ANSWERS = IPv4Network("127.0.0.0/8")
@@ -98,7 +98,7 @@ def judge_test(has: ListAnswer, has_not: ListAnswer) -> str | None:
 def render_reason(answer: DnsAnswer) -> str:
     """The first text of an answer as people may see it; nothing where there is none."""
     texts = [text for text in answer.texts if text]
-    return render_words(texts[0].decode("utf-8", "surrogateescape"), max_bytes=MAX_REASON) if texts else ""
+    return render_words(texts[0].decode("utf-8", "surrogateescape"), max_bytes=MAX_REASON)[:MAX_REASON] if texts else ""
 
 
 def show_zone(zone: str) -> str:

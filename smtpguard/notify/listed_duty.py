@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 NO_ADDRESS = "no interface has a public address: name what others see in listed.addresses"
 LOOK_AGAIN_S = 60.0
 """How soon addresses are looked for again where there are none: a network may come up late."""
-MAX_SHOWN = 50
+MAX_SHOWN = 30
 _MAX_WHY = 200
 
 
@@ -168,7 +168,7 @@ class ListedDuty:
         self._wake()
 
     def _take_found(self, asking: _Asking, found: Round) -> None:
-        if not asking.is_wanted or self._listings is None:
+        if self._listings is None:
             return
         self._last, self._asked_s = found, self._wall()
         self._listings.take(found, asking.settings.zones, asking.addresses, self._asked_s)

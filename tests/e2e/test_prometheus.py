@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from smtpguard.notify.metric_families import FAMILIES, PREFIX
-from smtpguard.notify.metrics_text import render_metrics
+from smtpguard.notify.metrics_text import Listed, render_metrics
 from smtpguard.notify.text_file import TextFile
 from smtpguard.resources import shipped
 from tests import servers
@@ -97,7 +97,8 @@ def hour_of(host: str) -> list[str]:
             last_event_timestamp_seconds=[[END_S - 30]],
         ) | {"response_seconds": {"buckets": [[0.001, minute], ["+Inf", 0]], "sum": minute / 2000}}
         at_s = END_S - 3600 + 60 * minute
-        for line in render_metrics(given, sent={}, spools={}).decode().splitlines():
+        lists: Listed = ([["zen.example", "203.0.113.5", 1]], [["zen.example", 1], ["bl.example", 0]])
+        for line in render_metrics(given, sent={}, spools={}, listed=lists).decode().splitlines():
             if line.startswith("#"):
                 continue
             series, _, value = line.rpartition(" ")

@@ -10,7 +10,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from smtpguard.daemon.outlet.frames import HelperSettings
+from smtpguard.daemon.outlet.frames import MAX_BYTES, HelperSettings, render_frame
+from smtpguard.daemon.outlet.listed_report import parse_listed
 from smtpguard.decode.dns import DnsAnswer, Kind
 from smtpguard.errors import ConfigError, DecodeError, SourceError
 from smtpguard.model import NS
@@ -362,6 +363,27 @@ def test_what_is_found_of_an_address_in_a_round_is_told_together(bench: Bench) -
             bench.server.set(address, "127.0.0.4", zone=zone)
     news = bench.turn()
     assert [(one["address"], len(one["zones"])) for one in news] == [(address, 2) for address in bench.addresses]
+
+
+def test_the_largest_report_fits_into_a_packet_and_the_rest_follows(bench: Bench) -> None:
+    zones = tuple(f"{'z' * 15}{n:02}.{'.'.join(['y' * 19] * 8)}" for n in range(16))
+    bench.addresses = tuple(f"2001:db8:{n:x}:aaaa:bbbb:cccc:dddd:eeee" for n in range(0x1000, 0x1000 + MAX_ADDRESSES))
+    for zone in zones:
+        bench.server.set("::ffff:127.0.0.2", "127.0.0.2", zone=zone)
+        for address in bench.addresses:
+            bench.server.set(address, *(f"127.255.254.{n}" for n in range(100, 120)), zone=zone)
+            bench.server.texts[name_question(address, zone)] = (b"\xff\\" * 200,)
+    bench.configure(zones=zones)
+    told = set()
+    news = bench.turn(0)
+    while news:
+        assert len(render_frame("report", {"listed": bench.duty.report()})) < MAX_BYTES - 5000
+        assert parse_listed(bench.duty.report()).news[-1].id == news[-1]["id"]
+        told |= {one["id"] for one in news}
+        bench.told(news)
+        news = list(bench.duty.report()["news"])
+    assert len(told) == MAX_ADDRESSES
+    assert bench.shown["count"] == MAX_ADDRESSES * 16
 
 
 def test_an_address_that_moves_away_and_back_is_not_news(bench: Bench) -> None:

@@ -165,7 +165,9 @@ def test_a_reload_tells_it_what_has_changed_and_ends_it_when_nothing_is_wanted()
     bench.messenger.reconfigure(replace(WANTED, dry_run=False))
     bench.messenger.reconfigure(replace(WANTED, metrics_users=True))
     assert [kind for kind, _ in bench.processes[0].got] == ["reload", "reload"]
+    bench.say(render_frame("report", {"listed": {"text": "listed"}}))
     bench.messenger.reconfigure(Settings())
+    assert bench.messenger.report == {}, "what it said holds no more"
     assert bench.processes[0].got[-1][0] == "stop"
     assert bench.processes[0].ended
     assert bench.messenger.filenos() == ()

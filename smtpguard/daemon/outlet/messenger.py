@@ -192,6 +192,7 @@ class Messenger:
         process, self._process = self._process, None
         self._due_ns = self._busy_since_ns = self._trouble = None
         self._handed.clear()
+        self.report = {}
         if process is not None:
             try:
                 process.send(render_frame("stop"))
