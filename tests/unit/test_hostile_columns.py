@@ -55,15 +55,16 @@ def show_text(name: str, language: str) -> Callable[[Json], str]:
 EVENTS = [show_event(verdict(1)), show_event(change(2, "block", block_kind="block", source="guard", rule="r")),
           show_event(change(3, "note"))]  # fmt: skip
 INCIDENTS = [show_incident(incident(1), change(6, "close"), NOW_NS), show_incident(incident(2), None, NOW_NS)]
+WATCHED = [{"user": "web01", "uid": 1001, "until": NOTE["time"], "by": "admin", "reason": "cleaned"}] * 3
+OWN = {"address": "198.51.100.7", "connected": 5, "failed": 2, "first": NOTE["time"], "last": NOTE["time"]}
 USER = {
-    "live": live(blocks=BLOCKS, rules=[RULE | {"now": 29, "limit_by": "rule"}]),
+    "live": live(watch=WATCHED[0], blocks=BLOCKS, rules=[RULE | {"now": 29, "limit_by": "rule"}]),
     "past": past(
         scripts=[SCRIPT, SCRIPT | {"script": None, "stack": [], "drivers": []}], incident=INCIDENT,
         events=[NOTE, CHANGE], evidence={"newest": [FILE]}, destinations=[place(name="mx.example.org", refused=3)],
-        failed_hour=12,
+        failed_hour=12, own_addresses=[OWN], own_unknown=3, blind=[[NOTE["time"], NOTE["time"]]], lost=2,
     ),
 }  # fmt: skip
-WATCHED = [{"user": "web01", "uid": 1001, "until": NOTE["time"], "by": "admin", "reason": "cleaned"}] * 3
 SHOWN: dict[str, tuple[Callable[[Json], str], Json]] = {
     "events": (show_table(("a",) * 5, events._row), EVENTS),
     "events --csv": (lambda items: render_csv(events.COLUMNS, items, head=False), EVENTS),
