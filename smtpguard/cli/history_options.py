@@ -1,6 +1,5 @@
 """What `events` and `incidents` have in common: their filters, and who answers: the daemon, else the file itself."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,9 +8,11 @@ import click
 from click.decorators import FC
 
 from smtpguard.cli.common import find_socket
-from smtpguard.errors import NoDaemonError, PrivilegeError
+from smtpguard.cli.past_source import PastSource
 
 if TYPE_CHECKING:
+    from smtpguard.state.event_query import EventQuery
+    from smtpguard.state.history import History
     from smtpguard.state.history_page import Verb
 
 PAGE = 1000
@@ -65,7 +66,7 @@ class HistorySource:
 
     def __init__(self, config_path: str | None, socket_path: str | None) -> None:
         self._config_path = config_path
-        self._socket = find_socket(config_path, socket_path)
+        self._past = PastSource(config_path, socket_path)
 
     def find(self, verb: "Verb", rows: int, args: Ask) -> HistoryPage:
         """Ask, page by page.
@@ -92,27 +93,26 @@ class HistorySource:
             args["until_ns"] = items[-1][key] + 1  # others of the same moment come again
 
     def _ask(self, verb: "Verb", args: Ask) -> HistoryPage:
-        from smtpguard.control.client import ask
+        def read(history: "History") -> Json:
+            from smtpguard.state.history_page import find_page
+            from smtpguard.state.own_history import find_source
 
-        try:
-            answer = ask(self._socket, verb, **args)
-        except NoDaemonError as nobody:
-            return self._read(verb, args, nobody)
+            query = self._build_query(args)
+            items, has_more = find_page(history, verb, query, is_open=args.get("is_open", False))
+            return {"items": items, "has_more": has_more, "source": find_source(history, query)}
+
+        answer = self._past.ask(verb, read, **args)
         source = answer.get("source")
         return HistoryPage(items=answer["items"], has_more=answer.get("has_more", False), source=source)
 
-    def _read(self, verb: "Verb", args: Ask, nobody: NoDaemonError) -> HistoryPage:
+    def _build_query(self, args: Ask) -> "EventQuery":
+        """The same as the daemon makes of a request."""
         from smtpguard.state.event_query import EventQuery, parse_own
-        from smtpguard.state.history import History
-        from smtpguard.state.history_page import find_page
-        from smtpguard.state.own_history import find_source
         from smtpguard.state.span import Span
 
-        path = find_history_file(self._config_path, nobody)
         uid, name = find_uid(args.get("user", ""), self._config_path)
-        span = Span(since_ns=args["since_ns"], until_ns=args["until_ns"], uid=uid, name=name, limit=args["rows"])
-        query = EventQuery(
-            span=span,
+        return EventQuery(
+            span=Span(since_ns=args["since_ns"], until_ns=args["until_ns"], uid=uid, name=name, limit=args["rows"]),
             kinds=frozenset(args.get("kinds", ())),
             mode=args.get("mode"),
             port=args.get("port"),
@@ -122,10 +122,6 @@ class HistorySource:
             rule=args.get("rule"),
             src=parse_own(args["src"]) if "src" in args else None,
         )
-        with History(path) as history:
-            items, has_more = find_page(history, verb, query, is_open=args.get("is_open", False))
-            source = find_source(history, query)
-        return HistoryPage(items=items, has_more=has_more, source=source)
 
 
 def without_time(verb: "Verb", item: Json) -> Json:
@@ -143,33 +139,6 @@ def print_more(found: HistoryPage, rows: int, field: str) -> None:
     """
     if found.has_more:
         click.echo(f"There is more: --rows {rows * 10}, or --until {found.items[-1][field]}", err=True)
-
-
-def find_history_file(config_path: str | None, nobody: NoDaemonError) -> str:
-    """The state file, which is read where no daemon runs; said on stderr.
-
-    Args:
-        config_path: --config.
-        nobody: What the daemon's socket said.
-
-    Raises:
-        NoDaemonError: There is no file either.
-        PrivilegeError: It is for root.
-    """
-    from smtpguard.settings.load import load_places
-
-    settings, _ = load_places(config_path, ["state"])
-    path = settings.state_path
-    if not os.access(path, os.R_OK | os.W_OK):
-        if os.geteuid() != 0 and os.path.exists(os.path.dirname(path)):  # noqa: PTH110, PTH120 - costs less to import
-            what = f"no daemon is running, and the history at {path} is for root"
-            raise PrivilegeError(what, fix="run as root, or start the guard") from nobody
-        raise nobody
-    told = click.get_current_context().meta.setdefault("smtpguard.history", [])
-    if path not in told:
-        told.append(path)
-        click.echo(f"smtpguard: no daemon is running: the history is read from {path}", err=True)
-    return path
 
 
 def find_uid(user: str, config_path: str | None = None) -> tuple[int | None, str | None]:

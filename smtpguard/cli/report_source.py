@@ -4,19 +4,21 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from smtpguard.cli.common import find_socket
-from smtpguard.cli.history_options import find_history_file
-from smtpguard.errors import ConfigError, NoDaemonError
+from smtpguard.cli.past_source import PastSource
+from smtpguard.errors import ConfigError
 from smtpguard.report.build_report import MONTH_NS, build_report
 from smtpguard.report.fullest_windows import list_windows
 from smtpguard.report.host_report import HostReport
 from smtpguard.report.report_input import ReportInput
 from smtpguard.settings import HOUR_NS, MINUTE_NS
 from smtpguard.state.host_question import PARTS, HostQuestion, Part, show_rule
+
+if TYPE_CHECKING:
+    from smtpguard.state.history import History
 
 Found = dict[str, Any]
 PATIENCE_S = 1.0
@@ -38,8 +40,7 @@ class ReportSource:
 
     def __init__(self, config_path: str | None, socket_path: str | None) -> None:
         self._config_path = config_path
-        self._socket = find_socket(config_path, socket_path)
-        self._path: str | None = None
+        self._past = PastSource(config_path, socket_path)
 
     def build(self, since_ns: int, until_ns: int, *, ends_now: bool) -> HostReport:
         """The report of a span of time."""
@@ -70,47 +71,39 @@ class ReportSource:
 
     def _collect(self, part: Part, question: HostQuestion) -> Found | None:
         """A part; None if it takes too long."""
-        from smtpguard.control.client import ask
 
-        if self._path is None:
-            try:
-                answer = ask(
-                    self._socket,
-                    "report",
-                    timeout_s=_ANSWER_S,
-                    part=part,
-                    since_ns=question.since_ns,
-                    until_ns=question.until_ns,
-                    windows=list(question.windows),
-                    step=question.step,
-                )
-            except NoDaemonError as nobody:
-                self._path = find_history_file(self._config_path, nobody)
-            else:
-                return None if answer.get("late") else answer | {"rows": answer["items"]}
-        from smtpguard.state.history import History
-        from smtpguard.state.host_history import collect_part
+        def read(history: "History") -> Found:
+            from smtpguard.state.host_history import collect_part
 
-        with History(self._path) as history:
-            return collect_part(history, part, question)
+            found = collect_part(history, part, question)
+            return found | {"items": found["rows"]}
+
+        answer = self._past.ask(
+            "report",
+            read,
+            timeout_s=_ANSWER_S,
+            part=part,
+            since_ns=question.since_ns,
+            until_ns=question.until_ns,
+            windows=list(question.windows),
+            step=question.step,
+        )
+        return None if answer.get("late") else answer | {"rows": answer["items"]}
 
     def _find_rules(self) -> tuple[list[Found] | None, bool]:
         """The rules in force, as far as they can be found out, and whether some users have others."""
-        from smtpguard.control.client import ask
+        found = self._past.ask("report", self._read_rules, part="rules")
+        return found["rows"], found["has_overrides"]
 
-        try:
-            found = ask(self._socket, "report", part="rules")
-        except NoDaemonError as nobody:
-            self._path = find_history_file(self._config_path, nobody)
-        else:
-            return found["rows"], found["has_overrides"]
+    def _read_rules(self, _: "History") -> Found:
+        """Those of the configuration: the file has none."""
         from smtpguard.settings.load import load_settings
 
         try:
             settings = load_settings(self._config_path)
         except ConfigError:
-            return None, False
-        return [show_rule(rule) for rule in settings.rules], bool(settings.overrides)
+            return {"rows": None, "has_overrides": False}
+        return {"rows": [show_rule(rule) for rule in settings.rules], "has_overrides": bool(settings.overrides)}
 
 
 def _with_progress(wanted: list[tuple[str, Part, HostQuestion]]) -> Iterator[tuple[str, Part, HostQuestion]]:

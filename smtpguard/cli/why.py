@@ -1,12 +1,16 @@
 """`smtpguard why`: who, since when, is it stopped, is that right, and how to undo it, on one card."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from smtpguard.cli.common import config_option, find_socket, json_option, print_json, socket_option
-from smtpguard.cli.history_options import find_history_file, find_uid
-from smtpguard.errors import NoDaemonError, StateError
+from smtpguard.cli.common import config_option, json_option, print_json, socket_option
+from smtpguard.cli.history_options import find_uid
+from smtpguard.cli.past_source import PastSource
+from smtpguard.errors import StateError
+
+if TYPE_CHECKING:
+    from smtpguard.state.history import History
 
 
 @click.command("why")
@@ -40,7 +44,6 @@ def command(
     from datetime import UTC, datetime
 
     from smtpguard.cli.moments import parse_moment
-    from smtpguard.control.client import ask
     from smtpguard.report.why import build_why
     from smtpguard.report.why_card import render_card
 
@@ -49,10 +52,11 @@ def command(
     if language is not None and not (ticket or customer):
         raise click.UsageError("--language goes with --ticket or --customer")
     at_ns = None if at is None else parse_moment(at, datetime.now(UTC).astimezone(), "--at")
-    try:
-        answer: dict[str, Any] = ask(find_socket(config_path, socket_path), "why", user=user, at_ns=at_ns)
-    except NoDaemonError as nobody:
-        answer = _read(find_history_file(config_path, nobody), find_uid(user, config_path), at_ns)
+
+    def read(history: "History") -> dict[str, Any]:
+        return _read(history, find_uid(user, config_path), at_ns)
+
+    answer = PastSource(config_path, socket_path).ask("why", read, user=user, at_ns=at_ns)
     standing = answer.get("standing")
     why = build_why(answer["live"], answer["past"], answer["name"], is_past=at is not None, standing=standing)
     if names:
@@ -86,22 +90,20 @@ def _write_text(why: dict[str, Any], language: str | None, *, is_for_customer: b
     return render_template("ticket.txt", build_ticket(why, host), language=language or DEFAULT_LANGUAGE)
 
 
-def _read(path: str, whose: tuple[int | None, str | None], at_ns: int | None) -> dict[str, Any]:
+def _read(history: "History", whose: tuple[int | None, str | None], at_ns: int | None) -> dict[str, Any]:
     """The same from the file, where no daemon runs."""
     import time
 
-    from smtpguard.state.history import History
     from smtpguard.state.user_history import collect_user, show_block
 
     uid, name = whose
     now_ns = time.time_ns()
     names = [] if uid is None or (found := _find_name(uid)) is None else [found]
-    with History(path) as history:
-        past = collect_user(history, uid=uid, name=name, now_ns=at_ns or now_ns, names=names, is_past=at_ns is not None)
-        if past["uid"] is None:
-            raise StateError("no account of that name on this host, and none in the history", fix="give uid:N")
-        if at_ns is None:
-            past["blocks"] = [show_block(row) for row in history.blocks_of(past["uid"], now_ns)]
+    past = collect_user(history, uid=uid, name=name, now_ns=at_ns or now_ns, names=names, is_past=at_ns is not None)
+    if past["uid"] is None:
+        raise StateError("no account of that name on this host, and none in the history", fix="give uid:N")
+    if at_ns is None:
+        past["blocks"] = [show_block(row) for row in history.blocks_of(past["uid"], now_ns)]
     return {"live": None, "past": past, "name": name or (names[0] if names else None)}
 
 
