@@ -46,6 +46,8 @@ class Suppressed:
 
 @dataclass(slots=True, kw_only=True)
 class _UserMinute:
+    """A minute of one user's lines."""
+
     account: Account
     start_ns: int
     written: int = 0

@@ -4,7 +4,11 @@ import faulthandler
 import logging
 import sys
 
-from smtpguard.text import render_escaped, to_bytes
+from smtpguard.daemon.startup.late_modules import load_late
+
+load_late()  # before anything imports dataclasses
+
+from smtpguard.text import render_escaped, to_bytes  # noqa: E402
 
 _INTERRUPTED = 130
 

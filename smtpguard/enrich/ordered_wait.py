@@ -39,6 +39,8 @@ class Ready(Generic[Item, Value]):
 
 @dataclass(slots=True)
 class _WaitingItem(Generic[Item, Value]):
+    """An item, and what it still waits for."""
+
     item: Item
     due_ns: int
     want: set[int]

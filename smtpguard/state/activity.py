@@ -39,6 +39,8 @@ class _User:
 
 @dataclass(slots=True)
 class _Outcome:
+    """What became of connections."""
+
     connected: int = 0
     failed: int = 0
     error: str | None = None
@@ -47,6 +49,8 @@ class _Outcome:
 
 @dataclass(slots=True)
 class _Own:
+    """Connections from one of the host's own addresses."""
+
     connected: int = 0
     failed: int = 0
     first_ns: int = 0

@@ -19,6 +19,8 @@ _SHOWN = 10
 
 @dataclass(slots=True)
 class _Count:
+    """Reports of one user."""
+
     last_ns: int = 0
     untracked: int = 0
     unfollowed: int = 0
