@@ -2,15 +2,22 @@
 
 Figures per user and minute are exact. Where a user went (address, port, script), what became of it and from which of
 the host's own addresses is bounded: each user has so many places between two writes, all of them together so many;
-what goes beyond is still in the figures, and is counted.
+what goes beyond is still in the figures, and is counted. Where more than MANY are held their rows are taken early: the
+sums of a place take twice the memory of its row, and a thousand users that begin at once would make that megabytes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from smtpguard.settings import HOUR_NS, MINUTE_NS
 from smtpguard.state import statements
 from smtpguard.state.columns import Statement
 
+Key = TypeVar("Key")
+Sums = TypeVar("Sums")
+MANY = 1000
+"""Places; twice as many each further time between two writes, so that few have two rows."""
 MAX_PLACES_PER_USER = 500
 MAX_PLACES = 20_000
 MAX_USERS = 20_000
@@ -27,11 +34,13 @@ class _User:
         minutes: Attempts, refused ones, messages and recipients of each minute.
         places: First and last time, attempts and refused ones by (address, port, script).
         seen: When each port was last used.
+        early: How many places of theirs were taken early since the last write.
     """
 
-    __slots__ = ("minutes", "places", "seen")
+    __slots__ = ("early", "minutes", "places", "seen")
 
-    def __init__(self) -> None:
+    def __init__(self, early: int) -> None:
+        self.early = early
         self.minutes: dict[int, list[int]] = {}
         self.places: dict[tuple[bytes, int, bytes], list[int]] = {}
         self.seen: dict[int, int] = {}
@@ -61,10 +70,25 @@ class Tally:
     """The sums.
 
     Attributes:
+        held: Places, and outcomes at places, that are summed up now ...
+        many: ... and with how many of them it is time for `take_early`.
         dropped: Places, and figures of users beyond the bound, that were not kept.
     """
 
-    __slots__ = ("_hour", "_outcomes", "_outcomes_of", "_own", "_places", "_rows", "_users", "dropped")
+    __slots__ = (
+        "_early",
+        "_hour",
+        "_kept",
+        "_outcomes",
+        "_outcomes_of",
+        "_own",
+        "_places",
+        "_rows",
+        "_users",
+        "dropped",
+        "held",
+        "many",
+    )
 
     def __init__(self) -> None:
         self._hour = 0
@@ -74,6 +98,11 @@ class Tally:
         self._outcomes_of: dict[tuple[str, int], int] = {}
         self._own: dict[tuple[int, int, bytes], _Own] = {}
         self._rows: list[Statement] = []
+        # Since the last write: outcomes and own addresses of all, and each user's places that were taken early.
+        self._kept = {"outcomes": 0, "own": 0}
+        self._early: dict[int, int] = {}
+        self.held = 0
+        self.many = MANY
         self.dropped = 0
 
     def add_connect(
@@ -113,10 +142,11 @@ class Tally:
         key = (address, port, script[:MAX_SCRIPT_BYTES] if script else b"")
         place = user.places.get(key)
         if place is None:
-            if self._places >= MAX_PLACES or len(user.places) >= MAX_PLACES_PER_USER:
+            if self._places >= MAX_PLACES or len(user.places) + user.early >= MAX_PLACES_PER_USER:
                 self.dropped += 1
                 return
             self._places += 1
+            self.held += 1
             user.places[key] = [wall_ns, wall_ns, 1, int(refused)]
             return
         if wall_ns > place[1]:
@@ -144,8 +174,9 @@ class Tally:
         outcome_key = (wall_ns // HOUR_NS, uid, address, port)
         outcome = self._outcomes.get(outcome_key)
         if outcome is None:
-            if not self._has_room("outcomes", uid, MAX_PLACES_PER_USER, len(self._outcomes)):
+            if not self._has_room("outcomes", uid, MAX_PLACES_PER_USER):
                 return
+            self.held += 1
             outcome = self._outcomes[outcome_key] = _Outcome()
         if error is None:
             outcome.connected += 1
@@ -164,22 +195,34 @@ class Tally:
 
     def take(self) -> list[Statement]:
         """The sums as statements for `StateWriter.add_activity`; begins anew. What is most precious comes first."""
+        rows = self.take_early()
+        self._places = 0
+        self._kept = dict.fromkeys(self._kept, 0)
+        self.many = MANY
+        for shares in (self._outcomes_of, self._early):
+            shares.clear()
+        return rows
+
+    def take_early(self) -> list[Statement]:
+        """The same before it is time to write: what everybody has used of their share stays used until then."""
+        places = self._places
+        for uid, user in self._users.items():
+            self._early[uid] = user.early + len(user.places)
         self._end_hour()
+        self._places, self.held, self.many = places, 0, 2 * self.many
         rows, self._rows = self._rows, []
         rows += [
             statements.add_outcome(
                 hour, uid, address, port, connected=o.connected, failed=o.failed, error=o.error, error_ns=o.error_ns
             )
-            for (hour, uid, address, port), o in self._outcomes.items()
+            for (hour, uid, address, port), o in _drain(self._outcomes)
         ]
         rows += [
             statements.add_own_address(
                 hour, uid, address, connected=o.connected, failed=o.failed, first_ns=o.first_ns, last_ns=o.last_ns
             )
-            for (hour, uid, address), o in self._own.items()
+            for (hour, uid, address), o in _drain(self._own)
         ]
-        for sums in (self._outcomes, self._outcomes_of, self._own):
-            sums.clear()
         return rows
 
     def _add_own(self, uid: int, address: bytes, wall_ns: int, *, is_connected: bool) -> None:
@@ -187,7 +230,7 @@ class Tally:
         key = (wall_ns // HOUR_NS, uid, address)
         place = self._own.get(key)
         if place is None:
-            if not self._has_room("own", uid, MAX_OWN_PER_USER, len(self._own)):
+            if not self._has_room("own", uid, MAX_OWN_PER_USER):
                 return
             place = self._own[key] = _Own(first_ns=wall_ns)
         if is_connected:
@@ -208,7 +251,7 @@ class Tally:
             if len(self._users) >= MAX_USERS or len(self._rows) > MAX_ROWS:
                 self.dropped += 1
                 return None
-            user = self._users[uid] = _User()
+            user = self._users[uid] = _User(self._early.get(uid, 0))
         return user
 
     def _end_hour(self) -> None:
@@ -228,15 +271,22 @@ class Tally:
             statements.add_destination(
                 self._hour, uid, *key, first_ns=sums[0], last_ns=sums[1], connects=sums[2], refused=sums[3]
             )
-            for uid, user in users.items()
-            for key, sums in user.places.items()
+            for uid, user in _drain(users)
+            for key, sums in _drain(user.places)
         ]
 
-    def _has_room(self, what: str, uid: int, share: int, held: int) -> bool:
+    def _has_room(self, what: str, uid: int, share: int) -> bool:
         """Whether one more of a user's may be kept; counted either way."""
         count = self._outcomes_of.get((what, uid), 0)
-        if count >= share or held >= MAX_PLACES:
+        if count >= share or self._kept[what] >= MAX_PLACES:
             self.dropped += 1
             return False
         self._outcomes_of[what, uid] = count + 1
+        self._kept[what] += 1
         return True
+
+
+def _drain(sums: dict[Key, Sums]) -> Iterator[tuple[Key, Sums]]:
+    """All of some sums, each gone before the next one: their rows take the room that they give back."""
+    while sums:
+        yield sums.popitem()

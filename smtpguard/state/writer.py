@@ -22,6 +22,8 @@ from smtpguard.state.store import Loaded
 
 COMMIT_NS = NS
 """At most one second of counting is lost when the process is killed."""
+MANY = 2000
+"""Changes that wait in memory, some 300 bytes each: with more of them the next commit begins before its second."""
 MAX_BACKOFF_NS = 30 * NS
 LOOK_NS = 10 * NS
 """How often an idle thread looks whether somebody took the file away, so that a restart finds what it promised."""
@@ -133,7 +135,7 @@ class StateWriter:
         """Add figures (activity.py); the first to be dropped."""
         with self._condition:
             self._backlog.add_activity(rows)
-            self._touch()
+            self._touch(at_once=len(self._backlog) >= MANY)
 
     def stats(self) -> StateStats:
         """The figures for `status`."""

@@ -5,6 +5,7 @@ import os
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -375,6 +376,49 @@ def test_the_tally_keeps_hours_apart_and_what_became_of_connections(path: Path) 
     own = read("SELECT address, connected, failed, first_ns - ?, last_ns - ? FROM own_addresses", [edge] * 2)
     assert own.fetchall() == [(b"\5" * 4, 1, 2, 2, 5)]
     assert history(store, "seen") == 0, "who went where nothing counts is new all the same"
+
+
+def test_what_is_taken_early_adds_up_to_the_same(path: Path) -> None:
+    """A thousand users that begin within a second: their sums are handed over before it is over."""
+    whole, cut = Tally(), Tally()
+    rows: list[Statement] = []
+    times_early = 0
+    for n in range(9000):
+        uid, address, wall_ns = n % 1000, bytes([10, 0, n % 7, n % 5]), NOW_NS + n * 200_000
+        for tally in (whole, cut):
+            tally.add_connect(uid, wall_ns=wall_ns, address=address, port=25, script=b"/x", refused=n % 3 == 0)
+            tally.add_outcome(uid, wall_ns=wall_ns, address=address, port=25, own=b"\5" * 4, error=None)
+        if cut.held >= cut.many:
+            rows += cut.take_early()
+            times_early += 1
+    assert 2 <= times_early <= 4
+    kept = []
+    for name, statements_ in (("whole", whole.take()), ("cut", [*rows, *cut.take()])):
+        store = open_store(path.with_name(name))
+        store.run(statements_, durable=False)
+        tables = ("minutes", "destinations", "outcomes", "own_addresses", "seen")
+        read = store._connection.execute
+        kept.append([sorted(read(f"SELECT * FROM {table}").fetchall()) for table in tables])  # noqa: S608 - our own
+    assert kept[0] == kept[1]
+    assert (whole.dropped, cut.dropped) == (0, 0)
+
+
+def test_what_is_taken_early_stays_used_of_a_users_share() -> None:
+    tally = Tally()
+
+    def go(first: int, many: int) -> None:
+        for n in range(first, first + many):
+            place: dict[str, Any] = {"wall_ns": NOW_NS, "address": n.to_bytes(4, "big"), "port": 25}
+            tally.add_connect(1, **place, script=None, refused=False)
+            tally.add_outcome(1, **place, own=None, error=None)
+
+    go(0, 400)
+    tally.take_early()
+    go(400, 200)
+    assert tally.dropped == 2 * 100
+    tally.take()
+    go(600, 500)
+    assert tally.dropped == 2 * 100, "written: everybody has their whole share again"
 
 
 def test_the_file_stays_within_its_bound_and_keeps_what_matters(path: Path) -> None:

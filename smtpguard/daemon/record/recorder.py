@@ -90,6 +90,8 @@ class Recorder:
             refused=refused,
             is_counted=is_counted,
         )
+        if self._tally.held >= self._tally.many:
+            self._state.add_activity(self._tally.take_early())
 
     def outcome(self, subject: Subject, report: SocketReport) -> None:
         """It is known what became of an attempt that was let through."""
@@ -104,6 +106,8 @@ class Recorder:
             own=report.own,
             error=error,
         )
+        if self._tally.held >= self._tally.many:
+            self._state.add_activity(self._tally.take_early())
 
     def change(
         self,
