@@ -205,8 +205,9 @@ class Replay:
         )
         refused = sum(row.would_refuse for _, row in users)
         victims = sum(row.would_refuse > 0 for _, row in users)
+        word = "connect" if self.connects == 1 else "connects"
         click.echo(
-            f"{self.connects:,} SMTP connects by {_people(len(users))}; "
+            f"{self.connects:,} SMTP {word} by {_people(len(users))}; "
             + (
                 f"{refused:,} of them, by {_people(victims)}, would be refused."
                 if refused
