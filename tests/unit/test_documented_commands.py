@@ -9,7 +9,7 @@ from typing import Any
 import click
 import pytest
 
-from smtpguard.cli import main
+from smtpguard.cli import _COMMANDS, main
 from smtpguard.notify.apprise_channel import AppriseChannel
 from smtpguard.notify.hook import HookChannel
 from smtpguard.notify.mail import MailChannel
@@ -74,6 +74,12 @@ def test_command_lines_are_what_the_program_takes(document: str) -> None:
 
 def test_there_are_command_lines_to_try() -> None:
     assert len(set(_commands())) > 60
+
+
+def test_the_changelog_names_each_command() -> None:
+    listed = re.search(r"(?m)^- Commands: (.*(?:\n  .*)*)", (TOP / "CHANGELOG.md").read_text("utf-8"))
+    assert listed is not None
+    assert set(re.findall(r"`(\w+)`", listed[1])) == set(_COMMANDS)
 
 
 def test_targets_of_make_are_there() -> None:
