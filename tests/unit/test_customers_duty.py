@@ -81,6 +81,8 @@ class Bench:
         self.daemon = Daemon()
         self.mails: list[EmailMessage] = []
         self.answer: Exception | None = None
+        self.answers_late = False
+        self.fails_for: str | None = None
         self.killed_in = ""
         self.said: list[tuple[Up, Any]] = []
         self.wanted: dict[str, Any] = {"enabled": True, "sender": "support@hoster.example"} | wanted
@@ -121,12 +123,15 @@ class Bench:
 
     def hand_over(self, mail: EmailMessage, *, server: str, sender: str, to: str, begin: Task) -> str:
         assert (server, sender) == ("127.0.0.1:25", "support@hoster.example")
-        if isinstance(self.answer, DeliveryError):
+        if self.answers_late:
+            begin()
+        if isinstance(self.answer, DeliveryError) and (self.fails_for is None or to == self.fails_for):
             raise self.answer
         if isinstance(self.answer, MailRefusedError):
             raise self.answer
-        begin()
-        if self.answer is not None:
+        if not self.answers_late:
+            begin()
+        if self.answer is not None and self.fails_for is None:
             raise self.answer
         assert mail["To"] == to
         self.mails.append(message_from_bytes(bytes(mail), policy=default))
@@ -250,6 +255,7 @@ def test_a_person_s_word_cancels_it_and_time_does_not(
     }
     if not is_told:
         bench.daemon.changes = []
+        bench.block()
         assert bench.run(2 * DAY_S) == [], "it is not waiting any more"
         assert "by" in bench.last()
 
@@ -371,6 +377,7 @@ def test_who_is_told(bench: Bench, why: dict[str, Any], also: tuple[str, ...], t
     bench.daemon.why = why
     bench.block()
     assert bench.run(601) == told
+    assert bench.duty.report()["waiting"] == 0
     assert [row["to"] for row in bench.daemon.told] == told
     assert bench.run(DAY_S) == []
     for mail in bench.mails:
@@ -522,6 +529,50 @@ def test_one_that_fails_holds_up_no_other_recipient_for_good(bench: Bench) -> No
     bench.block("b")
     assert bench.run(601) == ["owner@shop.example"]
     assert "reseller not told: the address is of who runs a host, customer told at owner@shop.example" in bench.last()
+
+
+def test_a_server_that_says_no_for_now_after_the_text_is_tried_again(bench: Bench) -> None:
+    bench.answer, bench.answers_late = DeliveryError("451"), True
+    bench.block()
+    assert bench.run(700) == []
+    bench.answer = None
+    assert bench.run(60) == ["owner@shop.example"]
+
+
+def test_while_one_recipient_waits_the_other_is_not_written_to_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.wanted["also"] = ("customer",)
+    bench.configure()
+    bench.daemon.why = RESOLD
+    bench.answer, bench.fails_for = DeliveryError("451"), "owner@shop.example"
+    bench.block()
+    assert bench.run(700) == ["desk@reseller.example"]
+    bench.answer = None
+    assert bench.run(60) == ["owner@shop.example"]
+    bench.answer, bench.fails_for = MailRefusedError("550"), None
+    bench.block("b")
+    bench.run(500)
+    usual, tried = bench.hand_over, list[str]()
+
+    def hand_over(mail: EmailMessage, *, server: str, sender: str, to: str, begin: Task) -> str:
+        tried.append(to)
+        if to.startswith("owner") and len(tried) < 4:
+            raise DeliveryError("451")
+        return usual(mail, server=server, sender=sender, to=to, begin=begin)
+
+    monkeypatch.setattr(customer_sender, "hand_over", hand_over)
+    bench.run(200)
+    assert tried.count("desk@reseller.example") == 1, "it was refused for good"
+    assert tried.count("owner@shop.example") == 3
+
+
+def test_what_is_a_day_old_is_told_nobody(bench: Bench) -> None:
+    bench.block()
+    bench.now_s += 1.5 * DAY_S
+    bench.begin()
+    assert bench.run(DAY_S) == []
+    assert "web01 not told: it is too old" in bench.last()
 
 
 def test_switched_off_nobody_who_waits_is_told_even_after_a_restart(bench: Bench) -> None:
