@@ -121,6 +121,9 @@ FAMILIES = (
         labels=("user",),
         meaning="Attempts of users over half of a limit, 50 at most.",
     ),
+)
+
+BLOCK_LISTS = (
     Family(
         name="listed",
         kind="gauge",
@@ -134,3 +137,4 @@ FAMILIES = (
         meaning="1 if the block list could be asked the last time; 0 if not, or not yet; where lists are named.",
     ),
 )
+"""Series that are there only where block lists are named."""

@@ -11,7 +11,16 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from smtpguard.notify.metric_families import CHANNELS, CUSTOMER, FAMILIES, NOTIFICATION_KINDS, PREFIX, RESULTS, Family
+from smtpguard.notify.metric_families import (
+    BLOCK_LISTS,
+    CHANNELS,
+    CUSTOMER,
+    FAMILIES,
+    NOTIFICATION_KINDS,
+    PREFIX,
+    RESULTS,
+    Family,
+)
 
 Sent = Mapping[tuple[str, str, str], int]
 """Notifications by kind, channel and result."""
@@ -51,7 +60,7 @@ class _Snapshot(Collector):
         self._spools = spools
 
     def collect(self) -> Iterator[Metric]:
-        for family in FAMILIES:
+        for family in (*FAMILIES, *BLOCK_LISTS):
             if family.kind == "histogram":
                 yield self._histogram(family)
             elif family.name in self._families or family.name == "notifications_total":

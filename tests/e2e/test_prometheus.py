@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from smtpguard.notify.metric_families import FAMILIES, PREFIX
+from smtpguard.notify.metric_families import BLOCK_LISTS, FAMILIES, PREFIX
 from smtpguard.notify.metrics_text import Listed, render_metrics
 from smtpguard.notify.text_file import TextFile
 from smtpguard.resources import shipped
@@ -65,13 +65,13 @@ def test_each_alert_has_a_test_of_its_own() -> None:
 
 
 def test_alerts_and_dashboard_ask_for_series_that_are_there() -> None:
-    known = {PREFIX + family.name for family in FAMILIES}
+    known = {PREFIX + family.name for family in (*FAMILIES, *BLOCK_LISTS)}
     known |= {f"{PREFIX}response_seconds_{part}" for part in ("bucket", "sum", "count")}
     texts = [(shipped("config") / RULES).read_text("utf-8"), *(expr for _, expr in read_queries())]
     asked = {name for text in texts for name in _NAME.findall(text)}
     assert asked <= known
     shown = {name for _, expr in read_queries() for name in _NAME.findall(expr)}
-    assert {PREFIX + family.name for family in FAMILIES} <= {
+    assert {PREFIX + family.name for family in (*FAMILIES, *BLOCK_LISTS)} <= {
         re.sub(r"_(bucket|sum|count)$", "", name) for name in shown
     }
 
