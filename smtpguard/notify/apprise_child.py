@@ -3,12 +3,14 @@
 On standard input is JSON: url, title, body. On standard output is what came of it, without the address.
 """
 
+import contextlib
 import importlib
 import json
 import logging
 import sys
 
 from smtpguard.interpreter import install_command
+from smtpguard.kernel.landlock import restrict_writing
 
 FIX = install_command("apprise", debian="apprise")
 
@@ -17,6 +19,8 @@ def main() -> int:
     """The exit code: 0 where it was sent."""
     order = json.load(sys.stdin)
     logging.disable(logging.CRITICAL)  # it would log addresses
+    with contextlib.suppress(OSError):
+        restrict_writing()  # 40 MB of others' code, and what it talks to: it has nothing to write
     try:
         apprise = importlib.import_module("apprise")
     except ImportError:

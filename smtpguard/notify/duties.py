@@ -1,9 +1,11 @@
 """The duties of the notifying process, all in one place."""
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from smtpguard.hooks import Task
+from smtpguard.notify.confinement import Confinement
 from smtpguard.notify.customers_duty import CustomersDuty
 from smtpguard.notify.heartbeat import HeartbeatDuty
 from smtpguard.notify.helper import Duty, SayUp
@@ -34,4 +36,5 @@ def make_duties(say: SayUp, wake: Task) -> Sequence[Duty]:
     """
     messages, customers = Notification(say, wake), CustomersDuty(say, wake)
     listed = ListedDuty(wake)  # after what keeps messages: it takes an occasion for told that comes by
-    return (customers, messages, HeartbeatDuty(wake), listed, MetricsDuty(_Outbox(messages, customers), listed))
+    others = (customers, messages, HeartbeatDuty(wake), listed, MetricsDuty(_Outbox(messages, customers), listed))
+    return (Confinement(time.monotonic), *others)

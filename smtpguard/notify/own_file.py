@@ -41,7 +41,7 @@ def _connect(path: str, create: str) -> sqlite3.Connection:
     try:
         if path != ":memory:":
             Path(path).chmod(0o600)
-        for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL"):
+        for pragma in ("temp_store = MEMORY", "locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL"):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute(f"PRAGMA max_page_count = {MAX_PAGES}")
         _check(connection)

@@ -165,10 +165,17 @@ def test_a_reload_tells_it_what_has_changed_and_ends_it_when_nothing_is_wanted()
     bench.messenger.reconfigure(replace(WANTED, dry_run=False))
     bench.messenger.reconfigure(replace(WANTED, metrics_users=True))
     assert [kind for kind, _ in bench.processes[0].got] == ["reload", "reload"]
+    for settings in (
+        replace(WANTED, metrics_textfile="/y/smtpguard.prom"),
+        replace(WANTED, notify=replace(WANTED.notify, hook=("/bin/x",))),
+    ):
+        bench.messenger.reconfigure(settings)  # the one before has given up to write there
+        assert bench.processes[-2].ended
+        assert [kind for kind, _ in bench.processes[-1].got] == ["reload"]
     bench.say(render_frame("report", {"listed": {"text": "listed"}}))
     bench.messenger.reconfigure(Settings())
     assert bench.messenger.report == {}, "what it said holds no more"
-    assert bench.processes[0].got[-1][0] == "stop"
+    assert bench.processes[-1].got[-1][0] == "stop"
     assert bench.processes[0].ended
     assert bench.messenger.filenos() == ()
 

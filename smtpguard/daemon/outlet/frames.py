@@ -4,6 +4,7 @@ The process is the daemon's own program under the same user: what it is told is 
 """
 
 import json
+import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -39,6 +40,19 @@ def pick_settings(settings: Settings) -> HelperSettings:
     names = [field.name for field in fields(settings) if field.name.startswith(("notify", "listed", "metrics_"))]
     values = {name: getattr(settings, name) for name in names}
     return HelperSettings(state_path=settings.state_path, control_socket=settings.control_socket, values=values)
+
+
+def find_writable(settings: HelperSettings) -> tuple[str, ...] | None:
+    """The directories that the process has to write in; None for any, as a hook may do what it likes.
+
+    Args:
+        settings: What it is told.
+    """
+    notify, textfile = settings.values.get("notify"), settings.values.get("metrics_textfile")
+    if notify is not None and notify.hook is not None:
+        return None
+    places = [settings.state_path, *([textfile] if textfile is not None else [])]
+    return tuple(dict.fromkeys(os.path.dirname(path) for path in places))  # noqa: PTH120 - as the file's writer has it
 
 
 def render_frame(kind: Down | Up, content: object = None) -> bytes:

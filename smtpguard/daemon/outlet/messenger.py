@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from smtpguard.daemon.outlet.frames import parse_frame, pick_settings, render_frame
+from smtpguard.daemon.outlet.frames import find_writable, parse_frame, pick_settings, render_frame
 from smtpguard.daemon.outlet.helper_process import HelperProcess
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS
@@ -147,6 +147,9 @@ class Messenger:
             self.close()
         elif self._process is None:
             self._due_ns = self._now()
+        elif find_writable(pick_settings(settings)) != find_writable(before):
+            self.close()  # it has given up to write elsewhere
+            self._begin()
         elif pick_settings(settings) != before:
             self._configure()
 
