@@ -17,6 +17,7 @@ from smtpguard.cli import _COMMANDS
 from smtpguard.resources import shipped
 from smtpguard.settings import Settings
 from smtpguard.settings.load import UNBUILT, load_settings, read_defaults, read_shipped
+from smtpguard.settings.on_reload import ON_RELOAD
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 SCHEMA: dict[str, Any] = json.loads((shipped("config") / "smtpguard.schema.json").read_text("utf-8"))
@@ -67,6 +68,8 @@ def list_keys(path: str, part: dict[str, Any], *, required: bool | None = None) 
         facts.append(f"default {show_default(own['default'])}")
     elif required:
         facts.append("required")
+    if path in ON_RELOAD and ON_RELOAD[path].kind == "restart":
+        facts.append("waits for a restart")
     words = [f"- **`{path}`** ({'; '.join(facts)}):", own.get("description") or part.get("description", "")]
     yield fold(" ".join([*words, *list_unbuilt(path)]))
     below = resolve(part["items"]) if "items" in part else part
