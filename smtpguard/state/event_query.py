@@ -8,7 +8,8 @@ from smtpguard.logline import render_time
 from smtpguard.model import NS
 from smtpguard.policy.incidents import GAP_NS
 from smtpguard.settings import HOUR_NS
-from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow
+from smtpguard.state.incident_row import IncidentRow
+from smtpguard.state.rows import ChangeRow, VerdictRow
 from smtpguard.state.span import Span
 from smtpguard.text import render_subject, render_user
 

@@ -19,11 +19,12 @@ from smtpguard.errors import StateError
 from smtpguard.settings import HOUR_NS, MINUTE_NS
 from smtpguard.state.columns import MARK
 from smtpguard.state.event_query import EventQuery
+from smtpguard.state.incident_row import IncidentRow
 from smtpguard.state.migrations import VERSION, NewerVersionError, check_version
 from smtpguard.state.minute_windows import sum_windows
 from smtpguard.state.open_file import primary_code
 from smtpguard.state.row_parsers import Row, parse_block, parse_change, parse_incident, parse_losses, parse_verdict
-from smtpguard.state.rows import BlockRow, ChangeRow, IncidentRow, VerdictRow
+from smtpguard.state.rows import BlockRow, ChangeRow, VerdictRow
 from smtpguard.state.span import MAX_ROWS, By, Span, Total
 from smtpguard.text import to_bytes
 

@@ -7,7 +7,8 @@ every guard at that user's next connection. Times are wall time in nanoseconds.
 from collections.abc import Iterable
 from typing import Any, Protocol, TypeVar
 
-from smtpguard.state.rows import AllowanceRow, BlockRow, EscalationRow, IncidentRow, SwitchRow, WindowRow
+from smtpguard.state.incident_row import IncidentRow
+from smtpguard.state.rows import AllowanceRow, BlockRow, EscalationRow, SwitchRow, WindowRow
 
 MAX_UID = 0xFFFF_FFFE
 MAX_TIME_NS = (1 << 63) - 1

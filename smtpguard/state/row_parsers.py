@@ -8,16 +8,8 @@ from typing import Any
 
 from smtpguard.fast_dataclass import quick_maker
 from smtpguard.state.columns import from_bytes, from_name, from_ports, from_signed
-from smtpguard.state.rows import (
-    AllowanceRow,
-    BlockRow,
-    ChangeRow,
-    EscalationRow,
-    IncidentRow,
-    SwitchRow,
-    VerdictRow,
-    WindowRow,
-)
+from smtpguard.state.incident_row import IncidentRow
+from smtpguard.state.rows import AllowanceRow, BlockRow, ChangeRow, EscalationRow, SwitchRow, VerdictRow, WindowRow
 
 Row = tuple[Any, ...]
 _make_block_row = quick_maker(

@@ -4,7 +4,6 @@ Blocks, allowances and windows live on event time, which a reboot resets; `offse
 one into the other.
 """
 
-import zlib
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -257,39 +256,3 @@ class ChangeRow:
     until_ns: int | None = None
     reason: str = ""
     details: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IncidentRow:
-    """One user's verdicts, merged while gaps stay short.
-
-    Attributes:
-        first_ns, last_ns: Wall time; with uid and netns, `first_ns` names the incident.
-        verdicts, connects, refused, peak_per_minute, destinations: Figures so far.
-        rules: Names of the rules exceeded.
-        told_ns: When people were told; None if not yet.
-        mode: "enforce" if any of its verdicts was carried out.
-        is_over: Whether it has ended.
-        tops: The most frequent destinations and scripts with their counts, as text that is escaped already.
-    """
-
-    uid: int
-    netns: int | None
-    name: str | None
-    first_ns: int
-    last_ns: int
-    verdicts: int
-    connects: int
-    refused: int
-    peak_per_minute: int
-    destinations: int
-    rules: tuple[str, ...] = ()
-    told_ns: int | None = None
-    mode: Mode = "dry-run"
-    is_over: bool = False
-    tops: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
-
-    @property
-    def id(self) -> str:
-        """A short name for people, the same in every notification and list."""
-        return f"{zlib.crc32(f'{self.uid} {self.netns} {self.first_ns}'.encode()):08x}"

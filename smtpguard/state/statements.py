@@ -6,13 +6,13 @@ from typing import assert_never
 from smtpguard.model import Block
 from smtpguard.settings import MINUTE_NS
 from smtpguard.state.columns import Key, Parameters, Statement, render_json, to_name, to_ports, to_signed
+from smtpguard.state.incident_row import IncidentRow
 from smtpguard.state.rows import (
     AllowanceRow,
     BlockRow,
     ChangeRow,
     EscalationRow,
     FactRow,
-    IncidentRow,
     SwitchRow,
     VerdictRow,
     WindowRow,

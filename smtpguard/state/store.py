@@ -16,6 +16,7 @@ from typing import TypeVar
 from smtpguard.model import NS, Block
 from smtpguard.state import retention, statements
 from smtpguard.state.columns import Key, Statement
+from smtpguard.state.incident_row import IncidentRow
 from smtpguard.state.open_file import Opened, is_damage, open_state, read_identity
 from smtpguard.state.plausible import ParseRow, keep_plausible
 from smtpguard.state.row_parsers import (
@@ -29,15 +30,7 @@ from smtpguard.state.row_parsers import (
     parse_switch,
     parse_window,
 )
-from smtpguard.state.rows import (
-    AllowanceRow,
-    BlockRow,
-    EscalationRow,
-    FactRow,
-    IncidentRow,
-    SwitchRow,
-    WindowRow,
-)
+from smtpguard.state.rows import AllowanceRow, BlockRow, EscalationRow, FactRow, SwitchRow, WindowRow
 
 OPEN_INCIDENT_NS = 15 * 60 * NS
 """Incidents whose last verdict is younger are loaded: they may go on."""

@@ -15,7 +15,8 @@ from smtpguard.state import statements
 from smtpguard.state.backlog import Backlog
 from smtpguard.state.columns import Key, Statement
 from smtpguard.state.file_recovery import Keeper, Paths
-from smtpguard.state.rows import IncidentRow, WindowRow
+from smtpguard.state.incident_row import IncidentRow
+from smtpguard.state.rows import WindowRow
 from smtpguard.state.statements import HistoryRow, KeptRow
 from smtpguard.state.stats import StateStats
 from smtpguard.state.store import Loaded

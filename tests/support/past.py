@@ -2,7 +2,8 @@
 
 from smtpguard.state.event_query import KINDS, EventQuery
 from smtpguard.state.history import History
-from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow
+from smtpguard.state.incident_row import IncidentRow
+from smtpguard.state.rows import ChangeRow, VerdictRow
 from smtpguard.state.span import Span
 
 

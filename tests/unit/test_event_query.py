@@ -18,8 +18,9 @@ from smtpguard.settings import HOUR_NS, MINUTE_NS
 from smtpguard.state import statements
 from smtpguard.state.event_query import EventQuery, parse_own, show_event, show_incident
 from smtpguard.state.history import History
+from smtpguard.state.incident_row import IncidentRow
 from smtpguard.state.own_history import count_unplaced, find_source
-from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow
+from smtpguard.state.rows import ChangeRow, VerdictRow
 from smtpguard.state.span import Span
 from smtpguard.state.store import Store
 

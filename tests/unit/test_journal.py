@@ -4,7 +4,7 @@ from unittest.mock import Mock
 
 from smtpguard.daemon.record.journal import Journal
 from smtpguard.model import NS, Subject
-from smtpguard.state.rows import IncidentRow
+from smtpguard.state.incident_row import IncidentRow
 from tests.support.policy import T0, WEB, People, block_of, connect
 
 

@@ -11,7 +11,7 @@ from smtpguard.daemon.record.enrichment_queue import Entry
 from smtpguard.model import NS, BreakerChange, Customer, Subject, Verdict
 from smtpguard.notify.body import render_body
 from smtpguard.settings import BreakerLimits
-from smtpguard.state.rows import IncidentRow
+from smtpguard.state.incident_row import IncidentRow
 from tests.support.policy import T0, WEB, People, connect
 
 

@@ -18,8 +18,9 @@ from smtpguard.state.activity import Tally
 from smtpguard.state.columns import Statement
 from smtpguard.state.desk import HistoryDesk
 from smtpguard.state.history import History
+from smtpguard.state.incident_row import IncidentRow
 from smtpguard.state.migrations import VERSION
-from smtpguard.state.rows import ChangeRow, IncidentRow, VerdictRow
+from smtpguard.state.rows import ChangeRow, VerdictRow
 from smtpguard.state.span import Span, Total
 from smtpguard.state.store import Store
 from smtpguard.state.user_history import MAX_SHOWN, collect_user

@@ -15,6 +15,7 @@ from smtpguard.settings import DAY_NS, HOUR_NS
 from smtpguard.state import retention, statements
 from smtpguard.state.activity import MAX_PLACES_PER_USER, Tally
 from smtpguard.state.columns import Statement
+from smtpguard.state.incident_row import IncidentRow
 from smtpguard.state.migrations import MIGRATIONS, VERSION, check_version, migrate
 from smtpguard.state.open_file import MAX_SET_ASIDE, open_state, set_aside
 from smtpguard.state.rows import (
@@ -23,7 +24,6 @@ from smtpguard.state.rows import (
     ChangeRow,
     EscalationRow,
     FactRow,
-    IncidentRow,
     SwitchRow,
     VerdictRow,
     WindowRow,

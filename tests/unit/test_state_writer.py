@@ -16,7 +16,8 @@ from smtpguard.state import backlog, file_recovery, statements
 from smtpguard.state.backlog import Backlog, Batch
 from smtpguard.state.columns import Statement, to_signed
 from smtpguard.state.file_recovery import Keeper, Paths
-from smtpguard.state.rows import AllowanceRow, BlockRow, ChangeRow, IncidentRow, SwitchRow, WindowRow
+from smtpguard.state.incident_row import IncidentRow
+from smtpguard.state.rows import AllowanceRow, BlockRow, ChangeRow, SwitchRow, WindowRow
 from smtpguard.state.statements import block_key, switch_key
 from smtpguard.state.store import Loaded, Store
 from smtpguard.state.writer import StateWriter

@@ -15,7 +15,7 @@ from smtpguard.logline import render_time
 from smtpguard.model import NS, Account, BreakerChange, Verdict
 from smtpguard.settings import BreakerLimits
 from smtpguard.state.event_query import show_incident
-from smtpguard.state.rows import IncidentRow
+from smtpguard.state.incident_row import IncidentRow
 from smtpguard.text import render_escaped, to_bytes
 
 BLIND_NS = 5 * NS

@@ -15,15 +15,15 @@ from smtpguard.daemon.record.block_notices import BlockNotices
 from smtpguard.daemon.record.enrichment_queue import Entry, Waiting
 from smtpguard.daemon.record.evidence_keeper import EvidenceKeeper
 from smtpguard.daemon.record.notices import HIGHEST_GRAVITY, find_gravest, gravity_of, render_over, render_verdict
-from smtpguard.daemon.record.recorder import HearVerdict, Recorder, parse_tops
+from smtpguard.daemon.record.recorder import HearVerdict, Recorder
 from smtpguard.enrich.looker import Looker, render_evidence
 from smtpguard.enrich.reverse_dns import ReverseDns
 from smtpguard.hooks import ClockNs
 from smtpguard.model import Account, Block, Subject, Verdict
 from smtpguard.policy.incidents import Incident, Incidents
-from smtpguard.state.rows import IncidentRow, VerdictRow
+from smtpguard.state.incident_row import IncidentRow
+from smtpguard.state.rows import VerdictRow
 from smtpguard.state.writer import StateWriter
-from smtpguard.text import parse_address, parse_escaped, render_address, render_escaped
 
 if TYPE_CHECKING:
     from smtpguard.daemon.record.metric_totals import MetricTotals
@@ -121,23 +121,7 @@ class Journal(TimedPart):
         rows = list(rows)
         self._said.update((Subject(id=row.uid, scope=row.netns), HIGHEST_GRAVITY) for row in rows)
         self._incidents.restore(
-            Incident(
-                subject=(subject := Subject(id=row.uid, scope=row.netns)),
-                account=account_of(subject),
-                mode=row.mode,
-                first_ns=row.first_ns - offset_ns,
-                last_ns=row.last_ns - offset_ns,
-                verdicts=row.verdicts,
-                rules=row.rules,
-                connects=row.connects,
-                refused=row.refused,
-                peak_per_minute=row.peak_per_minute,
-                destinations=row.destinations,
-                top_destinations=parse_tops(row.tops.get("destinations"), parse_address),
-                top_scripts=parse_tops(row.tops.get("scripts"), parse_escaped),
-                over=False,
-            )
-            for row in rows
+            row.to_incident(account_of(Subject(id=row.uid, scope=row.netns)), offset_ns) for row in rows
         )
 
     def add_block(self, account: Account, block: Block) -> None:
@@ -212,27 +196,7 @@ class Journal(TimedPart):
         self.herald.incident_begins(self._make_row(incident), verdict, entry, is_left=_is_left(verdict, entry))
 
     def _make_row(self, incident: Incident) -> IncidentRow:
-        offset_ns = self._wall.offset_ns
-        return IncidentRow(
-            uid=incident.subject.id,
-            netns=incident.subject.scope,
-            name=incident.account.name,
-            first_ns=incident.first_ns + offset_ns,
-            last_ns=incident.last_ns + offset_ns,
-            verdicts=incident.verdicts,
-            connects=incident.connects,
-            refused=incident.refused,
-            peak_per_minute=incident.peak_per_minute,
-            destinations=incident.destinations,
-            rules=incident.rules,
-            told_ns=incident.first_ns + offset_ns,
-            mode=incident.mode,
-            is_over=incident.over,
-            tops={
-                "destinations": [(render_address(address), count) for address, count in incident.top_destinations],
-                "scripts": [(render_escaped(script), count) for script, count in incident.top_scripts],
-            },
-        )
+        return IncidentRow.of(incident, self._wall.offset_ns)
 
     def next_deadline(self) -> int | None:
         """When the event log wants to write what it held back, or an incident is over."""

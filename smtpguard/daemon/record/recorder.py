@@ -4,7 +4,6 @@ Attempts are summed up in memory and go to the state once a second; the state's 
 once, so that a SIGKILL loses no more than the last second.
 """
 
-import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -208,17 +207,3 @@ class Recorder:
             self._written_ns = now_ns
             until_ns = max(self._since_ns, self._wall.to_wall_ns(now_ns))
             self._state.add_activity([statements.put_watched(self._since_ns, until_ns)])
-
-
-class _ParseTop(Protocol):
-    def __call__(self, text: str, /) -> bytes: ...
-
-
-def parse_tops(rows: object, parse: _ParseTop) -> tuple[tuple[bytes, int], ...]:
-    """Counts of an earlier run; what can't be read is left out."""
-    found = []
-    for row in rows if isinstance(rows, list) else ():
-        with contextlib.suppress(ValueError, TypeError):
-            text, count = row
-            found.append((parse(str(text)), int(count)))
-    return tuple(found)

@@ -19,7 +19,8 @@ from smtpguard.errors import AmbiguousUserError, GuardError, StateError, Unanswe
 from smtpguard.model import Account
 from smtpguard.state.desk import HistoryDesk, HistoryQuestion
 from smtpguard.state.event_query import EventQuery
-from smtpguard.state.rows import ChangeRow, IncidentRow
+from smtpguard.state.incident_row import IncidentRow
+from smtpguard.state.rows import ChangeRow
 from smtpguard.state.span import Span
 from smtpguard.state.writer import StateWriter
 from smtpguard.text import render_subject, render_user, render_words
