@@ -9,13 +9,12 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from smtpguard.control.client import ask
 from smtpguard.errors import GuardError
-from smtpguard.hooks import ClockS, Task
+from smtpguard.hooks import ClockS
 from smtpguard.model import NS
 from smtpguard.notify.contact_address import find_unfit, fold_address
 from smtpguard.notify.customer_book import CustomerBook, CustomerLetter, Result, SentMail, Whom
@@ -30,13 +29,16 @@ from smtpguard.notify.customer_verdict import (
     list_recipients,
 )
 from smtpguard.notify.delivery import DeliveryError
-from smtpguard.notify.mail_server import MailRefusedError, MailUncertainError, hand_over
+from smtpguard.notify.mail_server import MailDeferredError, MailRefusedError, MailUncertainError, hand_over
 from smtpguard.notify.metric_families import CUSTOMER
 from smtpguard.notify.retry import next_pause
 from smtpguard.report.why import build_why
 from smtpguard.resources import OWN_FILES
 from smtpguard.settings.notify import NotifySettings
 from smtpguard.text import render_words
+
+if TYPE_CHECKING:
+    from smtpguard.report.customer_text import CustomerText
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ _HOUR_S, _DAY_S = 3600.0, 86_400.0
 _KEEP_S = 40 * _DAY_S
 _ASK_S = 20.0
 _NEVER_S = 3600.0
+_DEFERRED_S = 1800.0
+"""Whoever chose an address that is not taken for now makes no alarm of it: two attempts an hour."""
 
 
 class Ask(Protocol):
@@ -55,10 +59,6 @@ class Ask(Protocol):
     def __call__(self, socket_path: str, verb: str, timeout_s: float = ..., **args: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
         """The answer. Raises GuardError."""
         ...
-
-
-class _HandOver(Protocol):
-    def __call__(self, *, begin: Task) -> str: ...
 
 
 class CustomerSender:
@@ -138,7 +138,7 @@ class CustomerSender:
         except GuardError as error:  # the daemon, the template or the mail server: tried again
             self._failed(letter, str(error), now_s)
             return
-        if outcome is None:  # the hour's room is used up: the rest of it later
+        if outcome is None:  # the hour's room is used up, or an address is not taken for now
             return
         self._pauses.pop(letter.incident, None)
         self.trouble = None
@@ -147,7 +147,7 @@ class CustomerSender:
         self._note(now_s)
 
     def _try(self, letter: CustomerLetter, now_s: float) -> str | None:
-        """Tell whoever has not been told of it, and say what came of it; None where the hour's room is used up."""
+        """Tell whoever has not been told of it, and say what came of it; None where somebody has to wait."""
         user = f"uid:{letter.uid}"
         objection = find_objection(letter, now_s, self._ask("status")["status"])
         if objection is None:
@@ -164,7 +164,7 @@ class CustomerSender:
         text = write_customer_text(why, os.uname().nodename, own_files=self._own_files)
         if text.state not in TOLD_STATES:
             return "not told: nothing was refused"
-        outcomes = []
+        outcomes, is_deferred = [], False
         for whom, address in list_recipients(why, self._settings.customers.also):
             if (done := self._book.find_result(letter.incident, whom)) is not None:
                 outcomes.append(f"{whom} {done}")
@@ -176,18 +176,12 @@ class CustomerSender:
             if len(times) >= PER_HOUR:
                 self._book.postpone(letter.incident, times[0] + _HOUR_S + 1)
                 return None
-            name = f"customer-{letter.incident}-{whom}"
-            sender = self._settings.customers.sender or ""
-            mail = render_customer_mail(text, sender=sender, to=address, name=name, made_s=now_s)
-            outcomes.append(
-                self._send(
-                    letter,
-                    whom,
-                    address,
-                    partial(hand_over, mail, server=self._settings.smtp, sender=sender, to=address),
-                    now_s,
-                )
-            )
+            outcome = self._send(letter, whom, address, text, now_s)
+            is_deferred = is_deferred or outcome is None
+            outcomes.append(outcome or "")
+        if is_deferred:
+            self._book.postpone(letter.incident, now_s + _DEFERRED_S)
+            return None
         return ", ".join(outcomes)
 
     def _find_unfit(self, letter: CustomerLetter, whom: Whom, address: str | None, now_s: float) -> str | None:
@@ -202,12 +196,21 @@ class CustomerSender:
             return f"{PER_MAILBOX_A_DAY} mails in a day went there already"
         return None
 
-    def _send(self, letter: CustomerLetter, whom: Whom, address: str, send: _HandOver, now_s: float) -> str:
+    def _send(self, letter: CustomerLetter, whom: Whom, address: str, text: "CustomerText", now_s: float) -> str | None:
+        """Hand it over and say what came of it; None where the address is not taken for now. Raises DeliveryError."""
+        sender = self._settings.customers.sender or ""
+        name = f"customer-{letter.incident}-{whom}"
+        mail = render_customer_mail(text, sender=sender, to=address, name=name, made_s=now_s)
+
         def begin() -> None:
             self._book.begin_mail(letter, whom, address, fold_address(address), now_s)
 
         try:
-            send(begin=begin)
+            hand_over(mail, server=self._settings.smtp, sender=sender, to=address, begin=begin)
+        except MailDeferredError as error:
+            self._count("failed")
+            log.debug("notification: %s: %s", letter.user, error)
+            return None
         except DeliveryError:
             self._book.end_mail(letter.incident, whom, None)
             self._count("failed")

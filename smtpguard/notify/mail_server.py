@@ -25,6 +25,10 @@ class MailRefusedError(GuardError):
     """The server refuses the address or the mail for good."""
 
 
+class MailDeferredError(GuardError):
+    """The server does not take the address for now: that may be whoever chose it, and is no trouble of ours."""
+
+
 class MailUncertainError(GuardError):
     """The server was given the mail, and did not say what became of it."""
 
@@ -66,13 +70,14 @@ def hand_over(mail: EmailMessage, *, server: str, sender: str, to: str, begin: T
     Raises:
         DeliveryError: It was not taken, for now.
         MailRefusedError: It will never be.
+        MailDeferredError: It may be later, and this address alone is why not.
         MailUncertainError: It may have been taken.
     """
     try:
         with open_server(server) as client:
             client.ehlo_or_helo_if_needed()
             _expect(client.mail(sender), "the sender")
-            _expect(client.rcpt(to), "the address", MailRefusedError)
+            _expect(client.rcpt(to), "the address", MailRefusedError, MailDeferredError)
             begin()
             try:
                 answer = client.data(mail.as_bytes(policy=SMTP))
@@ -94,11 +99,16 @@ def explain(error: Exception) -> str:
     return render_words(f"{type(error).__name__}: {error}", max_bytes=200)
 
 
-def _expect(answer: tuple[int, bytes], what: str, forever: type[GuardError] = DeliveryError) -> None:
+def _expect(
+    answer: tuple[int, bytes],
+    what: str,
+    forever: type[GuardError] = DeliveryError,
+    for_now: type[GuardError] = DeliveryError,
+) -> None:
     code, said = answer
     if code not in (_DONE, _FORWARDED):
         text = render_words(f"the mail server refuses {what}: {code} {said!r}", max_bytes=200)
-        raise (forever if code >= _FOR_GOOD else DeliveryError)(text)
+        raise (forever if code >= _FOR_GOOD else for_now)(text)
 
 
 def _to_bytes(answer: bytes | str) -> bytes:

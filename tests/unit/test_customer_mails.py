@@ -13,7 +13,7 @@ from smtpguard.errors import GuardError
 from smtpguard.model import Customer
 from smtpguard.notify.attempt import send_samples
 from smtpguard.notify.delivery import DeliveryError
-from smtpguard.notify.mail_server import MailRefusedError, MailUncertainError, hand_over
+from smtpguard.notify.mail_server import MailDeferredError, MailRefusedError, MailUncertainError, hand_over
 from smtpguard.panels.customer_table import CustomerTable, parse_address, render_table
 from smtpguard.settings.notify import CustomerNotices, NotifySettings
 from smtpguard.state.enforcing_since import FACT, EnforcingSince
@@ -85,7 +85,7 @@ def test_the_envelope_is_the_two_addresses() -> None:
     [
         ({"mail": "550 x"}, DeliveryError, False),  # of the operator's own address: no fault of the customer's
         ({"mail": "451 x"}, DeliveryError, False),
-        ({"rcpt": "451 x"}, DeliveryError, False),
+        ({"rcpt": "451 x"}, MailDeferredError, False),
         ({"rcpt": "550 x"}, MailRefusedError, False),
         ({"rcpt": None}, DeliveryError, False),
         ({"data": "451 x"}, DeliveryError, True),

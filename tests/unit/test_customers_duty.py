@@ -24,7 +24,7 @@ from smtpguard.notify.customer_mail import render_customer_mail
 from smtpguard.notify.customer_sender import PER_HOUR, PER_MAILBOX_A_DAY, PER_USER_A_DAY, CustomerSender
 from smtpguard.notify.customers_duty import CustomersDuty
 from smtpguard.notify.delivery import DeliveryError
-from smtpguard.notify.mail_server import MailRefusedError, MailUncertainError
+from smtpguard.notify.mail_server import MailDeferredError, MailRefusedError, MailUncertainError
 from smtpguard.report.customer_text import CustomerText, write_customer_text
 from smtpguard.report.why import build_why
 from smtpguard.settings.notify import CustomerNotices, NotifySettings
@@ -127,7 +127,7 @@ class Bench:
             begin()
         if isinstance(self.answer, DeliveryError) and (self.fails_for is None or to == self.fails_for):
             raise self.answer
-        if isinstance(self.answer, MailRefusedError):
+        if isinstance(self.answer, MailRefusedError | MailDeferredError):
             raise self.answer
         if not self.answers_late:
             begin()
@@ -537,6 +537,23 @@ def test_a_server_that_says_no_for_now_after_the_text_is_tried_again(bench: Benc
     assert bench.run(700) == []
     bench.answer = None
     assert bench.run(60) == ["owner@shop.example"]
+
+
+def test_an_address_that_is_not_taken_for_now_is_no_alarm(bench: Bench) -> None:
+    bench.wanted["also"] = ("customer",)
+    bench.configure()
+    bench.daemon.why = RESOLD
+    bench.answer = MailDeferredError("451 greylisted")
+    bench.block()
+    bench.run(3600)
+    assert bench.duty.report()["troubles"] == []
+    assert bench.duty.totals["customer", "customers", "failed"] == 2 * 2
+    bench.answer = None
+    assert bench.run(1800) == ["desk@reseller.example", "owner@shop.example"]
+    bench.answer = MailDeferredError("451 greylisted")
+    bench.block("b")
+    bench.run(2 * DAY_S)
+    assert "it is too old" in bench.last()
 
 
 def test_while_one_recipient_waits_the_other_is_not_written_to_again(
