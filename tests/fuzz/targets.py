@@ -228,17 +228,22 @@ def lines(data: bytes) -> None:
 
 
 def dns_answers() -> Iterator[bytes]:
-    """An answer with an alias and an address, and one that is cut."""
+    """An answer with an alias and an address, one that is cut, and one with a text."""
     question = render_query(7, "relay.example", "A")[12:]
     alias = b"\xc0\x0c\0\5\0\1\0\0\0\x3c\0\5\2p1\xc0\x12"
     address = b"\2p1\xc0\x12\0\1\0\1\0\0\0\x3c\0\4\1\2\3\4"
     yield b"\0\7\x81\x80\0\1\0\2\0\0\0\0" + question + alias + address
     yield b"\0\7\x83\x80\0\1\0\0\0\0\0\0" + question
+    text = b"\xc0\x0c\0\x10\0\1\0\0\0\x3c\0\7\2ab\3cde"
+    yield b"\0\7\x81\x80\0\1\0\1\0\0\0\0" + render_query(7, "relay.example", "TXT")[12:] + text
 
 
 @target("dns", dns_answers)
 def dns(data: bytes) -> None:
-    """Any bytes: whole addresses of the kind that was asked for, with a lifetime, or nothing."""
+    """Any bytes: whole addresses of the kind that was asked for, with a lifetime, or nothing; texts no longer."""
+    with contextlib.suppress(DecodeError):
+        if sum(map(len, parse_answer(data, 7, "relay.example", "TXT").texts)) > len(data):
+            raise AssertionError("a text longer than the answer")
     try:
         answer = parse_answer(data, 7, "relay.example", "A")
     except DecodeError:

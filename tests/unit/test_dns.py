@@ -94,6 +94,16 @@ def test_any_bytes_are_an_answer_or_refused(data: bytes) -> None:
     assert all(len(address) == 4 for address in found.addresses)
 
 
+@given(st.lists(st.binary(max_size=300), max_size=4), st.binary(max_size=30))
+def test_any_texts_are_no_longer_than_what_came(rows: list[bytes], rest: bytes) -> None:
+    question = render_query(7, NAME, "TXT")[12:]
+    data = answer(*(record(OWNER, 16, row) for row in rows), question=question) + rest
+    found = parse_answer(data, 7, NAME, "TXT")
+    assert len(found.texts) == len(rows)
+    assert all(len(text) <= len(row) for text, row in zip(found.texts, rows, strict=True))
+    assert found.addresses == ()
+
+
 def test_files_of_the_resolver() -> None:
     conf = "# nameserver 192.0.2.9\nsearch x\nnameserver 192.0.2.1\nnameserver fe80::1%eth0\nnameserver x\n"
     assert parse_servers(conf + "nameserver ::1\nnameserver 192.0.2.4\n") == ["192.0.2.1", "fe80::1%eth0", "::1"]

@@ -220,12 +220,18 @@ def test_an_end_needs_no_history(bench: Bench) -> None:
     )
 
 
-def test_what_stays_untold_is_handed_over_again_after_a_minute(bench: Bench) -> None:
+def test_what_stays_untold_is_handed_over_again_after_a_minute(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     over = NEWS | {"id": f"{NEWS['id']}-over", "holds": False}
     bench.report(over)
     assert len(bench.turn()) == 1
     assert bench.turn(AGAIN_NS // NS - 1) == []
     assert len(bench.turn()) == 1
+    bench.report(NEWS)
+    bench.turn()
+    assert caplog.messages == [
+        f"{V4} is no longer listed on zen.example",
+        f"{V4} is LISTED on zen.example",
+    ], "once each"
 
 
 def test_status_says_how_it_stands(bench: Bench) -> None:

@@ -4,6 +4,7 @@ The process asks the block lists (notify/listed_duty.py) and has no record of wh
 told of a listing is made here, by the thread that reads the history.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +22,8 @@ from smtpguard.text import parse_address, render_user
 
 if TYPE_CHECKING:
     from smtpguard.state.history import History
+
+log = logging.getLogger(__name__)
 
 BEFORE_NS = 48 * 3600 * NS
 MAX_SENDERS = 10
@@ -74,6 +77,9 @@ class Listings:
         news = self._read().news
         self._begun_ns = {one.id: self._begun_ns[one.id] for one in news if one.id in self._begun_ns}
         for one in news:
+            if one.id not in self._begun_ns:
+                what = "LISTED on" if one.holds else "no longer listed on"
+                log.warning("%s is %s %s", one.address, what, ", ".join(row["zone"] for row in one.zones))
             if now_ns - self._begun_ns.get(one.id, -AGAIN_NS) >= AGAIN_NS:
                 self._begun_ns[one.id] = now_ns
                 self._begin(one)
