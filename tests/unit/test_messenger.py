@@ -287,3 +287,24 @@ def test_one_that_can_not_be_started_leaves_no_descriptor_behind(monkeypatch: py
 def test_a_packet_without_a_kind_is_none() -> None:
     with pytest.raises(ValueError, match="without a kind"):
         parse_frame(b"report", from_daemon=False)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"report", b"report\n[]", b'report\n{"messages": 5}', b"took\n5", b'took\n{"id": []}', b"stop\nnull",
+        b"\xff\nnull", b"reload\n\x80\x04", b"report\n" + b"[" * 90_000, b"took\n{",
+    ],
+)  # fmt: skip
+def test_one_that_says_what_it_never_should_is_ended(said: bytes) -> None:
+    bench = Bench()
+    bench.say(said)
+    assert bench.processes[0].ended
+    assert "says what it never should" in str(bench.messenger.trouble())
+
+
+def test_what_it_says_of_itself_does_nothing_to_a_terminal() -> None:
+    bench = Bench()
+    bench.say(render_frame("report", {"messages": {"text": "a\x1b[2J\n", "troubles": ["b\n", 5], "waiting": 1}}))
+    assert bench.messenger.parts()["notification"].endswith("messages: a?[2J?")
+    assert bench.messenger.trouble() == "b?; 5"

@@ -84,4 +84,31 @@ def parse_frame(packet: bytes, *, from_daemon: bool) -> tuple[str, Any]:
         raise ValueError("a packet without a kind")
     if kind == b"reload" and from_daemon:
         return "reload", pickle.loads(body)  # noqa: S301 - from the daemon alone
-    return kind.decode("ascii"), json.loads(body)
+    try:
+        content = json.loads(body)
+    except RecursionError as error:
+        raise ValueError("a packet that is nested too deeply") from error
+    return kind.decode("ascii"), content if from_daemon else _check_form(kind, content)
+
+
+def _check_form(kind: bytes, content: object) -> object:
+    """What the process says, if it has its form: it talks to strangers. Raises ValueError."""
+    match kind:
+        case b"ready" | b"seen":
+            return content
+        case b"took" if isinstance(content, dict) and isinstance(content.get("id"), str):
+            return content
+        case b"report" if isinstance(content, dict) and all(isinstance(part, dict) for part in content.values()):
+            return {_clean(name): _clean_part(part) for name, part in content.items()}
+    raise ValueError("a packet of no known form")
+
+
+def _clean_part(part: dict[str, Any]) -> dict[str, Any]:
+    troubles = part.get("troubles")
+    texts = [_clean(text) for text in troubles] if isinstance(troubles, list) else []
+    return {**part, "text": _clean(part.get("text") or ""), "troubles": texts}
+
+
+def _clean(text: object) -> str:
+    """A text that can do nothing to a terminal or a line."""
+    return "".join(sign if sign.isprintable() else "?" for sign in str(text))

@@ -268,7 +268,11 @@ class Messenger:
         return taken
 
     def _take(self, packet: bytes) -> None:
-        kind, content = parse_frame(packet, from_daemon=False)
+        try:
+            kind, content = parse_frame(packet, from_daemon=False)
+        except ValueError as error:
+            self._lost(f"it says what it never should: {error}")
+            return
         self._busy_since_ns = self._trouble = None
         if kind == "took":
             self._kept.pop(content["id"], None)
