@@ -75,6 +75,23 @@ def test_without_perfmon_only_the_names_are_missing() -> None:
         assert run_as(0, cgroup, client) == Features(comm=False, creator=False, keys=False)
 
 
+def test_the_verifier_has_little_to_walk() -> None:
+    """It costs each start of the guard some 0.03 s with 40,000 instructions; 0.27 s were 240,000."""
+    with private_netns(), private_cgroup() as cgroup:
+        guard = BpfProgram(cgroup)
+        try:
+            assert guard.features == Features()
+            texts = [path.read_text() for path in Path("/proc/self/fdinfo").iterdir() if path.exists()]
+        finally:
+            guard.close()
+    walked = [int(line.split()[1]) for text in texts for line in text.splitlines() if line.startswith("verified_insns")]
+    if not walked:
+        pytest.skip("lacks verified_insns in /proc/PID/fdinfo (Linux 5.16)")
+    assert len(walked) == 6
+    assert max(walked) < 20_000
+    assert sum(walked) < 50_000
+
+
 def test_without_capabilities_it_says_which_it_needs() -> None:
     with private_netns(), private_cgroup() as cgroup:
 

@@ -79,7 +79,7 @@ static __always_inline __u32 is_elsewhere(__u32 uid, __u32 owner, __u64 netns)
 	return owner == uid ? netns != 0 : !owner;
 }
 
-static __noinline int take_budget(__u32 owner, __u32 lane, __u32 elsewhere, __u64 now)
+__noinline int take_budget(__u32 owner, __u32 lane, __u32 elsewhere, __u64 now)
 {
 	struct budget_key key = {
 		.owner = elsewhere ? 0 : owner, /* a container's root takes any number of uids: one share for all */
@@ -117,7 +117,7 @@ static __noinline int take_budget(__u32 owner, __u32 lane, __u32 elsewhere, __u6
 	return granted;
 }
 
-static __noinline void note_unsent(__u32 owner, __u16 port, __u8 result, __u8 elsewhere)
+__noinline int note_unsent(__u32 owner, __u32 port, __u32 result, __u32 elsewhere)
 {
 	struct unsent_key key = {.owner = elsewhere ? 0 : owner, .port = port, .result = result, .elsewhere = elsewhere};
 	__u64 *value = bpf_map_lookup_elem(&unsent, &key);
@@ -129,6 +129,7 @@ static __noinline void note_unsent(__u32 owner, __u16 port, __u8 result, __u8 el
 	}
 	if (value)
 		__sync_fetch_and_add(value, 1);
+	return 0;
 }
 
 #endif

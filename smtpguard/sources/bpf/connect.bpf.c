@@ -90,13 +90,13 @@ static __always_inline __u8 denied_at(__u32 uid, __u32 owner, __u64 netns, __u32
 	return denied(bpf_map_lookup_elem(&deny, &subject), now);
 }
 
-static __always_inline __u8 denied_by_maps(__u32 uid, __u32 owner, const struct event *event)
+__noinline int denied_by_maps(__u32 uid, __u32 owner, __u64 netns, __u32 port, __u64 now)
 {
-	__u8 verdict = denied_at(uid, owner, event->netns, 0, event->time_ns);
+	__u8 verdict = denied_at(uid, owner, netns, 0, now);
 
 	if (verdict == REFUSED_BLOCK)
 		return verdict;
-	return stronger(verdict, denied_at(uid, owner, event->netns, event->port, event->time_ns));
+	return stronger(verdict, denied_at(uid, owner, netns, port, now));
 }
 
 /* What becomes of this attempt. The order is the contract: root, destination, exempt user, deny, credits. */
@@ -113,7 +113,7 @@ static __always_inline __u8 decide(const struct config *cfg, struct event *event
 	if (is_exempt(event->uid) || (event->owner != event->uid && is_exempt(event->owner)))
 		return ALLOWED;
 
-	verdict = denied_by_maps(event->uid, event->owner, event);
+	verdict = denied_by_maps(event->uid, event->owner, event->netns, event->port, event->time_ns);
 	if (verdict)
 		return verdict;
 	/* A user's socket in another user's hands: no way round a block. */
@@ -121,14 +121,14 @@ static __always_inline __u8 decide(const struct config *cfg, struct event *event
 		__u32 owner = owner_of(event->creator);
 
 		if (!is_exempt(event->creator) && !is_exempt(owner))
-			verdict = denied_by_maps(event->creator, owner, event);
+			verdict = denied_by_maps(event->creator, owner, event->netns, event->port, event->time_ns);
 		if (verdict)
 			return verdict;
 	}
 	return take(cfg, event, rules);
 }
 
-static __always_inline void emit(const struct config *cfg, struct event *event, int urgent)
+static __always_inline void emit(struct event *event, int urgent)
 {
 	__u32 lane = event->verdict ? LANE_REFUSED : event->passes ? LANE_PASSED : LANE_ALLOWED;
 	__u32 elsewhere = is_elsewhere(event->uid, event->owner, event->netns);
@@ -141,28 +141,35 @@ static __always_inline void emit(const struct config *cfg, struct event *event, 
 		return;
 	}
 	if (bpf_ringbuf_output(&events, event, sizeof(*event),
-			       must_wake(cfg, urgent, look, event->owner, elsewhere, event->time_ns))) {
+			       must_wake(urgent, look, event->owner, elsewhere, event->time_ns))) {
 		count(COUNT_LOST);
 		note_unsent(event->owner, event->port, event->verdict, elsewhere);
 	}
 }
 
 /* The kernel takes "any" for loopback (ip_route_connect, tcp_v6_connect); so do we, or 0.0.0.0 would be a way round. */
-static __always_inline void set_address(struct event *event, __be32 a, __be32 b, __be32 c, __be32 d)
+static __always_inline void set_address(struct event *event, __u64 a, __u64 b, __u64 c, __u64 d)
 {
 	__be32 *address = (__be32 *)event->address;
+	__u64 family = event->family;
 
-	if (event->family == AF_INET6 && !a && !b && c == IPV4_MAPPED) {
-		event->family = AF_INET;
+	if (family == AF_INET6 && !a && !b && c == IPV4_MAPPED) {
+		family = AF_INET;
 		a = d;
 		b = c = d = 0;
 	}
 	if (!a && !b && !c && !d) {
-		if (event->family == AF_INET)
+		if (family == AF_INET)
 			a = bpf_htonl(0x7f000001);
 		else
 			d = bpf_htonl(1);
 	}
+	forget(family, event->time_ns);
+	forget(a, event->time_ns);
+	forget(b, event->time_ns);
+	forget(c, event->time_ns);
+	forget(d, event->time_ns);
+	event->family = family;
 	address[0] = a;
 	address[1] = b;
 	address[2] = c;
@@ -216,7 +223,7 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, __u8 family)
 
 	if (cfg->probe_cookie && cfg->probe_cookie == event.cookie) {
 		event.kind = KIND_PROBE;
-		emit(cfg, &event, 1);
+		emit(&event, 1);
 		return 0;
 	}
 
@@ -225,13 +232,14 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, __u8 family)
 		return 1;
 	if (event.netns == cfg->own_netns)
 		event.netns = 0;
+	forget(event.netns, event.time_ns);
 	event.owner = owner_of(event.uid);
 	event.creator = creator_of(ctx);
 	event.kind = KIND_CONNECT;
 	event.verdict = decide(cfg, &event, port_bits & ((1U << MAX_RULES) - 1));
 	if (use_outcome && event.verdict == ALLOWED)
 		note_session(ctx, &event);
-	emit(cfg, &event, event.urgent);
+	emit(&event, event.urgent);
 	return event.verdict == ALLOWED || tell(ctx, cfg, &event, port_bits, family);
 }
 

@@ -56,8 +56,7 @@ static __noinline __u8 take(const struct config *cfg, struct event *event, __u32
 	struct keys *known[KEYED_MAX] = {};
 	struct account *account;
 	struct grant *grant;
-	__u64 latest_ns;
-	__u8 verdict;
+	__u64 latest_ns, netns = event->netns, verdict, urgent;
 	int i;
 
 	rules &= -on;
@@ -67,7 +66,8 @@ static __noinline __u8 take(const struct config *cfg, struct event *event, __u32
 	settle(refuses);
 	settle(rules);
 	keyed = rules & cfg->keyed;
-	if (event->netns && event->owner == event->uid)
+	forget(netns, event->time_ns);
+	if (netns && event->owner == event->uid)
 		return ALLOWED;
 	if (bpf_map_lookup_elem(&told_uids, &prefix))
 		return ALLOWED;
@@ -138,12 +138,13 @@ static __noinline __u8 take(const struct config *cfg, struct event *event, __u32
 	}
 	exhausted &= -refuses;
 	held &= -refuses;
-	begins = unsettled ? 0 : exhausted & cfg->holding & 0xffff;
+	begins = (unsettled - 1) & exhausted & cfg->holding & 0xffff;
 	verdict = held | exhausted ? REFUSED_CREDIT : ALLOWED;
 	cap_full_ns = account->cap_full_ns > event->time_ns ? account->cap_full_ns : event->time_ns;
 	cap_full_ns += cfg->cap_interval_ns;
 	if (!verdict && capped && cap_full_ns - event->time_ns > cfg->cap_depth_ns)
 		verdict = REFUSED_CAP;
+	forget(verdict, grant->as_of_ns);
 	taken = verdict ? 0 : rules & ~keyed & -(__u32)strict;
 #pragma clang loop unroll(full)
 	for (i = 0; i < MAX_RULES; i++)
@@ -165,6 +166,7 @@ static __noinline __u8 take(const struct config *cfg, struct event *event, __u32
 		account->verdict_ns = event->time_ns;
 		account->verdict_rule = lowest_bit(begins);
 	}
+	forget(begins, grant->as_of_ns);
 	event->rule = held | begins ? account->verdict_rule : lowest_bit(exhausted);
 	account->by_credit += verdict == REFUSED_CREDIT;
 	account->by_cap += verdict == REFUSED_CAP;
@@ -176,8 +178,10 @@ static __noinline __u8 take(const struct config *cfg, struct event *event, __u32
 	quiet = account->quiet;
 	bpf_spin_unlock(&grant->lock);
 
-	event->urgent |= near || begins || (quiet > QUIET_MAX && !(cfg->flags & FLAG_EXACT)) ||
-			 (flags & GRANT_WAKE);
+	urgent = event->urgent || near || begins || (quiet > QUIET_MAX && !(cfg->flags & FLAG_EXACT)) ||
+		 (flags & GRANT_WAKE);
+	forget(urgent, event->time_ns);
+	event->urgent = urgent;
 	event->credited = taken | entered;
 	event->unbudgeted = taken || reached;
 	event->verdict = verdict;

@@ -117,8 +117,12 @@ class KeyMaps:
             raise refused(f"the keys of uid {uid} can't be read", error) from error
         if value is None:
             return {}
-        slots = _SLOT.iter_unpack(value[_HEAD.size :])
-        return {unpack_key(key, whole=whole): last_ns for key, last_ns in slots if last_ns}
+        found: dict[bytes, int] = {}
+        for packed, last_ns in _SLOT.iter_unpack(value[_HEAD.size :]):
+            key = unpack_key(packed, whole=whole)
+            if last_ns > found.get(key, 0):  # it may stand in two slots, once outside the window
+                found[key] = last_ns
+        return found
 
     def enter(self, uid: int, index: int, address: bytes, time_ns: int) -> None:
         """An attempt of a user that the program did not note is in a rule's window too; it goes on meanwhile."""

@@ -13,6 +13,7 @@
 
 #define KEY_SLOTS 64
 #define KEY_STEP 16    /* slots that are looked at in one go */
+#define TOP_BIT (1ULL << 63)
 #define KEYED_MAX 2    /* of these rules on one port; beyond them the daemon judges */
 #define KEY_USERS 65536 /* 1.5 KiB each, made with the first attempt */
 
@@ -133,6 +134,14 @@ static __always_inline __u32 lowest_bit(__u32 mask)
 	return (below + (below >> 8)) & 0xf;
 }
 
+static __always_inline __u64 count_bits(__u64 bits)
+{
+	bits -= bits >> 1 & 0x5555555555555555ULL;
+	bits = (bits & 0x3333333333333333ULL) + (bits >> 2 & 0x3333333333333333ULL);
+	bits = (bits + (bits >> 4)) & 0x0f0f0f0f0f0f0f0fULL;
+	return bits * 0x0101010101010101ULL >> 56;
+}
+
 /* The network an address counts for: the very same as network_of() in smtpguard/policy/networks.py. */
 static __always_inline void network_of(const struct event *event, __be32 *network)
 {
@@ -214,7 +223,8 @@ static __always_inline void scan(struct keys *keys, const __u64 *address, const 
 	__u64 whole = -(__u64)keys->whole;
 	__u64 first = (address[0] & whole) | (network[0] & ~whole);
 	__u64 second = (address[1] & whole) | (network[1] & ~whole);
-	__u64 in_window = 0, known = 0, at = 0, free = 0, none, unlimited, again;
+	__u64 alive = 0, same = 0; /* a bit per slot: in the window; of this key */
+	__u64 known, at, free, unlimited, again, negated;
 	__u64 edge_ns = now > keys->window_ns ? now - keys->window_ns : 0;
 	__u32 high = keys->high;
 	__u64 i, j;
@@ -227,31 +237,34 @@ static __always_inline void scan(struct keys *keys, const __u64 *address, const 
 			continue;
 #pragma clang loop unroll(full)
 		for (j = 0; j < KEY_STEP; j++) {
-			__u64 alive = (edge_ns - slot[i + j].last_ns) >> 63; /* times stay below 2^63 */
 			__u64 differs = (slot[i + j].key[0] ^ first) | (slot[i + j].key[1] ^ second);
-			__u64 negated = -differs, hit;
+			__u64 before = differs - 1;
 
-			settle(negated); /* or a comparison is made of it, and a branch of that */
-			hit = alive & ~((differs | negated) >> 63);
-			in_window += alive;
-			known += hit;
-			at += hit * (i + j);
-			free += (1 - alive) * (i + j + 1 - free); /* the last one that is free, plus one */
-			settle(in_window); /* or all slots are looked at before they are summed up: not enough stack */
-			settle(known);
-			settle(at);
-			settle(free);
+			settle(before); /* or a comparison is made of it, and a branch of that */
+			same = same >> 1 | (before & ~differs & TOP_BIT);
+			alive = alive >> 1 | ((edge_ns - slot[i + j].last_ns) & TOP_BIT); /* times stay below 2^63 */
+			settle(same); /* or all slots are looked at before they are summed up: not enough stack */
+			settle(alive);
 		}
 	}
-	none = (free - 1) >> 63;
-	free += none * ((high + KEY_STEP - 1) / KEY_STEP * KEY_STEP + 1) - 1; /* else the first that was never used */
+	/* The first slot's bit is the lowest one, however many were looked at. */
+	alive >>= -((high + KEY_STEP - 1) / KEY_STEP * KEY_STEP) & 63;
+	same >>= -((high + KEY_STEP - 1) / KEY_STEP * KEY_STEP) & 63;
+	same &= alive;
+	forget(alive, now);
+	forget(same, now);
+	negated = -same;
+	settle(negated);
+	known = (same | negated) >> 63;
+	at = count_bits((same & -same) - 1);
+	free = count_bits(alive & ~(alive + 1)); /* the lowest bit that is not set; KEY_SLOTS if all are */
 	unlimited = (KEY_SLOTS - limit) >> 63;
 	again = unlimited & (1 - known) & (1 - ((free - KEY_SLOTS) >> 63));
 	keys->slot = known * at + (1 - known) * (free + again * keys->next); /* enter() takes it modulo KEY_SLOTS */
 	keys->next += again;
 	keys->enters = known | (free - KEY_SLOTS) >> 63 | unlimited;
 	keys->is_new = (1 - known) & (1 - unlimited); /* without a limit they are not few */
-	keys->exceeds = (1 - known) & (1 - ((in_window - limit) >> 63));
+	keys->exceeds = (1 - known) & (1 - ((count_bits(alive) - limit) >> 63));
 }
 
 /* The attempt is let through: its key is in the window from now on, if there is room for it. */

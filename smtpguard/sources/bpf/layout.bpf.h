@@ -16,6 +16,11 @@
 #define IPPROTO_MPTCP 262
 /* A sum is worked out here, not when all its terms are there: these would not fit on the stack. */
 #define settle(sum) asm volatile("" : "+r"(sum) : : "memory")
+/*
+ * What a number is known to be is forgotten, and the number stays: the ways that met here are one to the verifier from now
+ * on, else it walks all that follows once for each. `any` must be a number of which nothing is known: a time.
+ */
+#define forget(number, any) asm volatile("%0 ^= %1\n\t%0 ^= %1" : "+r"(number) : "r"(any))
 #define UID_UNKNOWN 0xffffffffU
 #define IPV4_MAPPED bpf_htonl(0x0000ffff)
 #define IPV4_LOOPBACK bpf_htonl(0x7f000001)

@@ -58,7 +58,7 @@ static __always_inline struct session *find_session(struct bpf_sock_ops *ctx, __
 }
 
 /* One more of this owner, if there is room for it in his share. */
-static __noinline int take_share(__u32 owner)
+__noinline int take_share(__u32 owner)
 {
 	__u64 *taken = bpf_map_lookup_elem(&followed_by_owner, &owner);
 	__u64 none = 0;
@@ -73,12 +73,13 @@ static __noinline int take_share(__u32 owner)
 	return 1;
 }
 
-static __noinline void give_share(__u32 owner)
+__noinline int give_share(__u32 owner)
 {
 	__u64 *taken = bpf_map_lookup_elem(&followed_by_owner, &owner);
 
 	if (taken)
 		__sync_fetch_and_add(taken, -1);
+	return 0;
 }
 
 /* Nothing is to be kept of it any more. */
@@ -149,9 +150,8 @@ static __always_inline void note_own(struct bpf_sock_ops *ctx, __u8 family, __u8
 static __always_inline void report(struct bpf_sock_ops *ctx, struct session *session, __u64 cookie, __u64 now,
 				   __u8 outcome, __u64 uncounted)
 {
-	__u32 zero = 0, lane = outcome >= OUTCOME_UNTRACKED ? LANE_UNTRACKED : LANE_REPORT;
+	__u32 lane = outcome >= OUTCOME_UNTRACKED ? LANE_UNTRACKED : LANE_REPORT;
 	__u32 elsewhere = is_elsewhere(session->uid, session->owner, session->netns);
-	struct config *cfg = bpf_map_lookup_elem(&config, &zero);
 	struct report report = {
 		.time_ns = now,
 		.netns = session->netns,
@@ -171,8 +171,6 @@ static __always_inline void report(struct bpf_sock_ops *ctx, struct session *ses
 		.bytes_told = session->bytes_told,
 	};
 
-	if (!cfg)
-		return;
 	__builtin_memcpy(report.address, session->address, sizeof(report.address));
 	note_own(ctx, session->family, report.own);
 	report.bytes_sent = report.bytes_sent > uncounted ? report.bytes_sent - uncounted : 0;
@@ -180,7 +178,7 @@ static __always_inline void report(struct bpf_sock_ops *ctx, struct session *ses
 		report.bytes_told = report.bytes_sent; /* the FIN was told of as a byte */
 	if (take_budget(session->owner, lane, elsewhere, now)) {
 		if (!bpf_ringbuf_output(&events, &report, sizeof(report),
-					must_wake(cfg, 0, 0, session->owner, elsewhere, now))) {
+					must_wake(0, 0, session->owner, elsewhere, now))) {
 			session->bytes_told = report.bytes_sent;
 			session->reported_ns = now;
 			return;

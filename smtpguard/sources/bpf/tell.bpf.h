@@ -32,7 +32,7 @@ struct {
 } told SEC(".maps");
 
 /* One more answer for this user now? GCRA, as the cap. */
-static __noinline int may_tell(__u32 owner, __u64 now)
+__noinline int may_tell(__u32 owner, __u64 now)
 {
 	struct subject subject = {.uid = owner};
 	struct account *account = find_account(&subject);

@@ -17,13 +17,13 @@
  * the process behind it is to be looked at. Never if the reader is on its way: what is in the ring before it begins to
  * read it will find.
  */
-static __always_inline __u64 must_wake(const struct config *cfg, int urgent, int look, __u32 owner, __u32 elsewhere,
-				       __u64 now)
+__noinline int must_wake(__u32 urgent, __u32 look, __u32 owner, __u32 elsewhere, __u64 now)
 {
 	__u32 zero = 0;
 	__u64 *last = bpf_map_lookup_elem(&woken, &zero);
+	const struct config *cfg = bpf_map_lookup_elem(&config, &zero);
 
-	if (!last)
+	if (!last || !cfg)
 		return BPF_RB_FORCE_WAKEUP;
 	if (*last > cfg->reading_ns && now - *last < COMING_NS)
 		return BPF_RB_NO_WAKEUP;
