@@ -25,6 +25,7 @@ ip link set lo up
 {cscli} machines add --auto test -f credentials.yaml -u http://127.0.0.1:8080/ >machines.log 2>&1 || exit 3
 {crowdsec} -no-cs >lapi.log 2>&1 &
 for i in $(seq 200); do (echo >/dev/tcp/127.0.0.1/8080) 2>/dev/null && break; sleep 0.1; done
+timeout 60 {crowdsec} -t >check.log 2>&1 || exit 4
 timeout 60 {crowdsec} -dsn file://$PWD/events.log -type smtpguard -no-api >agent.log 2>&1
 code=$?
 kill %1; wait
@@ -46,7 +47,9 @@ def test_who_is_blocked_is_an_alert_of_scope_user(tmp_path: Path) -> None:
     shutil.copy(ours / "smtpguard-logs.yaml", tmp_path / "parsers/s01-parse")
     shutil.copy(ours / "smtpguard-blocked.yaml", tmp_path / "scenarios")
     acquisition = yaml.safe_load((ours / "acquis.yaml").read_text())
-    (tmp_path / "acquis.yaml").write_text(yaml.safe_dump(acquisition | {"filenames": [f"{tmp_path}/none"]}))
+    (tmp_path / "acquis.d").mkdir()
+    followed = yaml.safe_dump(acquisition | {"filenames": [f"{tmp_path}/events.log"]})
+    (tmp_path / "acquis.d/smtpguard.yaml").write_text(followed)
     (tmp_path / "hub/.index.json").write_text(
         '{"parsers": {}, "scenarios": {}, "postoverflows": {}, "collections": {}}'
     )
@@ -58,7 +61,7 @@ def test_who_is_blocked_is_an_alert_of_scope_user(tmp_path: Path) -> None:
             "hub_dir": f"{where}/hub", "index_path": f"{where}/hub/.index.json", "notification_dir": f"{where}/more",
             "plugin_dir": f"{where}/more",
         },
-        "crowdsec_service": {"acquisition_path": f"{where}/acquis.yaml", "parser_routines": 1},
+        "crowdsec_service": {"acquisition_dir": f"{where}/acquis.d", "parser_routines": 1},
         "db_config": {"type": "sqlite", "db_path": f"{where}/data/crowdsec.db"},
         "plugin_config": {"user": "nobody", "group": "nogroup"},
         "api": {
