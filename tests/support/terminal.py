@@ -41,7 +41,7 @@ class Terminal:
         self._program, own = find_tmux()
         self._socket = str(folder / "tmux")
         self._argv, self._size = argv, size
-        self._pids: list[str] = []
+        self._pid = 0
         self._env = own | {"LC_ALL": "C.UTF-8", "TERM": "xterm-256color"} | dict(env or {})
         self._env.pop("TMUX", None)
 
@@ -92,7 +92,7 @@ class Terminal:
     def time_key(self, key: str, text: str, *, is_there: bool = True, seconds: float = 5) -> float:
         """How many seconds after a key a text stands there, or does so no more.
 
-        Those do not count in which the program, or the terminal, could have gone on and others had the processor.
+        Those do not count in which the program could have gone on and others had the processor.
         """
         deadline = time.monotonic() + seconds * PATIENCE
         waited = self._read_wait()
@@ -104,10 +104,9 @@ class Terminal:
         return max(0.0, took - (self._read_wait() - waited))
 
     def _read_wait(self) -> float:
-        """Seconds in a queue for a processor: of the program's main thread and of tmux (proc_pid_schedstat(5))."""
-        if not self._pids:
-            self._pids = self._tmux("list-panes", "-F", "#{pid} #{pane_pid}").split()
-        return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) for pid in self._pids) / 1e9
+        """Seconds of the program's main thread in the queue for a processor (sched-stats in the kernel's documents)."""
+        self._pid = self._pid or self.pid()
+        return int(Path(f"/proc/{self._pid}/schedstat").read_text().split()[1]) / 1e9
 
     def _tmux(self, *words: str, is_checked: bool = True) -> str:
         argv = [self._program, "-S", self._socket, *words]
