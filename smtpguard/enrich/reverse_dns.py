@@ -9,7 +9,6 @@ and daemon threads, which the end of the process doesn't wait for. Start it afte
 import os
 import socket
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -91,7 +90,8 @@ class ReverseDns:
         self._threads = threads
         self._remembered = remembered
         self._resolve = resolve
-        self._names: OrderedDict[bytes, tuple[int, bytes | None]] = OrderedDict()
+        # The one longest unused first. An OrderedDict takes more than twice the memory.
+        self._names: dict[bytes, tuple[int, bytes | None]] = {}
         self._tickets: dict[bytes, list[int]] = {}
         self._displaced: list[int] = []
         self._hits = self._asked = self._answered = self._crowded = 0
@@ -138,7 +138,7 @@ class ReverseDns:
         """
         kept = self._names.get(address)
         if kept is not None and kept[0] > now_ns:
-            self._names.move_to_end(address)
+            self._names[address] = self._names.pop(address)
             self._hits += 1
             return kept[1]
         waiting = self._tickets.get(address)
@@ -174,10 +174,10 @@ class ReverseDns:
         self._displaced.clear()
         for address, value in done:
             self._answered += 1
+            self._names.pop(address, None)
             self._names[address] = (now_ns + (MISSING_NS if value is None else FOUND_NS), value)
-            self._names.move_to_end(address)
             if len(self._names) > self._remembered:
-                self._names.popitem(last=False)
+                del self._names[next(iter(self._names))]
             found += [(ticket, value) for ticket in self._tickets.pop(address, [])]
         return found
 

@@ -16,6 +16,8 @@ from smtpguard.policy.windows import NEVER
 from smtpguard.settings import Rule
 
 STEPS = 4096
+_NO_STEPS = array("q")
+"""Of all users that have sent no byte yet; never changed."""
 MAX_SESSIONS = 65_536
 """Open sessions whose bytes are followed; of one beyond it the bytes count when it is closed."""
 
@@ -39,8 +41,7 @@ class ByteWindow:
     def __init__(self, rule: Rule, ports: Ports) -> None:
         self.rule = rule
         self.ports = ports
-        self.times = array("q")
-        self.totals = array("q")
+        self.times = self.totals = _NO_STEPS
         self.floor_ns = NEVER
         self.told_ns = NEVER
         self.changes = 0
@@ -58,6 +59,9 @@ class ByteWindow:
             times[-1] = max(time_ns, times[-1])
             totals[-1] += amount
             return
+        if times is _NO_STEPS:
+            times = self.times = array("q")
+            totals = self.totals = array("q")
         times.append(time_ns)
         totals.append(amount + (totals[-1] if totals else 0))
         if len(times) > 2 * STEPS:
@@ -101,7 +105,7 @@ class ByteWindows:
 
     def __init__(self, rules: Iterable[Rule], ports: Ports, mode: Mode) -> None:
         self.mode = mode
-        self.counters = [ByteWindow(rule, ports if rule.ports is None else rule.ports & ports) for rule in rules]
+        self.counters = tuple([ByteWindow(r, ports if r.ports is None else r.ports & ports) for r in rules])
 
     def enter(self, time_ns: int, port: int, amount: int) -> list[Excess]:
         """Count bytes that were sent, and say which rules they exceed."""

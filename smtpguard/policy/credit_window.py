@@ -1,5 +1,7 @@
 """One user's attempts under one rule that the kernel enforces, and how many credits follow from them."""
 
+from array import array
+
 
 class CreditWindow:
     """One user's attempts under one rule.
@@ -18,17 +20,17 @@ class CreditWindow:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.told = 0
-        self.times: list[int] = []
-        self.lost: list[tuple[int, int]] = []
+        self.times = array("q")
+        self.lost: tuple[tuple[int, int], ...] = ()
         self.due_ns: int | None = None
         self.floor_ns = 0
 
     def empty(self, at_ns: int) -> None:
         """What came up to a time (event time) does not count; credits given up for lost were used, and are no more."""
         self.floor_ns = max(self.floor_ns, at_ns)
-        self.times.clear()
+        del self.times[:]
         self.told += sum(count for _, count in self.lost)
-        self.lost.clear()
+        self.lost = ()
 
     def allowed(self) -> int:
         """Credits that the user may have taken in all."""

@@ -141,7 +141,7 @@ class CreditLedger:
         """
         for lanes in self._lanes.values():
             for lane in lanes.values():
-                lane.times.clear()
+                del lane.times[:]
         for uid in self._limits.keys() - limits.keys():
             self.set_limits(uid, {})
         for uid, own in limits.items():
@@ -180,7 +180,7 @@ class CreditLedger:
             missing = used[index] - known
             if missing > 0:
                 lane = self._lane(uid, index)
-                lane.lost.append((now_ns + self.rules[index].window_ns, missing))
+                lane.lost = (*lane.lost, (now_ns + self.rules[index].window_ns, missing))
                 self._schedule(uid, index, lane)
                 total += missing
             elif missing < 0 and lane:  # an account removed between an attempt and its report
@@ -283,7 +283,7 @@ class CreditLedger:
     def _leave(self, uid: int, index: int, lane: CreditWindow, now_ns: int) -> None:
         del lane.times[: bisect_right(lane.times, now_ns - self.rules[index].window_ns)]
         lane.told += sum(count for until_ns, count in lane.lost if until_ns <= now_ns)
-        lane.lost = [(until_ns, count) for until_ns, count in lane.lost if until_ns > now_ns]
+        lane.lost = tuple([(until_ns, count) for until_ns, count in lane.lost if until_ns > now_ns])
         self._dirty.add(uid)
         self._schedule(uid, index, lane)
 

@@ -19,6 +19,8 @@ from smtpguard.state.migrations import VERSION, NewerVersionError, check_version
 
 MAX_SET_ASIDE = 5
 """So many set aside files are kept; of a disk that corrupts all day the newest tell enough."""
+CACHE_KB = 512
+"""Pages of the file that the daemon keeps; 2 MB is SQLite's own choice, and the system keeps them all besides."""
 _SUFFIXES = ("", "-wal", "-shm", "-journal")
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
@@ -132,6 +134,7 @@ def _open(path: str, max_bytes: int, busy_s: float, notes: list[str]) -> Opened:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
         connection.execute(f"PRAGMA journal_size_limit = {8 * 1024 * 1024}")
         page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {max(256, max_bytes // page_bytes)}")
