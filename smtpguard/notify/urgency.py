@@ -14,7 +14,7 @@ FOR_INCIDENTS = 26
 FOR_KNOWN = 13
 """Of these for users of whom something as grave was told within a day: they leave room for others."""
 FOR_ONE = 4
-"""Of these for one user, and for all containers together."""
+"""Of these for one user, and for all containers together; the last of them is for a block."""
 _HOUR_S = 3600.0
 _DAY_S = 86_400.0
 
@@ -108,9 +108,11 @@ def has_room(occasion: Occasion, told: ToldBefore, now_s: float) -> bool:
         return count < FOR_KNOWN
     if "incident" not in occasion:
         return count < PER_HOUR - 1 or occasion["kind"] == "test"
-    if told.count_named(f"of {group} ", now_s - _HOUR_S) >= FOR_ONE:
-        return False
-    return count < (FOR_INCIDENTS if _is_new(occasion, group, told, now_s) else FOR_KNOWN)
+    if _is_new(occasion, group, told, now_s):  # graver than what was told: nobody hides a block behind their throttles
+        return count < FOR_INCIDENTS
+    is_gravest = "verdict" in occasion and find_gravity(occasion) == GRAVEST
+    mine = told.count_named(f"of {group} ", now_s - _HOUR_S)
+    return count < FOR_KNOWN and mine < (FOR_ONE if is_gravest else FOR_ONE - 1)
 
 
 def _is_new(occasion: Occasion, group: str, told: ToldBefore, now_s: float) -> bool:

@@ -318,6 +318,18 @@ def test_one_user_uses_up_nobody_elses_room(bench: Bench) -> None:
     assert bench.messages()[-1]["incident"]["id"] == "again"
 
 
+def test_nobody_hides_a_block_behind_messages_of_their_own(bench: Bench) -> None:
+    bench.configure(at_once=("block", "throttle", "warn", "dry-run"))
+    for hour in range(2):  # the second time nothing of it is new
+        bench.tell(*(begins(f"w{hour}{n}", "warn") for n in range(9)), begins(f"d{hour}", "block", "dry-run"))
+        bench.tell(*(begins(f"t{hour}{n}", "throttle") for n in range(9)), *(over(f"t{hour}{n}") for n in range(9)))
+        bench.tell(begins(f"b{hour}"))
+        assert bench.messages()[-1]["incident"]["id"] == f"b{hour}"
+        assert "BLOCKED" in bench.messages()[-1]["text"]
+        bench.now_s += 3601
+    assert len(bench.kinds()) <= 6 + FOR_ONE
+
+
 def test_all_containers_together_have_the_room_of_one_user(bench: Bench) -> None:
     bench.tell(*(begins(f"c{number}", user=f"uid:{number}@container") | {"uid": None} for number in range(40)))
     assert len(bench.kinds()) == FOR_ONE
