@@ -4,6 +4,8 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +17,7 @@ from smtpguard.report.fullest_windows import list_windows
 from smtpguard.report.host_report import HostReport
 from smtpguard.report.report_input import ReportInput
 from smtpguard.settings import HOUR_NS, MINUTE_NS
-from smtpguard.state.host_question import PARTS, HostQuestion, Part, show_rule
+from smtpguard.state.host_question import MAX_WINDOWS, PARTS, HostQuestion, Part, show_rules
 
 if TYPE_CHECKING:
     from smtpguard.state.history import History
@@ -25,6 +27,10 @@ PATIENCE_S = 1.0
 """After so long a progress bar is shown on a terminal."""
 MAX_ASKED = 200
 """Names that are asked of the name service one by one, which may be slow; the account file has the others."""
+MAX_UIDS = 200
+"""In one request."""
+MAX_USERS = 2000
+"""Of whom it is asked which rules hold for them."""
 MAX_POINTS = 200
 _STEPS = (1, 5, 15, 30, 60, 180, 360, 1440, 10_080)
 _ANSWER_S = 30.0
@@ -44,9 +50,9 @@ class ReportSource:
 
     def build(self, since_ns: int, until_ns: int, *, ends_now: bool) -> HostReport:
         """The report of a span of time."""
-        rules, has_overrides = self._find_rules()
+        rules, overrides = self._find_rules()
         step = next((step for step in _STEPS if until_ns - since_ns <= step * MAX_POINTS * MINUTE_NS), _STEPS[-1])
-        windows = tuple(list_windows(rules or ()))
+        windows = tuple(list_windows([*(rules or ()), *chain.from_iterable(overrides)])[:MAX_WINDOWS])
         question = HostQuestion(since_ns=since_ns, until_ns=until_ns, windows=windows, step=step)
         month_ns = (until_ns - MONTH_NS) // HOUR_NS * HOUR_NS
         month = HostQuestion(since_ns=max(0, month_ns), until_ns=until_ns)
@@ -64,7 +70,7 @@ class ReportSource:
                 parts=parts,
                 names=_find_names(parts),
                 rules=rules,
-                has_overrides=has_overrides,
+                own_rules=self._find_own_rules(parts, overrides),
                 ends_now=ends_now,
             )
         )
@@ -90,20 +96,43 @@ class ReportSource:
         )
         return None if answer.get("late") else answer | {"rows": answer["items"]}
 
-    def _find_rules(self) -> tuple[list[Found] | None, bool]:
-        """The rules in force, as far as they can be found out, and whether some users have others."""
+    def _find_rules(self) -> tuple[list[Found] | None, list[list[Found]]]:
+        """The rules in force, as far as they can be found out, and what entries of `users` change."""
         found = self._past.ask("report", self._read_rules, part="rules")
-        return found["rows"], found["has_overrides"]
+        return found["rows"], found["overrides"]
 
     def _read_rules(self, _: "History") -> Found:
         """Those of the configuration: the file has none."""
         from smtpguard.settings.load import load_settings
 
         try:
-            settings = load_settings(self._config_path)
+            return show_rules(load_settings(self._config_path))
         except ConfigError:
-            return {"rows": None, "has_overrides": False}
-        return {"rows": [show_rule(rule) for rule in settings.rules], "has_overrides": bool(settings.overrides)}
+            return {"rows": None, "overrides": []}
+
+    def _find_own_rules(
+        self, parts: dict[str, Found | None], overrides: list[list[Found]]
+    ) -> dict[int, dict[str, Found]] | None:
+        """Whose rules `users` changes, and how; None where there are too many users to ask for each."""
+        uids = [row[0] for row in (parts["users"] or {"rows": []})["rows"]] if overrides else []
+        if len(uids) > MAX_USERS:
+            return None
+        entries: list[tuple[int, int]] = []
+        for first in range(0, len(uids), MAX_UIDS):
+            some = uids[first : first + MAX_UIDS]
+            entries += self._past.ask("report", partial(self._read_entries, some), part="entries", uids=some)["rows"]
+        return {uid: {rule["name"]: rule for rule in overrides[index]} for uid, index in entries}
+
+    def _read_entries(self, uids: list[int], _: "History") -> Found:
+        """By the configuration and the accounts of now: the file has neither."""
+        from smtpguard.enrich.accounts.directory import AccountDirectory
+        from smtpguard.panels.customers_on_demand import CustomersOnDemand
+        from smtpguard.policy.rules import find_entries
+        from smtpguard.settings.load import load_settings
+
+        settings = load_settings(self._config_path)
+        accounts = AccountDirectory(settings, customers=CustomersOnDemand(settings))
+        return {"rows": find_entries(settings, map(accounts.account, uids))}
 
 
 def _with_progress(wanted: list[tuple[str, Part, HostQuestion]]) -> Iterator[tuple[str, Part, HostQuestion]]:

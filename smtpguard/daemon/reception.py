@@ -207,7 +207,7 @@ class Reception:
             ),
             watches=core.watches,
             halve=HalveCommand(core.watches, accounts, core.wall),
-            report=ReportCommand(history, core.guard),
+            report=ReportCommand(history, core.guard, accounts),
         )
         group, self._group_trouble = find_group(settings.control_group)
         server = ControlServer(

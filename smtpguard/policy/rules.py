@@ -75,6 +75,12 @@ def override_index(settings: Settings, account: Account) -> int | None:
     return next((i for i, entry in enumerate(settings.overrides) if matches(entry.match, account)), None)
 
 
+def find_entries(settings: Settings, accounts: Iterable[Account]) -> list[tuple[int, int]]:
+    """Uid, and which entry of `users` holds, of those accounts for whom one does."""
+    found = ((account.uid, override_index(settings, account)) for account in accounts)
+    return [(uid, index) for uid, index in found if index is not None]
+
+
 def compile_terms(settings: Settings, override: int | None, why: str) -> Terms:
     """The rules for accounts that share an override.
 

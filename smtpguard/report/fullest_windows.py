@@ -35,7 +35,7 @@ def find_fullest(given: ReportInput) -> tuple[FullWindow, ...] | None:
     judged = {(uid, rule) for rule, _, _, _, uid, netns, *_ in given.rows("verdicts") if netns is None}
     windows = []
     for uid, length, peak in found["rows"]:
-        for rule in given.rules:
+        for rule in given.rules_of(uid):
             if rule["window"] // 60 != length or rule["count"] not in COUNTED or (uid, rule["name"]) in judged:
                 continue
             held, at_most = _bound(rule, peak, ports.get(uid, ()))

@@ -40,8 +40,8 @@ def list_unseen(report: HostReport, given: ReportInput) -> Iterator[str]:
     if report.fullest is None:
         reason = "the configuration can't be read" if given.rules is None else "there is too much to look at"
         yield f"The fullest windows are not known: {reason}."
-    elif given.has_overrides:
-        yield "The fullest windows are held against the rules of all, not those of `users`."
+    elif given.own_rules is None:
+        yield "The fullest windows are held against the rules of all, not those of `users`: there are too many users."
     yield "Attempts in containers of nobody on this host are in the log only."
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from smtpguard.model import NS
-from smtpguard.settings import Rule
+from smtpguard.settings import Rule, Settings
 from smtpguard.state.span import Span
 
 Part = Literal[
@@ -12,6 +12,8 @@ Part = Literal[
     "own", "peaks", "curves", "hours",
 ]  # fmt: skip
 PARTS: tuple[Part, ...] = get_args(Part)
+MAX_WINDOWS = 64
+"""Lengths of windows in one question."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,14 @@ class HostQuestion:
             column, has_name=False, unit_ns=unit_ns
         )
         return sql, tuple(parameters)
+
+
+def show_rules(settings: Settings) -> dict[str, Any]:
+    """The rules as they stand for everybody, and what each entry of `users` changes."""
+    return {
+        "rows": [show_rule(rule) for rule in settings.rules],
+        "overrides": [[show_rule(rule) for rule in entry.rules.values()] for entry in settings.overrides],
+    }
 
 
 def show_rule(rule: Rule) -> dict[str, Any]:

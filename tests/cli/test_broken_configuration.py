@@ -23,7 +23,7 @@ NOTHING = {
 """What the history says of who has done nothing."""
 NO_PART = {
     "rows": [], "items": [], "count": 0, "sums": [0, 0, 0, 0], "has_mail": False, "first_ns": None, "unknown": 0,
-    "unnamed": [0, 0], "rdns": [], "ports": [], "has_more": False, "has_overrides": False,
+    "unnamed": [0, 0], "rdns": [], "ports": [], "has_more": False, "overrides": [],
 }  # fmt: skip
 """What it says of a host where nothing happened."""
 EMERGENCY = {

@@ -98,9 +98,10 @@ def test_too_many_questions_are_answered_so(tmp_path: Path) -> None:
 
 
 def test_a_part_of_the_report_that_takes_too_long_is_late(tmp_path: Path) -> None:
-    history = command(Desk(), accounts(tmp_path))
+    people = accounts(tmp_path)
+    report = ReportCommand(command(Desk(), people), Mock(settings=Settings()), people)
     with patch("smtpguard.state.host_history.collect_part", side_effect=LateError("late")):
-        answer = ReportCommand(history, Mock(settings=Settings()))(ReportRequest(part=PARTS[0]), ROOT)
+        answer = report(ReportRequest(part=PARTS[0]), ROOT)
     assert answer_of(answer) == {"late": True}
 
 

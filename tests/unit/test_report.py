@@ -398,13 +398,32 @@ def test_where_nobody_looked_it_never_says_that_nobody_sent(berlin: None, tmp_pa
     assert json_partly["messages"] is None
 
 
+def test_the_fullest_windows_are_held_against_the_rules_that_hold_for_the_user(host: GeneratedHost) -> None:
+    before = json.loads(run_report(host, *TIMES, "--format", "json"))["fullest"]
+    first = next(row for row in before if row["rule"] == "hourly")
+    config = host.config.with_name("own.yaml")
+    config.write_text(
+        host.config.read_text()
+        + f"users:\n  - {{match: {{uids: [{first['uid']}]}}, rules: {{hourly: {{limit: {first['held'] + 1}}}}}}}\n"
+        "  - {match: {uids: ['2000-2299']}, rules: {mx: {limit: 1000000}}}\n"
+    )
+    config.chmod(0o600)
+    args = ["report", "--config", str(config), *TIMES, "--format", "json"]
+    report = json.loads(CliRunner().invoke(main, args, catch_exceptions=False).stdout)
+    assert report["fullest"][0] == first | {"limit": first["held"] + 1}
+    others = [row for row in before if row["rule"] == "hourly" and row["uid"] != first["uid"]]
+    assert others
+    assert [row for row in report["fullest"] if row["rule"] == "hourly"][1 : 1 + len(others)] == others
+    assert not any("of `users`" in sentence for sentence in report["unseen"])
+
+
 def test_a_part_that_takes_too_long_is_named_and_a_bar_shows_how_far_it_is(
     host: GeneratedHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ask(_socket: str, _verb: str, timeout_s: float = 0, *, part: str, **asked: Any) -> Json:  # noqa: ANN401 - JSON
         del timeout_s
         if part == "rules":
-            return {"rows": [], "has_overrides": True}
+            return {"rows": [], "overrides": [[]]}
         if part in ("hours", "destinations"):
             return {"late": True}
         with History(str(host.state)) as history:
@@ -412,6 +431,7 @@ def test_a_part_that_takes_too_long_is_named_and_a_bar_shows_how_far_it_is(
         return found | {"items": found.pop("rows")}
 
     monkeypatch.setattr("smtpguard.control.client.ask", ask)
+    monkeypatch.setattr("smtpguard.cli.report_source.MAX_USERS", 10)
     report = json.loads(run_report(host, *TIMES, "--format", "json"))
     assert (report["month"], report["destinations"], report["connects"] > 0) == (None, [], True)
     assert "Not read, as it took too long: destinations, month." in report["unseen"]

@@ -22,9 +22,8 @@ from smtpguard.daemon.serve.requests import (
 )
 from smtpguard.daemon.watches import MAX_WATCH_NS
 from smtpguard.state.event_query import KINDS, Network, parse_own
-from smtpguard.state.host_question import PARTS, HostQuestion
+from smtpguard.state.host_question import MAX_WINDOWS, PARTS, HostQuestion
 
-MAX_WINDOWS = 64
 MAX_MINUTES = 44_640
 """31 days."""
 MAX_BRIEF = 200
@@ -123,15 +122,17 @@ class ReportRequest(Request):
     """`report`.
 
     Attributes:
-        part: Of PARTS; or the rules.
+        part: Of PARTS; or the rules, or which entry of `users` holds for whom.
         since_ns, until_ns, windows, step: See HostQuestion.
+        uids: With `entries`: of these accounts.
     """
 
-    part: str = field(default="rules", metadata=argument(take_word("rules", *PARTS)))
+    part: str = field(default="rules", metadata=argument(take_word("rules", "entries", *PARTS)))
     since_ns: int = field(default=0, metadata=argument(take_integer(0, MAX_WALL_NS)))
     until_ns: int = field(default=MAX_WALL_NS, metadata=argument(take_integer(0, MAX_WALL_NS)))
     windows: tuple[int, ...] = field(default=(), metadata=argument(_take_windows))
     step: int = field(default=60, metadata=argument(take_integer(1, MAX_MINUTES)))
+    uids: tuple[int, ...] = field(default=(), metadata=argument(_take_uids))
 
     @property
     def question(self) -> HostQuestion:

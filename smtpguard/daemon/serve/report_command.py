@@ -7,7 +7,9 @@ from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.serve.asker import Asker
 from smtpguard.daemon.serve.history_command import HistoryCommand
 from smtpguard.daemon.serve.history_requests import ReportRequest
-from smtpguard.state.host_question import Part, show_rule
+from smtpguard.policy.directory import Directory
+from smtpguard.policy.rules import find_entries
+from smtpguard.state.host_question import Part, show_rules
 
 if TYPE_CHECKING:
     from smtpguard.state.history import History
@@ -19,18 +21,21 @@ class ReportCommand:
     Args:
         history: What reads the past.
         guard: The configuration in force.
+        accounts: Who is who.
     """
 
-    def __init__(self, history: HistoryCommand, guard: Guard) -> None:
+    def __init__(self, history: HistoryCommand, guard: Guard, accounts: Directory) -> None:
         self._history = history
         self._guard = guard
+        self._accounts = accounts
 
     def __call__(self, request: ReportRequest, asker: Asker) -> Answer:
         """A part; `late` if it took too long."""
         del asker
         if request.part == "rules":
-            settings = self._guard.settings
-            return {"rows": [show_rule(rule) for rule in settings.rules], "has_overrides": bool(settings.overrides)}
+            return show_rules(self._guard.settings)
+        if request.part == "entries":
+            return {"rows": find_entries(self._guard.settings, map(self._accounts.account, request.uids))}
 
         def look(history: "History") -> dict[str, Any] | Pages:
             from smtpguard.state.history import LateError
