@@ -24,14 +24,16 @@ def begin_held() -> Held:
     return {"count": 0, "unnamed": 0, "messages": []}
 
 
-def hold(held: Held, shown: Mapping[str, Any], group: str) -> Held:
+def hold(held: Held, shown: Mapping[str, Any], occasion: Mapping[str, Any]) -> Held:
     """With another message that had no room.
 
     Args:
         held: What was held back on this channel since its last message; not changed.
         shown: What is named of it.
-        group: Whose it is: its line replaces the one before.
+        occasion: What it is: its user's line replaces the one before. The newest verdict, or what else there is, is
+            kept whole: it is sent when there is room, and nothing else to name it in.
     """
+    group, newest = find_group(occasion), held.get("newest")
     before = next((line["stands_for"] for line in held["messages"] if line["group"] == group), 0)
     others = [line for line in held["messages"] if line["group"] != group]
     line = {**shown, "group": group, "stands_for": before + 1}
@@ -39,6 +41,7 @@ def hold(held: Held, shown: Mapping[str, Any], group: str) -> Held:
         "count": held["count"] + 1,
         "unnamed": held["unnamed"] + 1,
         "messages": [*others, line][-MAX_HELD:],
+        "newest": occasion if "verdict" in occasion or newest is None or "verdict" not in newest else newest,
     }
 
 
@@ -48,6 +51,14 @@ def name(held: Held) -> Held:
     return {"count": 0, "unnamed": held["unnamed"] - named, "messages": []}
 
 
-def show_lines(held: Held) -> list[dict[str, Any]]:
-    """The lines as a message has them."""
-    return [{key: line[key] for key in ("id", "kind", "time", "text")} for line in held["messages"]]
+def show_lines(held: Held, besides: str) -> tuple[list[dict[str, Any]], int]:
+    """The lines as a message has them, and how many messages they stand for.
+
+    Args:
+        held: What was held back.
+        besides: The id of the message; it may be one of them, sent after all.
+    """
+    lines = [line for line in held["messages"] if line["id"] != besides]
+    newest = held.get("newest")
+    count = held["count"] - (newest is not None and newest["id"] == besides)
+    return [{key: line[key] for key in ("id", "kind", "time", "text")} for line in lines], count

@@ -197,13 +197,9 @@ class Notification:
 
     def _make_message(self, occasion: Mapping[str, Any], key: str, facts: dict[str, object]) -> Letter:
         all_held = self._read_held(facts)
-        body = render_body(
-            occasion,
-            host=self._host,
-            share=self._settings.share,
-            held=held.show_lines(all_held[key]),
-            held_count=all_held[key]["count"],
-        )
+        lines, count = held.show_lines(all_held[key], occasion["id"])
+        share = self._settings.share
+        body = render_body(occasion, host=self._host, share=share, held=lines, held_count=count)
         all_held[key] = held.name(all_held[key])
         return Letter(
             id=occasion["id"],
@@ -218,7 +214,19 @@ class Notification:
         shown = {name: occasion[name] for name in ("id", "kind", "time")}
         shown["text"] = render_text(occasion, self._settings.share)
         all_held = self._read_held(facts)
-        all_held[key] = held.hold(all_held[key], shown, held.find_group(occasion))
+        all_held[key] = held.hold(all_held[key], shown, occasion)
+
+    def _send_held(self) -> None:
+        """Send what was held back and that no message has named since, as soon as there is room."""
+        facts: dict[str, object] = {}
+        spool, all_held = self._open_spool(), self._read_held(facts)
+        for key, kept in list(all_held.items()):
+            occasion = kept.get("newest")
+            if occasion is not None and urgency.has_room(occasion, spool, self._wall()):
+                message = self._make_message(occasion, key, facts)
+                told = {occasion["id"]: True, **dict.fromkeys(urgency.name_marks(occasion), False)}
+                spool.add([message], told=told, facts=facts, now_s=self._wall())
+                self._deliveries[key].wake()
 
     def _read_held(self, facts: dict[str, object]) -> dict[str, held.Held]:
         """What was held back, by channel, as part of what is kept next."""
@@ -259,6 +267,7 @@ class Notification:
     def _tidy(self) -> None:
         self._tidy_s = self._clock()
         spool = self._open_spool()
+        self._send_held()
         spool.forget_before(self._wall() - _KEEP_TOLD_S)
         if spool.read_fact("digest") is None:
             spool.add(facts={"digest": digest.begin_sums(self._wall())})

@@ -379,6 +379,24 @@ def test_what_was_held_back_waits_on_each_channel_for_a_message_there(bench: Ben
     assert bench.messages("brake")[-1]["digest"]["held_back"] == 0
 
 
+def test_what_was_held_back_and_nothing_has_followed_is_sent_when_there_is_room(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, digest="none")
+    bench.others = [FakeChannel("begins", ("incident-begins",))]
+    bench.configure(digest="none")
+    bench.tell(*(begins(f"i{number}", user=f"web{number}") for number in range(30)), over("i0", user="web0"))
+    assert (len(bench.kinds()), len(bench.messages("begins"))) == (26, 26)
+    bench.duty._tidy()
+    assert len(bench.kinds()) == 26, "there is no room yet"
+    bench.now_s += 3601
+    for _ in range(2):
+        bench.duty._tidy()
+    for key in ("fake", "begins"):
+        last = bench.messages(key)[-1]
+        assert (len(bench.messages(key)), last["incident"]["user"]) == (27, "web29")
+        assert last["held_back"]["count"] == (4 if key == "fake" else 3)
+        assert "web29" not in str(last["held_back"]["messages"])
+
+
 def test_what_nobody_wants_to_hear_uses_up_no_room(bench: Bench) -> None:
     bench.channel.kinds = ("incident-over", "breaker")
     bench.tell(*(begins(f"i{number}", user=f"web{number}") for number in range(66)))
