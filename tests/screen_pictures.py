@@ -5,6 +5,7 @@ Nothing of it is left. Needs root.
 """
 
 import asyncio
+import json
 import re
 import shutil
 import tempfile
@@ -80,8 +81,15 @@ def make_screens(folder: Path) -> None:
         folder: Where they are put.
     """
     unpacked = unpack_php()
-    with tempfile.TemporaryDirectory() as scratch, Host(SITES, rules=RULES, attribution={"rdns": False}) as host:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        Host(SITES, rules=RULES, attribution={"rdns": False}, accounts=[f"{scratch}/panel"]) as host,
+    ):
         Path(scratch).chmod(0o755)
+        customers = [{"user": user, "domain": f"{user}.example"} for user in SITES]
+        panel = Path(scratch, "panel")
+        panel.write_text(f"#!/bin/sh\necho '{json.dumps({'accounts': customers})}'\n")
+        panel.chmod(0o755)
         php = Path(shutil.copytree(unpacked.root, f"{scratch}/php", symlinks=True))
         home = host.lab.directory / "home"
         home.mkdir()
