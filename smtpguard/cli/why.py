@@ -51,6 +51,8 @@ def command(
         raise click.UsageError("--json, --ticket or --customer, not two of them")
     if language is not None and not (ticket or customer):
         raise click.UsageError("--language goes with --ticket or --customer")
+    if language is not None:
+        _check_language(language)
     at_ns = None if at is None else parse_moment(at, datetime.now(UTC).astimezone(), "--at")
 
     def read(history: "History") -> dict[str, Any]:
@@ -75,6 +77,16 @@ def command(
         return
     for line in render_card(why):
         click.echo(line)
+
+
+def _check_language(language: str) -> None:
+    from smtpguard.report.templates import list_languages
+    from smtpguard.resources import OWN_FILES
+
+    there = list_languages(OWN_FILES)
+    if language not in there:
+        known = f"there are {', '.join(there)}; own ones: {OWN_FILES}/templates"
+        raise click.UsageError(f"there are no templates for the language {language!a}: {known}")
 
 
 def _write_text(why: dict[str, Any], language: str | None, *, is_for_customer: bool) -> str:

@@ -5,7 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from smtpguard import resources
+from smtpguard.cli import main
 from smtpguard.errors import ConfigError
 from smtpguard.report.templates import find_mistakes, list_languages, make_environment, render_template
 from smtpguard.report.why_texts import CUSTOMER, TEMPLATES
@@ -127,11 +130,6 @@ def test_check_finds_nothing_wrong_with_what_is_shipped_and_with_loops(tmp_path:
 
 
 def test_check_says_so_and_ends_with_78(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from click.testing import CliRunner
-
-    from smtpguard import resources
-    from smtpguard.cli import main
-
     file = own(tmp_path, "{{ usr }}")
     monkeypatch.setattr(resources, "OWN_FILES", tmp_path)
     config = tmp_path / "c.yaml"
@@ -148,3 +146,12 @@ def test_only_a_text_loads_jinja2() -> None:
     code += "print('jinja2' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "False\n"
+
+
+def test_a_language_without_templates_is_wrong_usage_and_not_a_wrong_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "OWN_FILES", tmp_path)
+    result = CliRunner().invoke(main, ["why", "web01", "--ticket", "--language", "fr", "--socket", "/nonexistent"])
+    assert result.exit_code == 2
+    assert "there are no templates for the language 'fr': there are de, en" in result.stderr
