@@ -195,12 +195,12 @@ def test_the_next_source_takes_over_and_the_better_one_comes_back() -> None:
 
 def test_no_connection_falls_between_two_sources() -> None:
     """While the better source comes back a user goes on connecting: each of their connections counts, and once."""
-    total, rate = 2000, 250
+    total, rate = 1200, 250
     with made_host([TOLD], sources="auto") as host, removable_cgroup(host) as cgroup:
         host.start()
         wait_for(lambda: remove(cgroup))
         wait_told(host, "source nflog takes over", NOTICED_S)
-        time.sleep(3.3)  # it was tried after 1 and 3 s; the next try, after 7, finds the client at work
+        time.sleep(1.3)  # it was tried after 1 s; the next try, after 3, finds the client at work
         cgroup.mkdir()
         client = host.begin(SPAMMER, total, rate)
         wait_told(host, "source bpf is back", BACK_S)
