@@ -33,7 +33,8 @@ run: setup  ## watch this host, refuse nobody: smtpguard run --dry-run
 demo: setup  ## a hacked site, an innocent one and the guard, in namespaces of their own
 	$(BIN)/smtpguard demo
 
-test: setup-test lint types  ## lint, types, import contract, all tests
+test: setup-test  ## lint, types, import contract, all tests
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint types
 	$(BIN)/python -m pytest -m "not long and not bench" --two-at-a-time --durations=20 $(PYTEST_ARGS)
 
 unit: setup-test  ## the tests that need no root and no kernel, within a minute
