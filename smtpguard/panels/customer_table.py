@@ -174,15 +174,17 @@ class CustomerTable:
 
     def _find_owners(self, domain: str) -> list[str]:
         found: dict[str, None] = {}
-        wanted = domain.encode("ascii")
-        at = self.text.find(wanted)
-        while at >= 0:
-            after = at + len(wanted)
-            if self.text[at - 1 : at] in (b"\t", b" ") and self.text[after : after + 1] in (b" ", b"\n"):
-                line = self.text[self.text.rfind(b"\n", 0, at) + 1 : after]
-                if line.count(b"\t") == _DOMAINS_AT:  # in the last field: a package may be called like a domain
-                    found[line.partition(b"\t")[0].decode("utf-8", "surrogateescape")] = None
-            at = self.text.find(wanted, after)
+        # From the sign before it on: a tenant's 5,000 domains may each hold what is looked for 80 times, which took
+        # the loop 170 ms for one such account. At its beginning each can have it once.
+        for wanted in (b"\t" + domain.encode("ascii"), b" " + domain.encode("ascii")):
+            at = self.text.find(wanted)
+            while at >= 0:
+                after = at + len(wanted)
+                if self.text[after : after + 1] in (b" ", b"\n"):
+                    line = self.text[self.text.rfind(b"\n", 0, at) + 1 : after]
+                    if line.count(b"\t") == _DOMAINS_AT:  # in the last field: a package may be called like a domain
+                        found[line.partition(b"\t")[0].decode("utf-8", "surrogateescape")] = None
+                at = self.text.find(wanted, after)
         return list(found)
 
     def _find(self, name: bytes) -> list[bytes] | None:
