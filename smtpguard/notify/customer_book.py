@@ -146,11 +146,11 @@ class CustomerBook:
         with self._lock:
             return [row[0] for row in self._connection.execute(query, (since_s,))]
 
-    def count_to(self, since_s: float, *, mailbox: str) -> int:
-        """How many mails went to a mailbox since then."""
-        query = "SELECT count(*) FROM mails WHERE time_s > ? AND mailbox = ?"
+    def count_to(self, since_s: float, *, mailbox: str, whom: Whom) -> int:
+        """How many mails went to a mailbox since then, as that of a customer or of a reseller."""
+        query = "SELECT count(*) FROM mails WHERE time_s > ? AND mailbox = ? AND whom = ?"
         with self._lock:
-            return int(self._connection.execute(query, (since_s, mailbox)).fetchone()[0])
+            return int(self._connection.execute(query, (since_s, mailbox, whom)).fetchone()[0])
 
     def count_about(self, since_s: float, *, uid: int, whom: Whom) -> int:
         """How many mails went out about a user since then."""

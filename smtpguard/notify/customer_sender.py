@@ -169,7 +169,7 @@ class CustomerSender:
             if (done := self._book.find_result(letter.incident, whom)) is not None:
                 outcomes.append(f"{whom} {done}")
                 continue
-            if (unfit := self._find_unfit(letter, whom, address, now_s)) is not None or address is None:
+            if (unfit := self._find_unfit(letter, whom, address, now_s, why["account"])) is not None or address is None:
                 outcomes.append(f"{whom} not told: {unfit}")
                 continue
             times = self._book.list_times(now_s - _HOUR_S)
@@ -184,7 +184,9 @@ class CustomerSender:
             return None
         return ", ".join(outcomes)
 
-    def _find_unfit(self, letter: CustomerLetter, whom: Whom, address: str | None, now_s: float) -> str | None:
+    def _find_unfit(
+        self, letter: CustomerLetter, whom: Whom, address: str | None, now_s: float, account: Mapping[str, Any]
+    ) -> str | None:
         """Why somebody is not written to."""
         unfit = find_unfit(address, os.uname().nodename)
         if unfit is not None or address is None:
@@ -192,7 +194,10 @@ class CustomerSender:
         day_s = now_s - _DAY_S
         if self._book.count_about(day_s, uid=letter.uid, whom=whom) >= PER_USER_A_DAY:
             return f"told {PER_USER_A_DAY} times in a day already"
-        if self._book.count_to(day_s, mailbox=fold_address(address)) >= PER_MAILBOX_A_DAY:
+        # Others who name a mailbox as theirs keep nobody from being told at an address of their own domain.
+        is_own = address.rpartition("@")[2].lower() in (account["domain"], *account["domains"])
+        count = 0 if is_own else self._book.count_to(day_s, mailbox=fold_address(address), whom=whom)
+        if count >= PER_MAILBOX_A_DAY:
             return f"{PER_MAILBOX_A_DAY} mails in a day went there already"
         return None
 

@@ -353,6 +353,21 @@ def test_a_customer_three_times_a_day_whatever_address_and_a_mailbox_five_times(
     assert len(bench.run(601)) == 1
 
 
+def test_who_names_a_mailbox_of_others_keeps_nobody_from_being_told_there(bench: Bench) -> None:
+    evil = {"domain": "evil.example", "domains": ["evil.example"], "contact": "Owner+x@shop.example"}
+    for number in range(8):
+        bench.daemon.why = {"account": ACCOUNT | evil}
+        bench.block(f"j{number}", uid=2000 + number)
+        bench.run(3601)
+    assert len(bench.mails) == PER_MAILBOX_A_DAY
+    bench.daemon.why = {"account": ACCOUNT | {"contact": "owner@shop.example"}}
+    bench.block("victim")
+    assert len(bench.run(601)) == 1
+    bench.daemon.why = RESOLD | {"notice": NOTICE | {"reseller_contact": "owner@shop.example"}}
+    bench.block("resold", uid=2100)
+    assert len(bench.run(601)) == 1, "a reseller's mailbox is not a customer's"
+
+
 RESOLD = {"account": ACCOUNT | {"reseller": "res1"}, "notice": NOTICE | {"reseller_contact": "desk@reseller.example"}}
 
 

@@ -126,13 +126,23 @@ class Bench:
             return [(uid, parse_address(V4), connected, failed, 1, 2) for uid, connected, failed in own]
 
         totals = [Mock(key=uid, connects=connects, refused=refused) for uid, connects, refused in everybody]
-        history = Mock(select=select, top_users=Mock(return_value=totals))
+        history = Mock(select=select, top_users=lambda span: totals[: span.limit])
         later.resolve(look(history))
 
 
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
+
+
+def test_whoever_only_was_refused_pushes_nobody_out_who_has_sent(bench: Bench) -> None:
+    bench.report(NEWS)
+    bench.turn()
+    bench.turn()
+    bench.answer([], [*((2000 + n, 9000, 9000) for n in range(500)), (1001, 50, 10), (1002, 41, 0)])
+    (told,) = bench.turn()
+    users = told["listing"]["senders"]["users"]
+    assert [(row["uid"], row["connects"]) for row in users] == [(1002, 41), (1001, 40)]
 
 
 def test_a_listing_is_told_with_who_sent_most_from_that_address(bench: Bench) -> None:

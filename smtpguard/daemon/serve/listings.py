@@ -6,6 +6,7 @@ told of a listing is made here, by the thread that reads the history.
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from smtpguard.clock import WallMap
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 BEFORE_NS = 48 * 3600 * NS
 MAX_SENDERS = 10
+_MAX_LOOKED_AT = 10_000
 AGAIN_NS = 60 * NS
 """How soon what the process still reports as untold is handed over again: it is told once all the same, by its id."""
 
@@ -110,7 +112,10 @@ class Listings:
             rows = [(own.uid, own.connected + own.failed) for own in list_own(history, span, address)]
             scope = "address" if rows else "host"
             if not rows:
-                rows = [(int(row.key), row.connects - row.refused) for row in history.top_users(span)]
+                # Many more than are shown: whoever is refused all the time has most attempts, and has sent nothing.
+                everybody = history.top_users(replace(span, limit=_MAX_LOOKED_AT))
+                rows = [(int(row.key), row.connects - row.refused) for row in everybody]
+                rows = sorted(rows, key=lambda row: -row[1])[:MAX_SENDERS]
             return {"scope": scope, "unknown": count_unplaced(history, span), "rows": rows}
 
         self._waiting.append((news, begun_ns, self._ask(look)))
