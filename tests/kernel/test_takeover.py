@@ -25,7 +25,7 @@ TOLD = {"name": "many", "count": "connections", "limit": 100_000, "window": "10m
 NOTICED_S = 6
 """Two seconds is the bar; three times that on a busy machine."""
 MOST_STALL_MS = 150
-"""Three times the bar: the kernel verifies the program for 0.2 s meanwhile, on a busy machine a second."""
+"""Three times the bar: the kernel verifies the program for 0.05 s meanwhile, on a busy machine a second."""
 BACK_S = 30
 """A source that is down is tried again after 1, 2, 4, 8 ... seconds."""
 _BPF, _INFO_BY_FD, _LINK_BY_ID, _NEXT_LINK, _DETACH = 321, 15, 30, 31, 34

@@ -75,7 +75,7 @@ class Sensor:
         return totals
 
     def revive(self) -> bool:
-        """Take up what was taken from it, where it can: opening one anew takes 0.2 s of CPU."""
+        """Take up what was taken from it, where it can: opening one anew takes 0.06 s of CPU."""
         if not isinstance(self.source, Reviving):
             return False
         try:

@@ -121,7 +121,7 @@ class BpfProgram:
     def attach_again(self) -> None:
         """Attach what somebody has detached; the maps go on as they are. Raises SourceError if that can't be.
 
-        The same program, so there is nothing to verify: that would take 0.2 s of CPU.
+        The same program, so there is nothing to verify: that would take 0.06 s of CPU.
         """
         names = tuple(self._links)
         self._detach()
