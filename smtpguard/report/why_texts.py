@@ -25,6 +25,7 @@ TICKET: Names = {
     "mode": None,
     "watch": dict.fromkeys(("since", "until", "by", "reason")),
     "account": dict.fromkeys(("domain", "domains", "reseller", "package", "contact", "language")),
+    "notice": dict.fromkeys(("template", "language", "reseller_contact")),
     "attempts": dict.fromkeys(("hour", "day")),
     "refused": dict.fromkeys(("hour", "day")),
     "failed": dict.fromkeys(("hour",)),

@@ -80,7 +80,7 @@ def test_what_was_taken_is_said_again_until_there_is_room() -> None:
     helper = NotifyHelper(theirs, make=lambda say, wake: ())  # noqa: ARG005
     for number in range(3_000):
         helper.say("seen" if number < 2_000 else "took", {"id": str(number)})
-    ours.setblocking(False)  # what was sent is there at once
+    ours.settimeout(0)  # what was sent is there at once
     found: list[Any] = []
     for _ in range(100):
         try:
