@@ -24,10 +24,13 @@ def command(ctx: click.Context, config_path: str | None, is_name: bool, user: st
     """
     from smtpguard.enrich.accounts.directory import AccountDirectory
     from smtpguard.panels.customers_on_demand import CustomersOnDemand
-    from smtpguard.settings.load import load_part
+    from smtpguard.settings.load import load_part, load_settings
     from smtpguard.text import render_user
 
-    settings = load_part(config_path, ["exempt", "shared_users"])
+    if "." in user and not is_name:  # perhaps a domain: whose it is, other keys say
+        settings = load_settings(config_path)
+    else:
+        settings = load_part(config_path, ["exempt", "shared_users"])
     accounts = AccountDirectory(settings, customers=None if is_name else CustomersOnDemand(settings))
     account = accounts.lookup.by_login(user) if is_name else accounts.lookup.by_person(user)
     if account is None:

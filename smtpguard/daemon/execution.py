@@ -95,7 +95,8 @@ class Execution:
         now: CLOCK_BOOTTIME in nanoseconds.
 
     Attributes:
-        refused: Attempts refused since the start, by subject.
+        refused: Attempts refused since the start, by subject; an unblock forgets its subject's.
+        refused_sum: Attempts refused since the start; it never goes back.
         doubts: Who asks whether a destination is exempt; None where nobody does.
         jail: Who remembers what was left to fail2ban; None where nobody does.
         totals: What metrics count; None where nobody wants them.
@@ -122,6 +123,7 @@ class Execution:
         self._wall = wall
         self._now = now
         self.refused: Counter[Subject] = Counter()
+        self.refused_sum = 0
         journal.notices.refused = self.refused
         self.doubts: Doubts | None = None
         self.jail: LeftToJail | None = None
@@ -201,6 +203,7 @@ class Execution:
         """Count what was refused: what slipped through before the kernel knew, or in dry run, was not."""
         if refusal.mode != "enforce" or refusal.connect.result == "allowed":
             return
+        self.refused_sum += 1
         if len(self.refused) < _MAX_REFUSED_USERS or refusal.subject in self.refused:
             self.refused[refusal.subject] += 1
 

@@ -34,11 +34,17 @@ def find_textfile_trouble(path: str) -> ConfigError | None:
     try:
         descriptor = open_directory(directory, error=ConfigError)
     except ConfigError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return ConfigError(
+                "not accessible: No such file or directory", where=directory, fix=f"install -d -m 0755 {directory}"
+            )
         return error
     try:
         owner = os.fstat(descriptor).st_uid
     finally:
         os.close(descriptor)
     if owner not in (0, os.geteuid()):
-        return ConfigError(f"belongs to uid {owner}: root may not write there", where=directory, fix="chown root it")
+        return ConfigError(
+            f"belongs to uid {owner}: root may not write there", where=directory, fix=f"chown root {directory}"
+        )
     return None

@@ -128,7 +128,9 @@ def _show_block(block: Mapping[str, Any]) -> Json:
 
 
 def _find_refused(block: Mapping[str, Any], places: list[Json]) -> list[Json]:
-    """Where attempts were refused on a block's ports, by whole days; the most refused first."""
+    """Where attempts were refused on a block's ports in the last 24 h, most first; of an allowance none."""
+    if block["kind"] == "allow":
+        return []
     found = [
         place for place in places if place["refused"] and (block["ports"] is None or place["port"] in block["ports"])
     ]

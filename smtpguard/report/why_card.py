@@ -9,6 +9,7 @@ from smtpguard.text import render_count, render_duration, render_ports, render_v
 _MOST = {"blocks": 2, "rules": 4, "destinations": 3, "scripts": 2, "own": 3, "files": 2}
 """Rows of each kind where there is little room."""
 _HEAD = 13
+_ENOUGH_DAYS = 3
 
 
 def render_card(why: Mapping[str, Any], *, width: int = 80, height: int = 24) -> list[str]:
@@ -44,8 +45,13 @@ def _standing(why: Mapping[str, Any]) -> list[str]:
         _pair("user", f"{why['user']}, uid {why['uid']}: {standing}" + (f"; {mode}" if mode else "")),
         *_customer(why["account"]),
         _pair("sent", figures),
-        *([_pair("", f"usual in 1 h: {usual['p50']}, seldom over {usual['p95']}")] if usual else []),
+        *([_pair("", f"usual in 1 h: {usual['p50']}, seldom over {usual['p95']}{_days(usual)}")] if usual else []),
     ]
+
+
+def _days(usual: Mapping[str, Any]) -> str:
+    """Of how much that is, where it is little: of one day it may be the attack itself."""
+    return f" (of {render_count(usual['days'], 'day')})" if usual["days"] < _ENOUGH_DAYS else ""
 
 
 def _customer(account: Mapping[str, Any] | None) -> list[str]:
@@ -63,17 +69,30 @@ def _blocks(why: Mapping[str, Any]) -> list[str]:
         return [_pair("blocks", "nothing is in force" + _fullest(why))]
     lines: list[str] = []
     for block in why["blocks"][: _MOST["blocks"]]:
+        if block["kind"] == "allow":
+            lines += _allowance(block, why["time"], is_first=not lines)
+            continue
         ports = render_ports(block["ports"]) or " on all ports"
         since, until = (render_clock(block[name], why["time"]) for name in ("since", "until"))
-        mode = "" if block["mode"] == "enforce" else ", dry run"
+        mode = ", suspended" if block["suspended"] else "" if block["mode"] == "enforce" else ", dry run"
         text = f"{block['kind']}{ports} until {until} by {block['by']}{mode}"
         text += f", rule {block['rule']}" if block["rule"] else ""
         lines.append(_pair("blocks" if not lines else "", text))
-        lines.append(_pair("", f"since {since}: {block['why']}"))
+        lines.append(_pair("", f"since {since}" + ("" if block["why"] == "-" else f": {block['why']}")))
         refused = "how much was refused is not known" if block["refused"] is None else f"refused {block['refused']}"
         places = [f"{place['count']} to {place['address']}" for place in block["refused_to"][:2]]
-        lines.append(_pair("", ": ".join((refused, ", ".join(places))) if places else refused))
+        colon = (
+            ": " if sum(place["count"] for place in block["refused_to"]) <= (block["refused"] or 0) else "; in 24 h "
+        )
+        lines.append(_pair("", colon.join((refused, ", ".join(places))) if places else refused))
     return lines
+
+
+def _allowance(block: Mapping[str, Any], time: str, *, is_first: bool) -> list[str]:
+    since, until = (render_clock(block[name], time) for name in ("since", "until"))
+    reason = "" if block["why"] == "-" else f": {block['why']}"
+    text = f"allowed to send more until {until} by {block['by']}"
+    return [_pair("blocks" if is_first else "", text), _pair("", f"since {since}{reason}")]
 
 
 def _watch(why: Mapping[str, Any]) -> list[str]:

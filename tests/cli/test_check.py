@@ -59,7 +59,10 @@ def test_names_that_are_not_there(tmp_path: Path) -> None:
         "warning: users[0].match.groups: there is no group 'g-x' on this host",
         "warning: control.group: there is no group 'ops-x' on this host",
         "warning: metrics.group: there is no group 'prom-x' on this host",
-        "warning: metrics.textfile: /not-here: not accessible: No such file or directory",
+        (
+            "warning: metrics.textfile: /not-here: not accessible: No such file or directory"
+            " (install -d -m 0755 /not-here)"
+        ),
     ]
 
 

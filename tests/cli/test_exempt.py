@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from smtpguard.cli import main
 from smtpguard.enrich.accounts import snapshot
 from smtpguard.errors import NoDaemonError, PrivilegeError
+from smtpguard.model import Customer
+from smtpguard.panels.customer_table import render_table
 
 
 def ask(tmp_path: Path, user: str, text: str = "") -> tuple[int, str]:
@@ -36,6 +38,21 @@ def ask(tmp_path: Path, user: str, text: str = "") -> tuple[int, str]:
 )
 def test_answers(tmp_path: Path, user: str, text: str, code: int, shown: str) -> None:
     assert ask(tmp_path, user, text) == (code, shown + "\n")
+
+
+def test_a_domain_that_a_command_tells_means_its_owner(tmp_path: Path) -> None:
+    """No program is started: what the guard kept says it."""
+    kept = tmp_path / "accounts.cache"
+    kept.write_bytes(render_table("command", {"daemon": Customer(domain="shop.example", domains=("shop.example",))}))
+    kept.chmod(0o600)
+    text = f"accounts: [/bin/false]\nstate: {{path: {tmp_path}/state.db}}\n"
+    told = "daemon (shop.example is a domain of daemon)"
+    assert ask(tmp_path, "shop.example", text) == (1, f"no: {told}: shared\n")
+    assert ask(tmp_path, "shop.example", text + "exempt: {users: [daemon]}") == (
+        0,
+        f"yes: {told}: exempt.users: daemon\n",
+    )
+    assert ask(tmp_path, "other.example", text) == (1, "no: no such account on this host\n")
 
 
 @pytest.mark.parametrize(

@@ -448,6 +448,7 @@ def test_a_file_of_metrics_needs_a_directory_of_roots(tmp_path: Path) -> None:
         look(tmp_path / "textfiles" / "smtpguard.prom"),
         "bad",
         "textfiles: not accessible: No such file",
+        f"install -d -m 0755 {tmp_path}/textfiles",
         "Prometheus gets no figures",
     )
     (tmp_path / "theirs").mkdir(mode=0o777)
@@ -459,4 +460,4 @@ def test_a_file_of_metrics_needs_a_directory_of_roots(tmp_path: Path) -> None:
 def test_a_directory_of_prometheus_itself_can_not_be_written_by_a_root_without_capabilities(tmp_path: Path) -> None:
     os.chown(tmp_path, 110, 110)
     (finding,) = check_metrics(ExaminedHost(Settings(metrics_textfile=str(tmp_path / "smtpguard.prom"))))
-    assert is_like(finding, "bad", "belongs to uid 110: root may not write there")
+    assert is_like(finding, "bad", "belongs to uid 110: root may not write there", f"chown root {tmp_path}")

@@ -1,5 +1,6 @@
 """`why`: whose fault it is, and a card that fits 80x24 whatever it has to say."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,26 @@ def test_the_next_attempt_gets_what_is_in_force_else_what_the_rule_says() -> Non
     assert show_rule([BLOCK], now=0, ports=[587])["next"] == "passes", "other ports"
     for passing in ({"mode": "dry-run"}, {"suspended": True}, {"kind": "allow"}):
         assert show_rule([BLOCK | passing], now=0)["next"] == "passes"
+
+
+def test_the_card_never_says_that_a_block_refused_what_others_did() -> None:
+    """What the record has of 24 h is not this block's alone; an allowance refused none."""
+
+    def card(**more: Any) -> str:  # noqa: ANN401 - JSON
+        then = past(destinations=[place(refused=7, port=25)], usual={"60": {"p50": 4, "p95": 9, "days": 1}})
+        return "\n".join(render_card(build_why(live(blocks=[BLOCK | more]), then, None)))
+
+    assert "refused 5; in 24 h 7 to 203.0.113.9" in card(refused=5)
+    assert "not known; in 24 h 7 to 203.0.113.9" in card(refused=None)
+    assert "refused 0; in 24 h 7 to 203.0.113.9" in card(refused=0), "after a restart it counts anew"
+    allowed = card(kind="allow", by="admin", ports=None, rule=None, refused=7, why="-")
+    assert re.search(
+        r"blocks       allowed to send more until \d\d:\d\d by admin\n             since \d\d:\d\d\n", allowed
+    )
+    assert "7 to 203.0.113.9" not in allowed
+    assert ", suspended" in card(suspended=True)
+    assert ", dry run" in card(mode="dry-run")
+    assert "usual in 1 h: 4, seldom over 9 (of 1 day)" in card(), "the attack itself, perhaps"
 
 
 def test_the_card_says_what_an_administrator_asks_at_three() -> None:

@@ -205,6 +205,29 @@ def test_why_somebody_is_refused() -> None:
     assert [block.reason for block in softened.blocks()] == [f"{why} (throttled, not blocked: safety brake)"]
 
 
+def test_nobody_hears_that_whom_a_dry_run_let_pass_may_send_again() -> None:
+    host = Host(dry_run=True)
+    host.guard.take([connect(number) for number in range(1, 20)])
+    assert [block.mode for block in host.engine.blocks()] == ["dry-run"]
+    assert host.ask("unblock", user="u1001") == "Nothing of u1001 was refused (dry run). All counters are back to 0."
+    host.guard.take([connect(number) for number in range(21, 40)])
+    host.ask("block", user="u1002")
+    assert host.ask("unblock", all=True) == (
+        "u1002 may send again. Nothing of u1001 was refused (dry run). All counters are back to 0."
+    )
+
+
+def test_an_unblock_does_not_take_back_that_attempts_were_refused() -> None:
+    """A counter of `status --check` that goes back is a wrong rate in every graph."""
+    host = Host()
+    host.guard.take([connect(number) for number in range(1, 20)])
+    host.guard.take([connect(number, result="refused", refused_by="block") for number in range(21, 26)])
+    before = host.execution.refused_sum
+    assert before == host.execution.refused.total() >= 5
+    host.ask("unblock", user="u1001")
+    assert (host.execution.refused.total(), host.execution.refused_sum) == (0, before)
+
+
 def test_what_a_person_hears_who_unblocks_or_allows() -> None:
     host = Host()
     hour_ns = 3600 * NS

@@ -218,4 +218,9 @@ class GuardBlocks:
 
     def _render(self, block: Block) -> Freed:
         name = self._orders.account_of(block.subject).name
-        return Freed(user=render_user(block.subject.id, name), source=block.source, ids=block.ids)
+        return Freed(
+            user=render_user(block.subject.id, name),
+            source=block.source,
+            ids=block.ids,
+            was_dry=block.mode != "enforce",
+        )

@@ -141,7 +141,7 @@ class Status:
             "blocks": sum(block.kind == "block" for block in enforced),
             "throttles": sum(block.kind == "throttle" for block in enforced),
             "would": len(blocks) - len(enforced),
-            "refused": self._execution.refused.total(),
+            "refused": self._execution.refused_sum,
             "breaker_tripped": self._engine.is_tripped("enforce"),
             "script_names": self._script_names(),
             "cap": means.show_cap(),

@@ -28,11 +28,13 @@ class Freed:
         user: Whose, as the event log writes them.
         source: Who had asked for it; None where that is not known.
         ids: What they are called where it was asked for; empty for as the event log writes them.
+        was_dry: Nothing was refused by it.
     """
 
     user: str
     source: str | None
     ids: Sequence[str] = ()
+    was_dry: bool = False
 
 
 class Blocks(Protocol):
@@ -125,9 +127,9 @@ def unblock(
             return Unblocked(text=f"{user}: the block of {request.source} ended", freed=[user])
         return Unblocked(text=f"{user}: no block of {request.source}", freed=[])
     wanted = None if request.everybody else find_account(accounts, user=request.user, uid=request.uid)
-    freed: dict[str, None] = {}
+    freed: dict[str, bool] = {}
     for end in blocks.unblock(wanted, reason=reason):
-        freed[end.user] = None
+        freed[end.user] = freed.get(end.user, False) or not end.was_dry
         jail = None if end.source is None else parse_jail(end.source)
         if jail is not None:
             for known_as in end.ids or (end.user,):
@@ -139,9 +141,16 @@ def unblock(
         user = render_user(wanted.uid, wanted.name)
         hint = f"If mail still fails: {render_look(user)}"
         return Unblocked(text=f"{user} is not blocked by smtpguard{where}. {hint}", freed=[])
-    shown = ", ".join(list(freed)[:_MAX_SHOWN])
-    more = f" and {len(freed) - _MAX_SHOWN} more" if len(freed) > _MAX_SHOWN else ""
-    return Unblocked(text=f"{shown}{more} may send again. {blocks.how}", freed=list(freed))
+    refused = [user for user, was_refused in freed.items() if was_refused]
+    passed = [user for user, was_refused in freed.items() if not was_refused]
+    told = [f"{_join(refused)} may send again."] if refused else []
+    told += [f"Nothing of {_join(passed)} was refused (dry run)."] if passed else []
+    return Unblocked(text=" ".join((*told, blocks.how)), freed=list(freed))
+
+
+def _join(users: Sequence[str]) -> str:
+    more = f" and {len(users) - _MAX_SHOWN} more" if len(users) > _MAX_SHOWN else ""
+    return ", ".join(users[:_MAX_SHOWN]) + more
 
 
 def tell_digits(request: Request, accounts: AccountDirectory) -> str:

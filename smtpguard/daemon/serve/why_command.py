@@ -85,7 +85,8 @@ class WhyCommand:
             past = collect_user(history, uid=uid, name=name, now_ns=at_ns, names=names, rules=rules, is_past=not is_now)
             if name is not None and past["uid"] is None:
                 what = f'No account "{render_words(name)}" on this host, and none in the history'
-                raise StateError(what, fix="give a login name, or uid:N")
+                known = "; `smtpguard status` says whose domains are known" if "." in name else ""
+                raise StateError(what, fix=f"give a login name, or uid:N{known}")
             told: dict[str, Any] = {"live": live, "past": past if shows_memory else _without_memory(past)}
             if account is None:
                 return told | {"name": name, "standing": None}
