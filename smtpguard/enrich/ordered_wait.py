@@ -43,7 +43,7 @@ class _WaitingItem(Generic[Item, Value]):
 
     item: Item
     due_ns: int
-    want: set[int]
+    want: list[int]  # two at most, and a set takes 216 bytes
     values: dict[int, Value] = field(default_factory=dict)
 
 
@@ -79,7 +79,7 @@ class OrderedWait(Generic[Item, Value]):
             want: Tickets it waits for; none lets it leave as soon as those before it have left.
             now_ns: Any clock that does not go back.
         """
-        entry: _WaitingItem[Item, Value] = _WaitingItem(item, now_ns + self._wait_ns, set(want))
+        entry: _WaitingItem[Item, Value] = _WaitingItem(item, now_ns + self._wait_ns, list(want))
         self._entries.append(entry)
         for ticket in entry.want:
             self._by_ticket[ticket] = entry
@@ -90,7 +90,7 @@ class OrderedWait(Generic[Item, Value]):
         """Something that was asked has come; a ticket nobody waits for (any more) is ignored."""
         entry = self._by_ticket.pop(ticket, None)
         if entry is not None:
-            entry.want.discard(ticket)
+            entry.want.remove(ticket)
             entry.values[ticket] = value
 
     def due(self, now_ns: int) -> list[Ready[Item, Value]]:
