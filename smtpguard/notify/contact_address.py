@@ -45,6 +45,6 @@ def find_unfit(address: str | None, host: str) -> str | None:
 
 
 def fold_address(address: str) -> str:
-    """Whose mailbox it is, as far as that can be told: without case, and without what follows a plus."""
+    """Whose mailbox it is, as far as that can be told: without case, dots before the @, and what follows a plus."""
     local, _, domain = address.lower().rpartition("@")
-    return f"{local.partition('+')[0]}@{domain}"
+    return f"{local.partition('+')[0].replace('.', '')}@{domain}"

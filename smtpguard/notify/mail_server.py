@@ -26,7 +26,7 @@ class MailRefusedError(GuardError):
 
 
 class MailDeferredError(GuardError):
-    """The server does not take the address for now: that may be whoever chose it, and is no trouble of ours."""
+    """The server does not take the address for now, or says nothing: whoever chose it may be why, it is no trouble."""
 
 
 class MailUncertainError(GuardError):
@@ -77,7 +77,11 @@ def hand_over(mail: EmailMessage, *, server: str, sender: str, to: str, begin: T
         with open_server(server) as client:
             client.ehlo_or_helo_if_needed()
             _expect(client.mail(sender), "the sender")
-            _expect(client.rcpt(to), "the address", MailRefusedError, MailDeferredError)
+            try:
+                answer = client.rcpt(to)
+            except (OSError, smtplib.SMTPException) as error:  # the server may be asking one whom the address leads to
+                raise MailDeferredError(explain(error)) from error
+            _expect(answer, "the address", MailRefusedError, MailDeferredError)
             begin()
             try:
                 answer = client.data(mail.as_bytes(policy=SMTP))

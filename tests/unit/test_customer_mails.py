@@ -87,7 +87,7 @@ def test_the_envelope_is_the_two_addresses() -> None:
         ({"mail": "451 x"}, DeliveryError, False),
         ({"rcpt": "451 x"}, MailDeferredError, False),
         ({"rcpt": "550 x"}, MailRefusedError, False),
-        ({"rcpt": None}, DeliveryError, False),
+        ({"rcpt": None}, MailDeferredError, False),  # it may have asked one whom the customer named
         ({"data": "451 x"}, DeliveryError, True),
         ({"data": "554 x"}, MailRefusedError, True),
         ({"data": None}, MailUncertainError, True),

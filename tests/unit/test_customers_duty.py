@@ -443,6 +443,7 @@ def test_a_hostile_contact_is_never_written_to_and_said(bench: Bench, address: s
 def test_an_ordinary_contact_is(address: str) -> None:
     assert find_unfit(address, "web1.hoster.example") is None
     assert fold_address("Own+er@SHOP.example") == "own@shop.example"
+    assert fold_address("o.w.n+x@mail.example") == "own@mail.example"  # large providers pass dots over
 
 
 def test_what_a_tenant_is_called_can_be_no_header_and_no_second_mail() -> None:
