@@ -45,9 +45,18 @@ def parse_domain(text: str) -> str | None:
 
 
 def parse_label(text: str) -> str | None:
-    """The name of a package or reseller; None for what has none, or can't be shown."""
+    """The name of a reseller; None for what has none, or can't be shown."""
     label = text.strip(" ")
     return label if 0 < len(label) <= MAX_TEXT and label.isprintable() else None
+
+
+def parse_package(text: str) -> str | None:
+    """The name of a package, cut, with ? for what can't be shown; None for what has none.
+
+    Never None for one that is odd: a reseller would leave `packages: ["res1/*"]` by a name of that kind.
+    """
+    label = text.strip(" ")[:MAX_TEXT]
+    return "".join(sign if sign.isprintable() else "?" for sign in label) or None
 
 
 def name_package(package: str | None, reseller: str | None) -> str | None:
@@ -94,11 +103,12 @@ def render_table(panel: str, customers: Mapping[str, Customer]) -> bytes:
     for user in sorted(customers, key=to_bytes)[:MAX_ACCOUNTS]:
         customer = customers[user]
         domains = list(dict.fromkeys(filter(None, map(parse_domain, (customer.domain or "", *customer.domains)))))
+        reseller = parse_label(customer.reseller or "")
         fields = (
             user,
             parse_domain(customer.domain or "") or "",
-            parse_label(customer.reseller or "") or "",
-            parse_label(customer.package or "") or "",
+            reseller or "",
+            (parse_package(customer.package or "") or "") if reseller or not customer.reseller else "",
             parse_address(customer.contact or "") or "",
             parse_language(customer.language or "") or "",
             " ".join(domains[:MAX_DOMAINS]),

@@ -217,6 +217,18 @@ def test_two_that_claim_a_domain_are_both_told(tmp_path: Path) -> None:
     assert table.owners("web.example") == ["web01"]  # a package called so owns nothing
 
 
+@pytest.mark.parametrize("package", ["p" * 90, "p\u200b", "p\tx\ny", "p\udcff"])
+def test_a_reseller_leaves_no_pattern_by_an_odd_name_of_a_package(package: str) -> None:
+    said = {"accounts": [{"user": "web01", "reseller": "res1", "package": package, "domain": "shop.example"}]}
+    table = CustomerTable(render_table("command", dict(parse_accounts(json.dumps(said).encode()))))
+    found = table.find(["web01"])
+    assert found is not None
+    assert found.package is not None
+    assert found.package.startswith("res1/p")
+    assert found.package.isprintable()
+    assert (found.reseller, found.domain) == ("res1", "shop.example")
+
+
 def test_domains_that_hold_another_many_times_cost_the_loop_no_more() -> None:
     many = tuple(f"x{number}.{'a.a' * 80}" for number in range(5_000))
     table = CustomerTable(render_table("command", {"web01": Customer(domain="shop.example", domains=many)}))
