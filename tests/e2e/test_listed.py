@@ -67,6 +67,12 @@ def find_shown(host: Host) -> dict[str, Any] | None:
     return listed if listed and listed["asked"] else None
 
 
+def sum_connected(host: Host) -> int:
+    """How many the history has, as the report tells it."""
+    report = json.loads(host.cli("report", "--since", "1h", "--format", "json").stdout)
+    return sum(int(row["connected"]) for row in report["own_addresses"])
+
+
 def test_a_listing_is_told_once_with_who_sent_before(host: Host) -> None:
     lists, receiver = Lists(host), Receiver(host)
     lists.start()
@@ -75,6 +81,7 @@ def test_a_listing_is_told_once_with_who_sent_before(host: Host) -> None:
     assert host.connect(SPAMMER, 7).ok == 7
     assert host.connect(INNOCENT, 2).ok == 2
     wait_for(lambda: f'"{INNOCENT[0]}"' in host.cli("incidents", "--src", HOST4, "--json").stdout, 20)
+    wait_for(lambda: sum_connected(host) == 9)  # those of one second may be written, and those of the next not yet
     zones = [ZONE, PUBLIC, HIJACKED, SILENT]
     host.configure(notify={"webhooks": [receiver.webhook]}, listed={"zones": zones, "addresses": [HOST4]})
     assert "listed.zones (0 -> 4 entries)" in host.cli("reload").stdout
