@@ -121,6 +121,8 @@ def test_a_customer_is_told_what_holds(why: dict[str, Any], en: str, de: str) ->
         assert not is_stopped or re.search("may be\\s+lost|verloren\\s+sein", text), "no queue keeps a site's own mail"
         assert "None" not in text
         assert "\n\n\n" not in text
+        of_domain = customer(why | {"account": {"domain": "bakery-on-the-hill.example"}}, language)
+        assert max(map(len, of_domain.splitlines())) <= 80
 
 
 def test_a_block_by_a_person_blames_no_flood() -> None:
