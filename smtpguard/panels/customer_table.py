@@ -7,6 +7,7 @@ spaces between domains. It is what the process that reads a panel writes, and wh
 import re
 import sys
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from smtpguard.errors import DecodeError
@@ -100,13 +101,18 @@ def render_table(panel: str, customers: Mapping[str, Customer]) -> bytes:
         customers: By login name; what of it is no name, domain or label is left out.
     """
     rows = []
-    for user in sorted(customers, key=to_bytes)[:MAX_ACCOUNTS]:
-        customer = customers[user]
-        domains = list(dict.fromkeys(filter(None, map(parse_domain, (customer.domain or "", *customer.domains)))))
+    users = sorted(customers, key=to_bytes)[:MAX_ACCOUNTS]
+    claimed = {user: _list_domains(customers[user]) for user in users}
+    firsts = {parse_domain(customers[user].domain or "") for user in users}
+    claims = Counter(domain for domains in claimed.values() for domain in domains if domain in firsts)
+    for user in users:
+        customer, domains = customers[user], claimed[user]
+        first = parse_domain(customer.domain or "")
         reseller = parse_label(customer.reseller or "")
         fields = (
             user,
-            parse_domain(customer.domain or "") or "",
+            # Nobody is told of by a domain that somebody else has as well: a billing system has what people typed.
+            first if first and claims[first] == 1 else "",
             reseller or "",
             (parse_package(customer.package or "") or "") if reseller or not customer.reseller else "",
             parse_address(customer.contact or "") or "",
@@ -116,6 +122,10 @@ def render_table(panel: str, customers: Mapping[str, Customer]) -> bytes:
         if parse_user(user) is not None:
             rows.append(b"\t".join(map(to_bytes, fields)))
     return b"\n".join((b"%s %s" % (_HEAD, to_bytes(panel)), *rows, b""))
+
+
+def _list_domains(customer: Customer) -> list[str]:
+    return list(dict.fromkeys(filter(None, map(parse_domain, (customer.domain or "", *customer.domains)))))
 
 
 class CustomerTable:

@@ -215,6 +215,9 @@ def test_two_that_claim_a_domain_are_both_told(tmp_path: Path) -> None:
     table = read(tmp_path, both)
     assert table.owners("shop.example") == ["shop17", "zz"]
     assert table.owners("web.example") == ["web01"]  # a package called so owns nothing
+    found = [table.find([user]) for user in ("shop17", "zz", "web01")]
+    first = [customer.domain for customer in found if customer is not None]
+    assert first == [None, None, "web.example"], "nobody is told of by a domain that another has"
 
 
 @pytest.mark.parametrize("package", ["p" * 90, "p\u200b", "p\tx\ny", "p\udcff"])
