@@ -16,7 +16,7 @@ from smtpguard.state.columns import Statement
 
 Key = TypeVar("Key")
 Sums = TypeVar("Sums")
-MANY = 1000
+MANY = 500
 """Places; twice as many each further time between two writes, so that few have two rows."""
 MAX_PLACES_PER_USER = 500
 MAX_PLACES = 20_000

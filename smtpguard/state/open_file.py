@@ -19,7 +19,7 @@ from smtpguard.state.migrations import VERSION, NewerVersionError, check_version
 
 MAX_SET_ASIDE = 5
 """So many set aside files are kept; of a disk that corrupts all day the newest tell enough."""
-CACHE_KB = 512
+CACHE_KB = 256
 """Pages of the file that the daemon keeps; 2 MB is SQLite's own choice, and the system keeps them all besides."""
 _SUFFIXES = ("", "-wal", "-shm", "-journal")
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})

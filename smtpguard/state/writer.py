@@ -23,7 +23,7 @@ from smtpguard.state.store import Loaded
 
 COMMIT_NS = NS
 """At most one second of counting is lost when the process is killed."""
-MANY = 2000
+MANY = 1000
 """Changes that wait in memory, some 300 bytes each: with more of them the next commit begins before its second."""
 MAX_BACKOFF_NS = 30 * NS
 LOOK_NS = 10 * NS
