@@ -102,7 +102,7 @@ def build_customer(why: Mapping[str, Any], host: str) -> Json:
         "domain": (why["account"] or {}).get("domain"),
         "time": why["time"],
         "state": state,
-        "cause": None if block is None else "limit" if block["rule"] else "person",
+        "cause": _find_cause(why, block, state),
         "ports": None if block is None else block["ports"],
         "since": None if block is None else block["since"],
         "until": None if block is None else block["until"],
@@ -112,6 +112,16 @@ def build_customer(why: Mapping[str, Any], host: str) -> Json:
         "server": worst.get("address"),
         "port": worst.get("port"),
     }
+
+
+def _find_cause(why: Mapping[str, Any], block: Mapping[str, Any] | None, state: str) -> str | None:
+    """Whether a limit or a person stopped it; of what is over a person, where one had a hand in it."""
+    if block is not None:
+        return "limit" if block["rule"] else "person"
+    if state != "was_refused":
+        return None
+    by_person = any(change["kind"] == "block" and change["by"] == "admin" for change in why["changes"])
+    return "person" if by_person else "limit"
 
 
 def _pick(values: Mapping[str, Any], names: Names) -> Json:

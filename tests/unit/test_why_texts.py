@@ -129,6 +129,12 @@ def test_a_block_by_a_person_blames_no_flood() -> None:
     why = build_why(live(blocks=[BLOCK | {"rule": None, "by": "admin", "why": "see web02"}]), past(), None)
     assert "Far more" not in customer(why)
     assert "web02" not in customer(why)
+    over = build_why(live(), past(hour=[14, 2]), None)
+    assert "because far more" in customer(over)
+    over |= {"changes": [{"kind": "unblock", "by": "admin"}, {"kind": "block", "by": "admin"}]}
+    for language, words in (("en", "because far more"), ("de", "weil weit")):
+        assert words not in customer(over, language)
+        assert "2 " in customer(over, language)
 
 
 def test_a_customer_is_told_no_path_no_jargon_and_nobody_else_s_data() -> None:
