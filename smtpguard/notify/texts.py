@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from smtpguard.notify.listing_text import render_listing
+from smtpguard.notify.plain import to_harmless
 from smtpguard.text import render_count, render_duration, render_look, render_ports
 
 _DONE = {"throttle": "THROTTLED", "block": "BLOCKED"}
@@ -79,7 +80,8 @@ def _render_begins(occasion: Mapping[str, Any], share: Collection[str]) -> str:
     window = render_duration(verdict["window"])
     rule = f"{verdict['count']} {verdict['counted']} in {window}, limit {verdict['limit']} (rule {verdict['rule']})"
     script = show_script(verdict["script"], share)
-    shown = f" Script: {script}." if script else ""
+    # A chat may show the text as it is: <!channel>.php calls nobody. The JSON beside it has the name.
+    shown = f" Script: {to_harmless(script)}." if script else ""
     return f"{what}: {rule}.{shown}" + (f" See: {render_look(occasion['user'])}" if "user" in share else "")
 
 

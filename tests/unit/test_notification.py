@@ -193,6 +193,15 @@ def test_a_block_is_told_at_once_and_all_that_is_told_is_in_the_spool_first(benc
     assert bench.said == [("took", {"id": "a-block-enforce"})]
 
 
+def test_the_text_calls_nobody_in_a_chat_whatever_a_script_is_called(bench: Bench) -> None:
+    occasion = begins("a")
+    occasion["verdict"]["script"] = "/home/web01/<!channel>@here*[x](y).php:41"
+    bench.tell(occasion)
+    (message,) = bench.messages()
+    assert "Script: .../??channel??here??x?(y).php:41. See: " in message["text"]
+    assert message["incident"]["verdict"]["script"] == ".../<!channel>@here*[x](y).php:41", "the name itself"
+
+
 def test_warnings_and_dry_run_are_for_the_summary_alone(bench: Bench) -> None:
     for number in range(200):
         bench.tell(begins(f"w{number}", "warn"), begins(f"d{number}", "block", "dry-run"))
