@@ -62,7 +62,7 @@ def test_packets_reach_all_duties_and_a_broken_one_is_told(caplog: pytest.LogCap
         ours.send(render_frame("reload", pick_settings(Settings())))
         ours.send(render_frame("occasion", {"id": "a"}))
         said: list[tuple[str, Any]] = []
-        while not (said and said[-1][0] == "report" and "troubles" in said[-1][1]["broken"]):
+        while not (said and said[-1][0] == "report" and said[-1][1]["broken"]["troubles"]):
             said.append(parse_frame(ours.recv(100_000), from_daemon=False))
         ours.send(render_frame("stop"))
         thread.join(20)

@@ -52,10 +52,6 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "bpf_map_get_next_key": (c_int, [c_int, c_void_p, c_void_p]),
     "bpf_obj_get_info_by_fd": (c_int, [c_int, c_void_p, c_void_p]),
     "libbpf_num_possible_cpus": (c_int, []),
-    "ring_buffer__new": (c_void_p, [c_int, c_void_p, c_void_p, c_void_p]),
-    "ring_buffer__epoll_fd": (c_int, [c_void_p]),
-    "ring_buffer__consume": (c_int, [c_void_p]),
-    "ring_buffer__free": (None, [c_void_p]),
 }
 
 

@@ -6,14 +6,14 @@ Keys and values are bytes; maps.py and its neighbours know what they mean. Every
 import ctypes
 import errno
 from collections.abc import Iterator, Mapping, Sequence
-from ctypes import c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import c_uint32, c_uint64
 
 from smtpguard.sources.bpf.libbpf import BpfError, Library, library
+from smtpguard.sources.bpf.ring_buffer import Ring
 
 _NO_EXIST, _LOCK = 1, 4
 _BATCH = 1024
 _PER_CPU_TYPES = (5, 6)  # BPF_MAP_TYPE_PERCPU_HASH, BPF_MAP_TYPE_PERCPU_ARRAY
-_SAMPLE = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
 
 
 class Map:
@@ -171,46 +171,6 @@ class Link:
             self._pointer = None
 
 
-class Ring:
-    """The consuming end of one ring buffer. Bounded: a flood can't keep `consume` busy for ever."""
-
-    def __init__(self, lib: Library, fd: int) -> None:
-        self._lib = lib
-        self._samples: list[bytes] = []
-        self._max_samples = 0
-        samples = self._samples
-        string_at = ctypes.string_at
-
-        def take(_context: int | None, data: int, size: int) -> int:
-            samples.append(string_at(data, size))
-            return -errno.ECANCELED if len(samples) >= self._max_samples else 0
-
-        self._callback = _SAMPLE(take)  # must outlive the ring
-        self._pointer: int | None = lib.pointer("ring_buffer__new", fd, self._callback, None, None)
-
-    @property
-    def fd(self) -> int:
-        """An epoll descriptor, readable when a sample came with a wake-up."""
-        return self._lib.call("ring_buffer__epoll_fd", self._pointer)
-
-    def consume(self, max_samples: int) -> list[bytes]:
-        """What is there now, at most so many samples; if it is exactly so many there may be more."""
-        self._samples.clear()
-        self._max_samples = max_samples
-        try:
-            self._lib.call("ring_buffer__consume", self._pointer)
-        except BpfError as error:
-            if error.errno != errno.ECANCELED:
-                raise
-        return self._samples.copy()
-
-    def close(self) -> None:
-        """Free it; may be called twice."""
-        if self._pointer is not None:
-            self._lib.void("ring_buffer__free", self._pointer)
-            self._pointer = None
-
-
 class BpfObject:
     """One object file, loaded into the kernel. Several of them live side by side.
 
@@ -269,7 +229,8 @@ class BpfObject:
 
     def ring(self, name: str) -> Ring:
         """The consuming end of a ring buffer map."""
-        return Ring(self._lib, self.map(name).fd)
+        table = self.map(name)
+        return Ring(table.fd, table.max_entries)
 
     def attach(self, program: str, cgroup_fd: int) -> Link:
         """Attach a program to a cgroup by link: other programs there stay, and it ends with this process."""

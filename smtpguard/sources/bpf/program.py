@@ -9,6 +9,7 @@ import logging
 import os
 import struct
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import IPv6Network
 from pathlib import Path
@@ -20,7 +21,7 @@ from smtpguard.settings import Network
 from smtpguard.sources.bpf import maps
 from smtpguard.sources.bpf.features import OUTCOME_PROGRAM, Features, list_preferences, load_object
 from smtpguard.sources.bpf.libbpf import BpfError, describe
-from smtpguard.sources.bpf.objects import BpfObject, Link, Map, Ring
+from smtpguard.sources.bpf.objects import Link, Map
 from smtpguard.sources.bpf.refusals import Refusal, refused
 from smtpguard.sources.bpf.uid_ranges import UidRanges
 
@@ -52,12 +53,12 @@ class BpfProgram:
     ) -> None:
         self.cgroup = cgroup
         self._links: dict[str, Link] = {}
-        self._closers: list[Ring | maps.ConfigPage | BpfObject] = []
+        self._parts = ExitStack()
         try:
             self._object, self.features = load_object(
                 ring_bytes, preferences or list_preferences(), {"keys": key_users}
             )
-            self._closers.append(self._object)
+            self._parts.callback(self._object.close)
             self._open_maps()
             self._attach()
         except BpfError as error:
@@ -69,7 +70,7 @@ class BpfProgram:
 
     def _open_maps(self) -> None:
         self.config = maps.ConfigPage(self._object.map("config"))
-        self._closers.insert(0, self.config)
+        self._parts.callback(self.config.close)
         self.config.set_flag(maps.FLAG_PACED, on=True)
         own = read_cookie() if self.features.netns else 0
         self.config.fields.own_netns = own or 0
@@ -85,7 +86,7 @@ class BpfProgram:
         self._owners = maps.KeySet(self._object.map("owners"))
         self._exempt_networks = {4: maps.KeySet(self._object.map("pass4")), 6: maps.KeySet(self._object.map("pass6"))}
         self.events = self._object.ring("events")
-        self._closers.insert(0, self.events)
+        self._parts.callback(self.events.close)
 
     def _attach(self) -> None:
         try:
@@ -295,6 +296,4 @@ class BpfProgram:
     def close(self) -> None:
         """Detach and unload; may be called twice."""
         self._detach()
-        for closer in self._closers:
-            closer.close()
-        self._closers.clear()
+        self._parts.close()
