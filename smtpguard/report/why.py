@@ -113,6 +113,8 @@ def list_commands(why: Mapping[str, Any]) -> list[str]:
     stands = [block for block in why["blocks"] if block["kind"] != "allow"]
     allowed = [block for block in why["blocks"] if block["kind"] == "allow"]
     commands = [f"smtpguard unblock {user}"] if stands else [f"smtpguard block {user} --for 1h"]
+    if why["mode"] == "off":
+        commands.insert(0, "smtpguard on")
     commands.append(f"smtpguard allow {user} --end" if allowed else f"smtpguard allow {user} --for 24h")
     if why["watch"] is not None:
         commands.append(f"smtpguard incidents unwatch {user}")

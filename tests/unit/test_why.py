@@ -205,6 +205,14 @@ def test_the_card_says_what_an_administrator_asks_at_three() -> None:
         assert wanted in card, (wanted, card)
 
 
+def test_while_the_guard_is_off_the_first_command_switches_it_on() -> None:
+    why = build_why(live(mode="off", blocks=[BLOCK | {"suspended": True}]), past(), None)
+    assert why["commands"][:2] == [
+        "smtpguard on",
+        "smtpguard unblock web01",
+    ]
+
+
 def test_a_time_of_another_day_has_its_date() -> None:
     why = build_why(live(blocks=[BLOCK | {"until": NOW_NS / NS + 86_400}]), past(), None)
     assert "until 02-19 1" in why["verdict"]
