@@ -69,6 +69,19 @@ def test_asked_once_then_remembered_for_its_time() -> None:
         assert rdns.stats().hits == 1
 
 
+def test_a_crowd_leaves_no_table_behind() -> None:
+    resolver = Resolver({}, dead={"192.0.2.1"})
+    rdns = ReverseDns(resolve=resolver, threads=1)
+    with running(rdns, resolver):
+        empty = sys.getsizeof(rdns._tickets)
+        for uid in range(200):
+            assert rdns.ask(bytes([192, 0, 2, uid + 1]), uid, 0) is not None
+        assert sys.getsizeof(rdns._tickets) > empty
+        resolver.release.set()
+        assert set(answers(rdns, 200).values()) == {None}
+        assert sys.getsizeof(rdns._tickets) == empty
+
+
 def test_the_lack_of_a_name_is_remembered_too() -> None:
     resolver = Resolver({})
     rdns = ReverseDns(resolve=resolver)
