@@ -42,7 +42,7 @@ class EngineMemory:
                 roster.active[watched] = 0
         parts = [WindowPart(subject=subject, part=part, data=None) for subject, part in roster.gone]
         roster.gone.clear()
-        for watched, idle in list(roster.active.items()):
+        for watched in list(roster.active):
             version = watched.version()
             if version != watched.exported:
                 watched.exported = version
@@ -50,8 +50,8 @@ class EngineMemory:
                 roster.active[watched] = 0
                 if len(parts) > MAX_EXPORT:
                     break
-            elif idle < IDLE_EXPORTS:
-                roster.active[watched] = idle + 1
+            elif roster.active[watched] < IDLE_EXPORTS:
+                roster.active[watched] += 1
             else:
                 del roster.active[watched]
                 for book in watched.books:

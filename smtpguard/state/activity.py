@@ -4,6 +4,7 @@ Figures per user and minute are exact. Where a user went (address, port, script)
 the host's own addresses is bounded: each user has so many places between two writes, all of them together so many;
 what goes beyond is still in the figures, and is counted. Where more than MANY are held their rows are taken early: the
 sums of a place take twice the memory of its row, and a thousand users that begin at once would make that megabytes.
+Whoever goes on after that has two rows of one place, so the next time comes later where those are many.
 """
 
 from collections.abc import Iterator
@@ -16,8 +17,11 @@ from smtpguard.state.columns import Statement
 
 Key = TypeVar("Key")
 Sums = TypeVar("Sums")
-MANY = 500
-"""Places; twice as many each further time between two writes, so that few have two rows."""
+MANY = 800
+"""Places, and outcomes at places; LATER times as many the next time if half of those users were taken before, ..."""
+LATER = 4
+MAX_FEW = 50
+"""... or one of them used more than so many places of their share."""
 MAX_PLACES_PER_USER = 500
 MAX_PLACES = 20_000
 MAX_USERS = 20_000
@@ -206,22 +210,26 @@ class Tally:
     def take_early(self) -> list[Statement]:
         """The same before it is time to write: what everybody has used of their share stays used until then."""
         places = self._places
-        for uid, user in self._users.items():
-            self._early[uid] = user.early + len(user.places)
+        self._early |= {uid: user.early + len(user.places) for uid, user in self._users.items()}
+        used = [self._early[uid] for uid, user in self._users.items() if user.early]
+        if 2 * len(used) >= len(self._users) or max(used, default=0) > MAX_FEW:
+            self.many *= LATER
         self._end_hour()
-        self._places, self.held, self.many = places, 0, 2 * self.many
+        self._places, self.held = places, 0
         rows, self._rows = self._rows, []
+        outcomes, own_addresses = self._outcomes, self._own
+        self._outcomes, self._own = {}, {}  # an emptied dict keeps its table
         rows += [
             statements.add_outcome(
                 hour, uid, address, port, connected=o.connected, failed=o.failed, error=o.error, error_ns=o.error_ns
             )
-            for (hour, uid, address, port), o in _drain(self._outcomes)
+            for (hour, uid, address, port), o in _drain(outcomes)
         ]
         rows += [
             statements.add_own_address(
                 hour, uid, address, connected=o.connected, failed=o.failed, first_ns=o.first_ns, last_ns=o.last_ns
             )
-            for (hour, uid, address), o in _drain(self._own)
+            for (hour, uid, address), o in _drain(own_addresses)
         ]
         return rows
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from smtpguard.errors import StateError
 from smtpguard.hooks import ClockNs
+from smtpguard.kernel.heap import give_back_memory
 from smtpguard.settings import HOUR_NS, MINUTE_NS
 from smtpguard.state.backlog import Batch
 from smtpguard.state.open_file import is_damage, primary_code, read_identity, set_aside
@@ -26,6 +27,8 @@ SETTLE_NS = HOUR_NS
 BUSY_S = 1.0
 """How long a start or a commit waits for the lock of another process."""
 MAX_NOTES = 20
+MANY_ROWS = 1000
+"""Written: where so many came and went, tables that grew with users have left gaps in the heap."""
 
 _log = logging.getLogger("smtpguard.state")
 
@@ -70,6 +73,7 @@ class Keeper:
         self._store: Store | None = None
         self._prune_ns = monotonic() + FIRST_PRUNE_NS
         self._clocks = (monotonic(), wall())
+        self._rows = 0  # written since memory was given back last
         self.commits = 0
         self.failures = 0
         self.error: str | None = None
@@ -130,6 +134,7 @@ class Keeper:
         store = self._store
         if store is None:
             return False
+        self._rows += len(batch)
         try:
             if batch.kept or batch.renewed:
                 store.run([*(EMPTY_KEPT if batch.renewed else ()), *batch.kept.values()], durable=True)
@@ -142,6 +147,9 @@ class Keeper:
             self._recover(failure)
             return False
         self.commits += 1
+        if self._rows >= MANY_ROWS:
+            self._rows = 0
+            give_back_memory()
         if self.error is not None:
             _log.warning("%s: written again", store.path)
             self.error = None

@@ -12,7 +12,7 @@ import pytest
 from smtpguard.errors import StateError
 from smtpguard.model import NS, Account, Block, Connect, Subject, Verdict
 from smtpguard.settings import DAY_NS, HOUR_NS
-from smtpguard.state import retention, statements
+from smtpguard.state import activity, retention, statements
 from smtpguard.state.activity import MAX_PLACES_PER_USER, Tally
 from smtpguard.state.columns import Statement
 from smtpguard.state.incident_row import IncidentRow
@@ -401,6 +401,31 @@ def test_what_is_taken_early_adds_up_to_the_same(path: Path) -> None:
         kept.append([sorted(read(f"SELECT * FROM {table}").fetchall()) for table in tables])  # noqa: S608 - our own
     assert kept[0] == kept[1]
     assert (whole.dropped, cut.dropped) == (0, 0)
+
+
+def test_a_crowd_of_new_users_is_taken_as_early_each_time() -> None:
+    """Nobody has two rows of one place then; where many have, the next time is later."""
+    tally = Tally()
+
+    def go(uid: int, first: int, many: int) -> None:
+        for n in range(first, first + many):
+            tally.add_connect(uid, wall_ns=NOW_NS, address=n.to_bytes(4, "big"), port=25, script=None, refused=False)
+            if tally.held >= tally.many:
+                tally.take_early()
+
+    for uid in range(1000):
+        go(uid, 0, 8)
+        assert tally.held < activity.MANY
+    assert tally.many == activity.MANY
+    go(0, 8, activity.MAX_FEW)
+    for uid in range(1000, 1100):
+        go(uid, 0, 8)
+    assert tally.many == activity.LATER * activity.MANY, "one of them used much of their share"
+    tally.take()
+    assert tally.many == activity.MANY
+    for uid in (*range(100), *range(100)):
+        go(uid, 0, 8)
+    assert tally.many == activity.LATER * activity.MANY, "all of them were taken before"
 
 
 def test_what_is_taken_early_stays_used_of_a_users_share() -> None:

@@ -411,3 +411,15 @@ def test_a_clock_that_stays_set_is_believed(path: Path) -> None:
         kept.prune()
     assert changes(path) == 0
     kept.close()
+
+
+def test_memory_is_given_back_after_many_rows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    keeper = Keeper(paths(path), wall=lambda: NOW_NS, monotonic=lambda: 0)
+    monkeypatch.setattr(file_recovery, "give_back_memory", lambda: given.append(keeper.commits))
+    keeper.open()
+    for n in range(10):
+        rows = [statements.put_seen(uid, 25, NOW_NS) for uid in range(file_recovery.MANY_ROWS // 4)]
+        assert keeper.commit(Batch(activity=rows)), n
+    keeper.close()
+    assert given == [4, 8]

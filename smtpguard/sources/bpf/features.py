@@ -13,7 +13,8 @@ from pathlib import Path
 
 from smtpguard.errors import SourceError
 from smtpguard.kernel.capabilities import read_held
-from smtpguard.sources.bpf.libbpf import BpfError, describe, give_back_memory
+from smtpguard.kernel.heap import give_back_memory
+from smtpguard.sources.bpf.libbpf import BpfError, describe
 from smtpguard.sources.bpf.objects import BpfObject
 
 _log = logging.getLogger(__name__)

@@ -172,10 +172,3 @@ def describe(error: BpfError, what: str, *, fix: str | None = None) -> GuardErro
         advice = "needs CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN"
         return PrivilegeError(f"{what}: {error.strerror}", where="bpf", fix=advice)
     return SourceError(f"{what}: {error.strerror}", where="bpf", fix=fix)
-
-
-def give_back_memory() -> None:
-    """Return to the kernel what loading took for a moment: its type information, the verifier's log; some 1.7 MB."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc: malloc_trim(3)
-    if trim is not None:
-        trim(0)
