@@ -293,6 +293,7 @@ def test_a_watched_user_has_half_of_each_limit_until_somebody_says_otherwise(hos
     host.start()
     assert first_refused() == 15
     assert host.stderr().count("is WATCHED until") <= 1, "and not again"
+    wait_for(lambda: shown(host, "why", SPAMMER[0])["destinations"])  # written a second after all is known of them
     why = shown(host, "why", SPAMMER[0])
     assert [rule["limit"] for rule in why["rules"]] == [15, 10, 20]
     assert why["rules"][2]["usual"] == {"p50": 1, "p95": 1, "days": 1}, "one network"
