@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from smtpguard.errors import StateError
 from smtpguard.hooks import ClockNs
 from smtpguard.kernel.heap import give_back_memory
+from smtpguard.model import NS
 from smtpguard.settings import HOUR_NS, MINUTE_NS
 from smtpguard.state.backlog import Batch
 from smtpguard.state.open_file import is_damage, primary_code, read_identity, set_aside
@@ -22,6 +23,8 @@ FIRST_PRUNE_NS = 10 * MINUTE_NS
 PRUNE_NS = MINUTE_NS
 PRUNE_STEP_NS = 100_000_000
 """While there is something to delete, a step every 100 ms."""
+FULL_NS = NS
+"""So long after the file was full for a commit, old rows make room."""
 SETTLE_NS = HOUR_NS
 """A clock that was set by more than this is believed only after it stood for as long."""
 BUSY_S = 1.0
@@ -155,22 +158,25 @@ class Keeper:
             self.error = None
         return True
 
-    def prune(self) -> None:
-        """One small step of keeping the file small, if it is time to."""
+    def prune(self) -> bool:
+        """One small step of keeping the file small, if it is time to; whether anything was deleted."""
         now_ns, wall_ns = self._monotonic(), self._wall()
         if self._store is None or now_ns < self._prune_ns:
-            return
+            return False
         drift_ns = (wall_ns - self._clocks[1]) - (now_ns - self._clocks[0])
         self._clocks = (now_ns, wall_ns)
         if abs(drift_ns) > SETTLE_NS:
             self._prune_ns = now_ns + SETTLE_NS
-            return
+            return False
         self._prune_ns = now_ns + PRUNE_NS
         try:
-            if self._store.prune(wall_ns, self._paths.keep_ns):
-                self._prune_ns = now_ns + PRUNE_STEP_NS
+            deleted = self._store.prune(wall_ns, self._paths.keep_ns)
         except sqlite3.Error as failure:
             self._recover(failure)
+            return False
+        if deleted:
+            self._prune_ns = now_ns + PRUNE_STEP_NS
+        return bool(deleted)
 
     def close(self) -> None:
         """Close the file."""
@@ -202,7 +208,7 @@ class Keeper:
             except StateError as refused:
                 self._fail(str(refused))
         elif primary_code(failure) == sqlite3.SQLITE_FULL:
-            self._prune_ns = self._monotonic()  # max_mb may be what is full
+            self._prune_ns = min(self._prune_ns, self._monotonic() + FULL_NS)  # max_mb may be what is full
 
     def _set_aside(self, why: str) -> None:
         path = self.path or self._paths.path

@@ -208,12 +208,9 @@ class StateWriter:
     def _touch(self, *, at_once: bool = False) -> None:
         """Note that there is something to write; wakes the thread only if that changes when it is due."""
         self._given += 1
-        if at_once or self._backlog.is_urgent:
-            if self._due_ns != 0:
-                self._due_ns = 0
-                self._condition.notify_all()
-        elif self._due_ns is None:
-            self._due_ns = self._monotonic() + COMMIT_NS
+        is_urgent = at_once or self._backlog.is_urgent
+        if self._due_ns is None or (is_urgent and self._due_ns):
+            self._due_ns = 0 if is_urgent else self._monotonic() + COMMIT_NS
             self._condition.notify_all()
 
     def _open(self) -> Loaded | None:
@@ -234,8 +231,11 @@ class StateWriter:
         while True:
             with self._condition:
                 while not self._closing and (wait_ns := self._wait_ns()) != 0:
-                    self._condition.wait(None if wait_ns is None else wait_ns / NS)
+                    self._condition.wait(wait_ns / NS)
                 closing = self._closing
+            if not closing and self._monotonic() < self._retry_ns:
+                self._prune()  # that alone is due
+                continue
             is_done = self._cycle()
             if closing:
                 if not is_done:
@@ -243,16 +243,12 @@ class StateWriter:
                 break
         self._keeper.close()
 
-    def _wait_ns(self) -> int | None:
-        """How long there is nothing to do; None for until somebody calls."""
-        deadline_ns = self._keeper.prune_deadline_ns
-        if self._keeper.path is None:
-            deadline_ns = self._retry_ns
-        elif self._due_ns is not None:
-            deadline_ns = min(deadline_ns or 0, max(self._due_ns, self._retry_ns))
-        elif deadline_ns is not None:
-            deadline_ns = min(deadline_ns, self._look_ns)
-        return None if deadline_ns is None else max(0, deadline_ns - self._monotonic())
+    def _wait_ns(self) -> int:
+        """How long there is nothing to do; after a failure nothing is written before its time."""
+        prune_ns = self._keeper.prune_deadline_ns
+        due_ns = self._look_ns if self._due_ns is None else self._due_ns
+        wanted_ns = self._retry_ns if prune_ns is None else min(prune_ns, max(self._retry_ns, due_ns))
+        return max(0, wanted_ns - self._monotonic())
 
     def _cycle(self) -> bool:
         """Write all that waits; False if it could not be, and is to be tried again later."""
@@ -292,6 +288,11 @@ class StateWriter:
             self._condition.notify_all()
         for then in told:
             then()
-        if is_done:
-            keeper.prune()
+        self._prune()
         return is_done
+
+    def _prune(self) -> None:
+        """Keep the file small; where it was full and has room now, what waits is written at once."""
+        if self._keeper.prune():
+            with self._condition:
+                self._retry_ns = 0

@@ -79,11 +79,13 @@ def test_no_promised_block_is_lost_and_none_comes_back(tmp_path: Path) -> None:
     chance = random.Random(4)
     first = 1
     promised: dict[int, int] = {}
+    ended: set[int] = set()
     kills_in_work = 0
     for _ in range(ROUNDS):
         last = run_and_kill(path, first, chance.uniform(0.02, 0.25))
         kills_in_work += last >= first
         promised.update({uid: 2 * 10**18 + uid for uid in range(first, last + 1) if uid % 3})
+        ended.update(uid for uid in range(first, last + 1) if uid % 3 == 0)
         loaded, verdict = load(path)
         assert verdict == "ok"
         assert loaded.damage is None
@@ -91,8 +93,7 @@ def test_no_promised_block_is_lost_and_none_comes_back(tmp_path: Path) -> None:
         found = {row.uid: row.until_ns for row in loaded.blocks}
         missing = {uid: end for uid, end in promised.items() if found.get(uid) != end}
         assert missing == {}
-        back = [uid for uid in found if uid % 3 == 0 and uid <= last]
-        assert back == []
+        assert ended.isdisjoint(found)  # one whose end was not promised may be there, from an earlier run too
         first = max(found, default=0) + 1000
     assert kills_in_work > ROUNDS // 2
     assert [row.name for row in loaded.switches] == ["off"]

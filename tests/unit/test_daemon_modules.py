@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
+
+from smtpguard.daemon.startup import late_modules
 
 LOAD = """
 import sys
@@ -63,3 +66,15 @@ def test_what_dataclasses_hardly_ever_asks_is_not_executed(loaded: frozenset[str
     """A dataclass without a docstring asks `inspect` for one, which takes 0.7 MB with all that it imports."""
     assert "inspect" in loaded, "in its place, ready to be executed"
     assert not {"ast", "dis", "opcode"} & loaded
+
+
+def test_a_stand_in_becomes_the_module_when_something_of_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "colorsys"
+    monkeypatch.setattr(late_modules, "RARELY_USED", (name,))
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    late_modules.load_late()
+    before = sys.modules[name]
+    assert type(before) is not ModuleType
+    assert before.rgb_to_hsv(1, 1, 1) == (0, 0, 1)
+    assert type(sys.modules[name]) is ModuleType
+    assert before.hsv_to_rgb is sys.modules[name].hsv_to_rgb, "whoever imported it before"

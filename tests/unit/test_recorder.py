@@ -8,6 +8,7 @@ from smtpguard.daemon.record.notices import _shorten
 from smtpguard.daemon.record.recorder import WATCHED_NS, Recorder
 from smtpguard.model import NS, SocketReport, Subject
 from smtpguard.settings import HOUR_NS, MINUTE_NS
+from smtpguard.state.activity import MANY
 from smtpguard.state.columns import MARK
 from tests.support.policy import T0, WEB, connect
 
@@ -105,3 +106,28 @@ def test_what_was_lost_is_kept_each_second_by_its_kind_and_once_an_hour_that_it_
     lost = {"bpf: events": 7, "history: rows": 3}
     kept.recorder.close()
     assert [row[1:3] for row in kept.rows()] == [("bpf: events", 2)]
+
+
+def test_a_crowd_is_handed_over_before_its_second_is_over() -> None:
+    kept = Kept()
+    for uid in range(MANY):
+        kept.recorder.attempt(Subject(id=10_000 + uid), connect(0), T0, refused=False, is_counted=True)
+    first = kept.rows()
+    assert len({row[1] for row in first if len(row) > 1}) >= MANY
+    for uid in range(MANY):
+        report = SocketReport(
+            kind="established",
+            time_ns=T0,
+            connect_time_ns=T0,
+            uid=20_000 + uid,
+            netns=None,
+            port=25,
+            address=bytes([192, 0, 2, 1]),
+            cookie=1,
+            latency_ns=None,
+            bytes_sent=0,
+            bytes_received=0,
+            retransmissions=0,
+        )
+        kept.recorder.outcome(Subject(id=20_000 + uid), report)
+    assert kept.rows()

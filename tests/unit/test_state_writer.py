@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -423,3 +424,20 @@ def test_memory_is_given_back_after_many_rows(path: Path, monkeypatch: pytest.Mo
         assert keeper.commit(Batch(activity=rows)), n
     keeper.close()
     assert given == [4, 8]
+
+
+def test_a_file_that_is_full_makes_room_and_is_written_again(path: Path) -> None:
+    """More came within a minute than the tenth that regular pruning leaves free."""
+    kept = replace(paths(path), max_bytes=1 << 20)
+    writer = StateWriter(kept, wall=lambda: NOW_NS)
+    writer.start()
+    for first in range(0, 1400, 40):
+        for n in range(first, first + 40):
+            row = ChangeRow(time_ns=NOW_NS - 9999 + n, uid=1, name="web", event="block", by="x", reason="r" * 900)
+            writer.add(row)
+        assert writer.flush(20)
+    stats = writer.stats()
+    assert stats.failures > 0, "it was full"
+    assert stats.failures < 20, "and not tried a thousand times a second"
+    assert stats.error is None
+    assert writer.close(20)

@@ -41,7 +41,8 @@ class Start:
 def check_privilege() -> None:
     """Raise PrivilegeError unless we are root."""
     if os.geteuid() != 0:
-        raise PrivilegeError("the guard watches other users' connections", fix="run it as root")
+        what = "the guard watches other users' connections: CAP_BPF, CAP_NET_ADMIN, CAP_SYS_PTRACE"
+        raise PrivilegeError(what, fix="run it as root")
 
 
 def execute(settings: Settings, start: Start) -> NoReturn:
