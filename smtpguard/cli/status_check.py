@@ -40,10 +40,11 @@ def check_status(status: Mapping[str, Any], *, warn_dry_run_s: float) -> tuple[i
         return _line(WARNING, f"parts have failed {failed} times. See: smtpguard status -v", 0, status)
     if status["mode"] == "dry-run":
         uptime = status["uptime"]
+        refused = "nobody" if not status["blocks"] + status["throttles"] else "only who was blocked by hand"
         if 0 < warn_dry_run_s < uptime:
-            what = f"dry run for {render_duration(uptime)}: nobody is refused. Next: dry_run: false"
+            what = f"dry run for {render_duration(uptime)}: {refused} is refused. Next: dry_run: false"
             return _line(WARNING, what, 0, status)
-        return _line(OK, "watching, dry run: nobody is refused", 0, status)
+        return _line(OK, f"watching, dry run: {refused} is refused", 0, status)
     return _line(OK, "guarding", 0, status)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from smtpguard.report.why import render_clock
+from smtpguard.report.why import is_refusing, render_clock
 from smtpguard.text import render_count, render_duration, render_ports, render_visible, render_words
 
 _MOST = {"blocks": 2, "rules": 4, "destinations": 3, "scripts": 2, "own": 3, "files": 2}
@@ -33,6 +33,8 @@ def render_card(why: Mapping[str, Any], *, width: int = 80, height: int = 24) ->
 
 def _standing(why: Mapping[str, Any]) -> list[str]:
     mode = {"dry-run": "dry run: nobody is refused", "off": "the guard is OFF", "enforce": "enforcing"}.get(why["mode"])
+    if why["mode"] == "dry-run" and any(map(is_refusing, why["blocks"])):
+        mode = "dry run: only blocks by hand refuse"
     standing = why["standing"] or "not known: no guard is asked"
     if why["standing_why"]:
         standing += f" ({render_words(why['standing_why'])})"

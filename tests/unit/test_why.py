@@ -172,6 +172,9 @@ def test_the_card_never_says_that_a_block_refused_what_others_did() -> None:
     )
     assert "7 to 203.0.113.9" not in allowed
     assert ", suspended" in card(suspended=True)
+    for kind, told in (("enforce", "only blocks by hand refuse"), ("dry-run", "nobody is refused")):
+        then = live(mode="dry-run", blocks=[BLOCK | {"mode": kind}])
+        assert f"dry run: {told}" in "\n".join(render_card(build_why(then, past(), None)))
     assert ", dry run" in card(mode="dry-run")
     assert "usual in 1 h: 4, seldom over 9 (of 1 day)" in card(), "the attack itself, perhaps"
 
