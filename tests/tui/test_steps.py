@@ -191,6 +191,7 @@ def test_a_list_that_has_not_changed_stands() -> None:
 def test_garbage_is_seldom_looked_for(tmp_path: Path) -> None:
     """Never through all that is kept, while the stream alone makes things new; and the command sees to it."""
     looked: list[int] = []
+    kept: list[list[object]] = []
     thresholds: list[tuple[int, ...]] = []
 
     def look(phase: str, info: dict[str, int]) -> None:
@@ -204,6 +205,7 @@ def test_garbage_is_seldom_looked_for(tmp_path: Path) -> None:
             for _ in range(3):
                 for seen in crowd(MAX_PLACES):
                     model.take([seen], 0, NOW)
+                    kept.append([seen])  # so that there is more to look through than the screen would keep
         finally:
             gc.callbacks.remove(look)
         thresholds.append(gc.get_threshold())
