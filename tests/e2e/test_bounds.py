@@ -48,6 +48,15 @@ def stops_a_spammer(host: Host) -> bool:
     return outcome.refused == 60 - outcome.ok and host.connect(INNOCENT, 5).refused == 0
 
 
+def count_blocks(path: Path) -> int:
+    """Blocks in a state file; 0 where it is not one yet."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            return int(connection.execute("SELECT count(*) FROM blocks").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+
+
 def shown(host: Host, code: int = 0) -> str:
     """What `status` says; it must end with `code`."""
     done = host.cli("status")
@@ -263,6 +272,7 @@ def test_a_file_deleted_under_us_is_written_again(host: Host, what: str) -> None
             path.unlink()
     assert host.connect(INNOCENT).ok == 1, "something to write"
     wait_for(lambda: "begun anew" in shown(host), 10)
+    wait_for(lambda: count_blocks(home / "state.db") == 1)  # it is begun first, then written
     host.stop(signal.SIGKILL)
     host.nft("flush", "ruleset")
     host.start()

@@ -1,5 +1,6 @@
 """What changes around a guard is told until somebody has taken it."""
 
+import time
 from dataclasses import replace
 from unittest.mock import Mock, patch
 
@@ -130,4 +131,20 @@ def test_whom_a_command_has_just_made_known_is_told_at_once() -> None:
     around.on_time(NS)
     assert told == [True]
     assert around.next_deadline() == due_ns, "once"
+    around.close()
+
+
+def test_whom_configured_names_mean_is_known_before_anybody_is_refused() -> None:
+    settings = replace(Settings(), exempt=replace(Settings().exempt, users=("CORP\\joe",)))
+    joe = NamedAccount(uid=4_000_000_002, name="joe@corp.example")
+
+    def ask(key: int | str) -> NamedAccount | None:
+        time.sleep(0.05)  # a directory is elsewhere
+        return joe if key in (joe.uid, "CORP\\joe") else None
+
+    around = HostWatch(settings, lambda: NS)
+    around.accounts = AccountDirectory(settings, patience_s=0, names=NameService(ask=ask))
+    around.open()
+    assert around.accounts.account(joe.uid).standing == "exempt"
+    assert (joe.uid, joe.uid) in around.accounts.passing_uids()
     around.close()

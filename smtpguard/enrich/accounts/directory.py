@@ -18,7 +18,7 @@ from smtpguard.enrich.accounts.lookup import AccountLookup
 from smtpguard.enrich.accounts.name_service import NameService
 from smtpguard.enrich.accounts.never_refused import NeverRefused
 from smtpguard.enrich.accounts.snapshot import Snapshot, is_changed, read_snapshot
-from smtpguard.enrich.accounts.spellings import is_plain, may_be_name
+from smtpguard.enrich.accounts.spellings import list_spellings, may_be_name
 from smtpguard.errors import UnansweredError
 from smtpguard.model import Account, Customer
 from smtpguard.policy.standing import HostFacts
@@ -207,7 +207,7 @@ class AccountDirectory:
         return self._known.take_news()
 
     def wait_for_spellings(self, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
-        """Wait until the C library has said whom the configured exempt names mean: for commands that run once.
+        """Wait until the C library has said whom the configured names mean: commands run once, a guard begins once.
 
         Args:
             timeout_s: How long at most.
@@ -215,7 +215,7 @@ class AccountDirectory:
         deadline = time.monotonic() + timeout_s
         if self.names is None:
             return
-        for name in filter(is_plain, self.settings.exempt.users):
+        for name in sorted(list_spellings(self.settings)):
             if may_be_name(name) and name not in self._known.snapshot.passwd.uids:
                 with contextlib.suppress(UnansweredError):
                     self.names.wait_for(name, max(0.0, deadline - time.monotonic()))
