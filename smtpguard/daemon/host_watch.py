@@ -87,7 +87,7 @@ class HostWatch:
 
     def open(self) -> None:
         """Read what there is, and watch it from then on."""
-        self.accounts.wait_for_spellings()  # at first: an exempt user of a directory is refused nothing
+        self.accounts.wait_for_spellings(0.3)  # at first: an exempt user of a directory is refused nothing
         self._open_own()
         self._named.start()
         self._translators.start()
