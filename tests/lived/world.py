@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +55,8 @@ LOOK_UP_S = 6.0
 """A refusal at an address that is new has its name asked for again; a resolver that hangs is given up before that."""
 UNTIL_SLID_S = 2.3
 """After a time in which nobody was refused: until what came then has left the windows."""
+PROBES, PROBES_S = 8, UNTIL_SLID_S
+"""We open so many connections as one user in that time at most: their limit is 10 in 2 s."""
 SAVED_S = 0.2
 FAKED_STEP_S = 2 * 86_400
 """By so much the daemon's clock is stepped; a stamp tells by itself how many steps it is off."""
@@ -88,6 +91,7 @@ class World:
         self.cgroup_id = Path(host.lab.cgroup).stat().st_ino
         self.measures = Measures()
         self.turns: dict[str, int] = {}
+        self.probed: dict[int, deque[float]] = {}
         self._faketime = faketime
         self._clock = host.lab.directory / "faketime"
         self._clock.write_text("+0\n")
@@ -261,7 +265,11 @@ class World:
     # -- real connects -----------------------------------------------------------------------------------------------
 
     def probe(self, uid: int, place: str, port: int = 25) -> int:
-        """Open one connection as a user; its errno, 0 if it came through."""
+        """Open one connection as a user; its errno, 0 if it came through; not so fast that it exceeds a limit."""
+        times = self.probed.setdefault(uid, deque(maxlen=PROBES))
+        if len(times) == PROBES:
+            time.sleep(max(0.0, times[0] + PROBES_S - time.monotonic()))
+        times.append(time.monotonic())
         return connect_as(uid, place, port, net=self.host.lab.host, cgroup=self.cgroup)
 
     def check(self, person: Person, place: str = PEER4, *, within_s: float = SETTLE_S, port: int = 25) -> None:
