@@ -192,3 +192,8 @@ def join_sentences(*parts: str) -> str:
     """Sentences, with or without their full stops, as one text; empty ones are left out."""
     kept = [part for part in parts if part]
     return ". ".join([*(part.removesuffix(".") for part in kept[:-1]), *kept[-1:]])
+
+
+def render_minute(time: str) -> str:
+    """A time as JSON has it, to the minute and for people: `2026-02-18 13:39`."""
+    return time[:16].replace("T", " ")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from smtpguard.text import render_count
+from smtpguard.text import render_count, render_minute
 
 _MAX_SHOWN = 5
 
@@ -27,7 +27,7 @@ def render_listed(listed: Mapping[str, Any] | None) -> Iterator[str]:
     elif not listed["count"] and len(listed["not_asked"]) < listed["zones"]:
         lists = render_count(listed["zones"] - len(listed["not_asked"]), "block list")
         addresses = ", ".join(listed["addresses"][:_MAX_SHOWN])
-        yield f"listed: nowhere ({addresses}; {lists} asked {_moment(listed['asked'])})"
+        yield f"listed: nowhere ({addresses}; {lists} asked {render_minute(listed['asked'])})"
     for row in listed["not_asked"]:
         yield f"listed: {row['zone']} can't be asked: {row['why']}"
 
@@ -48,8 +48,4 @@ def find_listed_warning(listed: Mapping[str, Any] | None) -> str | None:
 
 
 def _show(row: Mapping[str, Any]) -> str:
-    return f"{row['address']} on {row['zone']} since {_moment(row['since'])} ({', '.join(row['codes'])})"
-
-
-def _moment(time: str) -> str:
-    return time[:16].replace("T", " ")
+    return f"{row['address']} on {row['zone']} since {render_minute(row['since'])} ({', '.join(row['codes'])})"

@@ -7,14 +7,9 @@ import click
 from smtpguard.cli.block_lists import render_listed
 from smtpguard.cli.common import EXIT_NO_DAEMON, config_option, find_socket, json_option, print_json, socket_option
 from smtpguard.clock import render_moment
-from smtpguard.text import render_count, render_duration
+from smtpguard.text import render_count, render_duration, render_minute
 
-_MODES = {
-    "dry-run": "dry run: nobody is refused",
-    "enforce": "enforcing",
-    "off": "OFF: nobody is refused",
-}
-_BY_HAND = "dry run: only who was blocked by hand is refused"
+_MODES = {"enforce": "enforcing", "off": "OFF: nobody is refused"}
 _WORDS = frozenset({"inactive", "newcomers", "exempt names", "nat64", "accounts", "customers", "failures"})
 """Parts that say something in words; the others are counters."""
 _FEW_ANSWERS = 0.5
@@ -87,12 +82,11 @@ def render_status(status: dict[str, Any], *, verbose: bool = False) -> list[str]
         status: As the guard answers.
         verbose: With every counter.
     """
+    from smtpguard.cli.status_check import tell_dry_run
+
     lines = [f"!! {text}" for text in status["troubles"]]
-    is_by_hand = status["mode"] == "dry-run" and status["blocks"] + status["throttles"]
-    lines.append(
-        f"smtpguard {status['version']}: {_BY_HAND if is_by_hand else _MODES[status['mode']]}; "
-        f"up {render_duration(status['uptime'])}, pid {status['pid']}"
-    )
+    mode = f"dry run: {tell_dry_run(status)}" if status["mode"] == "dry-run" else _MODES[status["mode"]]
+    lines.append(f"smtpguard {status['version']}: {mode}; up {render_duration(status['uptime'])}, pid {status['pid']}")
     if status["off_until"] is not None:
         lines.append(f"off until {render_moment(status['off_until'])}. Switch on: smtpguard on")
     would = status["would"]
@@ -124,7 +118,7 @@ def render_status(status: dict[str, Any], *, verbose: bool = False) -> list[str]
 def _render_watched(rows: list[dict[str, Any]]) -> list[str]:
     """Whose limits are halved."""
     lines = [
-        f"watched: {row['user']}: limits are halved until {row['until'][:16].replace('T', ' ')}. "
+        f"watched: {row['user']}: limits are halved until {render_minute(row['until'])}. "
         f"Undo: smtpguard incidents unwatch {row['user']}"
         for row in rows[:_MAX_WATCHED]
     ]

@@ -16,6 +16,11 @@ _GRAVE = ("BLIND", "NOT ENFORCING", "MAY STILL REFUSE", "OUT OF SYNC")
 """How troubles begin with which somebody is not stopped who ought to be, or the other way round."""
 
 
+def tell_dry_run(status: Mapping[str, Any]) -> str:
+    """Who is refused in a dry run."""
+    return "only who was blocked by hand is refused" if status["blocks"] + status["throttles"] else "nobody is refused"
+
+
 def check_status(status: Mapping[str, Any], *, warn_dry_run_s: float) -> tuple[int, str]:
     """How the guard fares: exit code and line.
 
@@ -39,12 +44,11 @@ def check_status(status: Mapping[str, Any], *, warn_dry_run_s: float) -> tuple[i
     if failed:
         return _line(WARNING, f"parts have failed {failed} times. See: smtpguard status -v", 0, status)
     if status["mode"] == "dry-run":
-        uptime = status["uptime"]
-        refused = "nobody" if not status["blocks"] + status["throttles"] else "only who was blocked by hand"
+        uptime, dry_run = status["uptime"], tell_dry_run(status)
         if 0 < warn_dry_run_s < uptime:
-            what = f"dry run for {render_duration(uptime)}: {refused} is refused. Next: dry_run: false"
+            what = f"dry run for {render_duration(uptime)}: {dry_run}. Next: dry_run: false"
             return _line(WARNING, what, 0, status)
-        return _line(OK, f"watching, dry run: {refused} is refused", 0, status)
+        return _line(OK, f"watching, dry run: {dry_run}", 0, status)
     return _line(OK, "guarding", 0, status)
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 from smtpguard.actions.base import Exemptions
 from smtpguard.clock import next_beat
 from smtpguard.enrich.accounts.directory import AccountDirectory, Renewal
+from smtpguard.enrich.accounts.never_refused import subtract_uids
 from smtpguard.enrich.accounts.reader import AccountReader
 from smtpguard.enrich.exempt_hosts import ExemptHosts
 from smtpguard.enrich.host_addresses import Cleared
@@ -177,8 +178,10 @@ class HostWatch:
                 self._replace_destinations()
                 self._tell(accounts=False)
             return
-        cleared = self._named.take_news() if fileno == self._named.fileno() else []
-        if fileno != self._named.fileno():
+        cleared: list[Cleared] = []
+        if fileno == self._named.fileno():
+            cleared = self._named.take_news()
+        else:
             try:
                 self._own.read()
             except SourceError as error:
@@ -285,16 +288,3 @@ class HostWatch:
             self._problems = self.accounts.problems
             for problem in self._problems:
                 log.warning("accounts: %s", problem)
-
-
-def subtract_uids(ranges: Iterable[tuple[int, int]], uids: Iterable[int]) -> tuple[tuple[int, int], ...]:
-    """Inclusive uid ranges without some uids; root always stays in."""
-    left = list(ranges)
-    for uid in set(uids) - {0}:
-        left = [
-            part
-            for first, last in left
-            for part in (((first, uid - 1), (uid + 1, last)) if first <= uid <= last else ((first, last),))
-            if part[0] <= part[1]
-        ]
-    return tuple(left)

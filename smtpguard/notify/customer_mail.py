@@ -3,14 +3,11 @@
 What a tenant chose in it, a login or a domain, is made visible by the template already.
 """
 
-import email.utils
 from email.message import EmailMessage
-from email.policy import SMTP
 
+from smtpguard.notify.mail import begin_mail
 from smtpguard.notify.plain import to_plain
 from smtpguard.report.customer_text import CustomerText
-
-_MAX_SUBJECT = 150
 
 
 def render_customer_mail(text: CustomerText, *, sender: str, to: str, name: str, made_s: float) -> EmailMessage:
@@ -23,14 +20,8 @@ def render_customer_mail(text: CustomerText, *, sender: str, to: str, name: str,
         name: Its own for ever.
         made_s: Seconds since the epoch.
     """
-    mail = EmailMessage(policy=SMTP)
-    mail["From"] = sender
-    mail["To"] = to
-    # EmailMessage decodes what looks like an encoded word (RFC 2047, 2), and can't write what comes of a hostile one.
-    mail["Subject"] = _mend(text.subject).replace("=?", "= ?")[:_MAX_SUBJECT]
-    mail["Date"] = email.utils.formatdate(made_s)
-    mail["Message-ID"] = f"<{to_plain(name)}@{sender.rpartition('@')[2]}>"
-    mail["Auto-Submitted"] = "auto-generated"
+    name = f"{to_plain(name)}@{sender.rpartition('@')[2]}"
+    mail = begin_mail(sender=sender, to=to, subject=_mend(text.subject), name=name, made_s=made_s)
     mail.set_content(_mend(text.body), charset="utf-8", cte="quoted-printable")
     return mail
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from smtpguard.notify.held import find_group
-from smtpguard.text import render_count
+from smtpguard.text import render_count, render_minute
 
 HOUR = 7
 """Of the morning, local time."""
@@ -115,7 +115,7 @@ def show_digest(
     ]
     shown["going_on"] = sorted(lasting, key=lambda row: -row["connects"])
     if is_empty(sums, going, held_back):
-        return f"Nothing since {_render_time(sums['since'])[:16].replace('T', ' ')}.", shown
+        return f"Nothing since {render_minute(_render_time(sums['since']))}.", shown
     begun = ", ".join(f"{count} {what}" for what, count in sorted(sums["begun"].items())) or "none"
     worst = _name(users)
     return (

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from smtpguard.text import render_minute
+
 _NAMED = 3
 _MAX_ZONES = 4
 
@@ -19,7 +21,7 @@ def render_listing(listing: Mapping[str, Any], share: Collection[str]) -> str:
     if len(zones) > _MAX_ZONES:
         names += f" and {len(zones) - _MAX_ZONES} more"
     if not listing["holds"]:
-        since = zones[0]["since"][:16].replace("T", " ")
+        since = render_minute(zones[0]["since"])
         return f"{address} is no longer listed on {names}. It was since {since}."
     codes = ", ".join(dict.fromkeys(code for row in zones for code in row["codes"]))
     text = f"LISTED: {address} is on {names} ({codes}). {_render_senders(listing['senders'], share)}"

@@ -27,15 +27,35 @@ def render_mail(letter: Letter, to: str) -> EmailMessage:
     """
     message: dict[str, Any] = json.loads(letter.body)
     host = to_plain(str(message["host"])).replace("=?", "= ?")
+    mail = begin_mail(
+        sender=f"smtpguard <root@{host}>" if "." in host else "smtpguard <root>",
+        to=to,
+        subject=to_plain(f"[smtpguard {host}] {message['text']}"),
+        name=f"{to_plain(letter.id)}@{host or 'localhost'}",
+        made_s=letter.made_s,
+    )
+    mail.set_content("\n".join(_list_lines(message)) + "\n", cte="7bit")
+    return mail
+
+
+def begin_mail(*, sender: str, to: str, subject: str, name: str, made_s: float) -> EmailMessage:
+    """A mail with its headers and nothing in it yet.
+
+    Args:
+        sender: Whom it is from.
+        to: Whom it is for.
+        subject: What it is about; of any length.
+        name: Its own for ever: a name, an @ and a host.
+        made_s: Seconds since the epoch.
+    """
     mail = EmailMessage(policy=SMTP)
-    mail["From"] = f"smtpguard <root@{host}>" if "." in host else "smtpguard <root>"
+    mail["From"] = sender
     mail["To"] = to
     # EmailMessage decodes what looks like an encoded word (RFC 2047, 2), and can't write what comes of a hostile one.
-    mail["Subject"] = to_plain(f"[smtpguard {host}] {message['text']}").replace("=?", "= ?")[:_MAX_SUBJECT]
-    mail["Date"] = email.utils.formatdate(letter.made_s)
-    mail["Message-ID"] = f"<{to_plain(letter.id)}@{host or 'localhost'}>"
+    mail["Subject"] = subject.replace("=?", "= ?")[:_MAX_SUBJECT]
+    mail["Date"] = email.utils.formatdate(made_s)
+    mail["Message-ID"] = f"<{name}>"
     mail["Auto-Submitted"] = "auto-generated"
-    mail.set_content("\n".join(_list_lines(message)) + "\n", cte="7bit")
     return mail
 
 

@@ -17,7 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from smtpguard.errors import ConfigError
 from smtpguard.resources import OWN_FILES, read_resource, shipped
-from smtpguard.text import render_duration, render_visible
+from smtpguard.text import render_duration, render_minute, render_visible
 
 DEFAULT_LANGUAGE = "en"
 _LANGUAGE = re.compile(r"[a-z]{2,3}(_[A-Z]{2})?")
@@ -175,4 +175,4 @@ def _finalize_html(value: object) -> object:
 
 def _render_when(time: str | None) -> str:
     """A time of the JSON, without its seconds: 2026-11-29 08:15."""
-    return "" if time is None else time[:16].replace("T", " ")
+    return "" if time is None else render_minute(time)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from smtpguard.report.why import is_refusing, render_clock
-from smtpguard.text import render_count, render_duration, render_ports, render_visible, render_words
+from smtpguard.text import render_count, render_duration, render_minute, render_ports, render_visible, render_words
 
 _MOST = {"blocks": 2, "rules": 4, "destinations": 3, "scripts": 2, "own": 3, "files": 2}
 """Rows of each kind where there is little room."""
@@ -103,7 +103,7 @@ def _watch(why: Mapping[str, Any]) -> list[str]:
     if watch is None:
         return []
     reason = f": {render_words(watch['reason'], max_bytes=40)}" if watch["reason"] else ""
-    return [_pair("watched", f"limits are halved until {watch['until'][:16].replace('T', ' ')}{reason}")]
+    return [_pair("watched", f"limits are halved until {render_minute(watch['until'])}{reason}")]
 
 
 def _fullest(why: Mapping[str, Any]) -> str:
@@ -149,7 +149,7 @@ def _scripts(why: Mapping[str, Any]) -> list[str]:
         text = f"{script['count']} by {_shorten(where, 58 - len(label))}{label}"
         lines.append(_pair("scripts" if not lines else "", text))
         about = [f"owner {script['owner']}"] if script["owner"] is not None else []
-        about += [f"changed {script['ctime'][:16].replace('T', ' ')}"] if script["ctime"] else []
+        about += [f"changed {render_minute(script['ctime'])}"] if script["ctime"] else []
         about += [f"sha256 {script['sha256'][:16]}"] if script["sha256"] else []
         lines += [_pair("", ", ".join(about))] if about else []
         called = [frame.rpartition("/")[2] for frame in script["stack"][1:]]
@@ -163,7 +163,7 @@ def _files(why: Mapping[str, Any]) -> list[str]:
     """The newest code files of the site: what was dropped is often what sends."""
     lines: list[str] = []
     for file in why["files"][: _MOST["files"]]:
-        time = file["ctime"][:16].replace("T", " ") if file.get("ctime") else "?"
+        time = render_minute(file["ctime"]) if file.get("ctime") else "?"
         lines.append(_pair("newest code" if not lines else "", f"{time} {_shorten(str(file['path']), 50)}"))
     return lines
 
@@ -197,12 +197,10 @@ def _notes(why: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     if ended is not None:
         by = render_words(str(ended.get("who") or ended["by"]))
-        lines.append(_pair("last change", f"{ended['kind']} at {ended['time'][:16].replace('T', ' ')} by {by}"))
+        lines.append(_pair("last change", f"{ended['kind']} at {render_minute(ended['time'])} by {by}"))
     told = next((change for change in why["changes"] if change["kind"] == "told"), None)
     if told is not None:
-        lines.append(
-            _pair("told", f"{told['time'][:16].replace('T', ' ')}: {render_words(told['reason'], max_bytes=120)}")
-        )
+        lines.append(_pair("told", f"{render_minute(told['time'])}: {render_words(told['reason'], max_bytes=120)}"))
     for note in why["notes"][:1]:
         by = render_words(str(note.get("who") or note["by"]))
         lines.append(_pair("note", f"{by}, {note['time'][:10]}: {render_words(note['reason'], max_bytes=60)}"))

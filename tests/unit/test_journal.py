@@ -7,6 +7,11 @@ from smtpguard.model import NS, Subject
 from smtpguard.state.incident_row import IncidentRow
 from tests.support.policy import T0, WEB, People, block_of, connect
 
+ROW = IncidentRow(
+    uid=WEB, netns=None, name="web", first_ns=T0, last_ns=T0, verdicts=1, connects=6, refused=1,
+    peak_per_minute=6, destinations=1,
+)  # fmt: skip
+
 
 class Now:
     """CLOCK_BOOTTIME."""
@@ -42,11 +47,7 @@ def test_an_allowance_is_a_line_with_its_end() -> None:
 def test_of_an_incident_that_goes_on_others_hear_with_its_figures() -> None:
     journal = Journal(Mock(), Mock(), Mock(offset_ns=5), Now(), looker=None, rdns=None)
     journal.herald = herald = Mock()
-    row = IncidentRow(
-        uid=WEB, netns=None, name="web", first_ns=T0, last_ns=T0, verdicts=1, connects=6, refused=1,
-        peak_per_minute=6, destinations=1,
-    )  # fmt: skip
-    journal.restore_incidents([row], lambda subject: People().account(subject.id))
+    journal.restore_incidents([ROW], lambda subject: People().account(subject.id))
     journal._incidents.attempt(Subject(id=WEB), connect(60), refused=True)
     journal.keep_incidents()
     journal.keep_incidents()
@@ -65,11 +66,7 @@ def test_of_an_incident_that_is_over_others_hear() -> None:
         rdns=None,
     )
     journal.herald = herald = Mock()
-    row = IncidentRow(
-        uid=WEB, netns=None, name="web", first_ns=T0, last_ns=T0, verdicts=1, connects=6, refused=1,
-        peak_per_minute=6, destinations=1,
-    )  # fmt: skip
-    journal.restore_incidents([row], lambda subject: People().account(subject.id))
+    journal.restore_incidents([ROW], lambda subject: People().account(subject.id))
     now.ns = T0 + 3600 * NS
     journal.on_time(now.ns)
     ((told,),) = (call.args for call in herald.incident_over.call_args_list)

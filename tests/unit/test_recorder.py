@@ -35,6 +35,23 @@ class Kept:
         return self.rows()
 
 
+def report_of(uid: int, kind: str = "established", scope: int | None = None) -> SocketReport:
+    return SocketReport(
+        kind=kind,  # type: ignore[arg-type]
+        time_ns=T0,
+        connect_time_ns=T0,
+        uid=uid,
+        netns=scope,
+        port=25,
+        address=bytes([192, 0, 2, 1]),
+        cookie=1,
+        latency_ns=None,
+        bytes_sent=0,
+        bytes_received=0,
+        retransmissions=0,
+    )
+
+
 def test_attempts_in_others_namespaces_are_in_no_figures() -> None:
     kept = Kept()
     kept.recorder.attempt(Subject(id=WEB, scope=9), connect(0), T0, refused=False, is_counted=True)
@@ -49,21 +66,7 @@ def test_attempts_in_others_namespaces_are_in_no_figures() -> None:
 )
 def test_what_became_of_a_connection_is_kept_where_it_says_so(kind: str, scope: int | None, is_kept: bool) -> None:
     kept = Kept()
-    report = SocketReport(
-        kind=kind,  # type: ignore[arg-type]
-        time_ns=T0,
-        connect_time_ns=T0,
-        uid=WEB,
-        netns=scope,
-        port=25,
-        address=bytes([192, 0, 2, 1]),
-        cookie=1,
-        latency_ns=None,
-        bytes_sent=0,
-        bytes_received=0,
-        retransmissions=0,
-    )
-    kept.recorder.outcome(Subject(id=WEB, scope=scope), report)
+    kept.recorder.outcome(Subject(id=WEB, scope=scope), report_of(WEB, kind, scope))
     assert bool(kept.turn(seeing=False)) is is_kept
 
 
@@ -115,19 +118,5 @@ def test_a_crowd_is_handed_over_before_its_second_is_over() -> None:
     first = kept.rows()
     assert len({row[1] for row in first if len(row) > 1}) >= MANY
     for uid in range(MANY):
-        report = SocketReport(
-            kind="established",
-            time_ns=T0,
-            connect_time_ns=T0,
-            uid=20_000 + uid,
-            netns=None,
-            port=25,
-            address=bytes([192, 0, 2, 1]),
-            cookie=1,
-            latency_ns=None,
-            bytes_sent=0,
-            bytes_received=0,
-            retransmissions=0,
-        )
-        kept.recorder.outcome(Subject(id=20_000 + uid), report)
+        kept.recorder.outcome(Subject(id=20_000 + uid), report_of(20_000 + uid))
     assert kept.rows()

@@ -6,10 +6,11 @@ from unittest.mock import Mock, patch
 
 import pytest
 
-from smtpguard.daemon.host_watch import HostWatch, subtract_uids
+from smtpguard.daemon.host_watch import HostWatch
 from smtpguard.enrich import own_addresses
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.enrich.accounts.name_service import NamedAccount, NameService
+from smtpguard.enrich.accounts.never_refused import subtract_uids
 from smtpguard.errors import SourceError
 from smtpguard.model import NS
 from smtpguard.settings import Settings

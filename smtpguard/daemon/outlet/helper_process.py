@@ -85,9 +85,8 @@ class HelperProcess:
         if self._process.poll() is None:
             with contextlib.suppress(OSError):
                 os.kill(self._process.pid, signal.SIGKILL)
-            with contextlib.suppress(
-                subprocess.TimeoutExpired
-            ):  # in the kernel, at a disk that hangs: nobody waits for it
+            # One that is in the kernel, at a disk that hangs, is not waited for.
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_DYING_S)
 
     @property

@@ -141,16 +141,16 @@ class Messenger:
 
     def reconfigure(self, settings: Settings) -> None:
         """Take a new configuration: start the process, tell it, or end it."""
-        before, self._settings = pick_settings(self._settings), settings
+        before, after, self._settings = pick_settings(self._settings), pick_settings(settings), settings
         if not self.is_used:
             self._kept.clear()
             self.close()
         elif self._process is None:
             self._due_ns = self._now()
-        elif find_writable(pick_settings(settings)) != find_writable(before):
+        elif find_writable(after) != find_writable(before):
             self.close()  # it has given up to write elsewhere
             self._begin()
-        elif pick_settings(settings) != before:
+        elif after != before:
             self._configure()
 
     # -- the loop ----------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from smtpguard.settings import Settings
 from smtpguard.state.last_good import FactKeeper
 from smtpguard.state.learned import LEARNED, WATCHED, read_spans, render_spans
 from smtpguard.state.rows import FactRow
+from smtpguard.text import render_minute
 
 log = logging.getLogger(__name__)
 
@@ -120,9 +121,7 @@ class LearningPeriod:
         waiting = self.waiting(settings, now_ns)
         if not waiting:
             return None
-        until = ", ".join(
-            f"{name} until {render_time(moment)[:16].replace('T', ' ')}" for name, moment in waiting.items()
-        )
+        until = ", ".join(f"{name} until {render_minute(render_time(moment))}" for name, moment in waiting.items())
         return f"rules that still learn who sends: {until}. Sooner: smtpguard replay --learn FILE..."
 
     def _since_ns(self) -> int:

@@ -1,6 +1,6 @@
 """Who is never refused anything, as ranges of uids for the kernel: who passes, and who is only counted."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 
 from smtpguard.enrich.accounts.known_accounts import KnownAccounts
@@ -118,3 +118,16 @@ def _merge(ranges: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
             current = (first, last)
     if current is not None:
         yield current
+
+
+def subtract_uids(ranges: Iterable[tuple[int, int]], uids: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """Inclusive uid ranges without some uids; root always stays in."""
+    left = list(ranges)
+    for uid in set(uids) - {0}:
+        left = [
+            part
+            for first, last in left
+            for part in (((first, uid - 1), (uid + 1, last)) if first <= uid <= last else ((first, last),))
+            if part[0] <= part[1]
+        ]
+    return tuple(left)
