@@ -217,7 +217,8 @@ class _Reader:
             raise self.fail(line, f"{show_value(event.value)} is no number", "put text in quotes") from error
         if isinstance(value, float) and not math.isfinite(value):
             raise self.fail(line, f"{show_value(event.value)} is no finite number", "put text in quotes")
-        return value
+        # JSON Schema takes 5.0 for an integer, and what is built of it must be one.
+        return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def parse_document(text: str, name: str, *, keep_doubles: bool = False) -> Document:

@@ -105,6 +105,43 @@ def test_a_probe_of_an_address_that_was_just_connected_to_is_no_retry() -> None:
     assert counted(*calls) == [True, False, False, True]
 
 
+@pytest.mark.parametrize("exit_value", [0, -115, -111])
+@pytest.mark.parametrize("gap", [2, 20, 60, 300])
+@pytest.mark.parametrize("before", [2, 3, 4])
+def test_a_process_that_loses_its_processor_amid_a_look_up(before: int, gap: float, exit_value: int) -> None:
+    """The connection to an address of the first part is not one more address of the second."""
+    for chosen in (A, B):
+        times = [0.0] * before + [gap] * (5 - before)
+        answers = [0, 0, 0, 0, exit_value]
+        calls = [(t, 3, to, e) for t, to, e in zip(times, (A, B, C, D, chosen), answers, strict=True)]
+        assert counted(*calls) == [False] * 4 + [True]
+        elsewhere = (gap + 5, 4, A, -115)
+        assert counted(*calls, elsewhere, (gap + 90, 3, D, 0)) == [False] * 4 + [True] * 3
+
+
+def test_a_name_looked_up_again_is_no_broken_look_up() -> None:
+    """Its addresses may come in another order; its connection, here, has a descriptor of its own."""
+    first: list[Call] = [(0, 3, A, 0), (0, 3, B, 0), (0, 4, A, -115)]
+    for again in ((B, A), (A, B), (B, A, C)):
+        calls: list[Call] = [(30, 3, address, 0) for address in again]
+        assert counted(*first, *calls) == [False, False, True] + [False] * len(again)
+
+
+def test_connections_behind_a_look_up_count_each() -> None:
+    calls: list[Call] = [(0, 3, A, 0), (0, 3, B, 0), (20, 3, C, 0), (40, 3, A, 0), (60, 3, B, 0)]
+    assert counted(*calls) == [False, False, True, True, True]
+
+
+def test_broken_look_ups_are_remembered_for_a_while_and_bounded() -> None:
+    part: list[Call] = [(0, 3, A, 0), (0, 3, B, 0)]
+    assert counted(*part, (600, 3, C, 0), (600, 3, A, 0)) == [False] * 4, "too late: a look-up of its own"
+    table = Retries()
+    for pid in range(5000):
+        counted(*part, retries=table, pid=pid)
+        table.finish()
+    assert len(table._probes._parts) <= 1024
+
+
 def test_two_threads_that_look_up_the_same_name_under_one_number() -> None:
     calls: list[Call] = [(0, 3, A, 0), (0, 3, B, 0), (0, 3, A, 0), (0, 3, B, 0), (0, 4, A, 0), (0, 3, A, 0)]
     assert counted(*calls) == [False] * 4 + [True, True]

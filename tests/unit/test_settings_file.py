@@ -11,6 +11,7 @@ from smtpguard.errors import ConfigError
 from smtpguard.model import NS
 from smtpguard.resources import shipped
 from smtpguard.settings import DAY_NS, HOUR_NS, MINUTE_NS, Cap, Match, Rule, Settings
+from smtpguard.settings.advice import find_doubts
 from smtpguard.settings.checks import find_unbuilt
 from smtpguard.settings.load import UNBUILT, load_part, load_settings, read_defaults
 
@@ -142,6 +143,25 @@ def test_lists_replace(tmp_path: Path) -> None:
     assert settings.rules == ()
     assert settings.shared_users == {"a"}
     assert settings.control_verbs == ()
+
+
+def test_whole_numbers_may_be_written_with_a_point(tmp_path: Path) -> None:
+    """As JSON Schema says; what is built of them are integers, which nobody further on has to ask about."""
+    settings = load(
+        tmp_path,
+        """
+version: 1.0
+ports: [25.0, 587]
+rules: [{name: a, count: connections, limit: 5.0, window: 30s, action: warn}]
+users: [{match: {users: [n], uids: [2000.0, 7]}, rules: {a: {limit: 7.0}}}]
+exempt: {uids: [0.0]}
+state: {max_mb: 2.0}
+""",
+    )
+    assert settings.overrides[0].match.uids == ((2000, 2000), (7, 7))
+    assert "users[0].match.uids: 7-7 holds system accounts (below 1000)" in find_doubts(settings)
+    numbers = [*settings.ports, settings.rules[0].limit, settings.exempt.uids[0][0], settings.state_max_bytes]
+    assert sorted(map(str, numbers)) == ["0", "2000000", "25", "5", "587"]
 
 
 def test_everything_given(tmp_path: Path) -> None:

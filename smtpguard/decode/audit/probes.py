@@ -9,6 +9,8 @@ descriptor, answered at once with 0 or "unreachable", and only for names with se
 - the first repeat of one of them is the connection (a TCP socket gets the same number after close) and ends the burst;
 - if all were unreachable they are probes only where such a repeat follows: a program goes through addresses likewise;
 - if after the repeat another one of them follows just as quickly, a second thread looks up the same name;
+- where a process lost its processor amid a look-up, the rest of the addresses come later: an address of the first part
+  behind them is the connection, not one more of the rest;
 - a lone call is a connection.
 
 What looks exactly so is taken for it: `docs/architecture.md` says what that is worth to an attacker. A call that may
@@ -25,6 +27,9 @@ MAX_ADDRESSES = 32
 """More addresses than a mail server's name has: a longer burst is no look-up, and each of it counts."""
 HOLD_NS = 50 * MS
 """How late, in event time, the next call of a burst may come in the stream: records of several CPUs interleave."""
+BROKEN_NS = NS // 2
+"""How long a process may be without a processor amid a look-up: 300 ms were seen on busy hosts."""
+_MAX_BROKEN = 1024
 _SLACK_NS = MS // 2
 """Wall stamps are mapped to event time anew at each read."""
 Process = int | tuple[int, bytes]
@@ -79,6 +84,8 @@ class _Burst:
         self.changes += 1
 
 
+_Part = tuple[int, int, frozenset[bytes]]
+"""Port of a look-up whose connection has not come, when it was last heard of, its addresses."""
 Lone = tuple[Connect, Connect | None, bool]
 """A call with nothing beside it so far: it, what is to be let go of it (None: it counts not), whether 0 answered it."""
 
@@ -101,6 +108,7 @@ class Probes:
         self.open: dict[Slot, Lone | _Burst] = {}
         self.set_tick(tick_ns)
         self._max = max_open
+        self._parts: dict[Slot, _Part] = {}
         self._before: dict[Slot, tuple[Lone | _Burst, int]] = {}
 
     def set_tick(self, tick_ns: int) -> None:
@@ -124,6 +132,12 @@ class Probes:
             if len(self.open) > self._max:
                 self._close(next(iter(self.open)), out)
             return
+        if slot in self._parts and self._is_connection(slot, before, connect):
+            self.open[slot] = before
+            self._close(slot, out, is_repeat=True)
+            if held is not None:
+                out.append(held)
+            return
         if isinstance(before, tuple):
             first = before[0]
             if (
@@ -146,6 +160,7 @@ class Probes:
         """Take another kind of call on a slot of `open`: what is held there is decided before it."""
         before = self.open[slot]
         is_repeat = isinstance(before, _Burst) and before.port == connect.port and connect.address in before.members
+        is_repeat = is_repeat or (slot in self._parts and self._is_connection(slot, before, connect))
         self._close(slot, out, is_repeat=is_repeat)
 
     def expire(self, time_ns: int, out: list[Connect]) -> int:
@@ -175,6 +190,22 @@ class Probes:
         """Whether stamps so far apart may belong to calls that followed each other at once."""
         apart_ns = abs(apart_ns)
         return apart_ns <= MS + _SLACK_NS or self._tick_from_ns <= apart_ns <= self._tick_to_ns
+
+    def _is_connection(self, slot: Slot, rest: Lone | _Burst, connect: Connect) -> bool:
+        """Whether a look-up was broken in two on this slot, `rest` is its second part, and this its connection."""
+        port, last_ns, addresses = self._parts.pop(slot)
+        if isinstance(rest, tuple):
+            rest_port, rest_ns, others = rest[0].port, rest[0].time_ns, {rest[0].address}
+        else:
+            rest_port, rest_ns, others = rest.port, rest.last_ns, set(rest.members)
+        if port != connect.port or port != rest_port or abs(connect.time_ns - last_ns) > BROKEN_NS:
+            return False
+        if not addresses.isdisjoint(others) or not self._is_beside(connect.time_ns - rest_ns):
+            return False  # the same name once more, or connections that take their time
+        if connect.address in addresses:
+            return True
+        self._parts[slot] = (port, last_ns, addresses)
+        return False
 
     def _go_on(
         self, slot: Slot, burst: _Burst, connect: Connect, held: Connect | None, *, answered: bool, out: list[Connect]
@@ -216,12 +247,18 @@ class Probes:
         """Decide what is held on a slot."""
         held = self.open.pop(slot)
         if isinstance(held, tuple):
-            if held[1] is not None:
+            if is_repeat:
+                self.count += held[1] is not None
+            elif held[1] is not None:
                 out.append(held[1])
             return
         members = [member for member in held.members.values() if member is not None]
         if held.answered or held.repeat is not None or is_repeat:
             self.count += len(members)
+            if held.repeat is None and not is_repeat:
+                self._parts[slot] = (held.port, held.last_ns, frozenset(held.members))
+                if len(self._parts) > _MAX_BROKEN:
+                    del self._parts[next(iter(self._parts))]
         else:
             out += members
         if held.repeat is not None:
