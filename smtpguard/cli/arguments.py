@@ -6,6 +6,7 @@ import click
 
 _SOURCE = re.compile(r"fail2ban:[A-Za-z0-9_.-]{1,64}")
 MAX_UID = 2**32 - 2
+_NUMBER = re.compile(r"0*([0-9]{1,10})", re.ASCII)
 
 
 def check_source(source: str) -> str:
@@ -23,19 +24,26 @@ def check_ports(text: str | None) -> list[int] | None:
     """
     if text is None:
         return None
-    parts = text.split(",")
-    if not all(part.isascii() and part.isdigit() and 0 < int(part) < 65_536 for part in parts):
-        raise click.BadParameter(f"{text!r} is no list of ports, such as 25,587", param_hint="--ports")
-    return [int(part) for part in parts]
+    ports = [_parse_number(part) for part in text.split(",")]
+    if not all(0 < port < 65_536 for port in ports):
+        raise click.BadParameter(f"{text[:100]!r} is no list of ports, such as 25,587", param_hint="--ports")
+    return ports
 
 
 def check_uid(uid: str | None) -> int | None:
     """A uid; None for the empty text that fail2ban passes for a ban by hand; a usage error else."""
     if uid is None or not uid:
         return None
-    if not (uid.isascii() and uid.isdigit() and int(uid) <= MAX_UID):
+    number = _parse_number(uid)
+    if not 0 <= number <= MAX_UID:
         raise click.BadParameter("it must be a number", param_hint="--uid")
-    return int(uid)
+    return number
+
+
+def _parse_number(text: str) -> int:
+    """Digits as a number; -1 for what is none, or longer than any uid: int() raises ValueError at 4,300 digits."""
+    found = _NUMBER.fullmatch(text)
+    return int(found[1]) if found else -1
 
 
 def check_sensors(names: tuple[str, ...]) -> None:

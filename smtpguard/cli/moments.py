@@ -1,7 +1,7 @@
 """Points in time as people write them: `2h` (ago), `14:05`, `yesterday 12:00`, `2026-11-28 12:00+01:00`."""
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import click
 
@@ -10,13 +10,16 @@ from smtpguard.settings.notations import parse_duration
 
 _CLOCK = re.compile(r"(?:(today|yesterday)\s+)?([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
 _DAY = re.compile(r"today|yesterday")
+FIRST_NS, LAST_NS = 1, (1 << 63) // (60 * NS) * 60 * NS
+"""1970 and 2262, a whole minute: nothing can be known of earlier or later, and SQLite counts no further."""
 
 
 def parse_moment(text: str, now: datetime, option: str = "--since") -> int:
     """A moment as nanoseconds since the epoch; a usage error (exit 2) else.
 
     Args:
-        text: What the person wrote. A clock time without a day is the last one that has been.
+        text: What the person wrote. A clock time without a day is the last one that has been; what lies before or after
+            all that can be told of is its begin or its end.
         now: The moment it is, with its zone.
         option: For the error.
     """
@@ -28,7 +31,7 @@ def parse_moment(text: str, now: datetime, option: str = "--since") -> int:
     if moment is None:
         hint = f"{text!r} is no time. Such as: 2h (ago), 14:05, 'yesterday 12:00', '2026-11-28 12:00+01:00'"
         raise click.BadParameter(hint, param_hint=option)
-    return round(moment.timestamp() * 1_000_000) * (NS // 1_000_000)
+    return min(max(FIRST_NS, round(moment.timestamp() * 1_000_000) * (NS // 1_000_000)), LAST_NS)
 
 
 def _parse_words(words: str, now: datetime) -> datetime | None:
@@ -46,5 +49,7 @@ def _parse_words(words: str, now: datetime) -> datetime | None:
         return now - timedelta(microseconds=parse_duration(words) // 1000)
     if re.match(r"\d{4}-\d\d-\d\d", words):
         moment = datetime.fromisoformat(words.replace(" ", "T", 1).replace(" ", "").upper())
+        if moment.year in (datetime.min.year, datetime.max.year):  # another zone's clock may show a year that is none
+            return moment.replace(tzinfo=UTC)
         return moment.astimezone()
     return None

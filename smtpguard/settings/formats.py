@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from smtpguard.settings.notations import (
+    check_url,
     parse_destination,
     parse_duration,
     parse_one_address,
@@ -41,6 +42,7 @@ FORMATS: Mapping[str, ParseText] = {
     "smtpguard-translator": parse_translator,
     "smtpguard-rate": parse_rate,
     "smtpguard-server": _check_server,
+    "smtpguard-url": check_url,
     "smtpguard-zone": parse_zone,
     "smtpguard-address": parse_one_address,
 }

@@ -6,7 +6,6 @@ not there is an error, never a reason to go on with something else. Everything t
 
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,6 +17,7 @@ from smtpguard.safe_files import read_trusted
 from smtpguard.settings import Settings
 from smtpguard.settings.build import build_settings, merge_defaults
 from smtpguard.settings.formats import parse_formats
+from smtpguard.settings.notations import fits_pattern
 from smtpguard.settings.removed import drop_refused, drop_removed
 from smtpguard.settings.yaml_lines import (
     MAX_BYTES,
@@ -159,7 +159,7 @@ def is_sound(values: object, section: str, defaults: Mapping[str, Any], schema: 
         part = schema["properties"][section]["properties"][key]
         part = {**schema["$defs"].get(part.get("$ref", "").rpartition("/")[2], {}), **part}
         if isinstance(value, str) and (
-            not re.search(part.get("pattern", ""), value) or len(value) > part.get("maxLength", MAX_BYTES)
+            not fits_pattern(part.get("pattern", ""), value) or len(value) > part.get("maxLength", MAX_BYTES)
         ):
             return False
     return not parse_formats({section: values}, schema).faults

@@ -23,6 +23,14 @@ MAX_ZONE = 180
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
 
+def fits_pattern(pattern: str, text: str) -> bool:
+    """Whether a text fits a pattern of the JSON Schema, where `$` is the end of it.
+
+    Python's `$` also stands before a line's end, and YAML's `key: |` ends every text with one.
+    """
+    return re.search(pattern.replace("$", r"\Z"), text) is not None
+
+
 def parse_duration(text: str) -> int:
     """`30s`, `1m`, `1h`, `7d` in nanoseconds; more than nothing, at most ten years.
 
@@ -59,6 +67,7 @@ def parse_uids(value: str | int) -> tuple[int, int]:
 
 
 _SERVER = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})")
+_NO_SERVER = "not an address and a port such as 127.0.0.1:25"
 
 
 def parse_server(text: str) -> tuple[str, int]:
@@ -69,8 +78,44 @@ def parse_server(text: str) -> tuple[str, int]:
     """
     match = _SERVER.fullmatch(text)
     if match is None or not 0 < int(match[3]) < 65_536:
-        raise ValueError("not an address and a port such as 127.0.0.1:25")
-    return match[1] or match[2], int(match[3])
+        raise ValueError(_NO_SERVER)
+    try:
+        host = parse_one_address(match[1]) if match[1] else _parse_host(match[2])
+    except ValueError as error:
+        raise ValueError(_NO_SERVER) from error
+    return host, int(match[3])
+
+
+def _parse_host(text: str) -> str:
+    """An address of IPv4, or a host name; as it is written. Raises ValueError."""
+    if isinstance(parse_destination(text), str) or "/" not in text:
+        return text
+    raise ValueError("not a host")
+
+
+_NO_URL = "not an address such as https://example.org/hook"
+
+
+def check_url(text: str) -> str:
+    """An address of http or https, as it is written: its host can be looked up, and its port is one.
+
+    Raises:
+        ValueError: It is none.
+    """
+    from urllib.parse import urlsplit  # 5 ms; most have no such address
+
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+        if ":" in host:
+            parse_one_address(host)
+        else:
+            _parse_host(host.encode("idna").decode("ascii"))
+    except ValueError as error:
+        raise ValueError(_NO_URL) from error
+    if port == 0:
+        raise ValueError(_NO_URL)
+    return text
 
 
 def parse_zone(text: str) -> str:

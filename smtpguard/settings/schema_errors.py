@@ -5,7 +5,6 @@ judging; here its errors become sentences with the key, the value and the neares
 """
 
 import difflib
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -13,8 +12,10 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend
 
 from smtpguard.settings.formats import FormatFault
+from smtpguard.settings.notations import fits_pattern
 from smtpguard.settings.yaml_lines import Path, Problem, show_key, show_path, show_value
 
 _MAX_ERRORS = 200
@@ -56,6 +57,21 @@ class SchemaFault:
         return self.keyword not in _ABOUT_CHILDREN
 
 
+def _judge_pattern(
+    validator: Any,  # noqa: ANN401 - jsonschema's
+    pattern: str,
+    value: object,
+    schema: object,
+) -> Iterator[ValidationError]:
+    """The keyword `pattern`, as ECMA 262 has it."""
+    del validator, schema
+    if isinstance(value, str) and not fits_pattern(pattern, value):
+        yield ValidationError(f"{value!r} does not fit {pattern!r}")
+
+
+_Validator = extend(Draft202012Validator, {"pattern": _judge_pattern})  # type: ignore[no-untyped-call]
+
+
 def find_schema_faults(given: object, schema: Mapping[str, Any]) -> list[SchemaFault]:
     """What the schema has against a configuration.
 
@@ -63,7 +79,7 @@ def find_schema_faults(given: object, schema: Mapping[str, Any]) -> list[SchemaF
         given: Content of the file.
         schema: The JSON Schema.
     """
-    errors = Draft202012Validator(schema).iter_errors(given)
+    errors = _Validator(schema).iter_errors(given)
     return [fault for error in islice(errors, _MAX_ERRORS) for fault in _find_leaves(error, None)]
 
 
@@ -161,6 +177,8 @@ def _advise(fault: SchemaFault) -> str:
     """What a person who wrote that may have meant, or what exactly is wrong with it."""
     if isinstance(fault.value, str) and fault.value.isascii() and fault.value.isdigit() and _wants_number(fault.schema):
         return " (take the quotes away)"
+    if isinstance(fault.value, str) and fault.value.endswith("\n"):  # `key: |`
+        return " (take the end of the line away)"
     if fault.path[-2:-1] == ("users",) and type(fault.value) is int:
         return f" (a uid? Then `uids: [{fault.value}]`; a login of digits goes in quotes)"
     if fault.cause and not fault.cause.startswith("not "):
@@ -169,7 +187,7 @@ def _advise(fault: SchemaFault) -> str:
         return " (take the line out to keep the default)"
     if fault.schema.get("type") == "string" and isinstance(fault.value, bool | int | float):
         is_duration = fault.schema.get("format") == "smtpguard-duration"
-        if not re.search(str(fault.schema.get("pattern", "")), str(fault.value)):
+        if not fits_pattern(str(fault.schema.get("pattern", "")), str(fault.value)):
             return ""
         return " (the unit is missing)" if is_duration else " (put it in quotes)"
     if fault.keyword == "type" and fault.schema.get("type") == "array":

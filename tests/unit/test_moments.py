@@ -7,7 +7,8 @@ from datetime import datetime
 import click
 import pytest
 
-from smtpguard.cli.moments import parse_moment
+from smtpguard.cli.history_options import build_times
+from smtpguard.cli.moments import FIRST_NS, LAST_NS, parse_moment
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +56,39 @@ def test_what_people_write_is_a_moment(text: str, moment: str) -> None:
 def test_what_is_no_time_is_said(text: str) -> None:
     with pytest.raises(click.BadParameter, match=r"is no time\. Such as: 2h"):
         parse_moment(text, datetime.fromisoformat(NOW), "--until")
+
+
+@pytest.mark.parametrize(
+    ("text", "end_ns"),
+    [
+        ("0001-01-01", FIRST_NS),
+        ("0001-01-01 00:00+14:00", FIRST_NS),
+        ("1969-12-31", FIRST_NS),
+        ("1970-01-01T00:00Z", FIRST_NS),
+        ("2262-04-13", LAST_NS),
+        ("9999-12-31", LAST_NS),
+        ("9999-12-31 23:59-14:00", LAST_NS),
+    ],
+)
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Pacific/Pago_Pago", "Europe/Berlin"])
+def test_before_and_after_all_times_are_their_begin_and_end(
+    text: str, end_ns: int, zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--until 9999-12-31` was a traceback of SQLite's, which counts to the year 2262."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    assert parse_moment(text, datetime.fromisoformat(NOW)) == end_ns
+    assert LAST_NS < 2**63
+    assert LAST_NS % (60 * 10**9) == 0, "report rounds up to whole minutes"
+
+
+def test_all_times_are_between_them() -> None:
+    assert build_times("0001-01-01", "9999-12-31") == {"since_ns": FIRST_NS, "until_ns": LAST_NS}
+    assert build_times(None, "0001-01-01") == {"since_ns": 0, "until_ns": FIRST_NS}
+    assert build_times("9999-12-31", None)["since_ns"] == LAST_NS
+
+
+@pytest.mark.parametrize("text", ["0000-01-01", "2027-02-29", "10000-01-01", "24:00", "yesterday 24:00", "2026-11-28\0"])
+def test_days_that_are_none(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is no time"):
+        parse_moment(text, datetime.fromisoformat(NOW))
