@@ -1,7 +1,7 @@
 """Points in time as people write them: `2h` (ago), `14:05`, `yesterday 12:00`, `2026-11-28 12:00+01:00`."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
 
 import click
 
@@ -49,7 +49,7 @@ def _parse_words(words: str, now: datetime) -> datetime | None:
         return now - timedelta(microseconds=parse_duration(words) // 1000)
     if re.match(r"\d{4}-\d\d-\d\d", words):
         moment = datetime.fromisoformat(words.replace(" ", "T", 1).replace(" ", "").upper())
-        if moment.year in (datetime.min.year, datetime.max.year):  # another zone's clock may show a year that is none
+        if moment.year in (MINYEAR, MAXYEAR):  # another zone's clock may show a year that is none
             return moment.replace(tzinfo=UTC)
         return moment.astimezone()
     return None

@@ -19,6 +19,8 @@ MAX_BYTES = 256 * 1024
 """Longest file read. The shipped one is 8 kB; 32 rules and 1,000 user entries are 150 kB."""
 MAX_NODES = 20_000
 MAX_DEPTH = 12
+_MAX_BITS = 1024
+"""As floats have. Of 4,300 digits and more Python makes no text, for which jsonschema asks in each of its errors."""
 MAX_PROBLEMS = 20
 """How many problems are shown at once."""
 
@@ -217,6 +219,8 @@ class _Reader:
             raise self.fail(line, f"{show_value(event.value)} is no number", "put text in quotes") from error
         if isinstance(value, float) and not math.isfinite(value):
             raise self.fail(line, f"{show_value(event.value)} is no finite number", "put text in quotes")
+        if isinstance(value, int) and value.bit_length() > _MAX_BITS:  # 0xfff..., 1:1:1:...
+            raise self.fail(line, f"{show_value(event.value)} is no number of use", "put text in quotes")
         # JSON Schema takes 5.0 for an integer, and what is built of it must be one.
         return int(value) if isinstance(value, float) and value.is_integer() else value
 

@@ -88,7 +88,7 @@ def test_all_times_are_between_them() -> None:
     assert build_times("9999-12-31", None)["since_ns"] == LAST_NS
 
 
-@pytest.mark.parametrize("text", ["0000-01-01", "2027-02-29", "10000-01-01", "24:00", "yesterday 24:00", "2026-11-28\0"])
+@pytest.mark.parametrize("text", ["0000-01-01", "2027-02-29", "10000-01-01", "24:00", "yesterday 24:00", "now\0"])
 def test_days_that_are_none(text: str) -> None:
     with pytest.raises(click.BadParameter, match="is no time"):
         parse_moment(text, datetime.fromisoformat(NOW))
