@@ -5,6 +5,7 @@ import re
 import click
 
 from smtpguard.cli.common import config_option, find_socket, socket_option
+from smtpguard.cli.tables import print_lines
 
 
 @click.command("allow")
@@ -55,7 +56,7 @@ def command(
             everything=everything,
             reason=reason,
         )
-    click.echo(answer["text"])
+    print_lines([answer["text"]])
 
 
 def parse_limit(text: str | None) -> tuple[int | None, int | None]:

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from smtpguard.cli.common import config_option, find_socket, socket_option
+from smtpguard.cli.tables import print_lines
 
 
 @click.command("block")
@@ -56,4 +57,4 @@ def command(
         answer = ask(
             find_socket(config_path, socket_path), "block", **args, source=check_source(source), uid=number, at=at_s
         )
-    click.echo(answer["text"])
+    print_lines([answer["text"]])

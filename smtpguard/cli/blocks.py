@@ -5,11 +5,13 @@ from typing import Any
 
 import click
 
-from smtpguard.cli.common import config_option, find_socket, json_option, print_json, render_table, socket_option
+from smtpguard.cli.common import config_option, find_socket, json_option, print_json, socket_option
+from smtpguard.cli.tables import find_width, print_lines, render_table
 from smtpguard.clock import render_moment
 from smtpguard.text import list_ports, render_duration
 
 _HEAD = ("USER", "UID", "KIND", "PORTS", "UNTIL", "LEFT", "BY", "REFUSED", "WHY")
+_FOLD = ("UID", "BY", "LEFT", "DOMAIN", "KIND", "PORTS", "REFUSED", "UNTIL")
 _WATCHED = ("USER", "UID", "UNTIL", "BY", "WHY")
 
 
@@ -27,8 +29,8 @@ def command(config_path: str | None, socket_path: str | None, as_json: bool) -> 
     if as_json:
         print_json(answer["items"])
         return
-    lines = render_blocks(answer["items"], answer.get("off"), answer.get("watched", ()), now=time.time())
-    click.echo("\n".join(lines))
+    watched = answer.get("watched", ())
+    print_lines(render_blocks(answer["items"], answer.get("off"), watched, now=time.time(), width=find_width()))
 
 
 def render_blocks(
@@ -37,6 +39,7 @@ def render_blocks(
     watched: Sequence[dict[str, Any]] = (),
     *,
     now: float,
+    width: int | None = None,
 ) -> list[str]:
     """What the guard listed, as lines for people: who is refused, who would be, who may send more, who less.
 
@@ -45,6 +48,7 @@ def render_blocks(
         off: Until when the guard is off; None if it is on.
         watched: Whose limits are halved, as `status` has it.
         now: Seconds since the epoch.
+        width: Cells of the terminal; None where it is none.
     """
     lines = []
     if off is not None:
@@ -54,23 +58,24 @@ def render_blocks(
         lines.append("Nobody is blocked, throttled or allowed.")
     held = [row for row in rows if row["kind"] != "allow"]
     refused = [row for row in held if row["mode"] == "enforce"]
-    lines += _render_group("REFUSED NOW" if off is None else "SUSPENDED (off)", refused, now)
-    lines += _render_group("WOULD BE REFUSED (dry run)", [row for row in held if row["mode"] != "enforce"], now)
-    lines += _render_group("ALLOWED MORE", [row for row in rows if row["kind"] == "allow"], now)
-    return [*lines, *_render_watched(watched)]
+    lines += _render_group("REFUSED NOW" if off is None else "SUSPENDED (off)", refused, now, width)
+    lines += _render_group("WOULD BE REFUSED (dry run)", [row for row in held if row["mode"] != "enforce"], now, width)
+    lines += _render_group("ALLOWED MORE", [row for row in rows if row["kind"] == "allow"], now, width)
+    return [*lines, *_render_watched(watched, width)]
 
 
-def _render_watched(watched: Sequence[dict[str, Any]]) -> list[str]:
+def _render_watched(watched: Sequence[dict[str, Any]], width: int | None) -> list[str]:
     if not watched:
         return []
     cells = [
         (row["user"], str(row["uid"]), f"{row['until'][:10]} {row['until'][11:16]}", row["by"], row["reason"] or "-")
         for row in watched
     ]
-    return ["WATCHED (limits are halved; end: smtpguard incidents unwatch USER)", *render_table(_WATCHED, cells)]
+    title = "WATCHED (limits are halved; end: smtpguard incidents unwatch USER)"
+    return [title, *render_table(_WATCHED, cells, fold=_FOLD, width=width)]
 
 
-def _render_group(title: str, rows: Sequence[dict[str, Any]], now: float) -> list[str]:
+def _render_group(title: str, rows: Sequence[dict[str, Any]], now: float, width: int | None) -> list[str]:
     if not rows:
         return []
     # Where no panel is known there are no domains to show.
@@ -91,4 +96,4 @@ def _render_group(title: str, rows: Sequence[dict[str, Any]], now: float) -> lis
         for index, row in enumerate(rows)
     ]
     head = _HEAD if domains is None else (_HEAD[0], "DOMAIN", *_HEAD[1:])
-    return [title, *render_table(head, cells)]
+    return [title, *render_table(head, cells, moments=("UNTIL",), fold=_FOLD, width=width)]

@@ -10,7 +10,6 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -114,20 +113,3 @@ def _end_output() -> None:
 def print_json(value: object) -> None:
     """Print one JSON document, ASCII only so that no terminal is driven by it."""
     click.echo(json.dumps(value, ensure_ascii=True, indent=None if not sys.stdout.isatty() else 2))
-
-
-def render_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Left-aligned columns as lines; whatever a cell holds drives no terminal and leaves no line."""
-    from smtpguard.text import render_visible
-
-    rows = [[render_visible(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)
-    ]
-
-
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print left-aligned columns."""
-    for line in render_table(head, rows):
-        click.echo(line)

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from smtpguard.cli.common import config_option, json_option, print_json, print_table, socket_option
+from smtpguard.cli.common import config_option, json_option, print_json, socket_option
 from smtpguard.cli.csv_output import render_csv
 from smtpguard.cli.history_options import (
     Ask,
@@ -19,6 +19,7 @@ from smtpguard.cli.history_options import (
     print_source,
     without_time,
 )
+from smtpguard.cli.tables import print_lines, print_table
 
 COLUMNS = (
     *(
@@ -40,6 +41,7 @@ COLUMNS = (
     *("block_kind", "ports", "port", "dst", "pid", "sensor", "attr", "proc", "exe", "cwd", "script", "rdns", "reason"),
 )
 """Of the CSV."""
+_HEAD = ("TIME", "USER", "KIND", "MODE", "WHAT")
 _FOLLOW_S = 1.0
 
 
@@ -94,7 +96,7 @@ def command(
         click.echo("Nothing of that kind has happened.")
     else:
         print_source(found.source)
-        print_table(("TIME", "USER", "KIND", "MODE", "WHAT"), [_row(event) for event in found.items])
+        print_table(_HEAD, [_row(event) for event in found.items])
     if not follow and not as_json:
         print_more(found, rows, "time")
 
@@ -163,7 +165,7 @@ def _follow(source: HistorySource, args: Ask, events: list[Json], *, as_json: bo
             if as_json:
                 print_json(without_time("events", event))
             else:
-                click.echo(render_visible("  ".join(cell for cell in _row(event) if cell)))
+                print_lines([render_visible("  ".join(cell for cell in _row(event) if cell))])
         sys.stdout.flush()
         head = False
         if events:

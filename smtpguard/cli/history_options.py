@@ -9,6 +9,7 @@ from click.decorators import FC
 
 from smtpguard.cli.common import find_socket
 from smtpguard.cli.past_source import PastSource
+from smtpguard.cli.tables import print_lines
 
 if TYPE_CHECKING:
     from smtpguard.state.event_query import EventQuery
@@ -215,7 +216,7 @@ def print_source(source: Json | None) -> None:
     for row in named["users"]:
         first, last = (row[name][:19].replace("T", " ") for name in ("first", "last"))
         figures = f"{row['connected']} connected, {row['failed']} failed"
-        click.echo(f"from {address}: {row['user']}, {figures}, {first} to {last}")
+        print_lines([f"from {address}: {row['user']}, {figures}, {first} to {last}"])
     if named["unknown"]:
         click.echo(f"Of {named['unknown']} attempts it is not known from which address they came.")
 

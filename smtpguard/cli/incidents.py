@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from smtpguard.cli.common import config_option, find_socket, json_option, print_json, print_table, socket_option
+from smtpguard.cli.common import config_option, find_socket, json_option, print_json, socket_option
 from smtpguard.cli.csv_output import render_csv
 from smtpguard.cli.history_options import (
     Ask,
@@ -18,6 +18,7 @@ from smtpguard.cli.history_options import (
     print_source,
     without_time,
 )
+from smtpguard.cli.tables import print_lines, print_table
 from smtpguard.errors import PolicyError
 
 COLUMNS = (
@@ -25,6 +26,8 @@ COLUMNS = (
     *("scripts", "destinations", "destination_count", "over", "closed_time", "closed_by", "closed_reason"),
 )
 """Of the CSV."""
+_HEAD = ("ID", "USER", "FIRST", "LAST", "MODE", "VERDICTS", "ATTEMPTS", "REFUSED", "PEAK/MIN", "STATE", "RULES")
+_FOLD = ("PEAK/MIN", "VERDICTS", "LAST", "MODE", "ATTEMPTS", "FIRST", "REFUSED", "STATE")
 
 
 @click.group("incidents", invoke_without_command=True)
@@ -69,8 +72,7 @@ def command(
     if not found.items:
         click.echo("There are no such incidents.")
         return
-    head = ("ID", "USER", "FIRST", "LAST", "MODE", "VERDICTS", "ATTEMPTS", "REFUSED", "PEAK/MIN", "STATE", "RULES")
-    print_table(head, [_row(item) for item in found.items])
+    print_table(_HEAD, [_row(item) for item in found.items], moments=("FIRST", "LAST"), fold=_FOLD)
     print_more(found, rows, "last")
 
 
@@ -100,13 +102,13 @@ def close(
     for_ns = None if span is None else parse_span(span, "--watch")
     socket = _find_socket(ctx, config_path, socket_path)
     closed = ask(socket, "close", incident=incident, reason=reason)
-    click.echo(closed["text"])
+    print_lines([closed["text"]])
     if for_ns is None:
         return
     if closed["user"] is None:
         raise PolicyError("nobody is watched: the incident is a container's, which has no account")
     more = {"reason": reason, "incident": closed["incident"]}
-    click.echo(ask(socket, "halve", user=closed["user"], for_ns=for_ns, **more)["text"])
+    print_lines([ask(socket, "halve", user=closed["user"], for_ns=for_ns, **more)["text"]])
 
 
 @command.command("unwatch")
@@ -118,7 +120,7 @@ def unwatch(ctx: click.Context, /, config_path: str | None, socket_path: str | N
     """End a watch: the user's limits are again what they were."""
     from smtpguard.control.client import ask
 
-    click.echo(ask(_find_socket(ctx, config_path, socket_path), "halve", user=user)["text"])
+    print_lines([ask(_find_socket(ctx, config_path, socket_path), "halve", user=user)["text"]])
 
 
 def _find_socket(ctx: click.Context, config_path: str | None, socket_path: str | None) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from smtpguard.cli.common import config_option, find_socket, socket_option
+from smtpguard.cli.tables import print_lines
 
 
 @click.command("off")
@@ -29,4 +30,4 @@ def command(config_path: str | None, socket_path: str | None, span: str | None) 
     if span not in (None, "ever"):
         args["for_ns"] = parse_span(str(span))
     answer = ask(find_socket(config_path, socket_path), "off", **args)
-    click.echo(answer["text"])
+    print_lines([answer["text"]])

@@ -3,6 +3,7 @@
 import click
 
 from smtpguard.cli.common import config_option, find_socket, socket_option
+from smtpguard.cli.tables import print_lines
 
 
 @click.command("on")
@@ -12,4 +13,4 @@ def command(config_path: str | None, socket_path: str | None) -> None:
     """Refuse again after `smtpguard off`. Blocks are in force again for the rest of their time."""
     from smtpguard.control.client import ask
 
-    click.echo(ask(find_socket(config_path, socket_path), "on")["text"])
+    print_lines([ask(find_socket(config_path, socket_path), "on")["text"]])

@@ -3,6 +3,7 @@
 import click
 
 from smtpguard.cli.common import SOCKET_ENVIRONMENT, config_option, socket_option
+from smtpguard.cli.tables import print_lines
 from smtpguard.errors import ConfigError
 
 
@@ -26,7 +27,7 @@ def command(config_path: str | None, socket_path: str | None) -> None:
         raise ConfigError(f"{error}\nThe old configuration stays active.") from None
     socket_path = socket_path or os.environ.get(SOCKET_ENVIRONMENT) or settings.control_socket
     answer = ask(socket_path, "reload")
-    click.echo(answer["text"])
+    print_lines([answer["text"]])
     read = answer.get("config")
     if read == "":
         click.echo("smtpguard: there is no configuration file any more: the shipped defaults hold", err=True)

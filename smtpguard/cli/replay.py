@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from smtpguard.cli.common import EXIT_FAILED, config_option, json_option, print_json, print_table
+from smtpguard.cli.common import EXIT_FAILED, config_option, json_option, print_json
 from smtpguard.cli.replay_hosts import Host, Hosts
 from smtpguard.cli.replay_report import MAX_DESTINATIONS
+from smtpguard.cli.tables import print_table
 from smtpguard.clock import render_moment
 from smtpguard.logline import render_time
 from smtpguard.model import NS, Connect, Refusal

@@ -6,6 +6,7 @@ import click
 
 from smtpguard.cli.block_lists import render_listed
 from smtpguard.cli.common import EXIT_NO_DAEMON, config_option, find_socket, json_option, print_json, socket_option
+from smtpguard.cli.tables import print_lines
 from smtpguard.clock import render_moment
 from smtpguard.text import render_count, render_duration, render_minute
 
@@ -48,8 +49,7 @@ def command(
     if as_json:
         print_json(status)
     else:
-        for line in render_status(status, verbose=verbose):
-            click.echo(line)
+        print_lines(render_status(status, verbose=verbose))
     if not status["ready"]:
         ctx.exit(EXIT_NO_DAEMON)
 

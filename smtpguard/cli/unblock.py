@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from smtpguard.cli.common import config_option, find_socket, socket_option, warn_broken
+from smtpguard.cli.tables import print_lines
 
 
 @click.command("unblock")
@@ -52,4 +53,4 @@ def command(
         if problem is not None:
             warn_broken(problem, f"table inet {settings.nft_table} and {settings.state_path} are changed")
         answer = {"text": unblock(settings, user=user, uid=number, everybody=everybody, source=source)}
-    click.echo(answer["text"])
+    print_lines([answer["text"]])

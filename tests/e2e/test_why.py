@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from smtpguard.errors import PrivilegeError
 from tests.fakes.namespaces import run_forked
 from tests.php import Fpm, running_fpm
 from tests.support.host import INNOCENT, OTHER, SHARED, SPAMMER, Host, wait_for
+from tests.support.pseudo_terminal import run_in_terminal
 
 pytestmark = pytest.mark.kernel
 
@@ -101,6 +103,7 @@ def test_why_tells_of_a_hacked_site_what_the_log_tells(folder: Path) -> None:
         check(host, why, seen)
         card = show(host)
         check_card(card, why, fpm)
+        check_width(host)
         ticket = show(host, "--ticket")
         assert f"{fpm.www / PLUGIN}:" in ticket
         customer = show(host, "--customer")
@@ -124,6 +127,17 @@ def test_why_tells_of_a_hacked_site_what_the_log_tells(folder: Path) -> None:
         assert (freed["changes"][0]["kind"], freed["changes"][0]["who"]) == ("unblock", "root")
         assert re.search(r"unblock at .* by root", show(host))
         assert freed["verdict"].startswith(f"US: {seen['refused']} attempts refused here in the last hour; nothing is")
+
+
+def check_width(host: Host) -> None:
+    """Of a hacked site with long paths, nothing is wider than a terminal; in a pipe all of it is there."""
+    for command in ("status", "blocks", "events", "incidents"):
+        argv = [sys.executable, "-m", "smtpguard", command, "--socket", f"{host.lab.directory}/control.sock"]
+        lines = run_in_terminal(argv, 80)
+        assert max(map(len, lines)) <= 80, lines
+        piped = host.cli(command).stdout
+        assert command == "status" or SPAMMER[0] in "".join(lines)
+        assert max(map(len, piped.splitlines())) > 80, "as it is, for scripts"
 
 
 def admit(host: Host, *verbs: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from smtpguard.cli import common, events, incidents
+from smtpguard.cli import events, incidents, tables
 from smtpguard.cli.blocks import render_blocks
 from smtpguard.cli.csv_output import render_csv
 from smtpguard.report.templates import make_environment
@@ -35,7 +35,7 @@ BLOCKS = [BLOCK, BLOCK | {"kind": "allow", "rule": None}, BLOCK | {"mode": "dry-
 
 
 def show_table(head: tuple[str, ...], row: Callable[[Json], tuple[str, ...]]) -> Callable[[list[Json]], str]:
-    return lambda items: "\n".join(common.render_table(head, [row(item) for item in items]))
+    return lambda items: "\n".join(tables.render_table(head, [row(item) for item in items]))
 
 
 def show_card(parts: Json) -> str:
