@@ -145,7 +145,6 @@ class Execution:
                     if self.carry_out(decision, settle=settle) and self.totals is not None:
                         self.totals.add_response(decision, self._now())
                 case Refusal():
-                    self._count_refusal(decision)
                     if self.doubts is not None:
                         self.doubts.refused(decision)
                 case Verdict() if self.doubts is not None:
@@ -187,6 +186,12 @@ class Execution:
             uid, wall_ns = block.subject.id, last_ns + self._wall.offset_ns
             self._state.put(EscalationRow(uid=uid, name=block.name, level=level, last_ns=wall_ns))
 
+    def count_refused(self, subject: Subject) -> None:
+        """An attempt of theirs was refused by one of our means, the one that exceeded an exact limit among them."""
+        self.refused_sum += 1
+        if len(self.refused) < _MAX_REFUSED_USERS or subject in self.refused:
+            self.refused[subject] += 1
+
     def show_user(self, uid: int) -> str:
         """A user of this host, for people."""
         return render_user(uid, self.account_of(Subject(id=uid)).name)
@@ -198,14 +203,6 @@ class Execution:
     def _is_left(self, verdict: Verdict) -> bool:
         """Whether the block over a verdict is fail2ban's to make."""
         return self._settings.block_by == "fail2ban" and verdict.action == "block" and verdict.mode == "enforce"
-
-    def _count_refusal(self, refusal: Refusal) -> None:
-        """Count what was refused: what slipped through before the kernel knew, or in dry run, was not."""
-        if refusal.mode != "enforce" or refusal.connect.result == "allowed":
-            return
-        self.refused_sum += 1
-        if len(self.refused) < _MAX_REFUSED_USERS or refusal.subject in self.refused:
-            self.refused[refusal.subject] += 1
 
     def _ended(self, ended: Ended) -> None:
         self._enforcement.carry_out(ended.block.subject)

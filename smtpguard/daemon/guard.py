@@ -146,12 +146,16 @@ class Guard(TimedPart):
             if exempt == "loopback" and self.settings.loopback == "ignore":
                 continue
             account = account_of(self._accounts, subject)
+            refused_by = _find_means(decisions)
+            # Of the attempt that exceeds an exact limit no Refusal comes: the kernel refused it, and it is a verdict.
+            if refused_by is not None or (connect.result == "refused" and connect.refused_by is not None):
+                self._execution.count_refused(subject)
             self._journal.add(
                 Entry(
                     connect=connect,
                     account=account,
                     subject=subject,
-                    refused_by=_find_means(decisions),
+                    refused_by=refused_by,
                     is_counted=exempt is None or exempt == "loopback",
                     highest_limit=self._highest_limit(account),
                     verdicts=[d for d in decisions if isinstance(d, Verdict)],

@@ -115,7 +115,7 @@ def test_why_tells_of_a_hacked_site_what_the_log_tells(folder: Path) -> None:
         host.start()
         ask_as_member(host, why, sees_memory=True)
         after = ask_why(host)
-        check(host, after, seen)
+        check(host, after, seen, is_restarted=True)
         kept = ("user", "uid", "scripts", "destinations", "files", "attempts", "refused", "verdict", "commands")
         assert {key: after[key] for key in kept} == {key: why[key] for key in kept}
         assert host.cli("unblock", SPAMMER[0]).returncode == 0
@@ -188,7 +188,7 @@ def ask_as_member(host: Host, why: dict[str, Any], *, sees_memory: bool) -> None
     run_forked(member)
 
 
-def check(host: Host, why: dict[str, Any], seen: dict[str, int]) -> None:
+def check(host: Host, why: dict[str, Any], seen: dict[str, int], *, is_restarted: bool = False) -> None:
     """What `why --json` says, held against the log and what the script saw."""
     logged = count_log(host)
     refused = sum(count for (_, result), count in logged.items() if result == "refused")
@@ -200,6 +200,8 @@ def check(host: Host, why: dict[str, Any], seen: dict[str, int]) -> None:
     assert (block["rule"], block["ports"], block["kind"]) == (line["RULE"], [25], line["KIND"])
     assert block["until"][:19] == line["UNTIL"][:19]
     assert block["by"] == line["BY"]
+    counted = (block["refused"], why["incident"]["refused"], json.loads(host.cli("status", "--json").stdout)["refused"])
+    assert is_restarted or set(counted) == {refused}, "the attempt over the limit is one of them, everywhere"
     assert {(row["address"], row["count"]) for row in block["refused_to"]} == {
         (address, count) for (address, result), count in logged.items() if result == "refused"
     }

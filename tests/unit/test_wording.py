@@ -217,6 +217,20 @@ def test_nobody_hears_that_whom_a_dry_run_let_pass_may_send_again() -> None:
     )
 
 
+def test_the_attempt_over_an_exact_limit_is_refused_as_those_after_it_are() -> None:
+    """The kernel refuses it, and it is a verdict: `status` and `blocks` count it, as `incidents` and `report` do."""
+    host = Host()
+    host.enforcement.credits.is_known.return_value = False
+    limit = host.guard.settings.rules[0].limit
+    host.guard.take([connect(number, result="allowed") for number in range(limit)])
+    over = connect(limit, result="refused", refused_by="credit", rule=0)
+    host.guard.take([over, connect(limit + 1, result="refused", refused_by="block")])
+    (block,) = host.engine.blocks()
+    assert (host.execution.refused[block.subject], host.execution.refused_sum) == (2, 2)
+    host.guard.take([connect(limit + 2, result="refused"), connect(limit + 3, uid=0, result="refused")])
+    assert host.execution.refused_sum == 3, "another program's doing is not ours, but for whom a block is in force"
+
+
 def test_an_unblock_does_not_take_back_that_attempts_were_refused() -> None:
     """A counter of `status --check` that goes back is a wrong rate in every graph."""
     host = Host()
