@@ -12,6 +12,7 @@ from typing import Any
 from smtpguard.model import NS
 from smtpguard.settings import Cap, Override, Rule, Settings
 from smtpguard.settings.keys import Kind, list_keys
+from smtpguard.text import render_visible
 
 MAX_TOLD = 20
 """Changes that are named one by one."""
@@ -135,7 +136,7 @@ def _explain(key: str, value: object) -> str:
 def _list(values: Iterable[Iterable[Any]]) -> list[str]:
     """What a list holds, its fields together, as it is written."""
     shown = [_show("", value) for part in values for value in (sorted(part) if isinstance(part, frozenset) else part)]
-    return sorted(dict.fromkeys(shown), key=lambda text: (not text.isdigit(), int(text) if text.isdigit() else 0))
+    return sorted(dict.fromkeys(shown), key=lambda text: (not text.isdecimal(), int(text) if text.isdecimal() else 0))
 
 
 def _tell_list(key: str, before: list[str], after: list[str]) -> str:
@@ -201,8 +202,8 @@ def _show(name: str, value: object) -> str:
         case (int() as first, int() as last):
             return f"{first}" if first == last else f"{first}-{last}"
         case tuple():
-            return f"[{', '.join(map(str, value))}]"
-    return str(value)
+            return f"[{', '.join(_show('', item) for item in value)}]"
+    return render_visible(str(value))
 
 
 def _show_duration(span_ns: int) -> str:

@@ -128,6 +128,16 @@ def test_an_order_is_told_too() -> None:
     assert find_changes(one, other).live == ("the order of rules",)
 
 
+def test_any_name_can_be_told() -> None:
+    """`\u00b2` is a digit to str.isdigit and none to int(): the reload failed."""
+    names = ("\u00b2", "10", "9", "\u202egnp", "b\u00fccher")
+    text = render_changes(find_changes(BASE, replace(BASE, exempt=Exempt(users=names))))
+    assert "exempt.users [] -> [9, 10, \\xc2\\xb2, \\xe2\\x80\\xaegnp, b\u00fccher]" in text
+    assert "notify.hook null -> [/x, \\x1b[2J]" in render_changes(
+        find_changes(BASE, replace(BASE, notify=replace(BASE.notify, hook=("/x", "\x1b[2J"))))
+    )
+
+
 def test_nothing_and_very_much() -> None:
     assert render_changes(find_changes(BASE, BASE)) == "Loaded. Nothing has changed."
     many = replace(BASE, rules=tuple(replace(RULE, name=f"r{n}") for n in range(30)))
