@@ -9,6 +9,7 @@ import pytest
 
 from smtpguard.daemon.startup.privileges import PRIORITY
 from tests.support.host import Host, wait_for
+from tests.support.processes import list_descendants
 
 pytestmark = pytest.mark.kernel
 
@@ -19,8 +20,7 @@ TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 def family(pid: int) -> list[int]:
     """A process and all below it: the daemon and its helpers."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(below for child in children for below in family(int(child)))]
+    return [pid, *list_descendants(pid)]
 
 
 def read_switches(pid: int) -> dict[str, int]:

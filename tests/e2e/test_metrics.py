@@ -18,6 +18,7 @@ from smtpguard.notify.metric_families import FAMILIES, PREFIX
 from tests.lived.measures import read_resident_kb
 from tests.support.host import INNOCENT, OTHER, ROOT, SPAMMER, Host, wait_for
 from tests.support.metrics import read_samples
+from tests.support.processes import list_children
 
 pytestmark = pytest.mark.kernel
 MAILERS = 60_000
@@ -165,11 +166,10 @@ def test_some_chaotic_seconds_are_counted_as_in_the_log(host: Metered) -> None:
 
 def find_helpers(daemon: int) -> list[int]:
     """The notifying processes of a daemon."""
-    children = Path(f"/proc/{daemon}/task/{daemon}/children").read_text().split()
-    return [int(pid) for pid in children if b"smtpguard.notify" in read_command(pid)]
+    return [pid for pid in list_children(daemon) if b"smtpguard.notify" in read_command(pid)]
 
 
-def read_command(pid: str) -> bytes:
+def read_command(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

@@ -13,6 +13,7 @@ import pytest
 from smtpguard.control.client import ask
 from smtpguard.demo.lab import PEER4
 from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
+from tests.support.processes import find_child, wait_for_child
 from tests.support.webhook import SCHEMA, Receiver
 
 pytestmark = pytest.mark.kernel
@@ -31,13 +32,19 @@ RULES = [
 ]
 
 
-def find_helper(host: Host) -> int:
-    """The notifying process."""
+HELPER = "sg-notify"
+
+
+def find_helper(host: Host) -> int | None:
+    """The notifying process, if there is one."""
     assert host.daemon is not None
-    tasks = Path(f"/proc/{host.daemon.pid}/task")
-    children = [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
-    found = [pid for pid in children if Path(f"/proc/{pid}/comm").read_text() == "sg-notify\n"]
-    return found[0] if found else 0
+    return find_child(host.daemon.pid, HELPER)
+
+
+def wait_for_helper(host: Host) -> int:
+    """The same, once it is there."""
+    assert host.daemon is not None
+    return wait_for_child(host.daemon.pid, HELPER)
 
 
 @pytest.fixture
@@ -82,10 +89,10 @@ def test_a_receiver_that_is_away_gets_it_when_it_is_back_whoever_is_killed(host:
     begin(host, receiver)
     assert host.connect(SPAMMER, 20).ok == 5
     wait_for(lambda: "1 waiting" in host.cli("status", "-v").stdout)
-    helper = find_helper(host)
+    helper = wait_for_helper(host)
     os.kill(helper, signal.SIGKILL)
     assert host.connect(INNOCENT, 6).ok == 5, "while nobody is there to take it"
-    wait_for(lambda: find_helper(host) not in (0, helper))
+    wait_for(lambda: find_helper(host) not in (None, helper))
     wait_for(lambda: "2 waiting" in host.cli("status", "-v").stdout)
     host.expect_end()
     assert host.daemon is not None
@@ -110,7 +117,7 @@ def test_a_reload_changes_whom_of_what_and_how_much(host: Host) -> None:
     host.configure(notify=notify)
     done = host.cli("reload")
     assert "notify.webhooks (0 -> 1 entries)" in done.stdout, done
-    wait_for(lambda: find_helper(host))
+    wait_for_helper(host)
     assert host.connect(OTHER, 8, port=587).ok == 8
     (told,) = wait_for(receiver.taken)
     assert told["text"].startswith("a user over a limit on port 587, nothing refused: 6 connections")
@@ -243,7 +250,7 @@ def test_a_block_is_as_fast_as_ever_whoever_hangs(host: Host, mode: str) -> None
     receiver.answer("slow")
     begin(host, receiver)
     if mode == "stopped":
-        os.kill(find_helper(host), signal.SIGSTOP)
+        os.kill(wait_for_helper(host), signal.SIGSTOP)
     assert host.connect(SPAMMER, 50).ok == 5
     assert host.connect(INNOCENT, 50).ok == 5
     status = ask(f"{host.lab.directory}/control.sock", "status")["status"]

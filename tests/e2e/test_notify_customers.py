@@ -18,7 +18,7 @@ from smtpguard.control.client import ask
 from smtpguard.demo.lab import PEER4
 from smtpguard.model import NS
 from smtpguard.state.enforcing_since import FACT
-from tests.e2e.test_notify import find_helper
+from tests.e2e.test_notify import wait_for_helper
 from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
 
 pytestmark = pytest.mark.kernel
@@ -99,9 +99,8 @@ def test_a_block_is_told_to_the_reseller_and_not_if_a_person_undoes_it(tmp_path:
         host.start()
         assert ask_daemon("status")["status"]["enforcing_since"] < time.time() - WEEK_S
 
-        os.kill(
-            helper := find_helper(host), signal.SIGSTOP
-        )  # so that nobody races: it hears of both when both are done
+        helper = wait_for_helper(host)
+        os.kill(helper, signal.SIGSTOP)  # so that nobody races: it hears of both when both are done
         assert host.connect(INNOCENT, 8).ok == 5
         assert ask_daemon("unblock", user="info@blog.example")["freed"] == [INNOCENT[0]]
         assert host.connect(SPAMMER, 8).ok == 5

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.broken_host import broken_host, status
 from tests.support.host import INNOCENT, SPAMMER, Host, wait_for
+from tests.support.processes import wait_for_child
 
 
 @pytest.fixture
@@ -23,13 +24,9 @@ def break_it(host: Host, name: str) -> Path:
     return path
 
 
-def find_child(host: Host, name: str) -> int:
+def find_part(host: Host, name: str) -> int:
     assert host.daemon is not None
-    for task in Path(f"/proc/{host.daemon.pid}/task").iterdir():
-        for pid in (task / "children").read_text().split():
-            if Path(f"/proc/{pid}/comm").read_text().strip() == name:
-                return int(pid)
-    raise AssertionError(f"no child {name}")
+    return wait_for_child(host.daemon.pid, name)
 
 
 def test_a_configuration_that_check_calls_ok_starts() -> None:
@@ -59,7 +56,7 @@ def test_a_reload_that_the_kernel_does_not_carry_out_fails_and_says_so(host: Hos
 
 
 def test_a_compiler_that_was_killed_has_a_successor_before_anybody_notices(host: Host) -> None:
-    os.kill(find_child(host, "sg-nft-compile"), signal.SIGKILL)
+    os.kill(find_part(host, "sg-nft-compile"), signal.SIGKILL)
     host.configure(ports=[25, 26])
     done = host.cli("reload")
     assert (done.returncode, done.stderr) == (0, "")
@@ -68,7 +65,7 @@ def test_a_compiler_that_was_killed_has_a_successor_before_anybody_notices(host:
 
 def test_a_compiler_that_stands_still_holds_up_nobody(host: Host) -> None:
     """SIGSTOP, by root alone: the answer is waited for beside the loop, for a second."""
-    child = find_child(host, "sg-nft-compile")
+    child = find_part(host, "sg-nft-compile")
     os.kill(child, signal.SIGSTOP)
     before = status(host)["worst_stall_ms"]
     host.configure(ports=[25, 26])
@@ -93,23 +90,12 @@ def test_a_thread_that_fails_is_a_trouble_and_goes_on(host: Host) -> None:
 
 
 def find_spare(server: int) -> int:
-    found: list[int] = []
-
-    def look() -> bool:
-        found[:] = [
-            int(pid)
-            for pid in Path(f"/proc/{server}/task/{server}/children").read_text().split()
-            if Path(f"/proc/{pid}/comm").read_text().strip() == "sg-look-spare"
-        ]
-        return bool(found)
-
-    wait_for(look)
-    return found[0]
+    return wait_for_child(server, "sg-look-spare")
 
 
 def test_helpers_that_are_gone_have_successors_or_are_a_trouble(host: Host) -> None:
     assert host.daemon is not None
-    server = find_child(host, "sg-look-server")
+    server = find_part(host, "sg-look-server")
     spare = find_spare(server)
     os.kill(server, signal.SIGKILL)
     wait_for(lambda: "the fork-server has ended: its spare has taken its place" in host.stderr())

@@ -176,19 +176,6 @@ def read_resident_kb(pid: int) -> int:
     raise AssertionError(f"process {pid} has no memory")
 
 
-def list_descendants(pid: int) -> list[int]:
-    """Processes that a process has started, and theirs."""
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = [int(child) for child in task.read_text().split()]
-        except OSError:
-            continue
-        for child in children:
-            found += [child, *list_descendants(child)]
-    return found
-
-
 def list_files(pid: int) -> tuple[str, ...]:
     """What a process holds open, sorted; numbers are left out, and so are the sockets to its helpers.
 

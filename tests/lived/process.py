@@ -1,12 +1,13 @@
 """Signals and clocks: what happens to the daemon's own process."""
 
+import contextlib
 import os
 import signal
 import time
 
-from tests.lived.measures import list_descendants
 from tests.lived.registry import happening
 from tests.lived.world import World
+from tests.support.processes import list_descendants
 
 
 @happening
@@ -38,8 +39,9 @@ def terminated(world: World) -> None:
 @happening
 def helper_killed(world: World) -> None:
     """A helper that looks at processes ends; nobody else notices."""
-    if helpers := list_descendants(world.pid):
-        os.kill(world.random.choice(helpers), signal.SIGKILL)
+    if helpers := list(list_descendants(world.pid)):
+        with contextlib.suppress(ProcessLookupError):  # one that looks has a life of milliseconds
+            os.kill(world.random.choice(helpers), signal.SIGKILL)
 
 
 @happening

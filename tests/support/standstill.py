@@ -1,0 +1,59 @@
+"""How long the machine itself stood still: a virtual one's processors are taken away for moments, from everybody.
+
+Nobody inside can do anything about that, so it is no fault of what a test measures by the clock. A process of the
+highest priority on each processor wakes again and again and notes how late; no other program can make it late.
+"""
+
+import mmap
+import os
+import signal
+import struct
+import time
+from typing import Self
+
+from smtpguard.demo import namespaces
+
+_TICK_S = 0.005
+_SLOT = struct.Struct("=d")
+
+
+class Standstill:
+    """Watches from its beginning to its end. A context."""
+
+    def __init__(self) -> None:
+        self._processors = sorted(os.sched_getaffinity(0))
+        self._worst = mmap.mmap(-1, mmap.PAGESIZE)
+        self._pids: list[int] = []
+
+    def __enter__(self) -> Self:
+        for slot, processor in enumerate(self._processors):
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    namespaces.die_with_parent(signal.SIGKILL)
+                    os.sched_setaffinity(0, {processor})
+                    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(os.sched_get_priority_max(os.SCHED_FIFO)))
+                    self._tick(slot * _SLOT.size)
+                finally:
+                    os._exit(1)
+            self._pids.append(pid)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pid in self._pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+    def worst_s(self) -> float:
+        """The longest time that a processor was away."""
+        return max(_SLOT.unpack_from(self._worst, slot * _SLOT.size)[0] for slot in range(len(self._processors)))
+
+    def _tick(self, place: int) -> None:
+        worst_s = 0.0
+        while True:
+            begun = time.monotonic()
+            time.sleep(_TICK_S)
+            late_s = time.monotonic() - begun - _TICK_S
+            if late_s > worst_s:
+                worst_s = late_s
+                _SLOT.pack_into(self._worst, place, late_s)
