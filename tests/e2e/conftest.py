@@ -1,11 +1,13 @@
 """What several end-to-end tests start from."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.programs import run
+from tests.support.standstill import Standstill
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
@@ -23,3 +25,10 @@ def wheel(dist: Path) -> Path:
     """The wheel of `dist`."""
     (built,) = dist.glob("*.whl")
     return built
+
+
+@pytest.fixture
+def standstill() -> Iterator[Standstill]:
+    """How long the machine stood still during the test: to be asked for before what has threads."""
+    with Standstill() as made:
+        yield made

@@ -34,6 +34,7 @@ from tests.support.bpf_links import list_links
 from tests.support.crowd import Attempt, Crowd
 from tests.support.fail2ban import Fail2ban, fail2ban_below
 from tests.support.host import Host
+from tests.support.standstill import Standstill
 
 pytestmark = pytest.mark.kernel
 
@@ -127,12 +128,12 @@ def live(seconds: float, seed: int, keep: Path, fail2ban: Fail2ban, faketime: Pa
         world = World(host, model, fail2ban, faketime, seed, hurried=seconds < LONG_S)
         net = str(Path(host.lab.host).readlink())
         held = os.open(host.lab.host, os.O_RDONLY)  # nobody else's namespace gets its number
-        metronome = Metronome(keep / "metronome")
+        metronome, standstill = Metronome(keep / "metronome"), Standstill()
         try:
             world.start()
             world.model.places.add(RELAY_PLACES[0])
             world.ask("allow", user="newsletter", for_ns=10 * 3600 * 10**9)
-            with fail2ban, metronome, Crowd(host.lab, keep) as crowd:
+            with fail2ban, metronome, standstill, Crowd(host.lab, keep) as crowd:
                 for person in model.people.values():
                     if person.rule is not None:
                         crowd.add(
@@ -164,9 +165,11 @@ def live(seconds: float, seed: int, keep: Path, fail2ban: Fail2ban, faketime: Pa
     os.close(held)
     assert left == [], "something is left after the laboratory was closed"
     print(f"{steps} happenings in {took_s:.1f} s; {world.measures.report()}; {metronome.report()}", flush=True)
+    # One processor may be taken away, and with it the daemon, while the metronome ticks on the other.
+    worst_ms = max(metronome.worst_ms(), standstill.worst_s() * 1000)
     try:
-        judge(world, read_log(keep), attempts, seconds, late_s=HEARING_S + metronome.worst_ms() / 1000)
-        assert world.measures.worst_stall_ms() < MAX_STALL_MS + metronome.worst_ms()
+        judge(world, read_log(keep), attempts, seconds, late_s=HEARING_S + worst_ms / 1000)
+        assert world.measures.worst_stall_ms() < MAX_STALL_MS + worst_ms
         growth = world.measures.tenth(9) / world.measures.tenth(1) - 1
         most = MAX_GROWTH if seconds >= LONG_S else MAX_GROWTH_OF_A_MINUTE
         assert not growth > most, f"memory grew by {growth:.1%}"  # not a number where nobody lived long enough

@@ -14,6 +14,7 @@ from smtpguard.control.client import ask
 from smtpguard.errors import UnansweredError
 from smtpguard.model import NS
 from tests.support.host import SMTPGUARD, SPAMMER, Host, wait_for
+from tests.support.standstill import Standstill
 
 pytestmark = pytest.mark.kernel
 
@@ -63,7 +64,7 @@ def host() -> Iterator[Host]:
         yield made
 
 
-def test_a_name_service_that_hangs_holds_up_who_asked_and_nobody_else(host: Host) -> None:
+def test_a_name_service_that_hangs_holds_up_who_asked_and_nobody_else(standstill: Standstill, host: Host) -> None:
     service = SilentNameService(host)
     try:
         host.start()
@@ -81,7 +82,8 @@ def test_a_name_service_that_hangs_holds_up_who_asked_and_nobody_else(host: Host
         assert "No account" not in text
         assert time.monotonic() - begun < 5
         status = ask(f"{host.lab.directory}/control.sock", "status")["status"]
-        assert status["worst_stall_ms"] < MOST_STALL_MS, (status["worst_stall_ms"], status["worst_stall_in"])
+        stall_ms = status["worst_stall_ms"] - standstill.worst_s() * 1000
+        assert stall_ms < MOST_STALL_MS, (stall_ms, status["worst_stall_in"])
         assert host.cli("allow", SPAMMER[0], "--for", "1h").returncode == 0, "who is in /etc/passwd needs no look-up"
     finally:
         service.close()
@@ -134,7 +136,9 @@ def test_a_name_that_is_nobodys_is_nobodys(host: Host) -> None:
 ACCOUNTS = 20_000
 
 
-def test_many_accounts_are_read_again_beside_the_loop(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+def test_many_accounts_are_read_again_beside_the_loop(
+    standstill: Standstill, host: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
     passwd, group = host.lab.read("/etc/passwd"), host.lab.read("/etc/group")
     names = [f"shop{number}" for number in range(ACCOUNTS)]
     many = "".join(f"{name}:x:{100_000 + number}:100::/home/{name}:/bin/sh\n" for number, name in enumerate(names))
@@ -159,4 +163,4 @@ def test_many_accounts_are_read_again_beside_the_loop(host: Host, capsys: pytest
     status = ask(f"{host.lab.directory}/control.sock", "status")["status"]
     with capsys.disabled():
         print(f"\nworst stall with {ACCOUNTS} accounts: {status['worst_stall_ms']} ms in {status['worst_stall_in']}")
-    assert status["worst_stall_ms"] < MOST_STALL_MS, status["worst_stall_in"]
+    assert status["worst_stall_ms"] - standstill.worst_s() * 1000 < MOST_STALL_MS, status["worst_stall_in"]

@@ -14,6 +14,7 @@ from smtpguard.control.client import ask
 from smtpguard.demo.lab import PEER4
 from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
 from tests.support.processes import find_child, wait_for_child
+from tests.support.standstill import Standstill
 from tests.support.webhook import SCHEMA, Receiver
 
 pytestmark = pytest.mark.kernel
@@ -243,7 +244,7 @@ def test_twenty_users_blocked_in_a_minute_and_verdicts_in_a_loop() -> None:
 
 
 @pytest.mark.parametrize("mode", [pytest.param("slow", marks=pytest.mark.long), "stopped"])
-def test_a_block_is_as_fast_as_ever_whoever_hangs(host: Host, mode: str) -> None:
+def test_a_block_is_as_fast_as_ever_whoever_hangs(standstill: Standstill, host: Host, mode: str) -> None:
     """The receiver drips for ever, or the process itself stands still: nothing of that is felt where verdicts are."""
     receiver = Receiver(host)
     receiver.start()
@@ -254,5 +255,5 @@ def test_a_block_is_as_fast_as_ever_whoever_hangs(host: Host, mode: str) -> None
     assert host.connect(SPAMMER, 50).ok == 5
     assert host.connect(INNOCENT, 50).ok == 5
     status = ask(f"{host.lab.directory}/control.sock", "status")["status"]
-    assert status["worst_stall_ms"] < 150, status["worst_stall_in"]
+    assert status["worst_stall_ms"] - standstill.worst_s() * 1000 < 150, status["worst_stall_in"]
     assert status["part_failures"] == {}

@@ -46,7 +46,8 @@ class Standstill:
 
     def worst_s(self) -> float:
         """The longest time that a processor was away."""
-        return max(_SLOT.unpack_from(self._worst, slot * _SLOT.size)[0] for slot in range(len(self._processors)))
+        found: list[float] = [_SLOT.unpack_from(self._worst, n * _SLOT.size)[0] for n in range(len(self._processors))]
+        return max(found)
 
     def _tick(self, place: int) -> None:
         worst_s = 0.0
