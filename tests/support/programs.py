@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,3 +21,18 @@ def run(*argv: str, env: Mapping[str, str] | None = None, cwd: Path | None = Non
     done = subprocess.run(argv, env=env, cwd=cwd, capture_output=True, text=True, timeout=timeout_s, check=False)
     assert done.returncode == 0, f"{argv} ended with {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout
+
+
+def wait_until_gone(word: str) -> None:
+    """Until no process has such an argument; one that has ended and is not reaped yet has none."""
+    deadline = time.monotonic() + 10
+    while found := [path for path in Path("/proc").glob("[0-9]*/cmdline") if word.encode() in _read(path).split(b"\0")]:
+        assert time.monotonic() < deadline, f"still runs: {found}"
+        time.sleep(0.01)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

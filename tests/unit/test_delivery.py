@@ -293,7 +293,8 @@ def test_whatever_answers_it_is_bounded_and_said(
     answer: Answer,
     told: str,
 ) -> None:
-    monkeypatch.setattr(module, "TOTAL_S", 0.4)
+    if "no answer" in told:  # else it comes when the machine gets round to it
+        monkeypatch.setattr(module, "TOTAL_S", 0.4)
     begun = time.monotonic()
     with pytest.raises(DeliveryError, match=told):
         post(f"http://127.0.0.1:{serve(answer).port}/", secret)

@@ -30,11 +30,12 @@ def test_the_first_look_knows_nothing_and_the_next_one_does() -> None:
 
 
 def test_a_server_that_never_answers_holds_up_nobody() -> None:
-    never = threading.Event()
+    never, has_asked = threading.Event(), threading.Event()
     asked: list[int | str] = []
 
     def hang(key: int | str) -> NamedAccount | None:
         asked.append(key)
+        has_asked.set()
         never.wait(30)
         return None
 
@@ -45,6 +46,7 @@ def test_a_server_that_never_answers_holds_up_nobody() -> None:
         with pytest.raises(UnansweredError, match="too many"):
             service.wait_for("bob", 0.01)
         assert service.dropped >= 99
+        assert has_asked.wait(10)
         assert len(asked) == 1
     finally:
         never.set()

@@ -28,6 +28,7 @@ from smtpguard.panels.customer_table import (
 )
 from smtpguard.panels.customers_apart import Reading
 from smtpguard.settings import Match, Override, Settings
+from tests.support.programs import wait_until_gone
 
 USERS = "root:x:0:0::/root:/bin/sh\ndiradmin:x:989:986::/usr/local/directadmin:/bin/false\n"
 CPANEL = {
@@ -382,15 +383,11 @@ def test_a_command_that_fails_is_named(tmp_path: Path, text: str, why: str) -> N
 
 
 def test_a_command_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
-    name = program(tmp_path / "who", f"sleep 300 & echo $! > {tmp_path}/pid; wait\n")
+    mark = f"300.{os.getpid()}"
+    name = program(tmp_path / "who", f"sleep {mark} & wait\n")
     with pytest.raises(SourceError, match=r"no answer within 0\.5 s"):
         run_program((name,), timeout_s=0.5)
-    pid = int((tmp_path / "pid").read_text())
-    stat = Path(f"/proc/{pid}/stat")
-    deadline = time.monotonic() + 10  # killed is not yet ended
-    while stat.exists() and stat.read_text().split()[2] != "Z":
-        assert time.monotonic() < deadline, "it goes on"
-        time.sleep(0.01)
+    wait_until_gone(mark)
 
 
 def test_a_command_that_others_may_write_is_not_run(tmp_path: Path) -> None:

@@ -31,12 +31,13 @@ class Kernel:
     def __init__(self, *sessions: Session) -> None:
         self.sockets = list(sessions)
         self.destroyed: list[int] = []
-        self.go_on = threading.Event()
+        self.begun, self.go_on = threading.Event(), threading.Event()
         self.fails = 0
         self.walks = 0
 
     def sessions(self, ports: frozenset[int], **_: Any) -> Iterator[Session]:  # noqa: ANN401
         self.walks += 1
+        self.begun.set()
         assert self.go_on.wait(10)
         if self.fails:
             self.fails -= 1
@@ -80,7 +81,10 @@ def here() -> Iterator[Here]:
     made.thread.close()
 
 
-def test_what_is_quick_is_done_when_it_returns(here: Here, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_quick_is_done_when_it_returns(
+    here: Here, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_thread, "PATIENCE_S", 10.0)
     here.kernel.go_on.set()
     here.end()
     assert (here.kernel.destroyed, here.ended, here.thread.trouble()) == ([7, 9], 2, None)
@@ -89,9 +93,13 @@ def test_what_is_quick_is_done_when_it_returns(here: Here, caplog: pytest.LogCap
 
 def test_what_takes_long_holds_nobody_and_says_so(here: Here, caplog: pytest.LogCaptureFixture) -> None:
     begun = time.monotonic()
-    for uid in range(USER, USER + 100):
+    here.end(USER)
+    took_s = time.monotonic() - begun
+    assert here.kernel.begun.wait(10)
+    begun = time.monotonic()
+    for uid in range(USER + 1, USER + 100):
         here.end(uid)
-    assert time.monotonic() - begun < 25 * session_thread.PATIENCE_S
+    assert took_s + time.monotonic() - begun < 25 * session_thread.PATIENCE_S
     trouble = here.thread.trouble()
     assert trouble is not None
     assert "uid 1001: those open at the block are being ended" in trouble

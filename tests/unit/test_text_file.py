@@ -44,8 +44,10 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     file.write(TEXT + b"x" * 300_000, mode=0o644)
 
     def read() -> None:
-        while not ended.is_set():
+        while True:
             seen.add(len(path.read_bytes()))
+            if ended.is_set():
+                break
 
     thread = threading.Thread(target=read)
     thread.start()
