@@ -108,6 +108,7 @@ def test_a_full_disk_from_the_start_costs_no_line_and_no_block() -> None:
             lines = [parse_line(line) for line in log.read_text("ascii").splitlines()]
             assert sum(line.event == "CONNECT" and line.user == SPAMMER[0] for line in lines) == 61
             assert [line.user for line in lines if line.event == "BLOCK"] == [SPAMMER[0]]
+            wait_for(lambda: count_blocks(small / "state" / "state.db") == 1)
             host.stop(signal.SIGKILL)
             host.nft("flush", "ruleset")
             host.start()
@@ -205,7 +206,8 @@ def test_a_file_locked_at_the_start_is_taken_when_it_is_free(host: Host) -> None
     wait_for(lambda: is_blocked(host), 20)
     assert "web03" in host.cli("blocks").stdout
     assert host.connect(INNOCENT).refused == 0, "a person freed them meanwhile"
-    assert "can't be" not in shown(host)
+    wait_for(lambda: "can't be" not in shown(host))
+    wait_for(lambda: count_blocks(host.lab.directory / "state.db") == 1)
     host.stop(signal.SIGKILL)
     host.start()
     assert is_blocked(host)

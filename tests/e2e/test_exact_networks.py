@@ -11,6 +11,7 @@ import pytest
 
 from smtpguard.demo.lab import PEER4, PEER6
 from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
+from tests.support.past import count_kept
 
 pytestmark = pytest.mark.kernel
 
@@ -134,7 +135,7 @@ def test_while_the_daemon_is_stopped_for_a_second(host: Host) -> None:
 
 def test_after_a_restart_the_kernel_begins_with_what_was_reached(host: Host) -> None:
     assert host.connect(SPAMMER, 7, to=FAN[:7]).ok == 7
-    time.sleep(1.5)
+    wait_for(lambda: count_kept(host.lab.directory / "state.db", SPAMMER[1]) == 7, 3)  # saved once a second
     host.stop(signal.SIGKILL)
     host.start()
     reached, _ = reach(host, SPAMMER)

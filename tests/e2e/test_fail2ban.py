@@ -121,6 +121,7 @@ def test_rehearsal_and_hostile_text_ban_nobody_else(server: Fail2ban, calls: Cal
             verdict("last", 61005),
         )
         server.wait_banned("last", "web04")
+        wait_for(lambda: sum(call[0] == "block" for call in calls()) == 2, START_S)  # a ban is listed before it is done
         assert {(call[-3], call[-1]) for call in calls() if call[0] == "block"} == {
             ("61004", "web04"),
             ("61005", "last"),

@@ -89,7 +89,7 @@ def test_verdict_ban_block_unban_free(tmp_path: Path, monkeypatch: pytest.Monkey
         wait_for(lambda: not in_kernel(host), START_S)
         assert sources(host) == {}
         assert host.connect(SPAMMER, 1).ok == 1
-        assert [row["BY"] for row in host.events("UNBLOCK")] == [JAIL]
+        assert [row["BY"] for row in wait_for(lambda: host.events("UNBLOCK"))] == [JAIL]
 
 
 def test_a_persons_unblock_unbans_too_and_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +99,7 @@ def test_a_persons_unblock_unbans_too_and_does_not_come_back(tmp_path: Path, mon
         assert host.cli("unblock", WEB01).returncode == 0
         assert not in_kernel(host)
         fail2ban.wait_banned()
-        assert fail2ban.journal().count(f"Unban {WEB01}") == 1
+        wait_for(lambda: fail2ban.journal().count(f"Unban {WEB01}") == 1)
         wait_for(lambda: f"{WEB01} unbanned in smtpguard" in host.stderr(), START_S)
         assert host.connect(SPAMMER, 5).ok == 5, "with all counters at 0"
         ends = [row["BY"] for row in host.events("UNBLOCK")]
@@ -108,7 +108,7 @@ def test_a_persons_unblock_unbans_too_and_does_not_come_back(tmp_path: Path, mon
         host.connect(SPAMMER, 30, 200)
         fail2ban.wait_banned(WEB01)
         wait_for(lambda: in_kernel(host), START_S)
-        assert fail2ban.journal().count(f"] Ban {WEB01}") == 2
+        wait_for(lambda: fail2ban.journal().count(f"] Ban {WEB01}") == 2)
 
 
 def test_guard_and_fail2ban_keep_blocks_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +158,7 @@ def test_restart_of_fail2ban_keeps_kernel_blocks_and_their_end(tmp_path: Path, m
         assert host.connect(SPAMMER, 2).ok == 0
         with fail2ban:
             fail2ban.wait_banned(WEB01)
-            assert f"Restore Ban {WEB01}" in fail2ban.journal()
+            wait_for(lambda: f"Restore Ban {WEB01}" in fail2ban.journal())
             # fail2ban runs an unban beside a ban that is still under way: let the restored one come to its end.
             wait_for(lambda: host.stderr().count(f"by {JAIL}, asked by") == 2, START_S)
             assert in_kernel(host)

@@ -6,7 +6,8 @@ import signal
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -46,6 +47,17 @@ def changes(host: Host, *events: str) -> list[ChangeRow]:
         return [row for row in reversed(list_changes(history, Span())) if row.event in events]
 
 
+def is_kept(host: Host, uid: int, connects: int, refused: int) -> bool:
+    """Whether the file has a user's attempts and what became of them: summed up each second, written in the next."""
+    if figures(host, uid) != (connects, refused):
+        return False
+    with closing(sqlite3.connect(f"file:{host.lab.directory}/state.db?mode=ro", uri=True)) as file:
+        (ended,) = file.execute("SELECT sum(connected + failed) FROM outcomes WHERE uid = ?", (uid,)).fetchone()
+    with History(f"{host.lab.directory}/state.db") as history:
+        told = [incident.refused for incident in list_incidents(history, Span(uid=uid))]
+    return ended == connects - refused and told == ([refused] if refused else [])
+
+
 def in_log(host: Host, uid: int) -> tuple[int, int]:
     rows = [row for row in host.events("CONNECT") if row["UID"] == str(uid)]
     return len(rows), sum(row["RESULT"] == "refused" for row in rows)
@@ -55,7 +67,7 @@ def test_what_happened_a_second_ago_is_there_and_survives_sigkill(host: Host) ->
     done = host.connect(SPAMMER, 50, 400, to=[PEER4, PEER6])
     host.connect(INNOCENT, 7, 400)
     wait_for(lambda: in_log(host, WEB)[0] == 50 and in_log(host, INNOCENT[1])[0] == 7)
-    time.sleep(2.1)  # summed up each second, written within the next
+    wait_for(lambda: is_kept(host, WEB, 50, done.refused) and is_kept(host, INNOCENT[1], 7, 0), 6)
     host.stop(signal.SIGKILL)
     assert figures(host, WEB) == in_log(host, WEB) == (50, done.refused)
     assert figures(host, INNOCENT[1]) == (7, 0)
@@ -102,7 +114,7 @@ def test_what_became_of_connections_is_kept_and_from_which_own_address_they_came
     assert host.connect(INNOCENT, 3, 200, port=2526, to=[PEER4, PEER4, PEER6]).errors == {"ECONNREFUSED": 3}
     host.connect(SPAMMER, 31, 400, to=[PEER6])
     wait_for(lambda: len(host.events("EXCEEDED")) == 1)
-    time.sleep(1.1)  # summed up each second
+    wait_for(lambda: is_kept(host, WEB, 31, 1) and is_kept(host, INNOCENT[1], 8, 0), 6)
     own = shown(host, "why", INNOCENT[0])["own_addresses"]
     assert [(row["address"], row["connected"], row["failed"]) for row in own] == [(HOST4, 5, 2), (HOST6, 0, 1)]
     assert re.search(rf"^from +{HOST4} \(7\), {HOST6} \(1\)$", host.cli("why", INNOCENT[0]).stdout, re.MULTILINE)
@@ -188,7 +200,12 @@ def test_events_and_incidents_say_at_once_what_happened_and_the_same_without_the
     events = shown(host, "events", "--user", SPAMMER[0])["events"]
     assert [event["kind"] for event in events] == ["unblock", "block", "exceeded"], "no second has to pass"
     assert (events[0]["by"], events[0]["who"]) == ("admin", "root")
-    lines = [row for row in host.events() if row["EVENT"] in ("EXCEEDED", "BLOCK", "UNBLOCK")]
+
+    def list_lines() -> list[Mapping[str, str]]:
+        return [row for row in host.events() if row["EVENT"] in ("EXCEEDED", "BLOCK", "UNBLOCK")]
+
+    wait_for(lambda: len(list_lines()) == 3)
+    lines = list_lines()
     for line, event in zip(lines, reversed(events), strict=True):
         for name in {name.lower() for name in line} & event.keys() - {
             "time",
@@ -233,7 +250,7 @@ def test_why_says_whose_fault_it_is_with_and_without_a_daemon(host: Host) -> Non
     done = host.connect(SPAMMER, 50, 400, to=[PEER4, PEER6])
     assert host.connect(INNOCENT, 3, 200, port=2526).errors == {"ECONNREFUSED": 3}
     wait_for(lambda: in_log(host, WEB)[0] == 50)
-    time.sleep(1.1)  # summed up each second
+    wait_for(lambda: is_kept(host, WEB, 50, done.refused) and is_kept(host, INNOCENT[1], 3, 0), 6)
     why = shown(host, "why", SPAMMER[0])
     assert (why["verdict_for_customer"], why["user"], why["standing"]) == ("us", SPAMMER[0], "tenant")
     assert (why["blocks"][0]["rule"], why["rules"][0]["limit"]) == ("burst", 30)
@@ -286,7 +303,12 @@ def test_a_watched_user_has_half_of_each_limit_until_somebody_says_otherwise(hos
     closed = host.cli("incidents", "close", incident["id"], "--watch", "7d", "--reason", "cleaned")
     assert f"Undo: smtpguard incidents unwatch {SPAMMER[0]}" in closed.stdout, closed.stderr
     assert first_refused() == 15, "the kernel's limit"
-    assert [row["COUNT"] for row in host.events("EXCEEDED") if (row["RULE"], row["LIMIT"]) == ("calm", "10")] == ["11"]
+
+    def list_calm() -> list[str]:
+        return [row["COUNT"] for row in host.events("EXCEEDED") if (row["RULE"], row["LIMIT"]) == ("calm", "10")]
+
+    wait_for(list_calm)
+    assert list_calm() == ["11"]
     assert first_refused() == 15
     host.stop(signal.SIGKILL)
     assert host.stderr().count(f"{SPAMMER[0]} is WATCHED until") == 1, "at the first warning"

@@ -57,7 +57,7 @@ def test_an_administrator_blocks_a_user_from_the_screen(host: Host) -> None:
         done = host.connect(SPAMMER, 20)
         assert (done.ok, done.refused) == (0, 20), "the kernel refuses them"
         assert host.connect(INNOCENT, 2).ok == 2, "and nobody else"
-        (block,) = host.events("BLOCK")
+        (block,) = wait_for(lambda: host.events("BLOCK"))
         assert (block["USER"], block["BY"]) == ("web01", "admin")
         screen.press("Escape")  # with the next key at once it would be Alt and that key
         screen.wait("? keys")

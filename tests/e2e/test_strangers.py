@@ -1,7 +1,9 @@
 """Who is in our sets and in no list: adopted where a hand put them there, gone where an old ruleset brought them."""
 
+import contextlib
 import re
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from smtpguard.control.client import ask
+from smtpguard.daemon.enforce.identity import FACT
 from smtpguard.model import NS
 from tests.support.host import INNOCENT, OTHER, POSTFIX, SPAMMER, Host, wait_for
 
@@ -178,6 +181,20 @@ def test_a_list_of_thousands_put_in_is_told_and_not_made_blocks_one_by_one(host:
     wait_for(lambda: nft_row(host)["in_step"] is True)
 
 
+def read_handle(host: Host) -> str:
+    """The number that the kernel gave our table when it was made."""
+    found = re.search(r"table inet smtpguard \{ # handle (\d+)", host.nft("-a", "list", "table", "inet", "smtpguard"))
+    assert found is not None
+    return found[1]
+
+
+def read_kept_table(host: Host) -> str:
+    """Which table the state's file says is ours."""
+    with contextlib.closing(sqlite3.connect(f"file:{host.lab.directory}/state.db?mode=ro", uri=True)) as file:
+        (value,) = file.execute("SELECT value FROM facts WHERE name = ?", (FACT,)).fetchone()
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
 def test_a_table_that_was_just_made_is_known_after_a_kill(host: Host) -> None:
     """Found by a guard that was killed soon after `on`: who was in its table, and in no state yet, was let go."""
     host.start()
@@ -185,7 +202,7 @@ def test_a_table_that_was_just_made_is_known_after_a_kill(host: Host) -> None:
     time.sleep(1.2)  # the sets are looked at a second after the start, and after that every ten seconds
     assert host.cli("off").returncode == 0
     assert host.cli("on").returncode == 0
-    time.sleep(0.3)  # for the thread that writes
+    wait_for(lambda: read_kept_table(host).endswith(f" {read_handle(host)}"))  # a thread writes it
     host.stop(signal.SIGKILL)
     add(host, f"{INNOCENT[1]} timeout 1h")
     host.start()

@@ -12,6 +12,7 @@ import pytest
 
 from smtpguard.demo.lab import PEER4
 from tests.support.host import CLIENT, INNOCENT, OTHER, SPAMMER, Host, wait_for
+from tests.support.past import count_kept
 
 pytestmark = pytest.mark.kernel
 
@@ -32,7 +33,7 @@ def refused(host: Host) -> bool:
 
 def test_sigkill_loses_no_more_than_a_second_of_counting(host: Host) -> None:
     assert host.connect(SPAMMER, 20).ok == 20
-    time.sleep(1.4)  # the counts are saved once a second
+    wait_for(lambda: count_kept(host.lab.directory / "state.db", SPAMMER[1]) == 20, 3)  # saved once a second
     host.stop(signal.SIGKILL)
     host.start()
     again = host.connect(SPAMMER, 30)
@@ -68,8 +69,9 @@ def test_off_lifts_everything_survives_a_restart_and_on_puts_it_back(host: Host)
 
 def test_off_for_a_time_ends_by_itself(host: Host) -> None:
     assert host.cli("block", SPAMMER[0], "--for", "10m").returncode == 0
+    begun = time.monotonic()
     assert host.cli("off", "--for", "2s").returncode == 0
-    assert not refused(host)
+    assert not refused(host) or time.monotonic() > begun + 2
     wait_for(lambda: refused(host), 6)
 
 
@@ -90,8 +92,9 @@ def test_a_pass_frees_survives_ends_and_shows(host: Host) -> None:
 
 
 def test_a_pass_ends_by_itself(host: Host) -> None:
+    begun = time.monotonic()
     assert host.cli("allow", SPAMMER[0], "--for", "2s").returncode == 0
-    assert host.connect(SPAMMER, 60).refused == 0
+    assert host.connect(SPAMMER, 60).refused == 0 or time.monotonic() > begun + 2
     wait_for(lambda: "web01" not in host.cli("blocks").stdout, 6)
     assert host.connect(SPAMMER, 60).refused >= 26
 
@@ -174,8 +177,8 @@ def test_exact_again_after_the_window_has_slid() -> None:
         for again in (False, True):
             if again:
                 time.sleep(3.5)
-            children = [host.begin(SPAMMER, 300) for _ in range(3)]
             begun = time.monotonic()
+            children = [host.begin(SPAMMER, 300) for _ in range(3)]
             passed = let_through(host, children, 300)
             if time.monotonic() - begun < 2.5:
                 assert passed == 30

@@ -1,5 +1,10 @@
-"""What the history holds, as tests ask for it."""
+"""What the state's file holds, as tests ask for it."""
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from smtpguard.policy.window_export import HEAD
 from smtpguard.state.event_query import KINDS, EventQuery
 from smtpguard.state.history import History
 from smtpguard.state.incident_row import IncidentRow
@@ -27,3 +32,10 @@ def list_changes(history: History, span: Span) -> list[ChangeRow]:
 def list_incidents(history: History, span: Span) -> list[IncidentRow]:
     """Incidents by their last verdict, the newest first."""
     return [row for row, _ in history.find_incidents(EventQuery(span=span), is_open=False)[0]]
+
+
+def count_kept(state: Path, uid: int) -> int:
+    """Attempts that a user's windows hold in the file: a guard that is killed now begins with these."""
+    with closing(sqlite3.connect(f"file:{state}?mode=ro", uri=True)) as file:
+        rows = file.execute("SELECT rule, data FROM windows WHERE uid = ?", (uid,)).fetchall()
+    return sum((len(data) - HEAD.size) // 8 for name, data in rows if b"/t/" in bytes(name))
