@@ -18,12 +18,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+from unittest.mock import patch
 
 from smtpguard.actions.base import Deny
 from smtpguard.clock import boottime_ns
 from smtpguard.model import NS, Connect, Subject
 from smtpguard.settings import Settings
 from smtpguard.sources.bpf.cgroup import read_cgroup
+from smtpguard.sources.bpf.credit_maps import CreditMaps
 from smtpguard.sources.bpf.source import BpfSource
 
 T = TypeVar("T")
@@ -99,8 +101,8 @@ def random_uid() -> int:
     return random.randrange(61001, 61099)
 
 
-def run_as(uid: int, cgroup: Path, function: Callable[[], T]) -> T:
-    """Call a function in a forked child of that uid and cgroup, and return what it returned."""
+def begin_as(uid: int, cgroup: Path, function: Callable[[], T]) -> Callable[[], T]:
+    """Call a function in a forked child of that uid and cgroup; the call of what is returned waits for its result."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -117,12 +119,57 @@ def run_as(uid: int, cgroup: Path, function: Callable[[], T]) -> T:
         finally:
             os._exit(status)
     os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        data = pipe.read()
-    _, status = os.waitpid(child, 0)
-    assert status == 0, f"the client failed: {status}"
-    result: T = pickle.loads(data)  # noqa: S301 - our own child wrote it
-    return result
+
+    def finish() -> T:
+        with os.fdopen(reader, "rb") as pipe:
+            data = pipe.read()
+        _, status = os.waitpid(child, 0)
+        assert status == 0, f"the client failed: {status}"
+        result: T = pickle.loads(data)  # noqa: S301 - our own child wrote it
+        return result
+
+    return finish
+
+
+def run_as(uid: int, cgroup: Path, function: Callable[[], T]) -> T:
+    """Call a function in a forked child of that uid and cgroup, and return what it returned."""
+    return begin_as(uid, cgroup, function)()
+
+
+@contextmanager
+def ready_as(uid: int, cgroup: Path, function: Callable[[], T]) -> Generator[Callable[[], T]]:
+    """The same, with a child that is there and waits: the fork of a long test run may take a second.
+
+    The call of what is yielded lets it go on, and returns what it returned.
+    """
+    gate, opener = os.pipe()
+    ready, tell = os.pipe()
+
+    def wait_and_call() -> T:
+        os.close(opener)
+        os.write(tell, b"+")
+        os.read(gate, 1)
+        return function()
+
+    finish = begin_as(uid, cgroup, wait_and_call)
+    for descriptor in (gate, tell):
+        os.close(descriptor)
+    results: list[T] = []
+
+    def go() -> T:
+        os.write(opener, b"+")
+        results.append(finish())
+        return results[0]
+
+    try:
+        assert os.read(ready, 1) == b"+"
+        yield go
+    finally:
+        for descriptor in (ready, opener):
+            os.close(descriptor)
+        if not results:
+            with suppress(AssertionError, EOFError, OSError):
+                finish()
 
 
 def dial(address: str = ADDRESS4, port: int = 25, *, nonblocking: bool = False, protocol: int = 0) -> int:
@@ -175,10 +222,22 @@ class Lab:
         return seen
 
 
+def _beat(maps: CreditMaps, now_ns: int) -> None:
+    """A sign of life that lasts: a test that is kept from its turn for 2 s is no daemon that is silent.
+
+    One that is said to be old is left as old as it is said to be.
+    """
+    is_now = now_ns > boottime_ns() - NS
+    _beat_of_the_daemon(maps, now_ns + 600 * NS * is_now)
+
+
+_beat_of_the_daemon = CreditMaps.beat
+
+
 @contextmanager
 def open_lab(**options: int) -> Generator[Lab]:
     """A source attached to a cgroup of its own, in a network namespace of its own."""
-    with private_netns(), private_cgroup() as cgroup:
+    with patch.object(CreditMaps, "beat", _beat), private_netns(), private_cgroup() as cgroup:
         source = BpfSource(Settings(cgroup=str(cgroup), ports=PORTS), **options)
         source.open()
         try:

@@ -2,6 +2,7 @@
 
 import errno
 import ipaddress
+import mmap
 import os
 import struct
 import time
@@ -57,8 +58,23 @@ def turn(lab: Lab, credits_: Credits) -> list[Connect]:
     return events
 
 
-def start_clients(lab: Lab, uid: int, many: int, each: int) -> Callable[[], list[int]]:
-    """Start so many processes with so many connects each; the returned function collects how many passed in each."""
+def start_clients(
+    lab: Lab, uid: int, many: int, each: int, *, before: Callable[[int], None] = lambda _: None
+) -> Callable[[], list[int]]:
+    """Start so many processes with so many connects each; the returned function collects how many passed in each.
+
+    Args:
+        lab: Where.
+        uid: Who they are.
+        many: How many processes.
+        each: How many connects of each.
+        before: Called before each connect, with its number.
+    """
+
+    def connect(number: int) -> bool:
+        before(number)
+        return dial(nonblocking=True) != REFUSED
+
     readers = []
     for _ in range(many):
         reader, writer = os.pipe()
@@ -68,7 +84,7 @@ def start_clients(lab: Lab, uid: int, many: int, each: int) -> Callable[[], list
             try:
                 (lab.cgroup / "cgroup.procs").write_text(str(os.getpid()))
                 os.setresuid(uid, uid, uid)
-                count = sum(dial(nonblocking=True) != REFUSED for _ in range(each))
+                count = sum(map(connect, range(each)))
             finally:
                 os.write(writer, count.to_bytes(4, "little", signed=True))
                 os._exit(0)
@@ -156,14 +172,22 @@ def test_who_begins_anew_with_the_same_rules_lets_nobody_through_meanwhile(lab: 
     credits_ = Credits(lab.source.guard, boottime_ns())
     credits_.start(rules, boottime_ns())
     uid = random_uid()
-    collect = start_clients(lab, uid, 3, each)
-    times: list[int] = []
+    shared = mmap.mmap(-1, 4)
+
+    def wait(number: int) -> None:
+        """No client is done before it has begun anew 30 times: however seldom this process has its turn."""
+        while int.from_bytes(shared[:4], "little") * each < number * 30 and boottime_ns() < begun_ns + 60 * NS:
+            time.sleep(0.0002)
+
     begun_ns, anew = boottime_ns(), 0
+    collect = start_clients(lab, uid, 3, each, before=wait)
+    times: list[int] = []
     usage = None
     while boottime_ns() < begun_ns + 60 * NS and (usage is None or usage.used[0] + usage.by_credit < 3 * each):
         times += [event.time_ns for event in turn(lab, credits_) if event.result == "allowed"]
         credits_.start(rules, boottime_ns(), windows=[(uid, 0, times)])
         anew += 1
+        shared[:4] = anew.to_bytes(4, "little")
         usage = credits_.maps.read_usage(uid)
     assert sum(collect()) == limit
     assert anew > 20

@@ -31,6 +31,7 @@ from tests.kernel.bpf_lab import (
     dials,
     open_lab,
     random_uid,
+    ready_as,
     run_as,
     unshare_net,
     unshare_user,
@@ -125,8 +126,9 @@ def test_dry_run_refuses_nobody_whatever_the_maps_say(lab: Lab) -> None:
 
 def test_a_deny_ends_by_itself_and_by_release(lab: Lab, enforcer: BpfDeny) -> None:
     uid = random_uid()
-    enforcer.apply_deny(block(uid, seconds=1))
-    assert dials(uid, lab.cgroup, ADDRESS4) == [REFUSED]
+    with ready_as(uid, lab.cgroup, dial) as go:
+        enforcer.apply_deny(block(uid, seconds=1))
+        assert go() == REFUSED
     time.sleep(1.05)
     assert dials(uid, lab.cgroup, ADDRESS4) == [OPEN]
     assert enforcer.read_denies() == []
@@ -334,18 +336,23 @@ def test_one_port_alone_is_refused_ranges_too_and_each_has_its_end(
 ) -> None:
     uid, sub = random_uid(), random_uid() + 1_000_000
     deny = replace(block(uid, ranges=((sub, 4),)), kind=kind)
+
+    def client() -> list[int]:
+        return [dial(port=port) for port in (25, 465, 587)]
+
     enforcer.apply_deny(replace(deny, port=25))
-    enforcer.apply_deny(replace(deny, port=587, until_ns=boottime_ns() + NS))
-    for who in (uid, sub + 3):
-        assert run_as(who, lab.cgroup, lambda: [dial(port=port) for port in (25, 465, 587)]) == [REFUSED, OPEN, REFUSED]
-    assert {(deny.kind, deny.port) for deny in enforcer.read_denies()} == {(kind, 25), (kind, 587)}
+    with ready_as(uid, lab.cgroup, client) as go, ready_as(sub + 3, lab.cgroup, client) as go_sub:
+        enforcer.apply_deny(replace(deny, port=587, until_ns=boottime_ns() + NS))
+        held = enforcer.read_denies()
+        assert (go(), go_sub()) == ([REFUSED, OPEN, REFUSED],) * 2
+    assert {(deny.kind, deny.port) for deny in held} == {(kind, 25), (kind, 587)}
     time.sleep(1.05)
     for who in (uid, sub + 3):
-        assert run_as(who, lab.cgroup, lambda: [dial(port=port) for port in (25, 465, 587)]) == [REFUSED, OPEN, OPEN]
+        assert run_as(who, lab.cgroup, client) == [REFUSED, OPEN, OPEN]
     enforcer.apply_deny(replace(deny, port=None, kind="throttle"))
     assert run_as(uid, lab.cgroup, lambda: [dial(port=port) for port in (25, 465)]) == [REFUSED, REFUSED]
     assert [event.refused_by for event in lab.events()][-2:] == [kind, "throttle"], "the block is the stronger"
     enforcer.apply_release(deny.subject, "throttle")
     enforcer.apply_release(deny.subject, kind, 25)
     for who in (uid, sub + 3):
-        assert run_as(who, lab.cgroup, lambda: [dial(port=port) for port in (25, 465, 587)]) == [OPEN, OPEN, OPEN]
+        assert run_as(who, lab.cgroup, client) == [OPEN, OPEN, OPEN]

@@ -400,7 +400,7 @@ def test_what_began_before_a_verdict_was_carried_out_is_held(lab: Lab) -> None:
     uid = random_uid()
     assert tries(uid, lab, *fan(2)) == [True, False]
     verdict = lab.events()[-1]
-    credits_.ledger.settle(uid, boottime_ns() + NS)  # as if all that follows had looked for its deny too soon
+    credits_.ledger.settle(uid, boottime_ns() + 600 * NS)  # as if all that follows had looked for its deny too soon
     credits_.speak(uid, verdict.time_ns, boottime_ns())
     assert tries(uid, lab, fan(1)[0]) == [False]
     assert tries(uid, lab, fan(1)[0], port=587) == [True]
@@ -572,8 +572,9 @@ def test_what_is_attempted_while_a_rule_begins_counts(lab: Lab, monkeypatch: pyt
 
     monkeypatch.setattr(CreditMaps, "set_crediting", meanwhile)
     limits.refresh(settings_of(rule), (), trusted=True, anew=True)
-    assert begins(limits)
-    limits.on_time(boottime_ns())
+    assert limits._credits is not None
+    assert limits._credits.unread_ns is not None
+    limits.on_time(limits._credits.unread_ns)
     assert begins(limits), "what came before is not read yet"
     judge(lab, engine, limits, lab.events())
     limits.on_time(boottime_ns())
@@ -589,9 +590,12 @@ def test_a_flood_does_not_keep_limits_from_beginning(lab: Lab) -> None:
     limits = ExactLimits(cast("AccountDirectory", known), engine_of(BLOCK), boottime_ns)
     limits.attach(lab.source)
     limits.refresh(settings_of(BLOCK), (), trusted=True, anew=True)
-    limits.on_time(boottime_ns() + NS // 4)
+    assert limits._credits is not None
+    begun_ns = limits._credits.unread_ns
+    assert begun_ns is not None
+    limits.on_time(begun_ns + NS // 4)
     assert begins(limits)
-    limits.on_time(boottime_ns() + NS)
+    limits.on_time(begun_ns + NS)
     assert not begins(limits)
     assert tries(uid, lab, *fan(LIMIT + 1)) == [True] * LIMIT + [False]
 

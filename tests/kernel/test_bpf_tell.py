@@ -58,8 +58,18 @@ class Desk:
     credits: Credits
     enforcer: BpfDeny
     stopping: threading.Event = field(default_factory=threading.Event)
+    thread: threading.Thread = field(init=False)
 
-    def serve(self) -> None:
+    def __post_init__(self) -> None:
+        self.thread = threading.Thread(target=self._serve)
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Until nobody serves any more."""
+        self.stopping.set()
+        self.thread.join()
+
+    def _serve(self) -> None:
         while not self.stopping.is_set():
             ready, _, _ = select.select(self.responder.filenos(), [], [], 0.02)
             for fileno in ready:
@@ -76,22 +86,14 @@ def desk() -> Generator[Desk]:
         telling = TellHooks(guard)
         responder = TellServer(telling.find_owner, lambda uid: f"stopped, uid {uid}", boottime_ns)
         telling.start(responder.port)
-        desk = Desk(
-            lab=lab,
-            telling=telling,
-            responder=responder,
-            credits=Credits(guard, boottime_ns()),
-            enforcer=BpfDeny(guard),
-        )
-        desk.enforcer.apply_exemptions(Exemptions())
-        desk.credits.maps.beat(boottime_ns())
-        thread = threading.Thread(target=desk.serve)
-        thread.start()
+        credits_, enforcer = Credits(guard, boottime_ns()), BpfDeny(guard)
+        enforcer.apply_exemptions(Exemptions())
+        credits_.maps.beat(boottime_ns())
+        desk = Desk(lab=lab, telling=telling, responder=responder, credits=credits_, enforcer=enforcer)
         try:
             yield desk
         finally:
-            desk.stopping.set()
-            thread.join(10)
+            desk.stop()
             responder.close()
 
 
@@ -188,8 +190,7 @@ def test_a_stopped_or_absent_responder_and_a_silent_daemon_mean_refused(desk: De
     desk.telling.stop()
     assert dials(uid, desk.lab.cgroup, ADDRESS4) == [errno.EPERM]
     desk.telling.start(desk.responder.port)
-    desk.stopping.set()
-    time.sleep(0.1)
+    desk.stop()
     desk.responder.close()
     assert dials(uid, desk.lab.cgroup, ADDRESS4) == [errno.ECONNREFUSED]
     desk.credits.maps.beat(boottime_ns() - 3 * NS)
@@ -242,10 +243,12 @@ def test_a_socket_that_goes_on_elsewhere_sees_its_new_peer(desk: Desk) -> None:
 def test_a_flood_is_told_twenty_times_and_then_refused(desk: Desk) -> None:
     uid = random_uid()
     desk.enforcer.apply_deny(block(uid))
+    begun = time.monotonic()
     results = dials(uid, desk.lab.cgroup, *[ADDRESS4] * 60)
+    took_s = time.monotonic() - begun
     assert set(results) == {0, errno.EPERM}
-    assert 20 <= results.count(0) < 30  # five a second come back
-    assert results[-1] == errno.EPERM
+    assert results[:20] == [0] * 20
+    assert results.count(0) <= 20 + 5 * took_s + 1  # five a second come back
 
 
 def test_one_user_takes_few_seats_and_nobody_stays(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,21 +266,15 @@ def test_one_user_takes_few_seats_and_nobody_stays(desk: Desk, monkeypatch: pyte
                 heard.append(repr(sock.recv(10)))
             except ConnectionResetError:
                 heard.append("reset")
-        try:
-            for _ in range(100):
-                socks[0].sendall(b"x" * 1000)
-                time.sleep(0.005)
-            heard.append("goes on")
-        except OSError:
-            heard.append("talked too much")
-        time.sleep(2.2)
-        try:
-            socks[1].sendall(b"x")
-            time.sleep(0.1)
-            socks[1].sendall(b"x")
-            heard.append("stays")
-        except OSError:
-            heard.append("shown out")
+        for sock, size, word in ((socks[0], 1000, "talked too much"), (socks[1], 1, "shown out")):
+            begun = time.monotonic()
+            try:
+                while time.monotonic() < begun + 3 * 2:
+                    sock.sendall(b"x" * size)
+                    time.sleep(0.005 if size > 1 else 0.1)
+                heard.append("stays")
+            except OSError:
+                heard.append(word)
         return heard
 
     told = repr(b"421 4.7.0 ")

@@ -1,6 +1,7 @@
 """Which PHP script made a connection, against a real PHP-FPM 8.2."""
 
 import os
+import platform
 import shutil
 import socket
 import tempfile
@@ -21,12 +22,14 @@ from smtpguard.enrich.looker.procfs import MAX_MAPS, Process
 from smtpguard.enrich.looker.protocol import Question
 from tests.fastcgi import finish
 from tests.php import Fpm, listening, run_php, running_fpm, unpack_php
+from tests.support.host import wait_for
 from tests.victims import map_hanging, random_uid, victim
 
 pytestmark = pytest.mark.kernel
 
 CONNECT = '$t = hrtime(true); $s = stream_socket_client("tcp://127.0.0.1:PORT"); fwrite($s, getmypid()." $t\\n");'
 WAIT = "fgets($s);"
+_ACCEPT = {"x86_64": 43, "aarch64": 202}[platform.machine()]
 
 
 @pytest.fixture(scope="module")
@@ -150,13 +153,20 @@ def test_a_later_request_is_never_named_for_an_earlier_event(fpm: Fpm) -> None:
             assert ask(second, fpm.uid).script == bytes(innocent) + b":2"
 
 
+def is_idle(worker: int) -> bool:
+    """Whether it waits in accept(2) for the next request."""
+    return Path(f"/proc/{worker}/syscall").read_text().split()[0] == str(_ACCEPT)
+
+
 def test_an_event_after_the_request_is_not_its(fpm: Fpm) -> None:
     with listening() as server:
         script = fpm.write("early.php", code(server, wait=False) + 'echo "done";')
+        (worker,) = fpm.workers()
+        wait_for(lambda: is_idle(worker))
         request = fpm.request(script)
         met = meet(server)
         finish(request)
-        time.sleep(0.05)
+        wait_for(lambda: is_idle(worker))  # it may be kept from writing down that it is done
         found = ask(met, fpm.uid, later_ns=now_ns() - met.time_ns)
         assert (found.script, found.why) == (None, "gone")
 

@@ -64,12 +64,12 @@ def test_the_same_elements_come_out_as_by_libnftables(nft: NetnsNft, elements: l
 
 
 def test_a_timeout_is_one(nft: NetnsNft) -> None:
-    nft.transact(render_create("smtpguard", "blocked", [(1001, 1001, 600_500, "")]))
-    assert "1001 timeout 10m500ms expires 10m" in listing(nft, "blocked")
+    nft.transact(render_create("smtpguard", "blocked", [(1001, 1001, 650_500, "")]))
+    assert "1001 timeout 10m50s500ms expires 10m" in listing(nft, "blocked")
     [(first, last, left_ms, comment)] = read_set(nft, "smtpguard", "blocked")
     assert (first, last, comment) == (1001, 1001, "")
     assert left_ms is not None
-    assert 590_000 < left_ms <= 600_500
+    assert 600_000 < left_ms <= 650_500
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from smtpguard.state.statements import block_key
 from smtpguard.state.store import Store
 from smtpguard.state.writer import StateWriter
 from tests.fakes.namespaces import enter_tmpfs, fill, run_forked
+from tests.support.host import wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -40,6 +41,7 @@ def test_a_full_disk_loses_no_block(tmp_path: Path) -> None:
         writer.put(SwitchRow(name="off", since_ns=0, until_ns=None, by="admin"))
         writer.delete(block_key(block(1)))
         assert not writer.flush(0.5)
+        wait_for(lambda: writer.stats().failures)
         stats = writer.stats()
         assert stats.failures > 0
         assert stats.error is not None

@@ -2,6 +2,7 @@
 
 import os
 import random
+import select
 import signal
 import struct
 import time
@@ -46,8 +47,15 @@ def write_until_killed(path: str, first: int, promises: int) -> None:
             os.write(promises, struct.pack("I", uid))
 
 
-def run_and_kill(path: str, first: int, pause_s: float) -> int:
-    """Returns the last number that was promised, or the one before the first."""
+def run_and_kill(path: str, first: int, pause_s: float, *, at_work: bool) -> int:
+    """Returns the last number that was promised, or the one before the first.
+
+    Args:
+        path: The file.
+        first: The first number.
+        pause_s: After how long it is killed: the moment is what varies.
+        at_work: Counted from its first promise on, not from its start.
+    """
     read_fd, write_fd = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -57,7 +65,9 @@ def run_and_kill(path: str, first: int, pause_s: float) -> int:
         finally:
             os._exit(1)
     os.close(write_fd)
-    time.sleep(pause_s)  # the moment of the kill is what varies
+    if at_work:
+        assert select.select([read_fd], [], [], 60)[0], "it promises nothing"
+    time.sleep(pause_s)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     with os.fdopen(read_fd, "rb") as pipe:
@@ -81,8 +91,9 @@ def test_no_promised_block_is_lost_and_none_comes_back(tmp_path: Path) -> None:
     promised: dict[int, int] = {}
     ended: set[int] = set()
     kills_in_work = 0
-    for _ in range(ROUNDS):
-        last = run_and_kill(path, first, chance.uniform(0.02, 0.25))
+    for number in range(ROUNDS):
+        at_work = number % 3 > 0
+        last = run_and_kill(path, first, chance.uniform(0, 0.15 if at_work else 0.25), at_work=at_work)
         kills_in_work += last >= first
         promised.update({uid: 2 * 10**18 + uid for uid in range(first, last + 1) if uid % 3})
         ended.update(uid for uid in range(first, last + 1) if uid % 3 == 0)

@@ -4,6 +4,7 @@ import ctypes
 import errno
 import json
 import os
+import signal
 import struct
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ import pytest
 
 from smtpguard.errors import SourceError
 from tests.kernel.bpf_lab import ADDRESS4, dials, open_lab, random_uid
+from tests.support.held_up import watching_processors
 from tests.support.host import OTHER, SPAMMER, Host, wait_for
 
 pytestmark = pytest.mark.kernel
@@ -120,6 +122,17 @@ def removable_cgroup(host: Host) -> Iterator[Path]:
             wait_for(lambda: remove(inner))
 
 
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process does nothing for a while."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_for(lambda: b") T " in Path(f"/proc/{pid}/stat").read_bytes())
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def remove(cgroup: Path) -> bool:
     """Whether it is gone; processes that have just ended may keep it for a moment."""
     try:
@@ -153,7 +166,7 @@ def test_a_program_detached_from_outside_is_attached_again() -> None:
 
 
 def test_the_loop_goes_on_while_the_program_is_loaded_anew() -> None:
-    with made_host([TOLD]) as host:
+    with made_host([TOLD]) as host, watching_processors() as held_up:
         host.start()
         assert host.lab.cgroup is not None
         client = host.begin(SPAMMER, 1200, 400)
@@ -163,7 +176,7 @@ def test_the_loop_goes_on_while_the_program_is_loaded_anew() -> None:
         assert host.outcome(client).ok == 1200
         status = json.loads(host.cli("status", "--json").stdout)
         print(f"worst stall {status['worst_stall_ms']} ms in {status['worst_stall_in']}")
-        assert status["worst_stall_ms"] < MOST_STALL_MS, status["worst_stall_in"]
+        assert status["worst_stall_ms"] < MOST_STALL_MS + held_up(), status["worst_stall_in"]
         assert status["sources"][0]["restarts"] == 3
 
 
@@ -185,6 +198,7 @@ def test_the_next_source_takes_over_and_the_better_one_comes_back() -> None:
         assert counts(host) == []
         host.connect(SPAMMER)
         wait_for(lambda: counts(host) == ["31"], 5)
+        wait_for(lambda: len(host.events("CONNECT")) >= 31)
         sensors = Counter(row["SENSOR"] for row in host.events("CONNECT"))
         assert (sensors["bpf"], sensors["nflog"]) == (19, 12)
         assert len(said(host, "has died")) == len(said(host, "takes over")) == len(said(host, "is back")) == 1
@@ -200,9 +214,12 @@ def test_no_connection_falls_between_two_sources() -> None:
         host.start()
         wait_for(lambda: remove(cgroup))
         wait_told(host, "source nflog takes over", NOTICED_S)
-        time.sleep(1.3)  # it was tried after 1 s; the next try, after 3, finds the client at work
-        cgroup.mkdir()
+        host.lab.cgroup = str(cgroup.parent)
         client = host.begin(SPAMMER, total, rate)
+        wait_for(lambda: host.events("CONNECT"))  # it is tried after 1, 3 and 7 s: the client is at work then
+        with stopped(client.pid):  # it comes with its place, between two connections
+            cgroup.mkdir()
+            (cgroup / "cgroup.procs").write_text(str(client.pid))
         wait_told(host, "source bpf is back", BACK_S)
         running = client.poll() is None
         assert host.outcome(client).ok == total
