@@ -112,6 +112,8 @@ def describe_event(event: Json) -> str:
         where = f", last to {event['dst']} port {event['port']}{script}"
         return f"{event['rule']}: {event['count']} in {window}, limit {event['limit']}{done}{where}"
     parts = []
+    if event.get("incident"):
+        parts.append(f"incident {event['incident']}")
     if event.get("block_kind"):
         parts.append(f"{event['block_kind']}{render_ports(event.get('ports')) or ' on all ports'}")
     if event.get("rule"):

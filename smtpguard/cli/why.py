@@ -7,7 +7,6 @@ import click
 from smtpguard.cli.common import config_option, json_option, print_json, socket_option
 from smtpguard.cli.history_options import find_uid
 from smtpguard.cli.past_source import PastSource
-from smtpguard.errors import StateError
 
 if TYPE_CHECKING:
     from smtpguard.state.history import History
@@ -106,6 +105,7 @@ def _read(history: "History", whose: tuple[int | None, str | None], at_ns: int |
     """The same from the file, where no daemon runs."""
     import time
 
+    from smtpguard.state.history_page import unknown_user
     from smtpguard.state.user_history import collect_user, show_block
 
     uid, name = whose
@@ -113,7 +113,7 @@ def _read(history: "History", whose: tuple[int | None, str | None], at_ns: int |
     names = [] if uid is None or (found := _find_name(uid)) is None else [found]
     past = collect_user(history, uid=uid, name=name, now_ns=at_ns or now_ns, names=names, is_past=at_ns is not None)
     if past["uid"] is None:
-        raise StateError("no account of that name on this host, and none in the history", fix="give uid:N")
+        raise unknown_user(name or "")
     if at_ns is None:
         past["blocks"] = [show_block(row) for row in history.blocks_of(past["uid"], now_ns)]
     return {"live": None, "past": past, "name": name or (names[0] if names else None)}

@@ -22,7 +22,7 @@ from smtpguard.hooks import ClockNs
 from smtpguard.policy.rules import check_rules
 from smtpguard.settings import Settings
 from smtpguard.settings.load_in_child import read_settings_apart
-from smtpguard.settings.on_reload import find_changes, keep_until_restart, render_changes
+from smtpguard.settings.on_reload import RESTART, find_changes, keep_until_restart, render_changes
 from smtpguard.state.enforcing_since import EnforcingSince
 from smtpguard.state.last_good import LastGood
 
@@ -136,6 +136,8 @@ class Reconfiguration:
         notes = [*self._overruled, *read.warnings]
         if self._program.trouble:
             notes.append(f"Refused senders are not told why: {self._program.trouble}")
-        text = render_changes(changes, notes=notes)
+        by_hand = "end `smtpguard run` and start it again"
+        restart = RESTART if self._start.manager.path else by_hand
+        text = render_changes(changes, notes=notes, restart=restart)
         unmet = tuple(self._enforcement.health.refusal_troubles())
         return Reloaded(text=text, changed=changes.live, waiting=changes.waiting, unmet=unmet)

@@ -16,6 +16,7 @@ from smtpguard.text import render_visible
 
 MAX_TOLD = 20
 """Changes that are named one by one."""
+RESTART = "systemctl restart smtpguard"
 _MAX_LIST_CHARS = 60
 """A list that is longer in words is told by what came and went."""
 _SECRET = frozenset({"notify.webhooks", "notify.urls", "listed.zones"})
@@ -84,18 +85,19 @@ def find_changes(old: Settings, new: Settings) -> Changes:
     return Changes(live=tuple(told["live"]), waiting=tuple(told["restart"]))
 
 
-def render_changes(changes: Changes, *, notes: Iterable[str] = ()) -> str:
+def render_changes(changes: Changes, *, notes: Iterable[str] = (), restart: str = RESTART) -> str:
     """What a reload has done, for people, as in `Loaded. Changed: ports [25] -> [25, 587], rules.x.limit 9 -> 5`.
 
     Args:
         changes: What was different.
         notes: What else they have to know, as sentences without their full stop.
+        restart: What to type, or to do, so that it is started anew.
     """
     sentences = [f"Changed: {_join(changes.live)}" if changes.live else "Nothing that a reload can change has changed"]
     if not changes.live and not changes.waiting:
         sentences = ["Nothing has changed"]
     if changes.waiting:
-        sentences.append(f"Waits for a restart: {_join(changes.waiting)}")
+        sentences.append(f"Waits for a restart ({restart}): {_join(changes.waiting)}")
     return " ".join(f"{sentence}." for sentence in ("Loaded", *sentences, *notes))
 
 

@@ -351,13 +351,14 @@ def test_the_answer_tells_what_changed_and_what_waits(bpf: Reloader) -> None:
     done = bpf.host.cli("reload")
     assert done.stdout == (
         "Loaded. Changed: dry_run false -> true (nobody is refused from now on), rules.burst.limit 5 -> 7. "
-        "Waits for a restart: attribution.rdns true -> false.\n"
+        "Waits for a restart (end `smtpguard run` and start it again): attribution.rdns true -> false.\n"
     )
     assert "Loaded. Changed: dry_run false -> true" in bpf.host.stderr()
     told = bpf.ask("reload")
     assert (told["changed"], told["waiting"]) == ([], ["attribution.rdns true -> false"])
     assert told["text"] == (
-        "Loaded. Nothing that a reload can change has changed. Waits for a restart: attribution.rdns true -> false."
+        "Loaded. Nothing that a reload can change has changed. "
+        "Waits for a restart (end `smtpguard run` and start it again): attribution.rdns true -> false."
     )
     bpf.host.configure(attribution={})
 

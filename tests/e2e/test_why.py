@@ -111,6 +111,7 @@ def test_why_tells_of_a_hacked_site_what_the_log_tells(folder: Path) -> None:
         card = show(host)
         check_card(card, why, fpm)
         check_width(host)
+        check_unknown(host)
         ticket = show(host, "--ticket")
         assert f"{fpm.www / PLUGIN}:" in ticket
         customer = show(host, "--customer")
@@ -145,6 +146,14 @@ def check_width(host: Host) -> None:
         piped = host.cli(command).stdout
         assert command == "status" or SPAMMER[0] in "".join(lines)
         assert max(map(len, piped.splitlines())) > 80, "as it is, for scripts"
+
+
+def check_unknown(host: Host) -> None:
+    for words in (("events", "--user"), ("events", "--json", "--user"), ("incidents", "--user"), ("why",)):
+        done = host.cli(*words, "wbe01")
+        assert (done.returncode, done.stdout) == (1, ""), words
+        assert 'No account "wbe01" on this host, and none in the history' in done.stderr
+    assert host.cli("events", "--user", OTHER[0]).stdout == "Nothing of that kind has happened.\n", "an account"
 
 
 def admit(host: Host, *verbs: str) -> None:

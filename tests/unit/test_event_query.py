@@ -200,15 +200,15 @@ def test_incidents_are_open_until_somebody_closes_them(path: str) -> None:
     assert show_incident(incident(1, is_over=True), None, NOW_NS)["over"] is True
 
 
-def run(path: str, *words: str) -> str:
+def run(path: str, *words: str, code: int = 0) -> str:
     config = Path(path).with_name("c.yaml")
     directory = Path(path).parent
     config.write_text(
         json.dumps({"version": 1, "state": {"path": path}, "control": {"socket": f"{directory}/none.sock"}}), "utf-8"
     )
     result = CliRunner().invoke(main, [words[0], "--config", str(config), *words[1:]])
-    assert result.exit_code == 0, result.output
-    return result.stdout
+    assert result.exit_code == code, result.output
+    return result.stdout if not code else result.stderr
 
 
 def test_without_a_daemon_the_file_is_read(path: str) -> None:
@@ -219,9 +219,23 @@ def test_without_a_daemon_the_file_is_read(path: str) -> None:
     assert [row["user"] for row in answer["incidents"]] == ["web3", "web1"]
     assert {"id", "first", "last", "rules", "scripts", "destinations", "over"} <= answer["incidents"][0].keys()
     assert "FIRST" in run(path, "incidents")
-    assert run(path, "events", "--user", "nobody-of-this-host") == "Nothing of that kind has happened.\n"
     times = ("--since", "2026-02-18 00:00", "--until", "2026-02-19")
     assert len(json.loads(run(path, "events", "--json", *times))["events"]) == 6
+
+
+@pytest.mark.parametrize("command", ["events", "incidents", "why"])
+def test_a_name_that_no_account_has_and_none_had_is_told_and_fails(path: str, command: str) -> None:
+    words = ["why", "shpo"] if command == "why" else [command, "--user", "shpo"]
+    told = run(path, *words, code=1)
+    assert told.splitlines()[-1] == (
+        'smtpguard: No account "shpo" on this host, and none in the history (give a login name, or uid:N)'
+    )
+    if command != "why":
+        nothing = {"events": "Nothing of that kind has happened.\n", "incidents": "There are no such incidents.\n"}
+        # No account here, and in the history: the answer is that nothing happened then.
+        assert run(path, command, "--user", "web1", "--since", "2030-01-01") == nothing[command]
+        assert "web" in run(path, command, "--user", "web01" if command == "events" else "web1")
+        assert run(path, command, "--user", "web1" if command == "events" else "web01") == nothing[command]
 
 
 def test_pages_hold_each_row_once(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,6 +257,11 @@ def test_hostile_text_drives_no_terminal_and_is_no_formula(path: str) -> None:
     for value in ("=1+1", "+1", "-1", "@x", "\t=1", "\r=1", "\n=1", " =1"):
         assert escape_cell(value)[:1] not in ("=", "+", "-", "@", "\t", "\r", "\n", " "), value
     assert "\n" not in describe_event(show_event(change(1, "note")))
+
+
+def test_the_end_of_an_incident_names_it() -> None:
+    told = describe_event(show_event(change(6, "close", incident="51bbdc18")))
+    assert told.startswith("incident 51bbdc18, by alice, ")
 
 
 def test_who_is_in_a_container_is_not_named_as_an_account_here() -> None:

@@ -12,14 +12,14 @@ from smtpguard.daemon.serve.history_requests import WhyRequest
 from smtpguard.daemon.serve.status import Status
 from smtpguard.daemon.watches import Watches
 from smtpguard.enrich.accounts.directory import AccountDirectory
-from smtpguard.errors import GuardError, StateError
+from smtpguard.errors import GuardError
 from smtpguard.hooks import ClockNs
 from smtpguard.model import Account, Customer
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.rule_fill import RuleFill
 from smtpguard.policy.rules import override_index
 from smtpguard.state.host_question import show_rule
-from smtpguard.text import render_user, render_words
+from smtpguard.text import render_user
 
 if TYPE_CHECKING:
     from smtpguard.state.history import History
@@ -78,15 +78,14 @@ class WhyCommand:
         at_ns = time.time_ns() if request.at_ns is None else request.at_ns
 
         def look(history: "History") -> dict[str, Any]:
+            from smtpguard.state.history_page import unknown_user
             from smtpguard.state.user_history import collect_user
 
             uid, names = (None, ()) if account is None else (account.uid, account.names)
             rules = [] if live is None else live["rules"]
             past = collect_user(history, uid=uid, name=name, now_ns=at_ns, names=names, rules=rules, is_past=not is_now)
             if name is not None and past["uid"] is None:
-                what = f'No account "{render_words(name)}" on this host, and none in the history'
-                known = "; `smtpguard status` says whose domains are known" if "." in name else ""
-                raise StateError(what, fix=f"give a login name, or uid:N{known}")
+                raise unknown_user(name)
             told: dict[str, Any] = {"live": live, "past": past if shows_memory else _without_memory(past)}
             if account is None:
                 return told | {"name": name, "standing": None}
