@@ -10,7 +10,7 @@ from smtpguard.settings.notations import parse_duration
 
 _CLOCK = re.compile(r"(?:(today|yesterday)\s+)?([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
 _DAY = re.compile(r"today|yesterday")
-FIRST_NS, LAST_NS = 1, (1 << 63) // (60 * NS) * 60 * NS
+FIRST_NS, LAST_NS = 1, ((1 << 63) // (60 * NS) - 1) * 60 * NS
 """1970 and 2262, a whole minute: nothing can be known of earlier or later, and SQLite counts no further."""
 
 

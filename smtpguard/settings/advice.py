@@ -187,7 +187,7 @@ def _doubt_notify(settings: Settings) -> Iterator[str]:
     for url in plain:
         if url.startswith("http://"):
             host = url.removeprefix("http://").partition("/")[0]
-            yield f"notify: what goes to http://{host} can be read and changed on its way; use https"
+            yield f"notify: what goes to http://{ascii(host)[1:-1]} can be read and changed on its way; use https"
 
 
 def _doubt_listed(settings: Settings) -> Iterator[str]:

@@ -72,6 +72,8 @@ ABSURD: tuple[tuple[str, dict[str, Any]], ...] = (
     ("learn", {"seen": [[1, 25, 5]] * 1001}),
     ("learn", {"spans": {"a": 1}}),
     ("learn", {"spans": [[-5, 5]]}),
+    ("why", {"user": SPAMMER[0], "at_ns": (1 << 63) - 1}),
+    ("why", {"user": SPAMMER[0], "at_ns": float(10**18)}),
 )
 
 

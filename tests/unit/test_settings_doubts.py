@@ -61,6 +61,10 @@ GLOB = Match(users=("shop*",))
             settings(notify=NotifySettings(heartbeat=Heartbeat(url="http://192.0.2.1:8/x"))),
             "what goes to http://192.0.2.1:8 can be read",
         ),
+        (
+            settings(notify=NotifySettings(heartbeat=Heartbeat(url="http://b\u00fccher.example/x"))),
+            "what goes to http://b\\xfccher.example can be read",
+        ),
         (settings(shared_block=frozenset({"www-data"})), "a block of 'www-data' stops the mail of every site"),
         (settings(exempt=Exempt(users=("shop*",))), "exempt.users"),
         (settings(exempt=Exempt(users=("[a]b",))), "exempt.users"),

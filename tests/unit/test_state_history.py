@@ -17,6 +17,7 @@ from smtpguard.state import statements
 from smtpguard.state.activity import Tally
 from smtpguard.state.columns import Statement
 from smtpguard.state.desk import HistoryDesk
+from smtpguard.state.event_query import EventQuery
 from smtpguard.state.history import History
 from smtpguard.state.incident_row import IncidentRow
 from smtpguard.state.migrations import VERSION
@@ -239,6 +240,22 @@ def test_the_desk_answers_without_anybody_waiting(store: Store, path: Path) -> N
     assert answers.get(timeout=60) == 1
     desk.close(60)
     assert not any(thread.name == "history" for thread in threading.enumerate())
+
+
+def test_a_mistake_in_a_question_is_told_to_who_asked_and_to_who_watches_threads(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(store, statements.add(change(1, NOW_NS)))
+    seen: queue.SimpleQueue[type] = queue.SimpleQueue()
+    monkeypatch.setattr(threading, "excepthook", lambda said: seen.put(said.exc_type))
+    desk = HistoryDesk(str(path))
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    desk.ask(lambda past: past.find_incidents(EventQuery(span=Span(until_ns=1 << 63)), is_open=False), answers.put)
+    assert "by a mistake of smtpguard's own" in str(answers.get(timeout=60))
+    assert seen.get(timeout=60) is OverflowError
+    desk.ask(lambda past: len(list_changes(past, Span())), answers.put)
+    assert answers.get(timeout=60) == 1
+    desk.close(60)
 
 
 def test_the_desk_without_a_file_says_so_and_sees_a_new_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from smtpguard.daemon.serve.requests import (
     take_word,
 )
 from smtpguard.daemon.watches import MAX_WATCH_NS
+from smtpguard.model import NS
 from smtpguard.state.event_query import KINDS, Network, parse_own
 from smtpguard.state.host_question import MAX_WINDOWS, PARTS, HostQuestion
 
@@ -28,6 +29,8 @@ MAX_MINUTES = 44_640
 """31 days."""
 MAX_BRIEF = 200
 """Users of whom `why` tells in short in one answer: each takes some 20 us of the loop."""
+MAX_MOMENT_NS = MAX_WALL_NS - 60 * NS
+"""What lies between a moment and its next minute is looked up, too: SQLite counts no further than MAX_WALL_NS."""
 MAX_PAGE = 1000
 """Rows of history in one answer; who wants more asks again."""
 
@@ -106,7 +109,7 @@ class WhyRequest(Request):
     """
 
     user: str = field(default="", metadata=argument(take_text(MAX_USER)))
-    at_ns: int | None = field(default=None, metadata=argument(take_integer(1, MAX_WALL_NS)))
+    at_ns: int | None = field(default=None, metadata=argument(take_integer(1, MAX_MOMENT_NS)))
     uids: tuple[int, ...] = field(default=(), metadata=argument(_take_uids))
 
 
