@@ -115,7 +115,7 @@ def test_while_a_second_tenant_floods_the_ring(host: Host) -> None:
 
 def test_while_the_daemon_is_stopped_for_a_second(host: Host) -> None:
     session = host.session(SPAMMER, 20, to=FAN[0])
-    time.sleep(0.1)
+    host.wait_for_beat()
     host.stop_signal(signal.SIGSTOP)
     begun = time.monotonic()
     works = [FAN[:LIMIT] + random.sample(FAN[LIMIT:], 30) + FAN[:LIMIT] for _ in range(PROCESSES)]

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import select
 import shlex
@@ -144,6 +145,20 @@ def follow(host: Host, form: str) -> subprocess.Popen[str]:
     return host.lab.start([*SMTPGUARD, "watch", "-l", "--format", form, "--config", host.config])
 
 
+class Shown:
+    """What a `watch` has shown so far."""
+
+    def __init__(self, watcher: subprocess.Popen[str]) -> None:
+        assert watcher.stdout is not None
+        self._file, self.text = watcher.stdout, ""
+
+    def count(self, word: str) -> int:
+        """Its lines with a word."""
+        while select.select([self._file], [], [], 0)[0] and (more := os.read(self._file.fileno(), 1 << 16)):
+            self.text += more.decode("ascii")
+        return sum(word in row for row in self.text.splitlines())
+
+
 def wait_until_attached(host: Host, watchers: list[subprocess.Popen[str]]) -> None:
     """Somebody else connects until each of them has shown it."""
 
@@ -186,8 +201,10 @@ def test_a_hostile_account_with_a_hostile_program(host: Host, user: str) -> None
     assert re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9_.@+%-]*", mine[0].user)
     assert any(line.fields.get("EXE") == bytes(shell) for line in mine), "the binary itself, escaped"
     for form, watcher in watchers.items():
+        shown, name = Shown(watcher), mine[0].user
+        wait_for(lambda shown=shown, name=name: shown.count(name) >= 4)  # type: ignore[misc]
         watcher.send_signal(signal.SIGINT)
-        out, _ = watcher.communicate(timeout=10)
+        out = shown.text + watcher.communicate(timeout=10)[0]
         seen = [row for row in out.splitlines() if f"{mine[0].user}" in row]
         assert len(seen) >= 4, out
         for row in out.splitlines():

@@ -44,6 +44,7 @@ def test_who_stands_still_after_on_lets_nobody_through_the_block_that_follows(tm
         for (_, uid), port, _, rate, to in (COUNTED, FANNED):
             crowd.add(uid, rate, to, port)
         wait_for(lambda: len(blocks(host, "dry-run")) == 2)
+        host.wait_for_beat()
         ask(control, "on")
         answered_ns = time.time_ns()
         time.sleep(FANNED[2] / FANNED[3] / 2)
