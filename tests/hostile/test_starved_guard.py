@@ -43,8 +43,7 @@ def starve(count: int, seconds: float) -> None:
         host.start(command=["setsid", *SMTPGUARD, "run"])
         assert host.daemon is not None
         assert read_share(host.daemon.pid) == AUTOGROUP_PRIORITY
-        for task in Path(f"/proc/{host.daemon.pid}/task").iterdir():
-            os.sched_setaffinity(int(task.name), {processor})
+        pin_session(host.daemon.pid, processor)
         words = [sys.executable, "-c", SPINNING, str(SPAMMER[1]), str(count), str(processor)]
         spinning = host.lab.start(words, inside=True)
         assert spinning.stdout is not None
@@ -57,6 +56,18 @@ def starve(count: int, seconds: float) -> None:
         status = json.loads(host.cli("status", "--json").stdout)
         print(f"{count} sessions: worst stall {status['worst_stall_ms']} ms in {status['worst_stall_in']}")
         assert status["worst_stall_ms"] < 1000, "two seconds of silence, and the limits lapse"
+
+
+def pin_session(leader: int, processor: int) -> None:
+    """The whole group on one processor: what its helpers do on another would take the daemon's share of this one."""
+    for folder in Path("/proc").iterdir():
+        try:
+            if not folder.name.isdigit() or os.getsid(int(folder.name)) != leader:
+                continue
+            for task in (folder / "task").iterdir():
+                os.sched_setaffinity(int(task.name), {processor})
+        except (ProcessLookupError, FileNotFoundError):
+            continue  # has ended meanwhile
 
 
 def read_share(pid: int) -> int | None:
