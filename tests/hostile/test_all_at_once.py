@@ -56,7 +56,8 @@ def attack(sessions: int, seconds: int, spare: int, stall_ms: float) -> None:
             if number + 1 < spare:
                 assert host.cli("unblock", OTHER[0]).returncode == 0
         attempts = [int(flood.communicate(timeout=seconds + 30)[0]) for flood in floods]
-        time.sleep(1.2)  # losses are looked at once a second
+        time.sleep(1.2)  # losses are looked at once a second,
+        host.is_ready()  # and in this turn of the loop at the latest
         status = json.loads(host.cli("status", "--json").stdout)
         lost, stall, part = status["sources"][0]["lost"], status["worst_stall_ms"], status["worst_stall_in"]
         assert host.stop() == 0

@@ -14,6 +14,7 @@ from dataclasses import replace
 import pytest
 
 from smtpguard.actions.suppression import LINES_BEYOND_LIMIT, Suppression
+from smtpguard.clock import boottime_ns
 from smtpguard.logline import render_suppressed
 from smtpguard.model import NS, Account, SocketReport
 from smtpguard.sources.bpf.untracked import Untracked
@@ -61,11 +62,14 @@ def test_any_number_of_uids_is_one_share_of_the_ring() -> None:
                 os.setresuid(uid, 0, 0)
                 dial("198.18.0.1", nonblocking=True)
 
+        begun_ns = boottime_ns()
         run_as(0, lab.cgroup, flood)
+        took_s = (boottime_ns() - begun_ns) / NS
         seen = 0
         while events := lab.events():
             seen += len(events)
-        assert seen < 4500
+        assert seen <= 2000 + 2000 * took_s + 1, "one share: so many at once, and so many a second"
+        assert seen < 6000, "the client was too slow for this test to say anything"
         assert len(lab.source.guard.map("budgets").read_all()) < 10
         assert [(row.owner, row.elsewhere, row.count) for row in lab.source.read_unsent()] == [(0, True, 6000 - seen)]
 

@@ -16,6 +16,7 @@ from smtpguard.sources.bpf.existing_sessions import ExistingSessions
 from smtpguard.sources.proc import ProcSource
 from tests.kernel.bpf_lab import ADDRESS4, OTHER4, private_netns
 from tests.support.host import CLIENT, SPAMMER, Host, wait_for
+from tests.support.proc_looks import look_now
 
 pytestmark = pytest.mark.kernel
 UID = 61001
@@ -51,10 +52,10 @@ def test_proc_takes_no_session_that_the_peer_opened() -> None:
         server = customer_server()
         calls = [call(port, server) for port in (25, 587)]
         time.sleep(0.05)
-        assert source.read() == []
+        assert look_now(source) == []
         mine = socket.create_server((OTHER4, 2525))
         caller = socket.create_connection((OTHER4, 2525))
-        assert [connect.port for connect in source.read()] == [2525], "who calls is a caller"
+        assert [connect.port for connect in look_now(source)] == [2525], "who calls is a caller"
         for sock in (*[end for pair in calls for end in pair], mine, caller, server):
             sock.close()
         source.close()
@@ -69,11 +70,11 @@ def test_proc_takes_none_either_where_the_listener_is_gone() -> None:
         stranger, accepted = call(25, server)
         server.close()
         time.sleep(0.05)
-        assert source.read() == []
+        assert look_now(source) == []
         accepted.sendall(b"x" * 10_000)
         stranger.recv(1 << 20)
         time.sleep(0.15)
-        assert source.read() == [], "nor when it has spoken"
+        assert look_now(source) == [], "nor when it has spoken"
         mine = socket.create_server((OTHER4, 2525))
         caller = socket.create_connection((OTHER4, 2525))
         caller.sendall(b"x" * 10_000)
@@ -108,7 +109,7 @@ def read_soon(source: ProcSource, seconds: float = 2) -> list[Connect]:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         time.sleep(0.05)
-        if found := source.read():
+        if found := look_now(source):
             return found
     return []
 

@@ -184,19 +184,21 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Host]:
         yield host
 
 
+def list_blocked(host: Host) -> set[int]:
+    return {row["uid"] for row in json.loads(host.cli("blocks", "--json").stdout)}
+
+
 @pytest.mark.kernel
 def test_the_guard_tells_them_apart(host: Host) -> None:
     host.start()
     assert host.connect(JOE).ok == 1
     wait_for(lambda: f"uid {JOE[1]} is an account of a directory" in host.stderr())
     assert host.connect(("subuid", 70_500), 8).refused > 0, "the range is stopped"
-    blocked = {row["uid"] for row in json.loads(host.cli("blocks", "--json").stdout)}
-    assert blocked == {SPAMMER[1]}
+    wait_for(lambda: list_blocked(host) == {SPAMMER[1]})
     done = host.connect(JOE, 7)
     assert (done.ok, done.refused) == (5, 2), "and joe has all that is theirs"
     assert host.connect(OTHER, 3).ok == 3
-    blocked = {row["uid"] for row in json.loads(host.cli("blocks", "--json").stdout)}
-    assert blocked == {SPAMMER[1], JOE[1]}
+    wait_for(lambda: list_blocked(host) == {SPAMMER[1], JOE[1]})
     host.cli("unblock", SPAMMER[0])
     assert host.connect(("subuid", 70_500)).ok == 1
     assert host.connect(JOE).refused == 1, "nor do they help each other"

@@ -101,12 +101,14 @@ def test_what_goes_where_nothing_counts_hides_nothing_that_does(lab: Lab) -> Non
     def flood() -> int:
         return burst(10_000) + burst(200, "198.18.7.7")
 
+    begun_ns = boottime_ns()
     run_as(61001, lab.cgroup, flood)
+    took_s = (boottime_ns() - begun_ns) / NS
     seen = []
     while events := lab.events():
         seen += events
     assert sum(event.address == bytes([198, 18, 7, 7]) for event in seen) == 200
-    assert len(seen) < 5000
+    assert len(seen) <= 200 + 2000 + 2000 * took_s + 1, "a share of its own: so many at once, and so many a second"
 
 
 def test_namespaces_of_ones_own_are_no_further_shares(lab: Lab) -> None:
@@ -164,7 +166,8 @@ def test_with_the_real_guard() -> None:
         blocked = wait_for(lambda: [row for row in host.events("EXCEEDED") if row["USER"] == OTHER[0]], 5)
         assert blocked
         attempts = [int(flood.communicate(timeout=30)[0]) for flood in floods]
-        time.sleep(1.2)  # losses are looked at once a second
+        time.sleep(1.2)  # losses are looked at once a second,
+        host.is_ready()  # and in this turn of the loop at the latest
         status = json.loads(host.cli("status", "--json").stdout)
         assert status["sources"][0]["lost"] > 0
         assert any("lost" in text for text in status["troubles"]), status["troubles"]

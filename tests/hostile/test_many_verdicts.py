@@ -12,7 +12,7 @@ import pytest
 
 from smtpguard.model import NS, Action, Verdict
 from smtpguard.policy.container_verdicts import ALL_BURST, BURST, INTERVAL_NS, MAX_UIDS, ContainerVerdicts
-from tests.support.host import OTHER, SPAMMER, Host
+from tests.support.host import OTHER, SPAMMER, Host, wait_for
 from tests.support.policy import BURST as BURST_RULE
 from tests.support.policy import engine_of, feed, only
 
@@ -87,6 +87,9 @@ def test_status_says_how_many() -> None:
     with Host(rules=[RULE]) as host:
         host.start()
         host.lab.run([sys.executable, "-c", NAMESPACES, str(SPAMMER[1]), "100"], inside=True)
-        windows = json.loads(host.cli("status", "--json").stdout)["parts"]["windows"]
-        assert " 0 verdicts about containers not told" not in windows
-        assert windows.endswith("verdicts about containers not told")
+
+        def windows() -> str:
+            return str(json.loads(host.cli("status", "--json").stdout)["parts"]["windows"])
+
+        wait_for(lambda: " 0 verdicts about containers not told" not in windows())
+        assert windows().endswith("verdicts about containers not told")

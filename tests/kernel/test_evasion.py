@@ -31,11 +31,13 @@ from smtpguard.sources.base import Source
 from smtpguard.sources.bpf.cgroup import read_cgroup
 from smtpguard.sources.bpf.features import Features, list_preferences
 from smtpguard.sources.bpf.program import BpfProgram
+from smtpguard.sources.proc import ProcSource
 from smtpguard.sources.registry import KINDS, make_source
 from tests.support.audit_lab import read_until, sole_audit
 from tests.support.evasion import WAYS
 from tests.support.evasion_lab import Attempt, Course, inside
 from tests.support.host import SPAMMER, Host
+from tests.support.proc_looks import look_now
 
 pytestmark = pytest.mark.kernel
 
@@ -171,7 +173,7 @@ class Watch:
 
             def look() -> None:
                 for name, source in self.sources.items():
-                    events[name] = source.read()
+                    events[name] = look_now(source) if isinstance(source, ProcSource) else source.read()
 
             attempt = self.course.run(row.way, row.runs_as, look)
             own = {name: [c for c in found if c.address == attempt.address] for name, found in events.items()}

@@ -11,6 +11,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from smtpguard.actions import session_thread
 from smtpguard.actions.base import Deny, Exemptions
 from smtpguard.actions.sessions import SessionEnder
 from smtpguard.decode.netlink.sock_diag import FIN_WAIT1, SYN_SENT
@@ -22,6 +23,7 @@ from smtpguard.settings import Settings
 from smtpguard.sources.proc import ProcSource
 from smtpguard.sources.registry import make_source
 from tests.support.netlab import Lab, become, enter, inside, run
+from tests.support.proc_looks import look_now
 
 pytestmark = pytest.mark.kernel
 USER, OTHER = random.sample(range(61001, 61099), 2)
@@ -57,7 +59,9 @@ def container() -> Iterator[Lab]:
 
 
 @pytest.fixture
-def ender(lab: Lab) -> Iterator[SessionEnder]:
+def ender(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[SessionEnder]:
+    """One whose thread is waited for, however late it has its turn; the loop goes on after 20 ms."""
+    monkeypatch.setattr(session_thread, "PATIENCE_S", 10.0)
     ender = SessionEnder(PORTS)
     with inside(lab.client):
         ender._diag = SockDiag()
@@ -251,22 +255,22 @@ def source(lab: Lab) -> Iterator[ProcSource]:
 def test_proc_sees_who_where_and_which_socket(lab: Lab, source: ProcSource, address: str) -> None:
     sock = lab.connect(USER, address, 587)
     lab.connect(USER, NEAR, 8025)
-    [connect] = source.read()
+    [connect] = look_now(source)
     assert (connect.uid, str(ip_address(connect.address)), connect.port) == (USER, address.removeprefix("::ffff:"), 587)
     assert connect.inode == os.fstat(sock.fileno()).st_ino
-    assert source.read() == []
+    assert look_now(source) == []
 
 
 def test_proc_does_not_see_what_is_over_between_two_looks(lab: Lab, source: ProcSource) -> None:
     lab.connect(USER, NEAR).close()
     wait_for(lambda: not [c for c in source._look() if c.uid == USER])
-    assert all(connect.uid != USER for connect in source.read())
+    assert all(connect.uid != USER for connect in look_now(source))
 
 
 def test_proc_proves_itself(lab: Lab, source: ProcSource) -> None:
     with inside(lab.client):
         source.probe(2)
-        assert source.read() == []
+        assert look_now(source) == []
         run("ip", "-n", lab.client, "link", "set", "lo", "down")
         try:
             with pytest.raises(SourceError, match="self-test"):
@@ -278,5 +282,5 @@ def test_proc_proves_itself(lab: Lab, source: ProcSource) -> None:
 def test_the_clock_of_proc_is_that_of_the_look(lab: Lab, source: ProcSource) -> None:
     before_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     lab.connect(USER, NEAR)
-    [connect] = source.read()
+    [connect] = look_now(source)
     assert before_ns < connect.time_ns < before_ns + 5 * NS

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smtpguard.actions import session_thread
 from smtpguard.actions.base import Deny, Exemptions
 from smtpguard.actions.session_walk import EndRequest, Matcher, WantedSessions, end_sessions
 from smtpguard.actions.sessions import SessionEnder
@@ -234,7 +235,8 @@ def test_what_passes_is_left_alone(address: str, exemptions: Exemptions, expecte
     assert Matcher(exemptions)(replace(SESSION, address=packed)) is expected
 
 
-def test_throttles_root_and_other_namespaces_end_nothing_here() -> None:
+def test_throttles_root_and_other_namespaces_end_nothing_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_thread, "PATIENCE_S", 10.0)
     ender = SessionEnder(frozenset({25}), find_namespaces=lambda _: Namespaces(fds=(), missed=0))
     kernel = Kernel(SESSION, replace(SESSION, uid=0))
     ender._diag = kernel  # type: ignore[assignment]
