@@ -6,7 +6,8 @@ CONTRACT: quoted values keep bytes 0x21-0x7e except `"` and backslash; every oth
 
 import ipaddress
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 _PLAIN = re.compile(rb"[\x21\x23-\x5b\x5d-\x7e]*")
 _ESCAPED = [chr(b) if 0x21 <= b <= 0x7E and b not in b'"\\' else f"\\x{b:02x}" for b in range(256)]
@@ -192,6 +193,18 @@ def join_sentences(*parts: str) -> str:
     """Sentences, with or without their full stops, as one text; empty ones are left out."""
     kept = [part for part in parts if part]
     return ". ".join([*(part.removesuffix(".") for part in kept[:-1]), *kept[-1:]])
+
+
+def tell_limits(watch: Mapping[str, Any]) -> str:
+    """What a watch does to limits now.
+
+    Args:
+        watch: As `status` and `why` have it.
+    """
+    allowed = watch.get("allowed_until")
+    if allowed is None:
+        return "limits are halved"
+    return f"limits are not halved, an allowance counts until {render_minute(allowed)}"
 
 
 def render_minute(time: str) -> str:

@@ -8,7 +8,7 @@ import click
 from smtpguard.cli.common import config_option, find_socket, json_option, print_json, socket_option
 from smtpguard.cli.tables import find_width, print_lines, render_table
 from smtpguard.clock import render_moment
-from smtpguard.text import list_ports, render_duration
+from smtpguard.text import list_ports, render_duration, render_minute, tell_limits
 
 _HEAD = ("USER", "UID", "KIND", "PORTS", "UNTIL", "LEFT", "BY", "REFUSED", "WHY")
 _FOLD = ("UID", "BY", "LEFT", "DOMAIN", "KIND", "PORTS", "REFUSED", "UNTIL")
@@ -67,12 +67,18 @@ def render_blocks(
 def _render_watched(watched: Sequence[dict[str, Any]], width: int | None) -> list[str]:
     if not watched:
         return []
+    is_halved = not all(row.get("allowed_until") for row in watched)
     cells = [
-        (row["user"], str(row["uid"]), f"{row['until'][:10]} {row['until'][11:16]}", row["by"], row["reason"] or "-")
-        for row in watched
+        (row["user"], str(row["uid"]), render_minute(row["until"]), row["by"], _tell_reason(row)) for row in watched
     ]
-    title = "WATCHED (limits are halved; end: smtpguard incidents unwatch USER)"
+    title = f"WATCHED ({'limits are halved; ' if is_halved else ''}end: smtpguard incidents unwatch USER)"
     return [title, *render_table(_WATCHED, cells, fold=_FOLD, width=width)]
+
+
+def _tell_reason(row: dict[str, Any]) -> str:
+    """Why somebody is watched; and what a person who gave an allowance would take for a mistake."""
+    allowed = f"({tell_limits(row)})" if row.get("allowed_until") else ""
+    return " ".join(part for part in (row["reason"], allowed) if part) or "-"
 
 
 def _render_group(title: str, rows: Sequence[dict[str, Any]], now: float, width: int | None) -> list[str]:

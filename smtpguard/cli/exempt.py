@@ -55,7 +55,7 @@ def command(ctx: click.Context, config_path: str | None, is_name: bool, user: st
 def _tell_watch(config_path: str | None, uid: int) -> str:
     """That a running guard has their limits halved. Files know nothing of it, and without a guard it is not so."""
     from smtpguard.control.client import ask
-    from smtpguard.text import render_minute
+    from smtpguard.text import render_minute, tell_limits
 
     try:
         (found,) = ask(find_socket(config_path, None), "why", timeout_s=PATIENCE_S, uids=[uid])["items"]
@@ -65,4 +65,4 @@ def _tell_watch(config_path: str | None, uid: int) -> str:
         click.echo(f"smtpguard: whether they are watched is not known: {error}", err=True)
         return ""
     watch = found.get("watch")
-    return "" if watch is None else f"; watched until {render_minute(watch['until'])}: limits are halved"
+    return "" if watch is None else f"; watched until {render_minute(watch['until'])}: {tell_limits(watch)}"

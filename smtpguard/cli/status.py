@@ -8,7 +8,7 @@ from smtpguard.cli.block_lists import render_listed
 from smtpguard.cli.common import EXIT_NO_DAEMON, config_option, find_socket, json_option, print_json, socket_option
 from smtpguard.cli.tables import print_lines
 from smtpguard.clock import render_moment
-from smtpguard.text import render_count, render_duration, render_minute
+from smtpguard.text import render_count, render_duration, render_minute, tell_limits
 
 _MODES = {"enforce": "enforcing", "off": "OFF: nobody is refused"}
 _WORDS = frozenset({"inactive", "newcomers", "exempt names", "nat64", "accounts", "customers", "failures"})
@@ -118,12 +118,16 @@ def render_status(status: dict[str, Any], *, verbose: bool = False) -> list[str]
 def _render_watched(rows: list[dict[str, Any]]) -> list[str]:
     """Whose limits are halved."""
     lines = [
-        f"watched: {row['user']}: limits are halved until {render_minute(row['until'])}. "
-        f"Undo: smtpguard incidents unwatch {row['user']}"
+        f"watched: {row['user']}: {_tell_watch(row)}. Undo: smtpguard incidents unwatch {row['user']}"
         for row in rows[:_MAX_WATCHED]
     ]
     more = len(rows) - _MAX_WATCHED
     return [*lines, f"watched: {more} more"] if more > 0 else lines
+
+
+def _tell_watch(row: dict[str, Any]) -> str:
+    until = f"until {render_minute(row['until'])}"
+    return f"{until}; {tell_limits(row)}" if row.get("allowed_until") else f"{tell_limits(row)} {until}"
 
 
 def _render_cap(status: dict[str, Any]) -> list[str]:

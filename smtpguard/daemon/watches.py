@@ -107,9 +107,10 @@ class Watches:
         offset_ns, user = self._wall.offset_ns, self._show(subject)
         until = render_until(watch.until_ns + offset_ns, self._now() + offset_ns)
         what = f"{verdict.count} {verdict.counted} in {render_duration(verdict.window_ns / NS)}, limit {verdict.limit}"
+        limits = "limits are halved" if self._allowed_until(watch) is None else "an allowance counts"
         log.warning(
-            "%s is WATCHED until %s, limits are halved: %s (rule %s). See: %s",
-            user, until, what, verdict.rule, render_look(user),
+            "%s is WATCHED until %s, %s: %s (rule %s). See: %s",
+            user, until, limits, what, verdict.rule, render_look(user),
         )  # fmt: skip
 
     def restore(self, facts: Mapping[str, str]) -> None:
@@ -140,20 +141,28 @@ class Watches:
             self._keep()
 
     def collect(self) -> list[dict[str, Any]]:
-        """Whose limits are halved, for `status` and `why`."""
-        offset_ns = self._wall.offset_ns
-        return [
-            {
-                "user": self._show(watch.subject),
-                "uid": watch.subject.id,
-                "since": render_time(watch.since_ns + offset_ns),
-                "until": render_time(watch.until_ns + offset_ns),
-                "by": watch.by,
-                "reason": watch.reason,
-            }
-            for watch in self._engine.own.watches.values()
-            if self._is_theirs(watch)
-        ]
+        """Who is watched, for `status` and `why`; until `allowed_until` limits are not halved, but an allowance's."""
+        return [self.describe(watch) for watch in self._engine.own.watches.values() if self._is_theirs(watch)]
+
+    def describe(self, watch: Watch) -> dict[str, Any]:
+        """A watch, as `collect` has it."""
+        offset_ns, allowed_ns = self._wall.offset_ns, self._allowed_until(watch)
+        return {
+            "user": self._show(watch.subject),
+            "uid": watch.subject.id,
+            "since": render_time(watch.since_ns + offset_ns),
+            "until": render_time(watch.until_ns + offset_ns),
+            "by": watch.by,
+            "reason": watch.reason,
+            "allowed_until": None if allowed_ns is None else render_time(allowed_ns + offset_ns),
+        }
+
+    def _allowed_until(self, watch: Watch) -> int | None:
+        """Until when an allowance counts in place of a watch; at most until that is over. None where none does."""
+        allowance = self._engine.own.allowances.get(watch.subject)
+        if allowance is None or not account_of(self._directory, watch.subject).may_be(allowance.name):
+            return None
+        return min(allowance.until_ns, watch.until_ns)
 
     def _is_theirs(self, watch: Watch) -> bool:
         """Whether the uid is still that account's: given out again, its limits are not halved."""

@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from smtpguard.report.why import is_refusing, render_clock
-from smtpguard.text import render_count, render_duration, render_minute, render_ports, render_visible, render_words
+from smtpguard.text import (
+    render_count,
+    render_duration,
+    render_minute,
+    render_ports,
+    render_visible,
+    render_words,
+    tell_limits,
+)
 
 _MOST = {"blocks": 2, "rules": 4, "destinations": 3, "scripts": 2, "own": 3, "files": 2}
 """Rows of each kind where there is little room."""
@@ -98,12 +106,15 @@ def _allowance(block: Mapping[str, Any], time: str, *, is_first: bool) -> list[s
 
 
 def _watch(why: Mapping[str, Any]) -> list[str]:
-    """That a person had this user's limits halved."""
+    """That a person had this user's limits halved, and whether they are."""
     watch = why["watch"]
     if watch is None:
         return []
     reason = f": {render_words(watch['reason'], max_bytes=40)}" if watch["reason"] else ""
-    return [_pair("watched", f"limits are halved until {render_minute(watch['until'])}{reason}")]
+    until = f"until {render_minute(watch['until'])}{reason}"
+    if watch.get("allowed_until") is None:
+        return [_pair("watched", f"{tell_limits(watch)} {until}")]
+    return [_pair("watched", until), _pair("", tell_limits(watch))]
 
 
 def _fullest(why: Mapping[str, Any]) -> str:

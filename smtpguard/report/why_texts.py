@@ -23,7 +23,7 @@ TICKET: Names = {
     "standing": None,
     "standing_why": None,
     "mode": None,
-    "watch": dict.fromkeys(("since", "until", "by", "reason")),
+    "watch": dict.fromkeys(("since", "until", "by", "reason", "allowed_until")),
     "account": dict.fromkeys(("domain", "domains", "reseller", "package", "contact", "language")),
     "notice": dict.fromkeys(("template", "language", "reseller_contact")),
     "attempts": dict.fromkeys(("hour", "day")),

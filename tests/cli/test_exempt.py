@@ -158,6 +158,10 @@ def test_who_is_watched_is_asked_for_people_alone_and_never_changes_the_answer(
     for found, more in (
         (None, ""),
         ({"until": "2026-02-25T13:38:01+01:00"}, "; watched until 2026-02-25 13:38: limits are halved"),
+        (
+            {"until": "2026-02-25T13:38:01+01:00", "allowed_until": "2026-02-19T09:00:00+01:00"},
+            "; watched until 2026-02-25 13:38: limits are not halved, an allowance counts until 2026-02-19 09:00",
+        ),
         (NoDaemonError("nobody"), ""),
     ):
         said[:] = [found]
@@ -166,9 +170,9 @@ def test_who_is_watched_is_asked_for_people_alone_and_never_changes_the_answer(
     code, shown = ask(tmp_path, "uid:61003", "")
     assert (code, "no: uid:61003: tenant\n" in shown) == (1, True)
     assert "whether they are watched is not known: for root" in shown
-    assert len(asked) == 4
+    assert len(asked) == 5
     assert ask(tmp_path, "root", "")[0] == 0
     assert ask(tmp_path, "no-such-user", "")[0] == 1
     path = tmp_path / "g.yaml"
     result = CliRunner().invoke(main, ["exempt", "--config", str(path), "--name", "--", "uid:61003"])
-    assert (result.exit_code, len(asked)) == (1, 4), "fail2ban waits for nobody"
+    assert (result.exit_code, len(asked)) == (1, 5), "fail2ban waits for nobody"

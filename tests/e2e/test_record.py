@@ -318,6 +318,7 @@ def test_a_watched_user_has_half_of_each_limit_until_somebody_says_otherwise(hos
     wait_for(lambda: shown(host, "why", SPAMMER[0])["destinations"])  # written a second after all is known of them
     why = shown(host, "why", SPAMMER[0])
     assert [rule["limit"] for rule in why["rules"]] == [15, 10, 20]
+    assert [rule["limit_by"] for rule in why["rules"]] == ["watch"] * 3
     assert why["rules"][2]["usual"] == {"p50": 1, "p95": 1, "days": 1}, "one network"
     assert why["watch"]["reason"] == "cleaned"
     assert "limits are halved until" in host.cli("why", SPAMMER[0]).stdout
@@ -328,6 +329,12 @@ def test_a_watched_user_has_half_of_each_limit_until_somebody_says_otherwise(hos
     assert re.search(rf"^{SPAMMER[0]} +{WEB} +{until} +admin +cleaned$", host.cli("blocks").stdout, re.MULTILINE)
     rows = json.loads(host.cli("blocks", "--json").stdout)
     assert {row["kind"] for row in rows} == {"block"}, "a watch is none"
+    assert host.cli("allow", SPAMMER[0], "--for", "1h").returncode == 0
+    for words in (["why", SPAMMER[0]], ["status"], ["blocks"], ["exempt", SPAMMER[0]]):
+        told = host.cli(*words).stdout
+        assert "limits are not halved, an allowance counts until" in told, words
+        assert "are halved" not in told, words
+    assert host.cli("allow", SPAMMER[0], "--end").returncode == 0
     assert host.cli("incidents", "unwatch", SPAMMER[0]).returncode == 0
     assert first_refused() == 30
     assert host.cli("incidents", "close", incident["id"], "--watch", "2s").returncode == 0

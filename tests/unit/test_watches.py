@@ -6,9 +6,19 @@ from unittest.mock import Mock
 
 import pytest
 
+from smtpguard.cli.blocks import render_blocks
+from smtpguard.cli.status import render_status
 from smtpguard.daemon.watches import FACT, Watches
-from smtpguard.model import NS, Verdict
+from smtpguard.logline import render_time
+from smtpguard.model import NS, Allowance, Subject, Verdict
+from smtpguard.report.templates import make_environment
+from smtpguard.report.why import build_why
+from smtpguard.report.why_card import render_card
+from smtpguard.report.why_texts import build_ticket
 from tests.support.policy import BURST, T0, WEB, People, engine_of, feed, only
+from tests.unit.test_why import live, past
+from tests.unit.test_why_texts import NONE
+from tests.unit.test_wording import status_of
 
 
 class Scene:
@@ -41,6 +51,43 @@ def test_its_first_verdict_is_told_once_and_kept_with_what_was_told(caplog: pyte
     after.watches.hear(verdict)
     assert not after.kept, "told before"
     assert [row["uid"] for row in after.watches.collect()] == [WEB]
+
+
+@pytest.mark.parametrize(("for_s", "until"), [(60, "60"), (7200, "3600")])
+def test_while_an_allowance_holds_nobody_says_that_limits_are_halved(
+    caplog: pytest.LogCaptureFixture, for_s: int, until: str
+) -> None:
+    scene = Scene()
+    scene.begin()
+    (halved,) = scene.watches.collect()
+    assert halved["allowed_until"] is None
+    until_ns = T0 + for_s * NS
+    scene.engine.commands.allow(
+        Allowance(subject=Subject(id=WEB), name=None, since_ns=T0, until_ns=until_ns, by="admin", limit=3, window_ns=NS)
+    )
+    (allowed,) = scene.watches.collect()
+    assert allowed["allowed_until"] == render_time(T0 + int(until) * NS + scene.wall.offset_ns)
+    (verdict, *_) = only(Verdict, feed(scene.engine, [n / 100 for n in range(5)]))
+    scene.watches.hear(verdict)
+    assert "an allowance counts: " in caplog.text
+    assert "halved" not in caplog.text
+    allowed |= {"user": "shop17", "until": "2026-02-25T13:38:01+01:00", "allowed_until": "2026-02-19T09:00:00+01:00"}
+    not_halved = "limits are not halved, an allowance counts until 2026-02-19 09:00"
+    assert f"watched: shop17: until 2026-02-25 13:38; {not_halved}. Undo: smtpguard incidents unwatch shop17" in (
+        render_status(status_of(watched=[allowed]))
+    )
+    assert render_blocks([], None, [allowed], now=0)[1:] == [
+        "WATCHED (end: smtpguard incidents unwatch USER)",
+        "USER    UID   UNTIL             BY     WHY",
+        f"shop17  {WEB}  2026-02-25 13:38  admin  again ({not_halved})",
+    ]
+    assert render_blocks([], None, [allowed, halved], now=0)[1].startswith("WATCHED (limits are halved; end: ")
+    card = render_card(build_why(live(watch=allowed), past(), None))
+    at = card.index("watched      until 2026-02-25 13:38: again")
+    assert card[at + 1] == f"             {not_halved}"
+    for language, words in (("en", not_halved), ("de", "statt halber Grenzwerte gilt eine Freigabe bis")):
+        template = make_environment(language, is_html=False, own_files=NONE).get_template("ticket.txt")
+        assert words in template.render(build_ticket(build_why(live(watch=allowed), past(), None), "host"))
 
 
 def test_a_clock_that_was_set_leaves_it_its_length() -> None:

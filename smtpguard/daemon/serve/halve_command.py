@@ -12,7 +12,7 @@ from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.errors import PolicyError
 from smtpguard.model import NS
 from smtpguard.policy.subject_state import NEVER_REFUSED
-from smtpguard.text import render_user
+from smtpguard.text import render_user, tell_limits
 
 log = logging.getLogger(__name__)
 
@@ -51,5 +51,9 @@ class HalveCommand:
         reason = request.reason[:MAX_REASON]
         watch = self._watches.begin(account, for_ns=request.for_ns, reason=reason, incident=request.incident or None)
         until = render_moment((watch.until_ns + self._wall.offset_ns) / NS)
-        log.warning("%s is watched until %s, limits are halved, asked by %s", user, until, asker.who)
-        return {"text": f"Limits of {user} are halved until {until}. Undo: smtpguard incidents unwatch {user}"}
+        now = self._watches.describe(watch)
+        log.warning("%s is watched until %s, %s, asked by %s", user, until, tell_limits(now), asker.who)
+        told = f"Limits of {user} are halved until {until}"
+        if now["allowed_until"] is not None:
+            told = f"{user} is watched until {until}: {tell_limits(now)}"
+        return {"text": f"{told}. Undo: smtpguard incidents unwatch {user}"}

@@ -136,14 +136,16 @@ class WhyCommand:
         }
 
     def _find_limit_by(self, fill: RuleFill, account: Account) -> str:
-        """Where a limit comes from: the rule itself, an entry of `users`, or an allowance."""
+        """Where a limit comes from: the rule itself, an entry of `users`, an allowance, or a watch that halves it."""
         settings = self._guard.settings
         index = override_index(settings, account)
         changed = {} if index is None else settings.overrides[index].rules
         by = {rule.name: ("rule", rule.limit) for rule in settings.rules}
         by |= {name: (f"users[{index}]", rule.limit) for name, rule in changed.items()}
-        place, limit = by.get(fill.rule.name, ("allowance", None))
-        return place if fill.rule.limit == limit else "allowance"
+        watch = self._find_watch(account.uid)
+        own = "watch" if watch is not None and watch["allowed_until"] is None else "allowance"
+        place, limit = by.get(fill.rule.name, (own, None))
+        return place if fill.rule.limit == limit else own
 
 
 def _show_customer(customer: Customer) -> dict[str, Any]:
