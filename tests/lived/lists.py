@@ -47,7 +47,11 @@ def read_held(net: str) -> Blocks:
     return held
 
 
-def compare_lists(before: Blocks, held: Blocks, after: Blocks) -> list[str]:
+Difference = tuple[int, str, str]
+"""Of whom, of which kind, and in what."""
+
+
+def compare_lists(before: Blocks, held: Blocks, after: Blocks) -> dict[Difference, str]:
     """How the guard's list and the kernel's sets differ; what began or ended meanwhile may be in one alone.
 
     Args:
@@ -57,19 +61,18 @@ def compare_lists(before: Blocks, held: Blocks, after: Blocks) -> list[str]:
     """
     now_s = time.time()
     stood = {key: end_s for key, end_s in after.items() if abs(before.get(key, 0) - end_s) < HEARING_S}
-    found = [
-        f"{key} is listed for {end_s - now_s:.1f} s more and not in the kernel"
+    found = {
+        (*key, "listed"): f"{key} is listed for {end_s - now_s:.1f} s more and not in the kernel"
         for key, end_s in stood.items()
         if key not in held and end_s > now_s + HEARING_S
-    ]
-    found += [
-        f"{key} is in the kernel for {end_s - now_s:.1f} s more and not listed"
+    }
+    found |= {
+        (*key, "held"): f"{key} is in the kernel for {end_s - now_s:.1f} s more and not listed"
         for key, end_s in held.items()
         if key not in before and key not in after
-    ]
-    found += [
-        f"{key} ends in {end_s - now_s:.1f} s by the list, in {held[key] - now_s:.1f} s by the kernel"
+    }
+    return found | {
+        (*key, "end"): f"{key} ends in {end_s - now_s:.1f} s by the list, in {held[key] - now_s:.1f} s by the kernel"
         for key, end_s in stood.items()
         if key in held and abs(held[key] - end_s) > 1
-    ]
-    return found
+    }
