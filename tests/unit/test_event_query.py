@@ -23,6 +23,9 @@ from smtpguard.state.own_history import count_unplaced, find_source
 from smtpguard.state.rows import ChangeRow, VerdictRow
 from smtpguard.state.span import Span
 from smtpguard.state.store import Store
+from tests.support.zone import local_zone
+
+_zone = local_zone("UTC")
 
 NOW_NS = 1_771_418_368 * NS
 HOSTILE = "\x1b[2J\u202e=cmd|' /C calc'!A0\n\uff21"

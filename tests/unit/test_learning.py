@@ -21,6 +21,9 @@ from smtpguard.standalone.learn import Learner, open_for_learning
 from smtpguard.state.learned import LEARNED, WATCHED, read_spans, render_spans
 from smtpguard.state.rows import FactRow
 from tests.support.policy import BURST, T0, WEB, connect, engine_of, feed, only
+from tests.support.zone import local_zone
+
+_zone = local_zone("UTC")
 
 RULE = replace(BURST, name="newcomer", action="warn", limit=0, novel_ns=30 * DAY_NS)
 SETTINGS = Settings(dry_run=False, rules=(RULE,))

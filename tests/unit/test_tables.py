@@ -17,8 +17,11 @@ from smtpguard.cli.tables import (
     wrap_line,
 )
 from tests.support.pseudo_terminal import run_in_terminal
+from tests.support.zone import local_zone
 from tests.unit.test_hostile_columns import TEXTS
 from tests.unit.test_wording import AT_S, row, status_of
+
+_zone = local_zone("UTC")
 
 PATH = "/home/clients/shop17.example/httpdocs/wp-content/plugins/contact-form-of-somebody/vendor/x/send.php:41"
 REASON = "customer called on Monday, will clean up the site until the weekend and calls again"

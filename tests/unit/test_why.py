@@ -16,6 +16,9 @@ from smtpguard.state.history import History
 from smtpguard.state.rows import ChangeRow, VerdictRow
 from smtpguard.state.store import Store
 from smtpguard.state.user_history import collect_user, count_usual, find_blind
+from tests.support.zone import local_zone
+
+_zone = local_zone("UTC")
 
 NOW_NS = 1_771_418_368 * NS
 HOSTILE = b"/home/w/\x1b[31m\xe2\x80\xae\xef\xbc\xa1\n=x.php:41"

@@ -10,7 +10,10 @@ from smtpguard.errors import GuardError
 from smtpguard.report.templates import list_languages, render_template
 from smtpguard.report.why import build_why
 from smtpguard.report.why_texts import CUSTOMER, TICKET, build_customer, build_ticket
+from tests.support.zone import local_zone
 from tests.unit.test_why import BLOCK, RULE, live, past, place
+
+_zone = local_zone("UTC")
 
 NONE = Path("/nonexistent")
 """No files of an administrator."""
