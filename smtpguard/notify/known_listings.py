@@ -4,7 +4,6 @@ A listing is told once, and once when it is over; what can't be asked changes no
 one round is told together.
 """
 
-import contextlib
 import json
 import os
 from collections.abc import Collection, Mapping
@@ -16,6 +15,7 @@ from smtpguard.logline import render_time
 from smtpguard.model import NS
 from smtpguard.notify.list_answers import show_zone
 from smtpguard.notify.list_round import Round
+from smtpguard.notify.text_file import replace_file
 
 KEEP_S = 7 * 86_400.0
 """How long a listing is remembered whose address is not this host's now: one that moves between hosts comes back."""
@@ -23,6 +23,7 @@ MAX_LISTINGS = 4096
 MAX_NEWS = 4
 """Told at a time; the others follow."""
 _MAX_BYTES = 8 << 20
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @dataclass(slots=True, kw_only=True)
@@ -138,16 +139,14 @@ class KnownListings:
         self._listings = {(row.address, row.zone): row for row in kept}
 
     def _save(self) -> None:
-        fresh = f"{self._path}.new"
         content = json.dumps({"version": 1, "listings": [asdict(row) for row in self._listings.values()]})
+        folder, name = os.path.split(self._path)
         try:
-            with contextlib.suppress(FileNotFoundError):
-                Path(fresh).unlink()
-            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(fresh).replace(self._path)
+            directory = os.open(folder, _FOLDER)
+            try:
+                replace_file(name, content.encode("ascii"), directory=directory, mode=0o600, is_durable=True)
+            finally:
+                os.close(directory)
         except OSError as error:
             self.trouble = f"{self._path} can't be written ({error.strerror}): a restart tells of block lists again"
         else:

@@ -1,7 +1,7 @@
-"""A file that another program reads as a whole: renamed over, never half written, safe against planted links.
+"""A file that is read as a whole, by another program or a later run: renamed over, never half written.
 
-Its directory may belong to a system account, as Debian's does above node_exporter's own (prometheus): whoever that is
-may put links of their own there, and none of them is followed.
+The directory of one for another program may belong to a system account, as Debian's does above node_exporter's own
+(prometheus): whoever that is may put links of their own there, and none of them is followed.
 """
 
 import contextlib
@@ -46,23 +46,12 @@ class TextFile:
             TextFileError: It can't be; what was there before is there still.
         """
         directory = open_directory(self._directory, error=TextFileError)
-        fresh = f".{self._name}.new"
         try:
             if not self._is_ours:
                 self._check_owner(directory)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(fresh, dir_fd=directory)  # of a run that was killed; a link goes, not what it points to
-            with os.fdopen(os.open(fresh, _NEW, 0o600, dir_fd=directory), "wb") as file:
-                file.write(content)
-                file.flush()
-                if gid is not None:
-                    os.fchown(file.fileno(), -1, gid)
-                os.fchmod(file.fileno(), mode)
-            os.rename(fresh, self._name, src_dir_fd=directory, dst_dir_fd=directory)
+            replace_file(self._name, content, directory=directory, mode=mode, gid=gid)
             self._is_ours = True
         except OSError as failure:
-            with contextlib.suppress(OSError):
-                os.unlink(fresh, dir_fd=directory)
             raise TextFileError(
                 f"can't be written: {failure.strerror}", where=self.path, fix=_FIXES.get(failure.errno or 0)
             ) from failure
@@ -99,6 +88,41 @@ class TextFile:
             raise TextFileError(
                 "is there already, and is no file of metrics", where=self.path, fix="name another file, or remove it"
             )
+
+
+def replace_file(
+    name: str, content: bytes, *, directory: int, mode: int, gid: int | None = None, is_durable: bool = False
+) -> None:
+    """Put a content in the place of a file, in one step: whoever reads it has the one or the other, whole.
+
+    Args:
+        name: Of the file.
+        content: All of it.
+        directory: Where it is: a descriptor.
+        mode: Permissions, whatever the umask.
+        gid: Group; None for this process's.
+        is_durable: Whether it is on the disk before it takes the other's place.
+
+    Raises:
+        OSError: It can't be; what was there before is there still, and nothing else.
+    """
+    fresh = f".{name}.new"
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(fresh, dir_fd=directory)  # of a run that was killed; a link goes, not what it points to
+        with os.fdopen(os.open(fresh, _NEW, 0o600, dir_fd=directory), "wb") as file:
+            file.write(content)
+            file.flush()
+            if gid is not None:
+                os.fchown(file.fileno(), -1, gid)
+            os.fchmod(file.fileno(), mode)
+            if is_durable:
+                os.fsync(file.fileno())
+        os.rename(fresh, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(fresh, dir_fd=directory)
+        raise
 
 
 _FIXES = {

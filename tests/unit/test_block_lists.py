@@ -1,6 +1,7 @@
 """Block lists: what each answer means, what is told of it and how often, and what can't be asked is neither."""
 
 import json
+import stat
 import threading
 from collections.abc import Mapping
 from ipaddress import ip_network
@@ -490,10 +491,15 @@ def test_a_damaged_file_and_a_full_disk_are_said(bench: Bench, monkeypatch: pyte
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("smtpguard.notify.known_listings.os.fsync", fail)
+    file = bench.folder / "listed-state.json"
+    before = file.read_text()
+    bench.server.set(V4)
+    monkeypatch.setattr("smtpguard.notify.text_file.os.fsync", fail)
     bench.turn()
     assert "No space left on device" in bench.duty.report()["troubles"][0]
-    assert bench.shown["count"] == 1
+    assert bench.shown["count"] == 0, "known all the same"
+    assert (file.read_text(), stat.S_IMODE(file.stat().st_mode)) == (before, 0o600), "whole, and as it was"
+    assert [path.name for path in bench.folder.iterdir() if path.name.endswith(".new")] == []
 
 
 def test_figures_for_metrics_are_there_from_the_first_time(bench: Bench) -> None:
