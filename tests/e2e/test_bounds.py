@@ -25,10 +25,12 @@ from smtpguard.logline import parse_line
 from smtpguard.model import NS, Allowance, Subject, Verdict
 from smtpguard.settings import Rule
 from smtpguard.state.file_recovery import Paths
+from smtpguard.state.migrations import VERSION
 from smtpguard.state.writer import StateWriter
 from tests.fakes.clock import FakeClock
 from tests.fakes.namespaces import enter_tmpfs, fill, run_forked
 from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
+from tests.support.past import count_blocks
 from tests.support.policy import block_of, connect, engine_of, only
 
 RULE = {"name": "burst", "count": "connections", "limit": 30, "window": "10m", "action": "block", "block": "30m"}
@@ -46,15 +48,6 @@ def stops_a_spammer(host: Host) -> bool:
     outcome = host.connect(SPAMMER, 60)
     assert 30 <= outcome.ok <= 34
     return outcome.refused == 60 - outcome.ok and host.connect(INNOCENT, 5).refused == 0
-
-
-def count_blocks(path: Path) -> int:
-    """Blocks in a state file; 0 where it is not one yet."""
-    try:
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-            return int(connection.execute("SELECT count(*) FROM blocks").fetchone()[0])
-    except sqlite3.OperationalError:
-        return 0
 
 
 def shown(host: Host, code: int = 0) -> str:
@@ -250,6 +243,8 @@ def test_a_file_that_is_no_good_at_the_start(host: Host, how: str) -> None:
     said = {"garbage": "set aside as", "newer": "newer smtpguard", "empty": ""}[how]
     assert said in host.stderr()
     assert said in shown(host)
+    written = path.with_name(f"{path.name}.v{VERSION}") if how == "newer" else path
+    wait_for(lambda: count_blocks(written) == 1)
     host.stop(signal.SIGKILL)
     host.nft("flush", "ruleset")
     host.start()

@@ -11,6 +11,7 @@ import pytest
 from smtpguard.demo.lab import HOST4, HOST6, PEER4, PEER6
 from tests.support import many_uids
 from tests.support.host import INNOCENT, OTHER, PATIENCE, POSTFIX, ROOT, SHARED, SMTPGUARD, SPAMMER, Host, wait_for
+from tests.support.past import count_blocks
 from tests.support.standstill import Standstill
 
 pytestmark = pytest.mark.kernel
@@ -184,6 +185,7 @@ def test_a_restart_keeps_blocks_and_their_end() -> None:
         before = host.cli("blocks").stdout
         until = re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", before)
         assert until is not None
+        wait_for(lambda: count_blocks(host.lab.directory / "state.db") == 1)
         host.stop(signal.SIGKILL)
         host.nft("delete", "table", "inet", "smtpguard")
         assert host.connect(SPAMMER).ok == 1

@@ -39,3 +39,12 @@ def count_kept(state: Path, uid: int) -> int:
     with closing(sqlite3.connect(f"file:{state}?mode=ro", uri=True)) as file:
         rows = file.execute("SELECT rule, data FROM windows WHERE uid = ?", (uid,)).fetchall()
     return sum((len(data) - HEAD.size) // 8 for name, data in rows if b"/t/" in bytes(name))
+
+
+def count_blocks(state: Path) -> int:
+    """Blocks in the file; 0 where it is not one yet."""
+    try:
+        with closing(sqlite3.connect(f"file:{state}?mode=ro", uri=True)) as file:
+            return int(file.execute("SELECT count(*) FROM blocks").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
