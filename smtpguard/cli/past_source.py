@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from smtpguard.cli.common import find_socket
-from smtpguard.errors import NoDaemonError, PrivilegeError
+from smtpguard.errors import NoDaemonError, PrivilegeError, StateError
 
 if TYPE_CHECKING:
     from smtpguard.state.history import History
 
 Json = dict[str, Any]
+_UNREADABLE = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
+"""What rows raise whose columns hold something of another kind: a disk's doing, or a person's."""
 ANSWER_S = 5.0
 """For a whole answer, unless somebody has reason to wait longer."""
 
@@ -60,7 +62,11 @@ class PastSource:
         from smtpguard.state.history import History
 
         with History(path) as history:
-            return read(history)
+            try:
+                return read(history)
+            except _UNREADABLE as error:
+                what = f"holds what no smtpguard has written: {type(error).__name__}: {error}"
+                raise StateError(what, where=path, fix="move it away: the next guard begins a new one") from error
 
     def _find_file(self, nobody: NoDaemonError) -> str:
         """The state file, which is read where no daemon runs; said on stderr, once."""

@@ -37,7 +37,8 @@ def count_usual_places(
         since_ns: From when on.
         until_ns: Until when.
     """
-    asked = [rule for rule in rules if rule["count"] in _COUNTED and rule["window"] % _HOUR_S == 0][:MAX_ASKED]
+    hourly = (rule for rule in rules if rule["window"] >= _HOUR_S and rule["window"] % _HOUR_S == 0)
+    asked = [rule for rule in hourly if rule["count"] in _COUNTED][:MAX_ASKED]
     found = {}
     for rule in asked:
         windows = _count(history, rule, uid, since_ns // HOUR_NS, -(-until_ns // HOUR_NS))

@@ -36,6 +36,7 @@ ABSURD: tuple[tuple[str, dict[str, Any]], ...] = (
     ("allow", {"user": SPAMMER[0], "for_ns": 60 * NS, "limit": HUGE, "window_ns": NS}),
     ("allow", {"user": SPAMMER[0], "for_ns": 60 * NS, "limit": 5, "window_ns": -NS}),
     ("allow", {"user": SPAMMER[0], "for_ns": 60 * NS, "limit": 5, "window_ns": HUGE}),
+    ("allow", {"user": SPAMMER[0], "for_ns": 60 * NS, "limit": 5, "window_ns": 1}),
     ("allow", {"user": SPAMMER[0], "for_ns": 60 * NS, "limit": 5.5, "window_ns": NS}),
     ("allow", {"user": SPAMMER[0], "for_ns": -(10**30)}),
     ("allow", {"user": SPAMMER[0], "for_ns": HUGE}),

@@ -2,6 +2,8 @@
 
 import ipaddress
 import json
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -271,3 +273,20 @@ def test_who_is_in_a_container_is_not_named_as_an_account_here() -> None:
     contained = replace(incident(1), netns=4026532000, name=None)
     assert show_incident(contained, None, NOW_NS)["user"] == f"uid:{contained.uid}@container"
     assert show_event(replace(verdict(1), netns=4026532000, name=None))["user"].endswith("@container")
+
+
+@pytest.mark.parametrize(
+    ("command", "sql"),
+    [
+        ("events", "UPDATE verdicts SET rule = 'text'"),
+        ("events", "UPDATE changes SET details = '{'"),
+        ("events", "UPDATE changes SET by = 5"),
+        ("incidents", "UPDATE incidents SET rules = '5'"),
+        ("incidents", "UPDATE incidents SET netns = 'x'"),
+    ],
+)
+def test_a_file_whose_rows_are_of_another_kind_is_an_error_and_no_traceback(path: str, command: str, sql: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(sql)
+        connection.commit()
+    assert f"smtpguard: {path}: holds what no smtpguard has written: " in run(path, command, code=1)

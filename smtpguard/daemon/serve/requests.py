@@ -202,7 +202,7 @@ class AllowRequest(UserRequest):
 
     for_ns: int | None = field(default=None, metadata=argument(_span(MAX_ALLOW_NS, MAX_ALLOW_NS)))
     limit: int | None = field(default=None, metadata=argument(take_integer(1, MAX_LIMIT)))
-    window_ns: int | None = field(default=None, metadata=argument(take_integer(1, MAX_WINDOW_NS)))
+    window_ns: int | None = field(default=None, metadata=argument(take_integer(NS, MAX_WINDOW_NS)))
     everything: bool = field(default=False, metadata=argument(take_flag))
     end: bool = field(default=False, metadata=argument(take_flag))
 
