@@ -49,6 +49,7 @@ def make_report() -> None:
     accounts = dict([SHOP, CLUB])
     with Host(accounts, rules=RULES, ports=[25, 587], breaker={"blocks": 100, "per": "10m"}) as host:
         host.start()
+        time.sleep(60 - time.time() % 60)  # a report is of whole minutes: of none of them something was not watched
         begun = [
             host.begin(SHOP, 40, 0.17, 587), host.begin(CLUB, 90, 0.4, 587, [PEER6]),
             host.begin(INNOCENT, 12, 0.05, 25), host.begin(OTHER, 25, 0.1, 25, [PEER4, PEER6]),
