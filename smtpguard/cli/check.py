@@ -7,6 +7,7 @@ from typing import NoReturn
 import click
 
 from smtpguard.cli.common import EXIT_CONFIG, config_option, json_option, print_json
+from smtpguard.cli.tables import print_lines
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.enrich.accounts.spellings import is_plain, parse_uid
 from smtpguard.errors import ConfigError, GuardError, UnansweredError
@@ -84,21 +85,18 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
         print_json(summary)
         return
     mode = "dry run" if settings.dry_run else "enforcing"
-    click.echo(
-        f"{settings.path or 'shipped defaults'}: ok: {mode}; sources {show_sources(settings.sources)}; "
-        f"ports {' '.join(map(str, sorted(settings.ports)))}; {render_count(len(settings.rules), 'rule')}"
-    )
-    for warning in warnings:
-        click.echo(f"warning: {warning}")
-    for note in find_notes(settings):
-        click.echo(f"note: {note}.")
+    found = f"{mode}; sources {show_sources(settings.sources)}; ports {' '.join(map(str, sorted(settings.ports)))}"
+    lines = [f"{settings.path or 'shipped defaults'}: ok: {found}; {render_count(len(settings.rules), 'rule')}"]
+    lines += [f"warning: {warning}" for warning in warnings]
+    lines += [f"note: {note}." for note in find_notes(settings)]
     for name in uncounted.inactive:
         found = (
             "run check as root to see whether it is there"
             if outcomes is None
             else "it is not available: the rule is inactive"
         )
-        click.echo(f"note: rule {name} needs the source bpf; {found}")
+        lines.append(f"note: rule {name} needs the source bpf; {found}")
+    print_lines(lines)
 
 
 def _find_template_mistakes(wanted: CustomerNotices) -> Iterator[str]:

@@ -3,9 +3,12 @@
 import click
 
 from smtpguard.cli.common import EXIT_FAILED, EXIT_PRIVILEGE, config_option, json_option, print_json
+from smtpguard.cli.tables import INDENT, find_width, wrap_line
 from smtpguard.text import join_sentences
 
 _NAMES = frozenset({"auditd", "bpf", "cgroup", "fail2ban", "libnftables", "nft", "nflog", "nftables", "proc", "audit"})
+_LEAST_ROOM = 30
+"""Cells beside the names of checks: with less a finding begins below them."""
 _COLOURS = {"ok": "green", "note": "cyan", "unknown": "yellow", "bad": "red", "fatal": "red"}
 
 
@@ -40,12 +43,26 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
             level = click.style(f"{finding.level:<8}", fg=_COLOURS[finding.level], bold=finding.level == "fatal")
             text = join_sentences(finding.found, _capitalise(finding.means), _render_fix(finding.fix))
             colour = False if os.environ.get("NO_COLOR") else None  # None: on a terminal only
-            click.echo(f"{level}{finding.name:<{width}}  {_printable(text)}", color=colour)
+            first, *more = _wrap(_printable(text), 8 + width + 2)
+            click.echo(f"{level}{finding.name:<{width}}  {first}".rstrip(), color=colour)
+            for line in more:
+                click.echo(line)
     if os.geteuid() != 0:
         click.echo("smtpguard: not root: what needs a privilege could not be looked at", err=True)
         ctx.exit(EXIT_PRIVILEGE)
     if any(finding.level == "fatal" for finding in findings):
         ctx.exit(EXIT_FAILED)
+
+
+def _wrap(text: str, at: int) -> list[str]:
+    """A finding as lines that are not wider than the terminal, below each other from column `at` on."""
+    width = find_width()
+    if width is None:
+        return [text]
+    if width - at < _LEAST_ROOM:
+        return ["", *(INDENT + line for line in wrap_line(text, width - len(INDENT), indent="", keeps_all=True))]
+    first, *more = wrap_line(text, width - at, indent="", keeps_all=True)
+    return [first, *(" " * at + line for line in more)]
 
 
 def _capitalise(text: str) -> str:

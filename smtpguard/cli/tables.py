@@ -1,8 +1,8 @@
 """Tables and lines, and how they fit a terminal. Elsewhere (a file, a pipe) nothing is wrapped, moved or shortened.
 
 Where a table is too wide, moments lose what follows the minute, and columns move into a line of their own below the
-row, as does the last column of a row that has no room for it. Only a word that is longer than a whole line, such as a
-path, is shortened, in its middle: its end says most.
+row, as does the last column of a row that has no room for it. Only in a table a word that is longer than a whole line,
+such as a path, is shortened, in its middle: its end says most. In other lines it may be what somebody is to type.
 """
 
 import re
@@ -18,7 +18,7 @@ LEAST_WIDTH = 20
 _LEAST_CELL = 8
 _MINUTE = len("2026-02-18 13:39")
 _ELLIPSIS = "..."
-_SENTENCE = re.compile(r"(?<=[.;]) ")
+_SENTENCES, _PARTS = re.compile(r"(?<=\.) "), re.compile(r"(?<=;) ")
 _NOTHING = frozenset({"", "-"})
 
 
@@ -56,7 +56,7 @@ def print_lines(lines: Iterable[str]) -> None:
     """Print lines, those that are wider than the terminal as several."""
     width = find_width()
     for line in "\n".join(lines).split("\n"):
-        click.echo(line if width is None else "\n".join(wrap_line(line, width)))
+        click.echo(line if width is None else "\n".join(wrap_line(line, width, keeps_all=True)))
 
 
 def render_table(
@@ -105,13 +105,18 @@ def render_table(
     return lines
 
 
-def wrap_line(line: str, width: int, *, indent: str | None = None) -> list[str]:
+def wrap_line(
+    line: str, width: int, *, indent: str | None = None, keeps_all: bool = False, between: re.Pattern[str] = _SENTENCES
+) -> list[str]:
     """A line as several that are not wider; a sentence that fits into one is not broken, as it may hold a command.
 
     Args:
         line: It.
         width: Cells of the terminal.
         indent: Of all lines but the first; four more than the line has if not given.
+        keeps_all: Whether a word that is longer than a line goes on in the next one, and is not shortened: somebody may
+            have to type it.
+        between: What is between the pieces that stay whole.
     """
     if count_cells(line) <= width:
         return [line]
@@ -119,12 +124,17 @@ def wrap_line(line: str, width: int, *, indent: str | None = None) -> list[str]:
     indent = (own + INDENT if indent is None else indent)[: width // 2]
     lines: list[str] = []
     current, is_empty = own[: width // 2], True
-    for piece in _split(line.strip(" "), width - len(indent)):
+    for piece in _split(line.strip(" "), width - len(indent), between):
         room = width - count_cells(current) - (not is_empty)
         if count_cells(piece) > room and not is_empty:
             lines.append(current)
             current, is_empty, room = indent, True, width - len(indent)
-        current += ("" if is_empty else " ") + shorten(piece, room)
+        rest = piece if keeps_all else shorten(piece, room)
+        while count_cells(rest) > room:
+            part = _take(rest, room)
+            lines.append(current + part)
+            current, rest, room = indent, rest[len(part) :], width - len(indent)
+        current += ("" if is_empty else " ") + rest
         is_empty = False
     return [*lines, current]
 
@@ -154,13 +164,13 @@ def count_cells(text: str) -> int:
     return len(text) + wide - sum(unicodedata.category(letter) in ("Mn", "Me", "Cf") for letter in text)
 
 
-def _split(text: str, room: int) -> Iterator[str]:
-    """Sentences that fit into a line, words of those that don't."""
-    for sentence in _SENTENCE.split(text):
-        if count_cells(sentence) <= room:
-            yield sentence
+def _split(text: str, room: int, between: re.Pattern[str]) -> Iterator[str]:
+    """Pieces that fit into a line, words of those that don't."""
+    for piece in between.split(text):
+        if count_cells(piece) <= room:
+            yield piece
         else:
-            yield from sentence.split()
+            yield from piece.split()
 
 
 def _render_below(head: Sequence[str], row: Sequence[str], below: Sequence[int], width: int) -> list[str]:
@@ -173,7 +183,7 @@ def _render_below(head: Sequence[str], row: Sequence[str], below: Sequence[int],
     if not texts or count_cells(whole) <= width:
         return [whole] if texts else []
     return [
-        *wrap_line(INDENT + "; ".join(texts[:-1]), width, indent=INDENT),
+        *wrap_line(INDENT + "; ".join(texts[:-1]), width, indent=INDENT, between=_PARTS),
         *wrap_line(INDENT + texts[-1], width, indent=INDENT),
     ]
 

@@ -61,3 +61,16 @@ def test_hostile_text_does_not_reach_the_terminal(monkeypatch: pytest.MonkeyPatc
     finding = Finding(name="x", level="ok", found="\x1b[2J\n\u2028", means="it's", fix="")
     monkeypatch.setattr(doctor, "examine", lambda _: [finding])
     assert run()[1] == "ok      x  \\x1b[2J\\n\\u2028. it's\n"
+
+
+@pytest.mark.parametrize("width", [40, 80, 100])
+def test_on_a_terminal_findings_are_not_wider_and_whole(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    fix = f"chown root {'/srv' * 40}"
+    finding = Finding(name="metrics", level="bad", found="can't be written", means="nobody sees them", fix=fix)
+    monkeypatch.setattr("smtpguard.doctor.examine", lambda _host: [finding])
+    (told,) = run()[1].splitlines()
+    assert len(told) > 150, "in a pipe one line a check"
+    monkeypatch.setattr("smtpguard.cli.doctor.find_width", lambda: width)
+    lines = run()[1].splitlines()
+    assert max(map(len, lines)) <= width
+    assert "".join("".join(lines).split()) == "".join(told.split())

@@ -1,5 +1,6 @@
 """Tables and lines on a terminal: never wider than it, and whole where nobody's terminal is written to."""
 
+import re
 import sys
 
 import pytest
@@ -106,6 +107,9 @@ def test_a_command_in_a_line_is_not_broken() -> None:
     assert max(map(count_cells, lines)) <= 80
     at = lines.index("watched: shop17: limits are halved until 2026-02-25 13:38.")
     assert lines[at + 1] == f"{INDENT}Undo: smtpguard incidents unwatch shop17"
+    path = "/srv/" + "x" * 200
+    fix = wrap_line(f"metrics.textfile: not writable. Fix: chown root {path}", 80, keeps_all=True)
+    assert "".join(part.strip() for part in fix).endswith(path), "what is to be typed is there, whole"
 
 
 @pytest.mark.parametrize(
@@ -119,7 +123,9 @@ def test_wide_letters_take_two_cells(text: str, cells: int) -> None:
 def test_lines_with_wide_letters_fit() -> None:
     line = "!! /etc/" + "設定" * 60 + ": line 16: " + "ファイル " * 40
     for width in range(LEAST_WIDTH, 120):
-        assert max(map(count_cells, wrap_line(line, width))) <= width
+        for keeps_all in (False, True):
+            assert max(map(count_cells, wrap_line(line, width, keeps_all=keeps_all))) <= width
+        assert re.sub(r"\s", "", "".join(wrap_line(line, width, keeps_all=True))) == re.sub(r"\s", "", line)
 
 
 def test_a_word_that_is_too_long_keeps_its_end() -> None:
