@@ -7,6 +7,8 @@ import click
 from smtpguard.cli.common import config_option, find_socket, socket_option
 from smtpguard.cli.tables import print_lines
 
+_LAST_S = 1 << 40
+
 
 @click.command("block")
 @config_option
@@ -43,6 +45,8 @@ def command(
 
     if source is None and (uid is not None or at_s is not None):
         raise click.UsageError("--uid and --at go with --source")
+    if at_s is not None and not 0 <= at_s < _LAST_S:
+        raise click.BadParameter("it must be seconds since 1970", param_hint="--at")
     number = check_uid(uid)
     if user is None and number is None:
         raise click.UsageError("whom? Give USER, a name or uid:N")

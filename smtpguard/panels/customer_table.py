@@ -39,6 +39,8 @@ def parse_domain(text: str) -> str | None:
     Args:
         text: What a panel or a person wrote; may be anything.
     """
+    if not text.isascii():  # lower() makes an ASCII k of the sign for kelvin: somebody else's domain
+        return None
     domain = text.strip(" ").rstrip(".").lower()
     if not 0 < len(domain) <= _MAX_DOMAIN or not _LETTERS.issuperset(domain):
         return None
@@ -76,6 +78,7 @@ def parse_address(text: str) -> str | None:
         local, at, domain = part.strip(" ").rpartition("@")
         plain = local.isascii() and local.isprintable() and not set(local) & set(' "\\<>()[]:;,@')
         fits = len(local) <= 64 and len(local) + 1 + len(domain) <= _MAX_ADDRESS
+        domain = domain.strip(" ").rstrip(".")
         if at and local and plain and not local.startswith("-") and fits and parse_domain(domain):
             return f"{local}@{domain}"
     return None
@@ -151,8 +154,11 @@ class CustomerTable:
         self._starts = array("I")
         start = len(head) + 1
         while start < len(text):
+            end = text.index(b"\n", start)
+            if text.count(b"\t", start, end) != _DOMAINS_AT:
+                raise DecodeError("is no table of accounts")
             self._starts.append(start)
-            start = text.index(b"\n", start) + 1
+            start = end + 1
 
     def __len__(self) -> int:
         """How many accounts it knows."""

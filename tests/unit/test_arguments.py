@@ -2,7 +2,9 @@
 
 import click
 import pytest
+from click.testing import CliRunner
 
+from smtpguard.cli import main
 from smtpguard.cli.arguments import MAX_UID, check_ports, check_uid
 
 
@@ -38,3 +40,10 @@ def test_what_is_no_port_is_a_usage_error(text: str) -> None:
     with pytest.raises(click.BadParameter, match="is no list of ports, such as 25,587") as caught:
         check_ports(text)
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("at", ["nan", "inf", "-inf", "-1", "1e300", "9" * 5000])
+def test_a_ban_began_at_a_time(at: str) -> None:
+    done = CliRunner().invoke(main, ["block", "--source", "fail2ban:x", "--uid", "5", "--at", at])
+    assert done.exit_code == 2
+    assert "Invalid value for --at: it must be seconds since 1970" in done.stderr

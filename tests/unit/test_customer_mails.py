@@ -14,7 +14,7 @@ from smtpguard.model import Customer
 from smtpguard.notify.attempt import send_samples
 from smtpguard.notify.delivery import DeliveryError
 from smtpguard.notify.mail_server import MailDeferredError, MailRefusedError, MailUncertainError, hand_over
-from smtpguard.panels.customer_table import CustomerTable, parse_address, render_table
+from smtpguard.panels.customer_table import CustomerTable, parse_address, parse_domain, render_table
 from smtpguard.settings.notify import CustomerNotices, NotifySettings
 from smtpguard.state.enforcing_since import FACT, EnforcingSince
 from smtpguard.state.rows import FactRow
@@ -263,3 +263,7 @@ def test_an_address_that_is_too_long_is_none_and_no_other_one() -> None:
     long = "a@" + "x" * 60 + ".example" * 30
     assert parse_address(long) is None
     assert parse_address(f"{long}, b@x.example") == "b@x.example"
+    assert parse_address("a@ x.example") == "a@x.example"
+    assert parse_address("a@\u212a.example; b@x.example.") == "b@x.example", "lower() makes an ASCII k of kelvin's"
+    assert parse_domain("\u212a.example") is parse_domain("\u0130.example") is None
+    assert parse_domain(" K.example. ") == "k.example"

@@ -453,3 +453,12 @@ def test_one_with_too_many_domains_makes_nobody_else_unknown(monkeypatch: pytest
     assert table.owners("500.evil.example") == []
     assert table.owners("499.evil.example") == ["evil"]
     assert reading.problems == tuple(f"{name}: has too many domains, 500 are known" for name in ("evil", "more"))
+
+
+@pytest.mark.parametrize("line", ["", "web01", "web01\tshop.example", "\t" * 5, "\t" * 7])
+def test_a_kept_table_of_another_kind_is_none(line: str) -> None:
+    """As a disk may give it back: it was an error of the guard's when somebody was looked up."""
+    good = render_table("command", {"web01": Customer(domain="shop.example")})
+    assert len(CustomerTable(good)) == 1
+    with pytest.raises(DecodeError, match="is no table of accounts"):
+        CustomerTable(good + line.encode() + b"\n")
