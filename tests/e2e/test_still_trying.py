@@ -16,7 +16,9 @@ def test_it_goes_on_without_a_gap(still_trying: str, ends: bool) -> None:
         escalation={"factor": 1, "max": "30s", "still_trying": still_trying},
     ) as host:  # fmt: skip
         host.start()
-        assert host.connect(SPAMMER, 100, rate=20).ok == 5 * (1 + ends)
+        done = host.connect(SPAMMER, 100, rate=20)
+        # BPF counts. nft may end a block a moment after BPF: by as much as the machine stood still when it was told.
+        assert done.ok + done.errors.get("ECONNREFUSED", 0) == 5 * (1 + ends)
         wait_for(lambda: host.events("UNBLOCK" if ends else "EXTENDED"))
         told = host.events("EXTENDED")
         assert bool(told) is not ends
