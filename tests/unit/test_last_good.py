@@ -20,6 +20,9 @@ from smtpguard.settings.salvage import salvage_places
 from smtpguard.state.last_good import FACT, KeptConfiguration, LastGood, parse_kept, read_kept, render_kept
 from smtpguard.state.open_file import open_state
 from smtpguard.state.rows import FactRow
+from tests.support.zone import local_zone
+
+_zone = local_zone("UTC")
 
 GOOD = "dry_run: false\nrules: [{name: one, count: connections, limit: 5, window: 1m}]\n"
 KEPT = KeptConfiguration(text=GOOD, path="/etc/x.yaml", version="0.1.0", wall_ns=1_770_000_000 * 10**9)
