@@ -83,7 +83,9 @@ def test_a_listing_is_told_once_with_who_sent_before(host: Host) -> None:
     wait_for(lambda: f'"{INNOCENT[0]}"' in host.cli("incidents", "--src", HOST4, "--json").stdout, 20)
     wait_for(lambda: sum_connected(host) == 9)  # those of one second may be written, and those of the next not yet
     zones = [ZONE, PUBLIC, HIJACKED, SILENT]
-    host.configure(notify={"webhooks": [receiver.webhook]}, listed={"zones": zones, "addresses": [HOST4]})
+    host.configure(
+        notify={"webhooks": [receiver.webhook], "digest": "none"}, listed={"zones": zones, "addresses": [HOST4]}
+    )
     assert "listed.zones (0 -> 4 entries)" in host.cli("reload").stdout
     (told,) = wait_for(lambda: receiver.taken("listed"), 20)
     assert told["listed"]["address"] == HOST4
@@ -110,7 +112,9 @@ def test_a_restart_tells_nothing_again_and_the_end_is_told_once(host: Host) -> N
     lists.start()
     receiver.start()
     zones = [ZONE, PUBLIC]
-    host.configure(notify={"webhooks": [receiver.webhook]}, listed={"zones": zones, "addresses": [HOST4]})
+    host.configure(
+        notify={"webhooks": [receiver.webhook], "digest": "none"}, listed={"zones": zones, "addresses": [HOST4]}
+    )
     host.start()
     (told,) = wait_for(lambda: receiver.taken("listed"), 20)
     assert told["listed"]["senders"] | {"since": "", "until": ""} == {

@@ -55,7 +55,7 @@ def test_whoever_is_new_is_told_of_however_many_others_there_are(tmp_path: Path)
         receiver = Receiver(host)
         receiver.start()
         start_mailbox(host, mails)
-        notify: dict[str, Any] = {"mail": "root@hoster.example", "smtp": f"{PEER4}:{PORT}"}
+        notify: dict[str, Any] = {"mail": "root@hoster.example", "smtp": f"{PEER4}:{PORT}", "digest": "none"}
         host.configure(notify={"webhooks": [receiver.webhook], "at_once": ["block", "throttle", "dry-run"], **notify})
         host.start()
         control = f"{host.lab.directory}/control.sock"
