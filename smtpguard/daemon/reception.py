@@ -157,7 +157,9 @@ class Reception:
             wall=core.wall,
             now=core.now,
         )
-        self.reload = Reload(self.reconfiguration.read, self.reconfiguration.apply, self.manager)
+        self.reload = Reload(
+            self.reconfiguration.read, self.reconfiguration.apply, self.manager, core.enforcement.credits.is_settled
+        )
         self._stack.callback(self.reload.close)
         self.hang_up = HangUp(
             self._loop, core.events, self.reload, core.journal.recorder, had_terminal=self._had_terminal
@@ -167,7 +169,7 @@ class Reception:
         core = self._core
         accounts = core.around.accounts
         self.lookups = Lookups(accounts.names, core.now)
-        self.commits = Commits(core.state, core.now)
+        self.commits = Commits(core.state, core.now, core.enforcement.credits.is_settled)
         history = self._history
         blocks = BlockList(core.engine, core.execution, core.wall, core.now)
         self.handlers = Handlers(

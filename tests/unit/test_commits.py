@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import pytest
+
 from smtpguard.control.answer import Later
 from smtpguard.daemon.serve.commits import FAILING_NS, PATIENCE_NS, Commits
 from smtpguard.model import NS, Block, Subject
@@ -52,6 +54,40 @@ def test_the_answer_comes_with_the_commit(tmp_path: Path) -> None:
     assert writer.stats().waiting == 0
     commits.on_time(1)
     assert commits.next_deadline() is None
+    assert writer.close(5)
+
+
+@pytest.mark.parametrize("is_to_be_written", [True, False])
+def test_the_answer_comes_when_the_limits_hold(tmp_path: Path, *, is_to_be_written: bool) -> None:
+    writer = begin(tmp_path / "state" / "state.db")
+    assert writer.flush(5)
+    settled = [False]
+    commits = Commits(writer, lambda: 0, lambda: settled[0])
+    if is_to_be_written:
+        writer.put(BlockRow.of(block(1001), 0))
+    later = commits.answer({"text": "on"})
+    assert isinstance(later, Later)
+    assert commits._waiting[0].written.wait(5)
+    commits.on_time(1)
+    assert later.answer is None
+    settled[0] = True
+    for number in (2, PATIENCE_NS):
+        commits.on_time(number)
+        assert later.answer == {"text": "on"}
+    assert commits.next_deadline() is None
+    late = commits.answer({"text": "block"})
+    assert late == {"text": "block"}, "as before"
+    assert writer.close(5)
+
+
+def test_limits_that_never_hold_keep_nobody_waiting(tmp_path: Path) -> None:
+    writer = begin(tmp_path / "state" / "state.db")
+    assert writer.flush(5)
+    commits = Commits(writer, lambda: 0, lambda: False)
+    later = commits.answer({"text": "on"})
+    assert isinstance(later, Later)
+    commits.on_time(PATIENCE_NS)
+    assert later.answer == {"text": "on"}
     assert writer.close(5)
 
 

@@ -295,12 +295,15 @@ def test_limits_that_can_not_begin_are_tried_again_and_take_no_cpu(caplog: pytes
     crediting, book = made_crediting()
     crediting._source.drained_ns = 0  # type: ignore[union-attr]
     crediting.refresh(Settings(dry_run=False, rules=(BURST,)), (), trusted=True, anew=True)
+    assert crediting.is_settled()
     book.unread_ns = 5
     assert crediting.next_deadline() == 0
+    assert not crediting.is_settled(), "who waits for the limits waits"
     crediting._source.drained_ns = 6  # type: ignore[union-attr]
     book.settle.side_effect = EnforceError("no", where="bpf")
     crediting.on_time(7)
     assert crediting.trouble == "bpf: no"
+    assert crediting.is_settled(), "and not for what does not come"
     assert crediting.next_deadline() == 1 << 62
     assert caplog.messages == ["limits are not exact, the engine enforces them: bpf: no"]
     crediting.on_time(8)

@@ -23,7 +23,8 @@ class Reads:
         self.answers: list[tuple[str, str]] = []
         self.refuse: Exception | None = None
         self.noticed: list[str] = []
-        self.part = Reload(self._read, self._apply, self)
+        self.is_settled = True
+        self.part = Reload(self._read, self._apply, self, lambda: self.is_settled)
 
     def reloading(self) -> None:
         self.noticed.append("reloading")
@@ -73,6 +74,25 @@ def test_the_loop_goes_on_while_the_file_is_read(reads: Reads) -> None:
     reads.go.release()
     reads.turn()
     assert reads.answers == [("one", "applied a")]
+
+
+def test_who_asks_is_answered_when_the_limits_hold(reads: Reads) -> None:
+    """Where more waits in the ring than one look takes, the kernel refuses nobody for some turns of the loop."""
+    reads.results = [Settings(nft_table="a"), ConfigError("bad")]
+    reads.is_settled = False
+    reads.ask("one")
+    reads.go.release()
+    reads.turn()
+    reads.part.on_time(0)
+    assert (len(reads.applied), reads.answers, reads.noticed) == (1, [], ["reloading", "ready"])
+    reads.ask("two")
+    reads.go.release()
+    reads.turn()
+    assert reads.answers == []
+    reads.is_settled = True
+    reads.part.on_time(0)
+    reads.part.on_time(0)
+    assert reads.answers == [("one", "applied a"), ("two", "bad")]
 
 
 def test_who_asks_while_it_is_read_gets_a_newer_file(reads: Reads) -> None:

@@ -62,6 +62,10 @@ class ExactLimits:
         """Rules that the kernel enforces itself, to the very attempt."""
         return frozenset(self._index) if self._begun is not None else frozenset()
 
+    def is_settled(self) -> bool:
+        """Whether the kernel refuses by what was last demanded, or can't: half a second after that at the latest."""
+        return self._credits is None or self._credits.unread_ns is None or self.trouble is not None
+
     def attach(self, source: BpfSource) -> None:
         """A BPF program has come."""
         self._source = source

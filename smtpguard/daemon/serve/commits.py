@@ -1,12 +1,15 @@
 """Answers that wait until what was ordered is in the state file: a kill just after the answer must not undo it.
 
-The loop goes on meanwhile. A disk that takes too long is named in the answer, which then no longer waits for it.
+And until the kernel's limits hold, where they begin anew (docs/bpf.md). The loop goes on meanwhile.
+A disk that takes too long is named in the answer, which then no longer waits for it.
 """
 
+import threading
 from dataclasses import dataclass
 
 from smtpguard.control.answer import Later
 from smtpguard.daemon.loop import TimedPart
+from smtpguard.daemon.serve.reload import IsSettled
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS
 from smtpguard.state.writer import StateWriter
@@ -21,9 +24,10 @@ Said = dict[str, object]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _WaitingAnswer:
-    """An answer that waits for the disk."""
+    """An answer that waits for the disk (`ticket`), or is `written` and waits for the kernel's limits."""
 
-    ticket: int
+    ticket: int | None
+    written: threading.Event
     later: Later
     said: Said
     until_ns: int
@@ -35,28 +39,33 @@ class Commits(TimedPart):
     Args:
         state: What writes.
         now: CLOCK_BOOTTIME in nanoseconds.
+        is_settled: Whether the kernel's limits hold; while they begin anew the limits have the loop turn.
     """
 
-    def __init__(self, state: StateWriter, now: ClockNs) -> None:
+    def __init__(self, state: StateWriter, now: ClockNs, is_settled: IsSettled = lambda: True) -> None:
         self._state = state
         self._now = now
+        self._is_settled = is_settled
         self._waiting: list[_WaitingAnswer] = []
 
     def answer(self, said: Said) -> Said | Later:
         """The answer, once all that was handed to the state until now is in the file; at once where there is none."""
-        stats = self._state.stats()
-        if stats.path is None:
-            return said
-        later = Later()
+        stats, is_settled = self._state.stats(), self._is_settled()
+        later, written = Later(), threading.Event()
 
-        def written() -> None:
-            later.resolve(said)
+        def take_written() -> None:
+            if is_settled:
+                later.resolve(said)
+            else:
+                written.set()  # the loop answers
 
-        ticket = self._state.when_written(written)
+        ticket = None if stats.path is None else self._state.when_written(take_written)
         if ticket is None:
-            return said
+            if is_settled:
+                return said
+            written.set()
         patience_ns = PATIENCE_NS if stats.error is None else FAILING_NS
-        self._waiting.append(_WaitingAnswer(ticket, later, said, self._now() + patience_ns))
+        self._waiting.append(_WaitingAnswer(ticket, written, later, said, self._now() + patience_ns))
         return later
 
     def next_deadline(self) -> int | None:
@@ -64,12 +73,16 @@ class Commits(TimedPart):
         return min((waiting.until_ns for waiting in self._waiting), default=None)
 
     def on_time(self, now_ns: int) -> None:
-        """Forget what was answered; answer what has waited long enough."""
-        due = [waiting for waiting in self._waiting if waiting.until_ns <= now_ns]
-        self._waiting = [
-            waiting for waiting in self._waiting if waiting.until_ns > now_ns and waiting.later.answer is None
-        ]
-        for waiting in due:
-            if self._state.forget_waiter(waiting.ticket):
+        """Answer what holds now, and what has waited long enough."""
+        is_settled = not self._waiting or self._is_settled()
+        for waiting in self._waiting:
+            is_due = waiting.until_ns <= now_ns
+            if waiting.later.answer is not None:
+                continue
+            if waiting.written.is_set():
+                if is_settled or is_due:
+                    waiting.later.resolve(waiting.said)
+            elif is_due and waiting.ticket is not None and self._state.forget_waiter(waiting.ticket):
                 note = "Not on the disk yet: a restart now may forget it."
                 waiting.later.resolve({**waiting.said, "text": join_sentences(str(waiting.said["text"]), note)})
+        self._waiting = [waiting for waiting in self._waiting if waiting.later.answer is None]

@@ -75,6 +75,14 @@ class Apply(Protocol):
         ...
 
 
+class IsSettled(Protocol):
+    """Whether the kernel refuses already by what was loaded."""
+
+    def __call__(self) -> bool:
+        """While what was attempted before is still being read, it refuses nobody by new limits."""
+        ...
+
+
 class Reload:
     """Reloads, as a part of the loop; one at a time.
 
@@ -82,21 +90,26 @@ class Reload:
         read: Reads and checks the configuration; called in a thread of its own. Raises ConfigError.
         apply: Puts it in force; called in the loop. May raise GuardError.
         notice: Who has to know; None for nobody.
+        is_settled: What an answer waits for: from it on the limits hold. None where it never does.
 
     Attributes:
         trouble: Why a configuration is in force only in part, by a mistake of our own; None when all is well.
     """
 
-    def __init__(self, read: Read, apply: Apply, notice: Notice | None = None) -> None:
+    def __init__(
+        self, read: Read, apply: Apply, notice: Notice | None = None, is_settled: IsSettled | None = None
+    ) -> None:
         self._read = read
         self._apply = apply
         self._notice = notice
+        self._is_settled = is_settled
         self.trouble: str | None = None
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread: threading.Thread | None = None
         self._found: Settings | GuardError | None = None
         self._asked: list[ReloadDone] = []
         self._waiting: list[ReloadDone] = []
+        self._held: list[tuple[ReloadDone, Reloaded | GuardError]] = []
 
     def request(self, done: ReloadDone) -> None:
         """Read what the file holds from now on; `done` is called in the loop, with what came of it.
@@ -109,7 +122,7 @@ class Reload:
 
     def close(self) -> None:
         """Forget a reading that is under way; its thread ends with its child, or with the process."""
-        self._asked, self._waiting = [], []
+        self._asked, self._waiting, self._held = [], [], []
         if self._thread is None:
             os.close(self._wake)
 
@@ -139,8 +152,8 @@ class Reload:
             self.trouble = str(answer)
             raise
         finally:
-            for done in asked:
-                done(answer)
+            self._held += [(done, answer) for done in asked]
+            self._release()
             if self._notice is not None:
                 self._notice.ready()
             if self._waiting:
@@ -150,7 +163,16 @@ class Reload:
         """None: the reading has its own timeout."""
 
     def on_time(self, now_ns: int) -> None:
-        """Nothing to do."""
+        """Answer, once what was loaded holds; the limits have the loop turn until then."""
+        del now_ns
+        if self._held:
+            self._release()
+
+    def _release(self) -> None:
+        if self._is_settled is None or self._is_settled():
+            held, self._held = self._held, []
+            for done, answer in held:
+                done(answer)
 
     def _begin(self) -> None:
         self._asked, self._waiting = self._waiting, []
