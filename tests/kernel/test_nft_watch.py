@@ -17,8 +17,8 @@ from smtpguard.errors import EnforceError
 from smtpguard.kernel.nft.notifications import NftNotifications
 from smtpguard.kernel.nft.text import CommandNft
 from smtpguard.model import NS, Subject
-from tests.support.held_up import watching_processors
 from tests.support.netlab import NetnsNft, inside, run
+from tests.support.standstill import Standstill
 
 pytestmark = pytest.mark.kernel
 BAD = random.randrange(61001, 61099)
@@ -89,13 +89,13 @@ def test_a_lost_table_is_told_with_who_did_it_and_put_back(
     watch: NftNotifications, guard: NftEnforcer, other: CommandNft, command: str
 ) -> None:
     held = guard.read_denies()
-    with watching_processors() as held_up:
+    with Standstill() as standstill:
         other.run(command)
         began = time.monotonic()
         assert hear(watch) == [NftEvent(kind="lost", pid=other.own_pids[-1], comm=b"nft")]
         guard.restore()
         took_s = time.monotonic() - began
-        assert took_s < 0.3 + held_up() / 1000
+        assert took_s < 0.3 + standstill.worst_s()
     assert guard.exists()
     [restored] = guard.read_denies()
     assert (restored.subject, restored.ranges) == (held[0].subject, held[0].ranges)

@@ -108,12 +108,10 @@ class Metronome:
 
     Args:
         path: Where it notes how late it was, and how much longer than its CPU time it computed.
-        processor: The only one that it runs on, where it computes nothing; None for whichever is free.
     """
 
-    def __init__(self, path: Path, *, processor: int | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._processor = processor
         self._pid = 0
 
     def __enter__(self) -> Self:
@@ -122,8 +120,6 @@ class Metronome:
             try:
                 namespaces.die_with_parent(signal.SIGKILL)
                 os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
-                if self._processor is not None:
-                    os.sched_setaffinity(0, {self._processor})
                 self._tick()
             finally:
                 os._exit(1)
@@ -135,8 +131,6 @@ class Metronome:
 
     def worst_ms(self) -> float:
         """How late it was at worst."""
-        if not self._path.exists():
-            return 0
         return max(self._read("late"), default=0)
 
     def slowness(self) -> float:
@@ -164,7 +158,7 @@ class Metronome:
                 if late_ms > worst_ms:
                     worst_ms = late_ms
                     notes.write(f"late {late_ms:.1f}\n")
-                if self._processor is None and number % _WORK_EVERY == 0:
+                if number % _WORK_EVERY == 0:
                     notes.write(f"slow {_measure_slowness():.2f}\n")
 
 
