@@ -74,15 +74,13 @@ class Commits(TimedPart):
 
     def on_time(self, now_ns: int) -> None:
         """Answer what holds now, and what has waited long enough."""
+        self._waiting = [waiting for waiting in self._waiting if waiting.later.answer is None]
         is_settled = not self._waiting or self._is_settled()
         for waiting in self._waiting:
             is_due = waiting.until_ns <= now_ns
-            if waiting.later.answer is not None:
-                continue
             if waiting.written.is_set():
                 if is_settled or is_due:
                     waiting.later.resolve(waiting.said)
             elif is_due and waiting.ticket is not None and self._state.forget_waiter(waiting.ticket):
                 note = "Not on the disk yet: a restart now may forget it."
                 waiting.later.resolve({**waiting.said, "text": join_sentences(str(waiting.said["text"]), note)})
-        self._waiting = [waiting for waiting in self._waiting if waiting.later.answer is None]
