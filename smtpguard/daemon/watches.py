@@ -20,6 +20,7 @@ from smtpguard.policy.engine import Engine
 from smtpguard.policy.subjects import account_of
 from smtpguard.settings import DAY_NS
 from smtpguard.state.last_good import FactKeeper
+from smtpguard.state.plausible import MAX_TIME_NS, MAX_UID
 from smtpguard.state.rows import FactRow
 from smtpguard.text import render_duration, render_look, render_user
 
@@ -118,11 +119,12 @@ class Watches:
         offset_ns, now_ns = self._wall.offset_ns, self._now()
         for row in _read(facts.get(FACT, "[]")):
             try:
+                since_ns, until_ns = (_read_number(row[key], MAX_TIME_NS) for key in ("since_ns", "until_ns"))
                 watch = Watch(
-                    subject=Subject(id=int(row["uid"])),
+                    subject=Subject(id=_read_number(row["uid"], MAX_UID)),
                     name=None if row["name"] is None else str(row["name"]),
-                    since_ns=int(row["since_ns"]) - offset_ns,
-                    until_ns=min(int(row["until_ns"]) - offset_ns, now_ns + MAX_WATCH_NS),
+                    since_ns=since_ns - offset_ns,
+                    until_ns=min(until_ns - offset_ns, now_ns + MAX_WATCH_NS),
                     by=str(row["by"]),
                     reason=str(row["reason"]),
                 )
@@ -196,9 +198,15 @@ class Watches:
 def _read(text: str) -> list[dict[str, Any]]:
     try:
         rows = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         rows = None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         log.warning("state: the watches that are kept there can't be read")
         return []
     return rows
+
+
+def _read_number(value: object, highest: int) -> int:
+    if type(value) is int and 0 <= value <= highest:
+        return value
+    raise ValueError(value)

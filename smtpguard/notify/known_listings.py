@@ -22,6 +22,7 @@ KEEP_S = 7 * 86_400.0
 MAX_LISTINGS = 4096
 MAX_NEWS = 4
 """Told at a time; the others follow."""
+_LAST_S = 1 << 40
 _MAX_BYTES = 8 << 20
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -130,10 +131,10 @@ class KnownListings:
         try:
             with Path(self._path).open("rb") as file:
                 rows = json.loads(file.read(_MAX_BYTES))["listings"]
-            kept = [Listing(**row) for row in rows[:MAX_LISTINGS]]
+            kept = [_read_listing(row) for row in rows[:MAX_LISTINGS]]
         except FileNotFoundError:
             return
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             self.trouble = f"{self._path} can't be read ({error}): what was told of block lists is told again"
             return
         self._listings = {(row.address, row.zone): row for row in kept}
@@ -151,6 +152,20 @@ class KnownListings:
             self.trouble = f"{self._path} can't be written ({error.strerror}): a restart tells of block lists again"
         else:
             self.trouble = None
+
+
+def _read_listing(values: Mapping[str, Any]) -> Listing:
+    """A listing as the file has it, which comes from a disk. Raises TypeError where a value is of another kind."""
+    row = Listing(**values)
+    texts = (row.address, row.zone, row.reason, *(row.codes if isinstance(row.codes, list) else [None]))
+    times = (row.since_s, row.seen_s, 0 if row.over_s is None else row.over_s)
+    if (
+        all(isinstance(text, str) for text in texts)
+        and all(type(time_s) in (int, float) and 0 <= time_s < _LAST_S for time_s in times)
+        and type(row.is_told) is bool
+    ):
+        return row
+    raise TypeError("a value of another kind")
 
 
 def show_listing(row: Listing) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """Block lists: what each answer means, what is told of it and how often, and what can't be asked is neither."""
 
 import json
+import math
 import stat
 import threading
 from collections.abc import Mapping
@@ -482,9 +483,19 @@ def test_a_mistake_of_ours_is_said_and_the_next_round_comes(bench: Bench, monkey
 def test_a_damaged_file_and_a_full_disk_are_said(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.server.set(V4, "127.0.0.4")
     bench.told(bench.turn())
-    (bench.folder / "listed-state.json").write_text("{")
-    bench.begin()
-    assert "told again" in bench.duty.report()["troubles"][0]
+    kept = json.loads((bench.folder / "listed-state.json").read_text())["listings"][0]
+    odd = (
+        {"address": ["x"]},
+        {"since_s": "x"},
+        {"seen_s": math.nan},
+        {"codes": 5},
+        {"is_told": 1},
+        {"over_s": math.inf},
+    )
+    for text in (*(json.dumps({"listings": [kept | value]}) for value in odd), "[" * 100_000, "{"):
+        (bench.folder / "listed-state.json").write_text(text)
+        bench.begin()
+        assert "told again" in bench.duty.report()["troubles"][0], text[:200]
     assert len(bench.turn(0)) == 1
     assert bench.duty.report()["troubles"] == []
 

@@ -1,6 +1,7 @@
 """Users whom a person keeps an eye on: what is kept of them, and what is made of it when it can't be read."""
 
 import json
+import math
 from typing import Any
 from unittest.mock import Mock
 
@@ -111,6 +112,34 @@ def test_what_can_not_be_read_is_told_and_the_others_are_taken(caplog: pytest.Lo
     assert [watch["uid"] for watch in after.watches.collect()] == [WEB]
     assert caplog.messages == ["state: a watch that is kept there can't be read, and is left out"]
     caplog.clear()
-    for text in ("{", "{}", "[1]"):
+    for text in ("{", "{}", "[1]", "[" * 100_000):
         after.watches.restore({FACT: text})
-    assert caplog.messages == ["state: the watches that are kept there can't be read"] * 3
+    assert caplog.messages == ["state: the watches that are kept there can't be read"] * 4
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"uid": -1},
+        {"uid": 2**32 - 1},
+        {"uid": 2**70},
+        {"uid": "7"},
+        {"uid": 7.5},
+        {"uid": True},
+        {"since_ns": math.inf},
+        {"until_ns": math.nan},
+        {"until_ns": 2**63},
+        {"since_ns": -1},
+    ],
+)
+def test_a_watch_whose_figures_can_not_be_true_is_left_out(
+    caplog: pytest.LogCaptureFixture, odd: dict[str, object]
+) -> None:
+    """Infinity ended the guard at its start."""
+    scene = Scene()
+    scene.begin()
+    (row,) = scene.kept[-1]
+    after = Scene()
+    after.watches.restore({FACT: json.dumps([row | odd, row | {"uid": 7, "name": "u7"}])})
+    assert [watch["uid"] for watch in after.watches.collect()] == [7]
+    assert caplog.messages == ["state: a watch that is kept there can't be read, and is left out"]
