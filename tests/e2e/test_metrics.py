@@ -129,6 +129,8 @@ def test_some_chaotic_seconds_are_counted_as_in_the_log(host: Metered) -> None:
         host.outcome(child)
         seen.append(host.read())
     wait_for(lambda: {*find_helpers(daemon.pid)} - {helper}, 20)
+    # Figures of before wait in the socket of a process that has just been started.
+    wait_for(lambda: total(host.read(), "connects_total") >= 250, 20)
     end = host.read_next()
     seen.append(end)
     # Whoever has opened 60 connections, limit 6 an hour, and not root, whom no rule counts.
