@@ -67,7 +67,7 @@ def test_the_answer_comes_when_the_limits_hold(tmp_path: Path, *, is_to_be_writt
         writer.put(BlockRow.of(block(1001), 0))
     later = commits.answer({"text": "on"})
     assert isinstance(later, Later)
-    assert commits._waiting[0].written.wait(5)
+    assert writer.flush(5)
     commits.on_time(1)
     assert later.answer is None
     settled[0] = True
@@ -78,6 +78,24 @@ def test_the_answer_comes_when_the_limits_hold(tmp_path: Path, *, is_to_be_writt
     late = commits.answer({"text": "block"})
     assert late == {"text": "block"}, "as before"
     assert writer.close(5)
+
+
+def test_what_is_written_after_the_limits_hold_is_answered_then() -> None:
+    """From the writer's thread: the loop may have no turn for a second."""
+    writer = Mock(spec_set=["stats", "when_written", "forget_waiter"])
+    writer.when_written.return_value = 1
+    settled = [False]
+    commits = Commits(writer, lambda: 0, lambda: settled[0])
+    later = commits.answer({"text": "on"})
+    assert isinstance(later, Later)
+    settled[0] = True
+    commits.on_time(1)
+    assert later.answer is None
+    writer.when_written.call_args[0][0]()
+    assert later.answer == {"text": "on"}
+    commits.on_time(2)
+    assert commits.next_deadline() is None
+    writer.forget_waiter.assert_not_called()
 
 
 def test_limits_that_never_hold_keep_nobody_waiting(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ A disk that takes too long is named in the answer, which then no longer waits fo
 """
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from smtpguard.control.answer import Later
 from smtpguard.daemon.loop import TimedPart
@@ -22,15 +22,33 @@ FAILING_NS = NS // 10
 Said = dict[str, object]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class _WaitingAnswer:
-    """An answer that waits for the disk (`ticket`), or is `written` and waits for the kernel's limits."""
+    """An answer that waits for the disk (`ticket`) and for the kernel's limits; what comes last gives it."""
 
-    ticket: int | None
-    written: threading.Event
     later: Later
     said: Said
     until_ns: int
+    is_settled: bool
+    is_written: bool = False
+    ticket: int | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def note_written(self) -> None:
+        """It is in the file; the writer's thread says so."""
+        with self.lock:
+            self.is_written = True
+            is_all = self.is_settled
+        if is_all:
+            self.later.resolve(self.said)
+
+    def note_settled(self) -> None:
+        """The limits hold; the loop says so."""
+        with self.lock:
+            is_last = self.is_written and not self.is_settled
+            self.is_settled = True
+        if is_last:
+            self.later.resolve(self.said)
 
 
 class Commits(TimedPart):
@@ -50,22 +68,17 @@ class Commits(TimedPart):
 
     def answer(self, said: Said) -> Said | Later:
         """The answer, once all that was handed to the state until now is in the file; at once where there is none."""
-        stats, is_settled = self._state.stats(), self._is_settled()
-        later, written = Later(), threading.Event()
-
-        def take_written() -> None:
-            if is_settled:
-                later.resolve(said)
-            else:
-                written.set()  # the loop answers
-
-        ticket = None if stats.path is None else self._state.when_written(take_written)
-        if ticket is None:
+        stats = self._state.stats()
+        patience_ns = PATIENCE_NS if stats.error is None else FAILING_NS
+        later, is_settled = Later(), self._is_settled()
+        waiting = _WaitingAnswer(later=later, said=said, until_ns=self._now() + patience_ns, is_settled=is_settled)
+        if stats.path is not None:
+            waiting.ticket = self._state.when_written(waiting.note_written)
+        if waiting.ticket is None:
             if is_settled:
                 return said
-            written.set()
-        patience_ns = PATIENCE_NS if stats.error is None else FAILING_NS
-        self._waiting.append(_WaitingAnswer(ticket, written, later, said, self._now() + patience_ns))
+            waiting.is_written = True
+        self._waiting.append(waiting)
         return later
 
     def next_deadline(self) -> int | None:
@@ -74,13 +87,12 @@ class Commits(TimedPart):
 
     def on_time(self, now_ns: int) -> None:
         """Answer what holds now, and what has waited long enough."""
-        self._waiting = [waiting for waiting in self._waiting if waiting.later.answer is None]
-        is_settled = not self._waiting or self._is_settled()
+        is_settled = bool(self._waiting) and self._is_settled()
         for waiting in self._waiting:
             is_due = waiting.until_ns <= now_ns
-            if waiting.written.is_set():
-                if is_settled or is_due:
-                    waiting.later.resolve(waiting.said)
-            elif is_due and waiting.ticket is not None and self._state.forget_waiter(waiting.ticket):
+            if is_settled or is_due:
+                waiting.note_settled()
+            if is_due and waiting.ticket is not None and self._state.forget_waiter(waiting.ticket):
                 note = "Not on the disk yet: a restart now may forget it."
                 waiting.later.resolve({**waiting.said, "text": join_sentences(str(waiting.said["text"]), note)})
+        self._waiting = [waiting for waiting in self._waiting if waiting.later.answer is None]
