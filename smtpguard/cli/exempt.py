@@ -3,6 +3,7 @@
 import click
 
 from smtpguard.cli.common import EXIT_FAILED, config_option, find_socket
+from smtpguard.cli.tables import print_lines
 from smtpguard.errors import GuardError, NoDaemonError
 
 PATIENCE_S = 1.0
@@ -34,7 +35,7 @@ def command(ctx: click.Context, config_path: str | None, is_name: bool, user: st
     accounts = AccountDirectory(settings, customers=None if is_name else CustomersOnDemand(settings))
     account = accounts.lookup.by_login(user) if is_name else accounts.lookup.by_person(user)
     if account is None:
-        click.echo("no: no such account on this host")
+        print_lines(["no: no such account on this host"])
         ctx.exit(EXIT_FAILED)
     if account.standing not in ("root", "mta", "exempt"):
         accounts.wait_for_spellings()
@@ -45,10 +46,10 @@ def command(ctx: click.Context, config_path: str | None, is_name: bool, user: st
     if not is_name and (whose := accounts.lookup.tell_domain(user)):
         shown = f"{shown} ({whose})"
     if account.standing in ("root", "mta", "exempt"):
-        click.echo(f"yes: {shown}: {account.reason}")
+        print_lines([f"yes: {shown}: {account.reason}"])
         return
     watched = "" if is_name else _tell_watch(config_path, account.uid)
-    click.echo(f"no: {shown}: {account.standing}{watched}")
+    print_lines([f"no: {shown}: {account.standing}{watched}"])
     ctx.exit(EXIT_FAILED)
 
 

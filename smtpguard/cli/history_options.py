@@ -212,13 +212,13 @@ def print_source(source: Json | None) -> None:
         return
     address = named["address"]
     if not named["users"]:
-        click.echo(f"No connection from {address} is known.")
+        print_lines([f"No connection from {address} is known."])
     for row in named["users"]:
         first, last = (row[name][:19].replace("T", " ") for name in ("first", "last"))
         figures = f"{row['connected']} connected, {row['failed']} failed"
         print_lines([f"from {address}: {row['user']}, {figures}, {first} to {last}"])
     if named["unknown"]:
-        click.echo(f"Of {named['unknown']} attempts it is not known from which address they came.")
+        print_lines([f"Of {named['unknown']} attempts it is not known from which address they came."])
 
 
 def find_name(uid: int) -> str | None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from smtpguard.cli.common import config_option, find_socket, socket_option
+from smtpguard.cli.tables import print_lines
 
 if TYPE_CHECKING:
     from smtpguard.actions.nft.enforcer import NftEnforcer
@@ -47,7 +48,7 @@ def ensure(outer: str | None, config_path: str | None, socket_path: str | None) 
         open_nft().start()  # its child is forked before there are threads
         make_enforcer(settings).ensure()
         text = f"table inet {settings.nft_table} is in place (no guard is running)"
-    click.echo(text)
+    print_lines([text])
 
 
 @command.command("remove", short_help="Delete the table, and every refusal by it.")
@@ -66,7 +67,7 @@ def remove(outer: str | None, config_path: str | None, socket_path: str | None) 
         tables = (settings.nft_table, f"{settings.nft_table}_watch")
         open_nft().transact([change for table in tables for change in render_delete_table(table)])
         text = f"table inet {settings.nft_table} is removed (no guard is running)"
-    click.echo(text)
+    print_lines([text])
 
 
 def ask_guard(socket_path: str, do: str) -> str | None:

@@ -3,6 +3,7 @@
 import click
 
 from smtpguard.cli.common import EXIT_FAILED, config_option
+from smtpguard.cli.tables import print_lines
 
 
 @click.group("notify")
@@ -38,6 +39,6 @@ def send(ctx: click.Context, config_path: str | None, kinds: tuple[str, ...]) ->
     failed = False
     for attempt in send_samples(notify, wanted):
         failed = failed or not attempt.is_sent
-        click.echo(f"{'ok' if attempt.is_sent else 'FAILED':<8}{attempt.kind}: {attempt.channel}: {attempt.answer}")
+        print_lines([f"{'ok' if attempt.is_sent else 'FAILED':<8}{attempt.kind}: {attempt.channel}: {attempt.answer}"])
     if failed:
         ctx.exit(EXIT_FAILED)

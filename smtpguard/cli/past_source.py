@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from smtpguard.state.history import History
 
 Json = dict[str, Any]
-_UNREADABLE = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
-"""What rows raise whose columns hold something of another kind: a disk's doing, or a person's."""
+_UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What rows raise whose columns hold something of another kind, a disk's doing or a person's; and mistakes of ours."""
 ANSWER_S = 5.0
 """For a whole answer, unless somebody has reason to wait longer."""
 
@@ -65,8 +65,9 @@ class PastSource:
             try:
                 return read(history)
             except _UNREADABLE as error:
-                what = f"holds what no smtpguard has written: {type(error).__name__}: {error}"
-                raise StateError(what, where=path, fix="move it away: the next guard begins a new one") from error
+                fault = f"{type(error).__name__}: {error}"
+                what = f"holds what no smtpguard has written, or smtpguard reads it wrong: {fault}"
+                raise StateError(what, where=path, fix="leave it there, keep a copy of it, and report this") from error
 
     def _find_file(self, nobody: NoDaemonError) -> str:
         """The state file, which is read where no daemon runs; said on stderr, once."""

@@ -9,7 +9,7 @@ import click
 from smtpguard.cli.common import EXIT_FAILED, config_option, json_option, print_json
 from smtpguard.cli.replay_hosts import Host, Hosts
 from smtpguard.cli.replay_report import MAX_DESTINATIONS
-from smtpguard.cli.tables import print_table
+from smtpguard.cli.tables import print_lines, print_table
 from smtpguard.clock import render_moment
 from smtpguard.logline import render_time
 from smtpguard.model import NS, Connect, Refusal
@@ -193,33 +193,26 @@ class Replay:
         if self._first_ns is None or self._last_ns is None:
             holds = "These files hold" if many else "This file holds"
             if self._source.problems or self._count_bad():
-                click.echo(f"No SMTP connect could be read from {'these files' if many else 'this file'}.")
+                print_lines([f"No SMTP connect could be read from {'these files' if many else 'this file'}."])
             else:
-                click.echo(f"{holds} no SMTP connect that audit recorded.")
+                print_lines([f"{holds} no SMTP connect that audit recorded."])
             self._show_left_out()
             return
         users = self.hosts.users()
         rules = self._settings.path or "the shipped defaults"
-        click.echo(
-            f"{render_moment(self._first_ns / NS)} to {render_moment(self._last_ns / NS)} "
-            f"({render_duration((self._last_ns - self._first_ns) / NS)}), rules of {rules}"
-        )
+        first, last = render_moment(self._first_ns / NS), render_moment(self._last_ns / NS)
+        duration = render_duration((self._last_ns - self._first_ns) / NS)
+        print_lines([f"{first} to {last} ({duration}), rules of {rules}"])
         refused = sum(row.would_refuse for _, row in users)
         victims = sum(row.would_refuse > 0 for _, row in users)
         word = "connect" if self.connects == 1 else "connects"
-        click.echo(
-            f"{self.connects:,} SMTP {word} by {_people(len(users))}; "
-            + (
-                f"{refused:,} of them, by {_people(victims)}, would be refused."
-                if refused
-                else "none would be refused."
-            )
-        )
+        would = f"{refused:,} of them, by {_people(victims)}, would be" if refused else "none would be"
+        print_lines([f"{self.connects:,} SMTP {word} by {_people(len(users))}; {would} refused."])
         verdicts = self.hosts.verdicts()
         if verdicts:
             click.echo("\nVerdicts:")
-            first = verdicts if show_all else verdicts[:_SHOWN_VERDICTS]
-            shown = [report.verdict_cells(verdict) for report, verdict in first]
+            shown_verdicts = verdicts if show_all else verdicts[:_SHOWN_VERDICTS]
+            shown = [report.verdict_cells(verdict) for report, verdict in shown_verdicts]
             print_table(("TIME", "USER", "RULE", "COUNT", "ACTION", "AT"), shown)
             _show_rest(len(verdicts) + self.hosts.dropped_verdicts - len(shown))
         click.echo("\nUsers:")
@@ -247,9 +240,9 @@ class Replay:
         }
         left_out = [f"{count:,} {text}" for text, count in texts.items() if count]
         if left_out:
-            click.echo(f"\nLeft out: {', '.join(left_out)}.")
+            print_lines([f"\nLeft out: {', '.join(left_out)}."])
         if self.left_out:
-            click.echo(f"\nNot judged, as a log does not say who is new: {', '.join(self.left_out)}.")
+            print_lines([f"\nNot judged, as a log does not say who is new: {', '.join(self.left_out)}."])
 
 
 def _people(count: int) -> str:

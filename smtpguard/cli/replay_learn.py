@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from smtpguard.cli.common import find_socket, print_json
+from smtpguard.cli.tables import print_lines
 from smtpguard.errors import NoDaemonError, PrivilegeError
 
 if TYPE_CHECKING:
@@ -106,12 +107,12 @@ def _show(learner: "Learner", waiting: dict[str, int], *, as_json: bool) -> None
         click.echo("Nothing new was learned.")
     else:
         span = f"{render_moment(first / 1e9)} to {render_moment(last / 1e9)}"
-        click.echo(f"Learned from {span}: {learned.connects:,} connects of {learned.users:,} users.")
+        print_lines([f"Learned from {span}: {learned.connects:,} connects of {learned.users:,} users."])
     if told := ", ".join(f"{count:,} {text}" for text, count in left_out.items() if count):
-        click.echo(f"Left out: {told}.")
+        print_lines([f"Left out: {told}."])
     for name in learner.novel_rules():
         until_ns = waiting.get(name)
         if until_ns is None:
-            click.echo(f"Rule {name} is active from now on.")
+            print_lines([f"Rule {name} is active from now on."])
         else:
-            click.echo(f"Rule {name} learns until {render_moment(until_ns / 1e9)}, while smtpguard runs.")
+            print_lines([f"Rule {name} learns until {render_moment(until_ns / 1e9)}, while smtpguard runs."])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from smtpguard.cli.common import config_option
+from smtpguard.cli.tables import print_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +41,7 @@ def command(config_path: str | None, root: str, yes: bool, remove: bool) -> None
     live = tree.root == Path("/")
     if remove:
         if not manifest.files:
-            click.echo("setup has written nothing here.")
+            print_lines(["setup has written nothing here."])
             return
         check_disabled(tree.root)
         steps = plan_remove(tree.read(manifest.files), manifest)
@@ -60,9 +61,9 @@ def command(config_path: str | None, root: str, yes: bool, remove: bool) -> None
                 err=True,
             )
         if packaged:
-            click.echo(f"{packaged[0]} is the unit of a package: setup writes none.")
+            print_lines([f"{packaged[0]} is the unit of a package: setup writes none."])
         if not fail2ban:
-            click.echo("fail2ban is not installed: its files are left out. Run setup again when it is.")
+            print_lines(["fail2ban is not installed: its files are left out. Run setup again when it is."])
     changes = print_steps(steps)
     if changes and not yes:
         try:
@@ -74,7 +75,7 @@ def command(config_path: str | None, root: str, yes: bool, remove: bool) -> None
         tree.apply(steps)
         tree.forget(manifest)
         left = list_left(tree.root, steps, read_site(tree.root, config_path) if live else None)
-        click.echo(f"Removed. Left here, and yours now: {', '.join(left)}." if left else "Removed.")
+        print_lines([f"Removed. Left here, and yours now: {', '.join(left)}." if left else "Removed."])
     elif changes:
         tree.write_manifest(merge_manifest(manifest, steps, tree.list_missing_folders(steps)))
         tree.apply(steps)
@@ -84,7 +85,7 @@ def command(config_path: str | None, root: str, yes: bool, remove: bool) -> None
     if live and (changes or remove):
         print_next(remove=remove)
     elif changes and not remove:
-        click.echo(f"Next:\n  systemctl --root={shlex.quote(str(tree.root))} enable smtpguard.service")
+        print_lines([f"Next:\n  systemctl --root={shlex.quote(str(tree.root))} enable smtpguard.service"])
 
 
 def check_root(root: str) -> None:
@@ -147,7 +148,7 @@ def print_steps(steps: "Sequence[Step]") -> int:
 
     changes = 0
     for step in steps:
-        click.echo(f"{step.act} {step.path}{f' ({step.reason})' if step.reason else ''}")
+        print_lines([f"{step.act} {step.path}{f' ({step.reason})' if step.reason else ''}"])
         if diff := render_diff(step):
             click.echo(diff)
         changes += step.act in WRITES or step.act == "remove"

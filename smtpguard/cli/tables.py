@@ -18,7 +18,9 @@ LEAST_WIDTH = 20
 _LEAST_CELL = 8
 _MINUTE = len("2026-02-18 13:39")
 _ELLIPSIS = "..."
-_SENTENCES, _PARTS = re.compile(r"(?<=\.) "), re.compile(r"(?<=;) ")
+_SENTENCES, _PARTS = re.compile(r"(?<=\.) (?! )"), re.compile(r"(?<=;) (?! )")
+_WORDS = re.compile(r"(?<! ) (?! )")
+"""Several blanks in a row stay with their word: a path may have them."""
 _NOTHING = frozenset({"", "-"})
 
 
@@ -130,9 +132,11 @@ def wrap_line(
             lines.append(current)
             current, is_empty, room = indent, True, width - len(indent)
         rest = piece if keeps_all else shorten(piece, room)
-        while count_cells(rest) > room:
+        cells = count_cells(rest)
+        while cells > room:
             part = _take(rest, room)
             lines.append(current + part)
+            cells -= count_cells(part)
             current, rest, room = indent, rest[len(part) :], width - len(indent)
         current += ("" if is_empty else " ") + rest
         is_empty = False
@@ -170,7 +174,7 @@ def _split(text: str, room: int, between: re.Pattern[str]) -> Iterator[str]:
         if count_cells(piece) <= room:
             yield piece
         else:
-            yield from piece.split()
+            yield from _WORDS.split(piece)
 
 
 def _render_below(head: Sequence[str], row: Sequence[str], below: Sequence[int], width: int) -> list[str]:

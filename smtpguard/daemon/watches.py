@@ -146,6 +146,11 @@ class Watches:
         """Who is watched, for `status` and `why`; until `allowed_until` limits are not halved, but an allowance's."""
         return [self.describe(watch) for watch in self._engine.own.watches.values() if self._is_theirs(watch)]
 
+    def find(self, uid: int) -> dict[str, Any] | None:
+        """The watch of one user, as `collect` has it; None where nobody watches them."""
+        watch = self._engine.own.watches.get(Subject(id=uid))
+        return self.describe(watch) if watch is not None and self._is_theirs(watch) else None
+
     def describe(self, watch: Watch) -> dict[str, Any]:
         """A watch, as `collect` has it."""
         offset_ns, allowed_ns = self._wall.offset_ns, self._allowed_until(watch)
@@ -160,11 +165,11 @@ class Watches:
         }
 
     def _allowed_until(self, watch: Watch) -> int | None:
-        """Until when an allowance counts in place of a watch; at most until that is over. None where none does."""
+        """Until when an allowance counts in place of a watch, and perhaps after it. None where none does."""
         allowance = self._engine.own.allowances.get(watch.subject)
         if allowance is None or not account_of(self._directory, watch.subject).may_be(allowance.name):
             return None
-        return min(allowance.until_ns, watch.until_ns)
+        return allowance.until_ns
 
     def _is_theirs(self, watch: Watch) -> bool:
         """Whether the uid is still that account's: given out again, its limits are not halved."""

@@ -93,6 +93,8 @@ def _parse_host(text: str) -> str:
     raise ValueError("not a host")
 
 
+_ZONED = re.compile(r"([0-9A-Fa-f:.]+)(?:%[A-Za-z0-9_.-]+)?", re.ASCII)
+"""An address of IPv6 with its interface, as in fe80::1%eth0."""
 _NO_URL = "not an address such as https://example.org/hook"
 
 
@@ -108,7 +110,8 @@ def check_url(text: str) -> str:
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port
         if ":" in host:
-            parse_one_address(host)
+            zoned = _ZONED.fullmatch(host)
+            parse_one_address(zoned[1] if zoned else host)
         else:
             _parse_host(host.encode("idna").decode("ascii"))
     except ValueError as error:

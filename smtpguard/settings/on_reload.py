@@ -16,7 +16,8 @@ from smtpguard.text import render_visible
 
 MAX_TOLD = 20
 """Changes that are named one by one."""
-RESTART = "systemctl restart smtpguard"
+RESTART = "restart its service, as by systemctl restart smtpguard"
+"""Its unit may be called otherwise: that command would end another guard."""
 _MAX_LIST_CHARS = 60
 """A list that is longer in words is told by what came and went."""
 _SECRET = frozenset({"notify.webhooks", "notify.urls", "listed.zones"})

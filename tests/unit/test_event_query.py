@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from smtpguard.cli import main
 from smtpguard.cli.csv_output import escape_cell
 from smtpguard.cli.events import COLUMNS, describe_event
+from smtpguard.cli.past_source import PastSource
 from smtpguard.model import NS, Mode
 from smtpguard.policy.incidents import GAP_NS
 from smtpguard.settings import HOUR_NS, MINUTE_NS
@@ -289,4 +290,16 @@ def test_a_file_whose_rows_are_of_another_kind_is_an_error_and_no_traceback(path
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(sql)
         connection.commit()
-    assert f"smtpguard: {path}: holds what no smtpguard has written: " in run(path, command, code=1)
+    told = run(path, command, code=1)
+    assert f"smtpguard: {path}: holds what no smtpguard has written, or smtpguard reads it wrong: " in told
+    assert "move" not in told, "a mistake of smtpguard's own would lose blocks and history"
+
+
+def test_too_little_memory_is_no_fault_of_the_file(path: str) -> None:
+    def read(_history: History) -> dict[str, Any]:
+        raise MemoryError
+
+    run(path, "events")
+    source = PastSource(str(Path(path).with_name("c.yaml")), None)
+    with pytest.raises(MemoryError):
+        source.ask("events", read)

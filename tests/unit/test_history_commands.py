@@ -110,10 +110,10 @@ def test_networks_are_networks() -> None:
         _take_networks(["192.0.2.0/24", "no"])
 
 
-def why(history: HistoryCommand, directory: AccountDirectory) -> WhyCommand:
+def why(history: HistoryCommand, directory: AccountDirectory, watches: Any = None) -> WhyCommand:  # noqa: ANN401 - a Mock
     guard, engine = Mock(settings=Settings()), Mock(is_off=False)
     engine.memory.fills.return_value = ([], "")
-    blocks, watches = Mock(collect=Mock(return_value=[])), Mock(collect=Mock(return_value=[]))
+    blocks, watches = Mock(collect=Mock(return_value=[])), watches or Mock(find=Mock(return_value=None))
     overview = Mock(is_seeing=Mock(return_value=True))
     return WhyCommand(history, blocks, engine, directory, guard, overview, watches=watches, now=lambda: NS)
 
@@ -133,6 +133,23 @@ def test_members_see_nothing_of_the_memory_of_processes(tmp_path: Path) -> None:
     assert told[0] == PAST
     assert told[1]["evidence"] == {"label": "cron"}
     assert told[1]["scripts"] == [{"path": "/x.php", "stack": [], "drivers": []}]
+
+
+def test_of_1000_watches_theirs_is_looked_up_once(tmp_path: Path) -> None:
+    directory, watch = accounts(tmp_path), {"uid": 5001, "allowed_until": None}
+    watches = Mock(find=Mock(return_value=watch))
+    ask: Any = why(command(Desk(), directory), directory, watches)
+    fill = Mock(rule=Mock(limit=5), mode="enforce", now=0)
+    ask._engine.memory.fills.return_value = ([fill] * 12, "")
+    with (
+        patch("smtpguard.state.user_history.collect_user", return_value=PAST),
+        patch("smtpguard.daemon.serve.why_command.show_rule", return_value={}),
+    ):
+        live = answer_of(ask(WhyRequest(user="shop"), ROOT))["live"]
+    assert live["watch"] == watch
+    assert {rule["limit_by"] for rule in live["rules"]} == {"watch"}
+    watches.find.assert_called_once_with(5001)
+    watches.collect.assert_not_called()
 
 
 @pytest.mark.parametrize("uid", [5009, None])

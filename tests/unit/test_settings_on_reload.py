@@ -57,7 +57,8 @@ def test_what_needs_a_restart_stays_and_is_told() -> None:
     assert changes.waiting == ("log.connects true -> false", "nft.table smtpguard -> other")
     assert render_changes(changes) == (
         "Loaded. Changed: dry_run true -> false (users are refused from now on). "
-        "Waits for a restart (systemctl restart smtpguard): log.connects true -> false, nft.table smtpguard -> other."
+        "Waits for a restart (restart its service, as by systemctl restart smtpguard): "
+        "log.connects true -> false, nft.table smtpguard -> other."
     )
 
 

@@ -92,6 +92,8 @@ def test_patterns_end_where_ecma_262_ends_them() -> None:
     [
         "https://[::1/x",
         "https://[::1]x/",
+        "https://[fe80::1%]/",
+        "https://[fe80::1%e\x1b0]/",
         "https://a.example:99999/",
         "https://a.example:0/",
         "https://a.example:x/",
@@ -120,6 +122,7 @@ def test_no_message_goes_to_an_address_that_is_none(tmp_path: Path, url: str) ->
         "http://localhost:8080/x?y#z",
         "https://192.0.2.1/",
         "https://[2001:db8::1]:8443/x",
+        "http://[fe80::1%eth0]:80/",
         "https://b\u00fccher.example/",
         "https://hooks_a.example./x",
     ],

@@ -1,11 +1,14 @@
 """Tables and lines on a terminal: never wider than it, and whole where nobody's terminal is written to."""
 
+import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from smtpguard.cli import blocks, events, incidents
+from smtpguard.cli import blocks, events, incidents, main
 from smtpguard.cli.status import render_status
 from smtpguard.cli.tables import (
     INDENT,
@@ -17,6 +20,7 @@ from smtpguard.cli.tables import (
     shorten,
     wrap_line,
 )
+from smtpguard.notify.attempt import Attempt
 from tests.support.pseudo_terminal import run_in_terminal
 from tests.support.zone import local_zone
 from tests.unit.test_hostile_columns import TEXTS
@@ -118,6 +122,64 @@ def test_a_command_in_a_line_is_not_broken() -> None:
     path = "/srv/" + "x" * 200
     fix = wrap_line(f"metrics.textfile: not writable. Fix: chown root {path}", 80, keeps_all=True)
     assert "".join(part.strip() for part in fix).endswith(path), "what is to be typed is there, whole"
+
+
+def test_blanks_of_what_is_to_be_typed_stay_and_no_line_ends_amid_them() -> None:
+    typed = "'/srv/two  blanks/of   some body/'"
+    line = f"metrics.textfile: not writable, as users can change it. Fix: chown root {typed}"
+    for width in range(LEAST_WIDTH, 100):
+        for keeps_all in (False, True):
+            lines = wrap_line(line, width, keeps_all=keeps_all)
+            assert max(map(count_cells, lines)) <= width
+            if width < len(INDENT) + len(typed):
+                continue  # even a word may have to be cut
+            assert all(part == part.rstrip() for part in lines)
+            assert "two  blanks/of   some" in " ".join([lines[0], *(part[len(INDENT) :] for part in lines[1:])])
+
+
+def test_a_long_word_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 10,000 letters what was left of it was counted anew for each line: 625,000 letters."""
+    counted = 0
+
+    def count(text: str) -> int:
+        nonlocal counted
+        counted += len(text)
+        return count_cells(text)
+
+    monkeypatch.setattr("smtpguard.cli.tables.count_cells", count)
+    word = "\u00e4" * 10_000
+    lines = wrap_line(word, 80, keeps_all=True)
+    assert "".join(part.strip() for part in lines) == word
+    assert counted < 8 * len(word)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["exempt", "uid:61003"],
+        ["nft", "ensure"],
+        ["nft", "remove"],
+        ["notify", "test"],
+        ["replay", "/dev/null"],
+        ["setup", "--remove", "--root", "."],
+    ],
+)
+def test_no_answer_is_wider_than_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(json.dumps({"version": 1, "control": {"socket": f"{tmp_path}/none.sock"}}), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("smtpguard.cli.tables.find_width", lambda: 24)
+    monkeypatch.setattr("smtpguard.cli.nft.ask_guard", lambda *_: f"table inet {'x' * 30} is in place. So it is.")
+    watch = {"until": "2026-02-25T13:38:01+01:00", "allowed_until": "2026-02-19T09:00:00+01:00"}
+    monkeypatch.setattr("smtpguard.control.client.ask", lambda *_, **__: {"items": [{"watch": watch}]})
+    attempt = Attempt(channel="mail to root", kind="summary", is_sent=True, answer="250 2.0.0 Ok: queued as 4bXyZ1")
+    monkeypatch.setattr("smtpguard.notify.attempt.send_samples", lambda *_: [attempt])
+    told = CliRunner().invoke(main, [*words, "--config", str(config)])
+    lines = told.stdout.splitlines()
+    assert len(lines) > 1, told.output
+    assert max(map(count_cells, lines)) <= 24
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
         (rule("failures"), (1, 1, 2)),
         (rule("failures", ports=[587]), None),
         (rule("networks", 600), None),
-        (rule("connections", 0), None),  # an allowance for less than a second
+        (rule("connections", 0), None),  # an allowance whose limit counts in less than one
         (rule("networks", ports=[465]), None),
         (rule("bytes"), None),
     ],

@@ -54,7 +54,7 @@ def test_its_first_verdict_is_told_once_and_kept_with_what_was_told(caplog: pyte
     assert [row["uid"] for row in after.watches.collect()] == [WEB]
 
 
-@pytest.mark.parametrize(("for_s", "until"), [(60, "60"), (7200, "3600")])
+@pytest.mark.parametrize(("for_s", "until"), [(60, "60"), (7200, "7200")])
 def test_while_an_allowance_holds_nobody_says_that_limits_are_halved(
     caplog: pytest.LogCaptureFixture, for_s: int, until: str
 ) -> None:
@@ -68,6 +68,8 @@ def test_while_an_allowance_holds_nobody_says_that_limits_are_halved(
     )
     (allowed,) = scene.watches.collect()
     assert allowed["allowed_until"] == render_time(T0 + int(until) * NS + scene.wall.offset_ns)
+    assert scene.watches.find(WEB) == allowed
+    assert scene.watches.find(WEB + 1) is None
     (verdict, *_) = only(Verdict, feed(scene.engine, [n / 100 for n in range(5)]))
     scene.watches.hear(verdict)
     assert "an allowance counts: " in caplog.text

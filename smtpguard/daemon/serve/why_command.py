@@ -100,13 +100,13 @@ class WhyCommand:
             "user": render_user(uid, account.name),
             "uid": uid,
             "standing": account.standing,
-            "watch": self._find_watch(uid),
+            "watch": self._watches.find(uid),
             "rules": [_show_fill(fill) for fill in fills],
         }
 
     def _show_live(self, account: Account) -> dict[str, Any]:
         fills, why = self._engine.memory.fills(account, self._now())
-        settings = self._guard.settings
+        settings, watch = self._guard.settings, self._watches.find(account.uid)
         return {
             "user": render_user(account.uid, account.name),
             "uid": account.uid,
@@ -115,15 +115,12 @@ class WhyCommand:
             "account": None if account.customer is None else _show_customer(account.customer),
             "notice": self._show_notice(account.customer),
             "why_dry": why,
-            "watch": self._find_watch(account.uid),
+            "watch": watch,
             "mode": "off" if self._engine.is_off else "dry-run" if settings.dry_run else "enforce",
             "is_seeing": self._overview.is_seeing(),
             "blocks": [row for row in self._blocks.collect() if row["uid"] == account.uid and row["netns"] is None],
-            "rules": [_show_fill(fill) | {"limit_by": self._find_limit_by(fill, account)} for fill in fills],
+            "rules": [_show_fill(fill) | {"limit_by": self._find_limit_by(fill, account, watch)} for fill in fills],
         }
-
-    def _find_watch(self, uid: int) -> dict[str, Any] | None:
-        return next((row for row in self._watches.collect() if row["uid"] == uid), None)
 
     def _show_notice(self, customer: Customer | None) -> dict[str, Any]:
         """What a text for the customer needs besides, see notify.customers."""
@@ -135,14 +132,13 @@ class WhyCommand:
             "reseller_contact": None if reseller is None else reseller.contact,
         }
 
-    def _find_limit_by(self, fill: RuleFill, account: Account) -> str:
+    def _find_limit_by(self, fill: RuleFill, account: Account, watch: dict[str, Any] | None) -> str:
         """Where a limit comes from: the rule itself, an entry of `users`, an allowance, or a watch that halves it."""
         settings = self._guard.settings
         index = override_index(settings, account)
         changed = {} if index is None else settings.overrides[index].rules
         by = {rule.name: ("rule", rule.limit) for rule in settings.rules}
         by |= {name: (f"users[{index}]", rule.limit) for name, rule in changed.items()}
-        watch = self._find_watch(account.uid)
         own = "watch" if watch is not None and watch["allowed_until"] is None else "allowance"
         place, limit = by.get(fill.rule.name, (own, None))
         return place if fill.rule.limit == limit else own
