@@ -214,7 +214,7 @@ SHOWN_ELSEWHERE = {
     "version": None,  # has one value
     "ports": "test_reload.py: def test_other_ports_are_guarded",
     "block.verdict": "test_reload.py: def test_the_verdict_is_another_at_once",
-    "loopback": "test_loopback.py: def test_thirty_connections_to_loopback_make_a_verdict",
+    "loopback": "test_loopback.py: def test_connections_to_loopback_make_a_verdict",
     "nat64": "test_nat64.py: def test_networks_behind_the_hosts_translator_count_one_by_one",
     "cap": "test_cap.py: def test_a_reload_takes_it_away_and_brings_another",
     "listed.zones": "test_listed.py: def test_a_listing_is_told_once_with_who_sent_before",

@@ -114,6 +114,7 @@ def test_what_goes_where_nothing_counts_hides_nothing_that_does(lab: Lab) -> Non
     begun_ns = boottime_ns()
     seen = read_while(lab, 61001, flood)
     took_s = (boottime_ns() - begun_ns) / NS
+    assert took_s < 4, "the client was too slow for this test to say anything"
     assert sum(event.address == bytes([198, 18, 7, 7]) for event in seen) == 200
     assert len(seen) <= 200 + 2000 + 2000 * took_s + 1, "a share of its own: so many at once, and so many a second"
 

@@ -294,7 +294,7 @@ def test_a_stalled_reader_loses_and_says_how_many(
         assert lost > 0
         assert source.stats.notes["overflows"] >= 1
         read_until(source, lambda _: source.stats.lost >= lost)
-        others = count_others(everything, uid)
+        others = count_others(everything, uid, made - source.stats.notes["kernel_lost"])
         # Changes of rules are numbered too, as is what somebody else's nft or cron has told of; and the kernel, if it
         # ran out of room itself, counts records, not events.
         assert lost <= source.stats.lost <= lost + 2 + others + 2 * source.stats.notes["kernel_lost"]
@@ -310,8 +310,8 @@ def listen_to_all() -> socket.socket:
     return sock
 
 
-def count_others(everything: socket.socket, uid: int) -> int:
-    """How many events of those that came were not calls of the user."""
+def count_others(everything: socket.socket, uid: int, made: int) -> int:
+    """How many events of those that came were not calls of the user, who made so many at least."""
     numbers, own = set[bytes](), set[bytes]()
     with everything, contextlib.suppress(BlockingIOError):
         while text := everything.recv(1 << 14):
@@ -320,7 +320,7 @@ def count_others(everything: socket.socket, uid: int) -> int:
                 numbers.add(found[1])
                 if b" uid=%d " % uid in text:
                     own.add(found[1])
-    assert len(own) > 1000, "this listener has lost some itself"
+    assert len(own) >= made, "this listener has lost some itself"
     return len(numbers - own)
 
 
@@ -429,5 +429,8 @@ def test_what_looks_like_a_resolvers_probes_is_not_seen(source: AuditSource, uid
     assert hidden >= 10, "if this is seen by now, say so in docs/architecture.md"
     assert guessed() - before == hidden, "status tells how many were guessed"
     assert seen_of(20, pause_s=0.012) == 20
-    hidden = 60 - seen_of(60)
+    for _ in range(10):
+        hidden = 60 - seen_of(60)
+        if not held_up[0]:
+            break  # else the bar says little
     assert hidden <= 32 * (1 + held_up[0]), "who loses their processor begins another moment"

@@ -264,6 +264,7 @@ def test_files_of_guards_that_were_killed_go_and_those_of_others_stay(directory:
 
 def test_who_only_looks_keeps_no_guard_from_starting(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """`unblock` asks by taking the lock for a moment, and so does a guard that clears away dead ones' files."""
+    assert instance_lock._TRIES * instance_lock._PAUSE_S >= 0.2, "several times such a moment"
     monkeypatch.setattr(instance_lock, "_TRIES", 1000)  # a moment is longer where the processor is away
     with child(partial(hold, directory)):
         pass

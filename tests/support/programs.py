@@ -23,6 +23,11 @@ def run(*argv: str, env: Mapping[str, str] | None = None, cwd: Path | None = Non
     return done.stdout
 
 
+def hang(mark: str, seen: Path) -> str:
+    """A shell's commands that hang with a child; the file is there once the child has the mark as its argument."""
+    return f"sleep {mark} & until grep -q ^sleep /proc/$!/cmdline; do :; done; : >{seen}; wait\n"
+
+
 def wait_until_gone(word: str) -> None:
     """Until no process has such an argument; one that has ended and is not reaped yet has none."""
     deadline = time.monotonic() + 10

@@ -24,7 +24,7 @@ from smtpguard.notify.readiness import find_unready
 from smtpguard.notify.spool import Letter
 from smtpguard.settings.notify import NotifySettings, Webhook
 from tests.support.local_server import LocalServer
-from tests.support.programs import wait_until_gone
+from tests.support.programs import hang, wait_until_gone
 from tests.unit.test_notification import begins
 
 HOSTILE = "/home/w/\r\nBcc: a@b\r\n\r\n<script>*_`[x](http://y)@everyone<!channel>\u202e.php"
@@ -107,12 +107,16 @@ def test_a_hook_that_can_not_be_waited_for_is_ended(folder: Path, monkeypatch: p
 
 def test_a_hook_that_hangs_is_ended_with_all_that_it_has_started(folder: Path) -> None:
     mark = f"300.{os.getpid()}"
-    program = write_program(folder, f"sleep {mark} & wait")
-    begun = time.monotonic()
-    with pytest.raises(DeliveryError, match="did not end within"):
-        HookChannel((program,), timeout_s=0.5).send(letter())
-    assert time.monotonic() - begun < 10
-    wait_until_gone(mark)
+    program = write_program(folder, hang(mark, folder / "seen"))
+    for timeout_s in (0.5, 2.5, 12.5):
+        begun = time.monotonic()
+        with pytest.raises(DeliveryError, match="did not end within"):
+            HookChannel((program,), timeout_s=timeout_s).send(letter())
+        assert time.monotonic() - begun < timeout_s + 9.5
+        wait_until_gone(mark)
+        if (folder / "seen").exists():
+            break
+    assert (folder / "seen").exists(), "there was nothing to end"
 
 
 def test_how_a_hook_ended_is_said(folder: Path) -> None:

@@ -145,9 +145,15 @@ def test_whom_configured_names_mean_is_known_before_anybody_is_refused() -> None
 
     around = HostWatch(settings, lambda: NS)
     around.accounts = AccountDirectory(settings, patience_s=0, names=NameService(ask=ask))
-    sound = around.accounts.wait_for_spellings
-    with patch.object(around.accounts, "wait_for_spellings", lambda _: sound(10)):  # the machine may stand still, too
+    sound, patience_s = around.accounts.wait_for_spellings, list[float]()
+
+    def wait(seconds: float) -> None:
+        patience_s.append(seconds)
+        sound(10)  # the machine may stand still, too
+
+    with patch.object(around.accounts, "wait_for_spellings", wait):
         around.open()
+    assert patience_s == [0.3], "as long as a directory elsewhere may take"
     assert around.accounts.account(joe.uid).standing == "exempt"
     assert (joe.uid, joe.uid) in around.accounts.passing_uids()
     around.close()
