@@ -27,3 +27,4 @@ def test_a_uid_that_was_given_out_again_is_not_called_watched(
         watches.hear(make_verdict())
     assert ("is WATCHED" in caplog.text) is is_theirs
     assert bool(watches.collect()) is is_theirs
+    assert (watches.find(WEB) is not None) is is_theirs
