@@ -167,11 +167,13 @@ def live(seconds: float, seed: int, keep: Path, fail2ban: Fail2ban, faketime: Pa
     print(f"{steps} happenings in {took_s:.1f} s; {world.measures.report()}; {metronome.report()}", flush=True)
     # One processor may be taken away, and with it the daemon, while the metronome ticks on the other.
     worst_ms = max(metronome.worst_ms(), standstill.worst_s() * 1000)
+    credited_s = HEARING_S + worst_ms / 1000
     # What the daemon judges itself it hears of after the turn that its loop is in.
-    late_s = max(HEARING_S + worst_ms / 1000, world.measures.worst_stall_ms() / 1000)
+    judged_s = max(credited_s, world.measures.worst_stall_ms() / 1000)
     try:
+        # First: else a stall of any length would excuse what it let through.
         assert world.measures.worst_stall_ms() < MAX_STALL_MS + worst_ms
-        judge(world, read_log(keep), attempts, seconds, late_s=late_s)
+        judge(world, read_log(keep), attempts, seconds, credited_s=credited_s, judged_s=judged_s)
         growth = world.measures.tenth(9) / world.measures.tenth(1) - 1
         most = MAX_GROWTH if seconds >= LONG_S else MAX_GROWTH_OF_A_MINUTE
         assert not growth > most, f"memory grew by {growth:.1%}"  # not a number where nobody lived long enough
@@ -181,13 +183,20 @@ def live(seconds: float, seed: int, keep: Path, fail2ban: Fail2ban, faketime: Pa
 
 
 def judge(
-    world: World, lines: list[LogLine], attempts: dict[int, list[Attempt]], seconds: float, *, late_s: float
+    world: World,
+    lines: list[LogLine],
+    attempts: dict[int, list[Attempt]],
+    seconds: float,
+    *,
+    credited_s: float,
+    judged_s: float,
 ) -> None:
     people = world.model.people.values()
     told = {line.user for line in lines if line.event in {"EXCEEDED", "BLOCK"}}
     for person in people:
         if person.kind == "guest":
             continue
+        late_s = credited_s if person.rule is not None and person.rule.credited else judged_s
         one = Judge(person, attempts[person.uid], world.model.spans, late_s=late_s)
         if person.rule is None:
             one.check_innocent()
