@@ -6,6 +6,7 @@ exist here: no tags, no aliases, no merge keys, no dates. YAML 1.1 as PyYAML res
 """
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,10 @@ _CONSTRUCTOR: Any = yaml.constructor.SafeConstructor()
 _TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 _LIBYAML_TOO_DEEP = "maximum nesting depth"
 """libyaml looks ahead, and since 0.2.6 gives up at a thousand levels before it hands over the first of them."""
-_TYPED = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float"))
+_NUMBERS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("int", "float"))
+_TYPED = _NUMBERS | {f"tag:yaml.org,2002:{name}" for name in ("null", "bool")}
+_MISREAD = re.compile(r"^[-+]?0[0-9_]*[0-9]$|:")
+"""`010` and `1:30`, which are 8 and 90 in YAML 1.1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,13 +217,16 @@ class _Reader:
         tag = _RESOLVER.resolve(yaml.ScalarNode, event.value, (True, False)) if plain else None
         if tag not in _TYPED:
             return event.value
+        if _MISREAD.search(event.value) and tag in _NUMBERS:
+            what = f"{show_value(event.value)} is no decimal number, which YAML would read to the base 8 or 60"
+            raise self.fail(line, what, "write a decimal number, or put text in quotes")
         try:
             value = _CONSTRUCTOR.construct_object(yaml.ScalarNode(tag, event.value))
         except (ValueError, OverflowError, IndexError) as error:  # "0b_", 5,000 digits
             raise self.fail(line, f"{show_value(event.value)} is no number", "put text in quotes") from error
         if isinstance(value, float) and not math.isfinite(value):
             raise self.fail(line, f"{show_value(event.value)} is no finite number", "put text in quotes")
-        if isinstance(value, int) and value.bit_length() > _MAX_BITS:  # 0xfff..., 1:1:1:...
+        if isinstance(value, int) and value.bit_length() > _MAX_BITS:  # 0xfff...
             raise self.fail(line, f"{show_value(event.value)} is no number of use", "put text in quotes")
         # JSON Schema takes 5.0 for an integer, and what is built of it must be one.
         return int(value) if isinstance(value, float) and value.is_integer() else value
