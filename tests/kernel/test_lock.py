@@ -260,6 +260,9 @@ def test_files_of_guards_that_were_killed_go_and_those_of_others_stay(directory:
         held = [Path(lock_path(table, directory)) for table in ("alive", "third", "fourth")]
         assert sorted(Path(directory).iterdir()) == sorted([*held, *strange, link, pipe])
         assert read_holder("alive", directory) is not None
+        gone.touch(0o600)
+        with lock(directory, "fifth"):
+            assert not gone.exists()
 
 
 def test_who_only_looks_keeps_no_guard_from_starting(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:

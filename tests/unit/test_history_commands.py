@@ -105,6 +105,12 @@ def test_a_part_of_the_report_that_takes_too_long_is_late(tmp_path: Path) -> Non
     assert answer_of(answer) == {"late": True}
 
 
+def test_which_entry_of_users_holds_for_whom_is_no_question_about_the_past(tmp_path: Path) -> None:
+    people = accounts(tmp_path)
+    report = ReportCommand(command(Desk(), people), Mock(settings=Settings()), people)
+    assert report(ReportRequest(part="entries", uids=(5001, 5002)), ROOT) == {"rows": []}
+
+
 def test_networks_are_networks() -> None:
     with pytest.raises(UnfitError, match="a list of networks"):
         _take_networks(["192.0.2.0/24", "no"])
@@ -170,3 +176,20 @@ def test_who_is_never_refused_has_no_limits_to_halve(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match=r"root has no limits to halve \("):
         halve(HalveRequest(user="root", for_ns=NS), ROOT)
     watches.begin.assert_not_called()
+
+
+@pytest.mark.parametrize(
+    ("allowed_until", "told"),
+    [
+        (None, "Limits of shop are halved until 1970-01-01"),
+        ("1970-01-02T00:00:00+00:00", "shop is watched until 1970-01-01"),
+    ],
+)
+def test_while_an_allowance_holds_no_limits_are_halved(tmp_path: Path, allowed_until: str | None, told: str) -> None:
+    watches = Mock(begin=Mock(return_value=Mock(until_ns=43200 * NS)))
+    watches.describe.return_value = {"allowed_until": allowed_until}
+    halve = HalveCommand(watches, accounts(tmp_path), Mock(offset_ns=0))
+    answer = cast("dict[str, str]", halve(HalveRequest(user="shop", for_ns=NS), ROOT))
+    assert answer["text"].startswith(told)
+    assert ("an allowance counts until" in answer["text"]) == (allowed_until is not None)
+    assert answer["text"].endswith(". Undo: smtpguard incidents unwatch shop")
