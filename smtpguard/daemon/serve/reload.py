@@ -90,15 +90,13 @@ class Reload:
         read: Reads and checks the configuration; called in a thread of its own. Raises ConfigError.
         apply: Puts it in force; called in the loop. May raise GuardError.
         notice: Who has to know; None for nobody.
-        is_settled: What an answer waits for: from it on the limits hold. None where it never does.
+        is_settled: What an answer waits for: from it on the limits hold.
 
     Attributes:
         trouble: Why a configuration is in force only in part, by a mistake of our own; None when all is well.
     """
 
-    def __init__(
-        self, read: Read, apply: Apply, notice: Notice | None = None, is_settled: IsSettled | None = None
-    ) -> None:
+    def __init__(self, read: Read, apply: Apply, notice: Notice | None, is_settled: IsSettled) -> None:
         self._read = read
         self._apply = apply
         self._notice = notice
@@ -169,7 +167,7 @@ class Reload:
             self._release()
 
     def _release(self) -> None:
-        if self._is_settled is None or self._is_settled():
+        if self._is_settled():
             held, self._held = self._held, []
             for done, answer in held:
                 done(answer)
