@@ -14,6 +14,7 @@ from pathlib import Path
 from smtpguard.demo.lab import Lab
 from tests.fastcgi import begin, finish
 from tests.servers import Unpacked, require
+from tests.support.processes import list_children
 
 PACKAGES = ("php8.2-cgi", "php8.2-cli", "php8.2-fpm", "php8.2-opcache")
 
@@ -41,7 +42,7 @@ class Fpm:
 
     def workers(self) -> list[int]:
         """Pids of the workers."""
-        return [int(pid) for pid in Path(f"/proc/{self.master}/task/{self.master}/children").read_text().split()]
+        return list_children(self.master)
 
     def write(self, name: str, code: str) -> Path:
         """Put a script there."""

@@ -19,6 +19,7 @@ from smtpguard.enrich.looker.pool import HelperPool
 from smtpguard.enrich.looker.protocol import Attribution, render_answer
 from smtpguard.model import NS, Connect
 from tests.fakes.namespaces import run_forked
+from tests.support.processes import list_children
 from tests.victims import forge_cmdline, hang_cwd, hang_script, random_uid, victim
 
 pytestmark = pytest.mark.kernel
@@ -110,10 +111,6 @@ def settle(looker: Looker, *, hanging: int) -> None:
         looker.read(time.monotonic_ns())
 
 
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def open_files(pid: int) -> set[str]:
     links = set()
     for link in Path(f"/proc/{pid}/fd").iterdir():
@@ -134,7 +131,7 @@ def find_spare(looker: Looker, spawner: int, old: int = 0) -> int:
     while True:
         assert time.monotonic() < end
         looker.read(time.monotonic_ns())
-        spares = [child for child in children(spawner) if name_of(child) == "sg-look-spare" and child != old]
+        spares = [child for child in list_children(spawner) if name_of(child) == "sg-look-spare" and child != old]
         if spares:
             return spares[0]
         time.sleep(0.005)
@@ -144,9 +141,9 @@ def spawner_and_helpers() -> tuple[int, list[int]]:
     end = time.monotonic() + 3
     while True:
         assert time.monotonic() < end
-        names = {pid: Path(f"/proc/{pid}/comm").read_text() for pid in children(os.getpid())}
+        names = {pid: Path(f"/proc/{pid}/comm").read_text() for pid in list_children(os.getpid())}
         for pid, name in names.items():
-            helpers = [child for child in children(pid) if name_of(child) == "sg-look"]
+            helpers = [child for child in list_children(pid) if name_of(child) == "sg-look"]
             if name == "sg-look-server\n" and helpers:
                 return pid, helpers
         time.sleep(0.005)
