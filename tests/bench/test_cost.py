@@ -20,6 +20,7 @@ import pytest
 from smtpguard.demo.lab import PEER4
 from smtpguard.interpreter import module_environment
 from tests.support.host import SPAMMER, Host
+from tests.support.processes import list_descendants
 
 pytestmark = [pytest.mark.bench, pytest.mark.kernel]
 
@@ -100,17 +101,8 @@ def show(name: str, cost: list[float], bare: list[float]) -> float:
     return ratio
 
 
-def processes_of(pid: int) -> list[int]:
-    """A process and all below it."""
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += processes_of(int(child))
-    return found
-
-
 def pin(pid: int, cpus: set[int]) -> None:
-    for process in processes_of(pid):
+    for process in [pid, *list_descendants(pid)]:
         for task in Path(f"/proc/{process}/task").iterdir():
             os.sched_setaffinity(int(task.name), cpus)
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.host import SMTPGUARD, Host, wait_for
 from tests.support.metrics import read_samples
-from tests.support.processes import list_children
+from tests.support.processes import list_children, read_process
 from tests.support.webhook import Receiver
 
 pytestmark = [pytest.mark.bench, pytest.mark.kernel]
@@ -88,7 +88,7 @@ def test_memory_with_everything_on(tmp_path: Path) -> None:
         bring_crowd(host)
         wait_for(lambda: read_samples(textfile)["smtpguard_connects_total"]["25", "allowed", "bpf"] >= 4 * USERS, 40)
         after = resident_kb(daemon.pid)
-        commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in list_children(daemon.pid)}
+        commands = {pid: read_process(pid, "cmdline") for pid in list_children(daemon.pid)}
         helpers = [resident_kb(pid) / 1024 for pid, command in commands.items() if b"smtpguard.notify" in command]
     print(
         f"\neverything on: {before / 1024:.1f} MB at start, {after / 1024:.1f} MB with {USERS} users;"

@@ -9,7 +9,7 @@ import pytest
 
 from smtpguard.daemon.startup.privileges import PRIORITY
 from tests.support.host import Host, wait_for
-from tests.support.processes import list_descendants
+from tests.support.processes import list_descendants, read_process
 
 pytestmark = pytest.mark.kernel
 
@@ -27,9 +27,10 @@ def read_switches(pid: int) -> dict[str, int]:
     """How often each thread has gone to sleep by itself; a thread wakes up as often."""
     found = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
-        count = re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (task / "status").read_text(), re.MULTILINE)
-        assert count is not None
-        found[task.name] = int(count[1])
+        status = read_process(pid, f"task/{task.name}/status").decode()
+        if count := re.search(r"^voluntary_ctxt_switches:\s+(\d+)", status, re.MULTILINE):  # else it has just ended
+            found[task.name] = int(count[1])
+    assert found
     return found
 
 

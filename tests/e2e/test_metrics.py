@@ -18,7 +18,7 @@ from smtpguard.notify.metric_families import FAMILIES, PREFIX
 from tests.lived.measures import read_resident_kb
 from tests.support.host import INNOCENT, OTHER, ROOT, SPAMMER, Host, wait_for
 from tests.support.metrics import read_samples
-from tests.support.processes import list_children
+from tests.support.processes import list_children, read_process
 
 pytestmark = pytest.mark.kernel
 MAILERS = 60_000
@@ -168,11 +168,4 @@ def test_some_chaotic_seconds_are_counted_as_in_the_log(host: Metered) -> None:
 
 def find_helpers(daemon: int) -> list[int]:
     """The notifying processes of a daemon."""
-    return [pid for pid in list_children(daemon) if b"smtpguard.notify" in read_command(pid)]
-
-
-def read_command(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
+    return [pid for pid in list_children(daemon) if b"smtpguard.notify" in read_process(pid, "cmdline")]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.host import Host, wait_for
-from tests.support.processes import list_descendants
+from tests.support.processes import list_descendants, read_process
 
 RULE = {"name": "burst", "count": "connections", "limit": 5, "window": "10m", "action": "block", "block": "30m"}
 
@@ -50,7 +50,7 @@ def test_ready_alive_and_stopping_are_told_and_no_child_could(manager: Manager) 
         before = len([message for message in manager.heard if message.startswith("WATCHDOG=1")])
         wait_for(lambda: manager.has_heard("none") or len(manager.heard) >= before + 5, 5)
         assert host.daemon is not None
-        environments = [read_environment(pid) for pid in (host.daemon.pid, *list_descendants(host.daemon.pid))]
+        environments = [read_process(pid, "environ") for pid in (host.daemon.pid, *list_descendants(host.daemon.pid))]
         assert len(environments) - environments.count(b"") > 2, "its helpers"
         for environment in environments:
             assert b"NOTIFY_SOCKET" not in environment
@@ -76,11 +76,3 @@ def test_a_blind_guard_is_ready_too_and_says_why(manager: Manager) -> None:
         assert host.cli("status").returncode == 3
         assert host.daemon is not None
         assert host.daemon.poll() is None
-
-
-def read_environment(pid: int) -> bytes:
-    """What a process was started with; nothing where it has just ended."""
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return b""

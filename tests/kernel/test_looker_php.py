@@ -23,6 +23,7 @@ from smtpguard.enrich.looker.protocol import Question
 from tests.fastcgi import finish
 from tests.php import Fpm, listening, run_php, running_fpm, unpack_php
 from tests.support.host import wait_for
+from tests.support.processes import read_process
 from tests.victims import map_hanging, random_uid, victim
 
 pytestmark = pytest.mark.kernel
@@ -155,7 +156,7 @@ def test_a_later_request_is_never_named_for_an_earlier_event(fpm: Fpm) -> None:
 
 def is_idle(worker: int) -> bool:
     """Whether it waits in accept(2) for the next request."""
-    return Path(f"/proc/{worker}/syscall").read_text().split()[0] == str(_ACCEPT)
+    return read_process(worker, "syscall").split()[:1] == [b"%d" % _ACCEPT]
 
 
 def test_an_event_after_the_request_is_not_its(fpm: Fpm) -> None:

@@ -19,7 +19,7 @@ from smtpguard.enrich.looker.pool import HelperPool
 from smtpguard.enrich.looker.protocol import Attribution, render_answer
 from smtpguard.model import NS, Connect
 from tests.fakes.namespaces import run_forked
-from tests.support.processes import list_children
+from tests.support.processes import find_child, has_ended, list_children, read_name, read_process
 from tests.victims import forge_cmdline, hang_cwd, hang_script, random_uid, victim
 
 pytestmark = pytest.mark.kernel
@@ -119,19 +119,12 @@ def open_files(pid: int) -> set[str]:
     return links
 
 
-def name_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except FileNotFoundError:
-        return ""
-
-
 def find_spare(looker: Looker, spawner: int, old: int = 0) -> int:
     end = time.monotonic() + 5
     while True:
         assert time.monotonic() < end
         looker.read(time.monotonic_ns())
-        spares = [child for child in list_children(spawner) if name_of(child) == "sg-look-spare" and child != old]
+        spares = [child for child in list_children(spawner) if read_name(child) == "sg-look-spare" and child != old]
         if spares:
             return spares[0]
         time.sleep(0.005)
@@ -141,11 +134,12 @@ def spawner_and_helpers() -> tuple[int, list[int]]:
     end = time.monotonic() + 3
     while True:
         assert time.monotonic() < end
-        names = {pid: Path(f"/proc/{pid}/comm").read_text() for pid in list_children(os.getpid())}
-        for pid, name in names.items():
-            helpers = [child for child in list_children(pid) if name_of(child) == "sg-look"]
-            if name == "sg-look-server\n" and helpers:
-                return pid, helpers
+        spawner = find_child(os.getpid(), "sg-look-server")
+        helpers = (
+            [] if spawner is None else [child for child in list_children(spawner) if read_name(child) == "sg-look"]
+        )
+        if spawner is not None and helpers:
+            return spawner, helpers
         time.sleep(0.005)
 
 
@@ -222,7 +216,7 @@ def test_a_file_system_that_never_answers_is_not_known_and_delays_nobody(looker:
         assert ask_honest(looker, connect(other, good)).attr == "live"
 
         _, helpers = spawner_and_helpers()
-        states = [Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] for pid in helpers]
+        states = [read_process(pid, "stat").rpartition(b") ")[2][:1] for pid in helpers]
         assert b"D" in states, "they should hang in the kernel, or this test shows nothing"
 
         os.kill(server, signal.SIGKILL)  # the file system lets go
@@ -319,7 +313,7 @@ def test_helpers_end_when_the_daemon_is_killed() -> None:
     os.kill(daemon, signal.SIGKILL)
     os.waitpid(daemon, 0)
     end = time.monotonic() + 3
-    while any(Path(f"/proc/{pid}").exists() and b") Z " not in Path(f"/proc/{pid}/stat").read_bytes() for pid in pids):
+    while not all(map(has_ended, pids)):
         assert time.monotonic() < end, "helpers outlived the daemon"
         time.sleep(0.01)
 
@@ -341,7 +335,7 @@ def test_when_the_fork_server_is_killed_its_spare_takes_its_place(looker: Looker
     assert f"Uid:\t{65535}" in status
     looker.close()
     end = time.monotonic() + 3
-    while Path(f"/proc/{spawner}").exists() and b") Z " not in Path(f"/proc/{spawner}/stat").read_bytes():
+    while not has_ended(spawner):
         assert time.monotonic() < end, "it outlived the looker"
         time.sleep(0.01)
 
@@ -357,6 +351,7 @@ def test_when_both_are_killed_it_is_off_and_says_so(looker: Looker) -> None:
     spawner, _ = spawner_and_helpers()
     spare = find_spare(looker, spawner)
     ticket = looker.ask(connect(0, os.getpid()), time.monotonic_ns())
+    os.kill(spawner, signal.SIGSTOP)  # or it may replace the spare before its own end
     os.kill(spare, signal.SIGKILL)
     os.kill(spawner, signal.SIGKILL)
     wait(looker, {ticket})

@@ -14,7 +14,9 @@ from smtpguard.errors import EnforceError
 from smtpguard.kernel.capabilities import read_held
 from smtpguard.kernel.nft.compiler import Compiler
 from smtpguard.kernel.nft.socket import NftError
+from tests.support.host import wait_for
 from tests.support.netlab import NetnsNft, run
+from tests.support.processes import has_ended
 from tests.unit.test_nft_render import TOPICS
 
 pytestmark = pytest.mark.kernel
@@ -141,12 +143,4 @@ import os, signal
 os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
-    stat = Path(f"/proc/{done.stdout.strip()}/stat")
-    for _ in range(200):
-        try:
-            if stat.read_text().rpartition(")")[2].split()[0] in "ZX":
-                return
-        except (FileNotFoundError, ProcessLookupError):
-            return
-        __import__("time").sleep(0.01)
-    raise AssertionError("it lives on")
+    wait_for(lambda: has_ended(done.stdout.strip()), 2)

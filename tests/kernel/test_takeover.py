@@ -18,6 +18,7 @@ import pytest
 from smtpguard.errors import SourceError
 from tests.kernel.bpf_lab import ADDRESS4, dials, open_lab, random_uid
 from tests.support.host import OTHER, SPAMMER, Host, wait_for
+from tests.support.processes import read_process
 from tests.support.standstill import Standstill
 
 pytestmark = pytest.mark.kernel
@@ -127,7 +128,7 @@ def stopped(pid: int) -> Iterator[None]:
     """A process does nothing for a while."""
     os.kill(pid, signal.SIGSTOP)
     try:
-        wait_for(lambda: b") T " in Path(f"/proc/{pid}/stat").read_bytes())
+        wait_for(lambda: b") T " in read_process(pid, "stat"))
         yield
     finally:
         os.kill(pid, signal.SIGCONT)

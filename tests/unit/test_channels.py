@@ -24,6 +24,7 @@ from smtpguard.notify.readiness import find_unready
 from smtpguard.notify.spool import Letter
 from smtpguard.settings.notify import NotifySettings, Webhook
 from tests.support.local_server import LocalServer
+from tests.support.processes import has_ended
 from tests.support.programs import hang, wait_until_gone
 from tests.unit.test_notification import begins
 
@@ -100,8 +101,8 @@ def test_a_hook_that_can_not_be_waited_for_is_ended(folder: Path, monkeypatch: p
     monkeypatch.setattr(os, "pidfd_open", fail)
     with pytest.raises(DeliveryError, match="Too many open files"):
         HookChannel((program,)).send(letter())
-    stat = Path(f"/proc/{(folder / 'pid').read_text().strip()}/stat")
-    while stat.exists() and stat.read_text().split()[2] != "Z":
+    hook = (folder / "pid").read_text().strip()
+    while not has_ended(hook):
         time.sleep(0.01)
 
 
