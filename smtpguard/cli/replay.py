@@ -52,15 +52,15 @@ def command(files: Sequence[str], config_path: str | None, *, is_learning: bool,
     With --learn nothing is judged: rules of newcomers (`novel`) learn who sent before. The guard may run or not. The
     same log read twice counts once.
     """
-    import gc
-
+    from smtpguard.daemon.enforce.bulk import without_collections
     from smtpguard.settings.load import load_settings
     from smtpguard.sources.audit.replay import ReplaySource
     from smtpguard.sources.audit.replay_problems import CUT
 
     settings = load_settings(config_path)
     source = ReplaySource(files, ports=settings.ports)
-    gc.disable()  # nothing here makes cycles worth a search through all that is kept
+    # Nothing here makes cycles worth a search through all that is kept, which is gone when the context ends.
+    click.get_current_context().with_resource(without_collections())
     if is_learning:
         from smtpguard.cli.replay_learn import learn
 

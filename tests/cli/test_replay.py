@@ -1,5 +1,6 @@
 """smtpguard replay."""
 
+import gc
 import gzip
 import json
 import time
@@ -303,3 +304,17 @@ def test_nobody_is_asked_for_names_meanwhile(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("smtpguard.enrich.accounts.name_service.threading.Thread", refuse)
     (user,) = answer(tmp_path, write(tmp_path / "a.log", spam(2)))["users"]
     assert user["user"] == "uid:61001"
+
+
+@pytest.mark.parametrize("name", ["a", "none"])
+@pytest.mark.parametrize("was_on", [True, False])
+def test_garbage_is_looked_for_afterwards_as_before(tmp_path: Path, name: str, *, was_on: bool) -> None:
+    """Whoever runs it in a process of their own, as these tests do, keeps what they had."""
+    write(tmp_path / "a", spam(10))
+    before = gc.isenabled()
+    try:
+        gc.enable() if was_on else gc.disable()
+        assert run(tmp_path, str(tmp_path / name)).exit_code == (name == "none")
+        assert gc.isenabled() == was_on
+    finally:
+        gc.enable() if before else gc.disable()

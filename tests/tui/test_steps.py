@@ -197,7 +197,7 @@ def test_garbage_is_seldom_looked_for(tmp_path: Path) -> None:
     def look(phase: str, info: dict[str, int]) -> None:
         looked.append(info["generation"] if phase == "start" else 0)
 
-    gc.enable()  # `replay` switches it off, in the process of the tests too
+    gc.enable()
     before = gc.get_threshold()
     model = ScreenModel(NOW)
     with rare_collections():
