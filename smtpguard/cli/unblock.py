@@ -1,11 +1,16 @@
 """`smtpguard unblock USER`: let a user send again."""
 
+import time
 from typing import Any
 
 import click
 
 from smtpguard.cli.common import config_option, find_socket, socket_option, warn_broken
 from smtpguard.cli.tables import print_lines
+
+_STARTING_S = 5.0
+"""A guard that starts has its lock 0.5 to 2 s before it answers."""
+_PAUSE_S = 0.1
 
 
 @click.command("unblock")
@@ -30,8 +35,6 @@ def command(
     Works without the daemon too: then the kernel and the state file are changed directly.
     """
     from smtpguard.cli.arguments import check_source, check_uid
-    from smtpguard.control.client import ask
-    from smtpguard.errors import NoDaemonError
 
     number = check_uid(uid)
     if source is None and uid is not None:
@@ -43,14 +46,38 @@ def command(
     args: dict[str, Any] = {"user": user, "reason": reason, "all": everybody, "uid": number}
     if source is not None:
         args["source"] = check_source(source)
-    try:
-        answer = ask(find_socket(config_path, socket_path), "unblock", **args)
-    except NoDaemonError:
-        from smtpguard.settings.load import load_places
-        from smtpguard.standalone.unblock import unblock
+    print_lines([_unblock(config_path, socket_path, args)])
 
-        settings, problem = load_places(config_path, ["nft", "state"])
-        if problem is not None:
-            warn_broken(problem, f"table inet {settings.nft_table} and {settings.state_path} are changed")
-        answer = {"text": unblock(settings, user=user, uid=number, everybody=everybody, source=source)}
-    print_lines([answer["text"]])
+
+def _unblock(config_path: str | None, socket_path: str | None, args: dict[str, Any]) -> str:
+    """Have it done, or do it; by a guard that is just starting, as soon as it answers. What was done."""
+    from smtpguard.control.client import ask
+    from smtpguard.errors import BusyError, NoDaemonError
+    from smtpguard.settings.load import load_places
+
+    socket = find_socket(config_path, socket_path)
+    try:
+        return str(ask(socket, "unblock", **args)["text"])
+    except NoDaemonError:
+        pass
+    from smtpguard.standalone.unblock import unblock
+
+    settings, problem = load_places(config_path, ["nft", "state"])
+    if problem is not None:
+        warn_broken(problem, f"table inet {settings.nft_table} and {settings.state_path} are changed")
+    whom = {"user": args["user"], "uid": args["uid"], "everybody": args["all"], "source": args.get("source")}
+    deadline = time.monotonic() + _STARTING_S
+    while True:
+        try:
+            return unblock(settings, **whom)
+        except BusyError as error:
+            busy = error
+        time.sleep(_PAUSE_S)
+        try:
+            return str(ask(socket, "unblock", **args)["text"])
+        except NoDaemonError as silence:
+            if time.monotonic() > deadline:
+                what = f"{silence.what}, though a guard runs: {busy.what}"
+                raise NoDaemonError(
+                    what, where=silence.where, fix="see what its log says; --socket names where another one answers"
+                ) from busy

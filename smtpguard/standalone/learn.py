@@ -213,7 +213,7 @@ def open_for_learning(settings: Settings, *, wall_ns: int) -> Iterator[sqlite3.C
     path = settings.state_path
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(InstanceLock(settings))
+            stack.enter_context(InstanceLock(settings, is_guard=False))
         except BusyError:
             connection = _open_beside(path, settings.state_max_bytes)
         else:

@@ -56,7 +56,7 @@ def unblock(settings: Settings, *, user: str | None, uid: int | None, everybody:
     def remember(*, jail: str, known_as: str) -> None:
         jails.append((jail, known_as))
 
-    with InstanceLock(settings):
+    with InstanceLock(settings, is_guard=False):
         state = StateWriter(state_paths(settings))
         loaded = _read(state)
         try:

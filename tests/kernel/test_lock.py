@@ -214,15 +214,19 @@ def test_a_lock_of_a_tenant_s_keeps_no_guard_from_starting(caplog: pytest.LogCap
             assert f"was held by pid {pid}, which is not root's: removed" in caplog.text
 
 
-def test_one_of_root_s_that_is_no_guard_s_is_named() -> None:
+def test_one_of_root_s_that_is_no_guard_s_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instance_lock, "_TRIES", 20)
     with tempfile.TemporaryDirectory() as folder:
         directory = f"{folder}/run"
         leave_open(directory)
         with (
             child(partial(hold_plainly, directory, 0)) as pid,
-            pytest.raises(BusyError, match=rf"^\S+: pid {pid} guards table smtpguard"),
+            pytest.raises(
+                BusyError, match=rf"^\S+: pid {pid} has the lock of table smtpguard .*wait for its end"
+            ) as caught,
         ):
             lock(directory).__enter__()
+        assert "guards" not in str(caught.value)
 
 
 def test_a_file_system_without_locks_is_named(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,3 +285,40 @@ def test_who_only_looks_keeps_no_guard_from_starting(directory: str, monkeypatch
 
     with child(look_for_a_moment), lock(directory):
         assert Path(path).read_text() == f"{os.getpid()}\n"
+
+
+@pytest.mark.parametrize("is_command", [False, True])
+def test_a_start_waits_for_a_look_however_long_it_takes(directory: str, *, is_command: bool) -> None:
+    """Somebody who looks and loses the processor, or an `unblock` without a guard: it holds it until it has written."""
+
+    def hold_for_a_while() -> None:
+        if is_command:
+            held = InstanceLock(Settings(), directory=directory, is_guard=False).__enter__()
+            signal.signal(signal.SIGALRM, lambda *_: held.__exit__(None, None, None))
+        else:
+            looking = os.open(lock_path("smtpguard", directory), os.O_RDWR)
+            fcntl.lockf(looking, fcntl.LOCK_EX)
+            signal.signal(signal.SIGALRM, lambda *_: os.close(looking))
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+
+    with child(partial(hold, directory)):
+        pass  # its file stays behind, with its pid
+    with child(hold_for_a_while):
+        assert read_holder("smtpguard", directory) is None, "nobody guards"
+        with lock(directory):
+            assert Path(lock_path("smtpguard", directory)).read_text() == f"{os.getpid()}\n"
+
+
+def test_commands_wait_for_one_another_and_not_for_a_guard(directory: str) -> None:
+    def command() -> InstanceLock:
+        return InstanceLock(Settings(), directory=directory, is_guard=False)
+
+    def hold_for_a_while() -> None:
+        held = command().__enter__()
+        signal.signal(signal.SIGALRM, lambda *_: held.__exit__(None, None, None))
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+
+    with child(hold_for_a_while), command():
+        pass
+    with child(partial(hold, directory)) as pid, pytest.raises(BusyError, match=rf"\(pid {pid}\) guards table"):
+        command().__enter__()

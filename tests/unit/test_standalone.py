@@ -155,7 +155,7 @@ class Offline:
         accounts.lookup.tell_domain.return_value = ""
         accounts.lookup.find_namesake.return_value = 4711
         monkeypatch.setattr(offline, "AccountDirectory", lambda _, **__: accounts)
-        monkeypatch.setattr(offline, "InstanceLock", lambda _: contextlib.nullcontext())
+        monkeypatch.setattr(offline, "InstanceLock", lambda _, **__: contextlib.nullcontext())
         monkeypatch.setattr(offline, "StateWriter", lambda _: self.state)
         monkeypatch.setattr(offline, "NftEnforcer", lambda _: Mock(read_denies=Mock(return_value=[])))
         monkeypatch.setattr(offline, "_read", lambda _: loaded)

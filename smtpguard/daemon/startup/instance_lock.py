@@ -5,6 +5,9 @@ would go on holding after the daemon is dead, and not an abstract socket, whose 
 kernel drops the lock with the process, SIGKILL included. The file is 0600, or a tenant could open it and wait with a
 read lock of their own for the guard to die: no guard would start again. One that an older version left open to others
 is replaced if whoever holds it is not root.
+
+Who is a guard says so: its pid stands in the file. Whoever else holds the lock does so for a while only, a command that
+works without a guard or one that clears away dead ones' files, and is waited for.
 """
 
 import contextlib
@@ -34,10 +37,12 @@ _NAME = re.compile(r"lock-[0-9]{1,20}-[A-Za-z0-9_]{1,170}")
 _MAX_SWEPT = 1000
 _HERE: set[str] = set()
 """What this process holds: it would get these again, and lose them by closing the file."""
-_TRIES, _PAUSE_S = 20, 0.01
-"""How often a lock is tried for that nobody's guard holds: who looks whether one is held has it for microseconds."""
+_TRIES, _PAUSE_S = 1000, 0.01
+"""How often a lock is tried for that no guard holds: a look has it for microseconds, `unblock` for some seconds."""
 _HELD = frozenset({errno.EACCES, errno.EAGAIN})
 _MODE = 0o600
+_UNSEEN = 0
+"""The pid of a holder in another pid namespace."""
 _FLOCK = "hhqqi4x"
 """struct flock of 64-bit Linux, fcntl(2): type, whence, start, length, pid."""
 
@@ -59,12 +64,10 @@ def read_holder(table: str, directory: str = DIRECTORY) -> int | None:
     except OSError:
         return None
     try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return _read_pid(fd)
+        guard = _read_pid(fd)
+        return guard if _find_lock(fd) in (guard, _UNSEEN) else None
     finally:
         os.close(fd)
-    return None
 
 
 class InstanceLock:
@@ -73,15 +76,17 @@ class InstanceLock:
     Args:
         settings: Its table is what is locked.
         directory: Where lock files are.
+        is_guard: Whether it is a guard's; else a command's, for as long as none may start.
 
     Raises:
         BusyError: Another guard holds it; names its pid.
         ConfigError: The file can't be made.
     """
 
-    def __init__(self, settings: Settings, *, directory: str = DIRECTORY) -> None:
+    def __init__(self, settings: Settings, *, directory: str = DIRECTORY, is_guard: bool = True) -> None:
         self._table = settings.nft_table
         self._directory = directory
+        self._is_guard = is_guard
         self._fd: int | None = None
         self._path = ""
 
@@ -103,7 +108,8 @@ class InstanceLock:
             else:
                 os.close(fd)
         os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+        if self._is_guard:
+            os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
         _HERE.add(self._path)
         self._sweep()
         return self
@@ -147,15 +153,21 @@ class InstanceLock:
             if pid is not None and pid == _read_pid(fd):
                 break
             time.sleep(_PAUSE_S)
-        named = pid if pid is not None else _read_pid(fd)
-        who = f"another smtpguard (pid {named})" if named else "another smtpguard"
-        if pid is not None and pid != _read_pid(fd):
-            who = f"pid {pid}"
-        raise BusyError(
-            f"{who} guards table {self._table} in this network namespace",
-            where=self._path,
-            fix="stop it, or give this one another nft.table",
-        ) from refused
+        raise self._busy(pid, _read_pid(fd)) from refused
+
+    def _busy(self, pid: int | None, guard: int | None) -> BusyError:
+        """Whose lock it is.
+
+        Args:
+            pid: Its holder's; None if it can't be seen from here.
+            guard: The one that stands in the file; None without one.
+        """
+        table = f"table {self._table} in this network namespace"
+        if pid is not None and pid != guard:
+            what = f"pid {pid} has the lock of {table}"
+            return BusyError(what, where=self._path, fix="an `unblock` or a `replay --learn`? Then wait for its end")
+        who = f"another smtpguard (pid {guard})" if guard else "another smtpguard"
+        return BusyError(f"{who} guards {table}", where=self._path, fix="stop it, or give this one another nft.table")
 
     def _sweep(self) -> None:
         """Remove the files of guards that were killed: of namespaces that are gone nobody else would."""
@@ -188,9 +200,15 @@ def _try_lock(fd: int) -> OSError | None:
 
 def _find_holder(fd: int) -> int | None:
     """Whose lock is in the way, read locks included; None if it is gone, or in another pid namespace."""
+    pid = _find_lock(fd)
+    return pid if pid is not None and pid > 0 else None
+
+
+def _find_lock(fd: int) -> int | None:
+    """As _find_holder; _UNSEEN for one in another pid namespace. Takes nothing: who asks is in nobody's way."""
     asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))
-    return int(pid) if kind != fcntl.F_UNLCK and pid > 0 else None
+    return int(pid) if kind != fcntl.F_UNLCK else None
 
 
 def _read_owner(pid: int) -> int | None:
