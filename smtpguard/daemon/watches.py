@@ -65,6 +65,8 @@ class Watches:
         self._wall = wall
         self._now = now
         self._told: set[Subject] = set()
+        self._ended: set[Subject] = set()
+        self._was_asked = False
 
     def begin(self, account: Account, *, for_ns: int, reason: str, incident: str | None) -> Watch:
         """A person wants half of an account's limits for a time, from now."""
@@ -73,6 +75,7 @@ class Watches:
             subject=subject, name=account.name, since_ns=now_ns, until_ns=now_ns + for_ns, by="admin", reason=reason
         )
         self._told.discard(subject)
+        self._was_asked = True
         self._take(self._engine.commands.watch(watch))
         more: dict[str, Any] = {} if incident is None else {"incident": incident}
         until_wall_ns = watch.until_ns + self._wall.offset_ns
@@ -83,7 +86,10 @@ class Watches:
 
     def end(self, account: Account) -> bool:
         """A person has the usual limits hold again; whether others did."""
-        decisions = self._engine.commands.end_watch(Subject(id=account.uid), by="admin", now_ns=self._now())
+        subject = Subject(id=account.uid)
+        self._ended.add(subject)
+        self._was_asked = True
+        decisions = self._engine.commands.end_watch(subject, by="admin", now_ns=self._now())
         self._take(decisions)
         self._enforcement.refresh("allowance")  # now: whoever asked hears whether the kernel does it
         return bool(decisions)
@@ -131,11 +137,13 @@ class Watches:
             except (KeyError, TypeError, ValueError):
                 log.warning("state: a watch that is kept there can't be read, and is left out")
                 continue
-            if watch.until_ns <= now_ns or watch.subject in self._engine.own.watches:
+            if watch.until_ns <= now_ns or watch.subject in {*self._engine.own.watches, *self._ended}:
                 continue
             if row.get("told"):
                 self._told.add(watch.subject)
             self._take(self._engine.commands.watch(watch))
+        if self._was_asked:  # what was kept meanwhile does not have those that were read only now
+            self._keep()
 
     def clock_was_set(self) -> None:
         """Somebody set the wall clock: watches keep their length."""

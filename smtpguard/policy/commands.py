@@ -169,10 +169,14 @@ class Commands:
                 ended += self.end_watch(watch.subject, by="name", now_ns=now_ns)
         return ended
 
-    def allow(self, allowance: Allowance) -> list[Decision]:
+    def allow(self, allowance: Allowance, *, late_ns: int | None = None) -> list[Decision]:
         """Give an allowance: what is active for the account ends, and its rules do not hold while the allowance does.
 
         A block that a person sets later stands in spite of it. Give a restored one before restored blocks.
+
+        Args:
+            allowance: It.
+            late_ns: It is an earlier run's, and was read so late only: what a person has blocked meanwhile stands.
 
         Returns:
             What ended by it.
@@ -187,7 +191,11 @@ class Commands:
             reason = f"uid is {account.name}'s now"
             return [AllowanceEnded(time_ns=since_ns, allowance=allowance, by="name", reason=reason)]
         self._core.roster.allow(allowance, subject, since_ns)
-        out += self.unblock(subject, by=allowance.by, now_ns=since_ns, reason="allowed")
+        if late_ns is None:
+            return out + self.unblock(subject, by=allowance.by, now_ns=since_ns, reason="allowed")
+        for source in dict.fromkeys(block.source for block in self._core.blocks.of(subject)):
+            if source != "admin":
+                out += self.end(subject, source=source, by=allowance.by, now_ns=late_ns, reason="allowed")
         return out
 
     def end_allowance(self, subject: Subject, *, by: str, now_ns: int, reason: str = "") -> list[Decision]:

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from smtpguard.clock import WallMap
+from smtpguard.control.client import ask
 from smtpguard.daemon.enforce.off_switch import OffSwitch
 from smtpguard.daemon.record.window_saver import Keeping
 from smtpguard.logline import parse_line
@@ -388,3 +389,43 @@ def test_off_lasts_as_long_as_was_asked_whoever_sets_the_clock(tmp_path: Path, s
     switch.on_time(clock.boot_ns())
     assert not switch.is_off
     assert state.close(60)
+
+
+@pytest.mark.kernel
+def test_what_people_said_while_the_file_was_locked_is_newer_than_all_it_held() -> None:
+    names = {f"web1{n}": 61110 + n for n in range(5)}
+    unallowed, allowed, unwatched, watched, blocked = names
+    with Host(names, rules=[RULE], attribution={"rdns": False}) as host:
+        host.expect_errors("database is locked .*kept in memory")
+        control = f"{host.lab.directory}/control.sock"
+        host.start()
+        for user in (unallowed, blocked):
+            assert host.cli("allow", user, "--for", "1h").returncode == 0
+        for user in (unwatched, watched):
+            ask(control, "halve", user=user, for_ns=HOUR_NS)
+        assert host.connect((allowed, names[allowed]), 60).refused
+        wait_for(lambda: count_blocks(host.lab.directory / "state.db") == 1)
+        assert host.cli("off").returncode == 0
+        host.stop()
+        with locked(host.lab.directory / "state.db", "all"):
+            host.start()
+            assert "ON." in host.cli("on").stdout, "nobody can know that it is on already"
+            assert host.cli("allow", unallowed, "--end").returncode == 0
+            assert host.cli("allow", allowed, "--for", "1h").returncode == 0
+            assert host.cli("block", blocked, "--for", "1h").returncode == 0
+            ask(control, "halve", user=unwatched)
+            ask(control, "halve", user=SPAMMER[0], for_ns=HOUR_NS)
+        wait_for(lambda: "could be read at last" in host.stderr(), 30)
+
+        def check() -> None:
+            assert "OFF" not in shown(host)
+            found = ask(control, "blocks")
+            held = {(row["user"], row["kind"]) for row in found["items"]}
+            assert held == {(allowed, "allow"), (blocked, "allow"), (blocked, "block")}, found
+            assert {row["user"] for row in found["watched"]} == {watched, SPAMMER[0]}
+
+        check()
+        wait_for(lambda: "can't be" not in shown(host))
+        host.stop()
+        host.start()
+        check()

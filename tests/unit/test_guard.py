@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from typing import Any, cast
 from unittest.mock import ANY, MagicMock, Mock, patch
 
@@ -26,8 +27,8 @@ from smtpguard.errors import DecodeError, GuardError, PolicyError, UnansweredErr
 from smtpguard.model import NS, Account, Allowance, Block, Ended, Extended, Named, Subject, Verdict
 from smtpguard.resources import shipped
 from smtpguard.settings import Settings
-from smtpguard.state.rows import AllowanceRow, BlockRow, SwitchRow
-from smtpguard.state.statements import block_key
+from smtpguard.state.rows import AllowanceRow, BlockRow, EscalationRow, SwitchRow
+from smtpguard.state.statements import block_key, key_of
 from smtpguard.state.store import Loaded
 from tests.support.policy import BURST, T0, WEB, People, block_of, connect, engine_of, feed, only, person
 
@@ -107,7 +108,8 @@ class Host:
             wall=self.wall,
             now=self.now,
         )
-        self.switch, self.told, self.learning_period = Mock(is_off=False, until_ns=None), Mock(), Mock()
+        self.switch = Mock(is_off=False, until_ns=None, was_switched=False, is_known=True)
+        self.told, self.learning_period = Mock(), Mock()
         self.undone = Mock(is_undone=Mock(return_value=False))
         self.verbs = Handlers(
             self.guard,
@@ -433,6 +435,47 @@ def test_what_could_be_read_at_last_holds_unless_something_newer_was_said(host: 
     assert until == {1003: T0 + 60 * NS, 1005: T0 + 7200 * NS}
     assert {call.args[0][1] for call in host.state.delete.call_args_list} >= {1001, 1002}
     host.enforcement.refresh.assert_called_with("state")
+
+
+def test_what_was_ended_before_the_state_could_be_read_stays_ended(host: Host) -> None:
+    host.state.is_read = False
+    host.ask("allow", user="u1003", end=True)
+    host.ask("allow", user="u1004", for_ns=60 * NS)
+    host.ask("block", user="u1005", for_ns=60 * NS)
+    host.guard.take([connect(n / 10, uid=1006) for n in range(BURST.limit + 1)])
+    assert host.blocked() == [1005, 1006]
+    host.switch.was_switched = True
+    rows = [
+        AllowanceRow(uid=uid, name=f"u{uid}", since_ns=T0 - NS, until_ns=T0 + 7200 * NS, by="admin")
+        for uid in (1003, 1005, 1006)
+    ]
+    off = SwitchRow(name="off", since_ns=1, until_ns=None, by="admin")
+    loaded = stored(block_of("guard", uid=1004), allowances=tuple(rows), switches=(off,))
+    host.restorer().take_late(loaded, host.switch, dry_run=False)
+    host.switch.restore.assert_not_called()
+    assert {allowance.subject.id for allowance in host.engine.allowances()} == {1004, 1005, 1006}
+    assert host.blocked() == [1005], "what the guard did is over by an allowance, what a person did is not"
+    assert key_of(rows[0]) in [call.args[0] for call in host.state.delete.call_args_list]
+    assert not host.orders.freed
+    assert not host.orders.unallowed
+
+
+def test_on_is_no_empty_word_while_the_state_can_t_say_that_it_was_off(host: Host) -> None:
+    assert host.ask("on") == "It is on already."
+    host.switch.switch_on.assert_not_called()
+    host.switch.is_known = False
+    assert host.ask("on").startswith("ON.")
+    host.switch.switch_on.assert_called_once()
+
+
+@pytest.mark.parametrize("everybody", [True, False])
+def test_how_often_whom_somebody_freed_was_blocked_before_is_forgotten_late_too(host: Host, everybody: bool) -> None:
+    host.orders.freed.add((None if everybody else Subject(id=1002), None))
+    rows = tuple(EscalationRow(uid=uid, name=f"u{uid}", level=3, last_ns=T0 + 60 * NS) for uid in (1002, 1003))
+    loaded = replace(stored(block_of("guard", uid=1002)), escalation=rows)
+    host.restorer().take_late(loaded, host.switch, dry_run=False)
+    levels = [host.engine.memory.escalation(Subject(id=uid)) for uid in (1002, 1003)]
+    assert [level is None for level in levels] == [True, False]
 
 
 def test_what_comes_back_under_another_name_than_it_was_kept_is_kept_anew(host: Host) -> None:

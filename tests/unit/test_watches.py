@@ -145,3 +145,18 @@ def test_a_watch_whose_figures_can_not_be_true_is_left_out(
     after.watches.restore({FACT: json.dumps([row | odd, row | {"uid": 7, "name": "u7"}])})
     assert [watch["uid"] for watch in after.watches.collect()] == [7]
     assert caplog.messages == ["state: a watch that is kept there can't be read, and is left out"]
+
+
+def test_what_a_person_said_before_the_state_could_be_read_is_newer_and_all_of_it_is_kept() -> None:
+    before = Scene()
+    for uid in (WEB, WEB + 1, WEB + 2):
+        before.watches.begin(People().account(uid), for_ns=3600 * NS, reason="old", incident=None)
+    after = Scene()
+    after.watches.begin(People().account(WEB), for_ns=60 * NS, reason="new", incident=None)
+    assert not after.watches.end(People().account(WEB + 1))
+    after.watches.restore({FACT: json.dumps(before.kept[-1])})
+    reasons = {row["uid"]: row["reason"] for row in after.watches.collect()}
+    assert reasons == {WEB: "new", WEB + 2: "old"}
+    assert {row["uid"]: row["reason"] for row in after.kept[-1]} == reasons
+    after.watches.begin(People().account(WEB + 1), for_ns=60 * NS, reason="again", incident=None)
+    assert WEB + 1 in {row["uid"] for row in after.watches.collect()}

@@ -38,6 +38,9 @@ class OffSwitch:
         wall: Event time to wall time.
         now: CLOCK_BOOTTIME in nanoseconds.
 
+    Attributes:
+        was_switched: Whether it was switched since the start: what an earlier run has kept is older.
+
     It lasts as long as was asked for, whoever sets the wall clock meanwhile; only what is stored is wall time.
     """
 
@@ -49,6 +52,12 @@ class OffSwitch:
         self._now = now
         self._row: SwitchRow | None = None
         self._end_ns: int | None = None
+        self.was_switched = False
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the state has said how an earlier run has left it."""
+        return self._state.is_read
 
     @property
     def is_off(self) -> bool:
@@ -70,7 +79,7 @@ class OffSwitch:
         Returns:
             Whether the table is gone.
         """
-        now_ns = self._now()
+        now_ns, self.was_switched = self._now(), True
         self._row = SwitchRow(name=NAME, since_ns=self._wall.to_wall_ns(now_ns), until_ns=None, by=by)
         self._end_ns = None if span_ns is None else now_ns + span_ns
         self._store()
@@ -82,7 +91,7 @@ class OffSwitch:
     def switch_on(self, *, by: str) -> bool:
         """Respond again; what is left of every block holds again. Whether the table is as it ought to be."""
         self._state.delete(switch_key(NAME))
-        self._row = self._end_ns = None
+        self._row, self._end_ns, self.was_switched = None, None, True
         self._note("on", by)
         done = self._apply(off=False)
         log.warning("ON again by %s: blocks are in force for the rest of their time", by)

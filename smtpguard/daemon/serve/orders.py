@@ -38,6 +38,7 @@ class Orders:
     Attributes:
         freed: Whom somebody freed while the state could not be read, and of which source's block; None for all of
             them, or of everybody. What the state holds of these is over.
+        unallowed: Whose allowance somebody ended meanwhile.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Orders:
         self._wall = wall
         self._now = now
         self.freed: set[tuple[Subject | None, str | None]] = set()
+        self.unallowed: set[Subject] = set()
 
     def begin(self, block: Block, *, force: bool = False) -> bool:
         """Begin a block that a person or fail2ban asked for; False if a means of enforcement failed.
@@ -80,6 +82,7 @@ class Orders:
     def allow(self, allowance: Allowance) -> None:
         """A person gives an allowance: what is active for the account ends, and its rules do not hold meanwhile."""
         self._execution.act(self._engine.commands.allow(allowance))
+        self._note_freed(allowance.subject)
         self._state.put(AllowanceRow.of(allowance, self._wall.offset_ns))
         self._journal.add_allow(
             self._execution.account_of(allowance.subject),
@@ -91,6 +94,8 @@ class Orders:
 
     def end_allowance(self, subject: Subject, *, reason: str = "") -> bool:
         """A person ends an allowance; whether there was one."""
+        if not self._state.is_read:
+            self.unallowed.add(subject)
         decisions = self._engine.commands.end_allowance(subject, by="admin", now_ns=self._now(), reason=reason)
         self._execution.act(decisions)
         self._enforcement.refresh("allowance")  # now: whoever asked hears whether the kernel does it
@@ -178,11 +183,16 @@ class Orders:
             else:
                 self._execution.act([decision])
 
-    def restore_allowance(self, row: AllowanceRow) -> None:
-        """An allowance from before this run."""
-        allowance = row.to_allowance(self._wall.offset_ns)
-        if allowance.until_ns > self._now():
-            self._execution.act(self._engine.commands.allow(allowance))
+    def restore_allowance(self, row: AllowanceRow, *, is_late: bool = False) -> None:
+        """An allowance from before this run.
+
+        Args:
+            row: As the state has it.
+            is_late: The state could be read late only: whom a person has blocked meanwhile stays blocked.
+        """
+        allowance, now_ns = row.to_allowance(self._wall.offset_ns), self._now()
+        if allowance.until_ns > now_ns:
+            self._execution.act(self._engine.commands.allow(allowance, late_ns=now_ns if is_late else None))
             for held in self._engine.allowances():
                 if held.subject == allowance.subject and held.name != allowance.name:
                     self._execution.act([Named(before=allowance, after=held)])

@@ -40,7 +40,7 @@ class SwitchCommand:
     def on(self, request: Request, asker: Asker, /) -> Answer:
         """Refuse again."""
         del request
-        if not self._switch.is_off:
+        if not self._switch.is_off and self._switch.is_known:
             return {"text": "It is on already."}
         if not self._switch.switch_on(by=asker.who):
             trouble = self._enforcement.health.table_trouble

@@ -22,7 +22,7 @@ from smtpguard.errors import EnforceError
 from smtpguard.hooks import ClockNs
 from smtpguard.model import Block, Subject
 from smtpguard.policy.engine import Engine
-from smtpguard.state.statements import block_key
+from smtpguard.state.statements import block_key, key_of
 from smtpguard.state.store import Loaded
 from smtpguard.state.writer import StateWriter
 from smtpguard.text import render_user
@@ -98,21 +98,29 @@ class Restore:
         """
         log.warning("the state could be read at last: what it held is in force")
         for row in loaded.switches:
-            if not switch.is_off:
+            if not switch.was_switched:
                 switch.restore(row)
         allowed = {allowance.subject for allowance in self._engine.allowances()}
         for allowance in loaded.allowances:
-            if Subject(id=allowance.uid) not in allowed:
-                self._orders.restore_allowance(allowance)
+            if Subject(id=allowance.uid) in self._orders.unallowed:
+                self._state.delete(key_of(allowance))
+            elif Subject(id=allowance.uid) not in allowed:
+                self._orders.restore_allowance(allowance, is_late=True)
         self._restore_escalation(loaded)
         self._restore_blocks(loaded, dry_run=dry_run)
         self._orders.freed.clear()
+        self._orders.unallowed.clear()
         self._enforcement.refresh("state")
 
     def _restore_escalation(self, loaded: Loaded) -> None:
         """How often users were blocked before, where their windows have not said so."""
+        everybody = (None, None) in self._orders.freed
+        freed = {row.uid for row in loaded.blocks} if everybody else set()
         for row in loaded.escalation:
             subject, until_ns = Subject(id=row.uid), row.last_ns - self._wall.offset_ns
+            if row.uid in freed:
+                self._state.delete(key_of(row))
+                continue
             if (subject, None) in self._orders.freed or not self._orders.account_of(subject).may_be(row.name):
                 continue
             known = self._engine.memory.escalation(subject)
