@@ -45,6 +45,8 @@ class HistoryDesk:
         self._path = path
         self._questions: queue.SimpleQueue[tuple[HistoryQuestion, Done] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        """Held while a question is given or a thread ends, so that no question is left to one that is ending."""
 
     def ask(self, question: HistoryQuestion, done: Done) -> None:
         """Have something looked up.
@@ -58,18 +60,37 @@ class HistoryDesk:
         """
         if self._questions.qsize() >= MAX_WAITING:
             raise StateError("too many questions about the history wait already", fix="try again")
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._run, name="history", daemon=True)
-            self._thread.start()
-        self._questions.put((question, done))
+        with self._lock:
+            self._questions.put((question, done))
+            if self._thread is None:
+                self._start()
 
     def close(self, timeout_s: float = 1.0) -> None:
         """End the thread; one that hangs ends with the process."""
-        if self._thread is not None:
-            self._questions.put(None)
-            self._thread.join(timeout_s)
+        with self._lock:
+            thread = self._thread
+            if thread is not None:
+                self._questions.put(None)
+        if thread is not None:
+            thread.join(timeout_s)
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="history", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def _run(self) -> None:
+        is_asked_to_end = False
+        try:
+            self._answer_all()
+            is_asked_to_end = True
+        finally:
+            with self._lock:
+                self._thread = None
+                if not is_asked_to_end and not self._questions.empty():  # a mistake: others have asked too
+                    self._start()
+
+    def _answer_all(self) -> None:
         from smtpguard.state.history import History  # with the first question: few guards are ever asked
 
         while (item := self._questions.get()) is not None:

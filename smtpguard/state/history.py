@@ -7,6 +7,7 @@ values are parameters of the SQL; what comes back is as untrusted as it went in.
 import contextlib
 import heapq
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator
 from itertools import groupby
@@ -258,7 +259,13 @@ class History:
 
 
 def _open(path: str) -> sqlite3.Connection:
-    if not Path(path).is_file():
+    try:
+        is_there = stat.S_ISREG(Path(path).stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        is_there = False
+    except OSError as failure:
+        raise StateError(f"can't be read: {failure.strerror}", where=path) from failure
+    if not is_there:
         raise StateError("there is no history yet", where=path, fix="it begins with the first run of the daemon")
     # mode=rw: never creates the file; a reader of a write-ahead log needs to write its index all the same.
     try:

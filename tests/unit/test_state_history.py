@@ -1,10 +1,13 @@
 """The history as commands ask for it: right, bounded, and harmless whatever names it holds."""
 
+import errno
+import os
 import queue
 import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -255,6 +258,48 @@ def test_a_mistake_in_a_question_is_told_to_who_asked_and_to_who_watches_threads
     assert seen.get(timeout=60) is OverflowError
     desk.ask(lambda past: len(list_changes(past, Span())), answers.put)
     assert answers.get(timeout=60) == 1
+    desk.close(60)
+
+
+def test_what_was_asked_while_a_mistake_ends_the_thread_is_answered_too(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Be it in the queue already, or asked for while the thread is on its way out."""
+    run(store, statements.add(change(1, NOW_NS)))
+    desk = HistoryDesk(str(path))
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    died: queue.SimpleQueue[type] = queue.SimpleQueue()
+    free = threading.Event()
+
+    def ask_in_the_last_moment(said: threading.ExceptHookArgs) -> None:
+        desk.ask(lambda past: len(list_changes(past, Span())), answers.put)
+        died.put(said.exc_type)
+
+    def err(past: History) -> int:
+        assert free.wait(60)
+        return len(list_changes(past, Span())) // 0
+
+    monkeypatch.setattr(threading, "excepthook", ask_in_the_last_moment)
+    desk.ask(err, answers.put)
+    desk.ask(err, answers.put)
+    desk.ask(lambda past: list_changes(past, Span())[0].uid, answers.put)
+    free.set()
+    told = [answers.get(timeout=60) for _ in range(5)]
+    assert sum(isinstance(answer, StateError) for answer in told) == 2
+    assert [answer for answer in told if not isinstance(answer, StateError)] == [1] * 3
+    assert [died.get(timeout=60) for _ in range(2)] == [ZeroDivisionError] * 2
+    desk.close(60)
+
+
+def test_a_disk_that_fails_is_told_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the kernel says of the file: who asked hears of it."""
+    disk = Mock(side_effect=OSError(errno.EIO, os.strerror(errno.EIO)))
+    desk = HistoryDesk(str(path))
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    with monkeypatch.context() as broken:
+        broken.setattr("smtpguard.state.history.Path", lambda _: Mock(stat=disk))
+        desk.ask(lambda past: list_changes(past, Span()), answers.put)
+        assert "can't be read: Input/output error" in str(answers.get(timeout=60))
     desk.close(60)
 
 
