@@ -7,6 +7,7 @@ from typing import NoReturn
 import click
 
 from smtpguard.cli.common import EXIT_CONFIG, config_option, json_option, print_json
+from smtpguard.cli.messages import print_message
 from smtpguard.cli.tables import print_lines
 from smtpguard.enrich.accounts.directory import AccountDirectory
 from smtpguard.enrich.accounts.spellings import is_plain, parse_uid
@@ -121,8 +122,8 @@ def _fail(ctx: click.Context, errors: list[str], text: str, *, as_json: bool) ->
     if as_json:
         print_json({"ok": False, "errors": errors, "warnings": []})
     else:
-        click.echo(text, err=True)
-        click.echo(f"smtpguard: {len(errors)} {'error' if len(errors) == 1 else 'errors'}", err=True)
+        print_message(text)
+        print_message(f"smtpguard: {len(errors)} {'error' if len(errors) == 1 else 'errors'}")
     ctx.exit(EXIT_CONFIG)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from smtpguard.cli.messages import print_error, print_message, wrap_usage
 from smtpguard.errors import ConfigError, GuardError, NoDaemonError, PrivilegeError
 
 EXIT_FAILED = 1
@@ -75,20 +76,22 @@ def warn_broken(problem: ConfigError, instead: str) -> None:
     told = click.get_current_context().meta.setdefault("smtpguard.broken", [])
     if str(problem) not in told:
         told.append(str(problem))
-        click.echo(str(problem), err=True)
-    click.echo(f"smtpguard: the configuration is broken: {instead}", err=True)
+        print_error(problem, begin="")
+    print_message(f"smtpguard: the configuration is broken: {instead}")
 
 
 class GuardGroup(click.Group):
-    """A group that turns a GuardError into one line on stderr and its exit code."""
+    """A group that turns a GuardError into a message on stderr and its exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
         """Run the command; a GuardError ends it in one clear line."""
         try:
             return super().invoke(ctx)
         except GuardError as error:
-            click.echo(f"smtpguard: {error}", err=True)
+            print_error(error)
             ctx.exit(exit_code(error))
+        except click.UsageError as error:
+            raise wrap_usage(error) from error
 
     def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - click's signature
         """As click does it; an output that can't be written, be it only a help text, ends in one clear line."""
@@ -100,7 +103,7 @@ class GuardGroup(click.Group):
                 raise
             _end_output()
             with contextlib.suppress(OSError):  # stderr may be as full
-                click.echo(f"smtpguard: the output can't be written: {error.strerror}", err=True)
+                print_message(f"smtpguard: the output can't be written: {error.strerror}")
             sys.exit(EXIT_FAILED)
 
 

@@ -3,6 +3,7 @@
 import click
 
 from smtpguard.cli.common import EXIT_FAILED, EXIT_PRIVILEGE, config_option, json_option, print_json
+from smtpguard.cli.messages import print_message
 from smtpguard.cli.tables import INDENT, find_width, wrap_line
 from smtpguard.text import join_sentences
 
@@ -48,7 +49,7 @@ def command(ctx: click.Context, config_path: str | None, as_json: bool) -> None:
             for line in more:
                 click.echo(line)
     if os.geteuid() != 0:
-        click.echo("smtpguard: not root: what needs a privilege could not be looked at", err=True)
+        print_message("smtpguard: not root: what needs a privilege could not be looked at")
         ctx.exit(EXIT_PRIVILEGE)
     if any(finding.level == "fatal" for finding in findings):
         ctx.exit(EXIT_FAILED)

@@ -3,6 +3,7 @@
 import click
 
 from smtpguard.cli.common import EXIT_FAILED, config_option, find_socket
+from smtpguard.cli.messages import print_error
 from smtpguard.cli.tables import print_lines
 from smtpguard.errors import GuardError, NoDaemonError
 
@@ -63,7 +64,7 @@ def _tell_watch(config_path: str | None, uid: int) -> str:
     except NoDaemonError:
         return ""
     except GuardError as error:
-        click.echo(f"smtpguard: whether they are watched is not known: {error}", err=True)
+        print_error(error, begin="smtpguard: whether they are watched is not known: ")
         return ""
     watch = found.get("watch")
     return "" if watch is None else f"; watched until {render_minute(watch['until'])}: {tell_limits(watch)}"

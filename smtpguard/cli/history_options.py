@@ -8,6 +8,7 @@ import click
 from click.decorators import FC
 
 from smtpguard.cli.common import find_socket
+from smtpguard.cli.messages import print_message
 from smtpguard.cli.past_source import PastSource
 from smtpguard.cli.tables import print_lines
 
@@ -139,7 +140,7 @@ def print_more(found: HistoryPage, rows: int, field: str) -> None:
         field: The last one's time.
     """
     if found.has_more:
-        click.echo(f"There is more: --rows {rows * 10}, or --until {found.items[-1][field]}", err=True)
+        print_message(f"There is more: --rows {rows * 10}, or --until {found.items[-1][field]}")
 
 
 def find_uid(user: str, config_path: str | None = None) -> tuple[int | None, str | None]:
@@ -182,7 +183,7 @@ def _find_owner(user: str, config_path: str | None) -> int | None:
     account = lookup.by_person(user)
     if account is None:
         return None
-    click.echo(f"smtpguard: {lookup.tell_domain(user)}", err=True)
+    print_message(f"smtpguard: {lookup.tell_domain(user)}")
     return account.uid
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from smtpguard.cli.common import config_option, find_socket, socket_option
+from smtpguard.cli.messages import print_message
 from smtpguard.cli.tables import print_lines
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def show(outer: str | None, config_path: str | None, would: bool) -> None:
     enforcer = make_enforcer(settings)
     installed = None if would else read_table(settings.nft_table)
     if installed is None and not would:
-        click.echo(f"table inet {settings.nft_table} is not there; this would be loaded:", err=True)
+        print_message(f"table inet {settings.nft_table} is not there; this would be loaded:")
     click.echo(installed if installed is not None else enforcer.render(), nl=False)
 
 

@@ -3,9 +3,8 @@
 import os
 from typing import TYPE_CHECKING, Any, Protocol
 
-import click
-
 from smtpguard.cli.common import find_socket
+from smtpguard.cli.messages import print_message
 from smtpguard.errors import NoDaemonError, PrivilegeError, StateError
 
 if TYPE_CHECKING:
@@ -82,6 +81,6 @@ class PastSource:
                 what = f"no daemon is running, and the history at {path} is for root"
                 raise PrivilegeError(what, fix="run as root, or start the guard") from nobody
             raise nobody
-        click.echo(f"smtpguard: no daemon is running: the history is read from {path}", err=True)
+        print_message(f"smtpguard: no daemon is running: the history is read from {path}", path)
         self._path = path
         return path

@@ -3,6 +3,7 @@
 import click
 
 from smtpguard.cli.common import SOCKET_ENVIRONMENT, config_option, socket_option
+from smtpguard.cli.messages import print_message
 from smtpguard.cli.tables import print_lines
 from smtpguard.errors import ConfigError
 
@@ -30,6 +31,8 @@ def command(config_path: str | None, socket_path: str | None) -> None:
     print_lines([answer["text"]])
     read = answer.get("config")
     if read == "":
-        click.echo("smtpguard: there is no configuration file any more: the shipped defaults hold", err=True)
+        print_message("smtpguard: there is no configuration file any more: the shipped defaults hold")
     elif config_path is not None and read is not None and read != str(Path(config_path).absolute()):
-        click.echo(f"smtpguard: the guard has read {read}, which it was started with, not {config_path}", err=True)
+        print_message(
+            f"smtpguard: the guard has read {read}, which it was started with, not {config_path}", read, config_path
+        )

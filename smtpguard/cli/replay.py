@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from smtpguard.cli.common import EXIT_FAILED, config_option, json_option, print_json
+from smtpguard.cli.messages import print_message
 from smtpguard.cli.replay_hosts import Host, Hosts
 from smtpguard.cli.replay_report import MAX_DESTINATIONS
 from smtpguard.cli.tables import print_lines, print_table
@@ -74,9 +75,9 @@ def command(files: Sequence[str], config_path: str | None, *, is_learning: bool,
             source.close()
     for problem in source.problems:
         use = f"; use: {problem.use}" if problem.use else ""
-        click.echo(f"smtpguard: {problem.file}: {problem.problem}{use}", err=True)
+        print_message(f"smtpguard: {problem.file}: {problem.problem}{use}", problem.file)
     for name in source.cut:
-        click.echo(f"note: {name}: {CUT}", err=True)
+        print_message(f"note: {name}: {CUT}", name)
     if is_learning:
         pass
     elif as_json:

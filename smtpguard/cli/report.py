@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from smtpguard.cli.common import config_option, socket_option
+from smtpguard.cli.messages import print_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,7 +55,7 @@ def command(
 
         report = name_report(report, confirm_names(place.address for place in report.destinations))
         if trouble := find_provider_trouble():
-            click.echo(f"smtpguard: {trouble}", err=True)
+            print_message(f"smtpguard: {trouble}")
     pieces = _render(report, form)
     if out is None:
         sys.stdout.writelines(pieces)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from smtpguard.cli.common import config_option
+from smtpguard.cli.messages import print_error, print_message
 from smtpguard.cli.tables import print_lines
 
 if TYPE_CHECKING:
@@ -55,10 +56,9 @@ def command(config_path: str | None, root: str, yes: bool, remove: bool) -> None
         if live:
             warn_of_writers(site.program)
         elif not (tree.root / site.program[1:]).exists():
-            click.echo(
+            print_message(
                 f"warning: {root} has no smtpguard: its unit will run {site.program}, this host's path. "
-                "Install smtpguard there, then run setup again.",
-                err=True,
+                "Install smtpguard there, then run setup again."
             )
         if packaged:
             print_lines([f"{packaged[0]} is the unit of a package: setup writes none."])
@@ -69,7 +69,7 @@ def command(config_path: str | None, root: str, yes: bool, remove: bool) -> None
         try:
             click.confirm(f"{'Remove' if remove else 'Write'} {changes} file{'s' if changes > 1 else ''}?", abort=True)
         except click.Abort:
-            click.echo("Nothing was changed.", err=True)
+            print_message("Nothing was changed.")
             raise
     if remove:
         tree.apply(steps)
@@ -137,9 +137,9 @@ def warn_of_writers(program: str) -> None:
     try:
         read_trusted(program, max_bytes=1 << 20)
     except FileNotFoundError:
-        click.echo(f"warning: {program} is not there; the unit and fail2ban are to run it", err=True)
+        print_message(f"warning: {program} is not there; the unit and fail2ban are to run it")
     except ConfigError as error:
-        click.echo(f"warning: {error}: who can change it becomes root with the unit", err=True)
+        print_error(error, begin="warning: ", end=": who can change it becomes root with the unit")
 
 
 def print_steps(steps: "Sequence[Step]") -> int:

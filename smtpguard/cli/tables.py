@@ -8,6 +8,7 @@ such as a path, is shortened, in its middle: its end says most. In other lines i
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TextIO
 
 import click
 
@@ -24,11 +25,12 @@ _WORDS = re.compile(r"(?<! ) (?! )")
 _NOTHING = frozenset({"", "-"})
 
 
-def find_width() -> int | None:
-    """Columns of the terminal that stdout is; None where it is none, or does not know."""
+def find_width(stream: TextIO | None = None) -> int | None:
+    """Columns of the terminal that a stream is, stdout if not given; None where it is none, or does not know."""
     import os
 
-    if not sys.stdout.isatty():
+    stream = sys.stdout if stream is None else stream
+    if not stream.isatty():
         return None
     try:
         width = int(os.environ.get("COLUMNS", ""))
@@ -36,7 +38,7 @@ def find_width() -> int | None:
         width = 0
     if width <= 0:
         try:
-            width = os.get_terminal_size(sys.stdout.fileno()).columns
+            width = os.get_terminal_size(stream.fileno()).columns
         except (OSError, ValueError):
             return None
     return max(LEAST_WIDTH, width) if width > 0 else None  # a serial line says 0

@@ -5,6 +5,7 @@ import errno
 import click
 
 from smtpguard.cli.common import config_option, find_socket, socket_option, warn_broken
+from smtpguard.cli.messages import print_message
 from smtpguard.standalone.watch import Show
 
 
@@ -115,7 +116,7 @@ def _follow(socket_path: str, show: Show) -> None:
     try:
         for item in subscribe(socket_path, TOPIC):
             if "dropped" in item:
-                click.echo(f"smtpguard: {item['dropped']} connections were too fast to be shown", err=True)
+                print_message(f"smtpguard: {item['dropped']} connections were too fast to be shown")
                 continue
             show(*parse_item(item))
     except (BrokenPipeError, KeyboardInterrupt):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import click
+from smtpguard.cli.messages import print_message
 
 _BROUGHT = Path(__file__).parent.parent / "_screen"
 """Where packages keep Textual and what it needs: distributions have it too old, and other programs shall not see it."""
@@ -23,7 +23,7 @@ def can_show_screen() -> bool:
         from smtpguard.interpreter import install_command
 
         text = f"smtpguard: lines only: the screen needs Textual: {install_command('textual>=8.2')}"
-        click.echo(text, err=True)
+        print_message(text)
         return False
     return True
 

@@ -6,6 +6,7 @@ import click
 
 from smtpguard.cli.common import config_option, json_option, print_json, socket_option
 from smtpguard.cli.history_options import find_uid
+from smtpguard.cli.messages import print_message
 from smtpguard.cli.past_source import PastSource
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def command(
         places = why["destinations"]
         why["destinations"] = name_places(places, confirm_names(place["address"] for place in places))
         if trouble := find_provider_trouble():
-            click.echo(f"smtpguard: {trouble}", err=True)
+            print_message(f"smtpguard: {trouble}")
     if as_json:
         print_json(why)
         return
