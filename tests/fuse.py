@@ -52,13 +52,17 @@ def mount_hanging(path: Path, *, hang: Collection[int] = (READ,), root: bool = F
 
 def _serve(fd: int, hang: frozenset[int], *, root: bool) -> None:
     while True:  # until ENODEV: unmounted
-        request = os.read(fd, 1 << 20)
+        try:
+            request = os.read(fd, 1 << 20)
+        except FileNotFoundError:
+            continue  # who asked has been killed meanwhile
         _length, opcode, unique, node = struct.unpack_from("<IIQQ", request)
         quiet = opcode in hang and (root or node != _ROOT or opcode == LOOKUP)
         if quiet or opcode in {_FORGET, _BATCH_FORGET, _INTERRUPT}:
             continue
         error, body = _reply(opcode, node, request[40:])
-        os.write(fd, struct.pack("<IiQ", 16 + len(body), -error, unique) + body)
+        with contextlib.suppress(FileNotFoundError):
+            os.write(fd, struct.pack("<IiQ", 16 + len(body), -error, unique) + body)
 
 
 def _reply(opcode: int, node: int, body: bytes) -> tuple[int, bytes]:

@@ -223,23 +223,29 @@ def test_the_window_slides_by_the_last_attempt_at_each_key(lab: Lab) -> None:
         codes += [dial(address, nonblocking=True) for address in ("198.18.3.1", "198.18.2.1", "198.18.1.1")]
         return passed(codes)
 
-    assert run_as(random_uid(), lab.cgroup, client) == [
+    for number in range(5):
+        results = run_as(61_100 + number, lab.cgroup, client)
+        times = [event.time_ns for event in lab.events()]
+        if max(times[4] - times[0], times[7] - times[3]) < window_s * NS:
+            break  # else it was held up for so long that another window is looked at
+    assert results == [
         *(True, True, False),
         *(True, False),  # refreshed
         *(True, False, True),  # 2 has left, 3 is in
     ]
-    times = [event.time_ns for event in lab.events()]
     assert times[5] - times[0] > window_s * NS
 
 
 def test_a_key_that_comes_back_is_read_with_its_last_time(lab: Lab) -> None:
     """It takes the first slot that is free, and may stand in a later one as well, with the time before."""
     credits_ = begin(lab, networks(window_s=0.2))
-    uid = random_uid()
-    assert all(tries(uid, lab, *fan(3)))
-    time.sleep(0.25)
-    assert tries(uid, lab, fan(3)[2]) == [True]
-    first, second, _, last = [event.time_ns for event in lab.events()]
+    for uid in range(61_100, 61_105):
+        assert all(tries(uid, lab, *fan(3)))
+        time.sleep(0.25)
+        assert tries(uid, lab, fan(3)[2]) == [True]
+        first, second, third, last = [event.time_ns for event in lab.events()]
+        if third - first < NS // 5:
+            break  # else the first had left the window before the third came
     assert sorted(credits_.keys.read(uid, 0).values()) in ([first, second, last], [second, last])
 
 

@@ -170,10 +170,12 @@ def test_nobody_there(lab: Lab, patience_s: float, kind: str) -> None:
             with pytest.raises(TimeoutError):
                 sock.connect((ADDRESS4, 25))
 
-    run_as(random_uid(), lab.cgroup, client)
-    _, (report,) = read_until(lab, is_over)
-    assert report.kind == kind
-    assert (report.retransmissions > 0) == (kind == "timeout")
+    for _ in range(5):
+        run_as(random_uid(), lab.cgroup, client)
+        _, (report,) = read_until(lab, is_over)
+        if (report.retransmissions > 0) == (kind == "timeout"):
+            break  # else the client was held up until the SYN was sent again
+    assert (report.kind, report.retransmissions > 0) == (kind, kind == "timeout")
 
 
 def test_an_open_session_is_reported_once_a_second(lab: Lab) -> None:
@@ -197,17 +199,19 @@ def test_an_open_session_is_reported_once_a_second(lab: Lab) -> None:
 
 def test_what_a_dead_process_left_behind_is_counted(lab: Lab) -> None:
     def client() -> None:
+        (lab.cgroup / "cgroup.procs").write_text(str(os.getpid()))
+        os.setresuid(61050, 61050, 61050)
         sock = socket.create_connection((ADDRESS4, 25))
         assert sock.recv(100) == b"220 hello\r\n"  # what is left unread has the kernel hang up at once
         sock.sendall(b"z" * 50_000)
-        os._exit(0)
 
     with sink():
         child = os.fork()
         if child == 0:
-            (lab.cgroup / "cgroup.procs").write_text(str(os.getpid()))
-            os.setresuid(61050, 61050, 61050)
-            client()
+            try:
+                client()
+            finally:
+                os._exit(0)
         os.waitpid(child, 0)
         _, reports = read_until(lab, is_over)
     assert reports[-1].kind == "closed"

@@ -6,6 +6,7 @@ import fcntl
 import os
 import signal
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,7 +51,7 @@ def child(body: Callable[[], None]) -> Iterator[int]:
             body()
             os.write(write_fd, b"x")
             while True:
-                signal.pause()
+                time.sleep(0.02)  # pause(2) may begin just after a signal has come, and end at none
         except BaseException:  # noqa: BLE001 - shown, and the parent sees no answer
             traceback.print_exc()
         finally:

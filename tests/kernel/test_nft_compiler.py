@@ -143,4 +143,4 @@ import os, signal
 os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
-    wait_for(lambda: has_ended(done.stdout.strip()), 2)
+    wait_for(lambda: has_ended(done.stdout.strip()))
