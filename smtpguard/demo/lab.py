@@ -49,6 +49,14 @@ def _is_systems(uid: int) -> bool:
     return uid < 1000 or uid == 65_534
 
 
+def _write_over(path: Path, content: bytes) -> None:
+    """Write a file of lines anew in its place: who reads it meanwhile finds all of it, maybe with empty lines."""
+    path.touch()
+    with path.open("r+b", buffering=0) as file:
+        file.write(content.ljust(path.stat().st_size, b"\n"))
+        file.truncate(len(content))
+
+
 def _list_addresses(link: str, address4: str, address6: str) -> tuple[str, ...]:
     return (
         "link set lo up",
@@ -155,7 +163,7 @@ class Lab:
             text: What programs inside read from now on. The first time it must be said before they start.
         """
         source = self.directory / Path(target).name
-        source.write_text(text, "utf-8")
+        _write_over(source, text.encode())
         if Path(target).exists():
             self._binds[target] = str(source)
 

@@ -81,7 +81,7 @@ class Daemon:
         with self.stderr.open("a") as stderr:
             self.process = subprocess.Popen(command, text=True, stderr=stderr)
         self.watch.add(self.process)
-        wait_for(lambda: self.status() is not None, 6)
+        wait_for(lambda: self.status() is not None, 30)
 
     def configure(self, **settings: Any) -> None:  # noqa: ANN401 - YAML values
         self.values |= settings
@@ -90,6 +90,11 @@ class Daemon:
     def reload(self) -> str:
         command = [*SMTPGUARD, "reload", "--config", str(self.config)]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def events(self) -> int | None:
+        """How many its source has seen; None while it does not say so."""
+        status = self.status()
+        return None if status is None else int(status["events"])
 
     def status(self) -> dict[str, Any] | None:
         command = [*SMTPGUARD, "status", "--json", "--config", str(self.config)]
@@ -111,7 +116,7 @@ def test_what_the_netlink_source_sees_and_leaves(control: AuditControl, tmp_path
         daemon.start()
         assert left(control)[0] == 1
         as_user(uid, lambda: connect(PORT, 12))
-        wait_for(lambda: (daemon.status() or {})["events"] == 12)
+        wait_for(lambda: daemon.events() == 12)
         assert daemon.end(signal.SIGKILL) == -signal.SIGKILL
         enabled, orphans = left(control)
         assert (enabled, orphans > 0) == (1, True)
@@ -133,15 +138,17 @@ def test_other_ports_are_seen_after_a_reload(control: AuditControl, tmp_path: Pa
     try:
         daemon.start()
         as_user(uid, lambda: connect(587, 3))
+        as_user(uid, lambda: connect(PORT, 1))
+        wait_for(lambda: daemon.events() == 1)  # records come in order: what was before it is read, too
         daemon.configure(ports=[587])
         assert daemon.reload().startswith("Loaded. Changed: ports [2525] -> [587], ")
-        as_user(uid, lambda: connect(587, 5))
         as_user(uid, lambda: connect(PORT, 4))
-        wait_for(lambda: (daemon.status() or {})["events"] == 5)
+        as_user(uid, lambda: connect(587, 5))
+        wait_for(lambda: daemon.events() == 6)
         daemon.configure(ports=[587, PORT])
         daemon.reload()
         as_user(uid, lambda: connect(PORT, 2))
-        wait_for(lambda: (daemon.status() or {})["events"] == 7)
+        wait_for(lambda: daemon.events() == 8)
         assert daemon.end() == 0
         assert left(control) == (0, 0)
     finally:

@@ -7,6 +7,7 @@ copytruncate loses is what was written between the end of the copying and the tr
 import os
 import select
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ import pytest
 from smtpguard.settings import Settings
 from smtpguard.sources.audit.logfile import AuditLogSource
 from tests.support.audit_records import Event
+from tests.support.host import wait_for
 
 RATE = 5000
 SECONDS = 4.5
@@ -64,9 +66,9 @@ def rename(path: Path) -> None:
 class Rotator(threading.Thread):
     """Five renames (two in a breath, one with the new file made before the writer knows), two copies, a deletion."""
 
-    def __init__(self, path: Path, reopen: int) -> None:
+    def __init__(self, path: Path, reopen: int, writer: int, source: AuditLogSource) -> None:
         super().__init__()
-        self.path, self.reopen = path, reopen
+        self.path, self.reopen, self.writer, self.source = path, reopen, writer, source
         self.copies: list[int] = []
         self.error: BaseException | None = None
 
@@ -77,9 +79,19 @@ class Rotator(threading.Thread):
         try:
             for step in (self.plain, self.copy, self.early, self.deleted, self.twice, self.copy, self.plain):
                 time.sleep(SECONDS / 9)
+                wait_for(self.is_followed)  # what is deleted before that is in no file any more
                 step()
         except BaseException as error:  # noqa: BLE001 - the test raises it
             self.error = error
+
+    def is_followed(self) -> bool:
+        """Whether the writer has made the file that there is now, or we have, and the source has opened it."""
+        tail = self.source._tail
+        present = None if tail is None else tail._present
+        if present is None or not self.path.exists():
+            return False
+        status = self.path.stat()
+        return present.identity == (status.st_dev, status.st_ino)
 
     def plain(self) -> None:
         rename(self.path)
@@ -105,9 +117,13 @@ class Rotator(threading.Thread):
     def copy(self) -> None:
         copy = self.path.with_name(f"{self.path.name}.copy{len(self.copies)}")
         shutil.copyfile(self.path, copy)
-        gap = self.path.stat().st_size - copy.stat().st_size
-        os.truncate(self.path, 0)
-        self.copies.append(gap)
+        os.kill(self.writer, signal.SIGSTOP)  # what it writes between a look and the truncation nobody would know
+        try:
+            os.waitid(os.P_PID, self.writer, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            self.copies.append(self.path.stat().st_size - copy.stat().st_size)
+            os.truncate(self.path, 0)
+        finally:
+            os.kill(self.writer, signal.SIGCONT)
 
 
 def follow(source: AuditLogSource, enough: Callable[[], bool], pause_s: float) -> Counter[int]:
@@ -144,7 +160,7 @@ def test_rotation_under_load(tmp_path: Path, pause_s: float) -> None:
             os._exit(code)
     source = AuditLogSource(Settings(ports=frozenset({25})), path=str(path), alone=True)
     source.open()
-    rotator = Rotator(path, reopen[1])
+    rotator = Rotator(path, reopen[1], writer, source)
     rotator.start()
     ended = False
 

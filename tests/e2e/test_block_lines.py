@@ -12,7 +12,7 @@ pytestmark = pytest.mark.kernel
 
 BLOCK = {"name": "burst", "ports": [25], "count": "connections", "limit": 3, "window": "10m", "action": "block",
          "block": "1s"}  # fmt: skip
-THROTTLE = {"name": "slow", "ports": [587], "count": "connections", "limit": 3, "window": "5s", "action": "throttle"}
+THROTTLE = {"name": "slow", "ports": [587], "count": "connections", "limit": 3, "window": "1m", "action": "throttle"}
 
 
 def test_each_beginning_and_end_is_one_line_that_stands_alone() -> None:

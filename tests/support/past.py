@@ -35,9 +35,15 @@ def list_incidents(history: History, span: Span) -> list[IncidentRow]:
 
 
 def count_kept(state: Path, uid: int) -> int:
-    """Attempts that a user's windows hold in the file: a guard that is killed now begins with these."""
-    with closing(sqlite3.connect(f"file:{state}?mode=ro", uri=True)) as file:
-        rows = file.execute("SELECT rule, data FROM windows WHERE uid = ?", (uid,)).fetchall()
+    """Attempts that a user's windows hold in the file: a guard that is killed now begins with these.
+
+    0 where it is not one yet.
+    """
+    try:
+        with closing(sqlite3.connect(f"file:{state}?mode=ro", uri=True)) as file:
+            rows = file.execute("SELECT rule, data FROM windows WHERE uid = ?", (uid,)).fetchall()
+    except sqlite3.OperationalError:
+        return 0
     return sum((len(data) - HEAD.size) // 8 for name, data in rows if b"/t/" in bytes(name))
 
 
