@@ -75,9 +75,9 @@ class World:
         assert done.returncode == 0, f"{program.name} to {host}: {done.stdout[-300:]}{done.stderr[-600:]}"
 
     def tallies(self) -> dict[str, Tally]:
-        """What each source saw since the last call, once they agree or 3 s have passed."""
+        """What each source saw since the last call, once they agree or 15 s have passed."""
         seen = {name: Counter[str]() for name in self.sources}
-        deadline = time.monotonic() + 3
+        deadline = time.monotonic() + 15
         quiet = 0
         while time.monotonic() < deadline and (quiet < 3 or len({tally.total() for tally in seen.values()}) > 1):
             fresh = {name: source.read() for name, source in self.sources.items()}

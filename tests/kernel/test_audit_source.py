@@ -22,6 +22,7 @@ from smtpguard.sources.audit.netlink import AuditSource
 from smtpguard.sources.audit.rules import OwnRules
 from tests.support.audit_lab import as_user, random_uid, read_until, sole_audit
 from tests.support.netlab import run
+from tests.support.stopwatch import Stopwatch
 
 pytestmark = pytest.mark.kernel
 EVASION = Path(__file__).parent.parent / "support" / "evasion.py"
@@ -216,11 +217,11 @@ def test_rules_that_somebody_deletes_are_back_within_two_seconds(
     raws = [raw for raw in control.list_rules() if (parse_rule(raw).key or b"").startswith(b"smtpguard-")]
     for raw in raws:
         assert control.delete_rule(raw)
-    began = time.monotonic()
-    while len(own_rules(control)) < len(raws) and time.monotonic() < began + 10:
+    watch, end = Stopwatch(), time.monotonic() + 10
+    while len(own_rules(control)) < len(raws) and time.monotonic() < end:
         source.read()
         time.sleep(0.02)
-    assert time.monotonic() - began < 2
+    assert watch.seconds() < 2
     as_user(uid, lambda: connect(port))
     assert len(read_until(source, bool)) == 1
     assert caplog.text.count("took away") == 1
@@ -231,11 +232,11 @@ def test_rules_deleted_one_by_one_are_noticed_too(control: AuditControl, source:
     raws = [raw for raw in control.list_rules() if (parse_rule(raw).key or b"").startswith(b"smtpguard-")]
     for raw in raws[:3]:
         control.delete_rule(raw)
-        deadline = time.monotonic() + 2
-        while raw not in control.list_rules() and time.monotonic() < deadline:
+        watch = Stopwatch()
+        while raw not in control.list_rules():
+            assert watch.seconds() < 2
             source.read()
             time.sleep(0.01)
-        assert raw in control.list_rules()
 
 
 def test_auditing_is_not_switched_on_unless_allowed(control: AuditControl, uid: int) -> None:
@@ -260,7 +261,7 @@ def test_auditing_that_was_on_stays_on(control: AuditControl, settings: Settings
 def test_auditing_that_somebody_switched_off_ends_the_source(control: AuditControl, source: AuditSource) -> None:
     control.set_status(enabled=0)
     with pytest.raises(SourceError, match="switched off"):
-        read_until(source, lambda _: False, seconds=3)
+        read_until(source, lambda _: False, seconds=10)
 
 
 def test_the_limits_of_the_backlog_are_put_back(control: AuditControl, settings: Settings) -> None:
@@ -293,7 +294,7 @@ def test_a_stalled_reader_loses_and_says_how_many(
         lost = made - len(seen)
         assert lost > 0
         assert source.stats.notes["overflows"] >= 1
-        read_until(source, lambda _: source.stats.lost >= lost)
+        read_until(source, lambda _: source.stats.lost >= lost, seconds=20)
         others = count_others(everything, uid, made - source.stats.notes["kernel_lost"])
         # Changes of rules are numbered too, as is what somebody else's nft or cron has told of; and the kernel, if it
         # ran out of room itself, counts records, not events.

@@ -61,7 +61,7 @@ def test_a_site(looker: Looker, folder: Path) -> None:
         index = fpm.write("public_html/index.php", f'include "{mailer}"; send(); echo "done";')
         for path in (mailer, index, mailer.parent, index.parent):
             os.chown(path, uid, uid)
-        time.sleep(0.01)
+        time.sleep(0.03)  # times of files move once a tick, which may be 10 ms
         dropped = fpm.write("public_html/lib/dropped.php", "")
         os.chown(dropped, uid, uid)
         os.utime(dropped, (0, 0))
