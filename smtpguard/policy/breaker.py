@@ -1,7 +1,5 @@
 """The breaker: many new blocks at once are a clock, a reload or a bug; from there users are throttled (THREATS 8)."""
 
-from collections import deque
-
 from smtpguard.settings import BreakerLimits as Limits
 
 
@@ -19,7 +17,7 @@ class Breaker:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.tripped = False
-        self._begun: deque[int] = deque(maxlen=limits.blocks + 1)
+        self._begun: list[int] = []  # in the order of the reports, in which an old one may stand behind a new one
         self._last_ns = 0
 
     def admit(self, at_ns: int) -> bool:
@@ -31,9 +29,7 @@ class Breaker:
         self._last_ns = max(self._last_ns, at_ns) if self._begun or self.tripped else at_ns
         if self.tripped:
             return False
-        while self._begun and self._begun[0] <= at_ns - self.limits.per_ns:
-            self._begun.popleft()
-        self._begun.append(at_ns)
+        self._begun = [begun_ns for begun_ns in self._begun if begun_ns > at_ns - self.limits.per_ns] + [at_ns]
         self.tripped = len(self._begun) > self.limits.blocks
         return not self.tripped
 

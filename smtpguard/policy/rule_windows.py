@@ -53,22 +53,9 @@ class RuleWindows:
     """
 
     __slots__ = (
-        "ahead",
-        "bounds",
-        "changes",
-        "clear_ns",
-        "counters",
-        "floor_ns",
-        "granted",
-        "lanes",
-        "mode",
-        "plan",
-        "ready_ns",
-        "recheck_ns",
-        "room",
-        "seen",
-        "tables",
-    )
+        "ahead", "bounds", "changes", "clear_ns", "counters", "floor_ns", "granted", "lanes", "mode", "plan",
+        "ready_ns", "recheck_ns", "room", "seen", "tables",
+    )  # fmt: skip
 
     def __init__(self, plan: CompiledRules, mode: Mode, seen: dict[int, int], bounds: Bounds) -> None:
         self.plan = plan
@@ -88,10 +75,18 @@ class RuleWindows:
         self.bounds = bounds
 
     def open_lane(self, port: int) -> OpenPort:
-        """The lane of a port, made if it is not there yet, with the counters of its rules."""
+        """The lane of a port, made if it is not there yet, with the counters of its rules.
+
+        What the last look worked out knows nothing of a new lane's rules, and what opens it may be refused, which
+        brings no other look: the next attempt of every lane is looked at.
+        """
         for lane in self.lanes:
             if lane.port == port:
                 return lane
+        self.distrust()
+        return self._add_lane(port)
+
+    def _add_lane(self, port: int) -> OpenPort:
         lane = OpenPort(port, self.plan.lanes[port])
         self.lanes = (*self.lanes, lane)
         known = {counter.planned.number: counter for counter in self.counters}
@@ -112,11 +107,12 @@ class RuleWindows:
         if self.plan.is_novel or any(lane.port == port for lane in self.lanes):
             return False
         first, spent = not self.lanes, self.spent()
-        lane = self.open_lane(port)
+        lane = self._add_lane(port)
         # A rule of several ports that was begun on another one stands as it stood.
         begun = [counter for counter in lane.counters if len(counter.lanes) == 1]
         tables = [table for table in lane.tables if any(counter.table is table for counter in begun)]
         if any(table.keys for table in tables):
+            self.distrust()
             return False  # of an earlier run
         for table in tables:
             table.room, table.recheck_ns = min(MAX_ROOM, table.cap), FOREVER
@@ -223,7 +219,8 @@ class RuleWindows:
         for counter in self.counters:
             rule = counter.planned.rule
             if rule.novel_ns is not None:
-                recheck_ns = min(recheck_ns, at_ns + rule.novel_ns)
+                # Silent there, though not on the port that is looked at: a newcomer with the next attempt.
+                recheck_ns = min(recheck_ns, self.last_seen(counter) + rule.novel_ns)
                 if at_ns - NEWCOMER_NS >= counter.fresh_ns:
                     counter.left = 0
                     continue

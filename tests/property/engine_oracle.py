@@ -25,8 +25,8 @@ class World:
 @dataclass
 class Person:
     worlds: dict[str, World]
-    spans: list[tuple[int, int, str, str, frozenset[int] | None]] = field(default_factory=list)
-    """Since, until, kind, world, ports (None: all)."""
+    spans: list[tuple[int, int, str, str, frozenset[int] | None, str]] = field(default_factory=list)
+    """Since, until, kind, world, ports (None: all), mode: of one that was over when it began nothing is carried out."""
 
 
 class Oracle:
@@ -67,8 +67,10 @@ class Oracle:
             world = "enforce" if any(span[3] == "enforce" for span in inside) else "dry-run"
             if world == "enforce":
                 hidden.add("enforce")
-            kinds = {span[2] for span in inside if span[3] == world}
-            said.append(("refusal", "block" if "block" in kinds else "throttle", world))
+            strongest = max(
+                (span for span in inside if span[3] == world), key=lambda s: (s[5] == "enforce", s[2] == "block")
+            )
+            said.append(("refusal", strongest[2], strongest[5]))
         judged: dict[str, tuple[int, list[tuple[Rule, int, int, list[int]]]]] = {}
         for mode in ("enforce", "dry-run"):
             if mode in person.worlds and mode not in hidden:
@@ -169,9 +171,9 @@ class Oracle:
             if until is not None:
                 kind = "block" if action == "block" else "throttle"
                 ports = None if rule.refuse == "all" else rule.ports
-                held = [span for span in person.spans if span[2:] == (kind, mode, ports) and span[0] <= at < span[1]]
+                held = [span for span in person.spans if span[2:5] == (kind, mode, ports) and span[0] <= at < span[1]]
                 if not any(span[1] >= until for span in held):
-                    person.spans.append((at, until, kind, mode, ports))
+                    person.spans.append((at, until, kind, mode, ports, "dry-run" if stale else mode))
         if live and not softened:
             until = at + max(length(rule) for rule in blocking)
             world.blocks, world.last_until = level + 1, max(until, world.last_until or until)
