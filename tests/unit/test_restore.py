@@ -12,7 +12,7 @@ from smtpguard.state.store import Loaded
 
 
 def test_sets_that_can_not_be_read_are_told_and_the_rest_comes_back(caplog: pytest.LogCaptureFixture) -> None:
-    orders, keeping, nft = Mock(), Mock(), Mock()
+    orders, keeping, nft = Mock(freed=set()), Mock(), Mock()
     nft.read_handle.side_effect = EnforceError("no", where="nft")
     journal = Mock()
     parts = {name: Mock() for name in ("engine", "enforcement", "state", "wall", "now")}
