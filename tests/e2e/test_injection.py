@@ -167,7 +167,7 @@ def wait_until_attached(host: Host, watchers: list[subprocess.Popen[str]]) -> No
         outputs = [watcher.stdout for watcher in watchers if watcher.stdout is not None]
         return len(select.select(outputs, [], [], 0.2)[0]) == len(outputs)
 
-    wait_for(look, 15)
+    wait_for(look, 30)
 
 
 @pytest.mark.kernel

@@ -10,6 +10,7 @@ from smtpguard.control.client import ask
 from smtpguard.errors import GuardError
 from smtpguard.resources import shipped
 from tests.support.host import INNOCENT, OTHER, SMTPGUARD, SPAMMER, Host, wait_for
+from tests.support.past import count_blocks
 
 pytestmark = pytest.mark.kernel
 
@@ -54,10 +55,11 @@ def test_the_last_good_configuration_goes_on(kind: str) -> None:
     with Host(rules=[RULE]) as host:
         host.expect_errors(WRONG, "not reloaded")
         start_as_service(host)
-        assert first_line(host)[0] == 0
+        wait_for(lambda: first_line(host)[0] == 0)
         assert host.connect(SPAMMER, 8).ok == 5
         # nftables hears of a verdict 20 ms after the log; a kill before that leaves the block to the next start.
         wait_for(lambda: str(SPAMMER[1]) in host.nft("list", "set", "inet", "smtpguard", "blocked"))
+        wait_for(lambda: count_blocks(host.lab.directory / "state.db") == 1)  # the configuration was before it
         host.stop(signal.SIGKILL)
         good = Path(host.config).read_text("utf-8")
         Path(host.config).write_text(good + BROKEN[kind], "utf-8")

@@ -80,6 +80,7 @@ def test_a_new_guard_is_taught_while_it_runs_and_remembers() -> None:
         assert verdicts(host) == [], "whom the log knows is no newcomer"
         burst(host, OTHER)
         assert verdicts(host) == [OTHER[0]]
+        wait_for(lambda: is_kept(host, INNOCENT))
         host.stop(signal.SIGKILL)
         host.start()
         assert "newcomers" not in status(host)["parts"]

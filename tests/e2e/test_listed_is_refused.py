@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
@@ -17,7 +17,7 @@ from smtpguard.control.client import ask
 from smtpguard.demo.lab import PEER4
 from smtpguard.interpreter import module_environment
 from smtpguard.model import NS
-from tests.support.host import PATIENCE, Host
+from tests.support.host import PATIENCE, Host, wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -96,17 +96,26 @@ class World:
         """Soon both are the same, and `status` says so."""
         deadline = time.monotonic() + 10 * PATIENCE
         while True:
-            refused, listed = self.list_refused(), self.list_listed()
-            if refused == listed:
+            is_last = time.monotonic() >= deadline
+            refused, listed, nft = self.list_refused(), self.list_listed(), self.find_nft()
+            if refused == listed and nft["in_step"] is True:
                 break
-            assert time.monotonic() < deadline, (
+            assert not is_last, (
                 f"refused {sorted(refused.items() - listed.items())} and not listed, "
-                f"listed {sorted(listed.items() - refused.items())} and not refused, after {self.done[-12:]}"
+                f"listed {sorted(listed.items() - refused.items())} and not refused, {nft}, after {self.done[-12:]}"
             )
             time.sleep(0.02)
         assert {uid for uid, _ in refused}.isdisjoint({0, EXEMPT})
-        [nft] = [row for row in ask(self.socket, "status")["status"]["enforcement"] if row["name"] == "nft"]
-        assert nft["in_step"] is True, nft
+
+    def find_nft(self) -> dict[str, Any]:
+        """What `status` says of nftables."""
+        status = ask(self.socket, "status")["status"]
+        row: dict[str, Any] = next(row for row in status["enforcement"] if row["name"] == "nft")
+        return row
+
+    def is_kept(self) -> bool:
+        """Whether the file has all that the state was given."""
+        return ", 0 waiting, " in ask(self.socket, "status")["status"]["parts"]["state"]
 
     @property
     def socket(self) -> str:
@@ -146,13 +155,13 @@ class World:
 
     def rename(self) -> None:
         """A panel gives an account another name, or back its own: the blocks of the name before are over."""
-        passwd = self.host.lab.directory / "passwd"
         name, uid = self.random.choice(list(ACCOUNTS.items()))
-        lines = passwd.read_text("utf-8").splitlines(keepends=True)
+        lines = self.host.lab.read("/etc/passwd").splitlines(keepends=True)
         names = {line.split(":")[0] for line in lines}
         old, new = (name, f"{name}-new") if name in names else (f"{name}-new", name)
         self.done[-1] += f" {old} {uid} to {new}"
-        passwd.write_text("".join(line.replace(f"{old}:x:{uid}:", f"{new}:x:{uid}:") for line in lines), "utf-8")
+        text = "".join(line.replace(f"{old}:x:{uid}:", f"{new}:x:{uid}:") for line in lines)
+        self.host.lab.lay_over("/etc/passwd", text)
 
     def unblock(self) -> None:
         ask(self.socket, "unblock", user=f"uid:{self.pick()}")
@@ -231,7 +240,7 @@ class World:
     def restart(self) -> None:
         """By a signal or for good; meanwhile somebody may load a ruleset, or put an element in."""
         if self.random.random() < 0.5:
-            time.sleep(1.1)  # what is newer than a second may be lost
+            wait_for(self.is_kept)  # what is newer than a second may be lost
             self.host.stop(signal.SIGKILL)
         else:
             self.host.stop()

@@ -35,8 +35,10 @@ def test_connections_to_loopback_make_a_verdict(standstill: Standstill, source: 
         start_local_server(host)
         host.start()
         for user, address in ((SPAMMER, LOCAL4), (OTHER, LOCAL6)):
+            waited_s = host.read_waited()
             done = host.connect(user, 100, rate=100, to=[address])
-            most = 10 if source == "bpf" else 14 + math.ceil(100 * standstill.worst_s())
+            waited_s = host.read_waited() - waited_s  # the guard, while others had the processor
+            most = 10 if source == "bpf" else 14 + math.ceil(100 * standstill.worst_s()) + int(100 * waited_s)
             assert 10 <= done.ok <= most, done
             assert done.refused == 100 - done.ok
         wait_for(lambda: {row["USER"] for row in host.events("EXCEEDED")} == {SPAMMER[0], OTHER[0]})

@@ -102,7 +102,11 @@ class Fail2ban:
         if process is not None and process.poll() is not None:
             said = (self.home / "stdout").read_text() + self.journal()
             pytest.fail(f"fail2ban-server ended with {process.returncode}:\n{said[-3000:]}")
-        return self.socket.exists() and self.client("ping", check=False).returncode == 0
+        if not self.socket.exists():
+            return False
+        # It answers before it has its jails, which it takes all at once.
+        done = self.client("status", check=False)
+        return done.returncode == 0 and re.search(r"Jail list:\s*\S", done.stdout) is not None
 
     def stop(self) -> None:
         """Stop the server as its unit does, and wait for its end."""

@@ -49,8 +49,8 @@ class Handler(BaseHTTPRequestHandler):
             "headers": dict(self.headers),
             "body": body,
         }
-        with (FOLDER / name).open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        with (FOLDER / name).open("ab", buffering=0) as file:
+            file.write(json.dumps(row).encode() + b"\n")  # at once: two may come at the same time
 
     def log_message(self, *_: object) -> None:
         pass

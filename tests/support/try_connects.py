@@ -1,7 +1,8 @@
 """`try_connects.py ADDRESS`: for each line of [uid, port] pairs on stdin, a line that says what refused each, or "".
 
 The socket is made with the user's file system uid, which is what nftables looks at, and connected as the user, which is
-what BPF looks at; nothing else of the user is needed. BPF answers with EPERM, nftables with a reset.
+what BPF looks at; nothing else of the user is needed. BPF answers with EPERM, nftables with a reset; where
+packets are dropped nobody answers.
 """
 
 import json
@@ -26,6 +27,8 @@ def find_refusal(uid: int, address: str, port: int) -> str:
         return "nft"
     except PermissionError:
         return "bpf"
+    except TimeoutError:
+        return "nobody answers"
     finally:
         os.setresuid(0, 0, 0)
     return ""

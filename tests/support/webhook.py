@@ -11,7 +11,7 @@ import jsonschema
 
 from smtpguard.demo.lab import PEER4
 from smtpguard.resources import read_resource
-from tests.support.host import Host
+from tests.support.host import Host, read_lines
 
 PORT = 8080
 SECRET = b"0123456789abcdef0123456789abcdef"
@@ -90,5 +90,4 @@ class Receiver:
         return sum(row["method"] == "POST" for row in self._rows("tried"))
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
-        path = self.folder / name
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+        return [json.loads(line) for line in read_lines(self.folder / name)]
