@@ -57,6 +57,10 @@ class PrivilegeError(GuardError):
     """A capability is lacking: exit 4. `fix` names it."""
 
 
+class ThreadError(GuardError):
+    """The system gives no thread now; it may in the next moment."""
+
+
 class UnansweredError(GuardError):
     """A name could not be looked up: nobody has said yet, or can say, whether there is such a user or group.
 

@@ -97,11 +97,11 @@ class SessionThread:
         """
         self.diag = self.diag or SockDiag()
         with self._change:
+            if self._thread is None:
+                self._thread = start_lasting("session-ender", self._serve)
             ours = self._next
             ours.wishes += wishes
             ours.is_late = ours.is_late or not wait
-            if self._thread is None:
-                self._thread = start_lasting("session-ender", self._serve)
             self._change.notify_all()
             is_free = self._running is None or self._running.done.is_set()
         if not wait:

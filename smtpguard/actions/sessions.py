@@ -18,13 +18,15 @@ import queue
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from smtpguard.actions.base import Deny, Exemptions, Kind, Reach
 from smtpguard.actions.session_thread import SessionThread
 from smtpguard.actions.session_walk import EndRequest, Interval, Matcher, Uids, WantedSessions, end_sessions, held
 from smtpguard.clock import boottime_ns
-from smtpguard.errors import EnforceError, GuardError, PrivilegeError, SourceError
+from smtpguard.errors import EnforceError, GuardError, PrivilegeError, SourceError, ThreadError
+from smtpguard.kernel.lasting_thread import start_thread
 from smtpguard.kernel.netns import IsUid, Namespaces, enter_namespace, open_namespaces, read_cookie
 from smtpguard.kernel.openers import Openers
 from smtpguard.kernel.sock_diag import SockDiag
@@ -203,14 +205,17 @@ class SessionEnder:
     def _end_here(self, wishes: list[EndRequest], *, wait: bool) -> None:
         try:
             self._here.end(wishes, wait=wait)
-        except (SourceError, PrivilegeError) as error:
+        except (SourceError, PrivilegeError, ThreadError) as error:
             raise EnforceError(error.what, where=error.where, fix=error.fix) from error
         self._elsewhere = None
 
     def _send(self, errand: _Errand) -> None:
         if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._serve, name="container-sessions", daemon=True)
-            self._thread.start()
+            try:
+                self._thread = start_thread("container-sessions", self._serve)
+            except ThreadError as error:
+                self._elsewhere = f"open sessions in containers: {error.what}"
+                raise EnforceError(self._elsewhere, fix=error.fix) from error
         try:
             self._errands.put_nowait(errand)
         except queue.Full:
@@ -237,9 +242,10 @@ class SessionEnder:
         for fd in spaces.fds:
             outcome: list[int | GuardError] = []
             # A thread that has gone into a container is not fit for anything else: each visit has its own.
-            visitor = threading.Thread(target=self._visit, args=(fd, errand, outcome), daemon=True)
-            visitor.start()
-            visitor.join()
+            try:
+                start_thread("container-visit", partial(self._visit, fd, errand, outcome)).join()
+            except ThreadError as error:
+                outcome.append(error)
             os.close(fd)
             for result in outcome:
                 if isinstance(result, int):

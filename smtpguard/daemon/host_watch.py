@@ -213,6 +213,8 @@ class HostWatch:
             self._open_own()
             if self._replace_destinations():
                 self._tell(accounts=False)
+        self._named.start()  # no thread was to be had, perhaps
+        self._translators.start()
         self._customers.look()
         if self.accounts.is_stale():
             self._reader.begin()
@@ -224,8 +226,8 @@ class HostWatch:
         if not self._is_outdated:
             return False
         if not self._reader.is_reading:  # what is under way has begun with the customers of before
-            self._is_outdated = False
             self._reader.begin()
+            self._is_outdated = False
         return True
 
     def troubles(self) -> list[str]:

@@ -6,6 +6,7 @@ their users lose one attempt a new address. In a thread of its own, because a re
 looked up keeps the addresses of its last answer however old: a broken resolver must not stop legitimate mail.
 """
 
+import contextlib
 import logging
 import os
 import threading
@@ -14,6 +15,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 
 from smtpguard.enrich.host_addresses import Cleared, HostAddresses, Now, ResolveName, read_boottime
 from smtpguard.enrich.resolver import resolve_host
+from smtpguard.errors import ThreadError
 from smtpguard.kernel.lasting_thread import start_lasting
 from smtpguard.model import NS, Subject
 from smtpguard.settings import Network
@@ -71,7 +73,8 @@ class ExemptHosts:
         """Look the names up, in the background, from now on."""
         with self._lock:
             if self._hosts and self._thread is None:
-                self._thread = start_lasting("names-of-destinations", self._run)
+                with contextlib.suppress(ThreadError):  # the next look around, then
+                    self._thread = start_lasting("names-of-destinations", self._run)
 
     def replace(self, names: Iterable[str]) -> None:
         """Take other names; what is known of those that stay is kept."""

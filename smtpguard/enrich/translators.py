@@ -14,6 +14,8 @@ from ipaddress import IPv6Network
 from typing import Literal, Protocol
 
 from smtpguard.enrich.resolver import RESOLV_CONF, ask_servers, parse_servers, read_text
+from smtpguard.errors import ThreadError
+from smtpguard.kernel.lasting_thread import start_thread
 from smtpguard.policy.networks import MAX_TRANSLATORS, find_prefix
 
 log = logging.getLogger(__name__)
@@ -68,8 +70,8 @@ class Translators:
     def start(self) -> None:
         """Begin to ask, where nobody has said."""
         if self._chosen == "auto" and self._thread is None:
-            self._thread = threading.Thread(target=self._go_on_asking, name="nat64", daemon=True)
-            self._thread.start()
+            with suppress(ThreadError):  # the next look around, then
+                self._thread = start_thread("nat64", self._go_on_asking)
 
     def replace(self, chosen: Chosen) -> bool:
         """Take what a new configuration says. Returns whether other prefixes hold."""

@@ -4,9 +4,13 @@ A thread that computes holds the interpreter's lock; who walks over a hundred th
 so that the loop has its turn.
 """
 
-import threading
 import time
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from smtpguard.kernel.lasting_thread import start_thread
+
+if TYPE_CHECKING:
+    import threading
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -54,7 +58,7 @@ class Beside(Generic[T]):
         return self._thread is not None
 
     def begin(self, work: Work[T]) -> None:
-        """Begin a call; the one before must have been taken."""
+        """Begin a call; the one before must have been taken. Raises ThreadError: nothing was begun."""
 
         def run() -> None:
             try:
@@ -65,8 +69,7 @@ class Beside(Generic[T]):
         if self._thread is not None:
             raise RuntimeError(f"{self._name}: one call at a time")
         self._result, self._error = [], None
-        self._thread = threading.Thread(target=run, name=self._name, daemon=True)
-        self._thread.start()
+        self._thread = start_thread(self._name, run)
 
     def take(self, wait_s: float = 0) -> T | None:
         """What the call came to, or None if it goes on; raises what it raised.

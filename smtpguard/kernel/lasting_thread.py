@@ -1,13 +1,16 @@
-"""A thread that outlives its own mistakes: what it raises is told, and after a rest it is taken up again.
+"""Threads, as the guard starts them: where the system gives none now, whoever wanted one hears of it and asks again.
 
-For threads that live as long as the process and that nobody would start again. Whoever supervises learns of it by
+One that lasts outlives its own mistakes: what it raises is told, and after a rest it is taken up again. That is for
+threads that live as long as the process and that nobody would start again. Whoever supervises learns of it by
 threading.excepthook, as of the end of any other thread.
 """
 
 import sys
 import threading
 import time
+from functools import partial
 
+from smtpguard.errors import ThreadError
 from smtpguard.hooks import Task
 
 FIRST_REST_S = 0.5
@@ -16,17 +19,38 @@ _WELL_S = 60.0
 """After so long without a mistake the next one is the first again."""
 
 
+def start_thread(name: str, run: Task) -> threading.Thread:
+    """Start a thread that ends by itself.
+
+    Args:
+        name: What it is called in the log.
+        run: What it does.
+
+    Raises:
+        ThreadError: There is none to be had now: too many processes, or no memory.
+    """
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise ThreadError(
+            f"no thread can be started now: {error}", fix="see pids.max, kernel.threads-max and free memory"
+        ) from error
+    return thread
+
+
 def start_lasting(name: str, run: Task) -> threading.Thread:
-    """Start a thread.
+    """Start a thread that lasts.
 
     Args:
         name: What it is called in `status` and in the log.
         run: What it does; it returns when it is no longer needed. It is called again where it raises, so what it was
             at has to be put back or counted by then.
+
+    Raises:
+        ThreadError: As `start_thread`.
     """
-    thread = threading.Thread(target=_outlive, args=(run,), name=name, daemon=True)
-    thread.start()
-    return thread
+    return start_thread(name, partial(_outlive, run))
 
 
 def _outlive(run: Task) -> None:

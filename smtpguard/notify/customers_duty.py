@@ -81,8 +81,8 @@ class CustomersDuty:
                 else None
             )
         if is_on and not self._is_running:
-            self._is_running = True
             start_lasting("notify-customers", self._run)
+            self._is_running = True
         self._rouse()
 
     def take(self, kind: str, content: Any) -> None:  # noqa: ANN401 - JSON values

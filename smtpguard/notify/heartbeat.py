@@ -4,14 +4,16 @@ The daemon says every ten seconds whether it guards and is in sync. Where it has
 """
 
 import logging
-import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from smtpguard import __version__
 from smtpguard.daemon.outlet.frames import HelperSettings
+from smtpguard.errors import ThreadError
 from smtpguard.hooks import ClockS, Task
+from smtpguard.kernel.lasting_thread import start_thread
 from smtpguard.notify.delivery import DeliveryError
 from smtpguard.notify.request import request
 
@@ -72,7 +74,10 @@ class HeartbeatDuty:
             return
         self._due_s = now_s + self._heartbeat.every_ns / _NS
         self._is_busy = True
-        threading.Thread(target=self._send, args=(self._heartbeat.url,), name="heartbeat", daemon=True).start()
+        try:
+            start_thread("heartbeat", partial(self._send, self._heartbeat.url))
+        except ThreadError as error:
+            self._is_busy, self._error = False, str(error)
 
     def report(self) -> Mapping[str, Any]:
         """How it fares."""

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from smtpguard.daemon.outlet.frames import MAX_BYTES, HelperSettings, Up, parse_frame, render_frame
+from smtpguard.errors import ThreadError
 from smtpguard.hooks import ClockS, Task
 
 log = logging.getLogger(__name__)
@@ -153,6 +154,9 @@ class NotifyHelper:
     def _try(self, duty: Duty, what: str, task: Task) -> None:
         try:
             task()
+        except ThreadError as error:  # the daemon starts another process, which gets the settings anew
+            log.error("notification: %s", error)  # noqa: TRY400 - one line for people
+            self._ended = self._ended or what == "reload"
         except Exception as error:  # the supervisor of this process
             told = f"{type(error).__name__}: {error}"
             if self._failing.get((duty.name, what)) != told:

@@ -5,10 +5,10 @@ What is new is in the report until it comes back as an occasion: the daemon, whi
 """
 
 import logging
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from smtpguard.daemon.outlet.frames import HelperSettings
 from smtpguard.errors import SourceError
 from smtpguard.hooks import ClockS, Task
 from smtpguard.kernel.capabilities import apply_capabilities
+from smtpguard.kernel.lasting_thread import start_thread
 from smtpguard.logline import render_time
 from smtpguard.model import NS
 from smtpguard.notify.known_listings import KnownListings, Listing, show_listing
@@ -128,9 +129,10 @@ class ListedDuty:
         if not self._addresses:
             self._due_s = now_s + LOOK_AGAIN_S
             return
-        self._due_s = now_s + self._settings.every_ns / NS
-        self._asking = asking = _Asking(self._settings, self._addresses)
-        threading.Thread(target=self._work, args=(asking,), name="listed", daemon=True).start()
+        self._due_s = now_s + LOOK_AGAIN_S
+        asking = _Asking(self._settings, self._addresses)
+        start_thread("listed", partial(self._work, asking))
+        self._asking, self._due_s = asking, now_s + self._settings.every_ns / NS
 
     def report(self) -> Mapping[str, Any]:
         """How it fares: what is shown in `status`, and what is to be told."""

@@ -7,18 +7,21 @@ limit lapses because a database is down.
 import contextlib
 import logging
 import os
-import threading
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from smtpguard.errors import DecodeError, GuardError
 from smtpguard.hooks import ClockNs
+from smtpguard.kernel.lasting_thread import start_thread
 from smtpguard.model import NS, Customer
 from smtpguard.panels.customer_table import CustomerTable
 from smtpguard.panels.customers_apart import Reading, read_apart
 from smtpguard.panels.kept_customers import read_kept, write_kept
 from smtpguard.panels.known_panels import Signature, find_panel, read_signature
 from smtpguard.settings import Settings
+
+if TYPE_CHECKING:
+    import threading
 
 log = logging.getLogger(__name__)
 
@@ -97,13 +100,13 @@ class CustomerWatch:
         panel = find_panel()
         if panel is None:
             if len(self.table) or self._failure is not None:  # it is gone: nobody is anybody's
-                self._signature = None
                 self._begin()
+                self._signature = None
             return
         signature = read_signature(panel)
         if (signature != self._signature and now_ns >= self._soon_ns) or now_ns >= self._due_ns:
-            self._signature = signature
             self._begin()
+            self._signature = signature
 
     def take(self) -> bool:
         """Take over what was read; whether anything is another now."""
@@ -147,8 +150,7 @@ class CustomerWatch:
             os.close(wake)
 
     def _begin(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="customers", daemon=True)
-        self._thread.start()
+        self._thread = start_thread("customers", self._run)
 
     def _run(self) -> None:
         begun_ns, again_ns = self._now(), _COMMAND_AGAIN_NS if self._command else _AGAIN_NS

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from smtpguard.clock import boottime_ns
 from smtpguard.decode.netlink.sock_diag import SYN_SENT, Session
-from smtpguard.errors import SourceError
+from smtpguard.errors import SourceError, ThreadError
 from smtpguard.hooks import ClockNs
 from smtpguard.kernel.beside import Beside, Pace
 from smtpguard.kernel.sock_diag import SockDiag
@@ -134,7 +134,8 @@ class ProcSource:
         self._require()
         now_ns = self._now_ns()
         if not self._beside.is_busy:
-            self._beside.begin(self._look)
+            with contextlib.suppress(ThreadError):  # with the next poll, then
+                self._beside.begin(self._look)
         new = self._beside.take(_WAIT_S if len(self._known) < _SMALL else 0)
         if new is None:
             self._next_ns = now_ns + _POLL_NS

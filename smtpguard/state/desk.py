@@ -4,11 +4,13 @@ Few wait at a time, each has a time limit, and the file is let go soon after the
 noticed.
 """
 
+import contextlib
 import queue
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
-from smtpguard.errors import StateError
+from smtpguard.errors import StateError, ThreadError
+from smtpguard.kernel.lasting_thread import start_thread
 
 if TYPE_CHECKING:
     from smtpguard.state.history import History
@@ -56,14 +58,17 @@ class HistoryDesk:
             done: Gets the answer or the StateError, in the desk's thread.
 
         Raises:
-            StateError: Too many wait already.
+            StateError: Too many wait already, or nobody can look now.
         """
         if self._questions.qsize() >= MAX_WAITING:
             raise StateError("too many questions about the history wait already", fix="try again")
         with self._lock:
-            self._questions.put((question, done))
             if self._thread is None:
-                self._start()
+                try:
+                    self._start()
+                except ThreadError as error:
+                    raise StateError(error.what, fix=error.fix) from error
+            self._questions.put((question, done))
 
     def close(self, timeout_s: float = 1.0) -> None:
         """End the thread; one that hangs ends with the process."""
@@ -75,9 +80,7 @@ class HistoryDesk:
             thread.join(timeout_s)
 
     def _start(self) -> None:
-        thread = threading.Thread(target=self._run, name="history", daemon=True)
-        thread.start()
-        self._thread = thread
+        self._thread = start_thread("history", self._run)
 
     def _run(self) -> None:
         is_asked_to_end = False
@@ -88,7 +91,8 @@ class HistoryDesk:
             with self._lock:
                 self._thread = None
                 if not is_asked_to_end and not self._questions.empty():  # a mistake: others have asked too
-                    self._start()
+                    with contextlib.suppress(ThreadError):  # they are answered with the next question
+                        self._start()
 
     def _answer_all(self) -> None:
         from smtpguard.state.history import History  # with the first question: few guards are ever asked

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.bpf_links import detach_all
 from tests.support.broken_host import broken_host, status
 from tests.support.host import INNOCENT, SPAMMER, Host, wait_for
 from tests.support.processes import wait_for_child
@@ -87,6 +88,27 @@ def test_a_thread_that_fails_is_a_trouble_and_goes_on(host: Host) -> None:
     broken.unlink()
     host.connect(SPAMMER, 1)
     wait_for(lambda: host.events("CONNECT"))
+
+
+def test_a_moment_without_threads_leaves_nothing_behind(host: Host) -> None:
+    """As where a tenant has used up all processes: a source that dies in it is back, and the next reload is read."""
+    assert host.lab.cgroup is not None
+    host.expect_errors("^sessions does not do what it is told: no thread can be", "^source bpf has died: .*detached")
+    rule = {"name": "burst", "count": "connections", "limit": 5, "window": "10m", "action": "block", "block": "30m"}
+    host.configure(rules=[rule])
+    assert host.cli("reload").returncode == 0
+    broken = break_it(host, "threads")
+    assert detach_all(Path(host.lab.cgroup).stat().st_ino)
+    wait_for(lambda: "source bpf is back" in host.stderr() and host.is_ready())
+    assert host.connect(SPAMMER, 10).refused == 5
+    for words in (("reload",), ("why", SPAMMER[0])):
+        done = host.cli(*words)
+        assert (done.returncode, "no thread can be started now" in done.stderr) == (1, True), done
+    wait_for(lambda: any("no thread can be started now" in text for text in status(host)["troubles"]))
+    broken.unlink()
+    wait_for(lambda: not status(host)["troubles"])
+    for words in (("reload",), ("why", SPAMMER[0])):
+        assert host.cli(*words).returncode == 0
 
 
 def find_spare(server: int) -> int:

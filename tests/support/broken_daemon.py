@@ -1,7 +1,7 @@
 """The real daemon, in which a test can break parts: `python broken_daemon.py DIRECTORY --config F`.
 
 While DIRECTORY/NAME exists, the part of that name raises; `ensure`, `remove` and `release` as the kernel would refuse
-them. The supervision loses its patience sooner.
+them; `threads` are all that would be started. The supervision loses its patience sooner.
 """
 
 import sys
@@ -62,6 +62,7 @@ def main() -> int:
         ("clear", "clear_all"),
     ):
         make_breakable(NftEnforcer, method, Path(directory) / name, EnforceError)
+    make_breakable(threading.Thread, "start", Path(directory) / "threads")
     supervision.WELL_NS //= 10
     supervision.LAST_NS //= 30
     errand = threading.Thread(target=break_a_thread, args=[Path(directory) / "errand"], name="errand", daemon=True)

@@ -85,7 +85,7 @@ class SourceOpener:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def begin(self, name: str, settings: Settings) -> None:
-        """Begin to open one; the one before must have been taken."""
+        """Begin to open one; the one before must have been taken. Raises ThreadError."""
 
         def work() -> OpenedSource:
             try:

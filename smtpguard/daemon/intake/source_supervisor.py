@@ -19,7 +19,7 @@ from smtpguard.daemon.intake.sensor_list import SensorList
 from smtpguard.daemon.intake.sensor_pairing import TakeConnects
 from smtpguard.daemon.intake.source_opener import MakeSource, SourceOpener, open_source, tell_changes
 from smtpguard.daemon.supervision import Supervision
-from smtpguard.errors import GuardError, SourceError
+from smtpguard.errors import GuardError, SourceError, ThreadError
 from smtpguard.hooks import ClockNs
 from smtpguard.settings import Settings
 from smtpguard.sources.base import Reporting, Source
@@ -211,8 +211,13 @@ class SourceSupervisor:
                 sensor.retry_ns, sensor.stands_in = None, False  # a better one leads: this one is not needed
                 continue
             self._handover.begin()
-            self._opened = sensor
-            self._opening.begin(sensor.name, self._settings)
+            try:
+                self._opening.begin(sensor.name, self._settings)
+            except ThreadError as error:
+                self._failed(sensor, error)
+                self._after_failure(sensor)
+            else:
+                self._opened = sensor
 
     def _take_opened(self) -> None:
         """Take over the source that was opened beside the loop, if it is over."""

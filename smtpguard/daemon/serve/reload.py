@@ -6,13 +6,16 @@ last heartbeat. So a thread waits for the child that reads, and the loop applies
 
 import contextlib
 import os
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from smtpguard.errors import ConfigError, GuardError
+from smtpguard.errors import ConfigError, GuardError, ThreadError
+from smtpguard.kernel.lasting_thread import start_thread
 from smtpguard.settings import Settings
+
+if TYPE_CHECKING:
+    import threading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,8 +179,14 @@ class Reload:
         self._asked, self._waiting = self._waiting, []
         if self._notice is not None:
             self._notice.reloading()
-        self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
-        self._thread.start()
+        try:
+            self._thread = start_thread("reload", self._run)
+        except ThreadError as error:
+            asked, self._asked = self._asked, []
+            self._held += [(done, error) for done in asked]
+            self._release()
+            if self._notice is not None:
+                self._notice.ready()
 
     def _run(self) -> None:
         found: Settings | GuardError = ConfigError("the configuration can't be read")

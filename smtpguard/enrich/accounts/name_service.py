@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from smtpguard.enrich.accounts.nss import find_group, find_passwd
-from smtpguard.errors import UnansweredError
+from smtpguard.errors import ThreadError, UnansweredError
 from smtpguard.hooks import ClockS
+from smtpguard.kernel.lasting_thread import start_thread
 
 MAX_WAITING = 256
 MAX_KEPT = 10_000
@@ -211,14 +212,13 @@ class NameService:
             if event is not None:
                 return event
             try:
+                if self._thread is None or not self._thread.is_alive():
+                    self._thread = start_thread("names", self._serve)
                 self._questions.put_nowait(key)
-            except queue.Full:
+            except (queue.Full, ThreadError):
                 self.dropped += 1
                 return None
             event = self._asked[key] = threading.Event()
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._serve, name="names", daemon=True)
-                self._thread.start()
             return event
 
     def _serve(self) -> None:

@@ -9,6 +9,7 @@ import os
 import threading
 
 from smtpguard.enrich.accounts.directory import AccountDirectory, Renewal
+from smtpguard.kernel.lasting_thread import start_thread
 
 
 class AccountReader:
@@ -31,10 +32,9 @@ class AccountReader:
         return self._thread is not None and self._thread.is_alive()
 
     def begin(self) -> None:
-        """Read, unless it is being read."""
+        """Read, unless it is being read. Raises ThreadError."""
         if not self.is_reading:
-            self._thread = threading.Thread(target=self._run, name="accounts", daemon=True)
-            self._thread.start()
+            self._thread = start_thread("accounts", self._run)
 
     def fileno(self) -> int:
         """Readable when `take` has something."""

@@ -59,7 +59,14 @@ class Compiler:
         parent = os.getpid()
         gc.collect()
         gc.freeze()  # what is there now is never looked at by a collection in the child, so its pages stay shared
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            gc.unfreeze()
+            theirs.close()
+            ours.close()
+            what = f"the process that compiles rulesets can't be started: {error.strerror}"
+            raise EnforceError(what, fix="it is tried again") from error
         if pid == 0:
             # Nothing is unwound: objects whose descriptors are closed below must not be finalised.
             code = 1

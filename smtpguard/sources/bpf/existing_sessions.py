@@ -5,12 +5,14 @@ second; one that is gone has closed. Only the guard's own network namespace is s
 socket's maker. One whose local port is listened on was opened by the peer, who is nobody here.
 """
 
+import contextlib
 from collections import deque
 from collections.abc import Iterable
 from functools import partial
 from typing import Protocol
 
 from smtpguard.decode.netlink.sock_diag import Session, Totals
+from smtpguard.errors import ThreadError
 from smtpguard.kernel.beside import Beside, Pace
 from smtpguard.kernel.sock_diag import SockDiag
 from smtpguard.model import NS, SocketNews, SocketReport
@@ -55,6 +57,8 @@ class ExistingSessions:
         self._cookies: set[int] = set()
         self._beside: Beside[list[SocketReport]] = Beside("adopted-sessions")
         self._next_ns = now_ns
+        self._is_known: IsCookie | None = None
+        """Of what is to be found still."""
         self.left_out = 0
 
     def adopt(self, now_ns: int, is_known: IsCookie) -> list[SocketReport]:
@@ -64,18 +68,25 @@ class ExistingSessions:
             now_ns: CLOCK_BOOTTIME.
             is_known: Whether the program has seen the session of a cookie itself.
         """
-        self._next_ns = now_ns + _POLL_NS
-        self._beside.begin(partial(self._find, now_ns, is_known))
-        return self._beside.take(FIND_S) or []
+        self._is_known = is_known
+        return self._begin(now_ns, FIND_S)
 
     def poll(self, now_ns: int) -> list[SocketReport]:
         """What was found to have changed: traffic, and ends with the totals last seen. Call it at any time."""
         reports = self._beside.take() or []
-        if not self._beside.is_busy and self._sessions and now_ns >= self._next_ns:
-            self._next_ns = now_ns + _POLL_NS
-            self._beside.begin(partial(self._ask, now_ns))
-            reports += self._beside.take(ASK_S) or []
+        is_due = now_ns >= self._next_ns and (self._sessions or self._is_known is not None)
+        if not self._beside.is_busy and is_due:
+            reports += self._begin(now_ns, ASK_S)
         return reports
+
+    def _begin(self, now_ns: int, wait_s: float) -> list[SocketReport]:
+        """Find them, or ask about those that were found; where there is no thread for it, the next time."""
+        self._next_ns, is_known = now_ns + _POLL_NS, self._is_known
+        work = partial(self._ask, now_ns) if is_known is None else partial(self._find, now_ns, is_known)
+        with contextlib.suppress(ThreadError):
+            self._beside.begin(work)
+            self._is_known = None
+        return self._beside.take(wait_s) or []
 
     def forget(self, cookie: int) -> None:
         """The program tells of this session itself."""
