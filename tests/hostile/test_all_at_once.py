@@ -52,7 +52,7 @@ def attack(sessions: int, seconds: int, spare: int, stall_ms: float) -> None:
         for number in range(spare):
             assert host.connect(INNOCENT, 20 // spare).ok == 20 // spare
             assert host.connect(OTHER, 60, to=NETWORKS).ok == RULE["limit"], f"round {number}"
-            wait_for(lambda: OTHER[0] in {row["USER"] for row in host.events("BLOCK")}, 5)
+            wait_for(lambda: OTHER[0] in {row["USER"] for row in host.events("BLOCK")})
             if number + 1 < spare:
                 assert host.cli("unblock", OTHER[0]).returncode == 0
         attempts = [int(flood.communicate(timeout=seconds + 30)[0]) for flood in floods]

@@ -10,7 +10,6 @@ import pytest
 
 from smtpguard.clock import boottime_ns
 from smtpguard.demo.lab import PEER4
-from smtpguard.model import Connect
 from smtpguard.settings import Settings
 from smtpguard.sources.bpf.existing_sessions import ExistingSessions
 from smtpguard.sources.proc import ProcSource
@@ -78,10 +77,11 @@ def test_proc_takes_none_either_where_the_listener_is_gone() -> None:
         mine = socket.create_server((OTHER4, 2525))
         caller = socket.create_connection((OTHER4, 2525))
         caller.sendall(b"x" * 10_000)
-        assert [connect.port for connect in read_soon(source)] == [2525]
+        assert [connect.port for connect in wait_for(lambda: look_now(source))] == [2525]
         hidden = socket.create_connection((OTHER4, 2525))
         mine.accept()[0].close()  # a reset, maybe, and a FIN
-        assert [connect.port for connect in read_soon(source)] == [2525], "the caller's end, whatever the peer does"
+        found = wait_for(lambda: look_now(source))
+        assert [connect.port for connect in found] == [2525], "the caller's end, whatever the peer does"
         for sock in (stranger, accepted, mine, caller, hidden):
             sock.close()
         source.close()
@@ -99,19 +99,12 @@ def test_what_is_never_acknowledged_is_nobodys_attempt() -> None:
         accepted.settimeout(1)
         subprocess.run(["ip", "link", "set", "lo", "down"], check=True, timeout=10)
         accepted.send(b"x" * 100)
-        assert [connect for _ in range(3) for connect in read_soon(source, 0.2)] == []
+        for _ in range(12):
+            time.sleep(0.05)
+            assert look_now(source) == []
         stranger.close()
         accepted.close()
         source.close()
-
-
-def read_soon(source: ProcSource, seconds: float = 2) -> list[Connect]:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        time.sleep(0.05)
-        if found := look_now(source):
-            return found
-    return []
 
 
 def test_adopted_sessions_are_nobodys_where_the_listener_is_gone() -> None:

@@ -32,8 +32,9 @@ class Service:
         self.asked: list[int | str] = []
 
     def __call__(self, key: int | str, /) -> NamedAccount | None:
-        self.asked.append(key)
-        if self.is_down:
+        is_down = self.is_down
+        self.asked.append(key)  # whoever sees it may have it up again at once
+        if is_down:
             raise UnansweredError("the name service does not answer")
         name = self.accounts.get(key) if isinstance(key, int) else None
         return NamedAccount(uid=int(key), name=name) if name is not None else None

@@ -20,6 +20,7 @@ from smtpguard.enrich.looker.inspect_process import look
 from smtpguard.enrich.looker.php_fpm import FpmReader
 from smtpguard.enrich.looker.protocol import Attribution, Question
 from tests.support.host import INNOCENT, SPAMMER, Host, wait_for
+from tests.support.processes import read_process
 from tests.victims import enter_mount_namespace, forge_cmdline, victim
 
 pytestmark = pytest.mark.kernel
@@ -173,6 +174,8 @@ def test_a_tenants_own_php_cgi_proves_nothing(homes: Path, tmp_path: Path) -> No
             [program, "60"], user=ATTACKER, env={"GATEWAY_INTERFACE": "CGI/1.1", "SCRIPT_FILENAME": str(path)}
         )
         try:
+            # Popen returns before the new program's environment is in its place (execve, close-on-exec).
+            wait_for(lambda pid=child.pid: b"SCRIPT_FILENAME" in read_process(pid, "environ"))  # type: ignore[misc]
             found, _ = ask(child.pid)
         finally:
             child.kill()
@@ -181,7 +184,7 @@ def test_a_tenants_own_php_cgi_proves_nothing(homes: Path, tmp_path: Path) -> No
 
 
 CONNECT = """
-import os, socket, sys
+import os, socket, sys, time
 sys.path[:0] = {path!r}
 from tests.hostile.test_foreign_mounts import MS_BIND, NEW_USER_AND_MOUNTS, _libc
 from tests.victims import forge_cmdline
@@ -194,6 +197,8 @@ os.chdir({other!r})
 forge_cmdline(b"python", {other!r} + b"/send.py")
 sock = socket.create_connection(("192.0.2.2", 25), 5)
 sock.recv(100)
+print("connected", flush=True)
+time.sleep(60)
 """
 
 
@@ -205,8 +210,9 @@ def test_the_log_does_not_name_the_victim(homes: Path) -> None:
         host.start()
         words = CONNECT.format(path=sys.path, uid=SPAMMER[1], own=bytes(homes / "web01"), other=bytes(homes / "web02"))
         child = host.lab.start([sys.executable, "-c", words, "x" * 200], inside=True)
-        assert child.wait(20) == 0
-        (event,) = wait_for(lambda: host.events("CONNECT"))
+        assert child.stdout is not None
+        assert child.stdout.readline() == "connected\n"
+        (event,) = wait_for(lambda: host.events("CONNECT"))  # while it is there to be looked at
     assert event["UID"] == str(SPAMMER[1])
     for name in ("SCRIPT", "CWD"):
         assert not event[name].startswith("/"), event

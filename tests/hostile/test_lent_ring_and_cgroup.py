@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.host import INNOCENT, SPAMMER, Host, wait_for
+from tests.support.processes import remove_cgroup
 
 pytestmark = pytest.mark.kernel
 
@@ -71,23 +72,14 @@ def test_a_cgroup_of_ones_own_is_below_the_guards(host: Host) -> None:
         assert say(host, script) == "through"
         seen = wait_for(lambda: host.events("CONNECT")[before:])
         assert [event["UID"] for event in seen] == [str(SPAMMER[1])]
-        wait_for(lambda: _remove(folder / "own"))
+        wait_for(lambda: remove_cgroup(folder / "own"))
         assert host.cli("block", SPAMMER[0]).returncode == 0
         assert say(host, script) != "through"
+        wait_for(lambda: len(host.events("CONNECT")) == before + 2)  # the next test counts from there
     finally:
         host.cli("unblock", SPAMMER[0])
-        wait_for(lambda: _remove(folder / "own"))
-        wait_for(lambda: _remove(folder))
-
-
-def _remove(folder: Path) -> bool:
-    try:
-        folder.rmdir()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True
+        wait_for(lambda: remove_cgroup(folder / "own"))
+        wait_for(lambda: remove_cgroup(folder))
 
 
 @pytest.mark.parametrize(("setup", "counted"), [("0", INNOCENT), ("Uring.SQPOLL", SPAMMER)])

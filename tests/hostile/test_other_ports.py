@@ -20,14 +20,14 @@ for port in {ports}:
     sock.listen(200)
     socks.append(sock)
 print("ready", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 HOLD = """
 import os, socket, time
 os.setuid({uid})
 socks = [socket.create_connection(({to!r}, port), 5) for port in {ports} for _ in range({count})]
 print("open", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.host import OTHER, Host, wait_for
+from tests.support.processes import remove_cgroup
 
 pytestmark = pytest.mark.kernel
 
@@ -48,8 +49,7 @@ def group() -> Iterator[Path]:
     path.mkdir()
     (path / "memory.limit_in_bytes").write_text(str(LIMIT_BYTES))
     yield path
-    wait_for(lambda: not (path / "cgroup.procs").read_text())
-    path.rmdir()
+    wait_for(lambda: remove_cgroup(path))
 
 
 def test_a_limit_holds_where_the_tenants_memory_is_used_up(group: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from smtpguard.demo.lab import PEER4
-from tests.support.host import OTHER, SPAMMER, Host
+from tests.support.host import OTHER, SPAMMER, Host, wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -77,6 +77,6 @@ def test_what_was_stored_does_not_outlive_a_block(host: Host) -> None:
     assert host.cli("block", SPAMMER[0]).returncode == 0
     assert own.begin() == 0
     assert others.begin() == 3
-    sees_callers = "bpf" in {row["SENSOR"] for row in host.events("CONNECT")}
+    sees_callers = "bpf" in {row["SENSOR"] for row in wait_for(lambda: host.events("CONNECT"))}
     assert lent.begin() == (0 if sees_callers else 3), "without bpf a socket is its maker's"
     assert host.cli("unblock", SPAMMER[0]).returncode == 0

@@ -5,7 +5,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 import pytest
 
 from smtpguard.policy.networks import PLACES, list_translated
-from tests.support.host import INNOCENT, SPAMMER, Host
+from tests.support.host import INNOCENT, SPAMMER, Host, wait_for
 
 WELL_KNOWN = IPv6Network("64:ff9b::/96")
 SMARTHOST = "192.0.2.33"
@@ -59,4 +59,4 @@ def test_with_the_real_guard() -> None:
             assert "EPERM" not in host.connect(user, 20, to=through).errors
         assert host.connect(SPAMMER, 20, to=["64:ff9b::192.0.2.48"]).errors["EPERM"] == 15, "not in that network"
         assert "EPERM" not in host.connect(SPAMMER, 20, to=through).errors, "nor does a block stand in the way"
-        assert {row["USER"] for row in host.events("EXCEEDED")} == {SPAMMER[0]}
+        assert {row["USER"] for row in wait_for(lambda: host.events("EXCEEDED"))} == {SPAMMER[0]}

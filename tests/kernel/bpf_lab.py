@@ -14,6 +14,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,6 +221,20 @@ class Lab:
         while self.source._more:
             seen += self.source.read()
         return seen
+
+
+def read_while(lab: Lab, uid: int, function: Callable[[], T]) -> tuple[T, list[Connect]]:
+    """What a user's process returned, and its attempts, read as the daemon reads them: else the ring may be full."""
+    finish, seen = begin_as(uid, lab.cgroup, function), list[Connect]()
+    with ThreadPoolExecutor(1) as executor:
+        done = executor.submit(finish)
+        while not done.done():
+            seen += lab.events()
+            lab.source.take_reports()
+            time.sleep(0.005)
+    while events := lab.events():
+        seen += events
+    return done.result(), seen
 
 
 def _beat(maps: CreditMaps, now_ns: int) -> None:

@@ -31,6 +31,17 @@ def read_name(pid: int) -> str:
     return read_process(pid, "comm").decode().rstrip("\n")
 
 
+def remove_cgroup(path: Path) -> bool:
+    """Whether a control group is gone: a process that has just ended is in it for a while, listed or not."""
+    try:
+        path.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
 def list_children(pid: int) -> list[int]:
     """Processes that any thread of a process has started."""
     found: list[int] = []

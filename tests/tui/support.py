@@ -211,9 +211,23 @@ class Stage:
         return self.lines()
 
     async def settle(self) -> None:
+        """Until all is done that was begun. The pilot goes by the processor's time, and a standstill takes none."""
         assert self.pilot is not None
-        await self.app.workers.wait_for_complete()
+        await self._pass_on()
+        while self.app.workers:
+            await self.app.workers.wait_for_complete()
+            await self._pass_on()
         await self.pilot.pause()
+        await self._pass_on()
+        self.app.screen._on_timer_update()
+
+    async def _pass_on(self) -> None:
+        """Until messages are dealt with, and those that come of them: of a key there are some five, in turn."""
+        assert self.pilot is not None
+        quiet = 0
+        while quiet < 2 and await self.pilot._wait_for_screen():
+            pumps = [self.app, *self.app.screen.walk_children(with_self=True)]
+            quiet = quiet + 1 if not any(pump.message_queue_size for pump in pumps) else 0
 
     def lines(self) -> list[str]:
         """What can be read on it, spaces at the ends left out."""
