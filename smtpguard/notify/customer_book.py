@@ -89,8 +89,8 @@ class CustomerBook:
                 return False
             connection.execute(
                 "INSERT OR IGNORE INTO letters (incident, uid, user, begun_s, due_s) SELECT ?, ?, ?, ?, ?"
-                " WHERE NOT EXISTS (SELECT 1 FROM letters WHERE uid = ? AND outcome IS NULL)",
-                (*values, letter.uid),
+                " WHERE NOT EXISTS (SELECT 1 FROM letters WHERE uid = ? AND user = ? AND outcome IS NULL)",
+                (*values, letter.uid, letter.user),
             )
         return True
 

@@ -636,6 +636,17 @@ def test_letters_are_bounded_one_a_user(bench: Bench) -> None:
     assert "11 dropped" in report["text"]
 
 
+def test_who_has_the_uid_of_somebody_who_waits_is_told_all_the_same(bench: Bench) -> None:
+    """An account is removed while its letter waits, and its number given to a new customer, who is hacked at once."""
+    bench.block("a", user="old01")
+    bench.run(300)
+    bench.block("b")
+    assert bench.run(301) == []
+    assert "old01 not told: the uid is another account's now" in bench.last()
+    assert bench.run(300) == ["owner@shop.example"]
+    assert "web01 customer told" in bench.last()
+
+
 def test_the_file_is_for_root_alone_and_old_rows_go(bench: Bench) -> None:
     bench.block()
     bench.run(601)
