@@ -81,13 +81,13 @@ class Terminal:
         return bool(self._tmux("list-panes", is_checked=False))
 
     def wait(self, *texts: str, seconds: float = 10) -> list[str]:
-        """Until all of these stand there; returns the screen."""
+        """Until all of these stand there, and the screen stands still: it is written piece by piece; returns it."""
         found: list[str] = []
 
         def look() -> bool:
             found[:] = self.lines()
             whole = "\n".join(found)
-            return all(text in whole for text in texts)
+            return all(text in whole for text in texts) and found == self.lines()
 
         wait_for(look, seconds)
         return found
