@@ -1,15 +1,14 @@
 """The local mail server that takes mails, by SMTP (RFC 5321): whoever answers as one has 30 s in all."""
 
 import smtplib
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from email.message import EmailMessage
 from email.policy import SMTP
-from socket import SHUT_RDWR
 
 from smtpguard.errors import GuardError
 from smtpguard.hooks import Task
+from smtpguard.notify.cut_off import CutOff
 from smtpguard.notify.delivery import DeliveryError
 from smtpguard.settings.notations import parse_server
 from smtpguard.text import render_words
@@ -38,23 +37,20 @@ def open_server(server: str) -> Iterator[smtplib.SMTP]:
     """A connection that is cut after TOTAL_S. Raises DeliveryError, and OSError, of which SMTPException is one."""
     host, port = parse_server(server)
     client = smtplib.SMTP(timeout=_TIMEOUT_S, local_hostname="localhost")
-    timer = threading.Timer(TOTAL_S, _cut, (client,))
-    timer.daemon = True
-    timer.start()
-    try:
+    with CutOff(TOTAL_S, lambda: client.sock):
         try:
-            client.connect(host, port)
-        except smtplib.SMTPException:
-            raise  # these are OSErrors, too: somebody has answered
-        except OSError as error:
-            what = render_words(str(error.strerror or error), max_bytes=200)
-            raise DeliveryError(f"no mail server at {host} port {port} (notify.smtp): {what}") from error
-        yield client
-        with suppress(OSError):
-            client.quit()
-    finally:
-        timer.cancel()
-        client.close()
+            try:
+                client.connect(host, port)
+            except smtplib.SMTPException:
+                raise  # these are OSErrors, too: somebody has answered
+            except OSError as error:
+                what = render_words(str(error.strerror or error), max_bytes=200)
+                raise DeliveryError(f"no mail server at {host} port {port} (notify.smtp): {what}") from error
+            yield client
+            with suppress(OSError):
+                client.quit()
+        finally:
+            client.close()
 
 
 def hand_over(mail: EmailMessage, *, server: str, sender: str, to: str, begin: Task) -> str:
@@ -117,9 +113,3 @@ def _expect(
 
 def _to_bytes(answer: bytes | str) -> bytes:
     return answer if isinstance(answer, bytes) else answer.encode("utf-8", "replace")
-
-
-def _cut(client: smtplib.SMTP) -> None:
-    if client.sock is not None:
-        with suppress(OSError):
-            client.sock.shutdown(SHUT_RDWR)

@@ -5,12 +5,12 @@ How long the answer takes, and how much of it is read, is bounded, whoever answe
 
 import http.client
 import ssl
-import threading
 import urllib.parse
 from collections.abc import Mapping
 from contextlib import suppress
-from socket import SHUT_RDWR, socket
+from types import TracebackType
 
+from smtpguard.notify.cut_off import CutOff
 from smtpguard.notify.delivery import DeliveryError
 from smtpguard.text import render_words
 
@@ -44,33 +44,23 @@ def _request(method: str, parts: urllib.parse.SplitResult, headers: Mapping[str,
 
 
 class _Deadline:
-    """Closes a connection at the end, and cuts it off after TOTAL_S.
-
-    A timeout of the socket's would begin anew with every byte.
-    """
+    """Closes a connection at the end, and cuts it off after TOTAL_S."""
 
     def __init__(self, connection: http.client.HTTPConnection) -> None:
         self._connection = connection
-        self._timer = threading.Timer(TOTAL_S, self._cut)
-        self._timer.daemon = True
-        self._is_late = False
+        self._cut_off = CutOff(TOTAL_S, lambda: connection.sock)
 
     def __enter__(self) -> None:
-        self._timer.start()
+        self._cut_off.__enter__()
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._timer.cancel()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._cut_off.__exit__(kind, error, trace)
         with suppress(OSError, http.client.HTTPException):
             self._connection.close()
-        if self._is_late:
+        if self._cut_off.is_late:
             raise TimeoutError(f"no answer within {TOTAL_S:.0f} s") from error
-
-    def _cut(self) -> None:
-        self._is_late = True
-        held: socket | None = self._connection.sock
-        if held is not None:
-            with suppress(OSError):
-                held.shutdown(SHUT_RDWR)
 
 
 def _explain(error: Exception) -> str:

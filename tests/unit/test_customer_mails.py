@@ -104,12 +104,11 @@ def test_what_the_server_says(answers: dict[str, str | None], error: type[GuardE
 
 
 def test_where_nobody_listens_and_where_it_can_t_be_written_down() -> None:
-    server = Server()
-    server.close()
-    with pytest.raises(DeliveryError, match="refused"):
-        hand_over(
-            EmailMessage(), server=f"127.0.0.1:{server.port}", sender="s@h.example", to="a@b.example", begin=print
-        )
+    with socket.socket() as taken:  # a port of our own that nobody listens at
+        taken.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(DeliveryError, match="refused"):
+            hand_over(EmailMessage(), server=where, sender="s@h.example", to="a@b.example", begin=print)
     server = Server()
 
     def fail() -> None:
