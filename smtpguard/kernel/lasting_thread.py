@@ -53,6 +53,13 @@ def start_lasting(name: str, run: Task) -> threading.Thread:
     return start_thread(name, partial(_outlive, run))
 
 
+def tell_mistake() -> None:
+    """Have whoever supervises learn of the exception that is being handled: the thread goes on."""
+    kind, error, trace = sys.exc_info()
+    if kind is not None:
+        threading.excepthook(threading.ExceptHookArgs((kind, error, trace, threading.current_thread())))
+
+
 def _outlive(run: Task) -> None:
     rest_s = FIRST_REST_S
     while True:
@@ -60,11 +67,7 @@ def _outlive(run: Task) -> None:
         try:
             run()
         except Exception:  # noqa: BLE001 - told, and gone on
-            kind, error, trace = sys.exc_info()
-            if kind is not None:
-                told = (kind, error, trace, threading.current_thread())
-                threading.excepthook(threading.ExceptHookArgs(told))
-            del error, trace
+            tell_mistake()
         else:
             return
         if time.monotonic() - begun > _WELL_S:

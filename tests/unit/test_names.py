@@ -41,13 +41,14 @@ def test_a_server_that_never_answers_holds_up_nobody() -> None:
 
     service = NameService(ask=hang)
     try:
-        for uid in range(name_service.MAX_WAITING + 100):
+        assert service.find(0) is None
+        assert has_asked.wait(10), "it is taken out of those that wait, and no other is"
+        for uid in range(1, name_service.MAX_WAITING + 100):
             assert service.find(uid) is None
         with pytest.raises(UnansweredError, match="too many"):
             service.wait_for("bob", 0.01)
-        assert service.dropped >= 99
-        assert has_asked.wait(10)
-        assert len(asked) == 1
+        assert service.dropped == 99 + 1
+        assert asked == [0]
     finally:
         never.set()
 
@@ -185,6 +186,25 @@ def test_the_c_library_tells_them_apart(monkeypatch: pytest.MonkeyPatch, code: i
             ask_system("bob")
     else:
         assert ask_system("bob") is None
+
+
+def test_a_mistake_in_one_question_leaves_no_other_one_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[type[BaseException]] = []
+    monkeypatch.setattr(threading, "excepthook", lambda said: told.append(said.exc_type))
+    goes_on = threading.Event()
+
+    def ask(key: int | str) -> NamedAccount:
+        assert goes_on.wait(10)
+        if key == "odd":
+            raise TypeError(key)
+        return BOB
+
+    service = NameService(ask=ask)
+    for key in ("odd", "bob"):
+        assert service.find(key) is None
+    goes_on.set()
+    assert service.wait_for("bob", 10) == BOB
+    assert told == [TypeError]
 
 
 def test_news_wake_whoever_waits_for_them() -> None:

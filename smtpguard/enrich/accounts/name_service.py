@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from smtpguard.enrich.accounts.nss import find_group, find_passwd
 from smtpguard.errors import ThreadError, UnansweredError
 from smtpguard.hooks import ClockS
-from smtpguard.kernel.lasting_thread import start_thread
+from smtpguard.kernel.lasting_thread import start_thread, tell_mistake
 
 MAX_WAITING = 256
 MAX_KEPT = 10_000
@@ -231,7 +231,10 @@ class NameService:
                         self._thread = None
                         return
                 continue
-            self._answer(key)
+            try:
+                self._answer(key)
+            except Exception:  # noqa: BLE001 - who waits was told; the thread is there for whoever asks next
+                tell_mistake()
 
     def _answer(self, key: int | str) -> None:
         """Ask, and keep what came of it: an answer, or why there is none; then an earlier answer holds."""
