@@ -34,9 +34,27 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
     atexit.register(shutil.rmtree, _kept, ignore_errors=True)
     os.environ["PYTHONPYCACHEPREFIX"] = _kept
 
-# A busy machine is no reason to fail: what is slow is found by `make bench`.
-hypothesis.settings.register_profile("smtpguard", deadline=None)
+# A busy machine is no reason to fail: what is slow is found by `make bench`. And a run of the tests finds what a change
+# breaks, by the same examples each time; what nobody has tried yet is looked for by itself, see docs/testing.md.
+_TIMES = int(os.environ.get("SMTPGUARD_TEST_EXAMPLES", "0"))
+hypothesis.settings.register_profile(
+    "smtpguard",
+    deadline=None,
+    derandomize=not _TIMES,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("smtpguard")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """So many times as many examples as a property test says, where more are wanted."""
+    of_tests = {getattr(item, "obj", None) for item in items}
+    for test in of_tests if _TIMES else ():
+        settings = getattr(test, "_hypothesis_internal_use_settings", None)
+        if settings is not None:
+            many = hypothesis.settings(settings, max_examples=_TIMES * settings.max_examples)
+            test._hypothesis_internal_use_settings = many  # type: ignore[union-attr]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -15,16 +15,18 @@ SHORT_S = int(os.environ.get("SMTPGUARD_FUZZ_SHORT_S", "1"))
 LONG_S = int(os.environ.get("SMTPGUARD_FUZZ_LONG_S", "600"))
 
 
-def fuzz(name: str, seconds: int, folder: Path) -> None:
+def fuzz(name: str, seconds: int, folder: Path, seed: int | None = None) -> None:
+    """Feed one target; with a seed the same bytes each time, but for how far it gets."""
     pytest.importorskip("atheris", reason="lacks atheris, which has no wheel for this machine")
     seeds, corpus = folder / "seeds", folder / "corpus"
     for made in (seeds, corpus):
         made.mkdir()
-    for seed in SEEDS.get(name, lambda: iter([b""]))():
-        (seeds / hashlib.sha256(seed).hexdigest()[:16]).write_bytes(seed)
+    for text in SEEDS.get(name, lambda: iter([b""]))():
+        (seeds / hashlib.sha256(text).hexdigest()[:16]).write_bytes(text)
     command = [
         *(sys.executable, "-m", "tests.fuzz.fuzz", name),
         *(f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=1500", f"-artifact_prefix={folder}/"),
+        *([f"-seed={seed}"] if seed else []),
         *(str(corpus), str(seeds)),
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace", check=False)
@@ -41,7 +43,7 @@ def test_seeds_are_taken_whole(name: str) -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_moment_of_hostile_bytes(name: str, tmp_path: Path) -> None:
-    fuzz(name, SHORT_S, tmp_path)
+    fuzz(name, SHORT_S, tmp_path, seed=1)
 
 
 @pytest.mark.long
