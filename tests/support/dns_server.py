@@ -60,16 +60,29 @@ class Server:
         return number + struct.pack("!HHHHH", 0x8180, 1, len(given), 0, 0) + question + records
 
 
+def bind_both(family: int, address: str, port: int) -> tuple[socket.socket, socket.socket]:
+    """Listen by UDP and TCP at one port; where any will do, at one that nobody's connection has by TCP."""
+    while True:
+        udp, tcp = socket.socket(family, socket.SOCK_DGRAM), socket.socket(family, socket.SOCK_STREAM)
+        udp.bind((address, port))
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tcp.bind((address, udp.getsockname()[1]))
+            tcp.listen()
+        except OSError:
+            if port:
+                raise
+            udp.close()
+            tcp.close()
+        else:
+            return udp, tcp
+
+
 def serve(address: str, port: int, zone: Path, log: Path) -> None:
     """Serve until killed; prints the port."""
     server = Server(zone, log)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    udp = socket.socket(family, socket.SOCK_DGRAM)
-    udp.bind((address, port))
-    tcp = socket.socket(family, socket.SOCK_STREAM)
-    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    tcp.bind((address, udp.getsockname()[1]))
-    tcp.listen()
+    udp, tcp = bind_both(family, address, port)
     print("ready", udp.getsockname()[1], flush=True)
     selector = selectors.DefaultSelector()
     selector.register(udp, selectors.EVENT_READ)

@@ -334,6 +334,8 @@ def test_host_without_any_file(tmp_path: Path) -> None:
 
 # Accounts that /etc/passwd does not hold
 
+PATIENCE_S = 10
+"""For a thread of our own, which answers at once."""
 LDAP = NamedAccount(uid=70_000, name="news", groups=frozenset({"mailers"}))
 
 
@@ -367,7 +369,7 @@ def test_an_exempt_name_from_elsewhere_passes_before_it_was_seen(root: Path) -> 
 
 def test_a_person_may_name_such_an_account(root: Path) -> None:
     put(root, "etc/passwd", ACCOUNTS.replace("news", "olds"))
-    accounts = AccountDirectory(SETTINGS, root=root, names=service())
+    accounts = AccountDirectory(SETTINGS, root=root, names=service(), patience_s=PATIENCE_S)
     account = accounts.lookup.by_name("news")
     assert account is not None
     assert (account.uid, account.name, account.standing) == (70_000, "news", "exempt")
@@ -377,7 +379,7 @@ def test_a_person_may_name_such_an_account(root: Path) -> None:
 def test_the_file_wins_over_the_directory_server(root: Path) -> None:
     """Who can write to LDAP must not rename the accounts of this host."""
     evil = NamedAccount(uid=1001, name="news", groups=frozenset({"mailers"}))
-    accounts = AccountDirectory(SETTINGS, root=root, names=NameService(ask=lambda _: evil))
+    accounts = AccountDirectory(SETTINGS, root=root, names=NameService(ask=lambda _: evil), patience_s=PATIENCE_S)
     assert accounts.account(1001).standing == "tenant"
     by_name = accounts.lookup.by_name("somebody")
     assert by_name is not None
@@ -465,7 +467,7 @@ def test_who_has_left_an_exempt_group_of_a_directory_is_refused_again(root: Path
 
 
 def test_whom_a_person_asked_for_first_is_news_too(root: Path) -> None:
-    accounts = AccountDirectory(Settings(), root=root, names=directory("ann"))
+    accounts = AccountDirectory(Settings(), root=root, names=directory("ann"), patience_s=PATIENCE_S)
     accounts.account(JOE.uid)
     assert accounts.lookup.by_name(JOE.name) is not None
     assert accounts.refresh() == {JOE.uid}

@@ -273,6 +273,10 @@ class Calls:
         if event == "call":
             self.seen.add(frame.f_code.co_qualname)
 
+    def list_missing(self) -> dict[str, str]:
+        """What was not called yet, and the hook that leads to it."""
+        return {name: hook for hook, name in HOOKS.items() if name not in self.seen}
+
 
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
@@ -376,7 +380,7 @@ class Asking:
         return self.answer is not None
 
 
-def poke(service: Service, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[bool, None, None]:
+def poke(service: Service, folder: Path, monkeypatch: pytest.MonkeyPatch, calls: Calls) -> Generator[bool, None, None]:
     """One step after the other; each is repeated until it says True."""
 
     def asked(verb: str, **args: object) -> Generator[bool, None, None]:
@@ -446,7 +450,7 @@ def poke(service: Service, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Gen
     threading.excepthook = service._thread_died  # pytest has its own
     threading.Thread(target=make_mistake, name="mistaken").start()
     end = time.monotonic() + 2.2  # what is done once a second, and a look at accounts
-    while time.monotonic() < end:
+    while time.monotonic() < end or calls.list_missing() or not service.loop.supervision.failures:
         yield False
 
 
@@ -459,7 +463,7 @@ def test_every_hook_is_joined_and_called_as_its_receiver_wants(
     calls = Calls()
     with contextlib.ExitStack() as stack:
         service = put_together(folder, monkeypatch, stack)
-        steps = Steps(service, poke(service, folder, monkeypatch))
+        steps = Steps(service, poke(service, folder, monkeypatch, calls))
         service.loop.add(steps, "test")
         sys.setprofile(calls.note)
         threading.setprofile(calls.note)
@@ -470,10 +474,10 @@ def test_every_hook_is_joined_and_called_as_its_receiver_wants(
             threading.setprofile(None)
         failed = service.loop.supervision.failures
     said = capfd.readouterr().err
-    assert steps.is_done, f"it stopped at {steps.where()}: {failed}\n{said}"
+    assert steps.is_done, f"it stopped at {steps.where()}: {failed}, {calls.list_missing()}\n{said}"
     assert failed == {"thread mistaken": 1}, said
     assert HEEDED_NO_MORE in caplog.messages
-    assert {name: hook for hook, name in HOOKS.items() if name not in calls.seen} == {}
+    assert calls.list_missing() == {}
     # What only a BPF program asks for, which is no fake here: test_bpf_keys has what becomes of it.
     assert service.core.enforcement.credits.judge_unread == service.inlet.sensing.catch_up
 

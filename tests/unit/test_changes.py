@@ -60,8 +60,10 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tree, once for all patches."""
     top = tmp_path_factory.mktemp("tree")
     for name in COPIED:
-        put = shutil.copytree if (TOP / name).is_dir() else shutil.copy
-        put(TOP / name, top / name)
+        if (TOP / name).is_dir():  # bytecode comes and goes, while others run
+            shutil.copytree(TOP / name, top / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(TOP / name, top / name)
     return top
 
 

@@ -38,14 +38,14 @@ def begin(path: Path) -> StateWriter:
 def wait(later: Later) -> Any:  # noqa: ANN401
     there = threading.Event()
     later.notify(there.set)
-    assert there.wait(5)
+    assert there.wait(60)
     return later.answer
 
 
 def test_the_answer_comes_with_the_commit(tmp_path: Path) -> None:
     writer = begin(tmp_path / "state" / "state.db")
     commits = Commits(writer, lambda: 0)
-    assert writer.flush(5)
+    assert writer.flush(60)
     assert commits.answer({"text": "as before"}) == {"text": "as before"}  # there is nothing to wait for
     writer.put(BlockRow.of(block(1001), 0))
     later = commits.answer({"text": "blocked"})
@@ -54,20 +54,20 @@ def test_the_answer_comes_with_the_commit(tmp_path: Path) -> None:
     assert writer.stats().waiting == 0
     commits.on_time(1)
     assert commits.next_deadline() is None
-    assert writer.close(5)
+    assert writer.close(60)
 
 
 @pytest.mark.parametrize("is_to_be_written", [True, False])
 def test_the_answer_comes_when_the_limits_hold(tmp_path: Path, *, is_to_be_written: bool) -> None:
     writer = begin(tmp_path / "state" / "state.db")
-    assert writer.flush(5)
+    assert writer.flush(60)
     settled = [False]
     commits = Commits(writer, lambda: 0, lambda: settled[0])
     if is_to_be_written:
         writer.put(BlockRow.of(block(1001), 0))
     later = commits.answer({"text": "on"})
     assert isinstance(later, Later)
-    assert writer.flush(5)
+    assert writer.flush(60)
     commits.on_time(1)
     assert later.answer is None
     settled[0] = True
@@ -77,7 +77,7 @@ def test_the_answer_comes_when_the_limits_hold(tmp_path: Path, *, is_to_be_writt
     assert commits.next_deadline() is None
     late = commits.answer({"text": "block"})
     assert late == {"text": "block"}, "as before"
-    assert writer.close(5)
+    assert writer.close(60)
 
 
 def test_what_is_written_after_the_limits_hold_is_answered_then() -> None:
@@ -100,23 +100,23 @@ def test_what_is_written_after_the_limits_hold_is_answered_then() -> None:
 
 def test_limits_that_never_hold_keep_nobody_waiting(tmp_path: Path) -> None:
     writer = begin(tmp_path / "state" / "state.db")
-    assert writer.flush(5)
+    assert writer.flush(60)
     commits = Commits(writer, lambda: 0, lambda: False)
     later = commits.answer({"text": "on"})
     assert isinstance(later, Later)
     commits.on_time(PATIENCE_NS)
     assert later.answer == {"text": "on"}
-    assert writer.close(5)
+    assert writer.close(60)
 
 
 def test_a_disk_that_hangs_is_named_in_the_answer(tmp_path: Path) -> None:
     writer = begin(tmp_path / "state" / "state.db")
-    assert writer.flush(5)
+    assert writer.flush(60)
     goes_on = threading.Event()
     real = writer._keeper.commit
 
     def commit(batch: Any) -> bool:  # noqa: ANN401
-        assert goes_on.wait(5)
+        assert goes_on.wait(60)
         return real(batch)
 
     writer._keeper.commit = commit  # type: ignore[method-assign]
@@ -130,13 +130,13 @@ def test_a_disk_that_hangs_is_named_in_the_answer(tmp_path: Path) -> None:
     said = wait(later)["text"]
     assert said.startswith("blocked. Not on the disk yet")
     goes_on.set()
-    assert writer.close(5)
+    assert writer.close(60)
     assert later.answer == {"text": said}
 
 
 def test_a_disk_that_is_known_to_fail_is_not_waited_for_long(tmp_path: Path) -> None:
     writer = begin(tmp_path / "state" / "state.db")
-    assert writer.flush(5)
+    assert writer.flush(60)
     real = writer._keeper.commit
 
     def fails(batch: Any) -> bool:  # noqa: ANN401, ARG001
@@ -153,7 +153,7 @@ def test_a_disk_that_is_known_to_fail_is_not_waited_for_long(tmp_path: Path) -> 
     commits.on_time(FAILING_NS)
     assert wait(later)["text"].startswith("blocked. Not on the disk yet")
     writer._keeper.commit = real  # type: ignore[method-assign]
-    assert writer.close(5)
+    assert writer.close(60)
 
 
 def test_where_there_is_no_file_nobody_waits_for_it() -> None:

@@ -58,16 +58,20 @@ def test_who_never_answers_holds_up_nobody_for_longer_than_said() -> None:
 
     def resolve(address: str) -> bytes:
         if address.startswith("198."):
-            hangs.wait(20)
+            hangs.wait(100)
         return b"mx.example.org"
 
-    begun = time.monotonic()
     addresses = [f"198.18.0.{n}" for n in range(confirmed_names.THREADS - 1)] + [f"192.0.2.{n}" for n in range(50)]
-    found = confirm_names(
-        addresses, wait_s=1, resolve=resolve, resolve_back=lambda _: Resolved(addresses=tuple(addresses))
-    )
-    assert time.monotonic() - begun < 5
-    assert set(found) == set(addresses[confirmed_names.THREADS - 1 :])
+    wanted, found = set(addresses[confirmed_names.THREADS - 1 :]), dict[str, ConfirmedName]()
+    for wait_s in (1, 5, 25):  # in which the others have their answers, however busy the machine is
+        begun = time.monotonic()
+        found = confirm_names(
+            addresses, wait_s=wait_s, resolve=resolve, resolve_back=lambda _: Resolved(addresses=tuple(addresses))
+        )
+        assert time.monotonic() - begun < wait_s + 4
+        if set(found) == wanted:
+            break
+    assert set(found) == wanted
     hangs.set()
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -237,5 +238,13 @@ def test_sleeps(slow):
 
 def test_the_seconds_of_each_folder_are_told(tmp_path: Path) -> None:
     files = ("tests/cli/test_a.py", "tests/cli/test_b.py", "tests/e2e/test_c.py")
-    _, said = run_pytest(tmp_path, SLEEPING, "--durations=1", "--two-at-a-time", files=files)
-    assert re.search(r"(?m)^seconds: cli 2, e2e 1$", said), said
+    _, said = run_pytest(tmp_path, SLEEPING, "--durations=0", "-vv", "--two-at-a-time", files=files)
+    took: defaultdict[str, float] = defaultdict(float)
+    for seconds, folder in re.findall(r"(?m)^([0-9.]+)s (?:setup|call|teardown) +tests/(\w+)/", said):
+        took[folder] += float(seconds)
+    assert (took["cli"] > 2 * 0.85, took["e2e"] > 0.85) == (True, True), said
+    found = re.search(r"(?m)^seconds: (\w+ \d+), (\w+ \d+)$", said)
+    assert found is not None, said
+    told = {folder: int(seconds) for folder, seconds in map(str.split, found.groups())}
+    assert all(abs(told[folder] - seconds) < 0.6 for folder, seconds in took.items()), said
+    assert took[next(iter(told))] >= max(took.values()) - 0.1, "the longest first"

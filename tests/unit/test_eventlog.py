@@ -46,7 +46,7 @@ def test_every_event_in_its_order(path: Path) -> None:
     log.write_unblock(BLOCK, WEB01, wall_ns=WALL_NS, by="time")
     log.write_allow(WEB01, wall_ns=WALL_NS, until_wall_ns=WALL_NS + NS, by="admin")
     log.write_message(Message(time_ns=0, uid=1001, mta="exim"), WEB01, wall_ns=WALL_NS)
-    assert log.close(wall_ns=WALL_NS)
+    assert log.close(wall_ns=WALL_NS, timeout_s=60)
     events = ["CONNECT", "EXCEEDED", "BLOCK", "UNBLOCK", "ALLOW", "MESSAGE"]
     assert [line.event for line in parsed(path)] == events
     assert log.stats().written == 6
@@ -62,7 +62,7 @@ def test_a_flood_is_suppressed_and_told_at_the_minute_and_at_the_end(path: Path)
     log.tick(now_ns=deadline_ns, wall_ns=WALL_NS + 60 * NS)
     for _ in range(131):
         connect_line(log, now_ns=deadline_ns)
-    log.close(wall_ns=WALL_NS + 61 * NS)
+    assert log.close(wall_ns=WALL_NS + 61 * NS, timeout_s=60)
     lines = parsed(path)
     assert [line.event for line in lines] == ["CONNECT"] * 130 + ["SUPPRESSED"] + ["CONNECT"] * 130 + ["SUPPRESSED"]
     assert [line.fields["COUNT"] for line in lines if line.event == "SUPPRESSED"] == [370, 1]
@@ -74,7 +74,7 @@ def test_without_connects_only_decisions_are_written(path: Path) -> None:
     log.open()
     connect_line(log)
     log.write_exceeded(VERDICT, wall_ns=WALL_NS)
-    log.close(wall_ns=WALL_NS)
+    assert log.close(wall_ns=WALL_NS, timeout_s=60)
     assert [line.event for line in parsed(path)] == ["EXCEEDED"]
 
 
@@ -116,7 +116,7 @@ def test_sighup_moves_on_to_the_new_file(path: Path) -> None:
     path.rename(path.with_suffix(".1"))
     log.reopen()
     log.write_unblock(BLOCK, WEB01, wall_ns=WALL_NS, by="admin")
-    log.close(wall_ns=WALL_NS)
+    assert log.close(wall_ns=WALL_NS, timeout_s=60)
     assert [line.fields["BY"] for line in parsed(path.with_suffix(".1"))] == ["time"]
     assert [line.fields["BY"] for line in parsed(path)] == ["admin"]
 

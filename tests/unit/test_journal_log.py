@@ -84,7 +84,7 @@ def test_each_line_goes_to_file_and_journal(tmp_path: Path) -> None:
     for uid in (1001, 1002):
         account = Account(uid=uid, name=f"web{uid}", standing="tenant")
         events.write_connect(connect(1, uid=uid), account, wall_ns=NS, now_ns=NS, highest_limit=10)
-    events.close(wall_ns=NS)
+    assert events.close(wall_ns=NS, timeout_s=60)
     read = [journald.read() for _ in range(2)]
     assert [(entry["EVENT"], entry["USER_UID"], entry["PRIORITY"]) for entry in read] == [
         ("CONNECT", "1001", "6"), ("CONNECT", "1002", "6")
@@ -112,10 +112,12 @@ def test_a_journal_that_stands_still_holds_up_nobody_and_loses_nothing_within_bo
     journald = Journald(tmp_path / "socket")
     log = JournalLog(journald.path)
     log.open()
-    begun = time.monotonic()
+    took: list[float] = []
     for number in range(MAX_WAITING + 2_000):
+        begun = time.monotonic()
         log.put(LINE.replace("COUNT=11", f"COUNT={number}").encode())
-    assert time.monotonic() - begun < 2  # 7,000 lines; nobody reads
+        took.append(time.monotonic() - begun)
+    assert sum(sorted(took)[:-5]) < 2  # nobody reads; the five longest may have been moments without a processor
     while log.stats().error is None:
         time.sleep(0.01)
     stats = log.stats()
@@ -157,5 +159,5 @@ def test_a_journal_that_starts_anew_gets_what_came_meanwhile(tmp_path: Path) -> 
     journald.close()
     log.put(LINE.encode())
     log.put(LINE.encode())
-    log.close(2)
+    log.close(60)
     assert log.stats().dropped == 2

@@ -56,6 +56,11 @@ BUNDLES = st.builds(
 ME = {os.getuid()}
 
 
+def stand_still() -> float:
+    """A clock, for walks that are to end by themselves."""
+    return 0
+
+
 @pytest.fixture
 def process() -> Iterator[Process]:
     with Process(os.getpid()) as process:
@@ -183,7 +188,7 @@ def test_the_newest_by_ctime_whatever_mtime_says(process: Process, tmp_path: Pat
         os.utime(path, (0, 10**9 - number))
         while time.clock_gettime_ns(CLOCK_REALTIME_COARSE) <= path.stat().st_ctime_ns:
             time.sleep(0.001)  # until the next tick of the kernel's coarse clock, which stamps files
-    walk = walk_code(process, bytes(tmp_path), ME)
+    walk = walk_code(process, bytes(tmp_path), ME, clock=stand_still)
     assert walk is not None
     assert [Path(os.fsdecode(file.path)).name for file in walk.newest] == ["new.PHP", ".htaccess", "old.php"]
     assert walk.complete
@@ -194,7 +199,7 @@ def test_the_newest_by_ctime_whatever_mtime_says(process: Process, tmp_path: Pat
 def test_only_fifty_are_told(process: Process, tmp_path: Path) -> None:
     for number in range(80):
         (tmp_path / f"{number}.php").touch()
-    walk = walk_code(process, bytes(tmp_path), ME)
+    walk = walk_code(process, bytes(tmp_path), ME, clock=stand_still)
     assert walk is not None
     assert len(walk.newest) == MAX_NEWEST
     oldest_told = min(file.ctime_ns for file in walk.newest)
@@ -241,7 +246,7 @@ def test_a_walk_ends_by_count_by_depth_and_by_time(
     assert walk.looked < 10
 
     monkeypatch.setattr(code_files, "MAX_ENTRIES", 3)
-    walk = walk_code(process, bytes(tmp_path), ME)
+    walk = walk_code(process, bytes(tmp_path), ME, clock=stand_still)
     assert walk is not None
     assert (walk.looked, walk.complete) == (4, False)
 

@@ -36,7 +36,10 @@ class Pipe:
         os.close(self.reader)
         os.close(self.writer)
         self.reader, self.writer = os.pipe()
-        assert self.reader == number
+        if self.reader != number:  # what another thread has closed meanwhile came first
+            os.dup2(self.reader, number)
+            os.close(self.reader)
+            self.reader = number
 
     def close(self) -> None:
         os.close(self.reader)

@@ -1,6 +1,5 @@
 """What the daemon hands to the notifying process, and what it does when that dies, hangs or can't be started."""
 
-import gc
 import os
 import signal
 import time
@@ -15,6 +14,7 @@ from smtpguard.daemon.outlet.helper_process import HelperProcess
 from smtpguard.daemon.outlet.messenger import LONGEST_REST_NS, MAX_KEPT, STUCK_NS, Messenger
 from smtpguard.model import NS
 from smtpguard.settings import Settings
+from tests.support.descriptors import list_descriptors, wait_until_closed
 
 WANTED = replace(Settings(), metrics_textfile="/x/smtpguard.prom")
 
@@ -278,12 +278,11 @@ def test_the_socket_has_room_or_not_and_says_when_the_other_end_is_gone(monkeypa
 
 
 def test_one_that_can_not_be_started_leaves_no_descriptor_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    gc.collect()  # what earlier tests left behind closes its descriptors now, and not in between
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = list_descriptors()
     monkeypatch.setattr("smtpguard.daemon.outlet.helper_process.module_argv", lambda *_: ["/nonexistent/x"])
     with pytest.raises(FileNotFoundError):
         HelperProcess()
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    wait_until_closed(before)
 
 
 def test_a_packet_without_a_kind_is_none() -> None:

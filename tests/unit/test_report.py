@@ -437,7 +437,7 @@ def test_a_part_that_takes_too_long_is_named_and_a_bar_shows_how_far_it_is(
     assert "Not read, as it took too long: destinations, month." in report["unseen"]
     assert any("rules of all, not those of `users`" in sentence for sentence in report["unseen"])
     seconds, shown = iter(range(100)), list[str]()
-    monkeypatch.setattr("smtpguard.cli.report_source.time.monotonic", lambda: next(seconds) / 2)
+    monkeypatch.setattr("smtpguard.cli.report_source.time", Mock(monotonic=lambda: next(seconds) / 2))
     monkeypatch.setattr("smtpguard.cli.report_source.click.echo", lambda text, **_: shown.append(text))
     monkeypatch.setattr("smtpguard.cli.report_source.sys", Mock(stderr=Mock(isatty=lambda: True)))
     run_report(host, *TIMES)

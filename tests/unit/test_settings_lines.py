@@ -125,10 +125,13 @@ def test_refused(text: str, line: int, what: str) -> None:
 
 def test_alias_bomb_costs_nothing() -> None:
     levels = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 60))
-    start = time.process_time()
-    with pytest.raises(ConfigError):
-        parse_document(f"a0: &a0 [lol]\n{levels}", "f")
-    assert time.process_time() - start < 0.5
+    took_s: list[float] = []
+    for _ in range(3):  # a virtual machine's processor may be away in one of them
+        start = time.process_time()
+        with pytest.raises(ConfigError):
+            parse_document(f"a0: &a0 [lol]\n{levels}", "f")
+        took_s.append(time.process_time() - start)
+    assert min(took_s) < 0.5
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The thread that owns the file: coalescing, order, and every way a file can fail under it. Real files."""
 
 import itertools
-import os
 import shutil
 import sqlite3
 import threading
@@ -69,6 +68,12 @@ def uids(loaded: Loaded) -> list[int]:
     return sorted(row.uid for row in loaded.blocks)
 
 
+def take_away(path: Path) -> None:
+    """The file itself last: the thread looks for that one, and would put a new one, with a journal, among the rest."""
+    for suffix in ("-wal", "-shm", ""):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
 def end_blocks(writer: StateWriter, uid: int, netns: int | None = None, source: str | None = None) -> int:
     """End a user's blocks; how many there were."""
     keys = [key for key in writer.kept("blocks", uid) if key[2] == to_signed(netns)]
@@ -95,7 +100,7 @@ def test_what_was_put_is_there_after_a_restart(path: Path) -> None:
             peak_per_minute=1, destinations=1,
         )
     )  # fmt: skip
-    assert writer.close()
+    assert writer.close(FLUSH_S)
     writer, loaded = begin(path)
     assert uids(loaded) == [1, 2, 2]
     assert loaded.live_blocks(NOW_NS)[0] == block(1)
@@ -106,7 +111,7 @@ def test_what_was_put_is_there_after_a_restart(path: Path) -> None:
     assert end_blocks(writer, 2, source="admin") == 1
     assert end_blocks(writer, 1) == 1
     assert end_blocks(writer, 1) == 0
-    assert writer.close()
+    assert writer.close(FLUSH_S)
     loaded = stored(path)
     assert uids(loaded) == [2]
     assert (loaded.windows, loaded.switches, loaded.allowances) == ((), (), ())
@@ -180,8 +185,7 @@ def test_a_file_that_somebody_took_away_is_written_again(path: Path, how: str) -
     if how == "directory gone":
         shutil.rmtree(path.parent)
     else:
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        take_away(path)
         if how == "replaced":
             backup.rename(path)
             Path(f"{backup}-wal").rename(f"{path}-wal")
@@ -193,7 +197,7 @@ def test_a_file_that_somebody_took_away_is_written_again(path: Path, how: str) -
     stats = writer.stats()
     assert stats.fresh == 1
     assert "by somebody: begun anew" in stats.notes[-1]
-    assert writer.close()
+    assert writer.close(FLUSH_S)
 
 
 def test_an_idle_thread_sleeps_and_still_notices_that_its_file_is_gone(
@@ -214,10 +218,9 @@ def test_an_idle_thread_sleeps_and_still_notices_that_its_file_is_gone(
             noticed.set()
 
     monkeypatch.setattr(writer._keeper, "ensure", watched)
-    for suffix in ("", "-wal", "-shm"):
-        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    take_away(path)
     assert noticed.wait(FLUSH_S)
-    assert writer.close()
+    assert writer.close(FLUSH_S)
     assert uids(stored(path)) == [1]
 
 
@@ -228,7 +231,7 @@ def test_damage_while_it_runs_is_set_aside_and_nothing_kept_is_lost(path: Path) 
     writer._keeper._store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # type: ignore[union-attr]
     with path.open("r+b") as file:
         file.seek(4096)
-        file.write(os.urandom(path.stat().st_size - 4096))
+        file.write(b"\xa5" * (path.stat().st_size - 4096))
     writer._keeper._store._connection.execute("PRAGMA shrink_memory")  # type: ignore[union-attr]
     for n in range(3):
         writer.add(ChangeRow(time_ns=n, uid=n, name="x", event="block", by="y"))
@@ -439,9 +442,9 @@ def test_a_file_that_is_full_makes_room_and_is_written_again(path: Path) -> None
         for n in range(first, first + 40):
             row = ChangeRow(time_ns=NOW_NS - 9999 + n, uid=1, name="web", event="block", by="x", reason="r" * 900)
             writer.add(row)
-        assert writer.flush(20)
+        assert writer.flush(FLUSH_S)
     stats = writer.stats()
     assert stats.failures > 0, "it was full"
     assert stats.failures < 20, "and not tried a thousand times a second"
     assert stats.error is None
-    assert writer.close(20)
+    assert writer.close(FLUSH_S)

@@ -12,6 +12,7 @@ import pytest
 from smtpguard.errors import SourceError
 from smtpguard.sources.audit.follow import FollowedLog
 from smtpguard.sources.audit.logfile import STAMP
+from tests.support.descriptors import list_descriptors, wait_until_closed
 
 LATER = 4_000_000_000
 """Stamps after any moment at which these tests run, as the stamps of new lines are."""
@@ -316,7 +317,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_descriptors_are_closed(log: Log) -> None:
-    before = set(Path("/proc/self/fd").iterdir())
+    before = list_descriptors()
     reader = Reader(log.path)
     for _ in range(6):
         log.write(2)
@@ -330,7 +331,7 @@ def test_descriptors_are_closed(log: Log) -> None:
     reader.look()
     reader.tail.close()
     log.file.close()
-    assert len(set(Path("/proc/self/fd").iterdir()) - before) <= 1
+    wait_until_closed(before)
 
 
 def test_what_was_written_while_we_looked_for_the_new_file(

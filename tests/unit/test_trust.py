@@ -1,6 +1,5 @@
 """Files that only root or the caller can have written (THREATS 20), and where the shipped ones are."""
 
-import gc
 import os
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from smtpguard.errors import ConfigError
 from smtpguard.resources import read_resource, shipped
 from smtpguard.safe_files import read_trusted
+from tests.support.descriptors import list_descriptors, wait_until_closed
 
 
 @pytest.fixture
@@ -104,15 +104,14 @@ def test_nul_byte_in_the_name() -> None:
 
 
 def test_leaves_no_descriptor_open(file: Path) -> None:
-    gc.collect()  # what earlier tests left behind closes its descriptors now, and not in between
-    before = set(Path("/proc/self/fd").iterdir())
+    before = list_descriptors()
     read_trusted(file, max_bytes=7)
     file.chmod(0o666)
     with pytest.raises(ConfigError):
         read_trusted(file, max_bytes=7)
     with pytest.raises(FileNotFoundError):
         read_trusted(file.parent / "none", max_bytes=7)
-    assert set(Path("/proc/self/fd").iterdir()) == before
+    wait_until_closed(before)
 
 
 def test_shipped_in_a_checkout() -> None:
