@@ -3,6 +3,9 @@
 Everything else that escapes is a bug. Exit codes are the command line's business (cli/), one per class.
 """
 
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What is raised where values from outside (rows of a file, an answer) are of another kind; and by mistakes of ours."""
+
 
 class GuardError(Exception):
     """Base of all errors that a person may meet.

@@ -37,8 +37,8 @@ def command(
     Without --limit it is ten times each rule. Rules that count networks on port 25 still apply, unless --everything.
     An allowance survives a restart, ends by itself after 31 days at most, and shows in `blocks`.
     """
+    from smtpguard.cli.answers import ask
     from smtpguard.cli.times import parse_span
-    from smtpguard.control.client import ask
 
     if end == (span is not None):
         raise click.UsageError("give --for, or --end")

@@ -39,9 +39,9 @@ def command(
 
     It is enforced even in dry run, and says so. Root is never blocked, an exempt user only with --force.
     """
+    from smtpguard.cli.answers import ask
     from smtpguard.cli.arguments import check_ports, check_source, check_uid
     from smtpguard.cli.times import parse_span
-    from smtpguard.control.client import ask
 
     if source is None and (uid is not None or at_s is not None):
         raise click.UsageError("--uid and --at go with --source")

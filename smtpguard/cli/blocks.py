@@ -23,7 +23,7 @@ def command(config_path: str | None, socket_path: str | None, as_json: bool) -> 
     """Show who is refused, allowed or watched now: until when, by whom and why, and how much was refused."""
     import time
 
-    from smtpguard.control.client import ask
+    from smtpguard.cli.answers import ask
 
     answer = ask(find_socket(config_path, socket_path), "blocks")
     if as_json:

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from smtpguard.cli.messages import print_error, print_message, wrap_usage
-from smtpguard.errors import ConfigError, GuardError, NoDaemonError, PrivilegeError
+from smtpguard.errors import UNREADABLE, ConfigError, GuardError, NoDaemonError, PrivilegeError
 
 EXIT_FAILED = 1
 EXIT_NO_DAEMON = 3
@@ -81,7 +81,7 @@ def warn_broken(problem: ConfigError, instead: str) -> None:
 
 
 class GuardGroup(click.Group):
-    """A group that turns a GuardError into a message on stderr and its exit code."""
+    """A group that turns a GuardError, and what can't be read, into a message on stderr and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
         """Run the command; a GuardError ends it in one clear line."""
@@ -92,6 +92,17 @@ class GuardGroup(click.Group):
             ctx.exit(exit_code(error))
         except click.UsageError as error:
             raise wrap_usage(error) from error
+        except (OSError, *UNREADABLE) as error:
+            if isinstance(error, OSError) and error.errno != errno.EOVERFLOW:  # a time that no calendar has
+                raise
+            from smtpguard.cli.answers import find_reading
+
+            tell = find_reading(ctx)
+            if tell is None:
+                raise
+            told = tell(error)
+            print_error(told)
+            ctx.exit(exit_code(told))
 
     def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - click's signature
         """As click does it; an output that can't be written, be it only a help text, ends in one clear line."""

@@ -260,6 +260,6 @@ def build_times(since: str | None, until: str | None) -> Ask:
 
 def ask_daemon(config_path: str | None, socket_path: str | None, verb: str, args: Ask) -> str:
     """Have a running daemon do something; what it said."""
-    from smtpguard.control.client import ask
+    from smtpguard.cli.answers import ask
 
     return str(ask(find_socket(config_path, socket_path), verb, **args)["text"])

@@ -96,8 +96,8 @@ def close(
 
     With --watch each limit of the user is halved for that time. Their first verdict is told, whatever it is.
     """
+    from smtpguard.cli.answers import ask
     from smtpguard.cli.times import parse_span
-    from smtpguard.control.client import ask
 
     for_ns = None if span is None else parse_span(span, "--watch")
     socket = _find_socket(ctx, config_path, socket_path)
@@ -118,7 +118,7 @@ def close(
 @click.pass_context
 def unwatch(ctx: click.Context, /, config_path: str | None, socket_path: str | None, user: str) -> None:
     """End a watch: the user's limits are again what they were."""
-    from smtpguard.control.client import ask
+    from smtpguard.cli.answers import ask
 
     print_lines([ask(_find_socket(ctx, config_path, socket_path), "halve", user=user)["text"]])
 

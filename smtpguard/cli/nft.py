@@ -81,7 +81,7 @@ def ask_guard(socket_path: str, do: str) -> str | None:
     Returns:
         What it did, for people; None if no guard is running.
     """
-    from smtpguard.control.client import ask
+    from smtpguard.cli.answers import ask
     from smtpguard.errors import NoDaemonError
 
     try:

@@ -23,8 +23,8 @@ def command(config_path: str | None, socket_path: str | None, span: str | None) 
 
     It survives a restart, and `status` shows it first. `smtpguard on` ends it.
     """
+    from smtpguard.cli.answers import ask
     from smtpguard.cli.times import parse_span
-    from smtpguard.control.client import ask
 
     args: dict[str, Any] = {"ever": True} if span == "ever" else {}
     if span not in (None, "ever"):

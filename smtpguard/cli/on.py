@@ -11,6 +11,6 @@ from smtpguard.cli.tables import print_lines
 @socket_option
 def command(config_path: str | None, socket_path: str | None) -> None:
     """Refuse again after `smtpguard off`. Blocks are in force again for the rest of their time."""
-    from smtpguard.control.client import ask
+    from smtpguard.cli.answers import ask
 
     print_lines([ask(find_socket(config_path, socket_path), "on")["text"]])

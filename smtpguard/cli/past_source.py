@@ -3,16 +3,15 @@
 import os
 from typing import TYPE_CHECKING, Any, Protocol
 
+from smtpguard.cli.answers import ask, note_file
 from smtpguard.cli.common import find_socket
 from smtpguard.cli.messages import print_message
-from smtpguard.errors import NoDaemonError, PrivilegeError, StateError
+from smtpguard.errors import NoDaemonError, PrivilegeError
 
 if TYPE_CHECKING:
     from smtpguard.state.history import History
 
 Json = dict[str, Any]
-_UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""What rows raise whose columns hold something of another kind, a disk's doing or a person's; and mistakes of ours."""
 ANSWER_S = 5.0
 """For a whole answer, unless somebody has reason to wait longer."""
 
@@ -52,21 +51,16 @@ class PastSource:
             PrivilegeError: Either is for root.
             GuardError: What the daemon said, or that the file can't be read.
         """
-        from smtpguard.control.client import ask
-
         try:
             return ask(self._socket, verb, timeout_s=timeout_s, **args)
         except NoDaemonError as nobody:
             path = self._find_file(nobody)
         from smtpguard.state.history import History
 
+        # What a report or a card makes of it comes later: until the command ends its rows are what may be unreadable.
+        note_file(path)
         with History(path) as history:
-            try:
-                return read(history)
-            except _UNREADABLE as error:
-                fault = f"{type(error).__name__}: {error}"
-                what = f"holds what no smtpguard has written, or smtpguard reads it wrong: {fault}"
-                raise StateError(what, where=path, fix="leave it there, keep a copy of it, and report this") from error
+            return read(history)
 
     def _find_file(self, nobody: NoDaemonError) -> str:
         """The state file, which is read where no daemon runs; said on stderr, once."""

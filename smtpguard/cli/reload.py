@@ -19,7 +19,7 @@ def command(config_path: str | None, socket_path: str | None) -> None:
     import os
     from pathlib import Path
 
-    from smtpguard.control.client import ask
+    from smtpguard.cli.answers import ask
     from smtpguard.settings.load import load_settings
 
     try:

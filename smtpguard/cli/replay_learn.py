@@ -56,7 +56,7 @@ def learn(settings: "Settings", source: "ReplaySource", *, config_path: str | No
 
 def _tell_guard(learned: "Learned", config_path: str | None) -> dict[str, int] | None:
     """Tell a running guard; until when its rules say nothing. None if none runs: it reads the state when it starts."""
-    from smtpguard.control.client import ask
+    from smtpguard.cli.answers import ask
 
     socket_path = find_socket(config_path, None)
     seen = iter([[uid, port, last_ns] for (uid, port), last_ns in learned.seen.items()])

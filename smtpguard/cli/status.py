@@ -40,7 +40,7 @@ def command(
 
     Exits 3 until sources and enforcement are in place, and while a part that verdicts depend on fails; else 0.
     """
-    from smtpguard.control.client import ask
+    from smtpguard.cli.answers import ask
 
     if is_check:
         ctx.exit(_check(config_path, socket_path, warn_dry_run))
@@ -56,9 +56,9 @@ def command(
 
 def _check(config_path: str | None, socket_path: str | None, warn_dry_run: str) -> int:
     """Print the line of a check; its exit code."""
+    from smtpguard.cli.answers import ask, tell_answer
     from smtpguard.cli.status_check import check_failure, check_status
-    from smtpguard.control.client import ask
-    from smtpguard.errors import GuardError
+    from smtpguard.errors import UNREADABLE, GuardError
     from smtpguard.model import NS
     from smtpguard.settings.notations import parse_duration
 
@@ -67,8 +67,11 @@ def _check(config_path: str | None, socket_path: str | None, warn_dry_run: str) 
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--warn-dry-run") from None
     try:
-        status = ask(find_socket(config_path, socket_path), "status")["status"]
-        code, line = check_status(status, warn_dry_run_s=warn_ns / NS)
+        socket = find_socket(config_path, socket_path)
+        try:
+            code, line = check_status(ask(socket, "status")["status"], warn_dry_run_s=warn_ns / NS)
+        except UNREADABLE as error:  # a traceback's exit code would be a warning of Icinga's
+            raise tell_answer(socket, error) from error
     except GuardError as error:
         code, line = check_failure(error)
     click.echo(line)

@@ -51,7 +51,7 @@ def command(
 
 def _unblock(config_path: str | None, socket_path: str | None, args: dict[str, Any]) -> str:
     """Have it done, or do it; by a guard that is just starting, as soon as it answers. What was done."""
-    from smtpguard.control.client import ask
+    from smtpguard.cli.answers import ask
     from smtpguard.errors import BusyError, NoDaemonError
     from smtpguard.settings.load import load_places
 

@@ -110,7 +110,7 @@ def _open_file(path: str) -> int:
 
 def _follow(socket_path: str, show: Show) -> None:
     """Show what the daemon sees, until it ends or nobody reads."""
-    from smtpguard.control.client import subscribe
+    from smtpguard.cli.answers import subscribe
     from smtpguard.control.watch_item import TOPIC, parse_item
 
     try:

@@ -39,8 +39,8 @@ def show_screen(config_path: str | None, socket_path: str | None, sources: Seque
     Raises:
         PrivilegeError: The socket is not for this user, or none answers and a source of our own needs root.
     """
+    from smtpguard.cli.answers import ask
     from smtpguard.cli.common import find_socket, warn_broken
-    from smtpguard.control.client import ask
     from smtpguard.control.watch_item import TOPIC
     from smtpguard.errors import ConfigError, NoDaemonError, PrivilegeError
     from smtpguard.settings.load import load_settings, read_shipped

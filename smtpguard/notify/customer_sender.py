@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from smtpguard.control.client import ask
-from smtpguard.errors import GuardError
+from smtpguard.errors import UNREADABLE, GuardError
 from smtpguard.hooks import ClockS
 from smtpguard.model import NS
 from smtpguard.notify.contact_address import find_unfit, fold_address
@@ -137,6 +137,9 @@ class CustomerSender:
             outcome = self._try(letter, now_s)
         except GuardError as error:  # the daemon, the template or the mail server: tried again
             self._failed(letter, str(error), now_s)
+            return
+        except UNREADABLE as error:  # a daemon of before an update, which answers in another way
+            self._failed(letter, f"the guard's answer can't be read: {type(error).__name__}: {error}", now_s)
             return
         if outcome is None:  # the hour's room is used up, or an address is not taken for now
             return

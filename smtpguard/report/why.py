@@ -126,7 +126,7 @@ def list_commands(why: Mapping[str, Any]) -> list[str]:
 
 def _show_block(block: Mapping[str, Any]) -> Json:
     shown = {name: value for name, value in block.items() if name not in ("user", "uid", "netns")}
-    return shown | {name: render_time(round(block[name] * NS)) for name in ("since", "until")}
+    return shown | {name: render_time(round(float(block[name]) * NS)) for name in ("since", "until")}
 
 
 def _find_refused(block: Mapping[str, Any], places: list[Json]) -> list[Json]:
@@ -141,7 +141,7 @@ def _find_refused(block: Mapping[str, Any], places: list[Json]) -> list[Json]:
 
 def _show_file(file: Mapping[str, Any]) -> Json:
     times = {name: file[name] for name in ("ctime", "mtime") if file.get(name) is not None}
-    return {**file, **{name: render_time(round(time * NS)) for name, time in times.items()}}
+    return {**file, **{name: render_time(round(float(time) * NS)) for name, time in times.items()}}
 
 
 def _show_rule(rule: Mapping[str, Any], past: Mapping[str, Any], blocks: list[Json]) -> Json:

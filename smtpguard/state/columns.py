@@ -63,6 +63,15 @@ def from_ports(value: str) -> tuple[int, ...] | None:
     return tuple(int(port) for port in value.split(",")) if value else None
 
 
+def to_ns(value: int | None, unit_ns: int) -> int | None:
+    """A time in minutes or hours as nanoseconds; None for none. Raises TypeError: a text so many times is 60 GB."""
+    if value is None:
+        return None
+    if not isinstance(value, int):
+        raise TypeError("a time that is no number")
+    return value * unit_ns
+
+
 def render_json(value: object, max_bytes: int = MAX_EVIDENCE_BYTES) -> str:
     """JSON in ASCII; what is too long is replaced by a note of its size, as half a document is none."""
     if value == ():  # as are ranges and ids of nearly all blocks

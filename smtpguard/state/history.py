@@ -238,7 +238,9 @@ class History:
             parameters: Its values.
         """
         with self._look():
-            yield from self._connection.execute(sql, parameters)
+            # `yield from` would close the cursor, after the file, where a row of another kind has who asked give up.
+            for row in self._connection.execute(sql, parameters):  # noqa: UP028
+                yield row
 
     def _read(self, sql: str, *parameters: int | bytes) -> list[Row]:
         with self._look():

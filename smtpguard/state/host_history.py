@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from smtpguard.settings import HOUR_NS, MINUTE_NS
-from smtpguard.state.columns import from_bytes, from_name, from_signed
+from smtpguard.state.columns import from_bytes, from_name, from_signed, to_ns
 from smtpguard.state.event_query import EventQuery, show_event
 from smtpguard.state.history import History
 from smtpguard.state.host_question import HostQuestion, Part
@@ -63,7 +63,7 @@ def _users(history: History, question: HostQuestion) -> Found:
     found = _keep(history.select(sql, *parameters), columns=4)
     mail = list(history.select("SELECT 1 FROM minutes WHERE messages > 0 LIMIT 1"))
     begin = _first(history.select("SELECT min(minute) FROM minutes"))[0]
-    return found | {"has_mail": bool(mail), "first_ns": None if begin is None else begin * MINUTE_NS}
+    return found | {"has_mail": bool(mail), "first_ns": to_ns(begin, MINUTE_NS)}
 
 
 def _names(history: History, question: HostQuestion) -> Found:

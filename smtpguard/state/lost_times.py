@@ -1,7 +1,7 @@
 """What was lost, and when the guard was switched off, read back: for `report` and `why`. Sums of whole minutes."""
 
 from smtpguard.settings import MINUTE_NS
-from smtpguard.state.columns import MARK
+from smtpguard.state.columns import MARK, to_ns
 from smtpguard.state.history import History
 from smtpguard.state.span import MAX_ROWS, Span
 
@@ -20,7 +20,7 @@ def sum_losses(history: History, span: Span) -> tuple[dict[str, int], int | None
     sql = f"SELECT kind, sum(count) FROM losses WHERE {where} AND kind <> ? GROUP BY kind ORDER BY kind LIMIT ?"  # noqa: S608
     counts: dict[str, int] = dict(history.select(sql, *parameters, MARK, span.rows))
     (begin,) = next(iter(history.select("SELECT min(minute) FROM losses")))
-    return counts, None if begin is None else begin * MINUTE_NS
+    return counts, to_ns(begin, MINUTE_NS)
 
 
 def find_off(history: History, since_ns: int, until_ns: int) -> list[tuple[int, int]]:

@@ -243,7 +243,7 @@ def _scripts(history: History, span: Span, verdicts: list[VerdictRow]) -> list[S
                 "count": total.connects,
                 "attr": evidence.get("attr"),
                 "owner": file.get("owner"),
-                "ctime": None if file.get("ctime") is None else render_time(int(file["ctime"] * NS)),
+                "ctime": None if file.get("ctime") is None else render_time(int(float(file["ctime"]) * NS)),
                 "sha256": file.get("sha256"),
                 "drivers": [
                     {"address": client, "count": count} for (by, client), count in clients.most_common() if by == full

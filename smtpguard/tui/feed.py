@@ -9,7 +9,7 @@ from typing import Protocol
 
 from smtpguard.control.client import subscribe
 from smtpguard.control.watch_item import TOPIC
-from smtpguard.errors import GuardError, NoDaemonError
+from smtpguard.errors import UNREADABLE, GuardError, NoDaemonError
 from smtpguard.tui.contents import MAX_KEPT
 from smtpguard.tui.facts import Link
 from smtpguard.tui.own_source import OwnSource
@@ -129,7 +129,7 @@ class GuardFeed:
             self._lose("the daemon has gone")
         except NoDaemonError as error:
             self._lose(error.what)
-        except (GuardError, OSError, ValueError, TypeError) as error:
+        except (GuardError, OSError, *UNREADABLE) as error:
             self._lose(str(error))
         return was_there
 

@@ -514,6 +514,20 @@ def test_who_does_not_answer_is_asked_again_for_a_day(bench: Bench, what: str) -
     assert bench.run(2 * DAY_S) == [], "given up"
 
 
+def test_a_daemon_that_answers_otherwise_is_asked_again(bench: Bench) -> None:
+    """As one of before an update; the thread ended by it, and nobody was told any more."""
+    usual = bench.daemon.ask
+    bench.sender._ask_daemon = lambda *_, **__: {}
+    bench.block()
+    bench.run(601)
+    assert bench.duty.report()["troubles"] == [
+        "customers can't be told: the guard's answer can't be read: KeyError: 'status'; tried again"
+    ]
+    bench.sender._ask_daemon = usual
+    assert bench.run(3600) == ["owner@shop.example"]
+    assert bench.duty.report()["troubles"] == []
+
+
 @pytest.mark.parametrize(
     ("answer", "told", "noted"),
     [
