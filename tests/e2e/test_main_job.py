@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from smtpguard.control.client import ask
 from smtpguard.demo.lab import HOST4, HOST6, PEER4, PEER6
 from tests.support import many_uids
 from tests.support.host import INNOCENT, OTHER, PATIENCE, POSTFIX, ROOT, SHARED, SMTPGUARD, SPAMMER, Host, wait_for
@@ -92,16 +93,17 @@ def test_other_ports_are_nobodys_business(freed: Host) -> None:
 
 
 def test_a_block_ends_by_itself(freed: Host) -> None:
+    begun = time.monotonic()
     assert freed.cli("block", SPAMMER[0], "--for", "2s").returncode == 0
-    assert freed.connect(SPAMMER).refused == 1
-    wait_for(lambda: freed.connect(SPAMMER).ok == 1, 6)
+    assert freed.connect(SPAMMER).refused == 1 or time.monotonic() > begun + 2
+    wait_for(lambda: freed.connect(SPAMMER).ok == 1)
     assert not blocked(freed)
     wait_for(lambda: any(r["USER"] == SPAMMER[0] and r["BY"] == "time" for r in freed.events("UNBLOCK")))
 
 
 def test_unblock_frees_at_once_and_from_empty_windows(freed: Host) -> None:
     freed.connect(SPAMMER, 40)
-    wait_for(lambda: blocked(freed), 2)
+    wait_for(lambda: blocked(freed))
     done = freed.cli("unblock", SPAMMER[0])
     assert done.returncode == 0, done.stderr
     assert not blocked(freed)
@@ -115,7 +117,7 @@ def test_a_thousand_subordinate_uids_count_as_one(freed: Host) -> None:
     done = freed.lab.run(words, inside=True)
     assert done.returncode == 0, done.stderr
     assert 30 <= int(done.stdout) <= 30 + LEAK
-    wait_for(lambda: blocked(freed), 2)
+    wait_for(lambda: blocked(freed))
     assert freed.connect(SPAMMER).refused == 1, "the owner is covered"
     assert freed.connect(("sub", 712345)).refused == 1, "the whole range is covered"
 
@@ -125,11 +127,12 @@ def test_a_throttle_passes_the_limit_and_leaves_open_sessions() -> None:
     with Host(rules=[rule]) as host:
         host.start()
         session = host.session(SPAMMER, 3)
-        began = time.monotonic()
         spam = host.connect(SPAMMER, 200, 400)
+        ended = time.monotonic()
         assert 30 <= spam.ok + 1 <= 30 + LEAK
         assert session.communicate(timeout=10)[0].strip() == "alive"
-        time.sleep(max(0, began + 4.3 - time.monotonic()))
+        time.sleep(max(0, ended + 4 - time.monotonic()))
+        wait_for(lambda: not ask(f"{host.lab.directory}/control.sock", "blocks")["items"])
         again = host.connect(SPAMMER, 60, 400)
         assert 25 <= again.ok <= 30 + LEAK, "the window has slid"
 
@@ -173,7 +176,7 @@ def test_sigkill_leaves_the_block_to_its_own_end_and_nothing_else() -> None:
         host.stop(signal.SIGKILL)
         assert host.connect(SPAMMER).refused == 1, "nft holds without us"
         assert host.cli("status").returncode == 3
-        wait_for(lambda: host.connect(SPAMMER).ok == 1, 8)
+        wait_for(lambda: host.connect(SPAMMER).ok == 1)
         host.start()
         assert host.connect(SPAMMER).ok == 1
 
@@ -204,7 +207,7 @@ def test_nft_remove_is_not_healed_and_ensure_puts_it_back(freed: Host) -> None:
     assert "nft remove" in shown.stdout
     assert freed.connect(SPAMMER).ok == 1, "nothing refuses any more, BPF neither"
     assert freed.lab.run([*SMTPGUARD, "nft", "ensure", "--config", freed.config]).returncode == 0
-    wait_for(lambda: blocked(freed), 2)
+    wait_for(lambda: blocked(freed))
     assert freed.connect(SPAMMER).refused == 1
 
 
@@ -256,23 +259,27 @@ def test_a_lost_table_is_put_back_with_what_is_left_of_the_time(
         return "reject" in ruleset and "61101 timeout" in ruleset
 
     assert freed.cli("block", SPAMMER[0], "--for", "10m").returncode == 0
+
+    def list_told() -> list[str]:
+        return [line for line in freed.stderr()[before:].splitlines() if "It is back" in line]
+
     before = len(freed.stderr())
     freed.nft(*how)
     begun = time.monotonic()
     wait_for(is_back)
-    assert time.monotonic() - begun < 0.3 + standstill.worst_s()
+    took = time.monotonic() - begun
     left = re.search(r"61101 timeout \S+ expires (\d+)m", freed.nft("list", "set", "inet", "smtpguard", "blocked"))
     assert left is not None
     assert int(left[1]) == 9
-    told = [line for line in freed.stderr()[before:].splitlines() if "It is back" in line]
-    assert len(told) == 1
-    assert "nft (pid" in told[0]
+    (told,) = wait_for(list_told)
+    assert "nft (pid" in told
+    assert took < 0.3 + standstill.worst_s()
 
 
 def test_an_element_deleted_by_hand_is_a_wish_to_unblock(freed: Host) -> None:
     assert freed.cli("block", SPAMMER[0], "--for", "10m").returncode == 0
     freed.nft("delete", "element", "inet", "smtpguard", "blocked", "{ 61101 }")
-    wait_for(lambda: freed.connect(SPAMMER).ok == 1, 2)
+    wait_for(lambda: freed.connect(SPAMMER).ok == 1)
     assert "web01" not in freed.cli("blocks").stdout
     wait_for(lambda: any("nft" in row["REASON"] for row in freed.events("UNBLOCK") if row["USER"] == SPAMMER[0]))
 

@@ -92,8 +92,9 @@ def test_every_series_is_there_at_the_first_write_and_the_file_goes_with_the_gua
     assert not any("user_connects" in name or "_created" in name for name in first)
     about = host.path.stat()
     assert (stat.S_IMODE(about.st_mode), about.st_uid) == (0o644, 0)
+    # It says so once it has written.
+    wait_for(lambda: f"{host.path} written " in host.cli("status", "-v").stdout)
     status = host.cli("status", "-v").stdout
-    assert f"{host.path} written " in status
     folders = f"{host.lab.directory} and {host.path.parent}"
     assert f"confinement: writes in {folders} only" in status or "this kernel has no Landlock" in status
     assert host.stop() == 0

@@ -19,11 +19,6 @@ BURST = {"name": "burst", "count": "connections", "limit": 5, "window": "10m", "
 LATE = 61150
 
 
-def passwd(host: Host) -> Path:
-    """The laboratory's own; written in place, as it is bound over the system's."""
-    return host.lab.directory / "passwd"
-
-
 def said(done: subprocess.CompletedProcess[str]) -> str:
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -38,8 +33,8 @@ def test_digits_blanks_and_aliases_mean_whom_they_name() -> None:
     users = [{"match": {"users": [DIGITS[0], BLANK[0], "alias03"]}, "rules": {"burst": {"limit": 2}}}]
     exempt = {"users": [EXEMPT[0]], "uids": ["2000-2999"]}
     with Host(accounts, rules=[BURST], users=users, exempt=exempt, breaker={"blocks": 100, "per": "10m"}) as host:
-        with passwd(host).open("a") as file:
-            file.write(f"alias03:x:{OTHER[1]}:{OTHER[1]}::/nonexistent:/bin/sh\n")
+        alias = f"alias03:x:{OTHER[1]}:{OTHER[1]}::/nonexistent:/bin/sh\n"
+        host.lab.lay_over("/etc/passwd", host.lab.read("/etc/passwd") + alias)
         host.start()
         assert host.connect(EXEMPT, 8).refused == 0, "exempt by its name"
         for user, passed in ((DIGITS, 2), (BLANK, 2), (OTHER, 2), (ZERO, 5), (INNOCENT, 5), (SPAMMER, 5)):
@@ -74,9 +69,9 @@ def test_a_block_made_before_the_name_was_known_takes_it() -> None:
         assert said(host.cli("block", str(user[1])))
         assert said(host.cli("allow", f"uid:{allowed[1]}", "--for", "1h"))
         assert said(host.cli("block", str(freed[1])))
-        before = passwd(host).read_text()
+        before = host.lab.read("/etc/passwd")
         lines = "".join(f"{name}:x:{uid}:{uid}::/nonexistent:/bin/sh\n" for name, uid in (user, allowed, freed))
-        passwd(host).write_text(before + lines)
+        host.lab.lay_over("/etc/passwd", before + lines)
         wait_for(lambda: blocked(host) == {uid: name for name, uid in (user, allowed, freed)})
         assert host.connect(user, 2).ok == 0
         assert host.connect(allowed, 8).refused == 0
@@ -85,7 +80,7 @@ def test_a_block_made_before_the_name_was_known_takes_it() -> None:
         host.start()
         assert blocked(host) == {uid: name for name, uid in (user, allowed)}, "nothing is left under the uid alone"
         assert host.connect(user, 2).ok == 0
-        passwd(host).write_text(f"{before}new:x:{LATE}:{LATE}::/nonexistent:/bin/sh\n")
+        host.lab.lay_over("/etc/passwd", f"{before}new:x:{LATE}:{LATE}::/nonexistent:/bin/sh\n")
         wait_for(lambda: LATE not in blocked(host))
         assert host.connect(user, 1).ok == 1, "the number was given to somebody else"
 

@@ -75,7 +75,7 @@ def test_a_name_service_that_hangs_holds_up_who_asked_and_nobody_else(standstill
         for _ in range(20):  # others are answered meanwhile
             at = time.monotonic()
             host.is_ready()
-            assert time.monotonic() - at < 0.5
+            assert time.monotonic() - at < 0.5 + standstill.worst_s()
         text, _ = child.communicate(timeout=20)
         assert child.returncode == 1
         assert "somebody-new could not be looked up: the name service does not answer" in text, text

@@ -19,7 +19,7 @@ from smtpguard.demo.lab import PEER4
 from smtpguard.model import NS
 from smtpguard.state.enforcing_since import FACT
 from tests.e2e.test_notify import wait_for_helper
-from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
+from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, read_lines, wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -68,7 +68,7 @@ def test_a_block_is_told_to_the_reseller_and_not_if_a_person_undoes_it(tmp_path:
     file = tmp_path / "mails"
 
     def mails() -> list[dict[str, Any]]:
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return [json.loads(line) for line in read_lines(file)]
 
     with Host(rules=[RULE], sources=["bpf"], breaker={"blocks": 100}, accounts=write_panel(tmp_path)) as host:
         customers = {"enabled": True, "from": "support@hoster.example", "delay": "1s"}
@@ -98,6 +98,7 @@ def test_a_block_is_told_to_the_reseller_and_not_if_a_person_undoes_it(tmp_path:
             connection.execute("UPDATE facts SET value = ? WHERE name = ?", (long_ago, FACT))
         host.start()
         assert ask_daemon("status")["status"]["enforcing_since"] < time.time() - WEEK_S
+        wait_for(lambda: "command: 3 accounts" in status())
 
         helper = wait_for_helper(host)
         os.kill(helper, signal.SIGSTOP)  # so that nobody races: it hears of both when both are done

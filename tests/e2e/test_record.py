@@ -92,7 +92,7 @@ def test_a_source_that_tells_no_own_address_says_so() -> None:
         host.start()
         host.connect(INNOCENT, 4)
         wait_for(lambda: figures(host, INNOCENT[1]) == (4, 0), 5)
-        assert "not known (4)" in host.cli("why", INNOCENT[0]).stdout
+        wait_for(lambda: "not known (4)" in host.cli("why", INNOCENT[0]).stdout)
         source = shown(host, "events", "--src", HOST4)["source"]
         assert (source["users"], source["unknown"]) == ([], 4)
         assert "Of 4 attempts it is not known" in host.cli("events", "--src", HOST4).stdout

@@ -76,7 +76,7 @@ def test_a_new_address_costs_one_refusal() -> None:
             names.give(address)
             assert host.connect(SPAMMER, 1, to=[address]).refused == 1
             told = f"new address of {RELAY}, {address}"
-            wait_for(lambda told=told: told in host.stderr(), 5)  # type: ignore[misc]
+            wait_for(lambda told=told: told in host.stderr())  # type: ignore[misc]
             known.append(address)
             assert host.connect(SPAMMER, 30, to=known).refused == 0
         assert host.connect(SPAMMER, 1, to=[MX[1]]).ok == 0, "and nothing else"
@@ -92,7 +92,7 @@ def test_who_was_blocked_over_a_new_address_is_freed_and_told_of() -> None:
     with relayed() as (host, names):
         names.give(B)
         assert host.connect(SPAMMER, 6, to=[B]).ok <= 5
-        wait_for(lambda: host.events("UNBLOCK"), 5)
+        wait_for(lambda: host.events("UNBLOCK"))
         assert blocked(host) == set()
         [end] = host.events("UNBLOCK")
         assert (end["USER"], end["BY"]) == (SPAMMER[0], "exempt")

@@ -37,18 +37,20 @@ def test_an_administrator_blocks_a_user_from_the_screen(host: Host) -> None:
         assert time.monotonic() - begun < 6, "attached within 2 s"
         assert host.connect(SPAMMER, 30).ok == 30
         host.connect(INNOCENT, 3, port=587)
-        lines = screen.wait(" 33 seen", "SUBMISSION")
-        assert sum("web02" in line and " 587 " in line for line in lines) == 3
+        screen.wait(" 33 seen", "SUBMISSION")
+        # What is seen may be drawn in part: each line is waited for.
+        wait_for(lambda: sum("web02" in line and " 587 " in line for line in screen.lines()) == 3)
         screen.press("2")
-        (row,) = [line for line in screen.wait("LAST MINUTE", "web01") if line.startswith("web01")]
-        assert row.split()[1] == "30"
+        screen.wait("LAST MINUTE", "web01")
+        wait_for(lambda: [line.split()[1] for line in screen.lines() if line.startswith("web01")] == ["30"])
         screen.press("/", "w", "e", "b", "0", "1", "Enter")
         screen.wait("filter 'web01': 1 found")
         screen.press("Enter")
         screen.wait("-- why web01", "30 attempts in the last hour, none refused here", "smtpguard block web01 --for 1h")
-        screen.press("Escape")
+        screen.press("Escape")  # with the next key at once it would be Alt and that key
+        wait_for(lambda: "Esc closes" not in "".join(screen.lines()))
         screen.press("B")
-        lines = screen.wait("BLOCK web01 (uid 61101)", "for 1 h, until ")
+        screen.wait("BLOCK web01 (uid 61101)", "for 1 h, until ")
         screen.press("-")
         screen.wait("for 10 min, until ")
         assert host.connect(SPAMMER, 1).ok == 1, "a question does nothing"
@@ -59,8 +61,6 @@ def test_an_administrator_blocks_a_user_from_the_screen(host: Host) -> None:
         assert host.connect(INNOCENT, 2).ok == 2, "and nobody else"
         (block,) = wait_for(lambda: host.events("BLOCK"))
         assert (block["USER"], block["BY"]) == ("web01", "admin")
-        screen.press("Escape")  # with the next key at once it would be Alt and that key
-        screen.wait("? keys")
         screen.press("1", "i")
         screen.wait("result refused", "x ")
         screen.press("i", "5")
@@ -89,6 +89,7 @@ def test_without_a_daemon_with_one_and_with_its_successor(host: Host) -> None:
         screen.wait("BLIND: ")
         host.start()
         screen.wait("enforcing (bpf)")
+        wait_for(lambda: seen(screen.lines()) >= 5)
         before = seen(screen.lines())
         host.connect(SPAMMER, 4)
         screen.wait(f" {before + 4} seen")

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.fake_daemon import FakeDaemon
 from tests.support.host import SMTPGUARD, Host, wait_for
+from tests.support.standstill import Standstill
 from tests.support.terminal import Terminal
 
 RATE = 5_000
@@ -50,18 +51,18 @@ def press_each(screen: Terminal) -> list[float]:
     return [screen.time_key(key, text, is_there=is_there) for key, text, is_there in KEYS]
 
 
-def hold_to_bar(rounds: list[list[float]]) -> None:
+def hold_to_bar(rounds: list[list[float]], standstill: Standstill) -> None:
     """Each key is usually answered within the bar, and none later than three times that: processors are shared."""
     usual = [statistics.median(times) for times in zip(*rounds, strict=True)]
     slowest = [max(times) for times in zip(*rounds, strict=True)]
     for (key, _, _), often, once in zip(KEYS, usual, slowest, strict=True):
         print(f"{key}: usually {often * 1000:.0f} ms, the slowest of {len(rounds)} {once * 1000:.0f} ms")
     assert max(usual) < BAR_S
-    assert max(slowest) < 3 * BAR_S
+    assert max(slowest) < 3 * BAR_S + standstill.worst_s()
 
 
 @pytest.mark.parametrize("seconds", [pytest.param(60, marks=pytest.mark.long), 3])
-def test_keys_are_answered_while_much_comes(tmp_path: Path, seconds: float) -> None:
+def test_keys_are_answered_while_much_comes(standstill: Standstill, tmp_path: Path, seconds: float) -> None:
     with FakeDaemon(tmp_path) as daemon, Terminal(tmp_path, [*SMTPGUARD, "watch", "--socket", daemon.path]) as screen:
         screen.wait("DRY RUN: nobody is refused")
         daemon.publish_at(RATE)
@@ -82,13 +83,13 @@ def test_keys_are_answered_while_much_comes(tmp_path: Path, seconds: float) -> N
 
         wait_for(is_all_told)
         print(f"{daemon.published} events, {daemon.dropped} left out; {peak_mb(screen.pid()):.0f} MB")
-        hold_to_bar(rounds)
+        hold_to_bar(rounds, standstill)
         assert peak_mb(screen.pid()) < BAR_MB
 
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("seconds", [pytest.param(60, marks=pytest.mark.long)])
-def test_a_real_daemon_loses_nothing_for_it(seconds: int) -> None:
+def test_a_real_daemon_loses_nothing_for_it(standstill: Standstill, seconds: int) -> None:
     """Ten users with 500 real connections a second each, and a screen that is looked at and stood still."""
     users = {f"web{number:02}": 61_101 + number for number in range(10)}
     places = [f"198.18.0.{number}" for number in range(1, 61)]
@@ -117,5 +118,5 @@ def test_a_real_daemon_loses_nothing_for_it(seconds: int) -> None:
             print(
                 f"{passed} connections, {rate:.0f} a second; {read_number(screen.lines(), 'left out (.*?) ')} left out"
             )
-            hold_to_bar(rounds)
+            hold_to_bar(rounds, standstill)
             assert peak_mb(screen.pid()) < BAR_MB

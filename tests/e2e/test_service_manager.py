@@ -61,7 +61,7 @@ def test_ready_alive_and_stopping_are_told_and_no_child_could(manager: Manager) 
         at = next(number for number, said in enumerate(manager.heard) if said.startswith("RELOADING=1"))
         wait_for(lambda: manager.has_heard("none") or any(said.startswith("READY=1") for said in manager.heard[at:]))
         told = "Waits for a restart (restart its service, as by systemctl restart smtpguard): "
-        assert f"{told}attribution.rdns true -> false." in host.stderr()
+        wait_for(lambda: f"{told}attribution.rdns true -> false." in host.stderr())
         assert host.cli("off").returncode == 0
         wait_for(lambda: manager.has_heard("WATCHDOG=1", "STATUS=OFF"))
         host.stop()

@@ -75,7 +75,7 @@ def test_put_in_by_hand_they_are_listed_told_and_can_be_undone(host: Host, dry_r
     assert row["in_step"] is True
     assert "in sync with the list (checked 2" in str(row["state"])
     host.nft("flush", "ruleset")
-    wait_for(lambda: is_refused(host, SPAMMER), 3)
+    wait_for(lambda: is_refused(host, SPAMMER))
     for user in (SPAMMER, INNOCENT):
         assert host.cli("unblock", user[0]).returncode == 0
         assert not is_refused(host, user)
@@ -102,7 +102,7 @@ def test_a_ruleset_saved_while_somebody_was_blocked_refuses_nobody_later(host: H
     if flush:
         saved.write_text("flush ruleset\n" + saved.read_text())
     host.nft("-f", str(saved))
-    wait_for(lambda: not is_refused(host, SPAMMER), 3)
+    wait_for(lambda: not is_refused(host, SPAMMER))
     assert is_refused(host, INNOCENT), "blocks made since are put back"
     assert list_blocks(host).keys() == {INNOCENT[1]}
     assert nft_row(host)["in_step"] is True
@@ -132,9 +132,9 @@ def test_a_saved_ruleset_loaded_while_nothing_is_to_be_refused_goes(host: Host) 
     assert host.cli("block", SPAMMER[0], "--for", "1h").returncode == 0
     saved = save(host)
     assert host.cli("unblock", SPAMMER[0]).returncode == 0
-    wait_for(lambda: host.nft("list", "ruleset") == "", 3)
+    wait_for(lambda: host.nft("list", "ruleset") == "")
     host.nft("-f", str(saved))
-    wait_for(lambda: host.nft("list", "ruleset") == "", 3)
+    wait_for(lambda: host.nft("list", "ruleset") == "")
     assert not is_refused(host, SPAMMER)
 
 

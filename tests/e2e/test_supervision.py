@@ -59,6 +59,7 @@ def test_while_attempts_cannot_be_judged_status_says_so_and_nobody_is_refused_fo
     assert host.connect(OTHER, 3).refused == 3, "who is blocked stays blocked"
     broken.unlink()
     wait_for(host.is_ready)
+    assert host.is_ready()  # limits are in force anew by the end of the turn that said so first
     passed = host.connect(SPAMMER, 20)
     assert (passed.ok, passed.refused) == (5, 15), "exact again"
 

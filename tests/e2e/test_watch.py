@@ -63,7 +63,7 @@ def test_to_a_file_and_it_ends_on_sigterm(host: Host) -> None:
     while not (path.exists() and path.read_text()) and time.monotonic() < deadline:
         host.connect(INNOCENT, 1)
     child.terminate()
-    child.wait(5)
+    child.wait(20)
     lines = path.read_text("ascii").splitlines()
     assert lines
     assert all("USER=web02" in line for line in lines)

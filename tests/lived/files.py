@@ -33,6 +33,7 @@ def _rotated(world: World) -> str:
 def log_renamed(world: World) -> None:
     """logrotate's `create`: another name, then a signal."""
     log = world.small / "events.log"
+    wait_for(log.exists)
     log.rename(log.with_name(_rotated(world)))
     world.host.stop_signal(signal.SIGHUP)
 
@@ -45,10 +46,9 @@ def log_copied_and_truncated(world: World) -> None:
     copy = log.with_name(_rotated(world))
     with log.open("r+b") as source:
         try:
-            # What comes between the last read and the cut is lost; that is its way.
-            with copy.open("wb") as target:
-                while chunk := source.read(1 << 20):
-                    target.write(chunk)
+            # What comes between the read and the cut is lost; that is its way. Of a line that is just being written a
+            # part may be seen.
+            copy.write_bytes(b"".join(line for line in source if line.endswith(b"\n")))
         except OSError:  # a full disk: it is given up for today
             copy.unlink()
             return

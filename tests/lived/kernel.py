@@ -73,7 +73,7 @@ def foreign_set_loaded(world: World) -> Iterator[None]:
 def bpf_detached(world: World) -> None:
     with world.model.span("blind", after_s=0.1):
         detach_all(world.cgroup_id)
-        wait_for(lambda: list_links(world.cgroup_id) and world.is_ready(), 6)
+        wait_for(lambda: list_links(world.cgroup_id) and world.is_ready())
 
 
 @happening

@@ -100,7 +100,7 @@ def socket_full(world: World) -> None:
         with contextlib.suppress(GuardError):
             world.ask("status")
         assert time.monotonic() - begun < 11
-    wait_for(world.is_ready, 2)
+    wait_for(world.is_ready)
 
 
 @happening

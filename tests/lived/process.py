@@ -5,9 +5,15 @@ import os
 import signal
 import time
 
+from tests.lived.model import Span
 from tests.lived.registry import happening
 from tests.lived.world import World
 from tests.support.processes import list_descendants
+
+HELD_S = 2.0
+"""Limits hold for so long without the guard, from the last time that it said it lives: at whole seconds."""
+LATE_S = 0.7
+"""After a whole second: not so long before the next that it says so once more."""
 
 
 @happening
@@ -19,10 +25,15 @@ def hung_up(world: World) -> None:
 def stopped_for_a_second(world: World) -> None:
     """A debugger, a snapshot of the machine: it stands still, and the kernel goes on."""
     world.measures.disturb()
+    if time.clock_gettime(time.CLOCK_BOOTTIME) % 1 > LATE_S:
+        world.host.wait_for_beat()
+    begun_ns, begun_s = time.time_ns(), time.monotonic()
     with world.model.span("stopped", after_s=0.2):
         world.host.stop_signal(signal.SIGSTOP)
         time.sleep(1)
         world.host.stop_signal(signal.SIGCONT)
+    if time.monotonic() - begun_s > HELD_S - LATE_S - 0.2:  # this machine was busy: nothing has held to the end
+        world.model.spans.append(Span("lost", begun_ns, time.time_ns()))
 
 
 @happening

@@ -168,8 +168,10 @@ class World:
     def step_clock(self, steps: int) -> None:
         """Set the daemon's wall clock so many steps off ours, and let it notice."""
         told = self.host.stderr().count(_CLOCK_SET)
-        rewrite(self._clock, f"{steps * FAKED_STEP_S:+d}\n")
-        wait_for(lambda: self.host.stderr().count(_CLOCK_SET) > told, 5)
+        fresh = self._clock.with_suffix(".new")
+        fresh.write_text(f"{steps * FAKED_STEP_S:+d}\n")
+        fresh.rename(self._clock)
+        wait_for(lambda: self.host.stderr().count(_CLOCK_SET) > told)
 
     def to_real(self, wall_ns: int) -> int:
         """A wall time of the daemon's by our clock."""
@@ -324,7 +326,7 @@ class World:
         return self.host.lab.read(target)
 
     def write(self, target: str, text: str) -> None:
-        rewrite(self.host.lab.directory / Path(target).name, text)
+        self.host.lab.lay_over(target, text)
 
     @contextlib.contextmanager
     def edited(self, target: str, old: str, new: str) -> Iterator[None]:
@@ -382,14 +384,3 @@ class World:
 def _merge(old: object, new: object) -> object:
     """A value of the configuration; of a section given in part the rest stays."""
     return {**old, **new} if isinstance(old, dict) and isinstance(new, dict) else new
-
-
-def rewrite(path: Path, text: str) -> None:
-    """Change a file in place: it is laid over one of the host's, and a reader never finds it empty."""
-    data = text.encode()
-    descriptor = os.open(path, os.O_WRONLY)
-    try:
-        os.pwrite(descriptor, data, 0)
-        os.ftruncate(descriptor, len(data))
-    finally:
-        os.close(descriptor)
