@@ -49,7 +49,7 @@ class RuleWindows:
         clear_ns: ... and from this one on none is inside a block, at whatever port.
         ahead: Until then: what is ahead at the ports asked about since the blocks last changed; None if at none.
         floor_ns: All windows were emptied then, also of rules that had counted nothing yet.
-        changes: Grows with what the lanes do not show: who became a newcomer.
+        changes: Grows with what the lanes do not show: who became a newcomer, and which rules have begun to count.
     """
 
     __slots__ = (
@@ -93,6 +93,7 @@ class RuleWindows:
         lane.counters = self._count(port, known)
         if len(known) > len(self.counters):
             self.counters = tuple([known[number] for number in sorted(known)])
+            self.changes += 1
         for lanes in {id(counter.lanes): counter.lanes for counter in lane.counters}.values():
             lanes.append(lane)
         lane.tables = tuple(dict.fromkeys([counter.table for counter in lane.counters if counter.table is not None]))

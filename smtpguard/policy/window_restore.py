@@ -4,7 +4,7 @@ import json
 import struct
 import sys
 from array import array
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -43,7 +43,6 @@ def restore_parts(watched: SubjectState, stored: Iterable[StoredPart], now_ns: i
         How many parts were no good, and the names of those that belong to nothing any more.
     """
     items = {item.part.part: item for item in stored}
-    modes = {tuple(name.split("/", 2)[:2]) for name in items}
     try:
         state = json.loads(items[STATE].part.data or b"") if STATE in items else {"name": None}
         owner = state["name"]
@@ -51,6 +50,9 @@ def restore_parts(watched: SubjectState, stored: Iterable[StoredPart], now_ns: i
         return 1, list(items)  # without it nobody knows what was emptied
     if not watched.account.may_be(owner):
         return 0, list(items)  # the number was given to somebody else
+    floors = state.get("floors")
+    # Windows that were there and empty stay so; those of a mode that was not have what the other one had.
+    modes = {tuple(str(name).split("/", 2)[:2]) for name in (*items, *(floors if isinstance(floors, dict) else ()))}
     bad = 0
     useless: list[str] = []
     for name in sorted(items, key=lambda name: (name == STATE, _order(name))):
@@ -94,6 +96,8 @@ def _restore_state(watched: SubjectState, state: dict[str, Any], shift_ns: int, 
         if isinstance(book, RuleWindows):
             book.floor_ns = max(book.floor_ns, time_of(floors.get(stream, floors.get(other))))
         marks_of = {tuple(key): marks for mode in (other, stream) for at, *key, marks in rows if at == mode}
+        if isinstance(book, RuleWindows):
+            _open_lanes(book, marks_of)
         for counter in book.counters:
             marks = marks_of.get(counter.identity())
             if marks is None:
@@ -105,6 +109,13 @@ def _restore_state(watched: SubjectState, state: dict[str, Any], shift_ns: int, 
             counter.told_ns = told_ns
             if isinstance(counter, Counter):
                 counter.fresh_ns = fresh_ns
+
+
+def _open_lanes(book: RuleWindows, known: Container[tuple[object, ...]]) -> None:
+    """Open lanes that hold nothing, as each attempt there was refused, and of whose rules something is known."""
+    for port, items in book.plan.of_port.items():
+        if items and all((item.rule.name, item.rule.count, item.rule.window_ns) in known for item in items):
+            book.open_lane(port)
 
 
 def _restore_window(book: RuleWindows | ByteWindows, name: str, data: bytes, shift_ns: int, now_ns: int) -> bool:

@@ -235,3 +235,38 @@ def test_garbage_is_counted_and_left_out(data: bytes) -> None:
         assert new.memory.restore_windows(broken.stored(), T0 + 3 * NS) >= 2
         decisions: list[Decision] = feed(new, (3, 4, 5, 6, 7))
         assert only(Verdict, decisions)
+
+
+def test_what_was_counted_on_a_second_port_comes_back() -> None:
+    """Its rules began to count after what is known of rules was written: they were taken for new ones, and emptied."""
+    submission = replace(BURST, name="submission", ports=frozenset({587}))
+    engine, store = engine_of(submission), Store()
+    feed(engine, [0])
+    store.keep(engine.memory.export())
+    feed(engine, (1, 2, 3), port=587)
+    again = restarted(engine, engine_of(submission), 4, store)
+    assert only(Verdict, feed(again, [5], port=587))
+
+
+def test_what_was_told_of_attempts_that_were_all_refused_is_not_told_again() -> None:
+    rules = (replace(BURST, name="told", action="warn", limit=0), replace(BURST, limit=0, action="throttle"))
+    engine = engine_of(*rules)
+    assert [verdict.rule for verdict in only(Verdict, feed(engine, [0]))] == ["told", "burst"]
+    again = restarted(engine, engine_of(*rules), 1)
+    assert [verdict.rule for verdict in only(Verdict, feed(again, [61]))] == ["told", "burst"]
+    engine = engine_of(rules[0], replace(rules[1], window_ns=5 * NS))
+    feed(engine, [0])
+    again = restarted(engine, engine_of(rules[0], replace(rules[1], window_ns=5 * NS)), 1)
+    assert [verdict.rule for verdict in only(Verdict, feed(again, [6]))] == ["burst"]
+
+
+def test_windows_that_were_empty_beside_others_come_back_empty() -> None:
+    rules = (
+        replace(BURST, name="dry", limit=0, action="throttle", dry_run=True),
+        replace(BURST, name="earnest", limit=9),
+    )
+    engine = engine_of(*rules)
+    feed(engine, (0, 30, 40))
+    for again in (engine, restarted(engine, engine_of(*rules), 50)):
+        (verdict,) = only(Verdict, feed(again, [61]))
+        assert (verdict.rule, verdict.count) == ("dry", 1)
