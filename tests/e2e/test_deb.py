@@ -92,6 +92,7 @@ def test_unpacked_screen_runs_in_a_terminal_with_what_the_package_brings(unpacke
             daemon.publish_at(20)
             # Whose row is seen depends on when one looks: they go by.
             wait_for(lambda: any("web" in line and "SMTP-ALT" in line for line in terminal.lines()))
+            daemon.publish_at(0)
             terminal.press("2")
             terminal.wait("LAST MINUTE")
             terminal.press("q")

@@ -93,9 +93,12 @@ def list_left_behind(net: str, cgroup: str, cgroup_id: int, directory: Path) -> 
 
 def wait_for_none(look: Callable[[], list[str]], seconds: float = 5) -> list[str]:
     end = time.monotonic() + seconds
-    while (found := look()) and time.monotonic() < end:
+    while True:
+        is_last = time.monotonic() >= end
+        found = look()
+        if not found or is_last:
+            return found
         time.sleep(0.05)
-    return found
 
 
 def lay_out(host: Host) -> None:
