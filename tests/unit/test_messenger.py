@@ -11,7 +11,7 @@ import pytest
 
 from smtpguard.daemon.outlet.frames import MAX_BYTES, parse_frame, render_frame
 from smtpguard.daemon.outlet.helper_process import HelperProcess
-from smtpguard.daemon.outlet.messenger import LONGEST_REST_NS, MAX_KEPT, STUCK_NS, Messenger
+from smtpguard.daemon.outlet.messenger import LONGEST_REST_NS, MAX_KEPT, PATIENCE_NS, STUCK_NS, Messenger
 from smtpguard.model import NS
 from smtpguard.settings import Settings
 from tests.support.descriptors import list_descriptors, wait_until_closed
@@ -26,7 +26,7 @@ class FakeProcess:
         self.room = room
         self.got: list[tuple[str, object]] = []
         self.says: deque[bytes] = deque()
-        self.gone = self.ended = False
+        self.gone = self.ended = self.has_ended = False
         self.pid = 4711
 
     def fileno(self) -> int:
@@ -171,14 +171,40 @@ def test_a_reload_tells_it_what_has_changed_and_ends_it_when_nothing_is_wanted()
         replace(WANTED, notify=replace(WANTED.notify, hook=("/bin/x",))),
     ):
         bench.messenger.reconfigure(settings)  # the one before has given up to write there
+        bench.processes[-1].has_ended = True
+        bench.pass_time(0)
         assert bench.processes[-2].ended
         assert [kind for kind, _ in bench.processes[-1].got] == ["reload"]
     bench.say(render_frame("report", {"listed": {"text": "listed"}}))
     bench.messenger.reconfigure(Settings())
     assert bench.messenger.report == {}, "what it said holds no more"
     assert bench.processes[-1].got[-1][0] == "stop"
-    assert bench.processes[0].ended
     assert bench.messenger.filenos() == ()
+    bench.messenger.close()
+    assert bench.processes[-1].ended
+
+
+def test_no_reload_waits_for_one_that_does_not_end_and_none_begins_before() -> None:
+    bench = Bench()
+    hook = replace(WANTED, notify=replace(WANTED.notify, hook=("/bin/x",)))
+    bench.messenger.reconfigure(hook)
+    bench.messenger.tell({"id": "a"})
+    for _ in range(24):
+        deadline = bench.messenger.next_deadline()
+        assert deadline is not None
+        bench.pass_time(deadline - bench.now_ns)
+    assert not bench.processes[0].ended, "it may remove its file still, and a new one's has the same name"
+    assert len(bench.processes) == 1
+    bench.pass_time(PATIENCE_NS)
+    assert bench.processes[0].ended
+    assert bench.processes[1].ids() == ["a"]
+    bench.messenger.reconfigure(Settings())
+    bench.messenger.reconfigure(hook)
+    assert len(bench.processes) == 2
+    bench.messenger.reconfigure(Settings())
+    bench.pass_time(PATIENCE_NS)
+    assert bench.processes[1].ended
+    assert bench.messenger.next_deadline() is None
 
 
 def test_what_is_too_long_for_a_packet_is_dropped_and_counted() -> None:

@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import socket
+from typing import Protocol
 
 from smtpguard.daemon.outlet.frames import MAX_BYTES
 from smtpguard.interpreter import module_argv, module_environment
@@ -15,6 +16,43 @@ from smtpguard.interpreter import module_argv, module_environment
 _MODULE = "smtpguard.notify"
 _DYING_S = 0.02
 """How long the loop may wait for one that was killed; it is reaped later else, with the next that is started."""
+
+
+class AnyHelper(Protocol):
+    """A notifying process, see HelperProcess."""
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        ...
+
+    def fileno(self) -> int:
+        """Readable when it has said something, or has ended."""
+        ...
+
+    def send(self, packet: bytes) -> bool:
+        """Hand over a packet; False where there is no room now. Raises OSError where it has ended."""
+        ...
+
+    def receive(self) -> bytes | None:
+        """The next packet; None where there is none now, nothing in it where the process has ended."""
+        ...
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has, by itself."""
+        ...
+
+    def end(self, *, patience_s: float = 0) -> None:
+        """See that it is gone."""
+
+
+class StartProcess(Protocol):
+    """Starts one. Raises OSError."""
+
+    def __call__(self) -> AnyHelper:
+        """It."""
+        ...
 
 
 class HelperProcess:
@@ -88,6 +126,11 @@ class HelperProcess:
             # One that is in the kernel, at a disk that hangs, is not waited for.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_DYING_S)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has, by itself."""
+        return self._process.poll() is not None
 
     @property
     def exit_code(self) -> int | None:

@@ -8,10 +8,10 @@ are left out.
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from smtpguard.daemon.outlet.frames import find_writable, parse_frame, pick_settings, render_frame
-from smtpguard.daemon.outlet.helper_process import HelperProcess
+from smtpguard.daemon.outlet.helper_process import AnyHelper, HelperProcess, StartProcess
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS
 from smtpguard.settings import Settings
@@ -25,42 +25,12 @@ STUCK_NS = 60 * NS
 """A process that takes nothing for so long is ended, and another one started."""
 FIRST_REST_NS, LONGEST_REST_NS = NS, 60 * NS
 """How long after its end the next one is started: twice as long each time, unless it has lived for LONGEST_REST_NS."""
-_PATIENCE_S = 0.5
-"""How long a stop waits for it: it has nothing to do but to remove a file."""
+PATIENCE_NS = NS // 2
+"""How long one may take to end: it has nothing to do but to remove a file. A stop waits for it, a reload does not."""
+_LOOK_NS = 20_000_000
+"""How often it is looked whether it has."""
 _MAX_READ = 64
 """Packets taken in one turn."""
-
-
-class AnyHelper(Protocol):
-    """A notifying process, see HelperProcess."""
-
-    @property
-    def pid(self) -> int:
-        """Its process."""
-        ...
-
-    def fileno(self) -> int:
-        """Readable when it has said something, or has ended."""
-        ...
-
-    def send(self, packet: bytes) -> bool:
-        """Hand over a packet; False where there is no room now. Raises OSError where it has ended."""
-        ...
-
-    def receive(self) -> bytes | None:
-        """The next packet; None where there is none now, nothing in it where the process has ended."""
-        ...
-
-    def end(self, *, patience_s: float = 0) -> None:
-        """See that it is gone."""
-
-
-class StartProcess(Protocol):
-    """Starts one. Raises OSError."""
-
-    def __call__(self) -> AnyHelper:
-        """It."""
-        ...
 
 
 def is_wanted(settings: Settings) -> bool:
@@ -85,6 +55,7 @@ class Messenger:
         self._now = now
         self._start = start
         self._process: AnyHelper | None = None
+        self._leaving: tuple[AnyHelper, int] | None = None
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._handed: set[str] = set()
         self._counts: Counter[str] = Counter()
@@ -92,6 +63,7 @@ class Messenger:
         self._begun_ns = 0
         self._due_ns: int | None = None
         self._busy_since_ns: int | None = None
+        self._look_ns = 0
         self._trouble: str | None = None
         self.report: Mapping[str, Any] = {}
 
@@ -144,12 +116,12 @@ class Messenger:
         before, after, self._settings = pick_settings(self._settings), pick_settings(settings), settings
         if not self.is_used:
             self._kept.clear()
-            self.close()
+            self._dismiss()
         elif self._process is None:
             self._due_ns = self._now()
         elif find_writable(after) != find_writable(before):
-            self.close()  # it has given up to write elsewhere
-            self._begin()
+            self._dismiss()  # it has given up to write elsewhere
+            self._due_ns = self._now()
         elif after != before:
             self._configure()
 
@@ -178,12 +150,21 @@ class Messenger:
 
     def next_deadline(self) -> int | None:
         """When the next process is started, or this one has been busy for too long."""
+        if self._leaving is not None:
+            return self._look_ns
         if self._process is None:
             return self._due_ns
         return None if self._busy_since_ns is None else self._busy_since_ns + STUCK_NS
 
     def on_time(self, now_ns: int) -> None:
         """Start it again, or end one that is stuck."""
+        if self._leaving is not None:
+            leaving, until_ns = self._leaving
+            self._look_ns = now_ns + _LOOK_NS
+            if not leaving.has_ended and now_ns < until_ns:
+                return
+            leaving.end()
+            self._leaving = None
         if self._process is None:
             if self._due_ns is not None and now_ns >= self._due_ns and self.is_used:
                 self._begin()
@@ -191,17 +172,26 @@ class Messenger:
             self._lost(f"it has taken nothing for {STUCK_NS // NS} s")
 
     def close(self) -> None:
-        """End the process. What it has not told is in its file."""
+        """End the process, and wait for it. What it has not told is in its file."""
+        self._dismiss()
+        if self._leaving is not None:
+            self._leaving[0].end(patience_s=PATIENCE_NS / NS)
+            self._leaving = None
+
+    def _dismiss(self) -> None:
+        """Tell the process to end; the next one begins when it has."""
         process, self._process = self._process, None
         self._due_ns = self._busy_since_ns = self._trouble = None
         self._handed.clear()
         self.report = {}
-        if process is not None:
-            try:
-                process.send(render_frame("stop"))
-            except OSError:
-                log.debug("the notifying process has ended before it was told to")
-            process.end(patience_s=_PATIENCE_S)
+        if process is None:
+            return
+        try:
+            process.send(render_frame("stop"))
+        except OSError:
+            log.debug("the notifying process has ended before it was told to")
+        self._look_ns = self._now() + _LOOK_NS
+        self._leaving = process, self._now() + PATIENCE_NS
 
     # -- what is shown -----------------------------------------------------------------------------------------------
 
