@@ -110,8 +110,9 @@ class CustomerSender:
 
     def _step(self) -> float:
         now_s = self._wall()
-        if now_s >= self._tidy_due_s:
+        if not 0 < self._tidy_due_s - now_s <= _HOUR_S:  # in more than an hour: the clock was set back
             self._tidy_due_s = now_s + _HOUR_S
+            self._book.believe_clock(now_s)
             self._book.forget_before(now_s - _KEEP_S)
         if now_s >= self._note_due_s:
             self._note(now_s)

@@ -266,11 +266,12 @@ class Notification:
 
     def _tidy(self) -> None:
         self._tidy_s = self._clock()
-        spool = self._open_spool()
+        spool, now_s = self._open_spool(), self._wall()
+        spool.believe_clock(now_s)
         self._send_held()
-        spool.forget_before(self._wall() - _KEEP_TOLD_S)
-        if spool.read_fact("digest") is None:
-            spool.add(facts={"digest": digest.begin_sums(self._wall())})
+        spool.forget_before(now_s - _KEEP_TOLD_S)
+        sums = spool.read_fact("digest") or digest.begin_sums(now_s)
+        spool.add(facts={"digest": {**sums, "since": min(sums["since"], now_s)}})
 
     def _open_spool(self) -> Spool:
         if self._spool is None:

@@ -162,6 +162,12 @@ class Spool:
             row = self._connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return None if row is None else json.loads(row[0])
 
+    def believe_clock(self, now_s: float) -> None:
+        """What is of a time to come was kept by a clock that was wrong: it is as if it were of now."""
+        with self._lock, self._connection as connection:
+            connection.execute("UPDATE told SET time_s = ? WHERE time_s > ?", (now_s, now_s))
+            connection.execute("UPDATE messages SET made_s = ? WHERE made_s > ?", (now_s, now_s))
+
     def forget_before(self, time_s: float) -> None:
         """Forget what was told before, and what is more than the bound."""
         with self._lock, self._connection as connection:

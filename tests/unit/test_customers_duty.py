@@ -636,6 +636,19 @@ def test_a_clock_that_was_set_back_leaves_nobody_waiting_for_ever(bench: Bench) 
     assert bench.run(DAY_S) == ["owner@shop.example"]
 
 
+def test_mails_of_a_time_that_is_still_to_come_are_no_reason_to_tell_nobody(bench: Bench) -> None:
+    bench.now_s += 365 * DAY_S
+    for number in range(PER_HOUR):
+        bench.block(f"i{number}", uid=1001 + number)
+        bench.daemon.why = {"account": ACCOUNT | {"contact": f"owner{number}@shop.example"}}
+        assert len(bench.run(601)) == 1
+    bench.now_s -= 365 * DAY_S
+    bench.daemon.status["enforcing_since"] = bench.now_s - 9 * DAY_S
+    bench.block("now", uid=1002)
+    assert bench.run(3700) == [f"owner{PER_HOUR - 1}@shop.example"]
+    assert bench.daemon.told[-1]["incident"] == "now"
+
+
 def test_the_daemon_hears_that_it_was_taken_where_nobody_else_says_so(bench: Bench) -> None:
     bench.block()
     assert bench.said == [("took", {"id": "a-block-enforce"})]

@@ -77,6 +77,7 @@ def test_none_from_a_daemon_that_says_nothing_any_more(bench: Bench) -> None:
     bench.pass_time(60)
     count = len(bench.sent)
     bench.now_s += HOLDS_S
+    assert HOLDS_S == 30
     bench.pass_time(600, is_well=None)
     assert len(bench.sent) == count
 

@@ -56,6 +56,7 @@ def test_the_last_good_answer_holds() -> None:
     assert named.networks() == expected
     assert named.failed() == ("gone.example",)
     resolver.answers = {}
+    assert KEEP_NS == 24 * 3600 * NS
     clock.now_ns += 30 * KEEP_NS
     assert not named.look_up()
     assert named.networks() == expected

@@ -396,6 +396,7 @@ def test_where_nobody_looked_it_never_says_that_nobody_sent(berlin: None, tmp_pa
     )
     assert json_partly["watched_s"] == 1800
     assert json_partly["messages"] is None
+    assert "Mail handed to the local mail server (sendmail, mail()) is not counted." in json_partly["unseen"]
 
 
 def test_the_fullest_windows_are_held_against_the_rules_that_hold_for_the_user(host: GeneratedHost) -> None:
