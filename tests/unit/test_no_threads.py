@@ -149,6 +149,7 @@ def test_proc_looks_with_its_next_poll(threads: Threads) -> None:
     assert source.read() == []
     threads.is_out = False
     source.read()
+    source._beside.wait(LIMIT_S)  # that waits some hundredths of a second itself
     assert source._known
     source.close()
 
