@@ -6,6 +6,7 @@ addresses (all, if it is not there), the next ones with every question for them.
 `texts` are for TXT. `*.DOMAIN` is every name in it that has no entry of its own; `*` is every name.
 """
 
+import contextlib
 import ipaddress
 import json
 import selectors
@@ -95,11 +96,23 @@ def serve(address: str, port: int, zone: Path, log: Path) -> None:
                 if answer is not None:
                     udp.sendto(answer, peer)
             else:
-                with tcp.accept()[0] as connection:
-                    query = connection.recv(4096)
-                    answer = server.answer(query[2:], "tcp")
+                # Who asks may have given up: the next one is answered all the same.
+                with contextlib.suppress(OSError, IndexError), tcp.accept()[0] as connection:
+                    connection.settimeout(5)
+                    answer = server.answer(receive(connection), "tcp")
                     if answer is not None:
                         connection.sendall(struct.pack("!H", len(answer)) + answer)
+
+
+def receive(connection: socket.socket) -> bytes:
+    """A question by TCP, without the two bytes of its length: it may come in pieces."""
+    data = b""
+    while len(data) < 2 or len(data) < 2 + int.from_bytes(data[:2], "big"):
+        piece = connection.recv(4096)
+        if not piece:
+            break
+        data += piece
+    return data[2:]
 
 
 if __name__ == "__main__":
