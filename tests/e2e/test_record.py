@@ -319,7 +319,9 @@ def test_a_watched_user_has_half_of_each_limit_until_somebody_says_otherwise(hos
     why = shown(host, "why", SPAMMER[0])
     assert [rule["limit"] for rule in why["rules"]] == [15, 10, 20]
     assert [rule["limit_by"] for rule in why["rules"]] == ["watch"] * 3
-    assert why["rules"][2]["usual"] == {"p50": 1, "p95": 1, "days": 1}, "one network"
+    usual = why["rules"][2]["usual"]
+    assert usual.pop("days") in (1, 2), "it may have been midnight"
+    assert usual == {"p50": 1, "p95": 1}, "one network"
     assert why["watch"]["reason"] == "cleaned"
     assert "limits are halved until" in host.cli("why", SPAMMER[0]).stdout
     assert f"watched: {SPAMMER[0]}: limits are halved until" in host.cli("status").stdout

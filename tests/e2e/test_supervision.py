@@ -36,7 +36,7 @@ def test_a_part_that_raises_is_told_and_taken_up_again_and_everything_else_goes_
     assert shown.returncode == 0
     assert "the part journal fails" in shown.stdout
     broken.unlink()
-    wait_for(lambda: not status(host)["troubles"])
+    wait_for(lambda: not status(host)["troubles"], 30)  # it rests for as long as it was broken, and is well after that
     assert failures(host, "journal") >= 3
     wait_for(lambda: [row for row in host.events("EXCEEDED") if row["USER"] == SPAMMER[0]])
     assert host.stderr().count("Traceback (most recent call last)") == 1, "the same error is traced once"

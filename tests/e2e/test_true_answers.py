@@ -12,6 +12,9 @@ from tests.support.broken_host import broken_host, status
 from tests.support.host import INNOCENT, SPAMMER, Host, wait_for
 from tests.support.processes import wait_for_child
 
+TRIED_AGAIN_S = 30
+"""What fails is tried again after a pause that grows with the time for which it was broken: ten seconds at most."""
+
 
 @pytest.fixture
 def host() -> Iterator[Host]:
@@ -106,7 +109,7 @@ def test_a_moment_without_threads_leaves_nothing_behind(host: Host) -> None:
         assert (done.returncode, "no thread can be started now" in done.stderr) == (1, True), done
     wait_for(lambda: any("no thread can be started now" in text for text in status(host)["troubles"]))
     broken.unlink()
-    wait_for(lambda: not status(host)["troubles"])
+    wait_for(lambda: not status(host)["troubles"], TRIED_AGAIN_S)
     for words in (("reload",), ("why", SPAMMER[0])):
         assert host.cli(*words).returncode == 0
 
@@ -153,7 +156,7 @@ def test_unblock_says_when_the_kernel_does_not_let_go(host: Host) -> None:
     assert done.returncode == 1
     assert "web01 may still be refused by the kernel: nft: " in done.stderr
     broken.unlink()
-    wait_for(lambda: not status(host)["troubles"])
+    wait_for(lambda: not status(host)["troubles"], TRIED_AGAIN_S)
     assert host.connect(SPAMMER, 1).ok == 1
 
 
@@ -167,7 +170,7 @@ def test_unblock_says_when_a_stranger_s_element_can_not_be_taken_out(host: Host)
         assert done.returncode == 1
         assert told in done.stderr
     broken.unlink()
-    wait_for(lambda: not status(host)["troubles"])
+    wait_for(lambda: not status(host)["troubles"], TRIED_AGAIN_S)
     assert host.cli("unblock", SPAMMER[0]).returncode == 0
 
 
@@ -180,7 +183,7 @@ def test_allow_says_when_the_kernel_does_not_let_pass(host: Host) -> None:
     assert "web01 may open 10 times the connections that each rule allows" in done.stderr
     assert "But the kernel does not carry it out yet: nft: passes is broken" in done.stderr
     broken.unlink()
-    wait_for(lambda: not status(host)["troubles"])
+    wait_for(lambda: not status(host)["troubles"], TRIED_AGAIN_S)
     broken.touch()
     done = host.cli("allow", SPAMMER[0], "--end")
     assert done.returncode == 1
@@ -188,7 +191,7 @@ def test_allow_says_when_the_kernel_does_not_let_pass(host: Host) -> None:
         "Allowance of web01 removed. Normal limits apply now. But the kernel does not carry it out yet" in done.stderr
     )
     broken.unlink()
-    wait_for(lambda: not status(host)["troubles"])
+    wait_for(lambda: not status(host)["troubles"], TRIED_AGAIN_S)
 
 
 def test_a_cap_that_is_not_kept_up_is_a_trouble(host: Host) -> None:
@@ -196,4 +199,4 @@ def test_a_cap_that_is_not_kept_up_is_a_trouble(host: Host) -> None:
     broken = break_it(host, "beat")
     wait_for(lambda: "OUT OF SYNC: nft: the cap does not hold: beat is broken" in status(host)["troubles"])
     broken.unlink()
-    wait_for(lambda: not status(host)["troubles"])
+    wait_for(lambda: not status(host)["troubles"], TRIED_AGAIN_S)
