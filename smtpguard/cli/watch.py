@@ -110,15 +110,20 @@ def _open_file(path: str) -> int:
 
 def _follow(socket_path: str, show: Show) -> None:
     """Show what the daemon sees, until it ends or nobody reads."""
-    from smtpguard.cli.answers import subscribe
+    from smtpguard.cli.answers import subscribe, tell_answer
     from smtpguard.control.watch_item import TOPIC, parse_item
+    from smtpguard.errors import DecodeError
 
     try:
         for item in subscribe(socket_path, TOPIC):
             if "dropped" in item:
                 print_message(f"smtpguard: {item['dropped']} connections were too fast to be shown")
                 continue
-            show(*parse_item(item))
+            try:
+                seen = parse_item(item)
+            except DecodeError as error:
+                raise tell_answer(socket_path, error) from error
+            show(*seen)
     except (BrokenPipeError, KeyboardInterrupt):
         import os
         import sys

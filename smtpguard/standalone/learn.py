@@ -257,4 +257,4 @@ def _runs(last_ns: int, wall_ns: int) -> bool:
 
 def _read_facts(state: sqlite3.Connection) -> Mapping[str, str]:
     rows = state.execute("SELECT name, value FROM facts").fetchall()
-    return {name: bytes(value).decode("utf-8", "replace") for name, value in rows}
+    return {name: value.decode("utf-8", "replace") for name, value in rows if isinstance(value, bytes)}

@@ -93,6 +93,14 @@ def test_who_answers_otherwise_is_named_with_what_to_do(
     assert "systemctl restart smtpguard" in result.stderr
 
 
+def test_an_attempt_of_the_stream_too(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, {"uid": 5}, "0.0.1")
+    result = run(config, COMMANDS["watch"])
+    assert result.exit_code == 1
+    assert "the guard is smtpguard 0.0.1, this command" in result.stderr
+    assert "not an item of the live stream: 'account' (watch_item.py:" in result.stderr
+
+
 @pytest.mark.parametrize("found", ODD)
 def test_a_monitor_hears_that_it_is_not_known(
     config: Path, monkeypatch: pytest.MonkeyPatch, found: dict[str, Any]

@@ -515,7 +515,7 @@ def test_who_does_not_answer_is_asked_again_for_a_day(bench: Bench, what: str) -
 
 
 def test_a_daemon_that_answers_otherwise_is_asked_again(bench: Bench) -> None:
-    """As one of before an update; the thread ended by it, and nobody was told any more."""
+    """As one of before an update. Nothing said so but a traceback in the log, every half minute."""
     usual = bench.daemon.ask
     bench.sender._ask_daemon = lambda *_, **__: {}
     bench.block()

@@ -418,3 +418,14 @@ def test_beside_a_guard_its_file_has_to_be_one_that_it_uses(
     words = {"another version": "is of another version", "no database": "can't be read: file is not a database"}
     with pytest.raises(StateError, match=words.get(what, "not a plain file of ours|can't be opened")):
         state.learn()
+
+
+@pytest.mark.parametrize("value", [5, 1 << 40, "[[1, 2]]", 1.5])
+def test_a_fact_of_another_kind_is_none(state: State, value: object) -> None:
+    """A number of bytes is so many of them, a terabyte if the disk says so."""
+    first = NOW - 10 * DAY_NS
+    state.learn(attempt(first, 5001))
+    with closing(sqlite3.connect(state.settings.state_path)) as file:
+        file.execute("UPDATE facts SET value = ?", (value,))
+        file.commit()
+    assert state.learn(attempt(first + HOUR_NS, 5002)).learned.connects == 1
