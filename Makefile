@@ -44,8 +44,9 @@ quick:  ## one test and nothing before it: make quick T=tests/unit/test_engine.p
 	@test -n "$(T)" || { echo "which? make quick T=tests/unit/test_engine.py::test_name" >&2; exit 2; }
 	$(BIN)/python -m pytest $(T) $(PYTEST_ARGS)
 
-test-long: setup-test  ## soak, fuzz and outages in full
-	$(BIN)/python -m pytest -m long --timeout 3600 $(PYTEST_ARGS)
+test-long: setup-test  ## soak, fuzz and outages in full, and properties by examples that nobody has tried yet
+	SMTPGUARD_TEST_EXAMPLES=20 $(BIN)/python -m pytest tests/property -m "not long" --two-at-a-time --timeout 3600 $(PYTEST_ARGS); \
+	found=$$?; $(BIN)/python -m pytest -m long --timeout 3600 $(PYTEST_ARGS) && exit $$found
 
 lint: setup-test  ## ruff, import contract, spelling, dead code, size and names of modules, wording of messages and documents
 	$(BIN)/ruff check .
