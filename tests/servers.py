@@ -26,7 +26,7 @@ import pytest
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "servers"
 _SIMULATE_S = 60
 _DOWNLOAD_S = 300
-_APT = ("-q", "-o", "Debug::NoLocking=true", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=2")
+_APT = ("-q", "-o", "Debug::NoLocking=true", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=5")
 _SYSTEM = frozenset({"libc6", "libc-bin", "libc-l10n", "base-files"})
 """Never unpacked: a C library beside the machine's own loader breaks every program."""
 
