@@ -113,7 +113,7 @@ def test_adopted_sessions_are_nobodys_where_the_listener_is_gone() -> None:
         stranger, accepted = call(587, server)
         server.close()
         adopted = ExistingSessions({25, 587}, boottime_ns())
-        assert adopted.adopt(boottime_ns(), lambda _: False) == []
+        assert adopted.adopt(boottime_ns(), lambda _cookie, _storage: False) == []
         for sock in (stranger, accepted):
             sock.close()
         adopted.close()
@@ -124,7 +124,7 @@ def test_no_bytes_of_a_session_that_the_peer_opened_before_us() -> None:
         server = customer_server()
         stranger, accepted = call(25, server)
         adopted = ExistingSessions({25, 587}, boottime_ns())
-        assert adopted.adopt(boottime_ns(), lambda _: False) == []
+        assert adopted.adopt(boottime_ns(), lambda _cookie, _storage: False) == []
         accepted.sendall(b"x" * 100_000)
         assert adopted.poll(boottime_ns() + 2_000_000_000) == []
         for sock in (stranger, accepted, server):

@@ -17,11 +17,13 @@ from smtpguard.clock import boottime_ns
 from smtpguard.decode.netlink.sock_diag import Session
 from smtpguard.kernel.sock_diag import SockDiag
 from smtpguard.model import NS, Connect, SocketReport
+from smtpguard.sources.bpf.existing_sessions import ExistingSessions, IsFollowed
 from tests.kernel.bpf_lab import (
     ADDRESS4,
     ADDRESS6,
     MPTCP,
     Lab,
+    begin_as,
     block,
     dial,
     dials,
@@ -301,6 +303,44 @@ def test_sessions_that_were_open_before_us_are_adopted(lab: Lab) -> None:
         thread.join(10)
         _, (report,) = read_until(lab, bool)
         assert (report.kind, report.bytes_sent) == ("closed", 800)
+
+
+def test_what_begins_while_older_sessions_are_looked_for_is_told_of_once(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, has_begun = ExistingSessions._find, threading.Event()
+
+    def find_late(self: ExistingSessions, now_ns: int, is_followed: IsFollowed) -> list[SocketReport]:
+        has_begun.wait(20)
+        return find(self, now_ns, is_followed)
+
+    monkeypatch.setattr(ExistingSessions, "_find", find_late)
+    lab.source.revive()
+    (ready, tell), (gate, opener) = os.pipe(), os.pipe()
+
+    def client() -> None:
+        with socket.create_connection((ADDRESS4, 25)) as sock:
+            assert sock.recv(100) == b"220 hello\r\n"
+            os.write(tell, b"+")
+            os.read(gate, 1)
+
+    with sink():
+        finish = begin_as(random_uid(), lab.cgroup, client)
+        os.read(ready, 1)
+        has_begun.set()
+        adopted = lab.source._adopted
+        assert adopted is not None
+        adopted._beside.wait(20)
+        os.write(opener, b"+")
+        finish()
+        _, reports = read_until(lab, is_over)
+    for descriptor in (ready, tell, gate, opener):
+        os.close(descriptor)
+    lab.source._next_check_ns = 0
+    lab.events()
+    reports += lab.source.take_reports()
+    assert kinds(reports) == ["established", "closed"]
+    assert [report for report in reports if report.connect_time_ns is None] == []
 
 
 def list_sessions() -> list[Session]:

@@ -131,7 +131,7 @@ def test_sessions_of_before_are_found_a_second_later(threads: Threads, monkeypat
     monkeypatch.setattr("smtpguard.sources.bpf.existing_sessions.FIND_S", LIMIT_S)
     monkeypatch.setattr("smtpguard.sources.bpf.existing_sessions.ASK_S", LIMIT_S)
     adopted = ExistingSessions({25}, NS)
-    assert adopted.adopt(NS, lambda cookie: False) == []  # noqa: ARG005
+    assert adopted.adopt(NS, lambda _cookie, _storage: False) == []
     assert adopted.poll(2 * NS) == []
     threads.is_out = False
     assert adopted.poll(2 * NS) == [], "not before its time"

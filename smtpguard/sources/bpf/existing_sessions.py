@@ -29,11 +29,11 @@ _POLL_NS = NS
 _CLOSE_S = 2.0
 
 
-class IsCookie(Protocol):
-    """A question about sockets."""
+class IsFollowed(Protocol):
+    """Knows which sessions the program follows itself."""
 
-    def __call__(self, cookie: int, /) -> bool:
-        """The answer for one."""
+    def __call__(self, cookie: int, storage: bytes | None, /) -> bool:
+        """The answer for one, by its cookie and what the program keeps with its socket."""
         ...
 
 
@@ -57,35 +57,38 @@ class ExistingSessions:
         self._cookies: set[int] = set()
         self._beside: Beside[list[SocketReport]] = Beside("adopted-sessions")
         self._next_ns = now_ns
-        self._is_known: IsCookie | None = None
+        self._is_followed: IsFollowed | None = None
         """Of what is to be found still."""
+        self._storage_fd: int | None = None
         self.left_out = 0
 
-    def adopt(self, now_ns: int, is_known: IsCookie) -> list[SocketReport]:
+    def adopt(self, now_ns: int, is_followed: IsFollowed, storage_fd: int | None = None) -> list[SocketReport]:
         """Find what is open now; one report each, with all that went before: a baseline. If it is much, `poll` has it.
 
         Args:
             now_ns: CLOCK_BOOTTIME.
-            is_known: Whether the program has seen the session of a cookie itself.
+            is_followed: Whether the program follows a session itself: one that begins while they are found, or that
+                it has followed before it was detached.
+            storage_fd: The map in which it keeps that with the sockets, if there is one.
         """
-        self._is_known = is_known
+        self._is_followed, self._storage_fd = is_followed, storage_fd
         return self._begin(now_ns, FIND_S)
 
     def poll(self, now_ns: int) -> list[SocketReport]:
         """What was found to have changed: traffic, and ends with the totals last seen. Call it at any time."""
         reports = self._beside.take() or []
-        is_due = now_ns >= self._next_ns and (self._sessions or self._is_known is not None)
+        is_due = now_ns >= self._next_ns and (self._sessions or self._is_followed is not None)
         if not self._beside.is_busy and is_due:
             reports += self._begin(now_ns, ASK_S)
         return reports
 
     def _begin(self, now_ns: int, wait_s: float) -> list[SocketReport]:
         """Find them, or ask about those that were found; where there is no thread for it, the next time."""
-        self._next_ns, is_known = now_ns + _POLL_NS, self._is_known
-        work = partial(self._ask, now_ns) if is_known is None else partial(self._find, now_ns, is_known)
+        self._next_ns, is_followed = now_ns + _POLL_NS, self._is_followed
+        work = partial(self._ask, now_ns) if is_followed is None else partial(self._find, now_ns, is_followed)
         with contextlib.suppress(ThreadError):
             self._beside.begin(work)
-            self._is_known = None
+            self._is_followed = None
         return self._beside.take(wait_s) or []
 
     def forget(self, cookie: int) -> None:
@@ -99,12 +102,19 @@ class ExistingSessions:
 
     # -- in the thread -----------------------------------------------------------------------------------------------
 
-    def _find(self, now_ns: int, is_known: IsCookie) -> list[SocketReport]:
+    def _find(self, now_ns: int, is_followed: IsFollowed) -> list[SocketReport]:
         pace = Pace()
         by_user: dict[int, list[Session]] = {}
-        for session in self._diag.sessions(self._ports, totals=True, loopback=self._loopback):
+
+        def is_wanted(uid: int, cookie: int, storage: bytes | None) -> bool:
+            del uid
             pace.breathe()
-            if session.uid is not None and not is_known(session.cookie):
+            return not is_followed(cookie, storage)
+
+        for session in self._diag.sessions(
+            self._ports, totals=True, loopback=self._loopback, is_wanted=is_wanted, storage_fd=self._storage_fd
+        ):
+            if session.uid is not None:
                 of_user = by_user.setdefault(session.uid, [])
                 if len(of_user) < MAX_ADOPTED:
                     of_user.append(session)

@@ -105,13 +105,14 @@ class BpfSource:
         if not self.guard.features.outcome:
             return
         followed = self.guard.map("followed")
+        storage_fd = self.guard.map("of_socket").fd if self.guard.features.storage else None
 
-        def is_known(cookie: int) -> bool:
-            return followed.lookup(cookie.to_bytes(8, sys.byteorder)) is not None
+        def is_followed(cookie: int, storage: bytes | None) -> bool:
+            return storage is not None or followed.lookup(cookie.to_bytes(8, sys.byteorder)) is not None
 
         try:
             self._adopted = ExistingSessions(self._ports, boottime_ns(), loopback=self._settings.loopback == "count")
-            for report in self._adopted.adopt(boottime_ns(), is_known):
+            for report in self._adopted.adopt(boottime_ns(), is_followed, storage_fd):
                 self._keep(report)
         except SourceError as error:
             _log.warning("bpf: sessions that are open already stay unseen: %s", error)
