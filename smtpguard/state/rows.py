@@ -117,13 +117,14 @@ class AllowanceRow:
             everything=allowance.everything,
         )
 
-    def to_allowance(self, offset_ns: int) -> Allowance:
-        """The allowance in event time."""
+    def to_allowance(self, offset_ns: int, now_ns: int) -> Allowance:
+        """The allowance in event time, never longer than it was meant to be; arguments as of BlockRow.to_block."""
+        length_ns = self.until_ns - self.since_ns
         return Allowance(
             subject=Subject(id=self.uid),
             name=self.name,
-            since_ns=self.since_ns - offset_ns,
-            until_ns=self.until_ns - offset_ns,
+            since_ns=min(self.since_ns, now_ns) - offset_ns,
+            until_ns=min(self.until_ns, now_ns + length_ns) - offset_ns,
             by=self.by,
             limit=self.max_count,
             window_ns=self.window_ns,

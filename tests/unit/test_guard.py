@@ -460,6 +460,20 @@ def test_what_was_ended_before_the_state_could_be_read_stays_ended(host: Host) -
     assert not host.orders.unallowed
 
 
+def test_nothing_comes_back_for_longer_than_it_was_meant_though_the_clock_is_years_behind(host: Host) -> None:
+    year = 365 * 86_400 * NS
+    block = replace(block_of("guard", uid=1002), since_ns=T0 + year, until_ns=T0 + year + 60 * NS)
+    row = AllowanceRow(uid=1003, name="u1003", since_ns=T0 + year, until_ns=T0 + year + 60 * NS, by="admin")
+    levels = tuple(EscalationRow(uid=uid, name=f"u{uid}", level=1, last_ns=T0 + year + 60 * NS) for uid in (1002, 1004))
+    loaded = replace(stored(block, allowances=(row,)), escalation=levels)
+    nft = Mock(read_handle=Mock(return_value=None))
+    host.restore(loaded, nft=nft, adoption=Mock(), identity=make_identity(host))
+    assert [block.until_ns for block in host.engine.blocks()] == [T0 + 60 * NS]
+    assert [(held.since_ns, held.until_ns) for held in host.engine.allowances()] == [(T0, T0 + 60 * NS)]
+    known = [host.engine.memory.escalation(Subject(id=uid)) for uid in (1002, 1004)]
+    assert [level is not None and level.until_ns for level in known] == [T0 + 60 * NS, T0]
+
+
 def test_on_is_no_empty_word_while_the_state_can_t_say_that_it_was_off(host: Host) -> None:
     assert host.ask("on") == "It is on already."
     host.switch.switch_on.assert_not_called()

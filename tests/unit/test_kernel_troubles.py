@@ -348,6 +348,16 @@ def test_an_off_whose_time_is_over_at_the_start_is_forgotten() -> None:
     engine.commands.set_off.assert_not_called()
 
 
+def test_an_off_is_no_longer_than_it_was_meant_to_be_though_the_clock_is_years_behind_at_the_start() -> None:
+    state, engine = Mock(), Mock(is_off=True)
+    wall = Mock(offset_ns=0, to_wall_ns=lambda ns: ns, to_deadline_ns=lambda ns: ns)
+    switch = OffSwitch(engine, Mock(), state, wall, lambda: 1000 * NS)
+    switch.restore(SwitchRow(name="off", since_ns=10**9 * NS, until_ns=(10**9 + 60) * NS, by="admin"))
+    assert switch.until_ns == 1060 * NS
+    switch.restore(SwitchRow(name="off", since_ns=990 * NS, until_ns=1050 * NS, by="admin"))
+    assert switch.until_ns == 1050 * NS
+
+
 @pytest.mark.parametrize("change", [{"account": None}, {"address": "zz"}, {"wall_ns": "then"}, {"exe": 5}])
 def test_what_is_no_item_of_the_live_stream_is_refused(change: dict[str, object]) -> None:
     connect = Connect(time_ns=1, uid=1001, port=25, address=b"\xc0\0\2\1", sensor="bpf", exe=b"/x\xff")

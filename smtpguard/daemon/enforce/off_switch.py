@@ -99,8 +99,10 @@ class OffSwitch:
 
     def restore(self, row: SwitchRow) -> None:
         """It was off before this run; a refresh has to follow."""
-        end_ns = None if row.until_ns is None else self._wall.to_deadline_ns(row.until_ns)
-        if end_ns is not None and end_ns <= self._now():
+        end_ns, now_ns = None, self._now()
+        if row.until_ns is not None:  # no longer than it was meant to be, though the clock is years behind at boot
+            end_ns = min(self._wall.to_deadline_ns(row.until_ns), now_ns + row.until_ns - row.since_ns)
+        if end_ns is not None and end_ns <= now_ns:
             self._state.delete(switch_key(NAME))
             return
         self._row, self._end_ns = row, end_ns

@@ -190,7 +190,8 @@ class Orders:
             row: As the state has it.
             is_late: The state could be read late only: whom a person has blocked meanwhile stays blocked.
         """
-        allowance, now_ns = row.to_allowance(self._wall.offset_ns), self._now()
+        now_ns, offset_ns = self._now(), self._wall.offset_ns
+        allowance = row.to_allowance(offset_ns, now_ns + offset_ns)
         if allowance.until_ns > now_ns:
             self._execution.act(self._engine.commands.allow(allowance, late_ns=now_ns if is_late else None))
             for held in self._engine.allowances():

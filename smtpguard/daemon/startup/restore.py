@@ -116,8 +116,11 @@ class Restore:
         """How often users were blocked before, where their windows have not said so."""
         everybody = (None, None) in self._orders.freed
         freed = {row.uid for row in loaded.blocks} if everybody else set()
+        now_ns = loaded.now_ns  # a clock that is behind makes nothing longer than it was meant to be
+        ends = {row.uid: now_ns + row.until_ns - row.since_ns for row in loaded.blocks}
         for row in loaded.escalation:
-            subject, until_ns = Subject(id=row.uid), row.last_ns - self._wall.offset_ns
+            subject = Subject(id=row.uid)
+            until_ns = min(row.last_ns, ends.get(row.uid, now_ns)) - self._wall.offset_ns
             if row.uid in freed:
                 self._state.delete(key_of(row))
                 continue
