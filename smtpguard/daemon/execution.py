@@ -212,6 +212,8 @@ class Execution:
         if ended.block.mode == "enforce":
             account = self.account_of(ended.block.subject)
             self._journal.add_unblock(account, ended.block, by=ended.by, reason=ended.reason)
+        if ended.by == "name":
+            self.refused.pop(ended.block.subject, None)
 
     def _keep_named(self, named: Named) -> None:
         """The name came of whom a block or an allowance was made by uid alone: they are kept under it from now on."""

@@ -191,6 +191,7 @@ class Guard(TimedPart):
         self._highest.clear()
         self._execution.reconfigure(settings)
         self._execution.act(self._engine.reconfigure(settings, self._accounts, self._now()))
+        self._journal.end_incidents_of_others(self._execution.account_of)
 
 
 def _find_means(decisions: Iterable[Decision]) -> RefusedBy | None:

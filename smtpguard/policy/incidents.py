@@ -6,6 +6,7 @@ hammers at a block is still the same incident when the block ends and the next v
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from smtpguard.model import Account, Connect, Mode, Subject, Verdict
 from smtpguard.policy.sketches import Distinct, TopCounts
@@ -95,6 +96,14 @@ class _Open:
         )
 
 
+class AccountOf(Protocol):
+    """Knows accounts."""
+
+    def __call__(self, subject: Subject) -> Account:
+        """Whose a subject is now."""
+        ...
+
+
 class Incidents:
     """All incidents that go on.
 
@@ -181,6 +190,18 @@ class Incidents:
             del self._open[held.subject]
             self._foreign -= held.subject.scope is not None
         self._due_ns = min((held.last_ns + self._gap_ns for held in self._open.values()), default=None)
+        return [held.freeze(over=True) for held in ended]
+
+    def end_others(self, account_of: AccountOf) -> list[Incident]:
+        """End those of uids that are somebody else's now: what the next owner does is none of it.
+
+        Args:
+            account_of: Whose a subject is now.
+        """
+        ended = [h for h in self._open.values() if not account_of(h.subject).may_be(h.account.name)]
+        for held in ended:
+            del self._open[held.subject]
+            self._foreign -= held.subject.scope is not None
         return [held.freeze(over=True) for held in ended]
 
     def next_deadline(self) -> int | None:

@@ -399,6 +399,7 @@ def test_off_lasts_as_long_as_was_asked_whoever_sets_the_clock(tmp_path: Path, s
 
 
 @pytest.mark.kernel
+@pytest.mark.long  # tests/unit/test_guard.py and test_watches.py have its short form
 def test_what_people_said_while_the_file_was_locked_is_newer_than_all_it_held() -> None:
     names = {f"web1{n}": 61110 + n for n in range(5)}
     unallowed, allowed, unwatched, watched, blocked = names

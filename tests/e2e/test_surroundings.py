@@ -1,5 +1,6 @@
 """What changes around a running guard: accounts, addresses, names. It lives through it, and knows it at once."""
 
+import json
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -109,3 +110,26 @@ def test_the_first_configuration_of_the_readme_lives(host: Host) -> None:
     # It changes: the new one holds too.
     host.lab.lay_over("/etc/hosts", f"{NOBODY}198.18.7.7 {RELAY}\n")
     wait_alive(host, lambda: host.connect(SPAMMER, 20, to=["198.18.7.7"]).ok == 20)
+
+
+@pytest.mark.long  # tests/unit/test_journal.py and test_guard.py have its short form
+def test_what_the_former_owner_of_a_uid_did_is_no_incident_of_the_next_one(host: Host) -> None:
+    after = ("shop7", SPAMMER[1])
+
+    def count(user: tuple[str, int]) -> int:
+        return sum(row["USER"] == user[0] for row in host.events("CONNECT"))
+
+    for user in (SPAMMER, after):
+        assert host.connect(user, 8).refused == 3
+        wait_for(lambda user=user: count(user) == 8)  # type: ignore[misc]
+        passwd = host.lab.read("/etc/passwd")
+        host.lab.lay_over("/etc/passwd", passwd.replace(f"{SPAMMER[0]}:", f"{after[0]}:"))
+        assert host.cli("reload").returncode == 0
+
+    def list_incidents() -> list[tuple[str, int, int]]:
+        rows = json.loads(host.cli("incidents", "--json").stdout)["incidents"]
+        return [(row["user"], row["connects"], row["refused"]) for row in rows]
+
+    wait_for(lambda: list_incidents() == [(user[0], 8, 3) for user in (after, SPAMMER)])
+    (block,) = ask(f"{host.lab.directory}/control.sock", "blocks")["items"]
+    assert (block["user"], block["refused"]) == (after[0], 3)

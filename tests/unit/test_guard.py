@@ -474,6 +474,16 @@ def test_nothing_comes_back_for_longer_than_it_was_meant_though_the_clock_is_yea
     assert [level is not None and level.until_ns for level in known] == [T0 + 60 * NS, T0]
 
 
+def test_who_has_a_uid_next_begins_with_nothing_of_the_former_owner(host: Host) -> None:
+    host.guard.take([connect(n / 10) for n in range(BURST.limit + 3)])
+    assert host.execution.refused[WEB01]
+    host.people.accounts[WEB] = replace(host.people.account(WEB), name="shop7")
+    host.guard.reconfigure(host.settings)
+    assert host.blocked() == []
+    assert not host.execution.refused[WEB01]
+    host.journal.end_incidents_of_others.assert_called_once_with(host.execution.account_of)
+
+
 def test_on_is_no_empty_word_while_the_state_can_t_say_that_it_was_off(host: Host) -> None:
     assert host.ask("on") == "It is on already."
     host.switch.switch_on.assert_not_called()

@@ -1,5 +1,6 @@
 """What is written of a block that goes on, and of an incident that is over."""
 
+from dataclasses import replace
 from unittest.mock import Mock
 
 from smtpguard.daemon.record.journal import Journal
@@ -8,7 +9,7 @@ from smtpguard.state.incident_row import IncidentRow
 from tests.support.policy import T0, WEB, People, block_of, connect
 
 ROW = IncidentRow(
-    uid=WEB, netns=None, name="web", first_ns=T0, last_ns=T0, verdicts=1, connects=6, refused=1,
+    uid=WEB, netns=None, name=f"u{WEB}", first_ns=T0, last_ns=T0, verdicts=1, connects=6, refused=1,
     peak_per_minute=6, destinations=1,
 )  # fmt: skip
 
@@ -71,3 +72,25 @@ def test_of_an_incident_that_is_over_others_hear() -> None:
     journal.on_time(now.ns)
     ((told,),) = (call.args for call in herald.incident_over.call_args_list)
     assert (told.uid, told.connects) == (WEB, 6)
+
+
+def test_an_incident_of_a_uid_that_is_somebody_else_s_now_is_over_and_theirs_begins_anew() -> None:
+    """Panels give numbers of deleted accounts to new ones, within minutes: also while no guard runs."""
+    people = People()
+    journal = Journal(Mock(), Mock(), Mock(offset_ns=5), Now(), looker=None, rdns=None)
+    journal.herald = herald = Mock()
+    journal.restore_incidents(
+        [ROW, replace(ROW, uid=WEB + 1, name="former")], lambda subject: people.account(subject.id)
+    )
+    assert [held.subject.id for held in journal._incidents._open.values()] == [WEB]
+    journal.end_incidents_of_others(lambda subject: people.account(subject.id))
+    herald.incident_over.assert_not_called()
+    journal.end_incidents_of_others(lambda subject: replace(people.account(subject.id), name=None))
+    herald.incident_over.assert_not_called()
+    people.accounts[WEB] = replace(people.account(WEB), name="shop7")
+    journal.end_incidents_of_others(lambda subject: people.account(subject.id))
+    ((told,),) = (call.args for call in herald.incident_over.call_args_list)
+    assert (told.name, told.connects, told.is_over) == (f"u{WEB}", 6, True)
+    assert not journal._said
+    journal._incidents.attempt(Subject(id=WEB), connect(60), refused=True)
+    assert journal._incidents.take_changed() == []

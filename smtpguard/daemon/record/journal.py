@@ -20,7 +20,7 @@ from smtpguard.enrich.looker import Looker, render_evidence
 from smtpguard.enrich.reverse_dns import ReverseDns
 from smtpguard.hooks import ClockNs
 from smtpguard.model import Account, Block, Subject, Verdict
-from smtpguard.policy.incidents import Incident, Incidents
+from smtpguard.policy.incidents import AccountOf, Incident, Incidents
 from smtpguard.state.incident_row import IncidentRow
 from smtpguard.state.rows import VerdictRow
 from smtpguard.state.writer import StateWriter
@@ -49,14 +49,6 @@ class Herald(Protocol):
 
     def incident_over(self, row: IncidentRow) -> None:
         """One is over."""
-
-
-class AccountOf(Protocol):
-    """Knows accounts."""
-
-    def __call__(self, subject: Subject) -> Account:
-        """The account of a subject."""
-        ...
 
 
 class Journal(TimedPart):
@@ -118,7 +110,7 @@ class Journal(TimedPart):
     def restore_incidents(self, rows: Iterable[IncidentRow], account_of: AccountOf) -> None:
         """Go on with incidents from before this run: nobody is told of them again."""
         offset_ns = self._wall.offset_ns
-        rows = list(rows)
+        rows = [row for row in rows if account_of(Subject(id=row.uid, scope=row.netns)).may_be(row.name)]
         self._said.update((Subject(id=row.uid, scope=row.netns), HIGHEST_GRAVITY) for row in rows)
         self._incidents.restore(
             row.to_incident(account_of(Subject(id=row.uid, scope=row.netns)), offset_ns) for row in rows
@@ -203,15 +195,22 @@ class Journal(TimedPart):
         times = (self._events.next_deadline(), self._incidents.next_deadline(), self.notices.next_deadline())
         return min((time for time in times if time is not None), default=None)
 
-    def on_time(self, now_ns: int) -> None:
-        """Write what was held back and is due."""
-        for incident in self._incidents.tick(now_ns):
+    def end_incidents_of_others(self, account_of: AccountOf) -> None:
+        """Accounts have changed: what the next owner of a uid does is no part of the former one's incident."""
+        self._end(self._incidents.end_others(account_of))
+
+    def _end(self, incidents: Iterable[Incident]) -> None:
+        for incident in incidents:
             self._said.pop(incident.subject, None)
             log.warning("%s", render_over(incident))
             row = self._make_row(incident)
             self._state.put(row)
             if self.herald is not None:
                 self.herald.incident_over(row)
+
+    def on_time(self, now_ns: int) -> None:
+        """Write what was held back and is due."""
+        self._end(self._incidents.tick(now_ns))
         self.notices.on_time(now_ns)
         self._events.tick(now_ns=now_ns, wall_ns=self._wall.to_wall_ns(now_ns))
         if self._evidence.is_expected and self._looker is not None:

@@ -5,11 +5,11 @@ from typing import Any
 from smtpguard.clock import WallMap, render_moment
 from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.guard import Guard
-from smtpguard.daemon.record.journal import AccountOf
 from smtpguard.errors import EnforceError
 from smtpguard.model import NS, Subject
 from smtpguard.policy.engine import Engine
 from smtpguard.policy.exactness import Exactness, describe_exactness
+from smtpguard.policy.incidents import AccountOf
 from smtpguard.text import render_user
 
 Figures = dict[str, Any]

@@ -13,10 +13,10 @@ from smtpguard.clock import WallMap
 from smtpguard.control.answer import Later
 from smtpguard.daemon.outlet.listed_report import ListedReport, ListingNews, parse_listed
 from smtpguard.daemon.outlet.messenger import Messenger
-from smtpguard.daemon.record.journal import AccountOf
 from smtpguard.hooks import ClockNs
 from smtpguard.logline import render_time
 from smtpguard.model import NS, Subject
+from smtpguard.policy.incidents import AccountOf
 from smtpguard.state.desk import HistoryQuestion
 from smtpguard.state.span import Span
 from smtpguard.text import parse_address, render_user

@@ -16,12 +16,13 @@ from smtpguard.daemon.enforce.enforcement import Enforcement
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.intake.sensor_list import SensorList
 from smtpguard.daemon.loop import Loop
-from smtpguard.daemon.record.journal import AccountOf, Journal
+from smtpguard.daemon.record.journal import Journal
 from smtpguard.daemon.record.metric_totals import BUCKETS_S, MAX_SERIES, Labels, MetricTotals
 from smtpguard.daemon.serve.status import Status
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS, Account, Subject
 from smtpguard.policy.engine import Engine
+from smtpguard.policy.incidents import AccountOf
 from smtpguard.settings import Settings
 from smtpguard.state.writer import StateWriter
 from smtpguard.text import render_user

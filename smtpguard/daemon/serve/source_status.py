@@ -6,11 +6,11 @@ from typing import Any
 from smtpguard.clock import WallMap, render_moment
 from smtpguard.daemon.guard import Guard
 from smtpguard.daemon.intake.sensor_list import SensorList
-from smtpguard.daemon.record.journal import AccountOf
 from smtpguard.errors import SourceError
 from smtpguard.hooks import ClockNs
 from smtpguard.model import NS, Subject
 from smtpguard.policy.countable import Uncounted, find_uncounted
+from smtpguard.policy.incidents import AccountOf
 from smtpguard.text import CONTAINED, render_user
 
 Figures = dict[str, Any]
