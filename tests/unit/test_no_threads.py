@@ -143,13 +143,13 @@ def test_sessions_of_before_are_found_a_second_later(threads: Threads, monkeypat
     adopted.close()
 
 
-def test_proc_looks_with_its_next_poll(threads: Threads) -> None:
+def test_proc_looks_with_its_next_poll(threads: Threads, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smtpguard.sources.proc._WAIT_S", LIMIT_S)
     source = ProcSource(Settings(), make_diag=Diag)  # type: ignore[arg-type]
     source._diag = Diag()  # type: ignore[assignment]
     assert source.read() == []
     threads.is_out = False
     source.read()
-    source._beside.wait(LIMIT_S)  # that waits some hundredths of a second itself
     assert source._known
     source.close()
 

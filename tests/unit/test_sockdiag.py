@@ -134,6 +134,12 @@ class Kernel:
         pass
 
 
+@pytest.fixture(autouse=True)
+def _proc_waits_for_its_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which takes a thread: held for some hundredths of a second, it would have its answer with the next poll."""
+    monkeypatch.setattr("smtpguard.sources.proc._WAIT_S", 10)
+
+
 def source(kernel: Kernel, clock: list[int]) -> ProcSource:
     made = ProcSource(Settings(), make_diag=lambda: kernel, now_ns=lambda: clock[0])  # type: ignore[arg-type]
     made.open()
