@@ -78,8 +78,8 @@ class Reception:
         core = self._core
         desk = HistoryDesk(settings.state_path)
         self._stack.callback(desk.close)
-        self._history = HistoryCommand(desk, core.state, core.around.accounts, core.journal.recorder)
-        self.listings = Listings(self._messenger, self._history.ask, core.execution.account_of, core.wall, core.now)
+        self.history = HistoryCommand(desk, core.state, core.around.accounts, core.journal.recorder)
+        self.listings = Listings(self._messenger, self.history.ask, core.execution.account_of, core.wall, core.now)
 
     def _make_status(self) -> None:
         core = self._core
@@ -170,7 +170,7 @@ class Reception:
         accounts = core.around.accounts
         self.lookups = Lookups(accounts.names, core.now)
         self.commits = Commits(core.state, core.now, core.enforcement.credits.is_settled)
-        history = self._history
+        history = self.history
         blocks = BlockList(core.engine, core.execution, core.wall, core.now)
         self.handlers = Handlers(
             core.guard,

@@ -126,6 +126,7 @@ class Service:
             had_terminal=had_terminal,
             stack=stack,
         )
+        self.reception.history.herald = self.occasions
 
     def run(self) -> None:
         """Join the parts to the loop, then serve until a signal."""

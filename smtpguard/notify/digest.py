@@ -15,6 +15,7 @@ _FORGET_S = 2 * 86_400.0
 _MAX_GOING = 200
 _MAX_USERS = 100
 _MAX_RULES = 100
+_MAX_NOTES = 20
 _OTHERS = "(others)"  # no login is called so: render_user escapes it
 Sums = dict[str, Any]
 
@@ -22,7 +23,7 @@ Sums = dict[str, Any]
 def begin_sums(now_s: float) -> Sums:
     """Nothing yet."""
     zeros = {"incidents": 0, "verdicts": 0, "connects": 0, "refused": 0, "brakes": 0}
-    return {"since": now_s, **zeros, "begun": {}, "rules": {}, "users": {}}
+    return {"since": now_s, **zeros, "begun": {}, "rules": {}, "users": {}, "notes": []}
 
 
 def count_begins(sums: Sums, occasion: Mapping[str, Any]) -> None:
@@ -50,6 +51,12 @@ def count_over(sums: Sums, occasion: Mapping[str, Any]) -> None:
         else:
             _add(users.setdefault(_OTHERS, _zeros()), users.pop(least))
     _add(users.setdefault(user, _zeros()), {**{name: incident[name] for name in _SUMMED}, "incidents": 1})
+
+
+def keep_note(sums: Sums, occasion: Mapping[str, Any]) -> None:
+    """A person has noted something about a user; of very many the newest are kept."""
+    note = {name: occasion[name] for name in ("time", "user", "by", "note")}
+    sums["notes"] = [*sums.get("notes", ()), note][-_MAX_NOTES:]
 
 
 def keep_going(going: Sums, occasion: Mapping[str, Any], now_s: float) -> None:
@@ -82,7 +89,7 @@ def forget_lost(going: Sums, now_s: float) -> None:
 
 def is_empty(sums: Sums, going: Sums, held_back: int) -> bool:
     """Whether there is nothing to tell."""
-    return not (going or sums["incidents"] or sums["begun"] or held_back or sums["brakes"])
+    return not (going or sums["incidents"] or sums["begun"] or held_back or sums["brakes"] or sums.get("notes"))
 
 
 def show_digest(
@@ -114,6 +121,8 @@ def show_digest(
         for row in ({name: row[name] for name in ("user", "since", *_SUMMED)} for row in going.values())
     ]
     shown["going_on"] = sorted(lasting, key=lambda row: -row["connects"])
+    notes = sums.get("notes", ())
+    shown["notes"] = [note if "user" in share else note | {"user": None, "note": None} for note in notes]
     if is_empty(sums, going, held_back):
         return f"Nothing since {render_minute(_render_time(sums['since']))}.", shown
     begun = ", ".join(f"{count} {what}" for what, count in sorted(sums["begun"].items())) or "none"
@@ -124,6 +133,7 @@ def show_digest(
         + (f" Most attempts{worst}." if worst else "")
         + (f" {render_count(len(lasting), 'incident')} still going on{_name(shown['going_on'])}." if lasting else "")
         + (f" Held back: {render_count(held_back, 'message')}." if held_back else "")
+        + (f" {render_count(len(notes), 'note')}{_name_notes(shown['notes'])}." if notes else "")
     ), shown
 
 
@@ -147,6 +157,11 @@ def _name(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _zeros() -> dict[str, int]:
     return {"incidents": 0, **dict.fromkeys(_SUMMED, 0)}
+
+
+def _name_notes(notes: Sequence[Mapping[str, Any]]) -> str:
+    named = "; ".join(f"{row['user']}: {row['note']} ({row['by']})" for row in notes[-3:] if row["user"])
+    return f": {named}" if named else ""
 
 
 def _add(to: dict[str, int], what: Mapping[str, int]) -> None:

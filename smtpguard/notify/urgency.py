@@ -86,6 +86,8 @@ def is_urgent(occasion: Occasion, at_once: Collection[str], told: ToldBefore) ->
             return is_meant and not has_begun(occasion["key"], told, find_gravity(occasion))
         case "incident-over":
             return has_begun(occasion["key"], told) and not told.was_told(name_thread(occasion))
+        case "note":
+            return False
         case "breaker":
             brake = occasion["brake"]
             is_news = bool(told.read_fact("tripped")) != bool(brake["tripped"])
@@ -148,5 +150,7 @@ def count(sums: digest.Sums, occasion: Occasion) -> None:
             digest.count_begins(sums, occasion)
         case "incident-over":
             digest.count_over(sums, occasion)
+        case "note":
+            digest.keep_note(sums, occasion)
         case "breaker":
             sums["brakes"] += bool(occasion["brake"]["tripped"])

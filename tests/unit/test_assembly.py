@@ -598,6 +598,7 @@ def test_a_terminal_that_this_root_directory_does_not_have_is_none() -> None:
 def test_what_the_state_held_is_taken_when_it_can_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with contextlib.ExitStack() as stack:
         service = put_together(folder, monkeypatch, stack)
+        assert service.reception.history.herald is service.occasions
         late = Loaded(now_ns=1, switches=(SwitchRow(name="off", since_ns=1, until_ns=None, by="admin"),))
         monkeypatch.setattr(service.core.state, "take_late", lambda: late)
         service.core.chores.keep_state(0)

@@ -70,6 +70,10 @@ def test_a_note_needs_a_text_and_why_a_user(tmp_path: Path) -> None:
     history = command(Desk(), directory)
     with pytest.raises(GuardError, match="there is nothing to note"):
         history.note(UserRequest(user="shop"), ROOT)
+    assert isinstance(history.note(UserRequest(user="shop", reason="cleaned"), ROOT), dict), "nobody else is told"
+    history.herald = herald = Mock()
+    history.note(UserRequest(user="shop", reason="cleaned"), ROOT)
+    herald.noted.assert_called_once_with("shop", 5001, by=ROOT.user, text="cleaned")
     with pytest.raises(GuardError, match="whom is it about"):
         why(history, directory)(WhyRequest(), ROOT)
 

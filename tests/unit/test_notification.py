@@ -539,6 +539,29 @@ def test_a_summary_of_nothing_says_so_once_a_day(bench: Bench) -> None:
     assert message["text"].startswith("Nothing since ")
 
 
+@pytest.mark.parametrize("share", [("user",), ("domain",)])
+def test_what_people_have_noted_is_in_the_summary_alone(tmp_path: Path, share: tuple[Any, ...]) -> None:
+    bench = Bench(tmp_path, share=frozenset(share), heartbeat=Heartbeat(url="https://example.org/"))
+    sums = bench.spool.read_fact("digest")
+    del sums["notes"]  # an earlier version's
+    bench.spool.add(facts={"digest": sums})
+    for number in range(25):
+        note = {"user": "web01", "uid": 1001, "by": "root", "note": f"cleaned {number}"}
+        bench.tell({"id": f"note-{number}", "kind": "note", "time": TIME, **note})
+    assert bench.kinds() == []
+    bench.now_s += 86_400
+    bench.duty.on_time(0)
+    (message,) = bench.messages()
+    named = ": web01: cleaned 22 (root); web01: cleaned 23 (root); web01: cleaned 24 (root)" if "user" in share else ""
+    assert message["text"].endswith(f" 20 notes{named}.")
+    assert [row["note"] for row in message["digest"]["notes"]] == (
+        [f"cleaned {number}" for number in range(5, 25)] if "user" in share else [None] * 20
+    )
+    bench.now_s += 86_400
+    bench.duty.on_time(0)
+    assert len(bench.kinds()) == 1, "once"
+
+
 @pytest.mark.parametrize("is_restarted", [True, False])
 def test_a_clock_that_was_wrong_keeps_nobody_from_being_told(bench: Bench, is_restarted: bool) -> None:
     """A year ahead at boot, until a time server was asked: what was told then is not of this hour for a year."""

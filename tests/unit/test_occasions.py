@@ -162,6 +162,18 @@ def test_the_brake_and_a_lost_state() -> None:
     assert len({told["id"] for told in bench.told}) == 3
 
 
+def test_a_note_is_escaped_and_bounded() -> None:
+    bench = Bench()
+    bench.occasions.noted("web01", 1001, by="root", text="cleaned\n\x1b[2J" + 500 * "x")
+    (told,) = bench.told
+    assert told["kind"] == "note"
+    assert (told["user"], told["uid"], told["by"]) == ("web01", 1001, "root")
+    assert told["note"].startswith("cleaned")
+    assert told["note"].isascii()
+    assert told["note"].isprintable()
+    assert len(told["note"]) <= 220
+
+
 def test_blindness_that_passes_is_not_told_and_one_that_lasts_is_once() -> None:
     bench = Bench()
     bench.pass_time(10)

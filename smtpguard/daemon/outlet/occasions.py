@@ -16,13 +16,14 @@ from smtpguard.model import NS, Account, BreakerChange, Verdict
 from smtpguard.settings import BreakerLimits
 from smtpguard.state.event_query import show_incident
 from smtpguard.state.incident_row import IncidentRow
-from smtpguard.text import render_escaped, to_bytes
+from smtpguard.text import render_escaped, render_words, to_bytes
 
 BLIND_NS = 5 * NS
 """So long it has to last: a source that dies has a successor within one."""
 
 
 _DAY_NS = 86_400 * NS
+_MAX_NOTE = 200
 HEALTH_NS = 10 * NS
 """How often it is said that all is well."""
 
@@ -125,6 +126,11 @@ class Occasions:
         details = {"tripped": change.tripped, "blocks": change.blocks, "mode": change.mode}
         limit = {"limit": limits.blocks, "per": limits.per_ns // NS}
         self._tell("breaker", f"breaker-{self._stamp()}", brake=details | limit)
+
+    def noted(self, user: str, uid: int, *, by: str, text: str) -> None:
+        """A person has noted something about a user: for the summary."""
+        note = render_words(text, max_bytes=_MAX_NOTE)
+        self._tell("note", f"note-{self._stamp()}", user=user, uid=uid, by=by, note=note)
 
     def state_lost(self, notes: Sequence[str]) -> None:
         """What was known before this start is lost, wholly or in part."""

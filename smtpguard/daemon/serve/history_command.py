@@ -5,7 +5,7 @@ A thread of its own reads the file; an answer waits until what was known when it
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from smtpguard.control.answer import Answer, Later, Pages
 from smtpguard.daemon.record.recorder import Recorder
@@ -46,6 +46,13 @@ def find_past(accounts: AccountDirectory, user: str) -> tuple[Account | None, st
         return None, unescape_name(user) if "%" in user else user
 
 
+class HearNotes(Protocol):
+    """Told of notes, see daemon/outlet/occasions.py."""
+
+    def noted(self, user: str, uid: int, *, by: str, text: str) -> None:
+        """A person has noted something about a user."""
+
+
 class HistoryCommand:
     """Answers what is asked about the past.
 
@@ -54,6 +61,9 @@ class HistoryCommand:
         state: What writes.
         accounts: Who is who.
         recorder: What notes are given to.
+
+    Attributes:
+        herald: Who else is told of notes; None where nobody is.
     """
 
     def __init__(self, desk: HistoryDesk, state: StateWriter, accounts: AccountDirectory, recorder: Recorder) -> None:
@@ -61,6 +71,7 @@ class HistoryCommand:
         self._state = state
         self._accounts = accounts
         self._recorder = recorder
+        self.herald: HearNotes | None = None
 
     def events(self, request: HistoryRequest, asker: Asker) -> Answer:
         """What happened, the newest first."""
@@ -79,6 +90,8 @@ class HistoryCommand:
         account = find_account(self._accounts, user=request.user, uid=request.uid)
         user = render_user(account.uid, account.name)
         self._recorder.change("note", account, by="admin", reason=request.reason)
+        if self.herald is not None:
+            self.herald.noted(user, account.uid, by=asker.user, text=request.reason)
         log.info("note about %s, by %s", user, asker.who)
         return {"text": f"Noted about {user}. See: smtpguard events --user {user} --kind note"}
 
