@@ -52,6 +52,7 @@ class OffSwitch:
         self._now = now
         self._row: SwitchRow | None = None
         self._end_ns: int | None = None
+        self._since_ns = 0
         self.was_switched = False
 
     @property
@@ -80,6 +81,7 @@ class OffSwitch:
             Whether the table is gone.
         """
         now_ns, self.was_switched = self._now(), True
+        self._since_ns = now_ns
         self._row = SwitchRow(name=NAME, since_ns=self._wall.to_wall_ns(now_ns), until_ns=None, by=by)
         self._end_ns = None if span_ns is None else now_ns + span_ns
         self._store()
@@ -100,12 +102,15 @@ class OffSwitch:
     def restore(self, row: SwitchRow) -> None:
         """It was off before this run; a refresh has to follow."""
         end_ns, now_ns = None, self._now()
-        if row.until_ns is not None:  # no longer than it was meant to be, though the clock is years behind at boot
-            end_ns = min(self._wall.to_deadline_ns(row.until_ns), now_ns + row.until_ns - row.since_ns)
+        if row.until_ns is not None:
+            end_ns = self._wall.to_deadline_ns(row.until_ns)
+            if row.since_ns < row.until_ns:  # no longer than it was meant to be, though the clock is years behind
+                end_ns = min(end_ns, now_ns + row.until_ns - row.since_ns)
         if end_ns is not None and end_ns <= now_ns:
             self._state.delete(switch_key(NAME))
             return
         self._row, self._end_ns = row, end_ns
+        self._since_ns = min(now_ns, self._wall.to_deadline_ns(row.since_ns))
         self._engine.commands.set_off(off=True)
         log.warning("OFF since before this start, by %s: nobody is refused. Switch on: smtpguard on", row.by)
 
@@ -121,7 +126,8 @@ class OffSwitch:
 
     def _store(self) -> None:
         if self._row is not None:
-            self._state.put(replace(self._row, until_ns=self.until_ns))
+            since_ns = self._since_ns + self._wall.offset_ns  # as the end: its length is what bounds it
+            self._state.put(replace(self._row, since_ns=since_ns, until_ns=self.until_ns))
 
     def _note(self, event: str, by: str) -> None:
         self._state.add(
