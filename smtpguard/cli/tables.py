@@ -30,7 +30,7 @@ def find_width(stream: TextIO | None = None) -> int | None:
     import os
 
     stream = sys.stdout if stream is None else stream
-    if not stream.isatty():
+    if stream is None or not stream.isatty():  # none: closed before the start, as by `>&-`
         return None
     try:
         width = int(os.environ.get("COLUMNS", ""))

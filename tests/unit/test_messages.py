@@ -65,6 +65,11 @@ def test_a_terminal_is_asked_for_its_width_and_a_pipe_gets_the_line(tmp_path: Pa
     assert run_in_terminal(read, columns) == lines, "it is stderr that counts"
 
 
+def test_without_any_output_the_exit_code_says_it(tmp_path: Path) -> None:
+    command = f"exec {sys.executable} -m smtpguard status --socket {tmp_path}/none >&- 2>&-"
+    assert subprocess.run(["/bin/sh", "-c", command], check=False, timeout=30).returncode == 3
+
+
 def test_usage_errors_are_wrapped_too() -> None:
     argv = [sys.executable, "-m", "smtpguard", "events", "--since", "the day before the day before yesterday"]
     lines = run_in_terminal(["sh", "-c", '"$@"; test $? = 2', "sh", *argv], 50)
