@@ -460,6 +460,16 @@ def test_what_was_ended_before_the_state_could_be_read_stays_ended(host: Host) -
     assert not host.orders.unallowed
 
 
+def test_an_allowance_that_was_given_after_one_was_ended_is_kept_though_the_state_is_read_late(host: Host) -> None:
+    host.state.is_read = False
+    host.ask("allow", user="u1003", end=True)
+    host.ask("allow", user="u1003", for_ns=60 * NS)
+    older = AllowanceRow(uid=1003, name="u1003", since_ns=T0 - NS, until_ns=T0 + 7200 * NS, by="admin")
+    host.restorer().take_late(stored(allowances=(older,)), host.switch, dry_run=False)
+    assert [held.until_ns for held in host.engine.allowances()] == [T0 + 60 * NS]
+    assert key_of(older) not in [call.args[0] for call in host.state.delete.call_args_list], "it is the new one's key"
+
+
 def test_nothing_comes_back_for_longer_than_it_was_meant_though_the_clock_is_years_behind(host: Host) -> None:
     year = 365 * 86_400 * NS
     block = replace(block_of("guard", uid=1002), since_ns=T0 + year, until_ns=T0 + year + 60 * NS)

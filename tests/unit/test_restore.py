@@ -34,5 +34,17 @@ def test_who_was_freed_while_nobody_guarded_begins_with_the_first_length_again()
         EscalationRow(uid=2, name="before", level=3, last_ns=9),
         EscalationRow(uid=3, name="same", level=3, last_ns=9),
     )
-    restore._restore_escalation(Loaded(now_ns=1, escalation=rows))
+    restore._restore_escalation(Loaded(now_ns=9, escalation=rows))
     engine.memory.restore_escalation.assert_called_once_with(Subject(id=3), 3, 4)
+
+
+def test_a_short_block_beside_a_long_one_makes_the_long_one_forgotten_no_sooner() -> None:
+    engine = Mock()
+    engine.memory.escalation.return_value = None
+    parts = {name: Mock() for name in ("journal", "keeping", "enforcement", "state", "now")}
+    restore = Restore(Mock(freed=set()), engine=engine, wall=Mock(offset_ns=0), **parts)
+    long, short = Mock(uid=1, since_ns=0, until_ns=100), Mock(uid=1, since_ns=0, until_ns=10)
+    rows = (EscalationRow(uid=1, name="web01", level=2, last_ns=100),)
+    for blocks in ((long, short), (short, long)):
+        restore._restore_escalation(Loaded(now_ns=5, blocks=blocks, escalation=rows))
+    assert [call.args for call in engine.memory.restore_escalation.call_args_list] == [(Subject(id=1), 2, 100)] * 2

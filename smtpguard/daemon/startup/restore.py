@@ -102,9 +102,12 @@ class Restore:
                 switch.restore(row)
         allowed = {allowance.subject for allowance in self._engine.allowances()}
         for allowance in loaded.allowances:
-            if Subject(id=allowance.uid) in self._orders.unallowed:
+            subject = Subject(id=allowance.uid)
+            if subject in allowed:
+                continue  # the newer one is kept under the same key
+            if subject in self._orders.unallowed:
                 self._state.delete(key_of(allowance))
-            elif Subject(id=allowance.uid) not in allowed:
+            else:
                 self._orders.restore_allowance(allowance, is_late=True)
         self._restore_escalation(loaded)
         self._restore_blocks(loaded, dry_run=dry_run)
@@ -117,7 +120,9 @@ class Restore:
         everybody = (None, None) in self._orders.freed
         freed = {row.uid for row in loaded.blocks} if everybody else set()
         now_ns = loaded.now_ns  # a clock that is behind makes nothing longer than it was meant to be
-        ends = {row.uid: now_ns + row.until_ns - row.since_ns for row in loaded.blocks}
+        ends: dict[int, int] = {}
+        for block in loaded.blocks:  # a user may have several, a person's beside a rule's
+            ends[block.uid] = max(ends.get(block.uid, 0), now_ns + block.until_ns - block.since_ns)
         for row in loaded.escalation:
             subject = Subject(id=row.uid)
             until_ns = min(row.last_ns, ends.get(row.uid, now_ns)) - self._wall.offset_ns
