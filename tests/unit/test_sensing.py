@@ -301,11 +301,15 @@ def begin_slowly(world: World, sensing: SourceSupervisor, name: str) -> threadin
     """Have a source that is down opened, which goes on until the event is set."""
     gate = world.gates[name] = threading.Event()
     world.closed = set()
-    deadline = sensing.next_deadline()
+    deadline, made = sensing.next_deadline(), len(world.made)
     assert deadline is not None
     world.now = deadline
     sensing.on_time(world.now)
     assert sensing.is_opening
+    patience = time.monotonic() + 10
+    while len(world.made) == made:  # its thread has begun, then
+        assert time.monotonic() < patience
+        time.sleep(0.001)
     return gate
 
 
