@@ -16,10 +16,12 @@ import pytest
 
 from smtpguard.decode.audit.rule import AuditRule, parse_rule, render_rule
 from smtpguard.errors import SourceError
+from smtpguard.model import NS
 from smtpguard.settings import Settings
 from smtpguard.sources.audit.control import AuditControl
 from smtpguard.sources.audit.netlink import AuditSource
 from smtpguard.sources.audit.rules import OwnRules
+from smtpguard.sources.audit.settlement import stamp_tick_ns
 from tests.support.audit_lab import as_user, random_uid, read_until, sole_audit
 from tests.support.netlab import run
 from tests.support.stopwatch import Stopwatch
@@ -429,7 +431,7 @@ def test_what_looks_like_a_resolvers_probes_is_not_seen(source: AuditSource, uid
     sys.stderr.write(f"\n{hidden} of 20 connects at once that look like probes were not counted")
     assert hidden >= 10, "if this is seen by now, say so in docs/architecture.md"
     assert guessed() - before == hidden, "status tells how many were guessed"
-    assert seen_of(20, pause_s=0.012) == 20
+    assert seen_of(20, pause_s=max(0.012, 2.4 * stamp_tick_ns() / NS)) == 20
     for _ in range(10):
         hidden = 60 - seen_of(60)
         if not held_up[0]:
