@@ -12,12 +12,13 @@ class Stopwatch:
     """Runs from its beginning on, in the thread that made it."""
 
     def __init__(self) -> None:
+        self._waited_s = _read_waited()  # first, and last below: a wait between the two is none of what is timed
         self._begun_s = time.monotonic()
-        self._waited_s = _read_waited()
 
     def seconds(self) -> float:
         """How long it has been."""
-        return time.monotonic() - self._begun_s - (_read_waited() - self._waited_s)
+        passed_s = time.monotonic() - self._begun_s
+        return passed_s - (_read_waited() - self._waited_s)
 
 
 def _read_waited() -> float:

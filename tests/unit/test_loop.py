@@ -31,15 +31,12 @@ class Pipe:
         self.times.append(now_ns)
 
     def reopen(self) -> None:
-        """Close and open anew; the kernel gives the same number again."""
-        number = self.reader
-        os.close(self.reader)
+        """Have another one by the same number, and the old one closed in that moment: no thread can come between."""
+        reader, writer = os.pipe()
+        os.dup2(reader, self.reader)
+        os.close(reader)
         os.close(self.writer)
-        self.reader, self.writer = os.pipe()
-        if self.reader != number:  # what another thread has closed meanwhile came first
-            os.dup2(self.reader, number)
-            os.close(self.reader)
-            self.reader = number
+        self.writer = writer
 
     def close(self) -> None:
         os.close(self.reader)
