@@ -202,6 +202,7 @@ def test_a_file_locked_at_the_start_is_taken_when_it_is_free(host: Host) -> None
         assert host.cli("unblock", INNOCENT[0]).returncode == 0
     # Asked, not tried: more than thirty attempts would make a block of their own.
     wait_for(lambda: SPAMMER[0] in host.cli("blocks").stdout, 20)
+    wait_for(lambda: str(SPAMMER[1]) in host.nft("list", "set", "inet", "smtpguard", "blocked"))
     assert is_blocked(host)
     assert "web03" in host.cli("blocks").stdout
     assert host.connect(INNOCENT).refused == 0, "a person freed them meanwhile"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from smtpguard.control.client import ask
 from smtpguard.demo.lab import PEER4, PEER6
 from tests.support.host import INNOCENT, OTHER, SPAMMER, Host, wait_for
 from tests.support.past import count_kept
@@ -98,6 +99,7 @@ def test_again_after_the_window_has_slid_and_with_other_rules_beside_it() -> Non
         reached, _ = reach(host, SPAMMER, 15)
         assert len(reached) == LIMIT
         time.sleep(4)
+        wait_for(lambda: not ask(f"{host.lab.directory}/control.sock", "blocks")["items"])
         assert host.connect(SPAMMER, 15, to=FAN[40:55]).passed == list(range(LIMIT))
 
 

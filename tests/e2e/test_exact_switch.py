@@ -79,8 +79,11 @@ def count_ended(host: Host) -> int:
     return [row["REASON"] for row in host.events("ALLOW")].count("ended")
 
 
-def pass_while_allowed(host: Host) -> float:
-    """Give an allowance of two seconds, and use it; from when on it is over, by the monotonic clock."""
+def pass_while_allowed(host: Host) -> tuple[float, int]:
+    """Give an allowance of two seconds, and use it; from when on it is over, by the monotonic clock.
+
+    And how many were over before it: it may be over itself before the test goes on.
+    """
     while True:
         before, begun = count_ended(host), time.monotonic()
         assert host.cli("allow", SPAMMER[0], "--for", "2s", "--everything").returncode == 0
@@ -88,7 +91,7 @@ def pass_while_allowed(host: Host) -> float:
         let_through = passed(host, FAN[:20])
         if time.monotonic() < begun + 1.9:
             assert let_through == 20
-            return over
+            return over, before
         wait_for(lambda before=before: count_ended(host) > before)  # type: ignore[misc]
         assert host.cli("unblock", SPAMMER[0]).returncode == 0
 
@@ -140,8 +143,7 @@ def test_what_was_done_under_an_allowance_and_is_not_read_yet_does_not_count(cou
 def test_what_is_done_after_the_end_of_an_allowance_counts_though_nobody_has_heard_of_it(count: str) -> None:
     with Host(sources=["bpf"], rules=rules(count)) as host:
         host.start()
-        over = pass_while_allowed(host)
-        before = count_ended(host)
+        over, before = pass_while_allowed(host)
         host.stop_signal(signal.SIGSTOP)
         fill_the_ring(host)
         time.sleep(max(0, over - time.monotonic()))

@@ -42,7 +42,7 @@ def test_an_administrator_blocks_a_user_from_the_screen(host: Host) -> None:
         wait_for(lambda: sum("web02" in line and " 587 " in line for line in screen.lines()) == 3)
         screen.press("2")
         screen.wait("LAST MINUTE", "web01")
-        wait_for(lambda: [line.split()[1] for line in screen.lines() if line.startswith("web01")] == ["30"])
+        wait_for(lambda: [line.split()[1:2] for line in screen.lines() if line.startswith("web01")] == [["30"]])
         screen.press("/", "w", "e", "b", "0", "1", "Enter")
         screen.wait("filter 'web01': 1 found")
         screen.press("Enter")

@@ -48,7 +48,8 @@ def log_copied_and_truncated(world: World) -> None:
         try:
             # What comes between the read and the cut is lost; that is its way. Of a line that is just being written a
             # part may be seen.
-            copy.write_bytes(b"".join(line for line in source if line.endswith(b"\n")))
+            data = source.read()
+            copy.write_bytes(data[: data.rfind(b"\n") + 1])
         except OSError:  # a full disk: it is given up for today
             copy.unlink()
             return
