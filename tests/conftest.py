@@ -5,7 +5,9 @@ a test that fails lets go of what it opened, so that it does not take the rest w
 """
 
 import atexit
+import contextlib
 import gc
+import importlib
 import os
 import shutil
 import signal
@@ -45,6 +47,13 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("smtpguard")
+if not _TIMES:
+    # Hypothesis draws from the constants of whatever modules are loaded by then, and in which order two processes load
+    # them is chance: none of these (6.131 and later).
+    with contextlib.suppress(ImportError, AttributeError):
+        _providers = importlib.import_module("hypothesis.internal.conjecture.providers")
+        _none = _providers._local_constants
+        _providers._get_local_constants = lambda: _none  # type: ignore[attr-defined]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
