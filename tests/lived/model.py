@@ -28,10 +28,11 @@ HEARING_S = 0.05
 """How late the daemon may hear of a connection that it judges itself."""
 
 Kind = Literal["spammer", "innocent", "newsletter", "guest"]
-What = Literal["free", "blind", "dead", "lost", "bare", "stopped", "link"]
+What = Literal["free", "blind", "dead", "lost", "unsaved", "bare", "stopped", "link"]
 """What a time was: `free` nobody had to be refused, and windows may have been emptied; `blind` the program in the
-kernel was not there; `dead` nor was the daemon; `lost` what was counted may be forgotten; `bare` the table was not
-there; `stopped` the daemon stood still; `link` the network was down."""
+kernel was not there; `dead` nor was the daemon; `lost` what was counted may be forgotten; `unsaved` so may blocks that
+began, as nothing got into the state's file until the daemon ended; `bare` the table was not there; `stopped` the daemon
+stood still; `link` the network was down."""
 
 
 class Outlook(Enum):
@@ -265,6 +266,7 @@ class Judge:
         rule = self._person.rule
         assert rule is not None
         free, blind, dead = self._of("free"), self._of("blind", "dead"), self._of("dead")
+        unsaved = self._of("unsaved")
         bare = [span for span in self._of("bare") if any(span.touches(b.begun_ns, b.ended_ns) for b in blind)]
         more = math.ceil(rule.rate * self._late_s)
         deaf = [] if rule.credited else self._of("stopped")
@@ -272,6 +274,7 @@ class Judge:
             # BPF refuses at once, nft (SETTLE_NS) and the state's file (a sync) a moment later: who is killed in that
             # moment may have said it and kept it nowhere. The windows are kept: the next verdict comes soon.
             cut = [span.begun_ns for span in dead if 0 <= span.begun_ns - block.begun_ns < 3 * SETTLE_NS]
+            cut += [span.ended_ns for span in unsaved if span.begun_ns <= block.begun_ns < span.ended_ns]
             ended_ns = min([block.ended_ns, *cut])
             through = [
                 a for a in self._attempts if a.passed and block.begun_ns < a.begun_ns and a.ended_ns < ended_ns

@@ -26,7 +26,7 @@ from smtpguard.model import NS
 from tests.lived.forked import connect_as
 from tests.lived.lists import Blocks, Difference, compare_lists, parse_listed, read_held
 from tests.lived.measures import Measures
-from tests.lived.model import REFUSED, Model, Outlook, Person
+from tests.lived.model import REFUSED, Model, Outlook, Person, Span
 from tests.support.fail2ban import Fail2ban
 from tests.support.host import SMTPGUARD, Host, wait_for
 
@@ -147,6 +147,8 @@ class World:
         unsaved_s = 0.0 if self._unsaved_ns is None else (time.time_ns() - self._unsaved_ns) / NS
         with self.model.span("lost", before_s=LOST_COUNTING_S + unsaved_s), self.model.span("dead", after_s=0.1):
             self.host.stop(number)
+            if self._unsaved_ns is not None:
+                self.model.spans.append(Span("unsaved", self._unsaved_ns, time.time_ns()))
             self._clean_shared_memory()
             time.sleep(dead_s)
             self.start(faked=faked)

@@ -57,3 +57,18 @@ def test_only_a_block_of_the_moment_before_a_kill_may_be_lost(killed_s: float, i
     except WrongError as error:
         wrong = str(error)
     assert wrong == ("9 of spam1 came through a block" if is_wrong else "")
+
+
+@pytest.mark.parametrize(("unsaved_s", "is_wrong"), [((0.5, 2), False), ((1.5, 2), True), ((0.2, 0.9), True)])
+def test_a_block_that_began_while_nothing_was_saved_may_be_lost(unsaved_s: tuple[float, float], is_wrong: bool) -> None:
+    begun_ns, ended_ns = (round(at_s * NS) for at_s in unsaved_s)
+    person = Person("spam1", 1, "spammer", Rule(port=25, rate=1, limit=5, window_s=60, credited=True))
+    before, after = (Attempt(round(at_s * NS), round((at_s + 0.001) * NS), 0) for at_s in (1.9, 4))
+    spans = [Span("unsaved", begun_ns, ended_ns), Span("dead", ended_ns, ended_ns + NS)]
+    wrong = []
+    for passed in (before, after):
+        try:
+            Judge(person, [passed] * 9, spans, late_s=0.05).check_blocks([Held(NS, 9 * NS)])
+        except WrongError:
+            wrong.append(passed)
+    assert wrong == ([before, after] if is_wrong else [before]), "until the daemon ended it held all the same"
