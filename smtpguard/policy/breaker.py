@@ -1,5 +1,7 @@
 """The breaker: many new blocks at once are a clock, a reload or a bug; from there users are throttled (THREATS 8)."""
 
+from bisect import bisect_right, insort
+
 from smtpguard.settings import BreakerLimits as Limits
 
 
@@ -17,7 +19,7 @@ class Breaker:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.tripped = False
-        self._begun: list[int] = []  # in the order of the reports, in which an old one may stand behind a new one
+        self._begun: list[int] = []  # in order, though an old one may be reported behind a new one
         self._last_ns = 0
 
     def admit(self, at_ns: int) -> bool:
@@ -29,7 +31,8 @@ class Breaker:
         self._last_ns = max(self._last_ns, at_ns) if self._begun or self.tripped else at_ns
         if self.tripped:
             return False
-        self._begun = [begun_ns for begun_ns in self._begun if begun_ns > at_ns - self.limits.per_ns] + [at_ns]
+        del self._begun[: bisect_right(self._begun, at_ns - self.limits.per_ns)]
+        insort(self._begun, at_ns)
         self.tripped = len(self._begun) > self.limits.blocks
         return not self.tripped
 
