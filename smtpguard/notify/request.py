@@ -6,9 +6,8 @@ How long the answer takes, and how much of it is read, is bounded, whoever answe
 import http.client
 import ssl
 import urllib.parse
-from collections.abc import Mapping
-from contextlib import suppress
-from types import TracebackType
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 from smtpguard.notify.cut_off import CutOff
 from smtpguard.notify.delivery import DeliveryError
@@ -38,29 +37,23 @@ def _request(method: str, parts: urllib.parse.SplitResult, headers: Mapping[str,
     else:
         connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_CONNECT_S)
     path = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
-    with _Deadline(connection):
+    with _bounded(connection):
         connection.request(method, path, body, dict(headers))
         return connection.getresponse().status
 
 
-class _Deadline:
-    """Closes a connection at the end, and cuts it off after TOTAL_S."""
-
-    def __init__(self, connection: http.client.HTTPConnection) -> None:
-        self._connection = connection
-        self._cut_off = CutOff(TOTAL_S, lambda: connection.sock)
-
-    def __enter__(self) -> None:
-        self._cut_off.__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._cut_off.__exit__(kind, error, trace)
+@contextmanager
+def _bounded(connection: http.client.HTTPConnection) -> Iterator[None]:
+    """Closes a connection at the end, and cuts it off after TOTAL_S. Raises TimeoutError then, whatever came of it."""
+    cut_off = CutOff(TOTAL_S, lambda: connection.sock)
+    try:
+        with cut_off:
+            yield
+    finally:
         with suppress(OSError, http.client.HTTPException):
-            self._connection.close()
-        if self._cut_off.is_late:
-            raise TimeoutError(f"no answer within {TOTAL_S:.0f} s") from error
+            connection.close()
+        if cut_off.is_late:
+            raise TimeoutError(f"no answer within {TOTAL_S:.0f} s")
 
 
 def _explain(error: Exception) -> str:
