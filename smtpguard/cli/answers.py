@@ -5,6 +5,7 @@ may change a row. Neither is to end in a traceback: commands ask here, and `Guar
 Light to import: `status` does.
 """
 
+import contextlib
 from collections.abc import Generator
 from functools import partial
 from typing import Any, Protocol
@@ -35,10 +36,8 @@ def ask(socket_path: str, verb: str, **args: Any) -> Json:  # noqa: ANN401 - any
     """As control.client.ask, for a command."""
     from smtpguard.control import client
 
-    try:
+    with reading(socket_path):
         answer = client.ask(socket_path, verb, **args)
-    except UNREADABLE as error:
-        raise tell_answer(socket_path, error) from error
     _note(partial(tell_answer, socket_path))
     return answer
 
@@ -50,6 +49,15 @@ def subscribe(socket_path: str, verb: str) -> Generator[Json]:
     for item in client.subscribe(socket_path, verb):
         _note(partial(tell_answer, socket_path))
         yield item
+
+
+@contextlib.contextmanager
+def reading(socket_path: str) -> Generator[None]:
+    """Where an answer is read that must not end the command: what can't be read is an error as of `tell_answer`."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise tell_answer(socket_path, error) from error
 
 
 def note_file(path: str) -> None:

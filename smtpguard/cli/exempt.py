@@ -5,7 +5,7 @@ import click
 from smtpguard.cli.common import EXIT_FAILED, config_option, find_socket
 from smtpguard.cli.messages import print_error
 from smtpguard.cli.tables import print_lines
-from smtpguard.errors import UNREADABLE, GuardError, NoDaemonError
+from smtpguard.errors import GuardError, NoDaemonError
 
 PATIENCE_S = 1.0
 """For the guard to say whether somebody is watched."""
@@ -56,17 +56,15 @@ def command(ctx: click.Context, config_path: str | None, is_name: bool, user: st
 
 def _tell_watch(config_path: str | None, uid: int) -> str:
     """That a running guard has their limits halved. Files know nothing of it, and without a guard it is not so."""
-    from smtpguard.cli.answers import ask, tell_answer
+    from smtpguard.cli.answers import ask, reading
     from smtpguard.text import render_minute, tell_limits
 
     socket = find_socket(config_path, None)
     try:
-        try:
+        with reading(socket):
             (found,) = ask(socket, "why", timeout_s=PATIENCE_S, uids=[uid])["items"]
             watch = found.get("watch")
             return "" if watch is None else f"; watched until {render_minute(watch['until'])}: {tell_limits(watch)}"
-        except UNREADABLE as error:
-            raise tell_answer(socket, error) from error
     except NoDaemonError:
         return ""
     except GuardError as error:

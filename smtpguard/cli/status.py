@@ -56,9 +56,9 @@ def command(
 
 def _check(config_path: str | None, socket_path: str | None, warn_dry_run: str) -> int:
     """Print the line of a check; its exit code."""
-    from smtpguard.cli.answers import ask, tell_answer
+    from smtpguard.cli.answers import ask, reading
     from smtpguard.cli.status_check import check_failure, check_status
-    from smtpguard.errors import UNREADABLE, GuardError
+    from smtpguard.errors import GuardError
     from smtpguard.model import NS
     from smtpguard.settings.notations import parse_duration
 
@@ -68,10 +68,8 @@ def _check(config_path: str | None, socket_path: str | None, warn_dry_run: str) 
         raise click.BadParameter(str(error), param_hint="--warn-dry-run") from None
     try:
         socket = find_socket(config_path, socket_path)
-        try:
+        with reading(socket):  # a traceback's exit code would be a warning of Icinga's
             code, line = check_status(ask(socket, "status")["status"], warn_dry_run_s=warn_ns / NS)
-        except UNREADABLE as error:  # a traceback's exit code would be a warning of Icinga's
-            raise tell_answer(socket, error) from error
     except GuardError as error:
         code, line = check_failure(error)
     click.echo(line)

@@ -137,7 +137,7 @@ class Watches:
             except (KeyError, TypeError, ValueError):
                 log.warning("state: a watch that is kept there can't be read, and is left out")
                 continue
-            if watch.until_ns <= now_ns or watch.subject in {*self._engine.own.watches, *self._ended}:
+            if watch.until_ns <= now_ns or watch.subject in self._engine.own.watches or watch.subject in self._ended:
                 continue
             if row.get("told"):
                 self._told.add(watch.subject)
